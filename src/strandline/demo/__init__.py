@@ -1,0 +1,1 @@
+"""The agent that `make run` serves."""

@@ -1,0 +1,168 @@
+"""Every error of Strandline on one page, in families by who has to act.
+
+* `CallerError`: the caller sent something wrong; sending it again will not help.
+* `Unavailable`: the environment cannot do it now; nothing was accepted, trying again later may help.
+* `SetupError`: the operator's settings, target or files are wrong; the message says what to change.
+* `ClaimLost`: inner control flow; a newer owner executes the run, nothing was changed.
+* `AgentFailed`: the user's agent could not be built or run.
+* `InvariantBroken`: a defect of Strandline itself.
+
+Each class has a stable `code` that appears on the wire and in logs. HTTP status codes live in
+`strandline.http.wire`, nowhere else.
+"""
+
+from typing import ClassVar
+
+
+class StrandlineError(Exception):
+    """Base of all errors raised by Strandline; `code` is stable, the message is for people."""
+
+    code: ClassVar[str] = "error"
+
+
+# -- the caller ---------------------------------------------------------------------------------------
+
+
+class CallerError(StrandlineError):
+    """The request itself is wrong; change it before sending it again."""
+
+
+class Invalid(CallerError):
+    """A value is of the right shape but not allowed; the message names the field and what it may be."""
+
+    code = "invalid"
+
+
+class NotFound(CallerError):
+    """No such run, session or page for this principal."""
+
+    code = "not_found"
+
+
+class SessionBusy(CallerError):
+    """The session has a run that waits or executes; wait for it, then try again."""
+
+    code = "session_busy"
+
+
+# -- the environment ----------------------------------------------------------------------------------
+
+
+class Unavailable(StrandlineError):
+    """Nothing was accepted; the same request may succeed after `retry_after_s` seconds."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Unavailable):
+    """This session's queue holds `max_queued_per_session` runs; `position` is where the run would have stood."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_s: float, position: int, estimated_wait_s: float | None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.position = position
+        self.estimated_wait_s = estimated_wait_s
+
+
+class ServerFull(QueueFull):
+    """The queues of all sessions together hold `max_queued` runs."""
+
+    code = "server_full"
+
+
+class Draining(Unavailable):
+    """The server is stopping and accepts nothing new."""
+
+    code = "draining"
+
+
+class NotReady(Unavailable):
+    """The server is starting: it waits for its journal."""
+
+    code = "not_ready"
+
+
+class JournalUnavailable(Unavailable):
+    """The journal could not commit (a full disk, an I/O error); nothing of the verb was kept."""
+
+    code = "journal_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float = 5.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+# -- the operator -------------------------------------------------------------------------------------
+
+
+class SetupError(StrandlineError):
+    """The server cannot start as it is set up; the message is one paragraph that says what to change."""
+
+    code = "setup"
+
+
+class SettingsError(SetupError):
+    """A setting has a value that it cannot have; the message names the setting and where it came from."""
+
+    code = "settings"
+
+
+class TargetError(SetupError):
+    """TARGET cannot be served; the message says why and what to write instead."""
+
+    code = "target"
+
+
+class JournalError(SetupError):
+    """The journal cannot be opened; the file was left as it is."""
+
+    code = "journal"
+
+
+class JournalLocked(JournalError):
+    """Another process owns the journal; the message names it."""
+
+    code = "journal_locked"
+
+
+class JournalDamaged(JournalError):
+    """The file is no SQLite database or its pages are damaged; restore a backup or name another file."""
+
+    code = "journal_damaged"
+
+
+class JournalForeign(JournalError):
+    """The file is a database of another program; name another file."""
+
+    code = "journal_foreign"
+
+
+class JournalNewer(JournalError):
+    """The file was written by a newer Strandline; upgrade this one or name another file."""
+
+    code = "journal_newer"
+
+
+# -- inner control flow, the agent, ourselves ---------------------------------------------------------
+
+
+class ClaimLost(StrandlineError):
+    """The token is stale: the run has ended, was given back, or a newer owner fenced it. Nothing was changed."""
+
+    code = "claim_lost"
+
+
+class AgentFailed(StrandlineError):
+    """The user's factory, agent or function failed; `__cause__` is what it raised."""
+
+    code = "agent_error"
+
+
+class InvariantBroken(StrandlineError):
+    """Something that cannot happen has happened; please report it."""
+
+    code = "invariant_broken"

@@ -1,0 +1,1 @@
+"""The HTTP face: translate, call the service, translate back."""

@@ -1,0 +1,178 @@
+"""The journal, a port: where accepted runs and history are kept, and who decides order and exclusivity.
+
+Invariants that every journal keeps, proved by `strandline.testing.JournalContract`:
+
+* Each verb is one transaction, durable on return; many may share a commit. The only exceptions are `stage` of
+  `ToolDone` and `RoundDone`: they may return when queued, but a later verb of that token is durable only after them.
+* A verb with a stale token raises `ClaimLost` and changes nothing.
+* At most one run of a session is claimed at any moment; storage itself refuses a second one.
+* The next run of a session is the first by (lane, priority, sequence); priority counts in `Lane.NORMAL` only.
+  The sequence is given in the accept's own commit.
+* A claim never travels as a return value (a caller that is cancelled between commit and return would lose it):
+  every claim is delivered exactly once through `claims()`.
+* A claim may be delivered while the commit that made it is under way, unless its run is opaque: an agent may ask its
+  model meanwhile. No later verb of its token is durable before that commit; if it fails, the token is stale.
+* A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
+
+Verbs may be awaited from any event loop. A journal knows nothing of agents.
+"""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Literal, Protocol, overload
+
+from msgspec import Struct
+
+from strandline.model import (
+    AgentRecord,
+    Claim,
+    Fact,
+    Message,
+    NewRun,
+    Principal,
+    Run,
+    RunId,
+    SessionKey,
+    Settlement,
+    Token,
+)
+
+
+class Bounds(Struct, frozen=True):
+    """How many runs may wait. A run that is taken at once does not wait."""
+
+    per_session: int
+    total: int
+
+
+class Accepted(Struct, frozen=True):
+    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start."""
+
+    position: int
+
+
+class Refused(Struct, frozen=True):
+    """Nothing was kept: a queue is full. `position` is where the run would have stood."""
+
+    reason: Literal["queue_full", "server_full"]
+    position: int
+
+
+class Take(StrEnum):
+    """What came of asking for a session's next run."""
+
+    TAKEN = "taken"
+    """Its claim is delivered through `claims()`."""
+    NOTHING = "nothing"
+    """Nothing waits there, or a run of that session is claimed."""
+    BLOCKED = "blocked"
+    """The head is a last attempt and another last attempt runs; ask again when that one has ended."""
+
+
+class Delete(Struct, frozen=True):
+    """Forget a session with its history, state and ended runs. Refused while a run of it waits or executes."""
+
+    key: SessionKey
+
+
+class Changed(Struct, frozen=True):
+    """The change was made. `existed` tells whether there was anything to change."""
+
+    existed: bool
+
+
+class Busy(Struct, frozen=True):
+    """Nothing was changed: a run of the session waits or executes."""
+
+
+class RunQuery(Struct, frozen=True):
+    """One run of a principal, by id."""
+
+    principal: Principal
+    run_id: RunId
+
+
+class HistoryQuery(Struct, frozen=True):
+    """The last `limit` messages of a session before index `before` (None: its end), oldest first."""
+
+    key: SessionKey
+    before: int | None = None
+    limit: int = 100
+
+
+class HistoryPage(Struct, frozen=True):
+    """Messages `first` to `first + len(messages)` of history; nothing is before them if `first` is 0."""
+
+    messages: list[Message]
+    first: int
+
+
+class WaitingQuery(Struct, frozen=True):
+    """Waiting runs of all sessions in order of sequence, `limit` of them after sequence `after`."""
+
+    after: int = -1
+    limit: int = 1000
+
+
+class Waiting(Struct, frozen=True):
+    """A waiting run, as little of it as the dispatcher needs."""
+
+    run_id: RunId
+    key: SessionKey
+    sequence: int
+    created_at: float
+
+
+class Journal(Protocol):
+    """Where accepted runs and history are kept. See the module's invariants."""
+
+    async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
+        """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
+
+        The returned claims are not delivered through `claims()`; the opener settles or releases each of them.
+        Raises a `JournalError` that says what to do; the file is left untouched then.
+        """
+        ...
+
+    def claims(self) -> AsyncIterator[Claim]:
+        """Yield every claim once, as it is made; ends when the journal is closed. One consumer."""
+        ...
+
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+        ...
+
+    async def take(self, key: SessionKey) -> Take:
+        """Claim the session's next run, counting an attempt."""
+        ...
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        """Keep what a running run has done so far."""
+        ...
+
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool) -> Take:
+        """End a run: outcome, messages, window and state in one commit. With `take`, claim the session's next run."""
+        ...
+
+    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+        """Give a run back to the head of its queue, its facts kept; `counted` False takes its attempt back."""
+        ...
+
+    async def change(self, change: Delete) -> Changed | Busy:
+        """Apply a change that a caller asked for."""
+        ...
+
+    async def load(self, key: SessionKey) -> AgentRecord:
+        """Return window and state of a session; an unknown session has the empty record."""
+        ...
+
+    @overload
+    async def read(self, query: RunQuery) -> Run | None: ...
+    @overload
+    async def read(self, query: HistoryQuery) -> HistoryPage: ...
+    @overload
+    async def read(self, query: WaitingQuery) -> list[Waiting]: ...
+
+    async def close(self) -> None:
+        """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""
+        ...

@@ -1,0 +1,250 @@
+"""The nouns: what a session, a run, a message, an outcome is. Values only; knows no other module but errors.
+
+All records are frozen. Times are seconds since the epoch (`*_at`), durations are seconds (`*_s`). Messages
+are in the form of Strands Agents: `{"role": "user" | "assistant", "content": [block, ...]}`, where a block is
+a dict with one of the keys `text`, `toolUse`, `toolResult`, `image`, ...
+"""
+
+import re
+from enum import StrEnum
+from typing import Any, Final, Literal, NamedTuple, NewType, NotRequired, TypedDict
+
+from msgspec import Struct, field
+
+from strandline.errors import Invalid
+
+Principal = NewType("Principal", str)
+SessionId = NewType("SessionId", str)
+RunId = NewType("RunId", str)
+
+ANONYMOUS: Final = Principal("anonymous")
+DEFAULT_SESSION: Final = SessionId("default")
+
+_SESSION_ID: Final = re.compile(r"[A-Za-z0-9._:@-]{1,256}")
+
+
+def session_id(text: str) -> SessionId:
+    """Return `text` as a session id. Raises `Invalid` unless it is 1-256 of `A-Za-z0-9._:@-`, not `.` or `..`."""
+    if _SESSION_ID.fullmatch(text) is None or text in (".", ".."):
+        raise Invalid("session_id must be 1 to 256 characters of A-Z a-z 0-9 . _ : @ - and not '.' or '..'")
+    return SessionId(text)
+
+
+class SessionKey(NamedTuple):
+    """A session belongs to one principal; the same id of another principal is another session."""
+
+    principal: Principal
+    session_id: SessionId
+
+
+Block = dict[str, Any]
+
+
+class Message(TypedDict):
+    """One message in Strands' form; further keys (`metadata`, `tracking_id`) are kept as they are."""
+
+    role: Literal["user", "assistant"]
+    content: list[Block]
+    metadata: NotRequired[dict[str, Any]]
+    tracking_id: NotRequired[str]
+
+
+Input = str | list[Block]
+ToolResult = dict[str, Any]
+StateRecord = dict[str, Any]
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. Everything after `running` is an end and never changes again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    NEEDS_INPUT = "needs_input"
+
+
+class ErrorCode(StrEnum):
+    """Why a run failed, stable on the wire and in history."""
+
+    AGENT_ERROR = "agent_error"
+    TIMEOUT = "timeout"
+    QUEUE_TIMEOUT = "queue_timeout"
+    CRASHED = "crashed"
+    STOPPED = "stopped"
+
+
+class Lane:
+    """The lanes of a queue, served in this order; priority counts within `NORMAL` only."""
+
+    GIVEN_BACK: Final = 0
+    ANSWER: Final = 1
+    FRONT: Final = 2
+    NORMAL: Final = 3
+
+
+DEFAULT_PRIORITY: Final = 3
+"""Of 1 to 5, 1 first."""
+
+
+# -- how a run ended ----------------------------------------------------------------------------------
+
+
+class Succeeded(Struct, frozen=True, tag="succeeded"):
+    """The agent returned. `text` answers a tail that has no answer (the JSON of a structured output);
+    `limit` says that a limit of the agent's own ended the run."""
+
+    text: str | None = None
+    limit: bool = False
+
+
+class Failed(Struct, frozen=True, tag="failed"):
+    """The run did not return. `detail` is for the caller of this run only; it never goes into history."""
+
+    code: ErrorCode
+    detail: str = ""
+
+
+class Cancelled(Struct, frozen=True, tag="cancelled"):
+    """Somebody asked for the end."""
+
+
+Ending = Succeeded | Failed | Cancelled
+
+
+class RunError(Struct, frozen=True):
+    """The error of a failed run, as its caller sees it."""
+
+    code: ErrorCode
+    detail: str
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """How a run ended, as a value. `message` is the last assistant message of the run, if it has one."""
+
+    status: RunStatus
+    output: str = ""
+    message: Message | None = None
+    error: RunError | None = None
+    usage: dict[str, int] | None = None
+
+
+# -- the window ---------------------------------------------------------------------------------------
+
+
+class Range(Struct, frozen=True, tag="range", array_like=True):
+    """Messages `start` to `end` (exclusive) of history; `end` None is the end of history, whatever is added."""
+
+    start: int
+    end: int | None
+
+
+class Inline(Struct, frozen=True, tag="inline", array_like=True):
+    """A message that is not (or no longer) in history as it stands here: a summary, a shortened result."""
+
+    message: Message
+
+
+Window = tuple[Range | Inline, ...]
+WHOLE_HISTORY: Final[Window] = (Range(0, None),)
+
+
+class AgentRecord(Struct, frozen=True, kw_only=True):
+    """What an agent is rebuilt from. `origins[i]` is the history index of `messages[i]`, None for an inline one."""
+
+    messages: list[Message]
+    origins: list[int | None]
+    window: Window
+    length: int
+    """How many messages history has."""
+    state: StateRecord | None
+
+
+# -- what a running run has done so far ---------------------------------------------------------------
+
+
+class RoundStarted(Struct, frozen=True, tag="round_started"):
+    """The messages since the last fact; the last of them asks for tools, none of which has started."""
+
+    messages: list[Message]
+
+
+class ToolDone(Struct, frozen=True, tag="tool_done"):
+    """One tool of the open round has ended with this toolResult."""
+
+    tool_use_id: str
+    result: ToolResult
+
+
+class RoundDone(Struct, frozen=True, tag="round_done"):
+    """The round is closed by `messages` (one user message of toolResults); the agent's state as it is then."""
+
+    messages: list[Message]
+    state: StateRecord | None
+
+
+Fact = RoundStarted | ToolDone | RoundDone
+
+
+# -- runs ---------------------------------------------------------------------------------------------
+
+
+class NewRun(Struct, frozen=True, kw_only=True):
+    """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start."""
+
+    run_id: RunId
+    key: SessionKey
+    input: Input
+    lane: int = Lane.NORMAL
+    priority: int = DEFAULT_PRIORITY
+    opaque: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    created_at: float
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits."""
+
+    run_id: RunId
+    key: SessionKey
+    input: Input
+    lane: int
+    priority: int
+    opaque: bool
+    metadata: dict[str, Any]
+    sequence: int
+    status: RunStatus
+    attempt: int
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    position: int | None = None
+    outcome: Outcome | None = None
+
+
+class Token(NamedTuple):
+    """The right to write for one claimed run; stale as soon as a larger fence was given for it."""
+
+    run_id: RunId
+    fence: int
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """The exclusive right to execute `run`, and what earlier attempts of it have staged."""
+
+    token: Token
+    run: Run
+    facts: tuple[Fact, ...] = ()
+
+
+class Settlement(Struct, frozen=True, kw_only=True):
+    """All that a finished run leaves: its outcome, and its own messages from its input on, closed.
+
+    `window` and `state` are None where they did not change (a window's open end does not count as a change).
+    """
+
+    outcome: Outcome
+    messages: list[Message]
+    window: Window | None = None
+    state: StateRecord | None = None
