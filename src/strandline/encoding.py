@@ -7,7 +7,7 @@ as its text; lone surrogates become `?`. Encoding therefore never fails on a mes
 
 import base64
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast, overload
 
 import msgspec
 
@@ -33,11 +33,15 @@ def encode_messages(value: object) -> bytes:
     return encode(value)
 
 
-def decoder(kind: type[T]) -> Callable[[bytes], T]:
+@overload
+def decoder(kind: type[T]) -> Callable[[bytes], T]: ...
+@overload
+def decoder(kind: object) -> Callable[[bytes], Any]: ...
+def decoder(kind: Any) -> Callable[[bytes], Any]:
     """Return a function that reads what `encode_messages` wrote as `kind`."""
     typed = msgspec.json.Decoder(kind)
 
-    def decode(data: bytes) -> T:
+    def decode(data: bytes) -> Any:
         if _MARK.encode() in data:
             return msgspec.convert(_unwrapped(msgspec.json.decode(data)), kind)
         return typed.decode(data)

@@ -1,0 +1,143 @@
+"""Agents, a port: what can be served behind a session.
+
+A `Target` makes one `SessionAgent` per session. A session agent executes one attempt of one run at a time and
+reports to its `Attempt` what it does, as it does it. Everything here runs on an agent loop, never on the loop that
+serves HTTP. Agents know nothing of journals: what they report is staged and closed by the engine.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from strandline.history import Progress
+from strandline.model import (
+    AgentRecord,
+    Ending,
+    Input,
+    Message,
+    Principal,
+    RunId,
+    SessionId,
+    SessionKey,
+    StateRecord,
+    ToolResult,
+    Window,
+)
+
+
+class Signal(Protocol):
+    """A flag that is set once, from any thread (a `threading.Event` is one)."""
+
+    def is_set(self) -> bool:
+        """Tell whether somebody asked for the end."""
+        ...
+
+    def set(self) -> None:
+        """Ask for the end."""
+        ...
+
+
+class RunContext(Struct, frozen=True, kw_only=True):
+    """What a run's own code may know of it; `workspace` is a folder of the session's own."""
+
+    run_id: RunId
+    session_id: SessionId
+    principal: Principal
+    attempt: int
+    metadata: dict[str, Any]
+    workspace: str
+
+
+class RunStopped(Exception):
+    """The run is being stopped: no further tool may start. Raised by `Attempt.begin_round`; let it pass."""
+
+
+class Attempt(Protocol):
+    """One execution of one run: what to do, and where to report. Used from the agent loop only."""
+
+    @property
+    def context(self) -> RunContext:
+        """The run's own facts."""
+        ...
+
+    @property
+    def prompt(self) -> Input | None:
+        """The question; None to go on with a conversation that ends in toolResults."""
+        ...
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The run's messages so far, those of earlier attempts first."""
+        ...
+
+    @property
+    def signal(self) -> Signal:
+        """Set when the run should end soon."""
+        ...
+
+    def add(self, message: Message) -> None:
+        """Report a message that joined the conversation; it replaces the partial text before it."""
+        ...
+
+    def add_text(self, delta: str) -> None:
+        """Report a piece of text of the model call under way."""
+        ...
+
+    def reset_text(self) -> None:
+        """Report that the model call starts (again): what it had said counts no more."""
+        ...
+
+    def enter(self, phase: str) -> None:
+        """Report what the run does now: `model`, `tool NAME`."""
+        ...
+
+    async def begin_round(self) -> None:
+        """Make the messages so far durable, before any tool of the round starts. Raises `RunStopped`."""
+        ...
+
+    async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        """Report the result of one tool; may return before it is durable."""
+        ...
+
+    async def end_round(self, state: StateRecord | None) -> None:
+        """Report that the messages so far close the round; may return before it is durable."""
+        ...
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """What came of an attempt. `window` and `state` are None where they did not change."""
+
+    ending: Ending
+    usage: dict[str, int] | None = None
+    window: Window | None = None
+    state: StateRecord | None = None
+
+
+class SessionAgent(Protocol):
+    """The agent of one session, with its conversation in memory."""
+
+    async def run(self, attempt: Attempt) -> Finished:
+        """Execute an attempt. Raises whatever the user's code raises; the object is not used again then."""
+        ...
+
+
+class Target(Protocol):
+    """What is served: makes the agent of a session."""
+
+    @property
+    def opaque(self) -> bool:
+        """True if its tools cannot be seen, so that a run of it counts as having one in the middle."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line for people: what is served and from where."""
+        ...
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        """Make the agent of a session from its record and what a run has already done.
+
+        Raises `AgentFailed` if the user's factory fails, or returns what cannot be served.
+        """
+        ...

@@ -1,0 +1,294 @@
+"""Strands agents: one `strands.Agent` per session, made by the user's factory. The only room that imports `strands`.
+
+The agent's own list of messages is the window. What joined the conversation is known by `MessageAddedEvent`, never by
+position in that list, since conversation managers rewrite it in the middle of a run. Rounds are staged by hooks: the
+model's message before any tool of it starts, each result as its tool ends, the closed round as its results join.
+(Facts on which hook sees what: strands-agents 1.62.0, tried by the tests in `tests/unit/test_strands_agent.py`.)
+"""
+
+import asyncio
+import copy
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+from weakref import WeakSet
+
+from strands import Agent
+from strands.agent.agent_result import AgentResult
+from strands.handlers.callback_handler import null_callback_handler
+from strands.hooks import (
+    AfterToolCallEvent,
+    BeforeModelCallEvent,
+    BeforeToolCallEvent,
+    BeforeToolsEvent,
+    HookOrder,
+    MessageAddedEvent,
+)
+from strands.telemetry.metrics import EventLoopMetrics
+from strands.types.exceptions import EventLoopException
+
+from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.encoding import encode
+from strandline.errors import AgentFailed
+from strandline.history import Progress, question
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Ending,
+    ErrorCode,
+    Failed,
+    Inline,
+    Message,
+    Range,
+    SessionKey,
+    StateRecord,
+    Succeeded,
+    Window,
+)
+
+_log = logging.getLogger("strandline.agents")
+
+CANCELLED_BY_USER = "Cancelled by user"
+"""What Strands puts into the conversation in place of a model's answer that was cut off by a cancel."""
+STATE_FIELDS = ["state", "conversation_manager_state", "model_state"]
+
+
+class StrandsTarget:
+    """A factory `f(session_id) -> Agent` or `f() -> Agent`, sync or async."""
+
+    opaque = False
+
+    def __init__(self, factory: Callable[..., Any], *, takes_session_id: bool, description: str) -> None:
+        self._factory = factory
+        self._takes_session_id = takes_session_id
+        self._owned: WeakSet[Any] = WeakSet()
+        self._said = False
+        self.description = description
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        """Call the factory, sync ones in a thread, and put the session's conversation into what it returns."""
+        args = (key.session_id,) if self._takes_session_id else ()
+        try:
+            if inspect.iscoroutinefunction(self._factory):
+                made = await self._factory(*args)
+            else:
+                made = await asyncio.to_thread(self._factory, *args)
+                if inspect.isawaitable(made):
+                    made = await made
+        except Exception as error:
+            raise AgentFailed("the factory failed") from error
+        return StrandsAgent(self._checked(made), record, progress)
+
+    def _checked(self, made: object) -> Agent:
+        """Return an agent that can be served. Raises `AgentFailed` with the reason."""
+        if not isinstance(made, Agent):
+            raise AgentFailed(
+                f"the factory returned {_kind(made)}, not a strands.Agent. Return `Agent(...)`, made anew in each call"
+            )
+        if made._session_manager is not None:
+            raise AgentFailed(
+                "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out"
+            )
+        if made._checkpointing:
+            raise AgentFailed(
+                "the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out"
+            )
+        if made._background_tasks is not None:
+            raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
+        for part, name in ((made, "Agent"), (made.conversation_manager, "conversation manager")):
+            if part in self._owned:
+                raise AgentFailed(
+                    f"the factory returned the same {name} for two sessions, so they would share what is said:"
+                    " make it inside the factory, anew in each call"
+                )
+        self._owned.update((made, made.conversation_manager))
+        if made.callback_handler is not null_callback_handler:
+            made.callback_handler = null_callback_handler
+            if not self._said:
+                self._said = True
+                _log.info("callback_handler is set to None: a server has no terminal to print answers to")
+        return made
+
+
+class StrandsAgent:
+    """The agent of one session."""
+
+    def __init__(self, agent: Agent, record: AgentRecord, progress: Progress) -> None:
+        self._agent = agent
+        self._attempt: Attempt | None = None
+        self._length = record.length
+        self._window = record.window
+        self._origins: dict[int, tuple[Message, object, int]] = {}
+        primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
+        agent.messages = [*primers, *cast("list[Any]", record.messages), *cast("list[Any]", progress.rounds_closed())]
+        for message, origin in zip(record.messages, record.origins, strict=True):
+            if origin is not None:
+                self._remember(message, origin)
+        state = progress.state or record.state
+        self._state = encode(record.state)
+        if state is not None:
+            _restore(agent, state)
+        agent.add_hook(self._on_message, MessageAddedEvent, order=HookOrder.SDK_LAST)
+        agent.add_hook(self._before_model, BeforeModelCallEvent, order=HookOrder.SDK_LAST)
+        agent.add_hook(self._before_tools, BeforeToolsEvent, order=HookOrder.SDK_LAST)
+        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=HookOrder.SDK_LAST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=HookOrder.SDK_LAST)
+
+    async def run(self, attempt: Attempt) -> Finished:
+        """Run the agent to its end."""
+        agent = self._agent
+        prompt = None if attempt.prompt is None else question(attempt.prompt)["content"]
+        context = attempt.context
+        invocation_state = {
+            "run_id": context.run_id,
+            "session_id": context.session_id,
+            "principal": context.principal,
+            "attempt": context.attempt,
+            "metadata": context.metadata,
+            "workspace": context.workspace,
+        }
+        result: AgentResult | None = None
+        self._attempt = attempt
+        try:
+            stream = agent.stream_async(
+                cast(Any, prompt),
+                invocation_state=invocation_state,
+                cancel_signal=cast(threading.Event, attempt.signal),
+            )
+            async with aclosing(cast(Any, stream)) as events:
+                async for event in events:
+                    if "data" in event:
+                        attempt.add_text(event["data"])
+                    elif "result" in event:
+                        result = event["result"]
+        except EventLoopException as error:
+            raise AgentFailed("the agent failed") from error.original_exception
+        finally:
+            self._attempt = None
+        assert result is not None, "stream_async ended without a result"
+        invocation = result.metrics.latest_agent_invocation
+        usage = None if invocation is None else cast("dict[str, int]", dict(invocation.usage))
+        agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
+        ending = _ending(result, cancelled=attempt.signal.is_set())
+        if not isinstance(ending, Succeeded):
+            return Finished(ending=ending, usage=usage)
+        return Finished(
+            ending=ending, usage=usage, window=self._changed_window(attempt.messages), state=self._changed_state()
+        )
+
+    # -- hooks -------------------------------------------------------------------------------------
+
+    async def _on_message(self, event: MessageAddedEvent[Any]) -> None:
+        attempt = self._attempt
+        if attempt is None:
+            return
+        message = cast(Message, event.message)
+        if attempt.signal.is_set() and message["content"] == [{"text": CANCELLED_BY_USER}]:
+            return
+        attempt.add(message)
+        if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
+            await attempt.end_round(_state_of(self._agent))
+
+    def _before_model(self, event: BeforeModelCallEvent) -> None:
+        if (attempt := self._attempt) is not None:
+            attempt.reset_text()
+            attempt.enter("model")
+
+    async def _before_tools(self, event: BeforeToolsEvent) -> None:
+        if (attempt := self._attempt) is not None:
+            await attempt.begin_round()
+
+    def _before_tool(self, event: BeforeToolCallEvent[Any]) -> None:
+        if (attempt := self._attempt) is not None:
+            attempt.enter(f"tool {event.tool_use['name']}")
+
+    async def _after_tool(self, event: AfterToolCallEvent[Any]) -> None:
+        if (attempt := self._attempt) is not None and not event.retry:
+            await attempt.end_tool(str(event.tool_use["toolUseId"]), cast("dict[str, Any]", event.result))
+
+    # -- window and state --------------------------------------------------------------------------
+
+    def _remember(self, message: Message, index: int) -> None:
+        self._origins[id(message)] = (message, message["content"], index)
+
+    def _changed_window(self, added: Sequence[Message]) -> Window | None:
+        """Return the agent's messages as ranges of history, None if they are what they were, grown at the end.
+
+        A message counts as the one of history only while it and its list of blocks are the same objects: managers
+        that shorten a message put a new list into it.
+        """
+        for offset, message in enumerate(added):
+            self._remember(message, self._length + offset)
+        self._length += len(added)
+        origins: dict[int, tuple[Message, object, int]] = {}
+        window: list[Range | Inline] = []
+        start = end = -1
+        for message in cast("list[Message]", self._agent.messages):
+            origin = self._origins.get(id(message))
+            if origin is None or origin[0] is not message or origin[1] is not message["content"]:
+                if end > start:
+                    window.append(Range(start, end))
+                start = end = -1
+                window.append(Inline(message))
+                continue
+            origins[id(message)] = origin
+            index = origin[2]
+            if index != end:
+                if end > start:
+                    window.append(Range(start, end))
+                start = index
+            end = index + 1
+        if end == self._length and end > start:
+            window.append(Range(start, None))
+        else:
+            if end > start:
+                window.append(Range(start, end))
+            window.append(Range(self._length, None))
+        self._origins = origins
+        changed = tuple(window)
+        if changed == self._window:
+            return None
+        self._window = changed
+        return changed
+
+    def _changed_state(self) -> StateRecord | None:
+        state = _state_of(self._agent)
+        encoded = encode(state)
+        if encoded == self._state:
+            return None
+        self._state = encoded
+        return state
+
+
+def _ending(result: AgentResult, *, cancelled: bool) -> Ending:
+    """Return how a run ended that returned. A cancel that nobody asked for is the agent's own way to stop."""
+    if result.stop_reason == "interrupt":
+        names = ", ".join(interrupt.name for interrupt in result.interrupts or ())
+        return Failed(
+            ErrorCode.AGENT_ERROR,
+            f"the agent asked for input ({names}), but input requests cannot be answered here yet",
+        )
+    if cancelled and result.stop_reason == "cancelled":
+        return Failed(ErrorCode.STOPPED, "the run was cancelled")
+    if result.structured_output is not None:
+        return Succeeded(text=result.structured_output.model_dump_json())
+    return Succeeded(limit=str(result.stop_reason).startswith("limit_"))
+
+
+def _state_of(agent: Agent) -> StateRecord:
+    return agent.take_snapshot(include=cast(Any, STATE_FIELDS)).data
+
+
+def _restore(agent: Agent, state: StateRecord) -> None:
+    snapshot = agent.take_snapshot(include=cast(Any, STATE_FIELDS))
+    snapshot.data = copy.deepcopy(state)
+    agent.load_snapshot(snapshot)
+
+
+def _kind(thing: object) -> str:
+    if thing is None:
+        return "None"
+    return f"an object of type {type(thing).__module__}.{type(thing).__qualname__}"

@@ -1,0 +1,174 @@
+"""Every setting, in one place: its name, default, meaning and limits, and where its value came from.
+
+A value comes from, the first that has it: the command's flag (`--max-running 8`), the environment
+(`STRANDLINE_MAX_RUNNING=8`), a TOML file (`max_running = 8` in `strandline.toml`), the default.
+"""
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from strandline.errors import SettingsError
+
+PREFIX: Final = "STRANDLINE_"
+TOML_FILE: Final = "strandline.toml"
+ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
+"""Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The settings of a server. Durations are seconds."""
+
+    agent_id: Annotated[str, Meta(description="Name of this server in answers", min_length=1)] = "strandline"
+    journal: Annotated[
+        str, Meta(description="Where accepted runs and history are kept: `sqlite:PATH` or `memory:`")
+    ] = "sqlite:.strandline/journal.db"
+    workspace: Annotated[
+        str | None, Meta(description="Folder with one folder per session; default: `workspace/` beside the journal")
+    ] = None
+    host: Annotated[str, Meta(description="Address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="Port to listen on; 0 lets the system choose", ge=0, le=65535)] = 8080
+    allow_anonymous: Annotated[
+        bool, Meta(description="Listen on other than loopback addresses although nobody has to show a key")
+    ] = False
+    allowed_hosts: Annotated[
+        list[str], Meta(description="Values of the Host header to answer; default: loopback's, if listening there")
+    ] = []
+    cors_origins: Annotated[list[str], Meta(description="Origins of web pages that may call this server")] = []
+    max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64
+    executor_threads: Annotated[int, Meta(description="Threads for sync tools and factories", ge=1)] = 256
+    max_queued_per_session: Annotated[int, Meta(description="Runs that may wait in one session", ge=0)] = 100
+    max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
+    max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
+    retry_after: Annotated[
+        float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
+    ] = 5.0
+    max_attempts: Annotated[int, Meta(description="How often a run is started if the server keeps dying", ge=1)] = 3
+    after_crash: Annotated[
+        Literal["resume", "fail"],
+        Meta(description="What becomes of a run that executed when the server died: go on at its last round, or fail"),
+    ] = "resume"
+    drain_grace: Annotated[
+        float, Meta(description="Seconds that executing runs get to finish when the server is told to stop", ge=0)
+    ] = 6.0
+    lock_wait: Annotated[float, Meta(description="Seconds to wait for another server to give up the journal", ge=0)] = (
+        60.0
+    )
+    max_agents: Annotated[int, Meta(description="Idle agents kept in memory", ge=0)] = 1_000
+    agent_idle: Annotated[float, Meta(description="Seconds after which an idle agent leaves memory", ge=0)] = 600.0
+    idle_timeout_minutes: Annotated[
+        float | None, Meta(description="Minutes without any work or question after which the server stops itself", gt=0)
+    ] = None
+
+
+class Resolved(Struct, frozen=True):
+    """Settings, and for each of them where its value came from, in words."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def descriptions() -> dict[str, str]:
+    """Return the meaning of each setting, in the order of the record."""
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: _description(hints[name]) for name in Settings.__struct_fields__}
+
+
+def default_of(name: str) -> Any:
+    """Return the default of a setting."""
+    return getattr(Settings(), name)
+
+
+def resolve(
+    flags: Mapping[str, Any], environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None
+) -> Resolved:
+    """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
+
+    `flags` holds only what was given; `toml` names a file that must exist, else `strandline.toml` of `folder` (the
+    current one) is read if it is there.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.__struct_fields__, "default")
+    hints = get_type_hints(Settings, include_extras=True)
+    sources = [_from_toml(toml, folder or Path.cwd()), _from_environment(environ), _from_flags(flags)]
+    for source in sources:
+        for name, (raw, origin) in source.items():
+            values[name] = _convert(name, raw, hints[name], origin)
+            origins[name] = origin
+    return Resolved(Settings(**values), origins)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raise `SettingsError` if the server would listen beyond this machine without anybody having allowed it."""
+    if settings.allow_anonymous or is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"host is {settings.host}, so other machines could drive your agent, and nobody has to show a key. Listen on"
+        " 127.0.0.1 and put a proxy that checks who asks before it, or set STRANDLINE_ALLOW_ANONYMOUS=1 if everybody"
+        " who reaches this address may use the agent."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+Source = dict[str, tuple[Any, str]]
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Source:
+    return {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
+
+
+def _from_environment(environ: Mapping[str, str]) -> Source:
+    found: Source = {}
+    for name in Settings.__struct_fields__:
+        for variable in (PREFIX + name.upper(), ALIASES.get(name, "")):
+            if environ.get(variable):
+                found[name] = (environ[variable], variable)
+                break
+    return found
+
+
+def _from_toml(path: Path | None, folder: Path) -> Source:
+    file = path or folder / TOML_FILE
+    if path is None and not file.is_file():
+        return {}
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}") from error
+    for name in table:
+        if name not in Settings.__struct_fields__:
+            close = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise SettingsError(f"{file} has `{name}`, which is no setting{hint}")
+    return {name: (value, str(file)) for name, value in table.items()}
+
+
+def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
+    listed = isinstance(default_of(name), list)
+    value = [item.strip() for item in raw.split(",") if item.strip()] if listed and isinstance(raw, str) else raw
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(
+            f"{name} is {raw!r} ({origin}), which it cannot be: {error}. {_description(kind)}."
+        ) from None
+
+
+def _description(kind: Any) -> str:
+    metas = [each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Meta)]
+    return next((each.description for each in metas if each.description), "")

@@ -1,0 +1,178 @@
+"""Which free session goes next. Plain sync code: it decides, others act.
+
+A slot is the right to have one run claimed; there are `max_running`. Whoever asks the journal for a claim reserves
+a slot first, so that a claim never waits for one. Sessions that wait for a slot are served in turn: between
+principals first, then between the sessions of one. The journal decides the order within a session.
+"""
+
+from collections import OrderedDict, deque
+
+from strandline.model import Principal, RunId, SessionKey
+
+
+class _Line:
+    """What the dispatcher knows of a session in which something waits or is claimed."""
+
+    __slots__ = ("busy", "claims", "ready", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.claims = 0
+        self.busy = False
+        self.ready = False
+
+
+class Dispatcher:
+    """Slots, and the sessions that wait for one. Belongs to the serving loop."""
+
+    def __init__(self, max_running: int) -> None:
+        self._free = max_running
+        self._lines: dict[SessionKey, _Line] = {}
+        self._ready: OrderedDict[Principal, deque[SessionKey]] = OrderedDict()
+        self._blocked: list[SessionKey] = []
+        self._waiting: dict[RunId, float] = {}
+        self._early: set[RunId] = set()
+        self._stopped = False
+
+    # -- what it tells -----------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait."""
+        return len(self._waiting)
+
+    @property
+    def oldest(self) -> float | None:
+        """When the run that has waited longest was accepted, in seconds since the epoch."""
+        return next(iter(self._waiting.values()), None)
+
+    def is_waiting(self, run_id: RunId) -> bool:
+        """Tell whether the run waits."""
+        return run_id in self._waiting
+
+    def waiting_runs(self) -> list[RunId]:
+        """Return the runs that wait, oldest first."""
+        return list(self._waiting)
+
+    # -- a run arrives -----------------------------------------------------------------------------
+
+    def reserve(self, key: SessionKey) -> bool:
+        """Reserve a slot for a run that is about to be accepted, if its session is free and nobody waits for a slot."""
+        if self._stopped or self._free == 0 or self._ready or key in self._lines:
+            return False
+        self._free -= 1
+        self._line(key).busy = True
+        return True
+
+    def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
+        """Note a run that was accepted; `taken`: it was claimed at once. Its claim may have come before."""
+        if taken:
+            self._early.discard(run_id)
+        else:
+            self.restored(run_id, key, created_at)
+        if reserved and not taken:
+            self._free_slot(key)
+
+    def restored(self, run_id: RunId, key: SessionKey, created_at: float) -> None:
+        """Note a run that waits."""
+        if run_id in self._early:
+            self._early.remove(run_id)
+            return
+        line = self._line(key)
+        line.waiting += 1
+        self._waiting[run_id] = created_at
+        self._consider(key, line)
+
+    def refused(self, run_id: RunId, key: SessionKey, *, reserved: bool) -> None:
+        """Note that a run was not accepted. Its claim may have come, if it was the commit that failed."""
+        self._early.discard(run_id)
+        if reserved:
+            self._free_slot(key)
+
+    def claimed(self, run_id: RunId, key: SessionKey) -> None:
+        """Note a claim; it may come before the verb that made it has returned."""
+        line = self._line(key)
+        line.busy = True
+        line.claims += 1
+        if self._waiting.pop(run_id, None) is None:
+            self._early.add(run_id)
+        else:
+            line.waiting -= 1
+
+    # -- a slot is free ----------------------------------------------------------------------------
+
+    def next(self) -> SessionKey | None:
+        """Reserve a slot for the session that goes next and return it; None if there is no slot or no session."""
+        if self._stopped or self._free == 0 or not self._ready:
+            return None
+        principal, sessions = next(iter(self._ready.items()))
+        key = sessions.popleft()
+        if sessions:
+            self._ready.move_to_end(principal)
+        else:
+            del self._ready[principal]
+        line = self._lines[key]
+        line.ready = False
+        line.busy = True
+        self._free -= 1
+        return key
+
+    def keeps_slot(self) -> bool:
+        """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
+        return not (self._stopped or self._ready)
+
+    def ended(self, key: SessionKey, *, taken: bool) -> None:
+        """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
+        self._lines[key].claims -= 1
+        if not taken:
+            self._free_slot(key)
+
+    def emptied(self, key: SessionKey) -> None:
+        """Give back the slot of a session in which the journal found nothing to take."""
+        self._free += 1
+        self._lines[key].busy = False
+
+    def blocked(self, key: SessionKey) -> None:
+        """Give back the slot of a session whose head must wait for another session's last attempt."""
+        self._free += 1
+        self._lines[key].busy = False
+        self._blocked.append(key)
+
+    def unblock(self) -> None:
+        """Let the blocked sessions line up again."""
+        blocked, self._blocked = self._blocked, []
+        for key in blocked:
+            if (line := self._lines.get(key)) is not None:
+                self._consider(key, line)
+
+    def untaken(self, key: SessionKey) -> None:
+        """Give back the slot of a session whose next run could not be asked for; it lines up again."""
+        self._free_slot(key)
+
+    def stop(self) -> None:
+        """Let nothing start any more."""
+        self._stopped = True
+
+    def _free_slot(self, key: SessionKey) -> None:
+        """Give back a slot, unless a claim of its session still uses it; line up the session if runs wait."""
+        line = self._lines[key]
+        if line.claims:
+            return
+        self._free += 1
+        line.busy = False
+        if line.waiting:
+            self._consider(key, line)
+        else:
+            del self._lines[key]
+
+    def _line(self, key: SessionKey) -> _Line:
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line()
+        return line
+
+    def _consider(self, key: SessionKey, line: _Line) -> None:
+        if line.busy or line.ready or not line.waiting or key in self._blocked:
+            return
+        line.ready = True
+        self._ready.setdefault(key.principal, deque()).append(key)

@@ -1,0 +1,34 @@
+"""What becomes of a run that was executing when its process died.
+
+A run with a tool in the middle (begun, no result staged; an opaque run counts as one from its start) fails as
+`crashed`, and history says that the tool's outcome is unknown. So does a run that has used up its attempts. Any other
+run goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
+"""
+
+from strandline.engine.runner import outcome_of
+from strandline.history import Progress, close, fold, question
+from strandline.journal.port import Journal
+from strandline.model import Claim, ErrorCode, Failed, Message, Settlement
+
+
+async def recover(journal: Journal, orphan: Claim, *, max_attempts: int) -> None:
+    """Settle the orphan or give it back. Its token is the fresh one that `Journal.open` gave."""
+    progress = fold(orphan.facts)
+    detail = _why_it_ends(orphan, progress, max_attempts)
+    if detail is None:
+        await journal.release(orphan.token, counted=True, take=False)
+        return
+    ending = Failed(ErrorCode.CRASHED, detail)
+    messages: list[Message] = progress.messages or [question(orphan.run.input)]
+    closed = close(messages, progress.results, ending)
+    await journal.settle(orphan.token, Settlement(outcome=outcome_of(ending, closed), messages=closed), take=False)
+
+
+def _why_it_ends(orphan: Claim, progress: Progress, max_attempts: int) -> str | None:
+    if orphan.run.opaque:
+        return "the server died while the run executed; what it had done by then is unknown"
+    if tools := progress.open_tools():
+        return f"the server died while a tool worked ({', '.join(tools)}); what the tool did is unknown"
+    if orphan.run.attempt >= max_attempts:
+        return f"the server died in each of {orphan.run.attempt} attempts of the run"
+    return None

@@ -1,0 +1,424 @@
+"""The service: what every adapter calls, and nothing else of the engine.
+
+It accepts runs (or refuses them before anything is kept), tells whoever waits how they end, and shows what is going
+on. It owns the tasks of the engine; `start` and `drain` are its life.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from msgspec import Struct, field
+
+from strandline.agents.port import Target
+from strandline.clock import Clock
+from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.loops import Loops
+from strandline.engine.pool import AgentPool
+from strandline.engine.recovery import recover
+from strandline.engine.runner import Ended, Runner
+from strandline.engine.stream import Later, RunStream
+from strandline.errors import Draining, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Busy,
+    Delete,
+    HistoryQuery,
+    Journal,
+    Refused,
+    RunQuery,
+    Take,
+    WaitingQuery,
+)
+from strandline.lifecycle import ENDED
+from strandline.model import Claim, Input, Message, NewRun, Principal, Run, RunId, SessionKey
+
+_log = logging.getLogger("strandline.service")
+
+MEAN_WEIGHT = 0.2
+"""The share of the newest run in the decaying mean of run times."""
+EVICT_EVERY_S = 30.0
+TAKE_AGAIN_S = 1.0
+HISTORY_PAGE = 500
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """The limits of a service, see `strandline.config` for what they mean."""
+
+    max_running: int = 64
+    max_queued_per_session: int = 100
+    max_queued: int = 10_000
+    max_attempts: int = 3
+    retry_after_s: float = 5.0
+    drain_grace_s: float = 6.0
+    stop_grace_s: float = 1.0
+    max_agents: int = 1_000
+    agent_idle_s: float = 600.0
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A run that somebody asks for."""
+
+    key: SessionKey
+    input: Input
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Ticket(Struct, frozen=True, kw_only=True):
+    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start."""
+
+    run_id: RunId
+    key: SessionKey
+    position: int
+    estimated_wait_s: float | None
+    stream: RunStream
+
+
+class RunView(Struct, frozen=True, kw_only=True):
+    """A run, and what it does now: `waiting`, `model`, `tool NAME`; None once it has ended."""
+
+    run: Run
+    phase: str | None
+    estimated_wait_s: float | None
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What goes on, in numbers."""
+
+    ready: bool
+    draining: bool
+    processing: bool
+    running: int
+    held: int
+    stalled: int
+    queue_depth: int
+    oldest_wait_s: float
+    longest_no_progress_s: float
+    agents_in_memory: int
+
+
+class Service:
+    """Accepts runs and sees each to its one outcome. Belongs to the serving loop."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        target: Target,
+        loops: Loops,
+        clock: Clock,
+        new_run_id: Callable[[], RunId],
+        workspace: Callable[[SessionKey], str],
+        options: Options,
+        owner: str = "strandline",
+    ) -> None:
+        self._journal = journal
+        self._target = target
+        self._loops = loops
+        self._clock = clock
+        self._new_run_id = new_run_id
+        self._options = options
+        self._owner = owner
+        self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
+        self._dispatcher = Dispatcher(options.max_running)
+        self._pool = AgentPool(
+            max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, discard=loops.discard
+        )
+        self._runner = Runner(
+            journal=journal,
+            target=target,
+            loops=loops,
+            pool=self._pool,
+            clock=clock,
+            workspace=workspace,
+            keeps_slot=self._dispatcher.keeps_slot,
+        )
+        self._streams: dict[RunId, RunStream] = {}
+        self._mean_s: float | None = None
+        self._ready = False
+        self._draining = False
+        self._last_asked = clock.monotonic()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._executing: set[asyncio.Task[Any]] = set()
+        self._consumer: asyncio.Task[None] | None = None
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
+        orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
+        for orphan in orphans:
+            await recover(self._journal, orphan, max_attempts=self._options.max_attempts)
+        after = -1
+        while page := await self._journal.read(WaitingQuery(after)):
+            for waiting in page:
+                self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
+            after = page[-1].sequence
+        if orphans or self._dispatcher.waiting:
+            _log.info("recovered %d runs that were executing; %d runs wait", len(orphans), self._dispatcher.waiting)
+        self._consumer = asyncio.create_task(self._consume())
+        self._spawn(self._evict())
+        self._ready = True
+        self._pump()
+
+    async def drain(self) -> None:
+        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
+
+        On return every run has its outcome or waits in the journal, and every waiter was told which.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        self._dispatcher.stop()
+        for run_id in self._dispatcher.waiting_runs():
+            self._later(run_id)
+        await self._all_ended(self._options.drain_grace_s)
+        if self._executing:
+            await self._runner.stop(self._options.stop_grace_s)
+            await self._all_ended(self._options.stop_grace_s)
+        for task in (*self._tasks, *self._executing):
+            task.cancel()
+        for run_id in list(self._streams):
+            self._later(run_id)
+        await self._journal.close()
+        if self._consumer is not None:
+            await asyncio.wait([self._consumer], timeout=1.0)
+
+    # -- what adapters ask for ---------------------------------------------------------------------
+
+    async def submit(self, request: Request) -> Ticket:
+        """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
+
+        A caller that is cancelled meanwhile does not undo an accept.
+        """
+        self._admit()
+        key = request.key
+        run_id = self._new_run_id()
+        now = self._clock.now()
+        new = NewRun(
+            run_id=run_id,
+            key=key,
+            input=request.input,
+            opaque=self._target.opaque,
+            metadata=request.metadata,
+            created_at=now,
+        )
+        stream = self._streams[run_id] = RunStream(run_id)
+        reserved = self._dispatcher.reserve(key)
+        accept = asyncio.ensure_future(self._journal.accept(new, self._bounds, take=reserved))
+        accept.add_done_callback(partial(self._after_accept, run_id=run_id, key=key, at=now, reserved=reserved))
+        match await asyncio.shield(accept):
+            case Accepted(position=position):
+                if self._draining and position:
+                    self._later(run_id)
+                return Ticket(
+                    run_id=run_id,
+                    key=key,
+                    position=position,
+                    estimated_wait_s=self._estimate_s(position),
+                    stream=stream,
+                )
+            case Refused() as refused:
+                raise self._refusal(key, refused)
+
+    async def run(self, principal: Principal, run_id: RunId) -> RunView:
+        """Return a run. Raises `NotFound`, also for a run of another principal."""
+        self._asked()
+        run = await self._journal.read(RunQuery(principal, run_id))
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        phase = None if run.status in ENDED else self._runner.phase(run_id) or "waiting"
+        return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
+
+    async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
+        """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
+        view = await self.run(principal, run_id)
+        if view.run.status in ENDED or self._draining:
+            return view
+        stream = self._streams.get(run_id)
+        if stream is None and self._dispatcher.is_waiting(run_id):
+            stream = self._streams[run_id] = RunStream(run_id)
+        if stream is not None:
+            try:
+                await asyncio.wait_for(stream.outcome(), timeout_s)
+            except TimeoutError:
+                pass
+        return await self.run(principal, run_id)
+
+    async def history(self, key: SessionKey, *, count: int, include_tool_messages: bool) -> list[Message]:
+        """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
+        self._asked()
+        kept: list[Message] = []
+        before: int | None = None
+        while True:
+            page = await self._journal.read(HistoryQuery(key, before, HISTORY_PAGE))
+            messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
+            kept = messages + kept
+            if page.first == 0 or (count and len(kept) >= count):
+                return kept[-count:] if count else kept
+            before = page.first
+
+    async def delete(self, key: SessionKey) -> bool:
+        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        self._admit()
+        changed = await self._journal.change(Delete(key))
+        if isinstance(changed, Busy):
+            raise SessionBusy("the session has a run that waits or executes; delete it when that has ended")
+        self._pool.drop(key)
+        return changed.existed
+
+    def health(self) -> Health:
+        """Return what goes on; takes microseconds, whatever user code does."""
+        oldest = self._dispatcher.oldest
+        return Health(
+            ready=self._ready and not self._draining,
+            draining=self._draining,
+            processing=self._runner.running > 0,
+            running=self._runner.running,
+            held=0,
+            stalled=0,
+            queue_depth=self._dispatcher.waiting,
+            oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
+            longest_no_progress_s=self._runner.longest_without_progress_s(),
+            agents_in_memory=len(self._pool),
+        )
+
+    def idle_s(self) -> float:
+        """Return for how many seconds nothing has run, waited or been asked for."""
+        if self._runner.running or self._dispatcher.waiting:
+            self._asked()
+        return self._clock.monotonic() - self._last_asked
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        self._asked()
+        if self._draining:
+            raise Draining("the server is stopping", retry_after_s=self._options.retry_after_s)
+        if not self._ready:
+            raise NotReady("the server is starting", retry_after_s=self._options.retry_after_s)
+
+    def _asked(self) -> None:
+        self._last_asked = self._clock.monotonic()
+
+    def _after_accept(
+        self, accept: "asyncio.Future[Accepted | Refused]", *, run_id: RunId, key: SessionKey, at: float, reserved: bool
+    ) -> None:
+        """Keep the books of an accept, also when nobody waits for it any more."""
+        if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
+            self._streams.pop(run_id, None)
+            self._dispatcher.refused(run_id, key, reserved=reserved)
+        else:
+            accepted = accept.result()
+            assert isinstance(accepted, Accepted)
+            taken = accepted.position == 0
+            self._dispatcher.accepted(run_id, key, at, reserved=reserved, taken=taken)
+        self._pump()
+
+    def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
+        estimate = self._estimate_s(refused.position)
+        if refused.reason == "queue_full":
+            return QueueFull(
+                f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
+                retry_after_s=max(1.0, self._mean_s or 1.0),
+                position=refused.position,
+                estimated_wait_s=estimate,
+            )
+        return ServerFull(
+            f"{self._options.max_queued} runs wait already on this server",
+            retry_after_s=self._options.retry_after_s,
+            position=refused.position,
+            estimated_wait_s=estimate,
+        )
+
+    def _estimate_s(self, position: int) -> float | None:
+        """Return how long a run at `position` is likely to wait: that many runs of the mean recent time."""
+        if position == 0:
+            return 0.0
+        return None if self._mean_s is None else position * self._mean_s
+
+    async def _all_ended(self, timeout_s: float) -> None:
+        """Wait until nothing executes, at most `timeout_s` seconds."""
+        deadline = self._clock.monotonic() + timeout_s
+        while self._executing and (left_s := deadline - self._clock.monotonic()) > 0:
+            await asyncio.wait(self._executing, timeout=left_s)
+
+    async def _consume(self) -> None:
+        async for claim in self._journal.claims():
+            self._dispatcher.claimed(claim.run.run_id, claim.run.key)
+            task = asyncio.create_task(self._return(claim) if self._draining else self._execute(claim))
+            self._executing.add(task)
+            task.add_done_callback(self._executing.discard)
+
+    async def _execute(self, claim: Claim) -> None:
+        key = claim.run.key
+        try:
+            ended = await self._runner.execute(claim)
+        except Exception:
+            _log.exception("run %s could not be ended", claim.run.run_id)
+            self._dispatcher.ended(key, taken=False)
+            self._later(claim.run.run_id)
+        else:
+            self._after_end(ended)
+        self._pump()
+
+    async def _return(self, claim: Claim) -> None:
+        """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
+        await self._journal.release(claim.token, counted=False, take=False)
+        self._dispatcher.ended(claim.run.key, taken=False)
+        self._later(claim.run.run_id)
+
+    def _after_end(self, ended: Ended) -> None:
+        if ended.outcome is None:
+            self._later(ended.run_id)
+        else:
+            mean_s = self._mean_s
+            self._mean_s = ended.duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (ended.duration_s - mean_s)
+            if (stream := self._streams.pop(ended.run_id, None)) is not None:
+                stream.finish(ended.outcome)
+        if ended.retried:
+            self._dispatcher.unblock()
+        self._dispatcher.ended(ended.key, taken=ended.take is Take.TAKEN)
+
+    def _later(self, run_id: RunId) -> None:
+        if (stream := self._streams.pop(run_id, None)) is not None:
+            stream.finish(Later.LATER)
+
+    def _pump(self) -> None:
+        """Have the journal claim for every session that the dispatcher lets go."""
+        while (key := self._dispatcher.next()) is not None:
+            self._spawn(self._take(key))
+
+    async def _take(self, key: SessionKey) -> None:
+        try:
+            taken = await self._journal.take(key)
+        except Exception:
+            _log.exception("a waiting run could not be claimed; it is tried again")
+            await asyncio.sleep(TAKE_AGAIN_S)
+            self._dispatcher.untaken(key)
+        else:
+            match taken:
+                case Take.TAKEN:
+                    return
+                case Take.NOTHING:
+                    self._dispatcher.emptied(key)
+                case Take.BLOCKED:
+                    self._dispatcher.blocked(key)
+        self._pump()
+
+    async def _evict(self) -> None:
+        while True:
+            await asyncio.sleep(EVICT_EVERY_S)
+            self._pool.evict()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _only_tools(message: Message) -> bool:
+    return all("toolUse" in block or "toolResult" in block for block in message["content"])

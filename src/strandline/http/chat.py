@@ -1,0 +1,104 @@
+"""The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline.engine.service import Request as RunRequest
+from strandline.engine.service import Service
+from strandline.engine.stream import Later
+from strandline.errors import Invalid
+from strandline.http import wire
+from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
+
+
+class ChatBody(Struct, frozen=True):
+    """What `/chat` reads; further keys are ignored."""
+
+    message: str
+    session_id: str | None = None
+
+
+class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `/chat` answers."""
+
+    status: str
+    response: str
+    agent_id: str
+    session_id: SessionId
+    run_id: str
+    error_code: str | None = None
+
+
+class Chat:
+    """The routes of the original contract."""
+
+    def __init__(self, service: Service, *, agent_id: str, max_body_bytes: int) -> None:
+        self._service = service
+        self._agent_id = agent_id
+        self._max_body_bytes = max_body_bytes
+        self._decoder = msgspec.json.Decoder(ChatBody)
+
+    async def chat(self, request: Request) -> Response:
+        """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
+        body = self._decode(await wire.read_body(request, self._max_body_bytes))
+        session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
+        ticket = await self._service.submit(RunRequest(key=SessionKey(ANONYMOUS, session), input=body.message))
+        end = await ticket.stream.outcome()
+        if isinstance(end, Later):
+            value = {
+                "status": RunStatus.QUEUED,
+                "response": "",
+                "agent_id": self._agent_id,
+                "session_id": session,
+                "run_id": ticket.run_id,
+            }
+            return wire.answer(value, wire.ACCEPTED, {"Location": f"/v1/runs/{ticket.run_id}", "Retry-After": "5"})
+        return wire.answer(self._answer(end, session, ticket.run_id))
+
+    async def history(self, request: Request) -> Response:
+        """Return the last messages of a session."""
+        query = request.query_params
+        session = session_id(query["session_id"]) if "session_id" in query else DEFAULT_SESSION
+        count = _count(query.get("count", "1"))
+        with_tools = _flag("include_tool_messages", query.get("include_tool_messages", "false"))
+        messages = await self._service.history(
+            SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
+        )
+        shown = [{"role": message["role"], "content": message["content"]} for message in messages]
+        return wire.answer({"status": "success", "session_id": session, "messages": shown})
+
+    def _decode(self, body: bytes) -> ChatBody:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"{error}. The body is an object with `message`, a string") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise wire.Malformed(f"the body is not JSON: {error}") from None
+
+    def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
+        status, text = "success", outcome.output
+        code: str | None = None
+        if outcome.error is not None:
+            status, text, code = "error", outcome.error.detail or outcome.error.code, outcome.error.code
+        elif outcome.status is not RunStatus.SUCCEEDED:
+            status, text, code = "error", f"the run was {outcome.status}", str(outcome.status)
+        return ChatAnswer(
+            status=status, response=text, agent_id=self._agent_id, session_id=session, run_id=run_id, error_code=code
+        )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise Invalid("count must be a whole number; 0 is all messages")
+    return int(text)
+
+
+def _flag(name: str, text: str) -> bool:
+    flags: dict[str, Any] = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in flags:
+        raise Invalid(f"{name} must be true or false")
+    return bool(flags[text.lower()])

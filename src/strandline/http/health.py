@@ -1,0 +1,50 @@
+"""What probes and people look at: `/health`, `/livez`, `/readyz`. They never wait for user code or for a disk."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline import __version__
+from strandline.engine.service import Service
+from strandline.http import wire
+
+
+class Probes:
+    """The routes of probes."""
+
+    def __init__(self, service: Service, *, agent_id: str, auth: str) -> None:
+        self._service = service
+        self._agent_id = agent_id
+        self._auth = auth
+
+    async def health(self, request: Request) -> Response:
+        """Return what goes on; `healthy` as long as the server can say so."""
+        health = self._service.health()
+        return wire.answer(
+            {
+                "status": "healthy",
+                "agent_id": self._agent_id,
+                "processing": health.processing,
+                "queue_depth": health.queue_depth,
+                "running": health.running,
+                "held": health.held,
+                "stalled": health.stalled,
+                "oldest_wait_s": wire.rounded(health.oldest_wait_s),
+                "longest_no_progress_s": wire.rounded(health.longest_no_progress_s),
+                "agents_in_memory": health.agents_in_memory,
+                "ready": health.ready,
+                "auth": self._auth,
+                "version": __version__,
+            }
+        )
+
+    async def livez(self, request: Request) -> Response:
+        """Answer 200 while the process can answer."""
+        return wire.answer({"status": "alive"})
+
+    async def readyz(self, request: Request) -> Response:
+        """Answer 200 while runs are accepted, else 503."""
+        health = self._service.health()
+        if health.ready:
+            return wire.answer({"status": "ready"})
+        reason = "draining" if health.draining else "starting"
+        return wire.answer({"status": reason}, wire.UNAVAILABLE)

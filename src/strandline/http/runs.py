@@ -1,0 +1,85 @@
+"""The run API: `GET /v1/runs/{run_id}`."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline.engine.service import RunView, Service
+from strandline.http import wire
+from strandline.model import ANONYMOUS, Message, RunError, RunId, RunStatus, SessionId
+
+MAX_WAIT_S: Final = 300
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
+
+
+class RunBody(Struct, frozen=True, kw_only=True):
+    """A run on the wire."""
+
+    run_id: RunId
+    session_id: SessionId
+    status: RunStatus
+    phase: str | None
+    attempt: int
+    priority: int
+    position: int | None
+    estimated_wait_s: float | None
+    created_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    output: str
+    message: Message | None
+    error: RunError | None
+    usage: dict[str, int] | None
+    held: bool
+    metadata: dict[str, Any]
+
+
+def run_body(view: RunView) -> RunBody:
+    """Return a run as it looks on the wire."""
+    run, outcome = view.run, view.run.outcome
+    return RunBody(
+        run_id=run.run_id,
+        session_id=run.key.session_id,
+        status=run.status,
+        phase=view.phase,
+        attempt=run.attempt,
+        priority=run.priority,
+        position=run.position,
+        estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
+        created_at=wire.timestamp(run.created_at),
+        started_at=wire.timestamp(run.started_at),
+        ended_at=wire.timestamp(run.ended_at),
+        output=outcome.output if outcome else "",
+        message=outcome.message if outcome else None,
+        error=outcome.error if outcome else None,
+        usage=outcome.usage if outcome else None,
+        held=False,
+        metadata=run.metadata,
+    )
+
+
+class Runs:
+    """The routes of runs."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def read(self, request: Request) -> Response:
+        """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
+        run_id = RunId(request.path_params["run_id"])
+        wait_s = preferred_wait_s(request)
+        if wait_s is None:
+            view = await self._service.run(ANONYMOUS, run_id)
+            return wire.answer(run_body(view))
+        view = await self._service.wait(ANONYMOUS, run_id, wait_s)
+        return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+
+def preferred_wait_s(request: Request) -> int | None:
+    """Return the seconds of `Prefer: wait=N`, cut to 300; None if the client does not want to wait."""
+    found = _WAIT.search(request.headers.get("prefer", ""))
+    return min(int(found.group(1)), MAX_WAIT_S) if found else None

@@ -1,0 +1,123 @@
+"""How things look on the wire: JSON answers, problem+json errors, and which status code belongs to which error.
+
+The only file that knows HTTP status codes. Errors are RFC 9457 problem details with a stable `code`.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline import errors
+from strandline.encoding import encode, encode_messages
+
+OK: Final = 200
+ACCEPTED: Final = 202
+NO_CONTENT: Final = 204
+BAD_REQUEST: Final = 400
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+METHOD_NOT_ALLOWED: Final = 405
+CONFLICT: Final = 409
+TOO_LARGE: Final = 413
+UNPROCESSABLE: Final = 422
+TOO_MANY: Final = 429
+BROKEN: Final = 500
+UNAVAILABLE: Final = 503
+
+TITLES: Final = {
+    BAD_REQUEST: "Malformed request",
+    FORBIDDEN: "Forbidden",
+    NOT_FOUND: "Not found",
+    METHOD_NOT_ALLOWED: "Method not allowed",
+    CONFLICT: "Conflict",
+    TOO_LARGE: "Body too large",
+    UNPROCESSABLE: "Invalid value",
+    TOO_MANY: "Queue full",
+    BROKEN: "Internal error",
+    UNAVAILABLE: "Unavailable",
+}
+
+
+class Malformed(errors.CallerError):
+    """The body is not what the route reads."""
+
+    code = "malformed"
+
+
+class BodyTooLarge(errors.CallerError):
+    """The body is larger than `max_body_bytes`."""
+
+    code = "body_too_large"
+
+
+class Foreign(errors.CallerError):
+    """The request names a `Host` that is not this server, or comes from a web page of another origin."""
+
+    code = "foreign"
+
+
+STATUS: Final[dict[type[errors.StrandlineError], int]] = {
+    errors.Invalid: UNPROCESSABLE,
+    errors.NotFound: NOT_FOUND,
+    errors.SessionBusy: CONFLICT,
+    errors.QueueFull: TOO_MANY,
+    errors.ServerFull: UNAVAILABLE,
+    errors.Draining: UNAVAILABLE,
+    errors.NotReady: UNAVAILABLE,
+    errors.JournalUnavailable: UNAVAILABLE,
+    Malformed: BAD_REQUEST,
+    BodyTooLarge: TOO_LARGE,
+    Foreign: FORBIDDEN,
+}
+
+
+def answer(value: object, status: int = OK, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response; `value` may hold messages."""
+    return Response(encode_messages(value), status, headers, media_type="application/json")
+
+
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    """Return a problem+json response."""
+    body = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "code": code}
+    body |= {"detail": detail, **more}
+    return Response(encode(body), status, headers, media_type="application/problem+json")
+
+
+def error_response(error: errors.StrandlineError) -> Response:
+    """Return the response for an error of ours."""
+    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), BROKEN)
+    headers: dict[str, str] = {}
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.Unavailable):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, errors.QueueFull):
+        more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
+    return problem(status, error.code, str(error), headers, **more)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come."""
+    announced = request.headers.get("content-length")
+    if announced is not None and announced.isdecimal() and int(announced) > limit:
+        raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def timestamp(at: float | None) -> datetime | None:
+    """Return seconds since the epoch as a UTC time (RFC 3339 in JSON)."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """Return a duration with millisecond resolution."""
+    return None if seconds is None else round(seconds, 3)
