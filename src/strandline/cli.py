@@ -37,13 +37,12 @@ def serve(target: str, config: Path | None = None, verbose: bool = False, **flag
     """
     console = Console(stderr=True)
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.INFO if verbose else logging.WARNING,
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("strandline").setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("strands").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("strands").setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
         resolved = resolve(flags, os.environ, toml=config)
         from strandline.agents.load import load_target

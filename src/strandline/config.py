@@ -9,7 +9,7 @@ import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -63,7 +63,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_agents: Annotated[int, Meta(description="Idle agents kept in memory", ge=0)] = 1_000
     agent_idle: Annotated[float, Meta(description="Seconds after which an idle agent leaves memory", ge=0)] = 600.0
     idle_timeout_minutes: Annotated[
-        float | None, Meta(description="Minutes without any work or question after which the server stops itself", gt=0)
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Minutes without any work or question after which the server stops itself"),
     ] = None
 
 
@@ -165,10 +166,16 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(
-            f"{name} is {raw!r} ({origin}), which it cannot be: {error}. {_description(kind)}."
+            f"{name} is {raw!r} ({origin}), which it cannot be: {error}. {_description(kind)}.{_choices(kind)}"
         ) from None
 
 
 def _description(kind: Any) -> str:
     metas = [each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Meta)]
     return next((each.description for each in metas if each.description), "")
+
+
+def _choices(kind: Any) -> str:
+    """Return a sentence with the values that a setting of few values may have."""
+    inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return f" It may be {' or '.join(get_args(inner))}." if get_origin(inner) is Literal else ""

@@ -33,7 +33,6 @@ from strandline.model import RunId, SessionKey
 
 _log = logging.getLogger("strandline")
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
 
@@ -44,6 +43,8 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
     `announce` is told one line for people once the server is ready, with its address.
     """
     check_exposure(settings)
+    if not is_loopback(settings.host):
+        _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     listener = _listen(settings)
     server = _Server(target, settings, listener, announce)
     code = uvloop.run(server.life())
@@ -57,11 +58,8 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
 
 
 def new_run_id(clock: Clock) -> RunId:
-    """Return an id that sorts by time: `run_`, 9 characters of milliseconds, 13 of chance (65 bits)."""
-    moment = int(clock.now() * 1000)
-    stamp = "".join(ALPHABET[moment >> shift & 31] for shift in range(40, -1, -5))
-    chance = secrets.randbits(65)
-    return RunId(f"run_{stamp}" + "".join(ALPHABET[chance >> shift & 31] for shift in range(60, -1, -5)))
+    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 of chance."""
+    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
 
 
 def open_journal(settings: Settings, clock: Clock) -> Journal:
@@ -77,19 +75,17 @@ def open_journal(settings: Settings, clock: Clock) -> Journal:
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
-    """Return a function that makes a session's folder, named by the SHA-256 of its key, and returns its path."""
+    """Return a function that names a session's folder: by the SHA-256 of its key."""
     if settings.workspace is not None:
         root = Path(settings.workspace)
     elif settings.journal.startswith("sqlite:"):
         root = Path(settings.journal.removeprefix("sqlite:")).parent / "workspace"
     else:
         root = Path(".strandline") / "workspace"
-    root = root.absolute()
+    prefix = f"{root.absolute()}{os.sep}"
 
     def workspace(key: SessionKey) -> str:
-        path = root / hashlib.sha256("\0".join(key).encode()).hexdigest()
-        path.mkdir(parents=True, exist_ok=True)
-        return str(path)
+        return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
 
     return workspace
 

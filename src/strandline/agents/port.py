@@ -27,7 +27,7 @@ from strandline.model import (
 
 
 class Signal(Protocol):
-    """A flag that is set once, from any thread (a `threading.Event` is one)."""
+    """A flag that is set once, from any thread; user code polls it, as it polls a `threading.Event`."""
 
     def is_set(self) -> bool:
         """Tell whether somebody asked for the end."""

@@ -53,6 +53,8 @@ _log = logging.getLogger("strandline.agents")
 
 CANCELLED_BY_USER = "Cancelled by user"
 """What Strands puts into the conversation in place of a model's answer that was cut off by a cancel."""
+LAST = HookOrder.SDK_LAST + 1000.0
+"""Our hooks see what all others have made of an event, those that asked for `SDK_LAST` too."""
 STATE_FIELDS = ["state", "conversation_manager_state", "model_state"]
 
 
@@ -131,11 +133,11 @@ class StrandsAgent:
         self._state = encode(record.state)
         if state is not None:
             _restore(agent, state)
-        agent.add_hook(self._on_message, MessageAddedEvent, order=HookOrder.SDK_LAST)
-        agent.add_hook(self._before_model, BeforeModelCallEvent, order=HookOrder.SDK_LAST)
-        agent.add_hook(self._before_tools, BeforeToolsEvent, order=HookOrder.SDK_LAST)
-        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=HookOrder.SDK_LAST)
-        agent.add_hook(self._after_tool, AfterToolCallEvent, order=HookOrder.SDK_LAST)
+        agent.add_hook(self._on_message, MessageAddedEvent, order=LAST)
+        agent.add_hook(self._before_model, BeforeModelCallEvent, order=LAST)
+        agent.add_hook(self._before_tools, BeforeToolsEvent, order=LAST)
+        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
@@ -223,36 +225,22 @@ class StrandsAgent:
         for offset, message in enumerate(added):
             self._remember(message, self._length + offset)
         self._length += len(added)
-        origins: dict[int, tuple[Message, object, int]] = {}
-        window: list[Range | Inline] = []
-        start = end = -1
-        for message in cast("list[Message]", self._agent.messages):
-            origin = self._origins.get(id(message))
-            if origin is None or origin[0] is not message or origin[1] is not message["content"]:
-                if end > start:
-                    window.append(Range(start, end))
-                start = end = -1
-                window.append(Inline(message))
-                continue
-            origins[id(message)] = origin
-            index = origin[2]
-            if index != end:
-                if end > start:
-                    window.append(Range(start, end))
-                start = index
-            end = index + 1
-        if end == self._length and end > start:
-            window.append(Range(start, None))
-        else:
-            if end > start:
-                window.append(Range(start, end))
-            window.append(Range(self._length, None))
-        self._origins = origins
-        changed = tuple(window)
+        messages = cast("list[Message]", self._agent.messages)
+        changed = _spans(messages, [self._index_of(message) for message in messages], self._length)
+        if len(self._origins) > len(messages) + 8:
+            kept = {id(message) for message in messages}
+            self._origins = {key: origin for key, origin in self._origins.items() if key in kept}
         if changed == self._window:
             return None
         self._window = changed
         return changed
+
+    def _index_of(self, message: Message) -> int | None:
+        """Return the history index of a message, None if it is not in history as it is."""
+        origin = self._origins.get(id(message))
+        if origin is None or origin[0] is not message or origin[1] is not message["content"]:
+            return None
+        return origin[2]
 
     def _changed_state(self) -> StateRecord | None:
         state = _state_of(self._agent)
@@ -261,6 +249,29 @@ class StrandsAgent:
             return None
         self._state = encoded
         return state
+
+
+def _spans(messages: Sequence[Message], indices: Sequence[int | None], length: int) -> Window:
+    """Return messages at these indices of a history of `length` as a window that is open at its end."""
+    window: list[Range | Inline] = []
+    start: int | None = None
+    end = 0
+    for message, index in zip(messages, indices, strict=True):
+        if start is not None:
+            if index == end:
+                end += 1
+                continue
+            window.append(Range(start, end))
+        start = index
+        if index is None:
+            window.append(Inline(message))
+        else:
+            end = index + 1
+    if start is not None and end < length:
+        window.append(Range(start, end))
+        start = None
+    window.append(Range(length if start is None else start, None))
+    return tuple(window)
 
 
 def _ending(result: AgentResult, *, cancelled: bool) -> Ending:

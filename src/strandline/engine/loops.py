@@ -37,6 +37,23 @@ class Call(Generic[T]):
             self.done.set_result(value)
 
 
+class Flag:
+    """A signal: set once by one thread, read by others."""
+
+    __slots__ = ("_set",)
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def is_set(self) -> bool:
+        """Tell whether it was set."""
+        return self._set
+
+    def set(self) -> None:
+        """Set it."""
+        self._set = True
+
+
 class Loops(Protocol):
     """Where user code runs."""
 
@@ -53,7 +70,7 @@ class Loops(Protocol):
         ...
 
     def signal(self) -> Signal:
-        """Return a new signal that threads can wait for."""
+        """Return a new signal."""
         ...
 
     def close(self) -> bool:
@@ -121,8 +138,8 @@ class ThreadLoop:
         self._inbox.post(box.clear)
 
     def signal(self) -> Signal:
-        """Return a `threading.Event`, which is what Strands takes."""
-        return threading.Event()
+        """Return a flag; setting and reading a field is atomic, and nobody blocks on it."""
+        return Flag()
 
     def close(self) -> bool:
         """Stop the loop and its idle threads; False if user code still works in one."""

@@ -6,6 +6,7 @@ closed messages, the window and the state are settled in one commit. An agent wh
 
 import asyncio
 import logging
+import os
 import traceback
 from collections.abc import Callable
 from typing import assert_never
@@ -213,6 +214,7 @@ class _Execution:
         try:
             if self._agent is None:
                 key = attempt.claim.run.key
+                os.makedirs(attempt.context.workspace, exist_ok=True)
                 record = await self._journal.load(key)
                 self._agent = await self._target.build(key, record, attempt.progress)
             return await self._agent.run(attempt)

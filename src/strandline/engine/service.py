@@ -187,6 +187,15 @@ class Service:
         if self._consumer is not None:
             await asyncio.wait([self._consumer], timeout=1.0)
 
+    async def abort(self) -> None:
+        """End the service's own tasks at once and leave the journal as a killed process would."""
+        tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._loops.close()
+
     # -- what adapters ask for ---------------------------------------------------------------------
 
     async def submit(self, request: Request) -> Ticket:
@@ -348,7 +357,10 @@ class Service:
 
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
-            self._dispatcher.claimed(claim.run.run_id, claim.run.key)
+            run_id = claim.run.run_id
+            self._dispatcher.claimed(run_id, claim.run.key)
+            if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
+                self._streams[run_id] = RunStream(run_id)
             task = asyncio.create_task(self._return(claim) if self._draining else self._execute(claim))
             self._executing.add(task)
             task.add_done_callback(self._executing.discard)

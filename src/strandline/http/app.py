@@ -1,16 +1,18 @@
-"""The HTTP application: which path leads to which room, and how errors leave."""
+"""The HTTP application: which path leads to which room, what is refused at the door, and how errors leave.
+
+Plain ASGI around Starlette's router: an exception of ours becomes its problem document here and nowhere else.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strandline.engine.service import Service
 from strandline.errors import StrandlineError
@@ -23,6 +25,8 @@ from strandline.http.sessions import Sessions
 
 _log = logging.getLogger("strandline.http")
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 class HttpOptions(Struct, frozen=True, kw_only=True):
     """What the HTTP face needs to know."""
@@ -34,53 +38,85 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     cors_origins: Sequence[str] = ()
 
 
-def build_app(service: Service, options: HttpOptions) -> Starlette:
+def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     """Return the application. It does not start or stop the service."""
     chat = Chat(service, agent_id=options.agent_id, max_body_bytes=options.max_body_bytes)
     probes = Probes(service, agent_id=options.agent_id, auth="none")
-    middleware = [
-        Middleware(
-            Guard,
-            loopback=options.loopback,
-            allowed_hosts=options.allowed_hosts,
-            cors_origins=options.cors_origins,
-        )
-    ]
-    if options.cors_origins:
-        middleware.append(
-            Middleware(CORSMiddleware, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
-        )
-    return Starlette(
-        routes=[
-            Route("/chat", chat.chat, methods=["POST"]),
-            Route("/health", probes.health),
-            Route("/history", chat.history),
-            Route("/v1/runs/{run_id}", Runs(service).read),
-            Route("/v1/sessions/{session_id}", Sessions(service).delete, methods=["DELETE"]),
-            Route("/livez", probes.livez),
-            Route("/readyz", probes.readyz),
+    router = Router(
+        [
+            Route("/chat", Endpoint(chat.chat), methods=["POST"]),
+            Route("/health", Endpoint(probes.health), methods=["GET"]),
+            Route("/history", Endpoint(chat.history), methods=["GET"]),
+            Route("/v1/runs/{run_id}", Endpoint(Runs(service).read), methods=["GET"]),
+            Route("/v1/sessions/{session_id}", Endpoint(Sessions(service).delete), methods=["DELETE"]),
+            Route("/livez", Endpoint(probes.livez), methods=["GET"]),
+            Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
         ],
-        middleware=middleware,
-        exception_handlers={StrandlineError: _ours, HTTPException: _starlettes, Exception: _defect},
+        redirect_slashes=False,
     )
+    guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
+    app: ASGIApp = Door(router, guard)
+    if options.cors_origins:
+        app = CORSMiddleware(app, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
+    return app
 
 
-async def _ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StrandlineError)
-    return wire.error_response(error)
+class Endpoint:
+    """A handler as an ASGI app, without Starlette's own handling of exceptions around it."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = await self._handler(Request(scope, receive))
+        await response(scope, receive, send)
 
 
-async def _starlettes(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == wire.NOT_FOUND:
-        return wire.problem(wire.NOT_FOUND, "not_found", f"there is nothing at {request.url.path}")
-    if error.status_code == wire.METHOD_NOT_ALLOWED:
-        headers = dict(error.headers or {})
-        detail = f"{request.url.path} does not take {request.method}; it takes {headers.get('Allow', 'other methods')}"
-        return wire.problem(wire.METHOD_NOT_ALLOWED, "method_not_allowed", detail, headers)
-    return wire.problem(error.status_code, "error", error.detail)
+class Door:
+    """Turns foreign requests away, and whatever is raised inside into a problem document."""
+
+    def __init__(self, app: Router, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
+        if (reason := self._guard.refusal(scope)) is not None:
+            await wire.error_response(wire.Foreign(reason))(scope, receive, send)
+            return
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if begun:
+                raise
+            await _response_to(error, scope)(scope, receive, send)
 
 
-async def _defect(request: Request, error: Exception) -> Response:
+def _response_to(error: Exception, scope: Scope) -> Response:
+    if isinstance(error, StrandlineError):
+        return wire.error_response(error)
+    if isinstance(error, HTTPException):
+        path = scope["path"]
+        if error.status_code == wire.NOT_FOUND:
+            return wire.problem(wire.NOT_FOUND, "not_found", f"there is nothing at {path}")
+        if error.status_code == wire.METHOD_NOT_ALLOWED:
+            headers = dict(error.headers or {})
+            detail = f"{path} does not take {scope['method']}; it takes {headers.get('Allow', 'other methods')}"
+            return wire.problem(wire.METHOD_NOT_ALLOWED, "method_not_allowed", detail, headers)
+        return wire.problem(error.status_code, "error", error.detail)
     _log.error("a request could not be answered", exc_info=error)
     return wire.problem(wire.BROKEN, "internal_error", "the server has a defect; its log says more")

@@ -8,43 +8,31 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from strandline.http.wire import Foreign, error_response
+from starlette.types import Scope
 
 EXEMPT: Final = frozenset({"/livez", "/readyz", "/ping", "/health"})
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Guard:
-    """Refuses foreign requests before anything of them is read. Pure ASGI."""
+    """Tells which requests are foreign, before anything of them is read."""
 
-    def __init__(
-        self, app: ASGIApp, *, loopback: bool, allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = ()
-    ) -> None:
-        self._app = app
+    def __init__(self, *, loopback: bool, allowed_hosts: Sequence[str] = (), cors_origins: Sequence[str] = ()) -> None:
         self._hosts: frozenset[str] | None = None
         if loopback or allowed_hosts:
             self._hosts = frozenset(host.lower() for host in (*LOOPBACK_NAMES, *allowed_hosts))
         self._origins = frozenset(origin.rstrip("/").lower() for origin in cors_origins)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on or answer 403."""
-        if scope["type"] != "http" or scope["path"] in EXEMPT:
-            await self._app(scope, receive, send)
-            return
+    def refusal(self, scope: Scope) -> str | None:
+        """Return why a request is refused, None if it is not."""
+        if scope["path"] in EXEMPT:
+            return None
         host = origin = ""
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1").lower()
             elif name == b"origin":
                 origin = value.decode("latin-1").lower()
-        if (reason := self._refusal(host, origin)) is not None:
-            await error_response(Foreign(reason))(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _refusal(self, host: str, origin: str) -> str | None:
         if self._hosts is not None and host not in self._hosts and _name_of(host) not in self._hosts:
             return f"the Host header names {host or 'nothing'}, which is not this server (setting allowed_hosts)"
         if origin and origin not in self._origins and urlsplit(origin).netloc != host:

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
-from strands.event_loop._retry import ModelRetryStrategy
+from strands import ModelRetryStrategy
 from strands.models.model import Model
 from strands.types.content import Messages
 from strands.types.event_loop import StopReason
 from strands.types.streaming import StreamEvent
 
 Block = dict[str, Any]
-"""A content block of an assistant's message: `{"text": ...}`, `{"toolUse": ...}` or `{"reasoningContent": ...}`."""
+"""A block of an assistant's message, with the key `text`, `toolUse` or `reasoningContent`."""
 
 
 class Waitable(Protocol):
@@ -79,7 +79,7 @@ def call(name: str, input: Any = None, tool_use_id: str | None = None) -> Block:
     """Make a request to run the tool `name`.
 
     Without a `tool_use_id` the model makes one out of the conversation so far and the place in the answer:
-    the same call of the same conversation always has the same id, two calls of one conversation never do.
+    the same call of the same conversation always gets the same id, a later one another.
     """
     use: Block = {"name": name, "input": {} if input is None else input}
     if tool_use_id is not None:
@@ -105,7 +105,8 @@ def in_turn(*answers: Answer | Exception) -> Script:
     left = list(answers)
 
     def script(messages: Messages) -> Answer:
-        assert left, "the scripted model was called more often than it has answers"
+        if not left:
+            raise AssertionError("the scripted model was called more often than it has answers")
         answer = left.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -128,7 +129,7 @@ def question(messages: Messages) -> str:
 
 
 def results(messages: Messages) -> dict[str, str]:
-    """Return the tool results that the model was just given, as text by toolUseId; empty if there are none."""
+    """Return the texts of the tool results that the model was just given, by toolUseId."""
     if not messages or messages[-1]["role"] != "user":
         return {}
     found: dict[str, str] = {}
@@ -147,9 +148,9 @@ class ScriptedModel(Model):
     """A Strands model that answers with what `script(messages)` returns.
 
     The script is called once per model call with the messages that a provider would get (a copy), and may be
-    async. It returns a text, or a sequence of texts, content blocks, `pause(...)`, `stop(...)` and exceptions;
-    what it raises is the failure of the provider. Texts are streamed `chunk_size` characters at a time, None
-    sends each in one piece. Usage counts messages as input and chunks as output tokens.
+    async. It returns a text, or a sequence of texts, blocks, `pause(...)`, `stop(...)` and exceptions; what
+    it raises is the failure of the provider. Texts are streamed `chunk_size` characters at a time, None sends
+    each in one piece. Usage counts messages as input and chunks as output tokens.
 
     One object may be shared by any number of agents, threads and event loops.
     """
@@ -260,5 +261,5 @@ def _tool_use_id(name: str, messages: Messages, index: int) -> str:
 
 
 def fast_retries(*, max_attempts: int = 3, delay_s: int = 0) -> ModelRetryStrategy:
-    """Return a retry strategy for one agent that does not wait; Strands' own sleeps for two minutes in all."""
+    """Return a retry strategy, for one agent, that does not wait; the default one sleeps for two minutes."""
     return ModelRetryStrategy(max_attempts=max_attempts, initial_delay=delay_s, max_delay=delay_s)

@@ -1,0 +1,55 @@
+# Strandline with an agent of yours: mount or copy it to /app/agent.py. Data is kept under /data.
+#
+# BASE_IMAGE is a Debian (or Ubuntu) with Python 3.11 or newer and its venv module.
+ARG BASE_IMAGE=python:3.13-slim
+
+# -- everything that Strandline is built on, in a layer that changes only with its versions --------------
+FROM ${BASE_IMAGE} AS dependencies
+RUN python3 -m venv /opt/venv
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=secret,id=pip_ca,required=false \
+    if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi; \
+    /opt/venv/bin/python -c "import tomllib; \
+print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && /opt/venv/bin/pip install --constraint constraints.txt --requirement requirements.txt
+
+# -- Strandline itself, as a wheel ------------------------------------------------------------------------
+FROM dependencies AS wheel
+COPY README.md LICENSE ./
+COPY src src
+RUN --mount=type=secret,id=pip_ca,required=false \
+    if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi; \
+    /opt/venv/bin/pip wheel --no-deps --wheel-dir /wheels .
+
+# -- the image ----------------------------------------------------------------------------------------------
+FROM ${BASE_IMAGE}
+ARG UID=10001
+RUN groupadd --gid ${UID} strandline \
+    && useradd --uid ${UID} --gid ${UID} --home-dir /data/workspace --no-create-home \
+       --shell /usr/sbin/nologin strandline \
+    && install --directory --owner=${UID} --group=${UID} /data
+COPY --from=dependencies /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    /opt/venv/bin/pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
+COPY container /opt/strandline
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PORT=8080 \
+    STRANDLINE_JOURNAL=sqlite:/data/journal.db \
+    STRANDLINE_ALLOW_ANONYMOUS=1
+VOLUME /data
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/strandline/healthcheck.py"]
+# -I and -S: what runs as root is the entry and the standard library, whatever the environment says.
+ENTRYPOINT ["/opt/venv/bin/python", "-I", "-S", "/opt/strandline/entry.py"]
+
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="Strandline" \
+      org.opencontainers.image.description="A stateful agent behind HTTP whose requests wait their turn" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"

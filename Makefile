@@ -1,0 +1,48 @@
+# The commands of this project, for people and for CI. Each sets up what it needs in .venv first.
+#
+#   PYTHON=python3.13     the interpreter for .venv (3.11 or newer; delete .venv to change it)
+#   PORT=8080             where `make run` listens
+#   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
+#   IMAGE=strandline      the name of the image
+#   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench image
+
+BIN := .venv/bin
+BASE_IMAGE ?= python:3.13-slim
+IMAGE ?= strandline
+CA_BUNDLE ?= $(PIP_CERT)
+DOCKER_BUILD_FLAGS ?=
+TESTS ?=
+BENCH ?= engine http
+
+help: ## Say what there is
+	@printf 'make TARGET, where TARGET is one of\n\n'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: .venv/.demo ## Serve the demo agent on a small model of this machine
+	@tools/venv.sh model
+	@exec $(BIN)/python -m strandline.demo
+
+test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
+	$(BIN)/python -m pytest $(TESTS)
+
+check: .venv/.dev ## Check format, style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src tests bench container
+	$(BIN)/lint-imports
+
+bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
+	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done
+
+image: ## Build the container image
+	docker build $(DOCKER_BUILD_FLAGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  $(if $(CA_BUNDLE),--secret id=pip_ca$(comma)src=$(CA_BUNDLE)) --tag $(IMAGE) .
+
+comma := ,
+
+.venv/.demo .venv/.dev: pyproject.toml constraints.txt
+	@tools/venv.sh $(patsubst .%,%,$(@F))

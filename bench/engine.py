@@ -1,0 +1,193 @@
+"""The engine without HTTP: throughput, hand-off latency, and what age and load change, for each journal.
+
+    python -m bench.engine [--quick]
+
+A no-op agent (an async function) is served by the real service on two loops, as `strandline serve` does. Absolute
+figures depend on the machine; compare the ratios of one run.
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from strandline.agents.function import FunctionTarget, Session
+from strandline.clock import SystemClock
+from strandline.engine.loops import ThreadLoop
+from strandline.engine.service import Options, Request, Service
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Journal
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import ANONYMOUS, RunId, SessionId, SessionKey
+
+MakeJournal = Callable[[Path], Journal]
+JOURNALS: dict[str, MakeJournal] = {
+    "memory": lambda folder: MemoryJournal(SystemClock()),
+    "sqlite": lambda folder: SqliteJournal(folder / "journal.db", SystemClock()),
+}
+SESSIONS = 50
+
+
+class NoOp:
+    """An agent that does nothing, and notes when it was started; one that holds its slot until it is let go."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+        self.hold = asyncio.Event()
+
+    async def answer(self, message: str, session: Session) -> str:
+        self.started = time.perf_counter()
+        if message == "hold":
+            while not self.hold.is_set():
+                await asyncio.sleep(0.05)
+        return "done"
+
+
+def key(session: str) -> SessionKey:
+    return SessionKey(ANONYMOUS, SessionId(session))
+
+
+@asynccontextmanager
+async def serving(make_journal: MakeJournal, agent: NoOp, **options: Any) -> AsyncIterator[Service]:
+    numbers = count()
+    loops = ThreadLoop(executor_threads=8, new_loop=uvloop.new_event_loop)
+    with tempfile.TemporaryDirectory() as folder:
+        service = Service(
+            journal=make_journal(Path(folder)),
+            target=FunctionTarget(agent.answer, description="no-op"),
+            loops=loops,
+            clock=SystemClock(),
+            new_run_id=lambda: RunId(f"run_{next(numbers):09d}"),
+            workspace=lambda key: folder,
+            options=Options(**options),
+        )
+        await service.start()
+        try:
+            yield service
+        finally:
+            agent.hold.set()
+            await service.drain()
+            loops.close()
+
+
+async def ask(service: Service, session: str, text: str = "x") -> None:
+    ticket = await service.submit(Request(key=key(session), input=text))
+    await ticket.stream.outcome()
+
+
+async def throughput(make_journal: MakeJournal, runs: int) -> dict[str, float]:
+    """Return runs per second over 50 sessions, all sent as fast as the queues take them."""
+    async with serving(make_journal, NoOp()) as service:
+
+        async def client(session: str) -> None:
+            for _ in range(runs // SESSIONS // 10):
+                tickets = [await service.submit(Request(key=key(session), input="x")) for _ in range(10)]
+                await tickets[-1].stream.outcome()
+
+        await asyncio.gather(*(client(f"s{n}") for n in range(SESSIONS)))
+        started = time.perf_counter()
+        await asyncio.gather(*(client(f"s{n}") for n in range(SESSIONS)))
+        return {"runs/s": runs / (time.perf_counter() - started)}
+
+
+async def latency(make_journal: MakeJournal, samples: int, *, messages: int = 0) -> dict[str, float]:
+    """Return the milliseconds from submit to the agent's start, and to the outcome, of one run on an idle session."""
+    agent = NoOp()
+    async with serving(make_journal, agent, max_queued_per_session=1000) as service:
+        for _ in range(messages // 2):
+            await ask(service, "s")
+        await ask(service, "s")
+        hand_off, round_trip = [], []
+        for _ in range(samples):
+            sent = time.perf_counter()
+            await ask(service, "s")
+            round_trip.append((time.perf_counter() - sent) * 1000)
+            hand_off.append((agent.started - sent) * 1000)
+        return {
+            "hand-off p50 ms": statistics.median(hand_off),
+            "hand-off p99 ms": statistics.quantiles(hand_off, n=100)[98],
+            "round trip p50 ms": statistics.median(round_trip),
+            "round trip p99 ms": statistics.quantiles(round_trip, n=100)[98],
+        }
+
+
+async def accept_under_load(make_journal: MakeJournal, waiting: int, samples: int, *, spread: bool) -> dict[str, float]:
+    """Return the milliseconds that one accept takes while `waiting` runs wait, in 1,000 sessions or in one."""
+    agent = NoOp()
+    async with serving(
+        make_journal, agent, max_running=1, max_queued=10_000_000, max_queued_per_session=10_000_000, drain_grace_s=5
+    ) as service:
+        await service.submit(Request(key=key("holder"), input="hold"))
+        for first in range(0, waiting, 500):
+            await asyncio.gather(
+                *(
+                    service.submit(Request(key=key(f"w{n % 1000 if spread else 0}"), input="x"))
+                    for n in range(first, min(first + 500, waiting))
+                )
+            )
+        times = []
+        for n in range(samples):
+            sent = time.perf_counter()
+            await service.submit(Request(key=key(f"w{n % 1000 if spread else 0}"), input="x"))
+            times.append((time.perf_counter() - sent) * 1000)
+        return {"accept p50 ms": statistics.median(times)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
+    parser.add_argument("--journal", choices=JOURNALS, help="only this one")
+    args = parser.parse_args()
+    scale = 10 if args.quick else 1
+    runs, samples, many = 20_000 // scale, 2_000 // scale, 100_000 // scale
+    rows: list[tuple[str, str, str, str]] = []
+    console = Console()
+    names = [args.journal] if args.journal else list(JOURNALS)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("engine", total=len(names) * 8)
+
+        def measure(title: str, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
+            progress.update(task, description=title)
+            result = uvloop.run(work)
+            progress.advance(task)
+            return result
+
+        for name in names:
+            make = JOURNALS[name]
+            first = measure(f"{name}: throughput", throughput(make, runs))
+            rows.append((name, "throughput, 50 sessions", f"{first['runs/s']:,.0f} runs/s", ""))
+            idle = measure(f"{name}: latency", latency(make, samples))
+            rows += [(name, f"idle session, {title}", f"{value:.2f}", "") for title, value in idle.items()]
+            short = measure(f"{name}: 10 messages", latency(make, samples, messages=10))
+            long = measure(f"{name}: 1,000 messages", latency(make, samples, messages=1000))
+            rows.append(ratio(name, "run with 1,000 messages / with 10", long, short, "round trip p50 ms"))
+            for spread, where in ((True, "over 1,000 sessions"), (False, "in one session")):
+                none = measure(f"{name}: accept", accept_under_load(make, 0, samples, spread=spread))
+                title = f"accept with {many:,} waiting {where}"
+                full = measure(f"{name}: {title}", accept_under_load(make, many, samples, spread=spread))
+                rows.append(ratio(name, f"{title} / with none", full, none, "accept p50 ms"))
+    table = Table("journal", "what", "measured", "ratio", title="Engine, without HTTP")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def ratio(
+    name: str, title: str, top: dict[str, float], bottom: dict[str, float], figure: str
+) -> tuple[str, str, str, str]:
+    return (name, title, f"{top[figure]:.3f} / {bottom[figure]:.3f} ms", f"{top[figure] / bottom[figure]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

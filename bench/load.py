@@ -1,0 +1,169 @@
+"""A load generator light enough not to be what is measured: HTTP/1.1 over bare asyncio connections.
+
+One connection is one client that waits for its answer before it asks again. Knows the original contract
+(`POST /chat`, `GET /health`) and nothing of who answers.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+from urllib.parse import urlsplit
+
+MESSAGE = "What is the capital of Italy, and how old is it?"
+
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
+def sessions(count: int, prefix: str = "bench") -> Iterator[str]:
+    """Name the sessions of a load; the one of a single client is none of the many."""
+    return (f"{prefix}-{count}-{number}" for number in range(count))
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load has measured."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    health_s: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    """CPU time that the server took meanwhile."""
+
+    @property
+    def per_s(self) -> float:
+        return len(self.latencies_s) / self.seconds
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Return the value that a share of `q` does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+class Client(asyncio.Protocol):
+    """One keep-alive connection. `ask` sends a request; its future is the status and body of the answer."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer = self._buffer + data if self._buffer else data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        found = _LENGTH.search(self._buffer, 0, end)
+        body = end + 4
+        length = int(found.group(1)) if found else 0
+        if len(self._buffer) < body + length:
+            return
+        answer, self._answer = self._answer, None
+        received, self._buffer = self._buffer, b""
+        if answer is not None and not answer.done():
+            answer.set_result((int(received[9:12]), received[body : body + length]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the server closed the connection"))
+
+    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes]]:
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def close(self) -> None:
+        if self._answer is not None:
+            self._answer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def connect(url: str) -> Client:
+    """Open one connection to a server."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    _, client = await asyncio.get_running_loop().create_connection(Client, host, port)
+    return client
+
+
+def chat(url: str, session_id: str, message: str = MESSAGE) -> bytes:
+    """Write the request of one turn."""
+    body = json.dumps({"message": message, "session_id": session_id}).encode()
+    return (
+        f"POST /chat HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def health(url: str) -> bytes:
+    """Write the request of one probe."""
+    return f"GET /health HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode()
+
+
+async def depth(url: str) -> tuple[bool, int]:
+    """Return whether something runs, and how many wait."""
+    client = await connect(url)
+    _, body = await client.ask(health(url))
+    client.close()
+    seen = json.loads(body)
+    return seen["processing"], seen["queue_depth"]
+
+
+async def drive(
+    url: str,
+    count: int,
+    *,
+    seconds: float | None = None,
+    turns: int | None = None,
+    probe_s: float | None = None,
+    prefix: str = "bench",
+) -> Load:
+    """Let `count` clients, each with a session of its own, talk for `seconds` or for a number of `turns`.
+
+    With `probe_s`, `/health` is asked that often meanwhile.
+    """
+    load = Load()
+    clients = [await connect(url) for _ in range(count)]
+    prober = await connect(url)
+    for client in [*clients, prober]:
+        await client.ask(health(url))  # accepted, so that no client starts later than the others
+    begin = time.perf_counter()
+    end = begin + seconds if seconds is not None else float("inf")
+
+    async def talk(client: Client, request: bytes) -> None:
+        left = turns if turns is not None else -1
+        while left and (start := time.perf_counter()) < end:
+            status, body = await client.ask(request)
+            load.latencies_s.append(time.perf_counter() - start)
+            if status != 200 or b'"success"' not in body:
+                load.failures.append(f"{status} {body[:200]!r}")
+            left -= 1
+
+    async def probe(every_s: float) -> None:
+        request = health(url)
+        while (start := time.perf_counter()) < end:
+            await prober.ask(request)
+            load.health_s.append(time.perf_counter() - start)
+            await asyncio.sleep(max(0.0, every_s - load.health_s[-1]))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for client, session_id in zip(clients, sessions(count, prefix), strict=True):
+                group.create_task(talk(client, chat(url, session_id)))
+            if probe_s is not None:
+                group.create_task(probe(probe_s))
+        load.seconds = time.perf_counter() - begin
+    finally:
+        for client in [*clients, prober]:
+            client.close()
+    return load

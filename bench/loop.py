@@ -1,0 +1,49 @@
+"""The limit: the agent of the benchmark called in a loop, in a process of its own, without any server.
+
+Reads one JSON command a line from stdin and answers with one line of JSON, so that its turns can be
+interleaved with those of the servers.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+import uvloop
+from strands import Agent
+
+from bench.agents.scripted import make_agent
+from bench.load import MESSAGE, Load, sessions
+
+
+async def _until(agent: Agent, end: float, load: Load) -> None:
+    while (start := time.perf_counter()) < end:
+        await agent.invoke_async(MESSAGE)
+        load.latencies_s.append(time.perf_counter() - start)
+
+
+async def _turns(agent: Agent, turns: int, load: Load) -> None:
+    for _ in range(turns):
+        await agent.invoke_async(MESSAGE)
+
+
+async def _serve() -> None:
+    agents: dict[str, Agent] = {}
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        command = json.loads(line)
+        load = Load()
+        begin = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for name in sessions(command["sessions"]):
+                agent = agents.setdefault(name, make_agent(name))
+                if "turns" in command:
+                    group.create_task(_turns(agent, command["turns"], load))
+                else:
+                    group.create_task(_until(agent, begin + command["seconds"], load))
+        load.seconds = time.perf_counter() - begin
+        print(json.dumps({"latencies_s": load.latencies_s, "seconds": load.seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve())

@@ -1,0 +1,194 @@
+"""The image's entry: settle who owns /data, stop being root, find what to serve, and become the server.
+
+Invariants: nothing of the user's (agent, modules beside it, their environment's Python settings) runs before root
+was given up for good; the server replaces this process, so that it is the container's first process and gets its
+signals; every way in which it cannot start ends with exit status 2 and one paragraph that says what to type.
+
+Runs on the standard library alone (`python -I -S`) and knows nothing of Strandline but its command line.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+DATA: Final = Path("/data")
+AGENT: Final = Path("/app/agent.py")
+DEMO: Final = "strandline.demo.agent"
+COMMAND: Final = "/opt/venv/bin/strandline"
+OWN_USER: Final = "strandline"
+OWN_ID: Final = 10001
+"""Uid and gid of the image's user, who gets a /data that belongs to root."""
+EXIT_SETUP: Final = 2
+
+NOTHING_TO_SERVE: Final = (
+    "There is no agent to serve: put a Strands agent into a file agent.py that defines make_agent(session_id), and "
+    'mount its folder to /app, as in docker run -p 8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data IMAGE '
+    "(or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours)."
+)
+
+
+class CannotStart(Exception):
+    """The container cannot start as it was run; the message says what to change."""
+
+
+class Identity(NamedTuple):
+    """Whom to be."""
+
+    uid: int
+    gid: int
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Become the server, or the command that `arguments` name if the first of them is not an option."""
+    try:
+        if os.getuid() == 0:
+            _become(_owner_of_data())
+        workspace = _workspace()
+        environment = _environment(os.environ, workspace)
+        command = _command(arguments, environment)
+        os.chdir(workspace)
+    except CannotStart as reason:
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(EXIT_SETUP)
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+        sys.exit(127)
+
+
+# -- who ----------------------------------------------------------------------------------------------
+
+
+def _owner_of_data() -> Identity:
+    """Return who owns /data, having given it to the image's own user if that was root."""
+    owner = DATA.stat()
+    if owner.st_uid != 0:
+        # Root's group would be a rest of root.
+        return Identity(owner.st_uid, owner.st_gid or OWN_ID)
+    own = Identity(OWN_ID, OWN_ID)
+    try:
+        for path in _roots_files(DATA):
+            os.chown(path, own.uid, own.gid, follow_symlinks=False)
+    except OSError as error:
+        if _is_read_only():
+            raise _not_writable(DATA, error.strerror or "read-only") from error
+        raise CannotStart(
+            f"/data belongs to root and cannot be given to the user of this image ({error.strerror}). Give it away "
+            f"on the host, chown -R {own.uid}:{own.gid} FOLDER, where FOLDER is what you mount to /data; or run the "
+            f'container as yourself with a folder of yours: docker run --user "$(id -u):$(id -g)" ...'
+        ) from error
+    return own
+
+
+def _roots_files(top: Path) -> Iterator[str]:
+    """Yield `top` and whatever below it belongs to root; links are not followed, other disks not entered."""
+    device = top.stat().st_dev
+    pending = [str(top)]
+    while pending:
+        folder = pending.pop()
+        yield folder
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != 0 or status.st_dev != device:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif status.st_nlink == 1 or not entry.is_file(follow_symlinks=False):
+                    # A second name of a file of root's may stand anywhere: that file is not given away.
+                    yield entry.path
+
+
+def _become(identity: Identity) -> None:
+    """Stop being root; there is no way back."""
+    try:
+        os.setgroups([])
+        os.setgid(identity.gid)
+        os.setuid(identity.uid)
+    except OSError as error:
+        raise CannotStart(
+            f"The container was started as root and may not become another user ({error.strerror}). Allow it, "
+            f"--cap-add SETUID --cap-add SETGID, or start it as who it shall be: "
+            f"docker run --user {identity.uid}:{identity.gid} ..."
+        ) from error
+
+
+# -- where --------------------------------------------------------------------------------------------
+
+
+def _workspace() -> Path:
+    """Return the folder to work in, made if it is not there. What is needed of /data is writable on return."""
+    workspace = DATA / "workspace"
+    try:
+        workspace.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _not_writable(DATA, error.strerror or "not writable") from error
+    for path in (DATA, workspace, *DATA.glob("journal.db*")):
+        if not os.access(path, os.W_OK):
+            raise _not_writable(path, "not writable")
+    return workspace
+
+
+def _not_writable(path: Path, reason: str) -> CannotStart:
+    uid, gid = os.getuid(), os.getgid()
+    if _is_read_only():
+        return CannotStart(f"{path}: {reason}. /data is mounted read-only: leave out the :ro of its -v.")
+    return CannotStart(
+        f"{path}: {reason} for user {uid}, whom this container runs as. Mend it on the host: "
+        f"chown -R {uid}:{gid} FOLDER, where FOLDER is what you mount to /data (for a named volume: docker run --rm "
+        f"--user 0 --entrypoint chown -v VOLUME:/data IMAGE -R {uid}:{gid} /data); or mount one that is that user's."
+    )
+
+
+def _is_read_only() -> bool:
+    return bool(os.statvfs(DATA).f_flag & os.ST_RDONLY)
+
+
+def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
+    """Return the server's environment: HOME is a folder that it may write to, as many libraries expect."""
+    home = given.get("HOME", "/")
+    if home == "/" or not os.access(home, os.W_OK):
+        home = str(workspace)
+    return {**given, "HOME": home, "USER": given.get("USER", OWN_USER)}
+
+
+# -- what ---------------------------------------------------------------------------------------------
+
+
+def _command(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return the command to become: a given one, or the server with the given options."""
+    if arguments and not arguments[0].startswith("-"):
+        return list(arguments)
+    port = environment.get("PORT") or "8080"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise CannotStart(f"PORT is {port!r}; it must be a number from 1 to 65535.")
+    return [COMMAND, "serve", _target(environment), "--host", "0.0.0.0", "--port", port, *arguments]
+
+
+def _target(environment: Mapping[str, str]) -> str:
+    try:
+        AGENT.stat()
+    except PermissionError as error:
+        raise _unreadable(AGENT.parent) from error
+    except OSError:
+        if environment.get("STRANDLINE_DEMO_MODEL") == "scripted":
+            return DEMO
+        raise CannotStart(NOTHING_TO_SERVE) from None
+    if not os.access(AGENT, os.R_OK):
+        raise _unreadable(AGENT)
+    return str(AGENT)
+
+
+def _unreadable(path: Path) -> CannotStart:
+    return CannotStart(
+        f"User {os.getuid()}, whom this container runs as, may not read {path}. Mend it on the host, chmod -R a+rX "
+        f"FOLDER, where FOLDER is what you mount to /app; or mount a folder of yours to /data: the container runs as "
+        f"its owner."
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

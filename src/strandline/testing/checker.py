@@ -1,0 +1,207 @@
+"""Tells whether messages are a history that a model provider accepts, and whether they tell what happened.
+
+Written from the rules of the providers and from what Strandline promises, not from the code that makes history, so
+that it can judge that code, a journal's contents, or what a server answers. Knows nothing but the form of messages.
+
+    assert check_history(messages) == []
+    assert check_truthful(messages, Ledger(ending=Cancelled(), finished={"t1": result}, unfinished={"t2"})) == []
+
+Both return faults, one sentence each.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from itertools import pairwise
+from typing import Any, Final, assert_never
+
+from msgspec import Struct
+
+from strandline.model import Block, Cancelled, Ending, Failed, Input, Message, Succeeded, ToolResult
+
+_EARLY: Final = "(This run ended early: "
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    """What really happened in one run, as somebody who watched it wrote it down.
+
+    What is left at its default is not checked, `finished` and `unfinished` apart: together they are all the tools
+    that the run asked for.
+    """
+
+    ending: Ending
+    question: Input | None = None
+    """What was asked, as it was sent."""
+    said: Sequence[str] = ()
+    """The texts that the model finished, in order."""
+    partial: str = ""
+    """The text of the model call that was cut off."""
+    finished: Mapping[str, ToolResult] = {}
+    """The result of every tool that ended, by toolUseId."""
+    unfinished: Set[str] = frozenset()
+    """The toolUseIds that were asked for and have no result: begun, or perhaps begun."""
+
+
+# -- what a provider accepts --------------------------------------------------------------------------
+
+
+def check_pairing(messages: Sequence[Message]) -> list[str]:
+    """Return what a provider refuses in the tool blocks of a conversation, or of a part of one.
+
+    Tools are asked for by the assistant, each under an id that its message has once; the next message begins with
+    one result for each of them; no result stands anywhere else.
+    """
+    return list(_pairing(messages))
+
+
+def check_history(messages: Sequence[Message]) -> list[str]:
+    """Return what a provider refuses in a whole conversation that is at rest, waiting for the next question.
+
+    Besides the pairing of tools: it goes user, assistant, user, assistant; no message is empty, no text blank, no
+    tool result empty (Amazon Bedrock), no answer ends in reasoning (Anthropic).
+    """
+    return [*_pairing(messages), *_order(messages), *_content(messages)]
+
+
+def _pairing(messages: Sequence[Message]) -> Iterator[str]:
+    ends: list[Message] = [{"role": "assistant", "content": []}, {"role": "user", "content": []}]
+    told = [ends[0], *messages, ends[1]]
+    for number, (before, after) in enumerate(pairwise(told)):
+        asks = _ids(before, "toolUse") if before["role"] == "assistant" else []
+        gives = _ids(after, "toolResult") if after["role"] == "user" else []
+        for each in sorted(set(asks) | set(gives)):
+            if asks.count(each) != gives.count(each):
+                yield f"{each} is asked for {asks.count(each)} times and answered {gives.count(each)} at {number}"
+            elif asks.count(each) > 1:
+                yield f"{each} is asked for twice in one message before {number}"
+        if any("toolResult" not in block for block in after["content"][: len(gives)]):
+            yield f"message {number} does not begin with its results"
+    for number, message in enumerate(messages):
+        strange = "toolResult" if message["role"] == "assistant" else "toolUse"
+        if _ids(message, strange):
+            yield f"message {number} is of role {message['role']} and has a {strange}"
+
+
+def _order(messages: Sequence[Message]) -> Iterator[str]:
+    roles = [message["role"] for message in messages]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        yield f"the roles do not go user, assistant, ..., but {', '.join(roles)}"
+
+
+def _content(messages: Sequence[Message]) -> Iterator[str]:
+    for number, message in enumerate(messages):
+        blocks = message["content"]
+        if blocks == []:
+            yield f"message {number} has no content"
+        elif message["role"] == "assistant" and "reasoningContent" in blocks[-1]:
+            yield f"message {number} ends in reasoning"
+        for block in blocks:
+            if _blank(block):
+                yield f"message {number} has a blank text"
+            if "toolResult" in block:
+                output = block["toolResult"]["content"]
+                if output == [] or any(map(_blank, output)):
+                    yield f"message {number} has an empty result"
+
+
+def _ids(message: Message, kind: str) -> list[str]:
+    return [block[kind]["toolUseId"] for block in message["content"] if kind in block]
+
+
+def _blank(block: Mapping[str, Any]) -> bool:
+    return "text" in block and (block["text"] is None or block["text"].isspace() or block["text"] == "")
+
+
+# -- what happened ------------------------------------------------------------------------------------
+
+
+def check_truthful(messages: Sequence[Message], ledger: Ledger) -> list[str]:
+    """Return where the messages of one run (from its question on) do not tell what the ledger says.
+
+    The question and everything that the model said is there; a tool that ended has its result, and one that did not
+    reads as unknown; nothing else is told of any tool; the end is told in the fixed words and in no others.
+    """
+    return [
+        *_question(messages, ledger),
+        *_tools(messages, ledger),
+        *_words(messages, ledger),
+        *_end(messages, ledger),
+    ]
+
+
+def _question(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    if ledger.question is None:
+        return
+    asked: list[Block] = [{"text": ledger.question}] if isinstance(ledger.question, str) else ledger.question
+    worth = [block for block in asked if not _blank(block)] or [{"text": "(empty message)"}]
+    if not messages or messages[0]["role"] != "user" or messages[0]["content"][: len(worth)] != worth:
+        yield "the run does not begin with its question"
+
+
+def _tools(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    told: dict[str, ToolResult] = {}
+    for message in messages:
+        for block in message["content"]:
+            if "toolResult" in block:
+                told[block["toolResult"]["toolUseId"]] = block["toolResult"]
+    asked = {each for message in messages for each in _ids(message, "toolUse")}
+    for each, result in ledger.finished.items():
+        if each not in asked or each not in told:
+            yield f"tool {each} had ended and is forgotten"
+        elif _output(told[each]) != _output(result) or told[each].get("status") != result.get("status"):
+            yield f"tool {each} had ended with another result"
+    for each in ledger.unfinished:
+        if each not in asked or each not in told:
+            yield f"tool {each} may have run and is forgotten"
+        elif told[each].get("status") != "error" or "unknown" not in _text(told[each]["content"]):
+            yield f"tool {each} may have run and does not read as unknown"
+    for each in sorted((asked | set(told)) - set(ledger.finished) - ledger.unfinished):
+        yield f"tool {each} is told of and was never asked for"
+
+
+def _words(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    texts = iter([text for message in messages if message["role"] == "assistant" for text in _texts(message)])
+    for said in ledger.said:
+        if said.strip() and said not in texts:  # goes on where the last one was found
+            yield f"the model said {said!r}, which is not there or out of order"
+    if ledger.partial.strip():
+        last = _texts(messages[-1]) if messages else []
+        if isinstance(ledger.ending, Succeeded):
+            yield "a run that succeeded has no partial text"
+        elif ledger.partial not in last[:-1]:
+            yield "the partial text is not a block of its own before the closing one"
+
+
+def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    match ledger.ending:
+        case Succeeded(limit=limit):
+            closing = f"{_EARLY}limit.)" if limit else None
+        case Failed(code=code, detail=detail):
+            closing = f"{_EARLY}{code.value}.)"
+            if detail and any(detail in text for message in messages for text in _texts(message)):
+                yield "the error's own text is in history"
+        case Cancelled():
+            closing = f"{_EARLY}cancelled.)"
+        case _:
+            assert_never(ledger.ending)
+    texts = [text for message in messages for text in _texts(message)]
+    told = [text for text in texts if text.startswith(_EARLY)]
+    last = messages[-1]["content"][-1] if messages and messages[-1]["content"] else {}
+    if closing is None:
+        if told:
+            yield "a run that came to its own end reads as ended early"
+    elif last != {"text": closing} or messages[-1]["role"] != "assistant":
+        yield f"the run does not close with {closing!r}"
+    elif len(told) > 1:
+        yield "the end is told twice"
+
+
+def _texts(message: Message) -> list[str]:
+    return [block["text"] for block in message["content"] if "text" in block]
+
+
+def _text(content: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(block["text"] for block in content if "text" in block)
+
+
+def _output(result: ToolResult) -> list[Block]:
+    """Return the content of a result; an empty one may be told in any words."""
+    return [block for block in result["content"] if not _blank(block) and block != {"text": "(no output)"}]

@@ -1,0 +1,128 @@
+"""The engine without sockets, threads or real time: an event loop with virtual time, and agent loops on it.
+
+On a `VirtualLoop` a sleep of an hour takes no time at all: whenever nothing is ready, the clock jumps to the next
+timer. If there is no timer either, nothing can ever happen again, and the loop says so instead of hanging.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from strandline.engine.loops import Call, Flag
+
+T = TypeVar("T")
+
+
+class Deadlock(RuntimeError):
+    """Every task waits and no timer is set."""
+
+
+class _Instant:
+    """A selector with nothing to select: waiting means that the clock jumps."""
+
+    def __init__(self, loop: "VirtualLoop") -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            raise Deadlock("every task waits and no timer is set")
+        self._loop.advance(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop whose time stands still while anything is ready, and jumps when nothing is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._selector = _Instant(self)
+
+    def time(self) -> float:
+        """Return virtual seconds since the loop was made."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        self._now += seconds
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """There is nobody to wake: the loop never sleeps."""
+
+
+class VirtualClock:
+    """The time of a virtual loop; the wall clock starts at `epoch` seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, epoch: float = 1_800_000_000.0) -> None:
+        self._loop = loop
+        self._epoch = epoch
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return self._epoch + self._loop.time()
+
+    def monotonic(self) -> float:
+        """Return the loop's time."""
+        return self._loop.time()
+
+
+class InlineLoops:
+    """Agent loops that are the serving loop itself: what `strandline.engine.loops.Loops` promises, without threads."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Run `work()` as a task of this loop."""
+        call: Call[T] = Call(asyncio.get_running_loop().create_future())
+        task = asyncio.get_running_loop().create_task(work())
+        call.task = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda _: self._finish(call, task))
+        return call
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel the task once."""
+        if call.task is not None:
+            call.task.cancel()
+
+    def discard(self, thing: object) -> None:
+        """Drop a reference."""
+
+    def signal(self) -> Flag:
+        """Return a flag."""
+        return Flag()
+
+    def close(self) -> bool:
+        """Cancel what is left; there are no threads."""
+        for task in self._tasks:
+            task.cancel()
+        return True
+
+    def _finish(self, call: Call[T], task: "asyncio.Task[T]") -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            call.done.cancel()
+        elif (error := task.exception()) is not None:
+            call.fail(error)
+        else:
+            call.abandon(task.result())
+
+
+def run_virtual(main: Callable[[VirtualClock], Coroutine[Any, Any, T]]) -> T:
+    """Run `main(clock)` on a new virtual loop to its end and return its result. Raises `Deadlock` if it cannot end."""
+    loop = VirtualLoop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main(VirtualClock(loop)))
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        try:
+            loop.run_until_complete(asyncio.sleep(0))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()

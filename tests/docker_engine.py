@@ -1,0 +1,195 @@
+"""Real containers for tests: the engine's command line, an image of this checkout, and one container at a time.
+
+Nothing here outlives its `with`: containers and volumes that a test made are removed, whatever happens. Ports are
+chosen by the system. Knows how Strandline is asked (`/readyz`, `/health`), and nothing of what is being tested.
+"""
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+DEADLINE_S: Final = 60.0
+CHECKOUT: Final = Path(__file__).resolve().parent.parent
+LOCAL_BASES: Final = ("python:3.13-slim", "python-base:3.13")
+"""What to build on where BASE_IMAGE is not set: the usual base, or the one that tools/docker_engine.sh makes."""
+
+
+def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Return when `condition()` is true. Fails, naming `what`, when it has not become so in time."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {deadline_s} s: {what}")
+        time.sleep(0.02)
+
+
+def docker(*arguments: str, deadline_s: float = DEADLINE_S) -> str:
+    """Run one command of the engine and return what it printed. Fails with what it complained about."""
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=deadline_s, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"docker {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+def why_no_engine() -> str | None:
+    """Say why there are no containers here, or return None where there are."""
+    try:
+        docker("version", "--format", "{{.Server.Version}}", deadline_s=20)
+    except FileNotFoundError:
+        return "Docker is not installed"
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        return f"no Docker Engine answers: {str(error).splitlines()[-1]}"
+    return None
+
+
+def build_image(name: str) -> None:
+    """Build the image as `make image` does."""
+    settings = {**os.environ, "IMAGE": name}
+    if "BASE_IMAGE" not in settings:
+        settings["BASE_IMAGE"] = next((base for base in LOCAL_BASES if _is_local(base)), LOCAL_BASES[0])
+    done = subprocess.run(
+        ["make", "image"], cwd=CHECKOUT, env=settings, capture_output=True, text=True, timeout=600, check=False
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"make image failed:\n{done.stderr[-4000:]}")
+
+
+def _is_local(image: str) -> bool:
+    return bool(docker("images", "--quiet", image))
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """An empty disk for /data. `nocopy`: else the engine gives an empty one to the image's user at each start."""
+
+    name: str
+
+    @property
+    def mount(self) -> tuple[str, str]:
+        """The options that mount it."""
+        return ("--volume", f"{self.name}:/data:nocopy")
+
+    @property
+    def mount_read_only(self) -> tuple[str, str]:
+        """The options that mount it so that nobody can write to it."""
+        return ("--volume", f"{self.name}:/data:ro,nocopy")
+
+
+@contextmanager
+def volume(image: str, owner: str = "10001:10001") -> Iterator[Volume]:
+    """Make a volume that belongs to `owner`, as `uid:gid`."""
+    made = Volume(f"strandline-test-{uuid.uuid4().hex[:12]}")
+    docker("volume", "create", made.name)
+    try:
+        docker("run", "--rm", "--user", "0", "--entrypoint", "chown", *made.mount, image, owner, "/data")
+        yield made
+    finally:
+        docker("volume", "rm", "--force", made.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container ended that was not meant to go on."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run_to_end(image: str, *options: str, command: Sequence[str] = ()) -> Ended:
+    """Run a container that ends by itself, and return how it did. Fails, and removes it, if it goes on."""
+    name = f"strandline-test-{uuid.uuid4().hex[:12]}"
+    try:
+        done = subprocess.run(
+            ["docker", "run", "--rm", "--name", name, *options, image, *command],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        docker("rm", "--force", "--volumes", name)
+        raise AssertionError(f"the container did not end by itself within {DEADLINE_S} s") from error
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+class Container:
+    """A container with a server in it."""
+
+    def __init__(self, container_id: str, port: int) -> None:
+        self.id = container_id
+        self._port = port
+
+    @property
+    def url(self) -> str:
+        """Where its server is reached; another one after each start."""
+        return f"http://{docker('port', self.id, f'{self._port}/tcp').splitlines()[0]}"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the engine says about it: `Running`, `ExitCode`, `Health`, ..."""
+        state: dict[str, Any] = json.loads(docker("inspect", "--format", "{{json .State}}", self.id))
+        return state
+
+    @property
+    def logs(self) -> str:
+        """Everything that it said."""
+        done = subprocess.run(
+            ["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        return done.stdout
+
+    def until_ready(self) -> str:
+        """Wait until the server takes requests, and return its URL. Fails with the logs if the container ends."""
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            if not self.state["Running"]:
+                raise AssertionError(f"the container ended with {self.state['ExitCode']}:\n{self.logs}")
+            url = self.url
+            if _status(f"{url}/readyz") == 200:
+                return url
+            time.sleep(0.02)
+        raise AssertionError(f"not ready within {DEADLINE_S} s:\n{self.logs}")
+
+    def execute(self, *command: str, user: str | None = None) -> str:
+        """Run a command in it and return what it printed."""
+        return docker("exec", *(("--user", user) if user is not None else ()), self.id, *command)
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        docker("kill", self.id)
+
+    def start(self) -> None:
+        """Start it again, with the same data."""
+        docker("start", self.id)
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM, SIGKILL after 10 s), and return its exit status."""
+        docker("stop", self.id)
+        return int(self.state["ExitCode"])
+
+
+@contextmanager
+def container(image: str, *options: str, port: int = 8080, command: Sequence[str] = ()) -> Iterator[Container]:
+    """Run a container, reached on a port of this machine that the system chooses; removed on the way out."""
+    identity = docker("run", "--detach", "--publish", f"127.0.0.1::{port}", *options, image, *command)
+    try:
+        yield Container(identity, port)
+    finally:
+        docker("rm", "--force", "--volumes", identity)
+
+
+def _status(url: str) -> int | None:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return None

@@ -1,0 +1,123 @@
+"""An engine on virtual time with a target whose every step a test controls."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+from strandline.agents.port import Attempt, Finished, SessionAgent, Target
+from strandline.engine.service import Options, Request, Service, Ticket
+from strandline.history import Progress, question
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Journal
+from strandline.model import (
+    ANONYMOUS,
+    AgentRecord,
+    Message,
+    Principal,
+    RunId,
+    SessionId,
+    SessionKey,
+    Succeeded,
+)
+from strandline.testing.virtual import InlineLoops, VirtualClock
+
+Behaviour = Callable[[Attempt], Awaitable[str]]
+
+
+def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
+    return SessionKey(Principal(principal), SessionId(session))
+
+
+class Played:
+    """A target that plays `behaviour(attempt)` and answers with the text that it returns."""
+
+    def __init__(self, behaviour: Behaviour, *, opaque: bool = False) -> None:
+        self.behaviour = behaviour
+        self.opaque = opaque
+        self.description = "played"
+        self.built: list[tuple[SessionKey, AgentRecord, Progress]] = []
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        self.built.append((key, record, progress))
+        return PlayedAgent(self)
+
+
+class PlayedAgent:
+    def __init__(self, target: Played) -> None:
+        self._target = target
+
+    async def run(self, attempt: Attempt) -> Finished:
+        if attempt.prompt is not None:
+            attempt.add(question(attempt.prompt))
+        text = await self._target.behaviour(attempt)
+        attempt.add({"role": "assistant", "content": [{"text": text}]})
+        return Finished(ending=Succeeded())
+
+
+async def echo(attempt: Attempt) -> str:
+    return f"echo {asked(attempt)}"
+
+
+def asked(attempt: Attempt) -> str:
+    return str(attempt.messages[0]["content"][0]["text"])
+
+
+def tool_round(name: str, tool_use_id: str) -> Message:
+    return {"role": "assistant", "content": [{"toolUse": {"toolUseId": tool_use_id, "name": name, "input": {}}}]}
+
+
+def tool_result(tool_use_id: str, text: str = "done") -> dict[str, Any]:
+    return {"toolUseId": tool_use_id, "status": "success", "content": [{"text": text}]}
+
+
+async def play_round(attempt: Attempt, tool_use_id: str, tool: Callable[[], Awaitable[str]]) -> None:
+    """Do one round with one tool as a session agent does it."""
+    attempt.add(tool_round("tool", tool_use_id))
+    await attempt.begin_round()
+    result = tool_result(tool_use_id, await tool())
+    await attempt.end_tool(tool_use_id, result)
+    attempt.add({"role": "user", "content": [{"toolResult": result}]})
+    await attempt.end_round(None)
+
+
+@asynccontextmanager
+async def serving(
+    clock: VirtualClock, target: Target, journal: Journal | None = None, **options: Any
+) -> AsyncIterator[Service]:
+    """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
+    numbers = count()
+    service = Service(
+        journal=journal or MemoryJournal(clock),
+        target=target,
+        loops=InlineLoops(),
+        clock=clock,
+        new_run_id=lambda: RunId(f"run_{int(clock.now() * 1000)}_{next(numbers)}"),
+        workspace=lambda key: tempfile.gettempdir(),
+        options=Options(**options),
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.abort()
+
+
+async def send(service: Service, text: str, session: str = "s", principal: str = ANONYMOUS) -> Ticket:
+    return await service.submit(Request(key=key(session, principal), input=text))
+
+
+async def settled(service: Service) -> None:
+    """Return when nothing runs or waits."""
+    while service.health().processing or service.health().queue_depth:
+        await asyncio.sleep(0.01)
+
+
+async def history(service: Service, session: str = "s") -> list[Message]:
+    return await service.history(key(session), count=0, include_tool_messages=True)
+
+
+def texts(messages: Sequence[Message]) -> list[str]:
+    return [block["text"] for message in messages for block in message["content"] if "text" in block]

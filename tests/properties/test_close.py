@@ -1,0 +1,407 @@
+"""Whatever a run leaves, in whatever ending: `close` makes history that a provider accepts and that tells the truth.
+
+The judge is `strandline.testing.checker`, which shares no code with `strandline.history`.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from strandline.history import close, fold, history_faults, pairing_faults, question
+from strandline.model import (
+    Block,
+    Cancelled,
+    Ending,
+    ErrorCode,
+    Fact,
+    Failed,
+    Input,
+    Message,
+    RoundDone,
+    RoundStarted,
+    StateRecord,
+    Succeeded,
+    ToolDone,
+    ToolResult,
+)
+from strandline.testing.checker import Ledger, check_history, check_pairing, check_truthful
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A machine that is busy with other tests is no fault of `close`."""
+
+SECRET = "password=hunter2"
+
+blank = st.sampled_from(["", " ", "\n\t"])
+words = st.sampled_from(["Rome", "It is sunny.", "Grüße", "(hm)", "two\nlines"])
+text = st.one_of(words, words, blank)
+image = st.binary(max_size=4).map(lambda data: {"image": {"format": "png", "source": {"bytes": data}}})
+reasoning = words.map(lambda said: {"reasoningContent": {"reasoningText": {"text": said, "signature": "s"}}})
+text_block = text.map(lambda said: {"text": said})
+output = st.one_of(text_block, image, st.just({"json": {"degrees": 31}}))
+status = st.sampled_from(["success", "error"])
+state_record = st.one_of(st.none(), st.integers(0, 9).map(lambda n: {"seen": n}))
+
+inputs: st.SearchStrategy[Input] = st.one_of(text, st.lists(st.one_of(text_block, image), max_size=3))
+failures: st.SearchStrategy[Ending] = st.one_of(
+    st.builds(Failed, st.sampled_from(ErrorCode), st.sampled_from(["", SECRET])), st.just(Cancelled())
+)
+endings: st.SearchStrategy[Ending] = st.one_of(
+    failures, st.builds(Succeeded, st.one_of(st.none(), text), st.booleans())
+)
+
+
+class Round(Struct):
+    """One model call that asks for tools, and what each of them gives in the end."""
+
+    message: Message
+    results: dict[str, ToolResult]
+    state: StateRecord | None
+
+    def answers(self) -> Message:
+        return {"role": "user", "content": [{"toolResult": result} for result in self.results.values()]}
+
+
+class Story(Struct):
+    """A run up to the instant at which it was cut off."""
+
+    prompt: Input
+    rounds: list[Round]
+    """All but the last are closed."""
+    open: frozenset[str] | None
+    """Which tools of the last round have ended when the cut comes; None if that round is closed, too."""
+    tail: Message | None
+    """The answer, or the part of it that had come."""
+    whole: bool
+    """Whether the tail is the whole answer."""
+    pieces: bool = False
+    """Whether each result comes in a message of its own, after an empty one of the assistant's."""
+
+    def messages(self) -> list[Message]:
+        told = [question(self.prompt)]
+        for number, each in enumerate(self.rounds, 1):
+            told.append(each.message)
+            if self.open is not None and number == len(self.rounds):
+                break
+            if self.pieces:
+                told.append({"role": "assistant", "content": [{"text": ""}]})
+                told += [{"role": "user", "content": [block]} for block in each.answers()["content"]]
+            else:
+                told.append(each.answers())
+        return [*told, self.tail] if self.tail else told
+
+    def results(self) -> dict[str, ToolResult]:
+        if self.open is None:
+            return {}
+        return {key: result for key, result in self.rounds[-1].results.items() if key in self.open}
+
+    def ledger(self, ending: Ending) -> Ledger:
+        finished = {key: result for each in self.rounds for key, result in each.results.items()}
+        unfinished = frozenset(self.rounds[-1].results) - self.open if self.open is not None else frozenset()
+        said = [each.message for each in self.rounds] + ([self.tail] if self.tail and self.whole else [])
+        partial = "" if self.whole or self.tail is None else self.tail["content"][0]["text"]
+        return Ledger(
+            ending=ending,
+            question=self.prompt,
+            said=[block["text"] for message in said for block in message["content"] if "text" in block],
+            partial=partial,
+            finished={key: result for key, result in finished.items() if key not in unfinished},
+            unfinished=unfinished,
+        )
+
+    def facts(self) -> list[Fact]:
+        facts: list[Fact] = []
+        news = [question(self.prompt)]
+        for number, each in enumerate(self.rounds, 1):
+            closed = self.open is None or number < len(self.rounds)
+            done = each.results if closed else self.results()
+            facts.append(RoundStarted(messages=[*news, each.message]))
+            facts += [ToolDone(tool_use_id=key, result=result) for key, result in done.items()]
+            if closed:
+                facts.append(RoundDone(messages=[each.answers()], state=each.state))
+            news = []
+        return facts
+
+
+@st.composite
+def rounds(draw: st.DrawFn, number: int) -> Round:
+    ids = [f"t{number}-{each}" for each in range(draw(st.integers(1, 3)))]
+    uses: list[Block] = [{"toolUse": {"toolUseId": each, "name": "weather", "input": {"n": number}}} for each in ids]
+    said = draw(st.lists(text_block, max_size=2))
+    return Round(
+        message={"role": "assistant", "content": [*draw(st.lists(reasoning, max_size=1)), *said, *uses]},
+        results={
+            each: {"toolUseId": each, "status": draw(status), "content": draw(st.lists(output, max_size=2))}
+            for each in draw(st.permutations(ids))
+        },
+        state=draw(state_record),
+    )
+
+
+@st.composite
+def stories(draw: st.DrawFn, *, whole: bool | None = None) -> Story:
+    """Any run, cut off at any point: before or in a model call, in a round with any of its results, at its end."""
+    told = [draw(rounds(number)) for number in range(draw(st.integers(0, 4)))]
+    cut = "end" if whole else draw(st.sampled_from(["before", "in the model", "in a round", "end"]))
+    if cut == "in a round" and not told:
+        cut = "before"
+    event(f"cut {cut}")
+    tail: Message | None = None
+    if cut == "end":
+        answer = draw(st.lists(reasoning, max_size=1)) + draw(st.lists(st.one_of(text_block, image), max_size=2))
+        tail = {"role": "assistant", "content": answer, "metadata": {"usage": {"outputTokens": len(answer)}}}
+    elif cut == "in the model":
+        tail = {"role": "assistant", "content": [{"text": draw(text)}]}
+    ended = draw(st.sets(st.sampled_from(sorted(told[-1].results)))) if cut == "in a round" else None
+    return Story(
+        prompt=draw(inputs),
+        rounds=told,
+        open=None if ended is None else frozenset(ended),
+        tail=tail,
+        whole=cut == "end",
+        pieces=draw(st.booleans()),
+    )
+
+
+pool = st.sampled_from(["a", "a", "b", "c", "a-2"])
+any_use = pool.map(lambda key: {"toolUse": {"toolUseId": key, "name": "weather", "input": {}}})
+any_result = st.builds(
+    lambda key, how, content: {"toolResult": {"toolUseId": key, "status": how, "content": content}},
+    pool,
+    status,
+    st.lists(output, max_size=2),
+)
+any_message: st.SearchStrategy[Message] = st.builds(
+    lambda role, content: {"role": role, "content": content},
+    st.sampled_from(["user", "assistant"]),
+    st.lists(st.one_of(text_block, any_use, any_use, any_result, any_result, reasoning, image), max_size=4),
+)
+rubbish = st.lists(any_message, max_size=7)
+after_a_question = rubbish.map(lambda told: [question("hi"), *told])
+from_the_user: st.SearchStrategy[list[Message]] = st.builds(
+    lambda first, others: [{**first, "role": "user"}, *others], any_message, rubbish
+)
+any_results = st.dictionaries(pool, any_result.map(lambda block: block["toolResult"]), max_size=3)
+
+
+# -- runs that were cut off ---------------------------------------------------------------------------
+
+
+@patient
+@given(stories(), failures)
+def test_a_run_cut_off_anywhere_leaves_valid_and_truthful_history(story: Story, ending: Ending) -> None:
+    closed = close(story.messages(), story.results(), ending)
+
+    assert check_history(closed) == []
+    assert check_truthful(closed, story.ledger(ending)) == []
+    assert history_faults(closed) == []
+
+
+@patient
+@given(stories(whole=True))
+def test_a_run_that_returned_keeps_all_that_it_did(story: Story) -> None:
+    ending = Succeeded()
+    closed = close(story.messages(), {}, ending)
+
+    assert check_history(closed) == []
+    assert check_truthful(closed, story.ledger(ending)) == []
+
+
+@patient
+@given(stories(), st.one_of(st.none(), text), st.booleans())
+def test_a_run_that_returned_without_an_answer_is_given_one(story: Story, answer: str | None, limit: bool) -> None:
+    story = Story(prompt=story.prompt, rounds=story.rounds, open=story.open, tail=None, whole=True)
+    closed = close(story.messages(), story.results(), Succeeded(answer, limit))
+
+    assert check_history(closed) == []
+    told = limit and not (answer and answer.strip())
+    assert check_truthful(closed, story.ledger(Succeeded(limit=told))) == []
+    if answer and answer.strip():
+        assert closed[-1] == {"role": "assistant", "content": [{"text": answer}]}
+
+
+@patient
+@given(stories(), failures)
+def test_what_was_staged_of_a_run_closes_as_what_the_run_itself_had(story: Story, ending: Ending) -> None:
+    """Recovery knows the facts only; it comes to the same history, but for the model call that was under way."""
+    progress = fold(story.facts())
+    messages = progress.messages or [question(story.prompt)]
+    closed = close(messages, progress.results, ending)
+
+    seen = Story(prompt=story.prompt, rounds=story.rounds, open=story.open, tail=None, whole=False)
+    assert closed == close(seen.messages(), seen.results(), ending)
+    assert check_truthful(closed, seen.ledger(ending)) == []
+
+
+@patient
+@given(st.lists(st.tuples(stories(), failures), max_size=4))
+def test_closed_runs_after_one_another_are_valid_history(told: list[tuple[Story, Ending]]) -> None:
+    history: list[Message] = []
+    for story, ending in told:
+        history += close(story.messages(), story.results(), ending)
+
+    assert check_history(history) == []
+    assert history_faults(history) == []
+
+
+# -- close leaves alone what it may not touch ---------------------------------------------------------
+
+
+@patient
+@given(st.one_of(stories().map(Story.messages), rubbish), any_results, endings)
+def test_close_does_not_change_what_it_is_given(
+    messages: list[Message], results: dict[str, ToolResult], ending: Ending
+) -> None:
+    before = copy.deepcopy((messages, results))
+
+    close(messages, results, ending)
+
+    assert (messages, results) == before
+
+
+@patient
+@given(st.one_of(stories().map(Story.messages), after_a_question))
+def test_closing_a_closed_run_that_succeeded_changes_nothing(messages: list[Message]) -> None:
+    once = close(messages, {}, Succeeded())
+    twice = close(once, {}, Succeeded())
+
+    assert [id(message) for message in twice] == [id(message) for message in once]
+
+
+@patient
+@given(stories(), endings)
+def test_a_message_with_nothing_to_close_is_the_very_same_object(story: Story, ending: Ending) -> None:
+    messages = story.messages()
+    closed = close(messages, story.results(), ending)
+
+    for message in closed:
+        if message in messages:
+            assert any(message is each for each in messages)
+
+
+# -- whatever else there may be -----------------------------------------------------------------------
+
+
+@patient
+@given(after_a_question, any_results, endings)
+def test_any_messages_at_all_come_out_valid(
+    messages: list[Message], results: dict[str, ToolResult], ending: Ending
+) -> None:
+    closed = close(messages, results, ending)
+
+    assert check_history(closed) == []
+
+
+@patient
+@given(from_the_user, any_results, endings)
+def test_so_do_those_that_begin_with_a_strange_question(
+    messages: list[Message], results: dict[str, ToolResult], ending: Ending
+) -> None:
+    assert check_history(close(messages, results, ending)) == []
+
+
+@patient
+@given(after_a_question, endings)
+def test_no_tool_and_no_result_is_invented(messages: list[Message], ending: Ending) -> None:
+    """With no results at hand, every result that reads as a success was in the messages."""
+    closed = close(messages, {}, ending)
+
+    def succeeded(told: list[Message]) -> list[list[Block]]:
+        return [
+            [each for each in block["toolResult"]["content"] if each.get("text", "x").strip()]
+            for message in told
+            for block in message["content"]
+            if "toolResult" in block and block["toolResult"]["status"] == "success"
+        ]
+
+    given_results = succeeded(messages)
+    for content in succeeded(closed):
+        assert content in given_results or content == [{"text": "(no output)"}]
+
+
+# -- what a run has done so far -----------------------------------------------------------------------
+
+
+@patient
+@given(stories())
+def test_fold_adds_up_to_what_happened(story: Story) -> None:
+    progress = fold(story.facts())
+
+    story.tail, story.pieces = None, False
+    assert progress.messages == (story.messages() if story.rounds else [])
+    assert progress.results == story.results()
+    closed = story.rounds if story.open is None else story.rounds[:-1]
+    assert progress.state == (closed[-1].state if closed else None)
+    asked = len(story.rounds[-1].results) if story.open is not None else 0
+    assert len(progress.open_tools()) == asked - len(story.results())
+
+
+@patient
+@given(stories(), st.data())
+def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_on(
+    story: Story, data: st.DataObject
+) -> None:
+    """A crash may come between a round's last result and its `RoundDone`; the run then goes on after that round."""
+    story = Story(prompt=story.prompt, rounds=story.rounds, open=None, tail=None, whole=False)
+    ends = [number for number, fact in enumerate(story.facts()) if isinstance(fact, RoundDone)]
+    lost = data.draw(st.sets(st.sampled_from(ends))) if ends else set()
+    progress = fold(fact for number, fact in enumerate(story.facts()) if number not in lost)
+
+    ending = Failed(ErrorCode.CRASHED)
+    closed = close(progress.messages or [question(story.prompt)], progress.results, ending)
+    assert check_history(closed) == []
+    assert check_truthful(closed, story.ledger(ending)) == []
+
+
+@patient
+@given(stories())
+def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
+    on = fold(story.facts()).rounds_closed()
+
+    assert check_pairing(on) == []
+    assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
+
+
+# -- the two judges agree -----------------------------------------------------------------------------
+
+
+def _agree(ours: Callable[[Any], list[str]], theirs: Callable[[Any], list[str]], messages: list[Message]) -> None:
+    event("faulty" if ours(messages) else "valid")
+    assert bool(ours(messages)) == bool(theirs(messages)), (ours(messages), theirs(messages))
+
+
+@patient
+@given(rubbish)
+def test_the_checks_of_history_say_what_the_independent_checker_says(messages: list[Message]) -> None:
+    _agree(pairing_faults, check_pairing, messages)
+    _agree(history_faults, check_history, messages)
+
+
+@patient
+@given(after_a_question, any_results, endings, st.data())
+def test_they_agree_on_valid_history_with_one_thing_wrong(
+    messages: list[Message], results: dict[str, ToolResult], ending: Ending, data: st.DataObject
+) -> None:
+    closed = close(messages, results, ending)
+    number = data.draw(st.integers(0, len(closed) - 1))
+    content = list(closed[number]["content"])
+    match data.draw(st.sampled_from(["nothing", "drop message", "drop block", "repeat block", "add block", "role"])):
+        case "drop message":
+            del closed[number]
+        case "drop block":
+            del content[data.draw(st.integers(0, len(content) - 1))]
+            closed[number] = {**closed[number], "content": content}
+        case "repeat block":
+            closed[number] = {**closed[number], "content": [*content, data.draw(st.sampled_from(content))]}
+        case "add block":
+            block = data.draw(st.one_of(text_block, any_use, any_result, reasoning))
+            place = data.draw(st.integers(0, len(content)))
+            closed[number] = {**closed[number], "content": [*content[:place], block, *content[place:]]}
+        case "role":
+            closed[number] = {**closed[number], "role": data.draw(st.sampled_from(["user", "assistant"]))}
+
+    _agree(pairing_faults, check_pairing, closed)
+    _agree(history_faults, check_history, closed)

@@ -1,0 +1,448 @@
+"""Each way in which a run is closed, word for word."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from strandline.history import (
+    UNKNOWN_OUTCOME,
+    Progress,
+    answer_text,
+    close,
+    ended_early,
+    fold,
+    history_faults,
+    pairing_faults,
+    question,
+)
+from strandline.model import (
+    Block,
+    Cancelled,
+    Ending,
+    ErrorCode,
+    Fact,
+    Failed,
+    Message,
+    RoundDone,
+    RoundStarted,
+    Succeeded,
+    ToolDone,
+    ToolResult,
+)
+from strandline.testing.checker import Ledger, check_history, check_truthful
+
+HELLO = question("hello")
+
+
+def user(*content: Block) -> Message:
+    return {"role": "user", "content": list(content)}
+
+
+def assistant(*content: Block) -> Message:
+    return {"role": "assistant", "content": list(content)}
+
+
+def say(text: str) -> Block:
+    return {"text": text}
+
+
+def ask(*ids: str) -> list[Block]:
+    return [{"toolUse": {"toolUseId": each, "name": f"tool_{each}", "input": {}}} for each in ids]
+
+
+def result(tool_use_id: str, text: str = "done", status: str = "success") -> ToolResult:
+    return {"toolUseId": tool_use_id, "status": status, "content": [{"text": text}]}
+
+
+def gave(*results: ToolResult) -> list[Block]:
+    return [{"toolResult": each} for each in results]
+
+
+def unknown(tool_use_id: str) -> ToolResult:
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": UNKNOWN_OUTCOME}]}
+
+
+# -- the question -------------------------------------------------------------------------------------
+
+
+def test_a_question_is_a_user_message() -> None:
+    assert question("hello") == user(say("hello"))
+    assert question([say("look"), {"image": {"format": "png", "source": {"bytes": b"1"}}}]) == user(
+        say("look"), {"image": {"format": "png", "source": {"bytes": b"1"}}}
+    )
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t", [], [say("")], [say(" "), say("\n")], [*ask("a")]])
+def test_an_empty_message_reaches_history_as_a_text_that_says_so(prompt: str | list[Block]) -> None:
+    assert question(prompt) == user(say("(empty message)"))
+
+
+def test_a_caller_cannot_put_tool_blocks_into_history() -> None:
+    assert question([*ask("a"), say("hi"), *gave(result("a"))]) == user(say("hi"))
+
+
+def test_the_text_of_an_answer_is_its_text_blocks() -> None:
+    assert answer_text(assistant(say("one"), *ask("a"), say("two"))) == "one\ntwo"
+    assert answer_text(assistant(*ask("a"))) == ""
+    assert answer_text(None) == ""
+
+
+# -- a run that returned ------------------------------------------------------------------------------
+
+
+def test_an_answered_run_is_left_as_it_is() -> None:
+    messages = [HELLO, assistant(*ask("a")), user(*gave(result("a"))), assistant(say("done"))]
+
+    closed = close(messages, {}, Succeeded())
+
+    assert len(closed) == len(messages)
+    assert all(one is other for one, other in zip(closed, messages, strict=True))
+    assert closed is not messages
+
+
+def test_a_structured_output_is_closed_with_its_json_as_the_assistants_text() -> None:
+    messages = [HELLO, assistant(*ask("Weather")), user(*gave(result("Weather", "Successfully validated")))]
+
+    assert close(messages, {}, Succeeded(text='{"degrees": 31}')) == [*messages, assistant(say('{"degrees": 31}'))]
+
+
+def test_a_reached_limit_is_told() -> None:
+    messages = [HELLO, assistant(*ask("a")), user(*gave(result("a")))]
+
+    assert close(messages, {}, Succeeded(limit=True)) == [*messages, assistant(say("(This run ended early: limit.)"))]
+
+
+def test_the_answer_of_a_limited_run_is_kept() -> None:
+    messages = [HELLO, assistant(say("That is all."))]
+
+    assert close(messages, {}, Succeeded(limit=True)) == messages
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+@pytest.mark.parametrize("tail", [[], [assistant()], [assistant(say(" "))], [assistant(say("")), assistant()]])
+def test_a_run_without_an_answer_says_so(text: str | None, tail: list[Message]) -> None:
+    closed = close([HELLO, *tail], {}, Succeeded(text=text))
+
+    assert closed == [HELLO, assistant(say("(This run ended without an answer.)"))]
+
+
+def test_reasoning_alone_is_no_answer() -> None:
+    """Anthropic refuses a message that ends in it, and would refuse every later request of that session."""
+    thought: Block = {"reasoningContent": {"reasoningText": {"text": "hm"}}}
+
+    assert close([HELLO, assistant(thought)], {}, Succeeded()) == [
+        HELLO,
+        assistant(say("(This run ended without an answer.)")),
+    ]
+    assert close([HELLO, assistant(say("31"), thought)], {}, Succeeded()) == [HELLO, assistant(say("31"))]
+    kept = [HELLO, assistant(thought, say("31"))]
+    assert close(kept, {}, Succeeded())[1] is kept[1]
+
+
+# -- a run that did not return ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (Failed(ErrorCode.AGENT_ERROR, "the key is hunter2"), "(This run ended early: agent_error.)"),
+        (Failed(ErrorCode.TIMEOUT), "(This run ended early: timeout.)"),
+        (Failed(ErrorCode.QUEUE_TIMEOUT), "(This run ended early: queue_timeout.)"),
+        (Failed(ErrorCode.CRASHED), "(This run ended early: crashed.)"),
+        (Failed(ErrorCode.STOPPED), "(This run ended early: stopped.)"),
+        (Cancelled(), "(This run ended early: cancelled.)"),
+    ],
+)
+def test_the_end_is_told_in_fixed_words(ending: Ending, told: str) -> None:
+    assert close([HELLO], {}, ending) == [HELLO, assistant(say(told))]
+
+
+def test_every_error_code_has_its_sentence() -> None:
+    assert [ended_early(code) for code in ErrorCode] == [f"(This run ended early: {code.value}.)" for code in ErrorCode]
+
+
+def test_partial_text_is_kept_as_a_block_of_its_own_before_the_closing_one() -> None:
+    closed = close([HELLO, assistant(say("It is su"))], {}, Cancelled())
+
+    assert closed == [HELLO, assistant(say("It is su"), say("(This run ended early: cancelled.)"))]
+
+
+def test_the_text_of_an_answer_that_hit_max_tokens_is_kept() -> None:
+    cut = assistant(say("Once upon a"), say("The selected tool a's tool use was incomplete."))
+
+    assert close([HELLO, cut], {}, Failed(ErrorCode.AGENT_ERROR)) == [
+        HELLO,
+        assistant(*cut["content"], say("(This run ended early: agent_error.)")),
+    ]
+
+
+def test_the_metadata_of_a_message_survives_what_is_appended_to_it() -> None:
+    cut: Message = {"role": "assistant", "content": [say("so")], "metadata": {"usage": {"outputTokens": 1}}}
+
+    assert close([HELLO, cut], {}, Cancelled())[1]["metadata"] == {"usage": {"outputTokens": 1}}
+
+
+def test_blank_partial_text_is_not_kept() -> None:
+    assert close([HELLO, assistant(say(" \n"))], {}, Cancelled()) == [
+        HELLO,
+        assistant(say("(This run ended early: cancelled.)")),
+    ]
+
+
+def test_finished_tools_keep_their_results_and_the_others_read_as_unknown() -> None:
+    messages = [HELLO, assistant(say("I look."), *ask("a", "b", "c"))]
+
+    closed = close(messages, {"b": result("b", "31 degrees")}, Failed(ErrorCode.CRASHED))
+
+    assert closed == [
+        *messages,
+        user(*gave(unknown("a"), result("b", "31 degrees"), unknown("c"))),
+        assistant(say("(This run ended early: crashed.)")),
+    ]
+    assert closed[1] is messages[1]
+
+
+def test_the_result_of_a_tool_that_failed_is_a_result() -> None:
+    failed = result("a", "Error: no such city", "error")
+
+    closed = close([HELLO, assistant(*ask("a"))], {"a": failed}, Cancelled())
+
+    assert closed[2] == user(*gave(failed))
+
+
+def test_the_sentence_of_an_unknown_outcome_says_that_it_may_have_taken_effect() -> None:
+    assert "unknown" in UNKNOWN_OUTCOME
+    assert "may have taken effect" in UNKNOWN_OUTCOME
+
+
+def test_results_in_the_messages_count_before_staged_ones() -> None:
+    messages = [HELLO, assistant(*ask("a", "b")), user(*gave(result("a", "from messages")))]
+
+    closed = close(messages, {"a": result("a", "staged"), "b": result("b", "staged")}, Cancelled())
+
+    assert closed[2] == user(*gave(result("a", "from messages"), result("b", "staged")))
+
+
+def test_results_of_one_round_that_stand_in_several_messages_are_all_kept() -> None:
+    messages = [HELLO, assistant(*ask("a", "b")), user(*gave(result("a"))), user(*gave(result("b"))), user(say("now?"))]
+
+    assert close(messages, {}, Cancelled()) == [
+        HELLO,
+        messages[1],
+        user(*gave(result("a"), result("b")), say("now?")),
+        assistant(say("(This run ended early: cancelled.)")),
+    ]
+
+
+def test_an_empty_message_between_a_tool_and_its_result_hides_nothing() -> None:
+    messages = [HELLO, assistant(*ask("a")), assistant(say("")), user(*gave(result("a"))), assistant(say("ok"))]
+
+    assert close(messages, {}, Succeeded()) == [*messages[:2], *messages[3:]]
+
+
+def test_two_messages_of_one_role_become_one() -> None:
+    messages = [HELLO, user(say("and?")), assistant(say("one")), assistant(say("two"))]
+
+    assert close(messages, {}, Succeeded()) == [user(say("hello"), say("and?")), assistant(say("one"), say("two"))]
+
+
+# -- what a provider would refuse for good ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [[], [say("")], [say(" "), say("\n")]])
+def test_a_tool_without_output_says_so(content: list[Block]) -> None:
+    """Bedrock refuses a blank text in a result, and an error without any: the session would never answer again."""
+    quiet: ToolResult = {"toolUseId": "a", "status": "error", "content": content}
+    told: ToolResult = {"toolUseId": "a", "status": "error", "content": [say("(no output)")]}
+
+    in_messages = close([HELLO, assistant(*ask("a")), user(*gave(quiet)), assistant(say("ok"))], {}, Succeeded())
+    staged = close([HELLO, assistant(*ask("a"))], {"a": quiet}, Cancelled())
+
+    assert in_messages[2] == staged[2] == user(*gave(told))
+    assert quiet["content"] == content
+
+
+def test_a_question_that_is_blank_still_is_one() -> None:
+    assert close([user(say(" "))], {}, Cancelled())[0] == user(say("(empty message)"))
+
+
+def test_a_tool_that_was_asked_for_twice_under_one_id_is_told_of_twice() -> None:
+    """Small models do that. Only one result can be known under one id."""
+    twice = [HELLO, assistant(*ask("a", "a"))]
+
+    staged = close(twice, {"a": result("a")}, Cancelled())
+    returned = close(
+        [*twice, user(*gave(result("a", "one"), result("a", "two"))), assistant(say("ok"))], {}, Succeeded()
+    )
+
+    assert [block["toolUse"]["toolUseId"] for block in staged[1]["content"]] == ["a", "a-2"]
+    assert staged[2] == user(*gave(result("a"), unknown("a-2")))
+    assert returned[2] == user(*gave(result("a", "one"), result("a-2", "two")))
+
+
+def test_a_result_that_its_tool_left_without_an_id_is_no_result() -> None:
+    nameless: ToolResult = {"status": "success"}
+    messages = [HELLO, assistant(*ask("a")), user(*gave(nameless), say("go on"))]
+
+    closed = close(messages, {}, Cancelled())
+
+    assert closed[2] == user(*gave(unknown("a")), say("go on"))
+    assert close([HELLO, assistant(*ask("a"))], {"a": nameless}, Cancelled())[2] == user(
+        *gave({"status": "success", "toolUseId": "a", "content": [say("(no output)")]})
+    )
+
+
+# -- what a run has done so far -----------------------------------------------------------------------
+
+
+def test_a_run_with_nothing_staged_has_done_nothing() -> None:
+    progress = fold([])
+
+    assert progress == Progress(messages=[], results={}, state=None)
+    assert progress.open_tools() == []
+    assert progress.rounds_closed() == []
+
+
+def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
+    progress = fold(
+        [
+            RoundStarted(messages=[HELLO, assistant(*ask("a", "b"))]),
+            ToolDone(tool_use_id="b", result=result("b")),
+        ]
+    )
+
+    assert progress.open_tools() == ["tool_a"]
+    assert progress.results == {"b": result("b")}
+
+
+def test_a_round_is_closed_by_its_results_when_the_run_goes_on_without_its_end_staged() -> None:
+    facts: list[Fact] = [
+        RoundStarted(messages=[HELLO, assistant(*ask("a"))]),
+        ToolDone(tool_use_id="a", result=result("a", "31")),
+        RoundStarted(messages=[assistant(*ask("b"))]),
+    ]
+
+    progress = fold(facts)
+
+    assert progress.messages == [HELLO, assistant(*ask("a")), user(*gave(result("a", "31"))), assistant(*ask("b"))]
+    assert progress.open_tools() == ["tool_b"]
+
+
+def test_the_state_is_that_of_the_last_closed_round() -> None:
+    facts: list[Fact] = [
+        RoundStarted(messages=[HELLO, assistant(*ask("a"))]),
+        RoundDone(messages=[user(*gave(result("a")))], state={"n": 1}),
+        RoundStarted(messages=[assistant(*ask("b"))]),
+        ToolDone(tool_use_id="b", result=result("b")),
+    ]
+
+    assert fold(facts).state == {"n": 1}
+    assert fold(facts).rounds_closed()[-1] == user(*gave(result("b")))
+
+
+# -- the checks ---------------------------------------------------------------------------------------
+
+GOOD = [HELLO, assistant(*ask("a")), user(*gave(result("a"))), assistant(say("done"))]
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        ([*GOOD[:2], assistant(say("done"))], "message 2 leaves tools without a result: a"),
+        (GOOD[:2], "the last message leaves tools without a result: a"),
+        ([HELLO, GOOD[3], GOOD[2]], "message 2 answers tools that were not asked for: a"),
+        ([*GOOD[:2], user(say("hm"), *gave(result("a")))], "message 2 has something before its results of tools"),
+        ([*GOOD[:2], user(*gave(result("a"), result("a")))], "message 2 names a tool use twice: a"),
+        ([HELLO, assistant(*ask("a", "a")), GOOD[2]], "message 1 names a tool use twice: a"),
+        ([user(*ask("a")), GOOD[3]], "message 0 is the user's and asks for tools"),
+        ([*GOOD[:2], assistant(*gave(result("a")))], "message 2 is the assistant's and holds results of tools"),
+    ],
+)
+def test_a_fault_of_pairing_is_named(messages: Sequence[Message], fault: str) -> None:
+    assert fault in pairing_faults(messages)
+    assert fault in history_faults(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        ([HELLO], "the last message is not the assistant's"),
+        ([GOOD[3], HELLO], "message 0 is of role assistant, not user"),
+        ([HELLO, assistant()], "message 1 is empty"),
+        ([HELLO, assistant(say(" "))], "message 1 has a blank text"),
+        (
+            [*GOOD[:2], user(*gave(result("a", ""))), GOOD[3]],
+            "message 2 has a tool result that is empty or has a blank text",
+        ),
+        ([HELLO, assistant(say("x"), {"reasoningContent": {}})], "message 1 stops at its reasoning"),
+    ],
+)
+def test_a_fault_of_history_is_named_and_is_none_of_a_window(messages: Sequence[Message], fault: str) -> None:
+    assert fault in history_faults(messages)
+    assert pairing_faults(messages) == []
+
+
+def test_a_good_history_has_no_faults() -> None:
+    assert history_faults([]) == []
+    assert history_faults(GOOD) == []
+    assert history_faults([*GOOD, *GOOD]) == []
+
+
+# -- the checker, which judges all of the above -------------------------------------------------------
+
+
+def _told(*content: Block) -> list[Message]:
+    return [HELLO, assistant(*ask("a", "b")), user(*gave(result("a", "31"), unknown("b"))), assistant(*content)]
+
+
+LEDGER = Ledger(
+    ending=Failed(ErrorCode.TIMEOUT, "hunter2"),
+    question="hello",
+    partial="It is",
+    finished={"a": result("a", "31")},
+    unfinished=frozenset({"b"}),
+)
+CLOSED = _told(say("It is"), say("(This run ended early: timeout.)"))
+NOT_CLOSED = "the run does not close with '(This run ended early: timeout.)'"
+PARTIAL_LOST = "the partial text is not a block of its own before the closing one"
+
+
+def test_the_checker_finds_nothing_in_a_true_story() -> None:
+    assert check_history(CLOSED) == []
+    assert check_truthful(CLOSED, LEDGER) == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "fault"),
+    [
+        ([question("bye"), *CLOSED[1:]], "the run does not begin with its question"),
+        ([HELLO, CLOSED[3]], "tool a had ended and is forgotten"),
+        ([*CLOSED[:2], user(*gave(unknown("a"), unknown("b"))), CLOSED[3]], "tool a had ended with another result"),
+        ([HELLO, CLOSED[3]], "tool b may have run and is forgotten"),
+        (
+            [*CLOSED[:2], user(*gave(result("a", "31"), result("b"))), CLOSED[3]],
+            "tool b may have run and does not read as unknown",
+        ),
+        (
+            [HELLO, assistant(*ask("a", "b", "c")), *CLOSED[2:]],
+            "tool c is told of and was never asked for",
+        ),
+        (_told(say("(This run ended early: timeout.)")), PARTIAL_LOST),
+        (_told(say("It is"), say("(This run ended early: cancelled.)")), NOT_CLOSED),
+        (_told(say("It is")), NOT_CLOSED),
+        (_told(say("hunter2"), say("It is"), CLOSED[3]["content"][1]), "the error's own text is in history"),
+        (_told(CLOSED[3]["content"][1], say("It is"), CLOSED[3]["content"][1]), "the end is told twice"),
+    ],
+)
+def test_the_checker_finds_what_is_not_true(messages: list[Message], fault: str) -> None:
+    assert fault in check_truthful(messages, LEDGER)
+
+
+def test_the_checker_misses_nothing_that_was_said() -> None:
+    said = Ledger(ending=Succeeded(), said=["one", " ", "two"])
+
+    assert check_truthful([HELLO, assistant(say("one"), say("and")), HELLO, assistant(say("two"))], said) == []
+    assert len(check_truthful([HELLO, assistant(say("two"), say("one"))], said)) == 1
+    assert check_truthful([HELLO, assistant(say(ended_early("limit")))], Ledger(ending=Succeeded())) == [
+        "a run that came to its own end reads as ended early"
+    ]

@@ -1,0 +1,617 @@
+"""Real Strands agents behind the real engine: what is staged when, what the window is, what is refused."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from strands import Agent, ToolContext, tool
+from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
+from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEvent, HookOrder
+from strands.types.exceptions import ContextWindowOverflowException
+
+from engine_support import key, texts
+from strandline.agents.strands import StrandsTarget
+from strandline.clock import SystemClock
+from strandline.engine.loops import ThreadLoop
+from strandline.engine.service import Options, Request, Service
+from strandline.history import history_faults, pairing_faults
+from strandline.journal.memory import MemoryJournal
+from strandline.model import (
+    AgentRecord,
+    ErrorCode,
+    Fact,
+    Inline,
+    Message,
+    Outcome,
+    Range,
+    RoundDone,
+    RoundStarted,
+    RunId,
+    RunStatus,
+    Token,
+    ToolDone,
+)
+from strandline.testing import Gate, ScriptedModel, call, fast_retries, results, say, stop
+from strandline.testing import question as asked
+
+RUN_IDS = count()
+
+
+class Staging(MemoryJournal):
+    """A memory journal that notes what is staged, and may hold the staging of a round."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.log: list[str] = []
+        self.staged: list[Fact] = []
+        self.hold: Gate | None = None
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        self.log.append(type(fact).__name__)
+        self.staged.append(fact)
+        if self.hold is not None and isinstance(fact, RoundStarted):
+            await self.hold.wait()
+        await super().stage(token, fact)
+
+
+@asynccontextmanager
+async def serving(
+    factory: Callable[..., Any], folder: Path, journal: MemoryJournal | None = None, *, takes_session_id: bool = False
+) -> AsyncIterator[Service]:
+    loops = ThreadLoop(executor_threads=8)
+    service = Service(
+        journal=journal or MemoryJournal(SystemClock()),
+        target=StrandsTarget(factory, takes_session_id=takes_session_id, description="test"),
+        loops=loops,
+        clock=SystemClock(),
+        new_run_id=lambda: RunId(f"run_{next(RUN_IDS)}"),
+        workspace=lambda key: str(folder / key.session_id),
+        options=Options(drain_grace_s=5),
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.abort()
+
+
+async def ask(service: Service, text: str, session: str = "s") -> Outcome:
+    ticket = await service.submit(Request(key=key(session), input=text))
+    end = await asyncio.wait_for(ticket.stream.outcome(), 20)
+    assert isinstance(end, Outcome)
+    return end
+
+
+async def history(service: Service, session: str = "s") -> list[Message]:
+    messages = await service.history(key(session), count=0, include_tool_messages=True)
+    assert history_faults(messages) == []
+    return messages
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 60)
+
+    asyncio.run(bounded())
+
+
+@tool
+def echo(text: str) -> str:
+    """Say it again."""
+    return f"echo {text}"
+
+
+def one_round(messages: Any) -> Any:
+    return "done" if results(messages) else [say("let me see"), call("echo", {"text": asked(messages)})]
+
+
+def test_a_round_is_durable_before_any_tool_of_it_starts(tmp_path: Path) -> None:
+    async def main() -> None:
+        started: list[str] = []
+
+        @tool
+        def note(name: str) -> str:
+            """Note that it was started."""
+            started.append(name)
+            return name
+
+        def script(messages: Any) -> Any:
+            return "done" if results(messages) else [call("note", {"name": "a"}), call("note", {"name": "b"})]
+
+        journal = Staging()
+        journal.hold = Gate()
+        model = ScriptedModel(script)
+        async with serving(lambda: Agent(model=model, tools=[note]), tmp_path, journal) as service:
+            run = asyncio.create_task(ask(service, "go"))
+            await journal.hold.reached.wait()
+            assert started == [], "no tool may start before the round is durable"
+            journal.hold.open()
+            assert (await run).status is RunStatus.SUCCEEDED
+            assert sorted(started) == ["a", "b"]
+            assert journal.log == ["RoundStarted", "ToolDone", "ToolDone", "RoundDone"]
+            first, one, two, done = journal.staged
+            assert isinstance(first, RoundStarted)
+            assert [message["role"] for message in first.messages] == ["user", "assistant"]
+            assert isinstance(one, ToolDone)
+            assert isinstance(two, ToolDone)
+            assert isinstance(done, RoundDone)
+            given = {block["toolResult"]["toolUseId"] for block in done.messages[0]["content"]}
+            assert given == {one.tool_use_id, two.tool_use_id}
+
+    run(main)
+
+
+def test_what_is_staged_is_what_hooks_of_the_user_made_of_it(tmp_path: Path) -> None:
+    """Also a hook at SDK_LAST that was there before ours."""
+
+    async def main() -> None:
+        def rewrite(event: AfterToolCallEvent[Any]) -> None:
+            event.result["content"] = [{"text": "rewritten"}]
+
+        def factory() -> Agent:
+            agent = Agent(model=ScriptedModel(one_round), tools=[echo])
+            agent.add_hook(rewrite, AfterToolCallEvent, order=HookOrder.SDK_LAST)
+            return agent
+
+        journal = Staging()
+        async with serving(factory, tmp_path, journal) as service:
+            await ask(service, "x")
+            done = next(fact for fact in journal.staged if isinstance(fact, ToolDone))
+            assert done.result["content"] == [{"text": "rewritten"}]
+
+    run(main)
+
+
+def test_a_tool_that_a_hook_asks_to_run_again_is_staged_once_with_its_last_result(tmp_path: Path) -> None:
+    async def main() -> None:
+        calls: list[int] = []
+
+        @tool
+        def flaky() -> str:
+            """Fail once."""
+            calls.append(1)
+            return f"call {len(calls)}"
+
+        def again(event: AfterToolCallEvent[Any]) -> None:
+            event.retry = len(calls) < 2
+
+        def factory() -> Agent:
+            model = ScriptedModel(lambda messages: "done" if results(messages) else [call("flaky")])
+            agent = Agent(model=model, tools=[flaky])
+            agent.add_hook(again, AfterToolCallEvent)
+            return agent
+
+        journal = Staging()
+        async with serving(factory, tmp_path, journal) as service:
+            await ask(service, "x")
+            done = [fact for fact in journal.staged if isinstance(fact, ToolDone)]
+            assert [fact.result["content"] for fact in done] == [[{"text": "call 2"}]]
+
+    run(main)
+
+
+def test_hooks_of_the_user_that_cancel_a_tool_or_a_round_leave_a_valid_history(tmp_path: Path) -> None:
+    async def main() -> None:
+        ran: list[str] = []
+
+        @tool
+        def act() -> str:
+            """Act."""
+            ran.append("act")
+            return "acted"
+
+        def factory() -> Agent:
+            def script(messages: Any) -> Any:
+                return "done" if results(messages) else [call("act")]
+
+            agent = Agent(model=ScriptedModel(script), tools=[act])
+
+            def deny(event: BeforeToolCallEvent[Any]) -> None:
+                if asked(event.agent.messages) == "deny":
+                    event.cancel_tool = "not allowed"
+
+            def deny_all(event: BeforeToolsEvent) -> None:
+                if asked(event.agent.messages) == "deny all":
+                    event.cancel = "nothing allowed"
+
+            def broken(event: BeforeToolsEvent) -> None:
+                if asked(event.agent.messages) == "broken":
+                    raise ValueError("a broken hook")
+
+            agent.add_hook(deny, BeforeToolCallEvent)
+            agent.add_hook(deny_all, BeforeToolsEvent)
+            agent.add_hook(broken, BeforeToolsEvent)
+            return agent
+
+        async with serving(factory, tmp_path) as service:
+            for text in ("deny", "deny all"):
+                assert (await ask(service, text)).status is RunStatus.SUCCEEDED
+            failed = await ask(service, "broken")
+            assert failed.error is not None
+            assert failed.error.detail == "ValueError: a broken hook"
+            assert ran == []
+            assert (await ask(service, "go")).output == "done"
+            assert ran == ["act"]
+            told = str(await history(service))
+            assert "not allowed" in told
+            assert "nothing allowed" in told
+
+    run(main)
+
+
+def test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        seen: list[list[str]] = []
+
+        def script(messages: Any) -> str:
+            seen.append(texts(messages))
+            return f"answer {asked(messages)}"
+
+        def factory() -> Agent:
+            manager = SlidingWindowConversationManager(window_size=6)
+            return Agent(model=ScriptedModel(script), conversation_manager=manager)
+
+        async with serving(factory, tmp_path, journal) as service:
+            for number in range(10):
+                await ask(service, str(number))
+            assert len(await history(service)) == 20
+        record = await loaded(journal)
+        assert record.window == (Range(14, None),)
+        assert texts(record.messages)[0] == "7"
+        before = list(seen[-1])
+        async with serving(factory, tmp_path, journal) as service:
+            await ask(service, "10")
+        assert seen[-1][-1] == "10"
+        assert seen[-1][:-1] == [*before, "answer 9"][-6:], "a rebuilt agent sees what the kept one would have seen"
+
+    run(main)
+
+
+def test_the_whole_history_is_the_window_of_the_null_manager(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+
+        def factory() -> Agent:
+            return Agent(model=ScriptedModel(one_round), tools=[echo], conversation_manager=NullConversationManager())
+
+        async with serving(factory, tmp_path, journal) as service:
+            for number in range(30):
+                await ask(service, str(number))
+        record = await loaded(journal)
+        assert record.window == (Range(0, None),)
+        assert len(record.messages) == record.length == 120
+
+    run(main)
+
+
+def test_a_result_that_an_overflow_shortened_stands_in_the_window_and_whole_in_history(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        overflows: list[int] = []
+
+        @tool
+        def read() -> str:
+            """Read a long text."""
+            return "x" * 2000
+
+        def script(messages: Any) -> Any:
+            if asked(messages) == "overflow" and not overflows:
+                overflows.append(1)
+                raise ContextWindowOverflowException("too long")
+            if asked(messages) == "read" and not results(messages):
+                return [call("read")]
+            return "done"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[read]), tmp_path, journal) as service:
+            await ask(service, "read")
+            assert (await ask(service, "overflow")).status is RunStatus.SUCCEEDED
+            assert "x" * 2000 in str(await history(service))
+        record = await loaded(journal)
+        assert record.window[0] == Range(0, 2)
+        assert isinstance(record.window[1], Inline)
+        assert record.window[2] == Range(3, None)
+        assert "truncated" in str(record.messages)
+        assert "x" * 2000 not in str(record.messages)
+        assert pairing_faults(record.messages) == []
+
+    run(main)
+
+
+def test_messages_that_the_factory_puts_in_come_first_for_the_model_and_are_not_history(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        seen: list[list[str]] = []
+        primer: list[Any] = [
+            {"role": "user", "content": [{"text": "be brief"}]},
+            {"role": "assistant", "content": [{"text": "yes"}]},
+        ]
+
+        def script(messages: Any) -> str:
+            seen.append(texts(messages))
+            if asked(messages) == "fail":
+                raise RuntimeError("failed")
+            return "ok"
+
+        def factory() -> Agent:
+            return Agent(model=ScriptedModel(script), messages=primer)
+
+        for question in ("fail", "one", "two"):
+            async with serving(factory, tmp_path, journal) as service:
+                await ask(service, question)
+                assert "be brief" not in texts(await history(service))
+            assert seen[-1][:2] == ["be brief", "yes"]
+        assert len(primer) == 2, "the factory's own list must not grow"
+        assert seen[-1].count("be brief") == 1
+
+    run(main)
+
+
+def test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+
+        @tool(context=True)
+        def count_up(tool_context: ToolContext) -> str:
+            """Count."""
+            state = tool_context.agent.state
+            state.set("n", (state.get("n") or 0) + 1)
+            return str(state.get("n"))
+
+        def script(messages: Any) -> Any:
+            if not results(messages):
+                return [call("count_up")]
+            if asked(messages) == "fail":
+                raise RuntimeError("failed")
+            return next(iter(results(messages).values()))
+
+        def factory() -> Agent:
+            return Agent(model=ScriptedModel(script), tools=[count_up])
+
+        async with serving(factory, tmp_path, journal) as service:
+            assert [(await ask(service, text)).output for text in ("a", "fail", "b")] == ["1", "", "2"]
+        async with serving(factory, tmp_path, journal) as service:
+            assert (await ask(service, "c")).output == "3"
+
+    run(main)
+
+
+def test_invocation_state_is_fresh_for_each_run_and_says_what_a_tool_needs_to_key_its_writes(tmp_path: Path) -> None:
+    async def main() -> None:
+        seen: list[dict[str, Any]] = []
+
+        @tool(context=True)
+        def look(tool_context: ToolContext) -> str:
+            """Look."""
+            seen.append(dict(tool_context.invocation_state))
+            tool_context.invocation_state["left"] = "behind"
+            Path(tool_context.invocation_state["workspace"], "file").write_text("x")
+            return "ok"
+
+        model = ScriptedModel(lambda messages: "done" if results(messages) else [call("look")])
+        async with serving(lambda: Agent(model=model, tools=[look]), tmp_path) as service:
+            await ask(service, "a")
+            await ask(service, "b")
+        first, second = seen
+        assert first["session_id"] == "s"
+        assert first["principal"] == "anonymous"
+        assert first["attempt"] == 1
+        assert first["metadata"] == {}
+        assert first["run_id"] != second["run_id"]
+        assert "left" not in second
+        assert (tmp_path / "s" / "file").exists()
+
+    run(main)
+
+
+def test_an_interrupt_fails_the_run_and_closes_its_round(tmp_path: Path) -> None:
+    async def main() -> None:
+        @tool(context=True)
+        def approve(tool_context: ToolContext) -> str:
+            """Ask somebody."""
+            return str(tool_context.interrupt("approval", reason="sure?"))
+
+        def script(messages: Any) -> Any:
+            return [call("approve"), call("echo", {"text": "x"})] if asked(messages) == "ask" else "fine"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[approve, echo]), tmp_path) as service:
+            end = await ask(service, "ask")
+            assert end.error is not None
+            assert end.error.code is ErrorCode.AGENT_ERROR
+            assert "approval" in end.error.detail
+            assert "echo x" in str(await history(service)), "the finished sibling keeps its result"
+            assert (await ask(service, "next")).output == "fine"
+
+    run(main)
+
+
+def test_structured_output_and_limits_end_with_an_answer_in_history(tmp_path: Path) -> None:
+    class City(BaseModel):
+        name: str
+
+    async def main() -> None:
+        model = ScriptedModel(lambda messages: [call("City", {"name": "Rome"})])
+        async with serving(lambda: Agent(model=model, structured_output_model=City), tmp_path) as service:
+            for _ in range(2):
+                assert (await ask(service, "where?")).output == '{"name":"Rome"}'
+            assert texts(await history(service))[-1] == '{"name":"Rome"}'
+
+    run(main)
+
+
+def test_an_answer_cut_by_max_tokens_fails_the_run_with_its_text_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        def script(messages: Any) -> Any:
+            return [say("half an ans"), stop("max_tokens")] if asked(messages) == "long" else "fine"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script)), tmp_path) as service:
+            end = await ask(service, "long")
+            assert end.error is not None
+            assert end.error.code is ErrorCode.AGENT_ERROR
+            assert texts(await history(service))[1:] == ["half an ans", "(This run ended early: agent_error.)"]
+            assert (await ask(service, "next")).output == "fine"
+
+    run(main)
+
+
+def test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not(tmp_path: Path) -> None:
+    from strands.types.exceptions import ModelThrottledException
+
+    async def main() -> None:
+        calls: list[int] = []
+
+        def script(messages: Any) -> Any:
+            calls.append(1)
+            if asked(messages) == "throttled" and len(calls) == 1:
+                return ["first tr", ModelThrottledException("slow down")]
+            return ["second tr", RuntimeError("cut")]
+
+        def factory() -> Agent:
+            return Agent(model=ScriptedModel(script), retry_strategy=fast_retries())
+
+        async with serving(factory, tmp_path) as service:
+            assert (await ask(service, "throttled")).status is RunStatus.FAILED
+            assert texts(await history(service))[1] == "second tr"
+
+    run(main)
+
+
+def test_a_tool_that_calls_sys_exit_fails_at_most_its_own_run(tmp_path: Path) -> None:
+    async def main() -> None:
+        @tool
+        async def leave() -> str:
+            """Leave."""
+            sys.exit(3)
+
+        def script(messages: Any) -> Any:
+            return [call("leave")] if asked(messages) == "leave" and not results(messages) else "fine"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[leave]), tmp_path) as service:
+            other = asyncio.create_task(ask(service, "x", "other"))
+            await ask(service, "leave")
+            assert (await other).output == "fine"
+            assert (await ask(service, "next")).output == "fine"
+            await history(service)
+
+    run(main)
+
+
+def test_metrics_do_not_pile_up_in_an_agent_that_is_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        agents: list[Agent] = []
+
+        def factory() -> Agent:
+            agents.append(Agent(model=ScriptedModel(lambda messages: "ok")))
+            return agents[-1]
+
+        async with serving(factory, tmp_path) as service:
+            usages = [(await ask(service, str(number))).usage for number in range(5)]
+        assert len(agents) == 1
+        assert agents[0].event_loop_metrics.agent_invocations == []
+        assert [usage["outputTokens"] for usage in usages if usage is not None] == [usages[0]["outputTokens"]] * 5  # type: ignore[index]
+
+    run(main)
+
+
+def test_factories_are_sync_or_async_with_or_without_session_id_and_never_block_the_serving_loop(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        serving_thread = threading.current_thread()
+        seen: list[tuple[str, bool]] = []
+
+        def make(session_id: str) -> Agent:
+            seen.append((session_id, threading.current_thread() is serving_thread))
+            return Agent(model=ScriptedModel(lambda messages: session_id))
+
+        async def make_async(session_id: str) -> Agent:
+            return make(session_id)
+
+        for factory in (make, make_async):
+            async with serving(factory, tmp_path, takes_session_id=True) as service:
+                outputs = await asyncio.gather(*(ask(service, "x", f"s{n}") for n in range(5)))
+                assert [output.output for output in outputs] == [f"s{n}" for n in range(5)]
+        assert not any(here for _, here in seen)
+        async with serving(lambda: make("none"), tmp_path) as service:
+            assert (await ask(service, "x")).output == "none"
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: None, "returned None, not a strands.Agent"),
+        (lambda: "text", "returned an object of type builtins.str"),
+        (lambda: Agent(model=ScriptedModel(one_round), checkpointing=True), "checkpointing"),
+        (lambda: Agent(model=ScriptedModel(one_round), background_tasks=True), "background_tasks"),
+        (lambda: 1 // 0, "ZeroDivisionError"),
+    ],
+)
+def test_what_cannot_be_served_fails_its_run_with_the_reason(
+    made: Callable[[], Any], reason: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with serving(made, tmp_path) as service:
+            end = await ask(service, "x")
+            assert end.error is not None
+            assert end.error.code is ErrorCode.AGENT_ERROR
+            assert reason in end.error.detail
+
+    run(main)
+
+
+def test_an_agent_or_manager_that_two_sessions_would_share_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        agent = Agent(model=ScriptedModel(lambda messages: "ok"))
+        manager = SlidingWindowConversationManager()
+
+        def shared_manager() -> Agent:
+            return Agent(model=ScriptedModel(lambda messages: "ok"), conversation_manager=manager)
+
+        for factory, what in ((lambda: agent, "same Agent"), (shared_manager, "same conversation manager")):
+            async with serving(factory, tmp_path) as service:
+                assert (await ask(service, "x", "first")).status is RunStatus.SUCCEEDED
+                end = await ask(service, "x", "second")
+                assert end.error is not None
+                assert what in end.error.detail
+                assert (await ask(service, "x", "first")).output == "ok"
+
+    run(main)
+
+
+def test_a_session_manager_is_refused(tmp_path: Path) -> None:
+    from strands.session.file_session_manager import FileSessionManager
+
+    async def main() -> None:
+        def factory() -> Agent:
+            manager = FileSessionManager(session_id="s", storage_dir=str(tmp_path / "sessions"))
+            return Agent(model=ScriptedModel(one_round), session_manager=manager)
+
+        async with serving(factory, tmp_path) as service:
+            end = await ask(service, "x")
+            assert end.error is not None
+            assert "session_manager" in end.error.detail
+
+    run(main)
+
+
+def test_nothing_is_printed_to_the_servers_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with serving(lambda: Agent(model=ScriptedModel(lambda messages: "loud")), tmp_path) as service:
+            await ask(service, "x")
+
+    run(main)
+    assert "loud" not in capsys.readouterr().out
+
+
+async def loaded(journal: MemoryJournal) -> AgentRecord:
+    await journal.open("test", max_attempts=3)
+    return await journal.load(key())

