@@ -24,6 +24,7 @@ from strandline.model import (
 )
 from strandline.testing.virtual import InlineLoops, VirtualClock
 
+NUMBERS = count()
 Behaviour = Callable[[Attempt], Awaitable[str]]
 
 
@@ -88,13 +89,12 @@ async def serving(
     clock: VirtualClock, target: Target, journal: Journal | None = None, **options: Any
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
-    numbers = count()
     service = Service(
         journal=journal or MemoryJournal(clock),
         target=target,
         loops=InlineLoops(),
         clock=clock,
-        new_run_id=lambda: RunId(f"run_{int(clock.now() * 1000)}_{next(numbers)}"),
+        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**options),
     )

@@ -89,7 +89,7 @@ class FunctionAgent:
         try:
             encoded = msgspec.json.encode(state)
         except (TypeError, ValueError) as error:
-            raise AgentFailed("session.state must hold JSON values only") from error
+            raise AgentFailed(f"session.state must hold JSON values only: {error}") from None
         if not isinstance(state, dict):
             raise AgentFailed("session.state must stay a dict")
         self._state = state

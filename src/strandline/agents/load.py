@@ -4,11 +4,13 @@ Every way in which a TARGET can be wrong is a `TargetError` that says what to wr
 only when a target of theirs is at hand.
 """
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -42,15 +44,15 @@ def target_for(thing: object, description: str) -> Target:
             f" agent:\n\n{FACTORY_EXAMPLE}\n\nor an async function that answers a message:\n\n{FUNCTION_EXAMPLE}"
         )
     try:
-        parameters = [
-            parameter
-            for parameter in inspect.signature(thing).parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-        optional = len(inspect.signature(thing).parameters) - len(parameters)
+        signature = inspect.signature(thing)
     except (TypeError, ValueError):
-        parameters, optional = [], 0
+        signature = inspect.Signature()
+    parameters = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
     answers = inspect.iscoroutinefunction(thing) or inspect.isasyncgenfunction(thing)
     if len(parameters) == 2:
         if not answers:
@@ -74,9 +76,11 @@ def target_for(thing: object, description: str) -> Target:
         )
     from strandline.agents.strands import StrandsTarget
 
-    named = [parameter.name for parameter in parameters]
-    takes = bool(named) or (optional > 0 and "session_id" in inspect.signature(thing).parameters)
-    return StrandsTarget(thing, takes_session_id=takes, description=f"factory {description}")
+    factory: Callable[..., Any] = thing
+    by_name = not parameters and "session_id" in signature.parameters
+    if by_name:
+        factory = functools.wraps(thing)(lambda session_id: thing(session_id=session_id))
+    return StrandsTarget(factory, takes_session_id=by_name or bool(parameters), description=f"factory {description}")
 
 
 def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
@@ -100,7 +104,7 @@ def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
 
 
 def _import(where: str) -> ModuleType:
-    if where.endswith(".py") or "/" in where:
+    if where.endswith(".py") or "/" in where or where.startswith("."):
         return _import_file(Path(where))
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

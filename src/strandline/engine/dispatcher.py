@@ -46,6 +46,11 @@ class Dispatcher:
         """When the run that has waited longest was accepted, in seconds since the epoch."""
         return next(iter(self._waiting.values()), None)
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions have something to do."""
+        return len(self._lines)
+
     def is_waiting(self, run_id: RunId) -> bool:
         """Tell whether the run waits."""
         return run_id in self._waiting

@@ -18,6 +18,9 @@ from strandline.agents.port import Signal
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
 
+LEAVE_S = 0.2
+"""How long tasks that are left when the loop is closed get to take their cancellation."""
+
 
 class Call(Generic[T]):
     """A coroutine that runs on an agent loop, seen from the serving loop. `done` never holds an exception of ours."""
@@ -165,6 +168,10 @@ class ThreadLoop:
             except BaseException:
                 # A tool that calls sys.exit() breaks out of run_forever; the loop itself is intact.
                 _log.exception("user code tried to end the agent loop; it goes on")
+        if tasks := asyncio.all_tasks(self._loop):
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE_S))
 
     def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         call.task = self._loop.create_task(work())

@@ -48,15 +48,14 @@ SETTLE_AGAIN_S = 1.0
 """How long to wait before an outcome that the journal could not keep is offered again."""
 
 
-class Ended(Struct, frozen=True):
+class Ended(Struct, frozen=True, kw_only=True):
     """What became of a claim: its outcome, or None if the run was given back or the claim was lost."""
 
-    run_id: RunId
-    key: SessionKey
-    outcome: Outcome | None
-    take: Take
-    duration_s: float
-    retried: bool
+    claim: Claim
+    outcome: Outcome | None = None
+    take: Take = Take.NOTHING
+    duration_s: float = 0.0
+    lost: bool = False
 
 
 def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
@@ -133,13 +132,13 @@ class Runner:
             finished = await call.done
             if attempt.stopping and not isinstance(finished.ending, Succeeded):
                 if not attempt.tool_in_the_middle():
-                    return await self._give_back(attempt, execution, started)
+                    return await self._give_back(attempt, execution)
                 finished = Finished(ending=Failed(ErrorCode.STOPPED, "the server was stopped"), usage=finished.usage)
             return await self._settle(attempt, execution, finished, started)
         except ClaimLost:
             _log.warning("run %s was lost to a newer owner", claim.run.run_id)
             self._loops.discard(execution.take_agent())
-            return self._ended(attempt, None, Take.NOTHING, started)
+            return Ended(claim=claim, lost=True)
         finally:
             del self._live[claim.run.run_id]
 
@@ -181,17 +180,13 @@ class Runner:
                 )
                 await asyncio.sleep(SETTLE_AGAIN_S)
             else:
-                return self._ended(attempt, outcome, take, started)
+                duration_s = self._clock.monotonic() - started
+                return Ended(claim=attempt.claim, outcome=outcome, take=take, duration_s=duration_s)
 
-    async def _give_back(self, attempt: LiveAttempt, execution: "_Execution", started: float) -> Ended:
+    async def _give_back(self, attempt: LiveAttempt, execution: "_Execution") -> Ended:
         self._loops.discard(execution.take_agent())
         take = await self._journal.release(attempt.claim.token, counted=False, take=False)
-        return self._ended(attempt, None, take, started)
-
-    def _ended(self, attempt: LiveAttempt, outcome: Outcome | None, take: Take, started: float) -> Ended:
-        run = attempt.claim.run
-        duration_s = self._clock.monotonic() - started
-        return Ended(run.run_id, run.key, outcome, take, duration_s, run.attempt > 1)
+        return Ended(claim=attempt.claim, take=take)
 
 
 class _Execution:

@@ -34,7 +34,7 @@ from strandline.journal.port import (
     WaitingQuery,
 )
 from strandline.lifecycle import ENDED
-from strandline.model import Claim, Input, Message, NewRun, Principal, Run, RunId, SessionKey
+from strandline.model import Claim, Input, Message, NewRun, Principal, Run, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.service")
 
@@ -384,16 +384,27 @@ class Service:
         self._later(claim.run.run_id)
 
     def _after_end(self, ended: Ended) -> None:
+        run = ended.claim.run
+        if ended.lost:
+            self._spawn(self._look_again(run))
         if ended.outcome is None:
-            self._later(ended.run_id)
+            self._later(run.run_id)
         else:
             mean_s = self._mean_s
-            self._mean_s = ended.duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (ended.duration_s - mean_s)
-            if (stream := self._streams.pop(ended.run_id, None)) is not None:
+            newest_s = ended.duration_s
+            self._mean_s = newest_s if mean_s is None else mean_s + MEAN_WEIGHT * (newest_s - mean_s)
+            if (stream := self._streams.pop(run.run_id, None)) is not None:
                 stream.finish(ended.outcome)
-        if ended.retried:
+        if run.attempt > 1:
             self._dispatcher.unblock()
-        self._dispatcher.ended(ended.key, taken=ended.take is Take.TAKEN)
+        self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
+
+    async def _look_again(self, run: Run) -> None:
+        """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
+        found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
+        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
+            self._dispatcher.restored(run.run_id, run.key, run.created_at)
+            self._pump()
 
     def _later(self, run_id: RunId) -> None:
         if (stream := self._streams.pop(run_id, None)) is not None:

@@ -1,0 +1,109 @@
+"""Settings: which source counts, what is said about a wrong value, and when a server must not start."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strandline.config import Settings, check_exposure, descriptions, is_loopback, resolve
+from strandline.errors import SettingsError
+
+
+def test_flags_count_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    (tmp_path / "strandline.toml").write_text("port = 1\nmax_running = 2\nmax_queued = 3\n")
+    environment = {"STRANDLINE_PORT": "4", "STRANDLINE_MAX_RUNNING": "5"}
+    resolved = resolve({"port": "6", "max_queued": None}, environment, folder=tmp_path)
+    settings = resolved.settings
+    assert (settings.port, settings.max_running, settings.max_queued, settings.retry_after) == (6, 5, 3, 5.0)
+    assert resolved.origins["port"] == "--port"
+    assert resolved.origins["max_running"] == "STRANDLINE_MAX_RUNNING"
+    assert resolved.origins["max_queued"].endswith("strandline.toml")
+    assert resolved.origins["retry_after"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "value"),
+    [("AGENT_ID", "agent_id", "mine"), ("PORT", "port", 9000), ("IDLE_TIMEOUT_MINUTES", "idle_timeout_minutes", 2.5)],
+)
+def test_the_original_runners_variables_are_honoured_after_our_own(
+    variable: str, name: str, value: Any, tmp_path: Path
+) -> None:
+    assert getattr(resolve({}, {variable: str(value)}, folder=tmp_path).settings, name) == value
+    own = resolve({}, {variable: str(value), f"STRANDLINE_{name.upper()}": "7"}, folder=tmp_path).settings
+    assert str(getattr(own, name)) in ("7", "7.0")
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
+    assert resolve({}, {"STRANDLINE_PORT": "", "PORT": ""}, folder=tmp_path).settings.port == 8080
+
+
+def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
+    environment = {"STRANDLINE_ALLOWED_HOSTS": "a.example, b.example", "STRANDLINE_ALLOW_ANONYMOUS": "1"}
+    settings = resolve({}, environment, folder=tmp_path).settings
+    assert settings.allowed_hosts == ["a.example", "b.example"]
+    assert settings.allow_anonymous is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("port", "http"),
+        ("max_running", "0"),
+        ("max_queued", "-1"),
+        ("drain_grace", "-1"),
+        ("after_crash", "retry"),
+        ("allow_anonymous", "perhaps"),
+        ("idle_timeout_minutes", "0"),
+        ("agent_id", ""),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_name_origin_and_meaning(name: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        resolve({name: value}, {}, folder=tmp_path)
+    assert name in str(refusal.value)
+    assert f"--{name.replace('_', '-')}" in str(refusal.value)
+    assert descriptions()[name] in str(refusal.value)
+
+
+def test_a_file_that_is_wrong_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "strandline.toml"
+    for text, said in (
+        ("max_runing = 3", "did you mean `max_running`"),
+        ("port =", "cannot be read"),
+        ("x = 1", "no setting"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SettingsError, match=said):
+            resolve({}, {}, folder=tmp_path)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        resolve({}, {}, toml=tmp_path / "missing.toml")
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert list(descriptions()) == list(Settings.__struct_fields__)
+    assert all(descriptions().values())
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("localhost", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.1", False),
+        ("example.org", False),
+    ],
+)
+def test_a_server_without_keys_listens_beyond_loopback_only_if_that_is_allowed(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+    check_exposure(Settings(host=host, allow_anonymous=True))
+    if loopback:
+        check_exposure(Settings(host=host))
+    else:
+        with pytest.raises(SettingsError, match="STRANDLINE_ALLOW_ANONYMOUS=1"):
+            check_exposure(Settings(host=host))

@@ -1,0 +1,146 @@
+"""The dispatcher's books, move by move: slots never leak, whatever order verbs and claims report in."""
+
+from strandline.engine.dispatcher import Dispatcher
+from strandline.model import Principal, RunId, SessionId, SessionKey
+
+A = SessionKey(Principal("p"), SessionId("a"))
+B = SessionKey(Principal("p"), SessionId("b"))
+
+
+def free_slots(dispatcher: Dispatcher) -> int:
+    """Count the free slots by using them up."""
+    number = 0
+    while dispatcher.reserve(SessionKey(Principal("probe"), SessionId(f"probe{number}"))):
+        number += 1
+    return number
+
+
+def test_a_run_that_is_taken_at_once_uses_one_slot_until_it_ends() -> None:
+    dispatcher = Dispatcher(2)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert dispatcher.waiting == 0
+    dispatcher.ended(A, taken=False)
+    assert free_slots(dispatcher) == 2
+
+
+def test_a_claim_that_reports_before_its_accept_leaves_nothing_waiting() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(A)
+    # The settle of run 1 takes run 2 in the very batch that accepts it: its claim is told first.
+    dispatcher.claimed(RunId("2"), A)
+    dispatcher.accepted(RunId("2"), A, 0.0, reserved=False, taken=False)
+    dispatcher.ended(A, taken=True)
+    assert dispatcher.waiting == 0
+    assert dispatcher.oldest is None
+    dispatcher.ended(A, taken=False)
+    assert free_slots(dispatcher) == 1
+
+
+def test_a_slot_goes_over_to_the_next_run_of_its_session_and_is_not_given_twice() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
+    assert dispatcher.keeps_slot()
+    dispatcher.ended(A, taken=True)
+    dispatcher.claimed(RunId("2"), A)
+    assert free_slots(dispatcher) == 0
+    dispatcher.ended(A, taken=False)
+    assert free_slots(dispatcher) == 1
+
+
+def test_a_session_that_arrives_while_no_slot_is_free_goes_before_a_busy_ones_next_run() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
+    assert not dispatcher.reserve(B)
+    dispatcher.accepted(RunId("3"), B, 2.0, reserved=False, taken=False)
+    assert not dispatcher.keeps_slot()
+    dispatcher.ended(A, taken=False)
+    assert dispatcher.next() == B
+    assert dispatcher.next() is None, "there is one slot"
+    dispatcher.claimed(RunId("3"), B)
+    dispatcher.ended(B, taken=False)
+    assert dispatcher.next() == A
+
+
+def test_a_commit_that_fails_after_its_claim_was_told_frees_one_slot_once() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.refused(RunId("1"), A, reserved=True)
+    assert free_slots(dispatcher) == 0, "the stale claim still executes"
+    dispatcher.ended(A, taken=False)
+    assert free_slots(dispatcher) == 1
+
+
+def test_a_settle_whose_take_failed_after_its_claim_was_told_frees_one_slot_once() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
+    dispatcher.claimed(RunId("2"), A)
+    dispatcher.ended(A, taken=True)
+    dispatcher.ended(A, taken=False)
+    dispatcher.restored(RunId("2"), A, 1.0)
+    assert dispatcher.waiting == 1
+    assert dispatcher.next() == A
+
+
+def test_a_refused_run_gives_its_slot_back() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(A)
+    dispatcher.refused(RunId("1"), A, reserved=True)
+    assert free_slots(dispatcher) == 1
+
+
+def test_a_blocked_session_uses_no_slot_and_lines_up_when_unblocked() -> None:
+    dispatcher = Dispatcher(1)
+    dispatcher.restored(RunId("1"), A, 0.0)
+    assert dispatcher.next() == A
+    dispatcher.blocked(A)
+    dispatcher.restored(RunId("2"), A, 1.0)
+    assert dispatcher.next() is None, "it waits for another session's last attempt"
+    dispatcher.unblock()
+    assert dispatcher.next() == A
+
+
+def test_a_session_in_which_nothing_was_found_is_not_asked_again_until_a_run_arrives() -> None:
+    dispatcher = Dispatcher(1)
+    dispatcher.restored(RunId("1"), A, 0.0)
+    assert dispatcher.next() == A
+    dispatcher.emptied(A)
+    assert dispatcher.next() is None
+    dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
+    assert dispatcher.next() == A
+
+
+def test_nothing_starts_after_a_stop() -> None:
+    dispatcher = Dispatcher(4)
+    dispatcher.restored(RunId("1"), A, 0.0)
+    dispatcher.stop()
+    assert dispatcher.next() is None
+    assert not dispatcher.reserve(B)
+    assert not dispatcher.keeps_slot()
+    assert dispatcher.waiting_runs() == [RunId("1")]
+
+
+def test_a_session_with_nothing_to_do_is_forgotten() -> None:
+    dispatcher = Dispatcher(1)
+    for number in range(1000):
+        session = SessionKey(Principal("p"), SessionId(f"s{number}"))
+        run_id = RunId(str(number))
+        assert dispatcher.reserve(session)
+        dispatcher.claimed(run_id, session)
+        dispatcher.accepted(run_id, session, 0.0, reserved=True, taken=True)
+        dispatcher.ended(session, taken=False)
+    assert dispatcher.sessions == 0

@@ -1,0 +1,124 @@
+"""The engine over a journal that fails: nothing is lost, nothing ends twice, no slot leaks."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine_support import Played, echo, history, play_round, send, serving, settled, texts
+from strandline.agents.port import Attempt
+from strandline.engine.stream import Later
+from strandline.errors import JournalUnavailable
+from strandline.journal.memory import MemoryJournal
+from strandline.model import Outcome, RunStatus
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Faulty(MemoryJournal):
+    """Fails each verb as often as `failures` says."""
+
+    def __init__(self, clock: VirtualClock, **failures: int) -> None:
+        super().__init__(clock)
+        self.failures = failures
+
+    def _maybe_fail(self, verb: str) -> None:
+        if self.failures.get(verb, 0):
+            self.failures[verb] -= 1
+            raise JournalUnavailable("the disk is full")
+
+    async def accept(self, *args: Any, **options: Any) -> Any:
+        self._maybe_fail("accept")
+        return await super().accept(*args, **options)
+
+    async def settle(self, *args: Any, **options: Any) -> Any:
+        self._maybe_fail("settle")
+        return await super().settle(*args, **options)
+
+    async def take(self, *args: Any) -> Any:
+        self._maybe_fail("take")
+        return await super().take(*args)
+
+    async def stage(self, *args: Any) -> None:
+        self._maybe_fail("stage")
+        await super().stage(*args)
+
+
+def test_an_accept_that_fails_is_told_and_leaks_no_slot() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Faulty(clock, accept=3), max_running=1) as service:
+            for _ in range(3):
+                with pytest.raises(JournalUnavailable):
+                    await send(service, "x")
+            end = await (await send(service, "y")).stream.outcome()
+            assert isinstance(end, Outcome)
+            assert end.output == "echo y"
+
+    run_virtual(main)
+
+
+def test_an_outcome_that_cannot_be_kept_yet_is_offered_again_until_it_is() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Faulty(clock, settle=5)) as service:
+            first, second = await send(service, "1"), await send(service, "2")
+            ends = [await ticket.stream.outcome() for ticket in (first, second)]
+            assert [end.output for end in ends if isinstance(end, Outcome)] == ["echo 1", "echo 2"]
+            assert texts(await history(service)) == ["1", "echo 1", "2", "echo 2"]
+            assert clock.monotonic() >= 5
+
+    run_virtual(main)
+
+
+def test_a_waiting_run_that_cannot_be_claimed_yet_is_claimed_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Faulty(clock, take=2), max_running=1) as service:
+            tickets = [await send(service, "x", session) for session in ("a", "b", "c")]
+            for ticket in tickets:
+                assert isinstance(await ticket.stream.outcome(), Outcome)
+            await settled(service)
+
+    run_virtual(main)
+
+
+def test_a_round_that_cannot_be_staged_starts_no_tool_and_fails_its_run_only() -> None:
+    async def main(clock: VirtualClock) -> None:
+        started: list[str] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            async def tool() -> str:
+                started.append("tool")
+                return "done"
+
+            await play_round(attempt, "t1", tool)
+            return "answer"
+
+        async with serving(clock, Played(behaviour), Faulty(clock, stage=1)) as service:
+            first, second = await send(service, "1"), await send(service, "2")
+            end = await first.stream.outcome()
+            assert isinstance(end, Outcome)
+            assert end.status is RunStatus.FAILED
+            assert started == []
+            end = await second.stream.outcome()
+            assert isinstance(end, Outcome)
+            assert end.output == "answer"
+            assert started == ["tool"]
+
+    run_virtual(main)
+
+
+def test_a_run_that_a_newer_owner_took_over_ends_there_and_not_here() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+
+        async def behaviour(attempt: Attempt) -> str:
+            await asyncio.sleep(10)
+            return "too late"
+
+        async with serving(clock, Played(behaviour), journal) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(1)
+            await journal.open("a newer owner", max_attempts=3)
+            assert await ticket.stream.outcome() is Later.LATER
+            assert texts(await history(service)) == []
+            assert service.health().running == 0
+
+    run_virtual(main)

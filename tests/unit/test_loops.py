@@ -1,0 +1,145 @@
+"""The thread loop: user code runs over there, results come back here, and nothing hangs on it."""
+
+import asyncio
+import gc
+import sys
+import threading
+import weakref
+from contextlib import suppress
+
+import pytest
+
+from strandline.engine.loops import ThreadLoop
+from strandline.testing import Gate, Signal
+
+
+def test_work_runs_on_the_agent_thread_and_its_result_comes_back() -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+
+        async def work() -> tuple[str, str]:
+            await asyncio.sleep(0)
+            return threading.current_thread().name, await asyncio.to_thread(lambda: threading.current_thread().name)
+
+        name, tool = await asyncio.wait_for(loops.start(work).done, 10)
+        assert name == "strandline-agents"
+        assert tool.startswith("strandline-tool")
+        assert loops.close()
+
+    before = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == before
+
+
+def test_the_serving_loop_goes_on_while_the_agent_loop_blocks() -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+        gate = Gate()
+
+        async def blocks() -> str:
+            gate.block()
+            return "let go"
+
+        call = loops.start(blocks)
+        await gate.reached.wait()
+        await asyncio.sleep(0)
+        assert not call.done.done()
+        gate.open()
+        assert await asyncio.wait_for(call.done, 10) == "let go"
+        loops.close()
+
+    asyncio.run(main())
+
+
+def test_a_cancel_reaches_the_task_and_an_abandoned_call_ends_here_at_once() -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+        gate = Gate()
+        cancels = [Signal(), Signal()]
+
+        async def stubborn() -> str:
+            for cancelled in cancels:
+                with suppress(asyncio.CancelledError):
+                    await gate.wait()
+                    return "opened"
+                cancelled.set()
+            return "gave up"
+
+        call = loops.start(stubborn)
+        await gate.reached.wait()
+        for cancelled in cancels:
+            loops.cancel(call)
+            await asyncio.wait_for(cancelled.wait(), 10)
+        assert await asyncio.wait_for(call.done, 10) == "gave up"
+
+        call = loops.start(stubborn)
+        call.abandon("left")
+        assert await call.done == "left"
+        gate.open()
+        loops.close()
+
+    asyncio.run(main())
+
+
+def test_sys_exit_in_user_code_does_not_end_the_agent_loop() -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+
+        async def leaves() -> str:
+            task = asyncio.create_task(leave())
+            with suppress(SystemExit):
+                await task
+            return "still here"
+
+        async def leave() -> None:
+            sys.exit(3)
+
+        assert await asyncio.wait_for(loops.start(leaves).done, 10) == "still here"
+        loops.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
+    dropped: list[str] = []
+
+    class Thing:
+        def __del__(self) -> None:
+            dropped.append(threading.current_thread().name)
+
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+        thing = Thing()
+        alive = weakref.ref(thing)
+        loops.discard(thing)
+        del thing
+
+        async def nothing() -> None:
+            return None
+
+        await asyncio.wait_for(loops.start(nothing).done, 10)
+        gc.collect()
+        assert alive() is None
+        loops.close()
+
+    asyncio.run(main())
+    assert dropped == ["strandline-agents"]
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+        gate = Gate()
+
+        async def work() -> None:
+            await asyncio.to_thread(gate.block)
+
+        loops.start(work)
+        await gate.reached.wait()
+        if not stuck:
+            gate.open()
+        assert loops.close() is not stuck
+        gate.open()
+
+    asyncio.run(main())
