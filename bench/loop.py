@@ -1,4 +1,7 @@
-"""The limit: the agent of the benchmark called in a loop, in a process of its own, without any server.
+"""The limit: the agents of the benchmark called in a loop, in a process of their own, without any server.
+
+The agents take turns, one answer each, as the sessions of a server do; with `--one-by-one` each is called again and
+again before the next is, so that the processor's caches hold all that it needs. No server can have that order.
 
 Reads one JSON command a line from stdin and answers with one line of JSON, so that its turns can be
 interleaved with those of the servers.
@@ -16,10 +19,12 @@ from bench.agents.scripted import make_agent
 from bench.load import MESSAGE, Load, sessions
 
 
-async def _until(agent: Agent, end: float, load: Load) -> None:
+async def _until(agent: Agent, end: float, load: Load, *, in_turn: bool) -> None:
     while (start := time.perf_counter()) < end:
         await agent.invoke_async(MESSAGE)
         load.latencies_s.append(time.perf_counter() - start)
+        if in_turn:
+            await asyncio.sleep(0)
 
 
 async def _turns(agent: Agent, turns: int, load: Load) -> None:
@@ -27,7 +32,7 @@ async def _turns(agent: Agent, turns: int, load: Load) -> None:
         await agent.invoke_async(MESSAGE)
 
 
-async def _serve() -> None:
+async def _serve(*, in_turn: bool) -> None:
     agents: dict[str, Agent] = {}
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -40,10 +45,10 @@ async def _serve() -> None:
                 if "turns" in command:
                     group.create_task(_turns(agent, command["turns"], load))
                 else:
-                    group.create_task(_until(agent, begin + command["seconds"], load))
+                    group.create_task(_until(agent, begin + command["seconds"], load, in_turn=in_turn))
         load.seconds = time.perf_counter() - begin
         print(json.dumps({"latencies_s": load.latencies_s, "seconds": load.seconds}), flush=True)
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_serve(in_turn="--one-by-one" not in sys.argv))

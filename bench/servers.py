@@ -140,11 +140,11 @@ def server(
 
 
 @contextmanager
-def loop(core: set[int]) -> Iterator[Loop]:
-    """Start the process that calls the agent in a loop."""
+def loop(core: set[int], *options: str) -> Iterator[Loop]:
+    """Start the process that calls the agents in a loop."""
     with pinned(core):
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.loop"],
+            [sys.executable, "-m", "bench.loop", *options],
             cwd=ROOT,
             env=_environment(),
             stdin=subprocess.PIPE,

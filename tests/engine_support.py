@@ -39,6 +39,7 @@ class Played:
         self.behaviour = behaviour
         self.opaque = opaque
         self.description = "played"
+        self.rested = 0
         self.built: list[tuple[SessionKey, AgentRecord, Progress]] = []
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
@@ -56,6 +57,9 @@ class PlayedAgent:
         text = await self._target.behaviour(attempt)
         attempt.add({"role": "assistant", "content": [{"text": text}]})
         return Finished(ending=Succeeded())
+
+    def rest(self) -> None:
+        self._target.rested += 1
 
 
 async def echo(attempt: Attempt) -> str:

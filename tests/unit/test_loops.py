@@ -143,3 +143,17 @@ def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> N
         gate.open()
 
     asyncio.run(main())
+
+
+def test_a_posted_call_that_fails_does_not_hold_up_the_others() -> None:
+    async def main() -> None:
+        loops = ThreadLoop(executor_threads=2)
+        loops.post(lambda: 1 // 0)
+
+        async def work() -> str:
+            return "done"
+
+        assert await asyncio.wait_for(loops.start(work).done, 10) == "done"
+        loops.close()
+
+    asyncio.run(main())

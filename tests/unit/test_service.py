@@ -278,7 +278,11 @@ def test_agents_are_kept_between_runs_and_evicted_by_count_and_by_age() -> None:
                 await outcome((await send(service, "x", session)).stream)
             assert [built[0].session_id for built in target.built] == ["a", "b", "c", "b"]
             assert service.health().agents_in_memory == 2
-            await asyncio.sleep(131)
+            assert target.rested == 0
+            await asyncio.sleep(20)
+            assert target.rested == 2
+            assert service.health().agents_in_memory == 2
+            await asyncio.sleep(100)
             assert service.health().agents_in_memory == 0
             await outcome((await send(service, "x", "a")).stream)
             assert len(target.built[-1][1].messages) == 6

@@ -275,6 +275,36 @@ def test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all
     run(main)
 
 
+def test_an_agent_that_has_rested_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    async def main() -> None:
+        records: list[AgentRecord] = []
+        for rests in (False, True):
+            journal = MemoryJournal(SystemClock())
+            agents: list[Agent] = []
+
+            def factory(agents: list[Agent] = agents) -> Agent:
+                manager = SlidingWindowConversationManager(window_size=6)
+                agents.append(Agent(model=ScriptedModel(one_round), tools=[echo], conversation_manager=manager))
+                return agents[-1]
+
+            async with serving(factory, tmp_path, journal) as service:
+                for number in range(6):
+                    await ask(service, str(number))
+                    agent = service._pool.pop(key())
+                    assert agent is not None
+                    if rests:
+                        agent.rest()
+                        agent.rest()
+                        assert agents[0].messages == []
+                    service._pool.put(key(), agent)
+            assert len(agents) == 1
+            records.append(await loaded(journal))
+        assert records[0].window == records[1].window != (Range(0, None),)
+        assert texts(records[0].messages) == texts(records[1].messages)
+
+    run(main)
+
+
 def test_the_whole_history_is_the_window_of_the_null_manager(tmp_path: Path) -> None:
     async def main() -> None:
         journal = MemoryJournal(SystemClock())

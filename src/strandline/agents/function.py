@@ -13,9 +13,12 @@ from typing import Any
 import msgspec
 
 from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline.encoding import decoder, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import Progress, answer_text, question
 from strandline.model import AgentRecord, Message, RunId, SessionId, SessionKey, StateRecord, Succeeded
+
+_messages = decoder(list[Message])
 
 
 class Session:
@@ -58,11 +61,14 @@ class FunctionAgent:
         self._messages = list(record.messages)
         self._state: StateRecord = record.state or {}
         self._encoded = msgspec.json.encode(self._state)
+        self._packed: bytes | None = None
 
     async def run(self, attempt: Attempt) -> Finished:
         """Call the function and collect what it says."""
         prompt = attempt.prompt
         assert prompt is not None, "an opaque run is never taken up in the middle"
+        if self._packed is not None:
+            self._messages, self._packed = _messages(self._packed), None
         asked = question(prompt)
         attempt.add(asked)
         session = Session(attempt.context, self._messages, self._state)
@@ -73,6 +79,11 @@ class FunctionAgent:
             attempt.add(said)
         self._messages += [asked, said] if answer.strip() else [asked]
         return Finished(ending=Succeeded(), state=self._changed_state(session.state))
+
+    def rest(self) -> None:
+        """Keep the conversation as bytes."""
+        if self._packed is None:
+            self._messages, self._packed = [], encode_messages(self._messages)
 
     async def _answer(self, attempt: Attempt, returned: Any) -> str:
         if inspect.isasyncgen(returned):

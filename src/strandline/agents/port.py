@@ -121,6 +121,10 @@ class SessionAgent(Protocol):
         """Execute an attempt. Raises whatever the user's code raises; the object is not used again then."""
         ...
 
+    def rest(self) -> None:
+        """Take as little memory as possible until the next run. Called on the agent loop, between runs."""
+        ...
+
 
 class Target(Protocol):
     """What is served: makes the agent of a session."""

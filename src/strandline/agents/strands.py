@@ -31,7 +31,7 @@ from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
 from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.encoding import encode
+from strandline.encoding import decoder, encode, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import Progress, question
 from strandline.model import (
@@ -55,6 +55,7 @@ CANCELLED_BY_USER = "Cancelled by user"
 """What Strands puts into the conversation in place of a model's answer that was cut off by a cancel."""
 LAST = HookOrder.SDK_LAST + 1000.0
 """Our hooks see what all others have made of an event, those that asked for `SDK_LAST` too."""
+_messages = decoder(list[Message])
 STATE_FIELDS = ["state", "conversation_manager_state", "model_state"]
 
 
@@ -124,6 +125,7 @@ class StrandsAgent:
         self._length = record.length
         self._window = record.window
         self._origins: dict[int, tuple[Message, object, int]] = {}
+        self._packed: tuple[bytes, list[int | None]] | None = None
         primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
         agent.messages = [*primers, *cast("list[Any]", record.messages), *cast("list[Any]", progress.rounds_closed())]
         for message, origin in zip(record.messages, record.origins, strict=True):
@@ -142,6 +144,7 @@ class StrandsAgent:
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
         agent = self._agent
+        self._unpack()
         prompt = None if attempt.prompt is None else question(attempt.prompt)["content"]
         context = attempt.context
         invocation_state = {
@@ -180,6 +183,24 @@ class StrandsAgent:
         return Finished(
             ending=ending, usage=usage, window=self._changed_window(attempt.messages), state=self._changed_state()
         )
+
+    def rest(self) -> None:
+        """Keep the conversation as bytes: a third of what its dictionaries take."""
+        if self._packed is None:
+            messages = cast("list[Message]", self._agent.messages)
+            self._packed = encode_messages(messages), [self._index_of(message) for message in messages]
+            self._agent.messages = []
+            self._origins = {}
+
+    def _unpack(self) -> None:
+        if self._packed is None:
+            return
+        (encoded, indices), self._packed = self._packed, None
+        messages = _messages(encoded)
+        self._agent.messages = cast("list[Any]", messages)
+        for message, index in zip(messages, indices, strict=True):
+            if index is not None:
+                self._remember(message, index)
 
     # -- hooks -------------------------------------------------------------------------------------
 

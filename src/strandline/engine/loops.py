@@ -68,6 +68,10 @@ class Loops(Protocol):
         """Cancel the call's task once, like `task.cancel()`; the task may swallow it."""
         ...
 
+    def post(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the agent loop, after whatever was started there before."""
+        ...
+
     def discard(self, thing: object) -> None:
         """Drop a reference to user objects over there, since dropping may run their code."""
         ...
@@ -100,7 +104,10 @@ class Mailbox:
         self._woken = False
         items = self._items
         while items:
-            items.popleft()()
+            try:
+                items.popleft()()
+            except Exception:
+                _log.exception("a call between two loops failed; the others go on")
 
 
 class ThreadLoop:
@@ -133,6 +140,10 @@ class ThreadLoop:
     def cancel(self, call: Call[Any]) -> None:
         """Cancel the call's task once."""
         self._inbox.post(lambda: call.task is not None and call.task.cancel())
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the agent loop."""
+        self._inbox.post(work)
 
     def discard(self, thing: object) -> None:
         """Drop a reference on the agent loop."""

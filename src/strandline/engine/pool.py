@@ -5,52 +5,59 @@ puts it back. Dropping an agent is therefore the rollback; the next run rebuilds
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 from strandline.agents.port import SessionAgent
 from strandline.clock import Clock
+from strandline.engine.loops import Loops
 from strandline.model import SessionKey
+
+REST_AFTER_S = 5.0
+"""After this long an idle agent is told to take as little memory as it can."""
 
 
 class AgentPool:
     """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first."""
 
-    def __init__(
-        self, *, max_agents: int, agent_idle_s: float, clock: Clock, discard: Callable[[object], None]
-    ) -> None:
+    def __init__(self, *, max_agents: int, agent_idle_s: float, clock: Clock, loops: Loops) -> None:
         self._max_agents = max_agents
         self._agent_idle_s = agent_idle_s
         self._clock = clock
-        self._discard = discard
+        self._loops = loops
         self._agents: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
+        self._resting: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._agents)
+        return len(self._agents) + len(self._resting)
 
     def pop(self, key: SessionKey) -> SessionAgent | None:
         """Take out the agent of a session, if it is here."""
-        entry = self._agents.pop(key, None)
+        entry = self._agents.pop(key, None) or self._resting.pop(key, None)
         return entry[0] if entry is not None else None
 
     def put(self, key: SessionKey, agent: SessionAgent) -> None:
         """Keep an agent until its session's next run."""
         self.drop(key)
         self._agents[key] = (agent, self._clock.monotonic())
-        if len(self._agents) > self._max_agents:
-            _, (oldest, _) = self._agents.popitem(last=False)
-            self._discard(oldest)
+        if len(self) > self._max_agents:
+            _, (oldest, _) = (self._resting or self._agents).popitem(last=False)
+            self._loops.discard(oldest)
 
     def drop(self, key: SessionKey) -> None:
         """Drop the agent of a session, if it is here."""
         if (agent := self.pop(key)) is not None:
-            self._discard(agent)
+            self._loops.discard(agent)
 
-    def evict(self) -> None:
-        """Drop the agents that have been idle for too long."""
-        deadline = self._clock.monotonic() - self._agent_idle_s
-        while self._agents:
-            key, (agent, since) = next(iter(self._agents.items()))
-            if since > deadline:
-                return
-            del self._agents[key]
-            self._discard(agent)
+    def tidy(self) -> None:
+        """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
+        now = self._clock.monotonic()
+        while (oldest := _oldest(self._agents)) is not None and oldest[1] <= now - REST_AFTER_S:
+            key, entry = self._agents.popitem(last=False)
+            self._resting[key] = entry
+            self._loops.post(entry[0].rest)
+        while (oldest := _oldest(self._resting)) is not None and oldest[1] <= now - self._agent_idle_s:
+            self._resting.popitem(last=False)
+            self._loops.discard(oldest[0])
+
+
+def _oldest(agents: OrderedDict[SessionKey, tuple[SessionAgent, float]]) -> tuple[SessionAgent, float] | None:
+    return next(iter(agents.values()), None)

@@ -40,7 +40,7 @@ _log = logging.getLogger("strandline.service")
 
 MEAN_WEIGHT = 0.2
 """The share of the newest run in the decaying mean of run times."""
-EVICT_EVERY_S = 30.0
+TIDY_EVERY_S = 5.0
 TAKE_AGAIN_S = 1.0
 HISTORY_PAGE = 500
 
@@ -125,7 +125,7 @@ class Service:
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
         self._dispatcher = Dispatcher(options.max_running)
         self._pool = AgentPool(
-            max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, discard=loops.discard
+            max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
         self._runner = Runner(
             journal=journal,
@@ -143,6 +143,8 @@ class Service:
         self._last_asked = clock.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[Any]] = set()
+        self._claiming: set[asyncio.Future[Any]] = set()
+        """Verbs under way that may make a claim: accepts and takes."""
         self._consumer: asyncio.Task[None] | None = None
 
     # -- life --------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class Service:
         if orphans or self._dispatcher.waiting:
             _log.info("recovered %d runs that were executing; %d runs wait", len(orphans), self._dispatcher.waiting)
         self._consumer = asyncio.create_task(self._consume())
-        self._spawn(self._evict())
+        self._spawn(self._tidy())
         self._ready = True
         self._pump()
 
@@ -175,6 +177,9 @@ class Service:
         self._dispatcher.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._later(run_id)
+        # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
+        if self._claiming:
+            await asyncio.wait(self._claiming, timeout=self._options.drain_grace_s + self._options.stop_grace_s)
         await self._all_ended(self._options.drain_grace_s)
         if self._executing:
             await self._runner.stop(self._options.stop_grace_s)
@@ -218,6 +223,7 @@ class Service:
         stream = self._streams[run_id] = RunStream(run_id)
         reserved = self._dispatcher.reserve(key)
         accept = asyncio.ensure_future(self._journal.accept(new, self._bounds, take=reserved))
+        self._claiming.add(accept)
         accept.add_done_callback(partial(self._after_accept, run_id=run_id, key=key, at=now, reserved=reserved))
         match await asyncio.shield(accept):
             case Accepted(position=position):
@@ -317,6 +323,7 @@ class Service:
         self, accept: "asyncio.Future[Accepted | Refused]", *, run_id: RunId, key: SessionKey, at: float, reserved: bool
     ) -> None:
         """Keep the books of an accept, also when nobody waits for it any more."""
+        self._claiming.discard(accept)
         if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
             self._streams.pop(run_id, None)
             self._dispatcher.refused(run_id, key, reserved=reserved)
@@ -413,7 +420,9 @@ class Service:
     def _pump(self) -> None:
         """Have the journal claim for every session that the dispatcher lets go."""
         while (key := self._dispatcher.next()) is not None:
-            self._spawn(self._take(key))
+            take = self._spawn(self._take(key))
+            self._claiming.add(take)
+            take.add_done_callback(self._claiming.discard)
 
     async def _take(self, key: SessionKey) -> None:
         try:
@@ -432,15 +441,16 @@ class Service:
                     self._dispatcher.blocked(key)
         self._pump()
 
-    async def _evict(self) -> None:
+    async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(EVICT_EVERY_S)
-            self._pool.evict()
+            await asyncio.sleep(TIDY_EVERY_S)
+            self._pool.tidy()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _only_tools(message: Message) -> bool:

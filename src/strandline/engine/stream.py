@@ -37,12 +37,18 @@ class RunStream:
 
     async def outcome(self) -> Outcome | Later:
         """Wait for the end of the run. Cancelling the waiter changes nothing for the run."""
-        if self._end is not None:
-            return self._end
+        return await self.waiter()
+
+    def waiter(self) -> "asyncio.Future[Outcome | Later]":
+        """Return a future of the end; whoever cancels it waits no more, and leaves nothing behind."""
         waiter: asyncio.Future[Outcome | Later] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            return await waiter
-        finally:
-            if waiter.cancelled() and waiter in self._waiters:
-                self._waiters.remove(waiter)
+        if self._end is not None:
+            waiter.set_result(self._end)
+        else:
+            self._waiters.append(waiter)
+            waiter.add_done_callback(self._leave)
+        return waiter
+
+    def _leave(self, waiter: "asyncio.Future[Outcome | Later]") -> None:
+        if waiter.cancelled() and waiter in self._waiters:
+            self._waiters.remove(waiter)

@@ -1,14 +1,15 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from strandline.engine.service import Request as RunRequest
-from strandline.engine.service import Service
+from strandline.engine.service import Service, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
@@ -47,7 +48,7 @@ class Chat:
         body = self._decode(await wire.read_body(request, self._max_body_bytes))
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(RunRequest(key=SessionKey(ANONYMOUS, session), input=body.message))
-        end = await ticket.stream.outcome()
+        end = await _end_of(ticket, request)
         if isinstance(end, Later):
             value = {
                 "status": RunStatus.QUEUED,
@@ -89,6 +90,24 @@ class Chat:
         return ChatAnswer(
             status=status, response=text, agent_id=self._agent_id, session_id=session, run_id=run_id, error_code=code
         )
+
+
+async def _end_of(ticket: Ticket, request: Request) -> Outcome | Later:
+    """Return the end of a run. Raises `ClientDisconnect` if the client leaves while its run waits: nobody is left to
+    be answered, and what an answer takes in memory is free at once."""
+    end = ticket.stream.waiter()
+    if ticket.position == 0:
+        return await end
+    gone = asyncio.ensure_future(request.receive())
+    gone.add_done_callback(lambda _: end.cancel())
+    try:
+        return await end
+    except asyncio.CancelledError:
+        if gone.done() and not gone.cancelled():
+            raise ClientDisconnect from gone.exception()
+        raise
+    finally:
+        gone.cancel()
 
 
 def _count(text: str) -> int:

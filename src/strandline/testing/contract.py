@@ -682,7 +682,8 @@ class JournalContract:
         assert record.origins == [0, None, 3, 4, 6, 7, 8, 9]
         assert (record.window, record.state) == (window, {"n": 1})
         await desk.settle(await desk.start("d"), done(state={"n": 2}))
-        assert (await desk.journal.load(key())).state == {"n": 2}
+        record = await desk.journal.load(key())
+        assert (record.window, record.state) == (window, {"n": 2})
         await desk.settle(await desk.start("e"), done(window=()))
         record = await desk.journal.load(key())
         assert (record.messages, record.origins, record.window, record.state) == ([], [], (), {"n": 2})
@@ -783,7 +784,8 @@ class JournalContract:
         assert orphan.run == claim.run
         assert await desk.accept("e") == Accepted(4)
         assert (await desk.run("e")).sequence > (await desk.run("d")).sequence
-        assert await desk.drain(orphan) == ["a", "d", "b", "c", "e"]
+        assert await desk.accept("f", priority=1) == Accepted(2)
+        assert await desk.drain(orphan) == ["a", "d", "f", "b", "c", "e"]
 
     @scenario
     async def test_fences_rise_over_restarts(self, desk: Desk) -> None:
@@ -863,10 +865,10 @@ class JournalContract:
 
     @scenario
     async def test_a_session_is_deleted_whole(self, desk: Desk) -> None:
+        await desk.settle(await desk.start("other", key("other")), done("hi", "ho"))
         for index in range(3):
             settlement = done("hi", "ho", window=(Range(1, None),), state={"n": 1})
             await desk.settle(await desk.start(f"r{index}"), settlement)
-        await desk.settle(await desk.start("other", key("other")), done("hi", "ho"))
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await desk.journal.change(Delete(key())) == Changed(existed=False)
         assert await desk.history() == []
@@ -874,7 +876,9 @@ class JournalContract:
         empty = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
         assert await desk.journal.load(key()) == empty
         assert await desk.history(key("other")) == said("hi", "ho")
-        await desk.settle(await desk.start("new"), done("again", "yes"))
+        claim = await desk.start("new")
+        assert await desk.journal.load(key()) == empty
+        await desk.settle(claim, done("again", "yes"))
         assert await desk.history() == said("again", "yes")
         await desk.restart()
         assert await desk.history() == said("again", "yes")

@@ -89,6 +89,10 @@ class InlineLoops:
         if call.task is not None:
             call.task.cancel()
 
+    def post(self, work: Callable[[], object]) -> None:
+        """Call `work` soon."""
+        asyncio.get_running_loop().call_soon(work)
+
     def discard(self, thing: object) -> None:
         """Drop a reference."""
 
