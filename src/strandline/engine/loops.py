@@ -18,6 +18,8 @@ from strandline.agents.port import Signal
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
 
+DISCARD_AFTER_S = 0.5
+"""How long a thing that is discarded is held: longer than any caller's frame holds it."""
 LEAVE_S = 0.2
 """How long tasks that are left when the loop is closed get to take their cancellation."""
 
@@ -146,10 +148,9 @@ class ThreadLoop:
         self._inbox.post(work)
 
     def discard(self, thing: object) -> None:
-        """Drop a reference on the agent loop."""
+        """Drop a reference on the agent loop, a moment later: the caller still holds it, and must not be the last."""
         box = [thing]
-        del thing
-        self._inbox.post(box.clear)
+        self._inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
     def signal(self) -> Signal:
         """Return a flag; setting and reading a field is atomic, and nobody blocks on it."""
