@@ -172,6 +172,8 @@ class _Server:
         finally:
             idling.cancel()
             stopping.cancel()
+            # Clients that never finish their request are cut; it would log a traceback for each of them.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
 

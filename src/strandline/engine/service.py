@@ -1,12 +1,12 @@
 """The service: what every adapter calls, and nothing else of the engine.
 
 It accepts runs (or refuses them before anything is kept), tells whoever waits how they end, and shows what is going
-on. It owns the tasks of the engine; `start` and `drain` are its life.
+on. `start` and `drain` are its life.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,30 +18,18 @@ from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.loops import Loops
 from strandline.engine.pool import AgentPool
 from strandline.engine.recovery import recover
-from strandline.engine.runner import Ended, Runner
+from strandline.engine.runner import Runner
 from strandline.engine.stream import Later, RunStream
+from strandline.engine.worker import Worker
 from strandline.errors import Draining, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
-from strandline.journal.port import (
-    Accepted,
-    Bounds,
-    Busy,
-    Delete,
-    HistoryQuery,
-    Journal,
-    Refused,
-    RunQuery,
-    Take,
-    WaitingQuery,
-)
+from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
 from strandline.lifecycle import ENDED
-from strandline.model import Claim, Input, Message, NewRun, Principal, Run, RunId, RunStatus, SessionKey
+from strandline.model import Input, Message, NewRun, Outcome, Principal, Run, RunId, SessionKey
 
 _log = logging.getLogger("strandline.service")
 
 MEAN_WEIGHT = 0.2
 """The share of the newest run in the decaying mean of run times."""
-TIDY_EVERY_S = 5.0
-TAKE_AGAIN_S = 1.0
 HISTORY_PAGE = 500
 
 
@@ -136,16 +124,20 @@ class Service:
             workspace=workspace,
             keeps_slot=self._dispatcher.keeps_slot,
         )
+        self._worker = Worker(
+            journal=journal,
+            dispatcher=self._dispatcher,
+            runner=self._runner,
+            pool=self._pool,
+            clock=clock,
+            on_start=self._run_started,
+            on_end=self._run_ended,
+        )
         self._streams: dict[RunId, RunStream] = {}
         self._mean_s: float | None = None
         self._ready = False
         self._draining = False
         self._last_asked = clock.monotonic()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._executing: set[asyncio.Task[Any]] = set()
-        self._claiming: set[asyncio.Future[Any]] = set()
-        """Verbs under way that may make a claim: accepts and takes."""
-        self._consumer: asyncio.Task[None] | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -154,17 +146,10 @@ class Service:
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
         for orphan in orphans:
             await recover(self._journal, orphan, max_attempts=self._options.max_attempts)
-        after = -1
-        while page := await self._journal.read(WaitingQuery(after)):
-            for waiting in page:
-                self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
-            after = page[-1].sequence
+        await self._worker.start()
         if orphans or self._dispatcher.waiting:
-            _log.info("recovered %d runs that were executing; %d runs wait", len(orphans), self._dispatcher.waiting)
-        self._consumer = asyncio.create_task(self._consume())
-        self._spawn(self._tidy())
+            _log.info("%d runs were executing when the last server died", len(orphans))
         self._ready = True
-        self._pump()
 
     async def drain(self) -> None:
         """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
@@ -174,31 +159,16 @@ class Service:
         if self._draining:
             return
         self._draining = True
-        self._dispatcher.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._later(run_id)
-        # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
-        if self._claiming:
-            await asyncio.wait(self._claiming, timeout=self._options.drain_grace_s + self._options.stop_grace_s)
-        await self._all_ended(self._options.drain_grace_s)
-        if self._executing:
-            await self._runner.stop(self._options.stop_grace_s)
-            await self._all_ended(self._options.stop_grace_s)
-        for task in (*self._tasks, *self._executing):
-            task.cancel()
+        await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         for run_id in list(self._streams):
             self._later(run_id)
         await self._journal.close()
-        if self._consumer is not None:
-            await asyncio.wait([self._consumer], timeout=1.0)
 
     async def abort(self) -> None:
-        """End the service's own tasks at once and leave the journal as a killed process would."""
-        tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """End the service at once, and leave the journal as a killed process does."""
+        await self._worker.abort()
         self._loops.close()
 
     # -- what adapters ask for ---------------------------------------------------------------------
@@ -223,8 +193,8 @@ class Service:
         stream = self._streams[run_id] = RunStream(run_id)
         reserved = self._dispatcher.reserve(key)
         accept = asyncio.ensure_future(self._journal.accept(new, self._bounds, take=reserved))
-        self._claiming.add(accept)
-        accept.add_done_callback(partial(self._after_accept, run_id=run_id, key=key, at=now, reserved=reserved))
+        accept.add_done_callback(partial(self._after_accept, run_id))
+        self._worker.accepting(accept, run_id=run_id, key=key, created_at=now, reserved=reserved)
         match await asyncio.shield(accept):
             case Accepted(position=position):
                 if self._draining and position:
@@ -319,20 +289,10 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    def _after_accept(
-        self, accept: "asyncio.Future[Accepted | Refused]", *, run_id: RunId, key: SessionKey, at: float, reserved: bool
-    ) -> None:
-        """Keep the books of an accept, also when nobody waits for it any more."""
-        self._claiming.discard(accept)
+    def _after_accept(self, run_id: RunId, accept: "asyncio.Future[Accepted | Refused]") -> None:
+        """Forget who would wait for a run that was not accepted."""
         if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
             self._streams.pop(run_id, None)
-            self._dispatcher.refused(run_id, key, reserved=reserved)
-        else:
-            accepted = accept.result()
-            assert isinstance(accepted, Accepted)
-            taken = accepted.position == 0
-            self._dispatcher.accepted(run_id, key, at, reserved=reserved, taken=taken)
-        self._pump()
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
         estimate = self._estimate_s(refused.position)
@@ -356,101 +316,22 @@ class Service:
             return 0.0
         return None if self._mean_s is None else position * self._mean_s
 
-    async def _all_ended(self, timeout_s: float) -> None:
-        """Wait until nothing executes, at most `timeout_s` seconds."""
-        deadline = self._clock.monotonic() + timeout_s
-        while self._executing and (left_s := deadline - self._clock.monotonic()) > 0:
-            await asyncio.wait(self._executing, timeout=left_s)
+    def _run_started(self, run_id: RunId) -> None:
+        if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
+            self._streams[run_id] = RunStream(run_id)
 
-    async def _consume(self) -> None:
-        async for claim in self._journal.claims():
-            run_id = claim.run.run_id
-            self._dispatcher.claimed(run_id, claim.run.key)
-            if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
-                self._streams[run_id] = RunStream(run_id)
-            task = asyncio.create_task(self._return(claim) if self._draining else self._execute(claim))
-            self._executing.add(task)
-            task.add_done_callback(self._executing.discard)
-
-    async def _execute(self, claim: Claim) -> None:
-        key = claim.run.key
-        try:
-            ended = await self._runner.execute(claim)
-        except Exception:
-            _log.exception("run %s could not be ended", claim.run.run_id)
-            self._dispatcher.ended(key, taken=False)
-            self._later(claim.run.run_id)
-        else:
-            self._after_end(ended)
-        self._pump()
-
-    async def _return(self, claim: Claim) -> None:
-        """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
-        await self._journal.release(claim.token, counted=False, take=False)
-        self._dispatcher.ended(claim.run.key, taken=False)
-        self._later(claim.run.run_id)
-
-    def _after_end(self, ended: Ended) -> None:
-        run = ended.claim.run
-        if ended.lost:
-            self._spawn(self._look_again(run))
-        if ended.outcome is None:
-            self._later(run.run_id)
-        else:
-            mean_s = self._mean_s
-            newest_s = ended.duration_s
-            self._mean_s = newest_s if mean_s is None else mean_s + MEAN_WEIGHT * (newest_s - mean_s)
-            if (stream := self._streams.pop(run.run_id, None)) is not None:
-                stream.finish(ended.outcome)
-        if run.attempt > 1:
-            self._dispatcher.unblock()
-        self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
-
-    async def _look_again(self, run: Run) -> None:
-        """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
-        found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
-        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
-            self._dispatcher.restored(run.run_id, run.key, run.created_at)
-            self._pump()
+    def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float) -> None:
+        if outcome is None:
+            self._later(run_id)
+            return
+        mean_s = self._mean_s
+        self._mean_s = duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (duration_s - mean_s)
+        if (stream := self._streams.pop(run_id, None)) is not None:
+            stream.finish(outcome)
 
     def _later(self, run_id: RunId) -> None:
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(Later.LATER)
-
-    def _pump(self) -> None:
-        """Have the journal claim for every session that the dispatcher lets go."""
-        while (key := self._dispatcher.next()) is not None:
-            take = self._spawn(self._take(key))
-            self._claiming.add(take)
-            take.add_done_callback(self._claiming.discard)
-
-    async def _take(self, key: SessionKey) -> None:
-        try:
-            taken = await self._journal.take(key)
-        except Exception:
-            _log.exception("a waiting run could not be claimed; it is tried again")
-            await asyncio.sleep(TAKE_AGAIN_S)
-            self._dispatcher.untaken(key)
-        else:
-            match taken:
-                case Take.TAKEN:
-                    return
-                case Take.NOTHING:
-                    self._dispatcher.emptied(key)
-                case Take.BLOCKED:
-                    self._dispatcher.blocked(key)
-        self._pump()
-
-    async def _tidy(self) -> None:
-        while True:
-            await asyncio.sleep(TIDY_EVERY_S)
-            self._pool.tidy()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _only_tools(message: Message) -> bool:

@@ -6,7 +6,6 @@
 
 from collections.abc import Sequence
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -35,7 +34,8 @@ class Guard:
                 origin = value.decode("latin-1").lower()
         if self._hosts is not None and host not in self._hosts and _name_of(host) not in self._hosts:
             return f"the Host header names {host or 'nothing'}, which is not this server (setting allowed_hosts)"
-        if origin and origin not in self._origins and urlsplit(origin).netloc != host:
+        # Not `urlsplit`: an origin is a scheme and a host, and whatever else stands there must not be an error.
+        if origin and origin not in self._origins and (not host or origin.partition("://")[2] != host):
             return f"a page of {origin} may not call this server (setting cors_origins)"
         return None
 

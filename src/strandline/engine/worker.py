@@ -1,0 +1,202 @@
+"""From what waits to what executes: fetches claims, has the runner execute them, and keeps the dispatcher's books.
+
+It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. It tells `on_end` of every run
+that has an outcome, or that goes on in a later process.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from strandline.clock import Clock
+from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.pool import AgentPool
+from strandline.engine.runner import Ended, Runner
+from strandline.errors import StrandlineError
+from strandline.journal.port import Accepted, Journal, Refused, RunQuery, Take, WaitingQuery
+from strandline.model import Claim, Outcome, Run, RunId, RunStatus, SessionKey
+
+_log = logging.getLogger("strandline.worker")
+
+TAKE_AGAIN_S = 1.0
+"""How long to wait before a claim that the journal could not make is asked for again."""
+TIDY_EVERY_S = 5.0
+
+OnStart = Callable[[RunId], None]
+OnEnd = Callable[[RunId, Outcome | None, float], None]
+"""Told the id of a run, its outcome (None: it goes on later), and how many seconds it executed."""
+
+
+class Worker:
+    """Belongs to the serving loop."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        runner: Runner,
+        pool: AgentPool,
+        clock: Clock,
+        on_start: OnStart,
+        on_end: OnEnd,
+    ) -> None:
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._runner = runner
+        self._pool = pool
+        self._clock = clock
+        self._on_start = on_start
+        self._on_end = on_end
+        self._stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._executing: set[asyncio.Task[None]] = set()
+        self._claiming: set[asyncio.Future[Any]] = set()
+        """Verbs under way that may make a claim: accepts and takes."""
+        self._consumer: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Learn what waits, and let it start."""
+        after = -1
+        while page := await self._journal.read(WaitingQuery(after)):
+            for waiting in page:
+                self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
+            after = page[-1].sequence
+        self._consumer = asyncio.create_task(self._consume())
+        self._spawn(self._tidy())
+        self._pump()
+
+    def accepting(
+        self,
+        accept: "asyncio.Future[Accepted | Refused]",
+        *,
+        run_id: RunId,
+        key: SessionKey,
+        created_at: float,
+        reserved: bool,
+    ) -> None:
+        """Keep the books of an accept under way, whoever waits for it; `reserved`: a slot was kept for it."""
+
+        def ended(accept: "asyncio.Future[Accepted | Refused]") -> None:
+            self._claiming.discard(accept)
+            if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
+                self._dispatcher.refused(run_id, key, reserved=reserved)
+            else:
+                taken = accept.result().position == 0
+                self._dispatcher.accepted(run_id, key, created_at, reserved=reserved, taken=taken)
+            self._pump()
+
+        self._claiming.add(accept)
+        accept.add_done_callback(ended)
+
+    async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
+        """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.
+
+        Nothing that waits starts any more.
+        """
+        self._stopping = True
+        self._dispatcher.stop()
+        # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
+        if self._claiming:
+            await asyncio.wait(self._claiming, timeout=drain_grace_s + stop_grace_s)
+        await self._all_ended(drain_grace_s)
+        if self._executing:
+            await self._runner.stop(stop_grace_s)
+            await self._all_ended(stop_grace_s)
+        for task in (*self._tasks, *self._executing):
+            task.cancel()
+
+    async def abort(self) -> None:
+        """End everything at once, and leave the journal as a killed process does."""
+        tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- claims ------------------------------------------------------------------------------------
+
+    async def _consume(self) -> None:
+        async for claim in self._journal.claims():
+            self._dispatcher.claimed(claim.run.run_id, claim.run.key)
+            self._on_start(claim.run.run_id)
+            task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
+            self._executing.add(task)
+            task.add_done_callback(self._executing.discard)
+
+    async def _execute(self, claim: Claim) -> None:
+        try:
+            ended = await self._runner.execute(claim)
+        except Exception:
+            _log.exception("run %s could not be ended; it is taken up at the next start", claim.run.run_id)
+            ended = Ended(claim=claim)
+        self._after_end(ended)
+
+    async def _return(self, claim: Claim) -> None:
+        """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
+        try:
+            await self._journal.release(claim.token, counted=False, take=False)
+        except StrandlineError:
+            _log.exception("run %s could not be given back; it is taken up at the next start", claim.run.run_id)
+        self._after_end(Ended(claim=claim))
+
+    def _after_end(self, ended: Ended) -> None:
+        run = ended.claim.run
+        if ended.lost:
+            self._spawn(self._look_again(run))
+        self._on_end(run.run_id, ended.outcome, ended.duration_s)
+        if run.attempt > 1:
+            self._dispatcher.unblock()
+        self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
+        self._pump()
+
+    async def _look_again(self, run: Run) -> None:
+        """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
+        found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
+        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
+            self._dispatcher.restored(run.run_id, run.key, run.created_at)
+            self._pump()
+
+    def _pump(self) -> None:
+        """Have the journal claim for every session that the dispatcher lets go."""
+        while (key := self._dispatcher.next()) is not None:
+            take = self._spawn(self._take(key))
+            self._claiming.add(take)
+            take.add_done_callback(self._claiming.discard)
+
+    async def _take(self, key: SessionKey) -> None:
+        try:
+            taken = await self._journal.take(key)
+        except StrandlineError:
+            _log.exception("a waiting run could not be claimed; it is tried again")
+            await asyncio.sleep(TAKE_AGAIN_S)
+            self._dispatcher.untaken(key)
+        else:
+            match taken:
+                case Take.TAKEN:
+                    return
+                case Take.NOTHING:
+                    self._dispatcher.emptied(key)
+                case Take.BLOCKED:
+                    self._dispatcher.blocked(key)
+        self._pump()
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    async def _all_ended(self, timeout_s: float) -> None:
+        """Wait until nothing executes, at most `timeout_s` seconds."""
+        deadline = self._clock.monotonic() + timeout_s
+        while self._executing and (left_s := deadline - self._clock.monotonic()) > 0:
+            await asyncio.wait(self._executing, timeout=left_s)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_EVERY_S)
+            self._pool.tidy()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
