@@ -12,6 +12,7 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   every claim is delivered exactly once through `claims()`.
 * A claim may be delivered while the commit that made it is under way, unless its run is opaque: an agent may ask its
   model meanwhile. No later verb of its token is durable before that commit; if it fails, the token is stale.
+* Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
 
 Verbs may be awaited from any event loop. A journal knows nothing of agents.

@@ -695,6 +695,35 @@ class JournalContract:
         await desk.settle(await desk.start("a"), done(*"0123", window=window))
         assert (await desk.journal.load(key())).origins == [1, 2, 3]
 
+    @scenario
+    async def test_a_long_history_is_read_from_anywhere(self, desk: Desk) -> None:
+        """Two sessions side by side, runs that leave any number of messages, or none, or many."""
+        other = key("other")
+        expected: list[str] = []
+        for index in range(150):
+            texts = [f"{index}.{part}" for part in range(40 if index == 75 else index % 3)]
+            expected += texts
+            await desk.settle(await desk.start(f"r{index}"), done(*texts))
+            await desk.settle(await desk.start(f"o{index}", other), done("other"))
+        length = len(expected)
+        for before in range(length + 2):
+            page = await desk.journal.read(HistoryQuery(key(), before=before, limit=7))
+            end = min(before, length)
+            assert page.first == max(0, end - 7)
+            assert [message["content"][0]["text"] for message in page.messages] == expected[page.first : end]
+        window: Window = (Range(0, 1), Range(100, 140), Range(length - 5, None))
+        await desk.settle(await desk.start("last"), done("end", window=window))
+        for _ in range(2):
+            record = await desk.journal.load(key())
+            assert record.origins == [0, *range(100, 140), *range(length - 5, length + 1)]
+            texts = [message["content"][0]["text"] for message in record.messages]
+            assert texts == [[*expected, "end"][origin] for origin in record.origins if origin is not None]
+            await desk.restart()
+        assert await desk.journal.change(Delete(key())) == Changed(existed=True)
+        assert not await desk.exists("r0")
+        assert not await desk.exists("r149")
+        assert await desk.history(other) == [said("other")[0] for _ in range(150)]
+
     # -- what is staged -------------------------------------------------------------------------------
 
     @scenario
@@ -782,10 +811,10 @@ class JournalContract:
             await desk.accept(run_id, priority=priority)
         (orphan,) = await desk.restart()
         assert orphan.run == claim.run
-        assert await desk.accept("e") == Accepted(4)
+        assert await desk.accept("e", priority=1) == Accepted(2)
+        assert await desk.accept("f") == Accepted(5)
         assert (await desk.run("e")).sequence > (await desk.run("d")).sequence
-        assert await desk.accept("f", priority=1) == Accepted(2)
-        assert await desk.drain(orphan) == ["a", "d", "f", "b", "c", "e"]
+        assert await desk.drain(orphan) == ["a", "d", "e", "b", "c", "f"]
 
     @scenario
     async def test_fences_rise_over_restarts(self, desk: Desk) -> None:

@@ -1,0 +1,144 @@
+"""What the SQLite journal knows by heart: enough to decide, so that a verb on a known session reads nothing.
+
+Which run of a session is claimed, how many wait, where its history ends. All of it can be read from the file, which is
+the truth; after a rollback it is. Sessions with nothing to do are forgotten, the oldest first, so that a million idle
+ones cost nothing. Belongs to the writer's thread.
+"""
+
+import sqlite3
+from collections import OrderedDict
+from typing import Final
+
+from strandline.journal.reader import Tail, find_session
+from strandline.journal.rules import Rank
+from strandline.model import RunId, SessionKey
+
+KNOWN_SESSIONS: Final = 10_000
+"""How many sessions are known by heart; those with a waiting or claimed run come on top."""
+
+
+class Session:
+    """One session, as far as it takes to decide."""
+
+    __slots__ = ("back", "claimed", "end", "key", "no", "queued")
+
+    def __init__(self, no: int, key: SessionKey, end: Tail) -> None:
+        self.no = no
+        self.key = key
+        self.end = end
+        """Where its history ends."""
+        self.queued = 0
+        self.back: Rank | None = None
+        """The last of those that wait. Runs leave a queue at its head, so it stays true until the queue is empty."""
+        self.claimed: Executing | None = None
+
+
+class Executing:
+    """One claimed run; `staged` is how many facts of it are kept."""
+
+    __slots__ = ("attempt", "fence", "run_id", "seq", "session", "staged")
+
+    def __init__(self, session: Session, run_id: RunId, seq: int, fence: int, attempt: int, staged: int) -> None:
+        self.session = session
+        self.run_id = run_id
+        self.seq = seq
+        self.fence = fence
+        self.attempt = attempt
+        self.staged = staged
+
+
+class Known:
+    """The sessions that are known, what executes in them and how many runs wait in all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+        self.executing: dict[RunId, Executing] = {}
+        self.last_attempts: set[int] = set()
+        """The sequences of claimed runs that are last attempts."""
+        self.waiting = 0
+        self.learn()
+
+    def learn(self) -> None:
+        """Read everything anew: the claimed runs, the queues and their sessions."""
+        self._sessions.clear()
+        self.executing.clear()
+        self.last_attempts.clear()
+        self.waiting = 0
+        by_no: dict[int, Session] = {}
+        for key in self._connection.execute(
+            "SELECT principal, session_id FROM sessions WHERE no IN"
+            " (SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL)"
+        ).fetchall():
+            session = self._read(SessionKey(*key))
+            assert session is not None
+            self._sessions[session.key] = by_no[session.no] = session
+        for no, *place in self._connection.execute(
+            "SELECT session, lane, urgency, seq FROM runs WHERE status = 'queued' ORDER BY session, lane, urgency, seq"
+        ):
+            lane, urgency, seq = place
+            self.waits(by_no[no], (lane, urgency, seq))
+        for no, last, *columns in self._connection.execute(
+            "SELECT session, last, run_id, seq, fence, attempt,"
+            " (SELECT coalesce(max(no) + 1, 0) FROM staged WHERE run = seq) FROM runs WHERE fence IS NOT NULL"
+        ):
+            self.claimed(Executing(by_no[no], *columns), last=last)
+
+    # -- sessions -------------------------------------------------------------------------------------
+
+    def session(self, key: SessionKey) -> Session | None:
+        """Return a session, read if it is not known; None if there is none."""
+        session = self._sessions.get(key)
+        if session is None:
+            session = self._read(key)
+            if session is not None:
+                self.add(session)
+        return session
+
+    def busy_session(self, key: SessionKey) -> Session | None:
+        """Return a session in which a run waits or is claimed; may be None for any other."""
+        return self._sessions.get(key)
+
+    def add(self, session: Session) -> None:
+        """Know a session from now on, and forget up to two others that have nothing to do."""
+        for _ in range(2):
+            if len(self._sessions) >= KNOWN_SESSIONS:
+                oldest, other = self._sessions.popitem(last=False)
+                if other.queued or other.claimed is not None:
+                    self._sessions[oldest] = other
+        self._sessions[session.key] = session
+
+    def forget(self, session: Session) -> None:
+        """Note that a session was deleted."""
+        del self._sessions[session.key]
+
+    def _read(self, key: SessionKey) -> Session | None:
+        found = find_session(self._connection, key)
+        return None if found is None else Session(found[0], key, found[1])
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def waits(self, session: Session, place: Rank) -> None:
+        """Note that a run waits at `place`."""
+        session.queued += 1
+        self.waiting += 1
+        if session.queued == 1 or session.back is None or place > session.back:
+            session.back = place
+
+    def left(self, session: Session) -> None:
+        """Note that the head of a queue has left it."""
+        session.queued -= 1
+        self.waiting -= 1
+
+    def claimed(self, executing: Executing, *, last: bool) -> None:
+        """Note a claim."""
+        executing.session.claimed = executing
+        self.executing[executing.run_id] = executing
+        if last:
+            self.last_attempts.add(executing.seq)
+
+    def stopped(self, executing: Executing) -> None:
+        """Note the end of a claim."""
+        executing.session.claimed = None
+        del self.executing[executing.run_id]
+        self.last_attempts.discard(executing.seq)

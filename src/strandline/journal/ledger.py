@@ -1,0 +1,311 @@
+"""The verbs of the SQLite journal, as they run on the writer's thread: what is decided, and the rows that are written.
+
+Each verb decides by what is `known` by heart, before it writes; then it writes one to three rows. A rollback forgets
+all that was known, and it is read anew from the file, which is the truth.
+"""
+
+import sqlite3
+from contextlib import suppress
+from typing import Final
+
+from msgspec.structs import replace
+
+from strandline.clock import Clock
+from strandline.errors import ClaimLost, StrandlineError
+from strandline.journal.driver import translated
+from strandline.journal.known import Executing, Known, Session
+from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
+from strandline.journal.reader import CHAIN, RUN_COLUMNS, Tail, facts, to_run, waiting_before
+from strandline.journal.rules import Rank, first_fence, is_last, rank
+from strandline.lifecycle import Move, advance
+from strandline.model import Claim, Lane, NewRun, Run, RunStatus, SessionKey, Token
+
+_QUEUED: Final = RunStatus.QUEUED.value
+
+
+class Mismatch(Exception):
+    """What is known by heart is not what is stored."""
+
+
+class Ledger:
+    """The one writing connection and what it knows. Everything here belongs to the writer's thread."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, *, max_attempts: int) -> None:
+        self._execute = connection.execute
+        self._connection = connection
+        self._clock = clock
+        self._max_attempts = max_attempts
+        self.made: list[Claim] = []
+        self._known = Known(connection)
+        self._forgot = False
+        self._owed: dict[Token, list[bytes]] = {}
+        """Facts that could not be written although their caller was told that they would be."""
+        self._paid: set[Token] = set()
+        """Those of `_owed` that this transaction writes, or that it makes worthless."""
+        (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
+        self._seq: int = highest + 1
+        self._fence = 0
+
+    # -- transactions ---------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start a transaction; after a failed one, read first what had been known."""
+        if self._forgot:
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            self._known.learn()
+            self._forgot = False
+        self._execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        self._execute("COMMIT")
+        if self._paid:
+            for token in self._paid:
+                self._owed.pop(token, None)
+            self._paid.clear()
+
+    def rollback(self) -> None:
+        """Undo the transaction, if it is still open, and forget what was known. Raises nothing."""
+        self._paid.clear()
+        self._forgot = True
+        if self._connection.in_transaction:
+            with suppress(sqlite3.Error):
+                self._execute("ROLLBACK")
+
+    def translated(self, error: Exception) -> StrandlineError:
+        """Return an error of the driver as one of ours."""
+        return translated(error)
+
+    # -- ownership ------------------------------------------------------------------------------------
+
+    def take_over(self) -> list[Claim]:
+        """Fence every older owner in one transaction; return what was executing, with fresh tokens and its facts."""
+        self.begin()
+        try:
+            self._execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+            (epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+            self._fence = first_fence(epoch)
+            claims = []
+            for executing in sorted(self._known.executing.values(), key=lambda each: each.seq):
+                executing.fence = self._next_fence()
+                self._update("UPDATE runs SET fence = ? WHERE seq = ?", (executing.fence, executing.seq))
+                row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (executing.seq,)).fetchone()
+                run = to_run(row, executing.session.key)
+                staged = facts(self._connection, executing.seq)
+                claims.append(Claim(token=Token(run.run_id, executing.fence), run=run, facts=staged))
+            self.commit()
+        except BaseException:
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
+            raise
+        return claims
+
+    # -- verbs ----------------------------------------------------------------------------------------
+
+    def accept(
+        self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool
+    ) -> Accepted | Refused:
+        """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
+        session = self._known.session(new.key)
+        seq = self._seq
+        place = rank(new.lane, new.priority, seq)
+        ahead = self._ahead(session, place) if session is not None and session.queued else 0
+        at_once = take and not ahead and (session is None or session.claimed is None)
+        if not at_once:
+            if (session.queued if session is not None else 0) >= bounds.per_session:
+                return Refused("queue_full", ahead + 1)
+            if self._known.waiting >= bounds.total:
+                return Refused("server_full", ahead + 1)
+        if session is None:
+            session = self._add(new.key)
+        self._seq = seq + 1
+        run = Run(
+            run_id=new.run_id,
+            key=new.key,
+            input=new.input,
+            lane=new.lane,
+            priority=new.priority,
+            opaque=new.opaque,
+            metadata=new.metadata,
+            sequence=seq,
+            status=advance(RunStatus.QUEUED, Move.TAKE) if at_once else RunStatus.QUEUED,
+            attempt=1 if at_once else 0,
+            created_at=new.created_at,
+            started_at=self._clock.now() if at_once else None,
+        )
+        fence = self._next_fence() if at_once else None
+        self._execute(
+            "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
+            " input, metadata, created_at, started_at) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?)",
+            (
+                seq, run.run_id, session.no, run.lane, place[1], run.priority, run.status.value, run.attempt, fence,
+                run.opaque, prompt, metadata, run.created_at, run.started_at,
+            ),
+        )  # fmt: skip
+        if fence is None:
+            self._known.waits(session, place)
+            return Accepted(ahead + 1)
+        self._known.claimed(Executing(session, run.run_id, seq, fence, attempt=1, staged=0), last=False)
+        self.made.append(Claim(token=Token(run.run_id, fence), run=run))
+        return Accepted(0)
+
+    def take(self, key: SessionKey) -> Take:
+        """Claim the session's next run, counting an attempt."""
+        session = self._known.busy_session(key)
+        return Take.NOTHING if session is None else self._take_next(session)
+
+    def stage(self, token: Token, fact: bytes) -> None:
+        """Keep a fact, after those that are owed for the same claim."""
+        executing = self._held(token)
+        self._pay(token, executing)
+        self._write_fact(executing, fact)
+
+    def owe(self, token: Token, fact: bytes) -> None:
+        """Remember a fact that could not be written: the next verb of this claim writes it first, or replaces it."""
+        self._owed.setdefault(token, []).append(fact)
+
+    def settle(
+        self,
+        token: Token,
+        status: RunStatus,
+        outcome: bytes,
+        messages: bytes | None,
+        count: int,
+        window: bytes | None,
+        state: bytes | None,
+        take: bool,
+    ) -> Take:
+        """End a run: outcome, messages, window and state. With `take`, claim the session's next run."""
+        executing = self._held(token)
+        session, seq = executing.session, executing.seq
+        self._update(
+            "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = NULL, last = 0 WHERE seq = ? AND fence = ?",
+            (status.value, outcome, self._clock.now(), seq, token.fence),
+        )
+        end = session.end
+        row = self._execute(
+            "INSERT INTO history (session, nth, first, count, previous, run, messages) VALUES (?,?,?,?,?,?,?)",
+            (session.no, end.nth + 1, end.length, count, end.row, seq, messages),
+        ).lastrowid
+        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
+        session.end = Tail(row, end.nth + 1, end.length + count)
+        if window is not None or state is not None:
+            self._execute(
+                "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+                " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
+                (session.no, window, state),
+            )
+        if executing.staged:
+            self._execute("DELETE FROM staged WHERE run = ?", (seq,))
+        if self._owed:
+            self._paid.add(token)
+        self._known.stopped(executing)
+        return self._take_next(session) if take and session.queued else Take.NOTHING
+
+    def release(self, token: Token, counted: bool, take: bool) -> Take:
+        """Give a run back to the head of its queue; `counted` False takes its attempt back."""
+        executing = self._held(token)
+        session, seq = executing.session, executing.seq
+        self._pay(token, executing)
+        place = rank(Lane.GIVEN_BACK, 0, seq)
+        self._update(
+            "UPDATE runs SET status = ?, lane = ?, urgency = ?, attempt = ?, fence = NULL, last = 0"
+            " WHERE seq = ? AND fence = ?",
+            (_QUEUED, *place[:2], executing.attempt - (not counted), seq, token.fence),
+        )
+        self._known.stopped(executing)
+        self._known.waits(session, place)
+        return self._take_next(session) if take else Take.NOTHING
+
+    def delete(self, key: SessionKey) -> Changed | Busy:
+        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
+        session = self._known.session(key)
+        if session is None:
+            return Changed(existed=False)
+        if session.queued or session.claimed is not None:
+            return Busy()
+        no = session.no
+        rows = self._execute(
+            f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (session.end.row, -1)
+        ).fetchall()
+        self._connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq, _ in rows))
+        self._connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
+        self._execute("DELETE FROM agents WHERE session = ?", (no,))
+        self._execute("DELETE FROM sessions WHERE no = ?", (no,))
+        self._known.forget(session)
+        return Changed(existed=True)
+
+    # -- parts of verbs -------------------------------------------------------------------------------
+
+    def _held(self, token: Token) -> Executing:
+        executing = self._known.executing.get(token.run_id)
+        if executing is None or executing.fence != token.fence:
+            raise ClaimLost(f"the claim on run {token.run_id} is lost")
+        return executing
+
+    def _ahead(self, session: Session, place: Rank) -> int:
+        """Return how many waiting runs of the session stand before `place`."""
+        if not session.queued or session.back is None or place > session.back:
+            return session.queued
+        return waiting_before(self._connection, session.no, place)
+
+    def _take_next(self, session: Session) -> Take:
+        if session.claimed is not None or not session.queued:
+            return Take.NOTHING
+        row = self._execute(
+            f"SELECT {RUN_COLUMNS} FROM runs"
+            " WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1",
+            (session.no,),
+        ).fetchone()
+        if row is None:
+            raise Mismatch(f"no run waits in session {session.no}")
+        waiting = to_run(row, session.key)
+        attempt = waiting.attempt + 1
+        last = is_last(attempt, self._max_attempts)
+        if last and self._known.last_attempts:
+            return Take.BLOCKED
+        fence = self._next_fence()
+        run = replace(
+            waiting,
+            status=advance(waiting.status, Move.TAKE),
+            attempt=attempt,
+            started_at=self._clock.now() if waiting.started_at is None else waiting.started_at,
+        )
+        self._update(
+            "UPDATE runs SET status = ?, attempt = ?, fence = ?, last = ?, started_at = ?"
+            " WHERE seq = ? AND status = 'queued'",
+            (run.status.value, attempt, fence, last, run.started_at, run.sequence),
+        )
+        # A run that was never claimed has nothing staged.
+        staged = facts(self._connection, run.sequence) if waiting.started_at is not None else ()
+        self._known.left(session)
+        self._known.claimed(Executing(session, run.run_id, run.sequence, fence, attempt, len(staged)), last=last)
+        self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
+        return Take.TAKEN
+
+    def _next_fence(self) -> int:
+        self._fence += 1
+        return self._fence
+
+    def _write_fact(self, executing: Executing, fact: bytes) -> None:
+        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (executing.seq, executing.staged, fact))
+        executing.staged += 1
+
+    def _pay(self, token: Token, executing: Executing) -> None:
+        """Write the facts that are owed for this claim."""
+        if self._owed and token not in self._paid:
+            for fact in self._owed.get(token, ()):
+                self._write_fact(executing, fact)
+            self._paid.add(token)
+
+    def _update(self, statement: str, values: tuple[object, ...]) -> None:
+        if self._execute(statement, values).rowcount != 1:
+            raise Mismatch(f"not one row was changed by: {statement}")
+
+    def _add(self, key: SessionKey) -> Session:
+        no = self._execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
+        assert no is not None
+        session = Session(no, key, Tail())
+        self._known.add(session)
+        return session

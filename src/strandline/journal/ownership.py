@@ -1,0 +1,181 @@
+"""Who owns a journal file, and whether it is ours to open: checks that leave the file untouched, and one lock.
+
+The owner holds an `flock` on PATH.lock for as long as it lives: the kernel gives it up when the process dies, and a
+laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is never
+removed, since a removed one could be held and made anew at once.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from strandline.clock import Clock
+from strandline.errors import JournalDamaged, JournalError, JournalForeign, JournalLocked, JournalNewer
+
+APPLICATION_ID: Final = 0x5354524C
+"""`STRL`, at offset 68 of the file."""
+SCHEMA_VERSION: Final = 1
+
+POLL_S: Final = 0.1
+MOUNTINFO: Final = Path("/proc/self/mountinfo")
+_NETWORK: Final = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs",
+        "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs",
+    }
+)  # fmt: skip
+_MAGIC: Final = b"SQLite format 3\0"
+
+
+def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Make the folder of `path`. Raises `JournalError` if it cannot be used, also if it is on a network file system."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(
+            f"The journal's folder {folder} cannot be made: {error.strerror}. Name another file, or make the folder."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise JournalError(f"The journal's folder {folder} is not writable. Name another file, or change its owner.")
+    kind = file_system(folder.resolve(), mountinfo)
+    if kind in _NETWORK:
+        raise JournalError(
+            f"The journal {path} would be on a network file system ({kind}), where locks and syncs are not reliable. "
+            "Name a file on a local disk."
+        )
+
+
+def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
+    """Return the type of the file system that holds `folder` (an absolute path), None where that is not known."""
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return None
+    best, kind = "", None
+    for line in lines:
+        # 36 35 98:0 /root /mount/point options [optional fields] - type source options; see proc(5)
+        head, _, tail = line.partition(" - ")
+        fields = head.split(" ")
+        if len(fields) < 5 or not tail:
+            continue
+        point = fields[4].encode().decode("unicode_escape")
+        inside = folder == Path(point) or Path(point) in folder.parents
+        if inside and len(point) >= len(best):
+            best, kind = point, tail.split(" ")[0]
+    return kind
+
+
+def check_file(path: Path) -> bool:
+    """Return whether there is a journal at `path`; an absent or empty file is none.
+
+    Reads the header only. Raises `JournalDamaged`, `JournalForeign` or `JournalNewer` for a file that is not ours.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be read: {error.strerror}. Name another file.") from error
+    if not size:
+        return False
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise JournalDamaged(
+            f"{path} is no SQLite database, or its head is damaged. It was left as it is. "
+            "Restore a backup, or name another file."
+        )
+    page_size, pages, version, application = struct.unpack(">16xH10xI28xI4xI28x", header)
+    if application != APPLICATION_ID:
+        raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
+    if version > SCHEMA_VERSION:
+        raise JournalNewer(
+            f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
+            "It was left as it is. Upgrade Strandline, or name another file."
+        )
+    if size < pages * (65536 if page_size == 1 else page_size) and not _has_wal(path):
+        raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
+    return True
+
+
+def _has_wal(path: Path) -> bool:
+    try:
+        return os.stat(f"{path}-wal").st_size > 0
+    except OSError:
+        return False
+
+
+class Ownership:
+    """The lock on one journal file. Not reentrant; `release` may be called from any thread."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._clock = clock
+        self._fd: int | None = None
+
+    async def acquire(self, owner: str, *, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
+        """Take the lock, waiting up to `wait_s` for another holder, without blocking the event loop.
+
+        `on_wait` is called once, with a sentence that names the holder, when it has to wait. Raises `JournalLocked`
+        when the time is up; nothing is held then, nor when the wait is cancelled.
+        """
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise JournalError(f"The lock file {self._path} cannot be opened: {error.strerror}.") from error
+        try:
+            deadline = self._clock.monotonic() + wait_s
+            waiting = False
+            while not _try_lock(fd):
+                holder = _holder(fd)
+                if self._clock.monotonic() >= deadline:
+                    raise JournalLocked(
+                        f"The journal is in use by {holder}, which did not give it up within {wait_s:g} s. "
+                        "Stop that one, or name another file."
+                    )
+                if not waiting and on_wait is not None:
+                    on_wait(f"waiting for the journal, which is in use by {holder}")
+                waiting = True
+                await asyncio.sleep(POLL_S)
+            _sign(fd, owner, self._clock.now())
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock up. Idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(fd: int, owner: str, now: float) -> None:
+    since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "owner": owner})
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, text.encode() + b"\n", 0)
+
+
+def _holder(fd: int) -> str:
+    try:
+        told = json.loads(os.pread(fd, 4096, 0))
+        return f"process {told['pid']} on host {told['host']} since {told['since']}"
+    except (ValueError, TypeError, KeyError):
+        return "another process"

@@ -1,0 +1,238 @@
+"""What is read from the SQLite journal: committed state, on connections and threads of its own."""
+
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, TypeVar
+
+from msgspec import Struct
+
+from strandline.encoding import decoder
+from strandline.errors import JournalUnavailable
+from strandline.journal.driver import connect_reader
+from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
+from strandline.journal.rules import spans
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Fact,
+    Inline,
+    Input,
+    Message,
+    Outcome,
+    Run,
+    RunStatus,
+    SessionKey,
+    StateRecord,
+    Window,
+)
+
+T = TypeVar("T")
+
+READERS: Final = 2
+
+_input: Final[Callable[[bytes], Input]] = decoder(Input)
+_metadata: Final = decoder(dict[str, Any])
+_fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
+_messages: Final = decoder(list[Message])
+_outcome: Final = decoder(Outcome)
+_state: Final = decoder(StateRecord)
+_window: Final[Callable[[bytes], Window]] = decoder(Window)
+
+RUN_COLUMNS: Final = (
+    "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome"
+)
+
+
+def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> Run:
+    """Return the run in a row of `RUN_COLUMNS`."""
+    run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, created_at, started_at, ended_at, end = row
+    return Run(
+        run_id=run_id,
+        key=key,
+        input=_input(prompt),
+        lane=lane,
+        priority=priority,
+        opaque=bool(opaque),
+        metadata={} if metadata is None else _metadata(metadata),
+        sequence=seq,
+        status=RunStatus(status),
+        attempt=attempt,
+        created_at=created_at,
+        started_at=started_at,
+        ended_at=ended_at,
+        position=position,
+        outcome=None if end is None else _outcome(end),
+    )
+
+
+def facts(connection: sqlite3.Connection, seq: int) -> tuple[Fact, ...]:
+    """Return what is staged of a run, in order."""
+    rows = connection.execute("SELECT fact FROM staged WHERE run = ? ORDER BY no", (seq,))
+    return tuple(_fact(fact) for (fact,) in rows)
+
+
+class Tail(Struct, frozen=True):
+    """Where a session's history ends: its last row (None if it has none), that row's number, the number of messages."""
+
+    row: int | None = None
+    nth: int = 0
+    length: int = 0
+
+
+def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, Tail] | None:
+    """Return the number of a session and where its history ends, None if there is no such session."""
+    row = connection.execute(
+        "SELECT sessions.no, last, nth, first + count FROM sessions LEFT JOIN history ON history.no = last"
+        " WHERE principal = ? AND session_id = ?",
+        key,
+    ).fetchone()
+    if row is None:
+        return None
+    no, *tail = row
+    return no, Tail() if tail[0] is None else Tail(*tail)
+
+
+CHAIN: Final = (
+    "WITH RECURSIVE chain (no, first, previous) AS (SELECT no, first, previous FROM history WHERE no = ? UNION ALL"
+    " SELECT history.no, history.first, history.previous FROM chain JOIN history ON history.no = chain.previous"
+    " WHERE chain.first > ?) "
+)
+"""The rows of one session's history from a row back to the one that has message `first`; -1 is all of them."""
+
+
+class Readers:
+    """A small pool of threads, each call on a connection that no other call uses meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="strandline-journal-reader")
+
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`."""
+        try:
+            return self._threads.submit(self._answer, question)
+        except RuntimeError as error:
+            raise JournalUnavailable("the journal is not open") from error
+
+    def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is None:
+            connection = connect_reader(self._path)
+        connection.execute("BEGIN")
+        try:
+            return question(connection)
+        finally:
+            connection.execute("ROLLBACK")
+            with self._lock:
+                self._idle.append(connection)
+
+    def close(self) -> None:
+        """Wait for the calls under way, then close all connections. Blocks."""
+        self._threads.shutdown()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+
+# -- the questions ------------------------------------------------------------------------------------
+
+
+def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
+    """Return window and state of a session; an unknown session has the empty record."""
+    found = find_session(connection, key)
+    if found is None:
+        return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+    session, tail = found
+    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
+    stored, state = row or (None, None)
+    window = WHOLE_HISTORY if stored is None else _window(stored)
+    messages: list[Message] = []
+    origins: list[int | None] = []
+    for span in spans(window, tail.length):
+        if isinstance(span, Inline):
+            messages.append(span.message)
+            origins.append(None)
+            continue
+        for index, message in _between(connection, session, tail, *span, hidden=False):
+            messages.append(message)
+            origins.append(index)
+    return AgentRecord(
+        messages=messages,
+        origins=origins,
+        window=window,
+        length=tail.length,
+        state=None if state is None else _state(state),
+    )
+
+
+def _between(
+    connection: sqlite3.Connection, session: int, tail: Tail, start: int, end: int, *, hidden: bool
+) -> list[tuple[int, Message]]:
+    """Return messages `start` to `end` with their indices; those of discarded runs only if `hidden`."""
+    mark = connection.execute(
+        "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
+        (session, end),
+    ).fetchone()
+    rows = connection.execute(
+        f"{CHAIN} SELECT history.first, messages FROM chain JOIN history USING (no)"
+        " WHERE history.first < ? AND messages IS NOT NULL AND discarded <= ? ORDER BY no",
+        (tail.row if mark is None else mark[0], start, end, hidden),
+    )
+    found: list[tuple[int, Message]] = []
+    for first, messages in rows:
+        found += ((index, each) for index, each in enumerate(_messages(messages), first) if start <= index < end)
+    return found
+
+
+def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
+    """Return a page of a session's history."""
+    found = find_session(connection, query.key)
+    if found is None:
+        return HistoryPage([], 0)
+    session, tail = found
+    end = tail.length if query.before is None else min(query.before, tail.length)
+    first = max(0, end - query.limit)
+    messages = _between(connection, session, tail, first, end, hidden=True)
+    return HistoryPage([message for _, message in messages], first)
+
+
+def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
+    """Return one run of a principal, with its position if it waits."""
+    row = connection.execute(
+        f"SELECT session, lane, urgency, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
+        " WHERE run_id = ?",
+        (query.run_id,),
+    ).fetchone()
+    if row is None or row[3] != query.principal:
+        return None
+    session, lane, urgency, principal, session_id, *columns = row
+    found = to_run(tuple(columns), SessionKey(principal, session_id))
+    if found.status is not RunStatus.QUEUED:
+        return found
+    ahead = waiting_before(connection, session, (lane, urgency, found.sequence))
+    return to_run(tuple(columns), found.key, position=ahead + 1)
+
+
+def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[int, int, int]) -> int:
+    """Return how many runs of a session wait before `place`."""
+    row = connection.execute(
+        "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
+        (session, *place),
+    ).fetchone()
+    return int(row[0])
+
+
+def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
+    """Return a page of the waiting runs of all sessions, in order of sequence."""
+    rows = connection.execute(
+        "SELECT run_id, principal, session_id, seq, created_at FROM runs JOIN sessions ON no = session"
+        " WHERE status = 'queued' AND seq > ? ORDER BY seq LIMIT ?",
+        (query.after, query.limit),
+    )
+    return [Waiting(run_id, SessionKey(principal, session_id), *rest) for run_id, principal, session_id, *rest in rows]

@@ -1,0 +1,255 @@
+"""The journal in one SQLite file: the embedded default.
+
+This room joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
+group commit), `ledger` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded on the caller's
+side, so that the one writer has nothing to do but to write.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, assert_never, overload
+
+from strandline.clock import Clock
+from strandline.encoding import encode_messages
+from strandline.errors import JournalUnavailable
+from strandline.journal import reader
+from strandline.journal.driver import connect, create, translated, unreadable
+from strandline.journal.feed import ClaimFeed
+from strandline.journal.ledger import Ledger
+from strandline.journal.ownership import MOUNTINFO, Ownership, check_file, prepare_folder
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Busy,
+    Changed,
+    Delete,
+    HistoryPage,
+    HistoryQuery,
+    Refused,
+    RunQuery,
+    Take,
+    Waiting,
+    WaitingQuery,
+)
+from strandline.journal.reader import Readers
+from strandline.journal.rules import check_end
+from strandline.journal.writer import Job, Writer
+from strandline.model import (
+    AgentRecord,
+    Claim,
+    Fact,
+    NewRun,
+    RoundStarted,
+    Run,
+    SessionKey,
+    Settlement,
+    Token,
+)
+
+T = TypeVar("T")
+
+
+class SqliteJournal:
+    """A journal in the file `path`; its folder is made if there is none.
+
+    `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
+    holder, if it has to.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        lock_wait_s: float = 60.0,
+        on_wait: Callable[[str], None] | None = None,
+        mountinfo: Path = MOUNTINFO,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock_wait_s = lock_wait_s
+        self._on_wait = on_wait
+        self._mountinfo = mountinfo
+        self._feed = ClaimFeed()
+        self._writer: Writer | None = None
+        self._ledger: Ledger | None = None
+        self._readers: Readers | None = None
+
+    # -- ownership ------------------------------------------------------------------------------------
+
+    async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
+        """Wait for the lock, fence every older owner, and return what was executing, in order of sequence.
+
+        Raises a `JournalError` that says what to do; the file is left untouched then. An object that is open already
+        is closed first. Cancelled, it leaves nothing behind.
+        """
+        if self._writer is not None:
+            await self.close()
+            self._feed = ClaimFeed()
+        prepare_folder(self._path, self._mountinfo)
+        check_file(self._path)
+        ownership = Ownership(self._path, self._clock)
+        await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
+        readers = Readers(self._path)
+        connections: list[sqlite3.Connection] = []
+        claims: list[Claim] = []
+
+        def prepare() -> Ledger:
+            if not check_file(self._path):
+                create(self._path)
+            try:
+                connections.append(connect(self._path))
+                ledger = Ledger(connections[0], self._clock, max_attempts=max_attempts)
+                claims.extend(ledger.take_over())
+            except sqlite3.Error as error:
+                raise unreadable(self._path, error) from error
+            self._ledger = ledger
+            return ledger
+
+        def clean_up() -> None:
+            readers.close()
+            for connection in connections:
+                connection.close()
+            ownership.release()
+
+        writer = Writer(prepare, clean_up, self._feed, name="strandline-journal")
+        writer.start()
+        try:
+            await asyncio.shield(asyncio.wrap_future(writer.prepared))
+        except BaseException:
+            writer.stop()
+            if writer.finished.done():
+                writer.join()
+            raise
+        self._readers = readers
+        self._writer = writer
+        return claims
+
+    def claims(self) -> AsyncIterator[Claim]:
+        """Yield every claim made since `open`, once; ends when the journal is closed."""
+        return self._feed.follow()
+
+    async def close(self) -> None:
+        """Make everything queued durable, end threads and connections, give up the lock, end `claims()`. Idempotent."""
+        writer = self._writer
+        if writer is None:
+            return
+        writer.stop()
+        await asyncio.shield(asyncio.wrap_future(writer.finished))
+        writer.join()
+        self._feed.end()
+
+    # -- verbs ----------------------------------------------------------------------------------------
+
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+        prompt = encode_messages(new.input)
+        metadata = encode_messages(new.metadata) if new.metadata else None
+        call = partial(self._verbs().accept, new, prompt, metadata, bounds, take)
+        accepted: Accepted | Refused = await self._written(call)
+        return accepted
+
+    async def take(self, key: SessionKey) -> Take:
+        """Claim the session's next run, counting an attempt."""
+        taken: Take = await self._written(partial(self._verbs().take, key))
+        return taken
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
+        encoded = encode_messages(fact)
+        ledger = self._verbs()
+        call = partial(ledger.stage, token, encoded)
+        if isinstance(fact, RoundStarted):
+            await self._written(call)
+        else:
+            self._put(Job(call, lost=partial(ledger.owe, token, encoded)))
+
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool) -> Take:
+        """End a run: outcome, messages, window and state in one commit. With `take`, claim the session's next run."""
+        check_end(settlement.outcome.status)
+        call = partial(
+            self._verbs().settle,
+            token,
+            settlement.outcome.status,
+            encode_messages(settlement.outcome),
+            encode_messages(settlement.messages) if settlement.messages else None,
+            len(settlement.messages),
+            None if settlement.window is None else encode_messages(settlement.window),
+            None if settlement.state is None else encode_messages(settlement.state),
+        )
+        taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
+        return taken
+
+    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+        """Give a run back to the head of its queue, its facts kept; `counted` False takes its attempt back."""
+        call = partial(self._verbs().release, token, counted)
+        taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
+        return taken
+
+    async def change(self, change: Delete) -> Changed | Busy:
+        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
+        changed: Changed | Busy = await self._written(partial(self._verbs().delete, change.key))
+        return changed
+
+    def _verbs(self) -> Ledger:
+        if self._ledger is None:
+            raise JournalUnavailable("the journal is not open")
+        return self._ledger
+
+    async def _written(self, call: Callable[[], Any], again: Callable[[], Any] | None = None) -> Any:
+        job = Job(call, again=again, loop=asyncio.get_running_loop())
+        self._put(job)
+        assert job.future is not None
+        return await job.future
+
+    def _put(self, job: Job) -> None:
+        if self._writer is None or not self._writer.put(job):
+            raise JournalUnavailable("the journal is not open")
+
+    # -- what is read ---------------------------------------------------------------------------------
+
+    async def load(self, key: SessionKey) -> AgentRecord:
+        """Return window and state of a session; whatever a delivered claim rests on is in it."""
+        return await self._answered(partial(reader.load, key=key))
+
+    @overload
+    async def read(self, query: RunQuery) -> Run | None: ...
+    @overload
+    async def read(self, query: HistoryQuery) -> HistoryPage: ...
+    @overload
+    async def read(self, query: WaitingQuery) -> list[Waiting]: ...
+    async def read(self, query: RunQuery | HistoryQuery | WaitingQuery) -> Run | HistoryPage | list[Waiting] | None:
+        """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
+        match query:
+            case RunQuery():
+                return await self._answered(partial(reader.run, query=query))
+            case HistoryQuery():
+                return await self._answered(partial(reader.history, query=query))
+            case WaitingQuery():
+                return await self._answered(partial(reader.waiting, query=query))
+            case _:
+                assert_never(query)
+
+    async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        readers, writer = self._readers, self._writer
+        if readers is None or writer is None:
+            raise JournalUnavailable("the journal is not open")
+        if writer.unsettled:
+            await self._written(_nothing)
+        try:
+            return await asyncio.wrap_future(readers.ask(question))
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+def _nothing() -> None:
+    """Be a verb that only waits for the commits before it."""
+
+
+def _taken_before(call: Callable[[bool], object]) -> Take:
+    """Run a verb again whose commit failed after the claim that it took was out: that claim is stale, take no other."""
+    call(False)
+    return Take.TAKEN

@@ -1,0 +1,223 @@
+"""One thread that writes, with group commit: whatever has been queued shares one transaction and one sync.
+
+A verb is a function that runs on this thread; it decides before it writes, so an error of Strandline's own fails that
+verb alone and leaves the transaction as it was. Any other error rolls the batch back and runs its verbs one by one, so
+that one bad verb fails alone. A verb whose caller is gone is executed all the same. Knows no SQL and no journal.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Final, Protocol
+
+from strandline.errors import StrandlineError
+from strandline.journal.feed import ClaimFeed
+from strandline.model import Claim
+
+BATCH: Final = 500
+"""How many verbs share a commit at most."""
+
+
+class Store(Protocol):
+    """What a writer drives. Used on the writer's thread only."""
+
+    made: list[Claim]
+    """The claims that were made in this transaction."""
+
+    def begin(self) -> None:
+        """Start a transaction."""
+        ...
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo the transaction, as far as there is one, and forget whatever was concluded from it."""
+        ...
+
+    def translated(self, error: Exception) -> StrandlineError:
+        """Return an error of the driver as one of ours."""
+        ...
+
+
+class Job:
+    """One verb on its way. Its caller waits for `future`, on `loop`; None if nobody does.
+
+    `again` replaces `call` after a failed commit, if a claim that `call` made is already out: it must not make another.
+    Where `again` is None such a verb fails. `lost` is told when a verb that nobody waits for has failed.
+    """
+
+    __slots__ = ("again", "call", "error", "future", "is_out", "loop", "lost", "result")
+
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        *,
+        again: Callable[[], Any] | None = None,
+        lost: Callable[[], None] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.call = call
+        self.again = again
+        self.lost = lost
+        self.loop = loop
+        self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
+        self.result: Any = None
+        self.error: StrandlineError | None = None
+        self.is_out = False
+
+
+class Writer:
+    """The thread, from `start` to `stop`. Claims go to `feed`: before the commit, those of opaque runs after it.
+
+    `prepare` is the first thing that runs on the thread, `clean_up` the last, whatever happened in between.
+    """
+
+    def __init__(
+        self, prepare: Callable[[], Store], clean_up: Callable[[], None], feed: ClaimFeed, *, name: str
+    ) -> None:
+        self._prepare = prepare
+        self._clean_up = clean_up
+        self._feed = feed
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._stopping = False
+        self.unsettled = False
+        """Whether claims may be out that rest on a commit which is still under way."""
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self.prepared: Future[None] = Future()
+        """Done when `prepare` has returned; if it raised, that, and the thread is at its end."""
+        self.finished: Future[None] = Future()
+        """Done when everything queued is durable and all is cleaned up."""
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, job: Job) -> bool:
+        """Queue a job; False if the writer has been stopped."""
+        with self._gate:
+            if self._stopping:
+                return False
+            self._queue.put(job)
+            return True
+
+    def stop(self) -> None:
+        """Let the thread end after what is queued. Idempotent."""
+        with self._gate:
+            if not self._stopping:
+                self._stopping = True
+                self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread to be gone: a moment, once `finished` is done or `prepared` has failed."""
+        self._thread.join()
+
+    # -- on the thread --------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            store = self._prepare()
+        except BaseException as error:
+            self._clean_up()
+            self.finished.set_result(None)
+            self.prepared.set_exception(error)
+            return
+        self.prepared.set_result(None)
+        try:
+            self._serve(store)
+        finally:
+            self._clean_up()
+            self.finished.set_result(None)
+
+    def _serve(self, store: Store) -> None:
+        queue = self._queue
+        while (job := queue.get()) is not None:
+            batch = [job]
+            while len(batch) < BATCH and not queue.empty():
+                job = queue.get()
+                if job is None:
+                    queue.put(None)
+                    break
+                batch.append(job)
+            if not self._write(store, batch):
+                for job in batch:
+                    self._write_alone(store, job)
+            self.unsettled = False
+            _resolve(batch)
+
+    def _write(self, store: Store, batch: Sequence[Job]) -> bool:
+        """Run all jobs in one transaction. False if it failed: nothing of it was kept."""
+        made = store.made
+        try:
+            store.begin()
+            for job in batch:
+                before = len(made)
+                try:
+                    job.result = job.call()
+                except StrandlineError as error:
+                    job.error = error
+                job.is_out = len(made) > before and not made[-1].run.opaque
+            late = [claim for claim in made if claim.run.opaque]
+            early = [claim for claim in made if not claim.run.opaque] if late else made
+            if early:
+                self.unsettled = True
+                self._feed.put(early)
+        except Exception as error:
+            _undo(store, batch, error, out=False)
+            return False
+        try:
+            store.commit()
+        except Exception as error:
+            _undo(store, batch, error, out=True)
+            return False
+        if late:
+            self._feed.put(late)
+        made.clear()
+        return True
+
+    def _write_alone(self, store: Store, job: Job) -> None:
+        if job.is_out:
+            if job.again is None:
+                return
+            job.call, job.again = job.again, None
+        job.error = None
+        if not self._write(store, [job]) and job.lost is not None:
+            job.lost()
+
+
+def _undo(store: Store, batch: Sequence[Job], error: Exception, *, out: bool) -> None:
+    """Roll back and leave each job as it was, with `error` as what it fails with if it is not run again."""
+    store.made.clear()
+    store.rollback()
+    for job in batch:
+        job.result = None
+        job.error = store.translated(error)
+        job.is_out = out and job.is_out
+
+
+def _resolve(batch: Sequence[Job]) -> None:
+    """Tell the callers, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in batch:
+        if job.loop is not None:
+            by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_tell, jobs)
+        except RuntimeError:  # that loop is closed: nobody waits there any more
+            pass
+
+
+def _tell(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        future = job.future
+        if future is None or future.done():
+            continue
+        if job.error is not None:
+            future.set_exception(job.error)
+        else:
+            future.set_result(job.result)

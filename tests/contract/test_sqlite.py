@@ -1,0 +1,676 @@
+"""The suite on the SQLite journal, and what only a file, a lock and a writer thread can do wrong."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from strandline.clock import Clock, SystemClock
+from strandline.errors import (
+    ClaimLost,
+    JournalDamaged,
+    JournalError,
+    JournalForeign,
+    JournalLocked,
+    JournalNewer,
+    JournalUnavailable,
+)
+from strandline.journal import ownership
+from strandline.journal.port import Accepted, Bounds, Changed, Delete, Journal, RunQuery, Take, WaitingQuery
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import ANONYMOUS, Fact, NewRun, Range, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
+from strandline.testing.contract import JournalContract, done, key, said
+
+WIDE = Bounds(per_session=1000, total=10_000)
+
+
+class TestSqliteJournal(JournalContract):
+    def make_journal(self, folder: Path, clock: Clock) -> Journal:
+        return SqliteJournal(folder / "new" / "journal.db", clock)
+
+    async def reopen(self, journal: Journal, folder: Path, clock: Clock) -> Journal:
+        await journal.close()
+        return self.make_journal(folder, clock)
+
+
+def at(path: Path, *, lock_wait_s: float = 0.0) -> SqliteJournal:
+    return SqliteJournal(path, SystemClock(), lock_wait_s=lock_wait_s)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = at(path)
+    await journal.open("test", max_attempts=3)
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+def new(run_id: str, session: str = "s") -> NewRun:
+    return NewRun(run_id=RunId(run_id), key=key(session), input="ask", created_at=1.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+async def fill(path: Path) -> None:
+    """Make a journal with an ended, a claimed and a waiting run."""
+    async with opened(path) as journal:
+        claims = journal.claims()
+        await journal.accept(new("a"), WIDE, take=True)
+        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        await journal.accept(new("b"), WIDE, take=True)
+        await journal.accept(new("c"), WIDE, take=True)
+
+
+# -- files that are not to be opened ----------------------------------------------------------------------
+
+
+def refused(path: Path, error: type[JournalError]) -> str:
+    """Open what is at `path`; return the error's message. Nothing in the folder may have changed."""
+    before = _contents(path.parent)
+    with pytest.raises(error) as raised:
+        asyncio.run(at(path).open("test", max_attempts=3))
+    assert _contents(path.parent) == before
+    assert type(raised.value) is error
+    return str(raised.value)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.suffix != ".lock"}
+
+
+def test_a_text_file_is_left_as_it_is(path: Path) -> None:
+    path.write_text(
+        "Dear diary, today I have written more than one hundred characters, all of which I wish to keep.\n" * 3
+    )
+    assert str(path) in refused(path, JournalDamaged)
+
+
+def test_a_short_file_is_left_as_it_is(path: Path) -> None:
+    path.write_bytes(b"SQLite format 3\0")
+    refused(path, JournalDamaged)
+
+
+def test_the_database_of_another_program_is_left_as_it_is(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE runs (x); INSERT INTO runs VALUES (1);")
+    assert "another program" in refused(path, JournalForeign)
+    assert [each.name for each in path.parent.iterdir()] == ["journal.db"]
+
+
+def test_a_newer_file_is_left_as_it_is(path: Path) -> None:
+    asyncio.run(fill(path))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert "schema 99" in refused(path, JournalNewer)
+
+
+def test_a_file_that_was_cut_off_is_left_as_it_is(path: Path) -> None:
+    asyncio.run(fill(path))
+    path.write_bytes(path.read_bytes()[:-4096])
+    refused(path, JournalDamaged)
+
+
+@pytest.mark.parametrize("page", range(8))
+def test_a_file_with_damaged_pages_is_left_as_it_is(path: Path, page: int) -> None:
+    asyncio.run(fill(path))
+    data = bytearray(path.read_bytes())
+    start = max(100, page * 4096)
+    data[start : start + 2000] = b"\xa5" * 2000
+    path.write_bytes(data)
+    refused(path, JournalDamaged)
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_text(
+        "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+        f"40 22 0:40 / {tmp_path}/the\\040share rw shared:1 - nfs4 server:/x rw\n"
+        f"41 40 0:41 / {tmp_path}/the\\040share/local rw - tmpfs tmpfs rw\n"
+    )
+    share = tmp_path / "the share"
+    journal = SqliteJournal(share / "deep" / "journal.db", SystemClock(), mountinfo=mountinfo)
+    with pytest.raises(JournalError, match="nfs4"):
+        asyncio.run(journal.open("test", max_attempts=3))
+    assert [each.name for each in (share / "deep").iterdir()] == []
+    assert ownership.file_system(share / "local", mountinfo) == "tmpfs"
+    assert ownership.file_system(tmp_path / "the share2", mountinfo) == "ext4"
+    assert ownership.file_system(tmp_path, tmp_path / "none") is None
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="cannot be made"):
+        asyncio.run(at(tmp_path / "file" / "journal.db").open("test", max_attempts=3))
+
+
+def test_an_empty_file_becomes_a_journal(path: Path) -> None:
+    path.touch()
+    asyncio.run(fill(path))
+    assert path.read_bytes()[68:72] == b"STRL"
+
+
+def test_a_creation_that_was_cut_off_is_done_anew(path: Path) -> None:
+    path.with_name("journal.db.new").write_bytes(b"half")
+    asyncio.run(fill(path))
+    assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
+
+
+# -- ownership --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held_by_another_process(path: Path) -> Iterator[int]:
+    """A real process that has the journal open until it is killed."""
+    code = (
+        "import asyncio, sys, pathlib\n"
+        "from strandline.clock import SystemClock\n"
+        "from strandline.journal.sqlite import SqliteJournal\n"
+        "async def main():\n"
+        "    await SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock()).open('other', max_attempts=3)\n"
+        "    print('open', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_a_second_process_is_told_who_has_the_journal(path: Path) -> None:
+    with held_by_another_process(path) as pid, pytest.raises(JournalLocked, match=f"process {pid} on host"):
+        asyncio.run(at(path).open("test", max_attempts=3))
+
+
+def test_a_second_process_waits_and_goes_on_when_the_first_is_killed(path: Path) -> None:
+    """The event loop is free meanwhile, and told once for whom it waits."""
+    told: list[str] = []
+
+    async def main() -> None:
+        with held_by_another_process(path) as pid:
+            waits = asyncio.Event()
+
+            def on_wait(sentence: str) -> None:
+                told.append(sentence)
+                waits.set()
+
+            journal = SqliteJournal(path, SystemClock(), lock_wait_s=30.0, on_wait=on_wait)
+            opening = asyncio.create_task(journal.open("test", max_attempts=3))
+            await waits.wait()
+            assert not opening.done()
+            os.kill(pid, signal.SIGKILL)
+            assert await opening == []
+            await journal.close()
+            assert len(told) == 1
+            assert f"process {pid}" in told[0]
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_wait_for_the_lock_leaves_nothing(path: Path) -> None:
+    async def main() -> None:
+        waits = asyncio.Event()
+        async with opened(path):
+            journal = SqliteJournal(path, SystemClock(), lock_wait_s=30.0, on_wait=lambda _: waits.set())
+            opening = asyncio.create_task(journal.open("test", max_attempts=3))
+            await waits.wait()
+            opening.cancel()
+            await asyncio.wait([opening])
+        async with opened(path):
+            pass
+
+    asyncio.run(main())
+
+
+def test_after_close_no_thread_is_left_and_the_lock_is_free(path: Path) -> None:
+    before = set(threading.enumerate())
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            await asyncio.gather(*(journal.load(key()) for _ in range(10)))
+            await journal.accept(new("a"), WIDE, take=True)
+            assert set(threading.enumerate()) > before
+        assert set(threading.enumerate()) == before
+        async with opened(path):
+            pass
+        with pytest.raises(JournalLocked):
+            async with opened(path):
+                await at(path).open("test", max_attempts=3)
+
+    asyncio.run(main())
+    assert set(threading.enumerate()) == before
+    assert not path.with_name("journal.db-wal").exists()
+
+
+def test_what_was_queued_is_durable_after_close(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            accepts = [asyncio.create_task(journal.accept(new(f"r{n}"), WIDE, take=False)) for n in range(100)]
+            await asyncio.sleep(0)
+        assert [await accept for accept in accepts] == [Accepted(n + 1) for n in range(100)]
+        async with opened(path) as journal:
+            assert len(await journal.read(WaitingQuery())) == 100
+
+    asyncio.run(main())
+
+
+# -- storage itself ---------------------------------------------------------------------------------------
+
+
+def test_storage_refuses_a_second_claim(path: Path) -> None:
+    asyncio.run(fill(path))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        claimed = connection.execute("SELECT run_id FROM runs WHERE fence IS NOT NULL").fetchall()
+        assert claimed == [("b",)]
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+            connection.execute("UPDATE runs SET fence = 99, status = 'running' WHERE run_id = 'c'")
+
+
+def test_every_commit_is_synced(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            assert journal._ledger is not None
+            connection = journal._ledger._connection
+            assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    asyncio.run(main())
+
+
+def test_queues_are_read_through_their_indices(path: Path) -> None:
+    """Cost does not grow with age: no statement of a verb scans the runs."""
+    asyncio.run(fill(path))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement, index in [
+            (
+                "SELECT * FROM runs WHERE session = 1 AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1",
+                "runs_waiting",
+            ),
+            (
+                "SELECT count(*) FROM runs WHERE session = 1 AND status = 'queued' AND (lane, urgency, seq) < (1,2,3)",
+                "runs_waiting",
+            ),
+            ("SELECT * FROM runs WHERE fence IS NOT NULL", "runs_claimed"),
+            (
+                "SELECT no FROM history WHERE session = 1 AND nth % 64 = 0 AND first >= 5 ORDER BY first LIMIT 1",
+                "history_marks",
+            ),
+        ]:
+            plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
+            assert f"INDEX {index}" in plan
+            assert "TEMP B-TREE" not in plan
+
+
+def test_nothing_stays_staged_when_a_run_has_ended(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            for session in ("s", "t"):
+                await journal.accept(new(session, session), WIDE, take=True)
+            tokens = [(await anext(claims)).token for _ in range(2)]
+            for token in tokens:
+                await journal.stage(token, RoundStarted(said("x")))
+            await journal.release(tokens[1], counted=True, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT run, no FROM staged").fetchall() == [(0, 0)]
+        async with opened(path) as journal:
+            await journal.accept(new("u", "s"), WIDE, take=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT run, no FROM staged").fetchall() == [(0, 0)]
+
+    asyncio.run(main())
+
+
+def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            for n in range(4):
+                await journal.accept(new(f"r{n}"), WIDE, take=True)
+                settlement = done("hi", "ho", state={"n": n}) if n % 2 else done()
+                await journal.settle((await anext(claims)).token, settlement, take=False)
+            assert await journal.change(Delete(key())) == Changed(existed=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            for table in ("sessions", "runs", "staged", "history", "agents"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
+    asyncio.run(main())
+
+
+def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few sessions are known by heart; those that were forgotten are read again."""
+    monkeypatch.setattr("strandline.journal.known.KNOWN_SESSIONS", 2)
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            names = [f"s{n}" for n in range(12)]
+            for round_ in range(2):
+                for name in names:
+                    await journal.accept(new(f"{name}.{round_}", name), WIDE, take=False)
+                for name in names:
+                    assert await journal.take(key(name)) is Take.TAKEN
+                tokens = [(await anext(claims)).token for _ in names]
+                for name in names:
+                    assert await journal.accept(new(f"{name}.x{round_}", name), WIDE, take=True) == Accepted(1)
+                for token in tokens:
+                    assert await journal.settle(token, done("hi", "ho"), take=True) is Take.TAKEN
+                for _ in names:
+                    await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
+            for n in range(12):
+                await journal.accept(new(f"late.{n}", f"late{n}"), WIDE, take=True)
+                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
+            assert journal._ledger is not None
+            assert len(journal._ledger._known._sessions) <= 3
+            for name in names:
+                assert (await journal.load(key(name))).length == 8
+
+    asyncio.run(main())
+
+
+def test_discarded_messages_are_never_in_the_window(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            for index in range(3):
+                await journal.accept(new(f"r{index}"), WIDE, take=True)
+                texts = (f"{index}.0", f"{index}.1")
+                await journal.settle((await anext(claims)).token, done(*texts, window=(Range(1, None),)), take=False)
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE history SET discarded = 1 WHERE run = 1")
+        async with opened(path) as journal:
+            record = await journal.load(key())
+            assert (record.origins, record.length) == ([1, 4, 5], 6)
+            assert record.messages == [said("0.0", "0.1")[1], *said("2.0", "2.1")]
+
+    asyncio.run(main())
+
+
+# -- group commit -----------------------------------------------------------------------------------------
+
+
+def test_verbs_that_are_queued_together_share_a_commit(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            assert journal._ledger is not None
+            statements: list[str] = []
+            journal._ledger._connection.set_trace_callback(statements.append)
+            answers = await asyncio.gather(*(journal.accept(new(f"r{n}"), WIDE, take=False) for n in range(200)))
+            journal._ledger._connection.set_trace_callback(None)
+            assert answers == [Accepted(n + 1) for n in range(200)]
+            assert 1 <= statements.count("COMMIT") <= 20
+
+    asyncio.run(main())
+
+
+def test_a_verb_that_storage_refuses_fails_alone(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            answers = await asyncio.gather(
+                *(journal.accept(new("r3" if n == 7 else f"r{n}"), WIDE, take=False) for n in range(20)),
+                return_exceptions=True,
+            )
+            assert [type(each).__name__ for each in answers].count("InvariantBroken") == 1
+            assert len(await journal.read(WaitingQuery())) == 19
+            assert await journal.accept(new("more"), WIDE, take=False) == Accepted(20)
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
+    """Here the file may not grow; when it may again, everything goes on."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            claim = await anext(claims)
+            assert journal._ledger is not None
+            connection = journal._ledger._connection
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+            big = NewRun(run_id=RunId("big"), key=key(), input="x" * 1_000_000, created_at=1.0)
+            with pytest.raises(JournalUnavailable, match="disk is full"):
+                await journal.accept(big, WIDE, take=True)
+            assert await journal.read(RunQuery(ANONYMOUS, RunId("big"))) is None
+            connection.execute("PRAGMA max_page_count = 1000000")
+            assert await journal.accept(big, WIDE, take=True) == Accepted(1)
+            await journal.settle(claim.token, done("hi", "ho"), take=True)
+            assert (await anext(claims)).run.run_id == "big"
+
+    asyncio.run(main())
+
+
+# -- kill -9 ----------------------------------------------------------------------------------------------
+
+
+WRITER = """
+import asyncio, sys, pathlib
+from strandline.clock import SystemClock
+from strandline.journal.port import Bounds
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import NewRun, RunId
+from strandline.testing.contract import done, key
+
+async def main():
+    journal = SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock())
+    await journal.open("victim", max_attempts=3)
+    async def tell(run_id, session):
+        await journal.accept(NewRun(run_id=RunId(run_id), key=key(session), input="ask", created_at=1.0),
+                             Bounds(100000, 100000), take=True)
+        sys.stdout.write(f'["accepted", "{run_id}"]\\n')
+        sys.stdout.flush()
+    async def client(name):
+        for count in range(100000):
+            await tell(f"{name}.{count}", f"s{name % 4}")
+    async def worker():
+        async for claim in journal.claims():
+            run_id = claim.run.run_id
+            await journal.settle(claim.token, done(run_id, "yes"), take=True)
+            sys.stdout.write(f'["settled", "{run_id}"]\\n')
+            sys.stdout.flush()
+    await asyncio.gather(worker(), *(client(name) for name in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 400, 1500])
+def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, lines: int) -> None:
+    told: list[list[str]] = []
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.endswith("\n"):
+                told.append(json.loads(line))
+            if len(told) == lines:
+                process.kill()
+    accepted = [run_id for what, run_id in told if what == "accepted"]
+    settled = [run_id for what, run_id in told if what == "settled"]
+
+    async def check() -> None:
+        journal = at(path)
+        orphans = await journal.open("test", max_attempts=3)
+        waiting = {each.run_id for each in await journal.read(WaitingQuery(limit=1_000_000))}
+        claimed = {each.run.run_id for each in orphans}
+        assert len({each.run.key for each in orphans}) == len(orphans)
+        for run_id in accepted:
+            run = await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
+            assert run is not None
+            assert run.status is RunStatus.SUCCEEDED or (run_id in waiting) != (run_id in claimed)
+        for run_id in settled:
+            run = await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
+            assert run is not None
+            assert run.status is RunStatus.SUCCEEDED
+        texts: list[str] = []
+        for session in range(4):
+            record = await journal.load(key(f"s{session}"))
+            asked = [message["content"][0]["text"] for message in record.messages[::2]]
+            for client in (session, session + 4):
+                mine = [int(text.split(".")[1]) for text in asked if text.startswith(f"{client}.")]
+                assert mine == list(range(len(mine))), "runs of one client ended out of order"
+            texts += asked
+        assert len(texts) == len(set(texts))
+        assert set(settled) <= set(texts)
+        await journal.close()
+
+    asyncio.run(check())
+
+
+# -- a commit that fails when its claims are out already ----------------------------------------------------
+
+
+class _BrokenDisk:
+    """Makes the next commits of an open journal fail, as a disk does that cannot be written to."""
+
+    def __init__(self, journal: SqliteJournal) -> None:
+        assert journal._ledger is not None
+        ledger: Any = journal._ledger
+        self._ledger = ledger
+        self.left = 0
+        ledger.commit = self._failing(ledger.commit)
+
+    def refuse_facts(self) -> None:
+        ledger: Any = self._ledger
+        ledger._write_fact = self._failing(ledger._write_fact)
+
+    def _failing(self, call: Callable[..., None]) -> Callable[..., None]:
+        def fail(*arguments: object) -> None:
+            if self.left > 0:
+                self.left -= 1
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+                raise error
+            call(*arguments)
+
+        return fail
+
+
+def test_an_accept_whose_commit_fails_is_refused_and_its_claim_is_lost(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            disk = _BrokenDisk(journal)
+            disk.left = 1
+            with pytest.raises(JournalUnavailable, match="disk failed"):
+                await journal.accept(new("a"), WIDE, take=True)
+            stale = await anext(claims)
+            assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
+            for verb in (
+                journal.stage(stale.token, RoundStarted(said("x"))),
+                journal.settle(stale.token, done("hi", "ho"), take=True),
+                journal.release(stale.token, counted=False, take=True),
+            ):
+                with pytest.raises(ClaimLost):
+                    await verb
+            assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
+            assert (await anext(claims)).token.fence > stale.token.fence
+
+    asyncio.run(main())
+
+
+def test_a_settle_whose_commit_fails_is_made_durable_without_another_claim(path: Path) -> None:
+    """The claim that was out is lost; the run it was for waits until it is asked for again."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("b"), WIDE, take=True)
+            first = await anext(claims)
+            _BrokenDisk(journal).left = 1
+            assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
+            stale = await anext(claims)
+            assert stale.run.run_id == "b"
+            assert (await journal.load(key())).length == 2
+            with pytest.raises(ClaimLost):
+                await journal.settle(stale.token, done("no", "no"), take=True)
+            assert [each.run_id for each in await journal.read(WaitingQuery())] == ["b"]
+            assert await journal.take(key()) is Take.TAKEN
+            assert (await anext(claims)).run.attempt == 1
+
+    asyncio.run(main())
+
+
+def test_a_claim_of_an_opaque_run_is_out_only_when_it_is_durable(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            _BrokenDisk(journal).left = 1
+            opaque = NewRun(run_id=RunId("a"), key=key(), input="ask", opaque=True, created_at=1.0)
+            assert await journal.accept(opaque, WIDE, take=True) == Accepted(0)
+            claim = await anext(claims)
+            await journal.settle(claim.token, done("hi", "ho"), take=False)
+            await journal.close()
+            assert [each async for each in claims] == []
+
+    asyncio.run(main())
+
+
+def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Path) -> None:
+    facts: list[Fact] = [
+        RoundStarted(said("1")),
+        ToolDone("t", {}),
+        RoundDone(said("2"), None),
+        RoundStarted(said("3")),
+    ]
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            claim = await anext(claims)
+            await journal.stage(claim.token, facts[0])
+            disk = _BrokenDisk(journal)
+            disk.refuse_facts()
+            disk.left = 5  # ToolDone and RoundDone are tried together, then each alone
+            await journal.stage(claim.token, facts[1])
+            await journal.stage(claim.token, facts[2])
+            with pytest.raises(JournalUnavailable):
+                await journal.stage(claim.token, facts[3])
+            disk.left = 0
+            await journal.stage(claim.token, facts[3])
+            await journal.release(claim.token, counted=True, take=True)
+            again = await anext(claims)
+            assert again.facts == tuple(facts)
+            disk.left = 2
+            await journal.stage(again.token, facts[1])
+            await journal.settle(again.token, done("hi", "ho"), take=False)
+            assert journal._ledger is not None
+            assert journal._ledger._owed == {}
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_never_comes_back_ends_in_errors_and_a_clean_close(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            disk = _BrokenDisk(journal)
+            disk.left = 1_000_000
+            results = await asyncio.gather(
+                *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True) for n in range(10)), return_exceptions=True
+            )
+            assert {type(result) for result in results} == {JournalUnavailable}
+        async with opened(path) as journal:
+            assert await journal.read(WaitingQuery()) == []
+
+    asyncio.run(main())

@@ -1,0 +1,400 @@
+"""Both journals against a list: whatever is asked for in whatever order, they answer as the simplest model does.
+
+The model is a list of runs that is searched and sorted anew for every question. It shares no code with the journals.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from strandline.clock import SystemClock
+from strandline.errors import ClaimLost
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Busy,
+    Changed,
+    Delete,
+    HistoryQuery,
+    Journal,
+    Refused,
+    RunQuery,
+    Take,
+    WaitingQuery,
+)
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import (
+    ANONYMOUS,
+    WHOLE_HISTORY,
+    Claim,
+    Fact,
+    Inline,
+    Message,
+    NewRun,
+    Outcome,
+    Principal,
+    Range,
+    RoundDone,
+    RoundStarted,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    Settlement,
+    StateRecord,
+    Token,
+    ToolDone,
+    Window,
+)
+
+T = TypeVar("T")
+
+SESSIONS = [
+    SessionKey(ANONYMOUS, SessionId("s1")),
+    SessionKey(ANONYMOUS, SessionId("s2")),
+    SessionKey(Principal("other"), SessionId("s1")),
+]
+MAX_ATTEMPTS = 2
+
+
+@dataclass
+class ModelRun:
+    run_id: RunId
+    key: SessionKey
+    lane: int
+    priority: int
+    status: str = "queued"
+    attempt: int = 0
+    fence: int | None = None
+    last: bool = False
+    facts: list[Fact] = field(default_factory=list)
+
+
+@dataclass
+class ModelSession:
+    messages: list[Message] = field(default_factory=list)
+    window: Window = WHOLE_HISTORY
+    state: StateRecord | None = None
+
+
+class ListModel:
+    """What a journal should do, over a list of runs in order of acceptance."""
+
+    def __init__(self) -> None:
+        self.runs: list[ModelRun] = []
+        self.sessions: dict[SessionKey, ModelSession] = {}
+        self.taken: list[ModelRun] = []
+        """Runs whose claim is due, in order."""
+
+    def waiting(self, key: SessionKey | None = None) -> list[ModelRun]:
+        """The waiting runs of a session in order of service, or of all in order of acceptance."""
+        found = [run for run in self.runs if run.status == "queued" and key in (None, run.key)]
+        if key is not None:  # sort is stable
+            found.sort(key=lambda run: run.priority if run.lane == 3 else 0)
+            found.sort(key=lambda run: run.lane)
+        return found
+
+    def executing(self) -> list[ModelRun]:
+        return [run for run in self.runs if run.status == "running"]
+
+    def free(self, key: SessionKey) -> bool:
+        return all(run.key != key for run in self.executing())
+
+    def holder(self, token: Token) -> ModelRun | None:
+        return next((run for run in self.executing() if (run.run_id, run.fence) == token), None)
+
+    def start(self, run: ModelRun) -> None:
+        run.status = "running"
+        run.attempt += 1
+        run.fence = -1  # learnt from the claim
+        run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
+        self.taken.append(run)
+
+    def accept(self, run: ModelRun, bounds: Bounds, take: bool) -> Accepted | Refused:
+        self.runs.append(run)
+        line = self.waiting(run.key)
+        position = line.index(run) + 1
+        if take and position == 1 and self.free(run.key):
+            self.sessions.setdefault(run.key, ModelSession())
+            self.start(run)
+            return Accepted(0)
+        if len(line) > bounds.per_session:
+            self.runs.remove(run)
+            return Refused("queue_full", position)
+        if len(self.waiting()) > bounds.total:
+            self.runs.remove(run)
+            return Refused("server_full", position)
+        self.sessions.setdefault(run.key, ModelSession())
+        return Accepted(position)
+
+    def take(self, key: SessionKey) -> Take:
+        line = self.waiting(key)
+        if not line or not self.free(key):
+            return Take.NOTHING
+        attempt = line[0].attempt + 1
+        if attempt > 1 and attempt >= MAX_ATTEMPTS and any(run.last for run in self.executing()):
+            return Take.BLOCKED
+        self.start(line[0])
+        return Take.TAKEN
+
+    def settle(self, run: ModelRun, settlement: Settlement, take: bool) -> Take:
+        session = self.sessions[run.key]
+        session.messages = session.messages + settlement.messages
+        session.window = session.window if settlement.window is None else settlement.window
+        session.state = session.state if settlement.state is None else settlement.state
+        run.status, run.fence, run.last, run.facts = settlement.outcome.status.value, None, False, []
+        return self.take(run.key) if take else Take.NOTHING
+
+    def release(self, run: ModelRun, counted: bool, take: bool) -> Take:
+        run.status, run.fence, run.last, run.lane = "queued", None, False, 0
+        run.attempt -= 0 if counted else 1
+        return self.take(run.key) if take else Take.NOTHING
+
+    def delete(self, key: SessionKey) -> Changed | Busy:
+        if self.waiting(key) or not self.free(key):
+            return Busy()
+        self.runs = [run for run in self.runs if run.key != key]
+        return Changed(existed=self.sessions.pop(key, None) is not None)
+
+
+texts = st.sampled_from(["a", "b", "ü\n", "\x00"])
+messages = st.lists(st.builds(lambda text: {"role": "user", "content": [{"text": text}]}, texts), max_size=3)
+states = st.one_of(st.none(), st.dictionaries(texts, st.integers(0, 9), max_size=2))
+facts: st.SearchStrategy[Fact] = st.one_of(
+    st.builds(RoundStarted, messages),
+    st.builds(lambda text: ToolDone(text, {"content": [{"image": text.encode()}]}), texts),
+    st.builds(RoundDone, messages, states),
+)
+ranges = st.builds(Range, st.integers(0, 6), st.one_of(st.none(), st.integers(0, 8)))
+inlines = st.builds(lambda text: Inline({"role": "user", "content": [{"text": text}]}), texts)
+windows = st.one_of(st.none(), st.lists(st.one_of(ranges, inlines), max_size=3).map(tuple))
+sessions = st.sampled_from(SESSIONS)
+bounds = st.builds(Bounds, st.integers(0, 4), st.integers(0, 7))
+asked = st.tuples(sessions, st.sampled_from([3, 3, 3, 2, 1, 0]), st.integers(1, 5), st.booleans(), st.booleans())
+ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """One journal and the model side by side; a claim is compared as soon as it is due."""
+
+    def make(self) -> Journal:
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp())
+        self.model = ListModel()
+        self.made = 0
+        self.tokens: list[Token] = []
+        self.claims: list[Claim] = []
+        self.consumer: asyncio.Task[None] | None = None
+        self.journal = self.make()
+        self.runner.run(self._open())
+
+    async def _open(self) -> list[Claim]:
+        orphans = await self.journal.open("machine", max_attempts=MAX_ATTEMPTS)
+        feed = self.journal.claims()
+
+        async def consume() -> None:
+            async for claim in feed:
+                self.claims.append(claim)
+
+        self.consumer = asyncio.create_task(consume())
+        await asyncio.sleep(0)
+        return orphans
+
+    async def _close(self) -> None:
+        await self.journal.close()
+        assert self.consumer is not None
+        await self.consumer
+
+    def teardown(self) -> None:
+        self.runner.run(self._close())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+        assert self.claims == []
+
+    def call(self, *verbs: Awaitable[T]) -> list[T | BaseException]:
+        """Await verbs that are asked for at once, and let the consumer have what they made."""
+
+        async def main() -> list[T | BaseException]:
+            results = await asyncio.gather(*verbs, return_exceptions=True)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return results
+
+        results = self.runner.run(main())
+        self._check_claims()
+        return results
+
+    def _check_claims(self) -> None:
+        self.claims.sort(key=lambda claim: claim.token.fence)  # those of opaque runs come after the others of a commit
+        assert [claim.run.run_id for claim in self.claims] == [run.run_id for run in self.model.taken]
+        for claim, run in zip(self.claims, self.model.taken, strict=True):
+            self._check_claim(claim, run)
+        self.claims.clear()
+        self.model.taken.clear()
+
+    def _check_claim(self, claim: Claim, run: ModelRun) -> None:
+        if run.status == "running":  # it may have ended again in the same burst
+            run.fence = claim.token.fence
+        assert all(claim.token.fence > token.fence for token in self.tokens)
+        assert (claim.run.attempt, claim.run.lane, claim.run.key) == (run.attempt, run.lane, run.key)
+        assert list(claim.facts) == run.facts
+        self.tokens.append(claim.token)
+
+    def _token(self, index: int) -> Token:
+        return self.tokens[-1 - index % len(self.tokens)]
+
+    # -- what can be asked for ------------------------------------------------------------------------
+
+    @rule(burst=st.lists(asked, min_size=1, max_size=5), bounds=bounds)
+    def accept(self, burst: list[tuple[SessionKey, int, int, bool, bool]], bounds: Bounds) -> None:
+        verbs: list[Awaitable[Accepted | Refused]] = []
+        expected: list[Accepted | Refused] = []
+        for key, lane, priority, take, opaque in burst:
+            self.made += 1
+            run_id = RunId(f"r{self.made}")
+            new = NewRun(
+                run_id=run_id, key=key, input="?", lane=lane, priority=priority, opaque=opaque, created_at=self.made
+            )
+            verbs.append(self.journal.accept(new, bounds, take=take))
+            expected.append(self.model.accept(ModelRun(run_id, key, lane, priority), bounds, take))
+        assert self.call(*verbs) == expected
+
+    @rule(key=sessions)
+    def take(self, key: SessionKey) -> None:
+        expected = self.model.take(key)
+        assert self.call(self.journal.take(key)) == [expected]
+
+    @precondition(lambda self: self.tokens)
+    @rule(index=st.integers(0, 3), staged=st.lists(facts, min_size=1, max_size=4))
+    def stage(self, index: int, staged: list[Fact]) -> None:
+        token = self._token(index)
+        run = self.model.holder(token)
+        if run is not None:
+            run.facts += staged
+        results = self.call(*(self.journal.stage(token, fact) for fact in staged))
+        for fact, result in zip(staged, results, strict=True):
+            if run is not None:
+                assert result is None
+            elif isinstance(fact, RoundStarted):
+                assert isinstance(result, ClaimLost)
+
+    @precondition(lambda self: self.tokens)
+    @rule(index=st.integers(0, 3), status=ends, messages=messages, window=windows, state=states, take=st.booleans())
+    def settle(
+        self,
+        index: int,
+        status: RunStatus,
+        messages: list[Message],
+        window: Window | None,
+        state: StateRecord | None,
+        take: bool,
+    ) -> None:
+        token = self._token(index)
+        run = self.model.holder(token)
+        settlement = Settlement(outcome=Outcome(status=status), messages=messages, window=window, state=state)
+        expected = None if run is None else self.model.settle(run, settlement, take)
+        (result,) = self.call(self.journal.settle(token, settlement, take=take))
+        self._compare(result, expected)
+
+    @precondition(lambda self: self.tokens)
+    @rule(index=st.integers(0, 3), counted=st.booleans(), take=st.booleans())
+    def release(self, index: int, counted: bool, take: bool) -> None:
+        token = self._token(index)
+        run = self.model.holder(token)
+        expected = None if run is None else self.model.release(run, counted, take)
+        (result,) = self.call(self.journal.release(token, counted=counted, take=take))
+        self._compare(result, expected)
+
+    def _compare(self, result: object, expected: object) -> None:
+        if expected is None:
+            assert isinstance(result, ClaimLost)
+        else:
+            assert result == expected
+
+    @rule(key=sessions)
+    def delete(self, key: SessionKey) -> None:
+        expected = self.model.delete(key)
+        assert self.call(self.journal.change(Delete(key))) == [expected]
+
+    @rule()
+    def restart(self) -> None:
+        self.runner.run(self._close())
+        self.journal = self.make()
+        orphans = self.runner.run(self._open())
+        executing = self.model.executing()
+        assert [orphan.run.run_id for orphan in orphans] == [run.run_id for run in executing]
+        for orphan, run in zip(orphans, executing, strict=True):
+            self._check_claim(orphan, run)
+
+    # -- what can be seen -----------------------------------------------------------------------------
+
+    @invariant()
+    def everything_is_as_in_the_model(self) -> None:
+        self.runner.run(self._compare_all())
+
+    async def _compare_all(self) -> None:
+        waiting = await self.journal.read(WaitingQuery())
+        assert [each.run_id for each in waiting] == [run.run_id for run in self.model.waiting()]
+        for run in self.model.runs:
+            found = await self.journal.read(RunQuery(run.key.principal, run.run_id))
+            assert found is not None
+            line = self.model.waiting(run.key)
+            position = line.index(run) + 1 if run in line else None
+            assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
+        for key in SESSIONS:
+            session = self.model.sessions.get(key, ModelSession())
+            assert (await self.journal.read(HistoryQuery(key, limit=1000))).messages == session.messages
+            record = await self.journal.load(key)
+            assert (record.window, record.state, record.length) == (
+                session.window,
+                session.state,
+                len(session.messages),
+            )
+            assert list(zip(record.messages, record.origins, strict=True)) == _seen(session)
+
+
+def _seen(session: ModelSession) -> list[tuple[Message, int | None]]:
+    seen: list[tuple[Message, int | None]] = []
+    for part in session.window:
+        if isinstance(part, Inline):
+            seen.append((part.message, None))
+        else:
+            end = len(session.messages) if part.end is None else part.end
+            seen += [(message, n) for n, message in enumerate(session.messages) if part.start <= n < end]
+    return seen
+
+
+class MemoryMachine(JournalMachine):
+    kept: MemoryJournal | None = None
+
+    def make(self) -> Journal:
+        self.kept = self.kept or MemoryJournal(SystemClock())
+        return self.kept
+
+
+class SqliteMachine(JournalMachine):
+    def make(self) -> Journal:
+        return SqliteJournal(self.folder / "journal.db", SystemClock())
+
+
+TestMemoryMachine: Any = MemoryMachine.TestCase
+TestMemoryMachine.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestSqliteMachine: Any = SqliteMachine.TestCase
+TestSqliteMachine.settings = settings(
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
