@@ -29,7 +29,8 @@ from strandline.journal import ownership
 from strandline.journal.port import Accepted, Bounds, Changed, Delete, Journal, RunQuery, Take, WaitingQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, Fact, NewRun, Range, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
-from strandline.testing.contract import JournalContract, done, key, said
+from strandline.testing.contract import JournalContract
+from strandline.testing.desk import done, key, said
 
 WIDE = Bounds(per_session=1000, total=10_000)
 

@@ -1,13 +1,17 @@
 """Parts for tests of Strandline and of whatever is built on it.
 
-Importing this package imports no agent framework; the scripted model does, when it is asked for.
+Importing this package imports neither an agent framework nor pytest; `ScriptedModel` and `JournalContract` do that,
+when they are asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from strandline.testing.checker import Ledger, check_history, check_pairing, check_truthful
 from strandline.testing.gate import Gate, Signal
 
 if TYPE_CHECKING:
+    from strandline.testing.contract import JournalContract
     from strandline.testing.model import (
         ScriptedModel,
         call,
@@ -23,9 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Gate",
+    "JournalContract",
+    "Ledger",
     "ScriptedModel",
     "Signal",
     "call",
+    "check_history",
+    "check_pairing",
+    "check_truthful",
     "fast_retries",
     "in_turn",
     "pause",
@@ -40,6 +49,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from strandline.testing import model
-
-    return getattr(model, name)
+    module = "contract" if name == "JournalContract" else "model"
+    return getattr(import_module(f"strandline.testing.{module}"), name)

@@ -16,10 +16,10 @@ not exist.
 # ruff: noqa: D102 (a test's name is its claim)
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
@@ -35,24 +35,19 @@ from strandline.journal.port import (
     HistoryQuery,
     Journal,
     Refused,
-    RunQuery,
     Take,
     WaitingQuery,
 )
 from strandline.model import (
-    ANONYMOUS,
     WHOLE_HISTORY,
     AgentRecord,
     Block,
-    Claim,
     ErrorCode,
     Fact,
     Inline,
     Lane,
     Message,
-    NewRun,
     Outcome,
-    Principal,
     Range,
     RoundDone,
     RoundStarted,
@@ -60,143 +55,12 @@ from strandline.model import (
     RunError,
     RunId,
     RunStatus,
-    SessionId,
-    SessionKey,
     Settlement,
-    StateRecord,
     Token,
     ToolDone,
     Window,
 )
-
-DEADLINE_S: Final = 30.0
-WIDE: Final = Bounds(per_session=1000, total=10_000)
-
-
-def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
-    """Return the key of a session."""
-    return SessionKey(Principal(principal), SessionId(session))
-
-
-def said(*texts: str) -> list[Message]:
-    """Return a conversation of these texts, the user's first."""
-    return [
-        {"role": "assistant" if index % 2 else "user", "content": [{"text": text}]} for index, text in enumerate(texts)
-    ]
-
-
-def done(*texts: str, window: Window | None = None, state: StateRecord | None = None) -> Settlement:
-    """Return what a run leaves that succeeded and said `texts`."""
-    outcome = Outcome(status=RunStatus.SUCCEEDED, output=texts[-1] if texts else "")
-    return Settlement(outcome=outcome, messages=said(*texts), window=window, state=state)
-
-
-class StillClock:
-    """A clock that stands where it is put."""
-
-    def __init__(self) -> None:
-        self.at = 1_000.0
-
-    def now(self) -> float:
-        """Return `at`."""
-        return self.at
-
-    def monotonic(self) -> float:
-        """Return `at`."""
-        return self.at
-
-
-class Desk:
-    """An open journal, and short words for what the tests do with it."""
-
-    def __init__(self, journal: Journal, clock: StillClock, reopened: Callable[[], Awaitable[Journal]]) -> None:
-        self.journal = journal
-        self.clock = clock
-        self.orphans: list[Claim] = []
-        self._reopened = reopened
-        self._claims: AsyncIterator[Claim] | None = None
-
-    async def open(self, max_attempts: int = 3) -> None:
-        """Open the journal and become the consumer of its claims."""
-        self.orphans = await self.journal.open("contract", max_attempts=max_attempts)
-        self._claims = self.journal.claims()
-
-    async def restart(self, max_attempts: int = 3) -> list[Claim]:
-        """Open what a process leaves that just stops; return what was executing."""
-        self.journal = await self._reopened()
-        await self.open(max_attempts)
-        return self.orphans
-
-    async def finish(self) -> None:
-        """Close the journal. Fails if claims were delivered that the test has not seen."""
-        await self.journal.close()
-        assert await self.rest() == [], "claims that nobody asked for"
-
-    async def rest(self) -> list[Claim]:
-        """Return all claims up to the end of the feed; waits until the journal is closed."""
-        assert self._claims is not None
-        return [claim async for claim in self._claims]
-
-    async def claim(self, *, of: str | None = None) -> Claim:
-        """Return the next claim; it must be of run `of`."""
-        assert self._claims is not None
-        claim = await anext(self._claims)
-        assert of is None or claim.run.run_id == of
-        return claim
-
-    def follow_anew(self) -> None:
-        """Become the consumer again, after having been cancelled."""
-        self._claims = self.journal.claims()
-
-    async def accept(
-        self, run_id: str, at: SessionKey | None = None, *, take: bool = True, bounds: Bounds = WIDE, **fields: Any
-    ) -> Accepted | Refused:
-        """Accept a run with the input `ask RUN_ID`, if nothing else is said."""
-        fields.setdefault("input", f"ask {run_id}")
-        fields.setdefault("created_at", self.clock.at)
-        new = NewRun(run_id=RunId(run_id), key=at or key(), **fields)
-        return await self.journal.accept(new, bounds, take=take)
-
-    async def start(self, run_id: str, at: SessionKey | None = None, **fields: Any) -> Claim:
-        """Accept a run that is taken at once; return its claim."""
-        assert await self.accept(run_id, at, **fields) == Accepted(0)
-        return await self.claim(of=run_id)
-
-    async def settle(self, claim: Claim, settlement: Settlement | None = None, *, take: bool = False) -> Take:
-        """End a run, leaving no messages if nothing else is said."""
-        return await self.journal.settle(claim.token, settlement or done(), take=take)
-
-    async def run(self, run_id: str, principal: str = ANONYMOUS) -> Run:
-        """Return a run that exists."""
-        run = await self.journal.read(RunQuery(Principal(principal), RunId(run_id)))
-        assert run is not None
-        return run
-
-    async def exists(self, run_id: str, principal: str = ANONYMOUS) -> bool:
-        """Tell whether a principal has this run."""
-        return await self.journal.read(RunQuery(Principal(principal), RunId(run_id))) is not None
-
-    async def history(self, at: SessionKey | None = None) -> list[Message]:
-        """Return all of a session's history."""
-        return (await self.journal.read(HistoryQuery(at or key(), limit=10_000))).messages
-
-    async def waiting(self) -> list[str]:
-        """Return the ids of all waiting runs, in order of sequence."""
-        return [each.run_id for each in await self.journal.read(WaitingQuery())]
-
-    async def seen(self, run_ids: Sequence[str], at: SessionKey | None = None) -> list[object]:
-        """Return all that can be seen from outside, to be compared with later."""
-        runs = [await self.journal.read(RunQuery(ANONYMOUS, RunId(run_id))) for run_id in run_ids]
-        return [runs, await self.history(at), await self.journal.load(at or key()), await self.waiting()]
-
-    async def drain(self, claim: Claim) -> list[str]:
-        """End `claim` and then run after run of its session; return their ids in the order of starting."""
-        order = [claim.run.run_id]
-        while await self.settle(claim, take=True) is Take.TAKEN:
-            claim = await self.claim()
-            order.append(claim.run.run_id)
-        return [str(run_id) for run_id in order]
-
+from strandline.testing.desk import DEADLINE_S, Desk, StillClock, done, key, said
 
 Scenario = Callable[[Any, Desk], Awaitable[None]]
 
