@@ -124,6 +124,8 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
     with none gets an error result that says that its outcome is unknown. The messages given are not changed; where
     nothing had to be closed, the very same objects are returned.
     """
+    if isinstance(ending, Succeeded) and _only_said(messages):
+        return list(messages)
     closed: list[Message] = []
     for message in _users_joined(messages):
         asked = _asked(closed)
@@ -155,6 +157,20 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
         case _:
             assert_never(ending)
     return closed
+
+
+def _only_said(messages: Sequence[Message]) -> bool:
+    """Tell whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
+    role = "user"
+    for message in messages:
+        if message["role"] != role or not message["content"]:
+            return False
+        for block in message["content"]:
+            text = block.get("text")
+            if len(block) != 1 or not isinstance(text, str) or not text or text.isspace():
+                return False
+        role = "assistant" if role == "user" else "user"
+    return role == "user" and len(messages) > 0
 
 
 def _users_joined(messages: Sequence[Message]) -> Iterable[Message]:
