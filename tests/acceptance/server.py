@@ -1,0 +1,309 @@
+"""The installed command as a real process: `Server`. Started, asked over real HTTP, killed, started again.
+
+Knows nothing of what Strandline is made of, except in `Server.stored`, which looks into the journal's file for runs
+whose ids no client was told before a crash.
+"""
+
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import httpx
+
+from strandline.testing.checker import check_history
+
+COMMAND: Final = Path(sys.executable).parent / "strandline"
+TARGETS: Final = Path(__file__).parent / "targets"
+TESTS: Final = Path(__file__).parents[1]
+DEADLINE_S: Final = 30.0
+POLL_S: Final = 0.005
+CLIENTS: Final = 128
+_URL: Final = re.compile(r" at http://[\w.]+:(\d+)$")
+_OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
+
+
+def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Return when `condition()` is true. Fails, naming `what`, when it has not become so in time."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() >= end:
+            raise AssertionError(f"not within {deadline_s} s: {what}")
+        time.sleep(POLL_S)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment without settings of ours, with the tests importable, and `more`."""
+    clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+    return {**clean, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **more}
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago, from below those that the system gives to connections."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(20_000, 32_000))) as listener:
+            return int(listener.getsockname()[1])
+
+
+def refused(*arguments: str, folder: Path, deadline_s: float = DEADLINE_S, **variables: str) -> str:
+    """Run `strandline serve` with `arguments`, which it must refuse: exit code 2, and no traceback. Return why."""
+    done = subprocess.run(
+        [COMMAND, "serve", *arguments],
+        cwd=folder,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=deadline_s,
+        check=False,
+    )
+    assert done.returncode == 2, f"exit code {done.returncode}:\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+class Stored(NamedTuple):
+    """A run as the journal's file has it."""
+
+    run_id: str
+    session_id: str
+    status: str
+    attempt: int
+
+
+class Server:
+    """`strandline serve TARGET`, in `folder`, with a journal there that outlives the process."""
+
+    def __init__(
+        self,
+        target: str | Path,
+        *flags: str,
+        folder: Path,
+        variables: Mapping[str, str] | None = None,
+        journal: str | None = "sqlite:journal.db",
+        port: int | None = 0,
+    ) -> None:
+        self.folder = folder
+        self.flags: Sequence[str] = flags
+        self.variables = dict(variables or {})
+        self.url = f"http://127.0.0.1:{port or 0}"
+        self.stderr = ""
+        """What all processes so far have written, also for the message of a failing test."""
+        self._target = str(target)
+        self._journal = journal
+        self._places = [
+            *([] if port is None else ["--port", str(port)]),
+            *([] if journal is None else ["--journal", journal]),
+        ]
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._announced = threading.Event()
+        self._client: httpx.Client | None = None
+        self._askers = ThreadPoolExecutor(CLIENTS, thread_name_prefix="asker")
+        self._asked: list[Future[httpx.Response]] = []
+
+    # -- the process ----------------------------------------------------------------------------------
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
+        assert self._process is None, "it runs already"
+        self._announced.clear()
+        command = [str(COMMAND), "serve", self._target, *self._places, *self.flags]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment(self.variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name="stderr", daemon=True)
+        self._reader.start()
+        self._connect()
+        if ready:
+            self.until_ready()
+
+    def until_ready(self) -> None:
+        """Return when the process has announced its address; its journal is open then."""
+        if not self._announced.wait(DEADLINE_S):
+            raise AssertionError(f"not ready within {DEADLINE_S} s:\n{self.stderr}")
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError(f"the server ended before it was ready:\n{self.stderr}")
+        self._connect()
+
+    def kill(self) -> None:
+        """End the process at once (SIGKILL)."""
+        self._running().kill()
+        self.ended()
+
+    def terminate(self) -> None:
+        """Ask the process to stop (SIGTERM); `ended` waits for it."""
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._running().send_signal(number)
+
+    def ended(self, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for the process to end; return its exit code, negative for a signal."""
+        process = self._running()
+        code = process.wait(deadline_s)
+        assert self._reader is not None
+        self._reader.join(DEADLINE_S)
+        assert process.stderr is not None
+        process.stderr.close()
+        self._process = None
+        wait(self._asked, DEADLINE_S)  # whoever still waited has an answer or a broken connection
+        self._asked.clear()
+        return code
+
+    def close(self) -> None:
+        """End the process, whatever it does, and everything that was started here."""
+        if self._process is not None:
+            self.kill()
+        if self._client is not None:
+            self._client.close()
+        self._askers.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that runs."""
+        return self._running().pid
+
+    def _running(self) -> subprocess.Popen[str]:
+        assert self._process is not None, "it does not run"
+        return self._process
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.stderr += line
+            if not self._announced.is_set() and (found := _URL.search(line)) is not None:
+                self.url = f"http://127.0.0.1:{found.group(1)}"
+                self._announced.set()
+        self._announced.set()
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        self._client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, limits=limits, trust_env=False)
+
+    # -- requests -------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> httpx.Client:
+        """A client of the process that runs; may be used from any thread."""
+        assert self._client is not None
+        return self._client
+
+    def chat(self, message: str, session_id: str = "default") -> dict[str, Any]:
+        """Ask, and return the answer, which must have come with 200."""
+        response = self.client.post("/chat", json={"message": message, "session_id": session_id})
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def ask(self, message: str, session_id: str = "default") -> "Future[httpx.Response]":
+        """Ask in a thread. Without waiting between two of them, nobody knows which arrives first."""
+        body = {"message": message, "session_id": session_id}
+        return self.submit(self.client.post, "/chat", json=body)
+
+    def submit(
+        self, request: Callable[..., httpx.Response], *arguments: Any, **options: Any
+    ) -> "Future[httpx.Response]":
+        """Make any request in a thread."""
+        asked = self._askers.submit(request, *arguments, **options)
+        self._asked.append(asked)
+        return asked
+
+    def line_up(self, *messages: str, session_id: str = "default") -> "list[Future[httpx.Response]]":
+        """Ask one after the other: each once the one before is seen inside. Something must hold them there."""
+        asked = []
+        for message in messages:
+            before = self.inside()
+            asked.append(self.ask(message, session_id))
+            until(lambda before=before: self.inside() > before, f"{message!r} inside\n{self.stderr}")  # type: ignore[misc]
+        return asked
+
+    def health(self) -> dict[str, Any]:
+        """Return what `/health` says."""
+        health: dict[str, Any] = self.client.get("/health").raise_for_status().json()
+        return health
+
+    def inside(self) -> int:
+        """Return how many runs wait or execute."""
+        health = self.health()
+        return int(health["running"]) + int(health["queue_depth"])
+
+    def quiet(self) -> None:
+        """Return when nothing waits or executes."""
+        until(lambda: self.inside() == 0, f"quiet\n{self.stderr}")
+
+    def run(self, run_id: str, wait_s: int | None = None) -> dict[str, Any]:
+        """Return a run; with `wait_s`, once it has ended or that time is over."""
+        headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}
+        run: dict[str, Any] = self.client.get(f"/v1/runs/{run_id}", headers=headers).raise_for_status().json()
+        return run
+
+    def history(self, session_id: str = "default") -> list[Any]:
+        """Return the whole history, which must be one that a provider accepts."""
+        query = {"session_id": session_id, "count": "0", "include_tool_messages": "true"}
+        messages: list[Any] = self.client.get("/history", params=query).raise_for_status().json()["messages"]
+        assert check_history(messages) == [], messages
+        return messages
+
+    def settled(self) -> None:
+        """Return when everything that was handed to the journal so far is durable.
+
+        Its verbs are carried out in order, and a new session's first answer needs two of them.
+        """
+        assert self.chat("settled", f"settled-{time.monotonic_ns()}")["status"] == "success"
+
+    def stored(self) -> list[Stored]:
+        """Return the runs of the journal's file, in order of acceptance, without those of `settled`."""
+        assert self._journal is not None
+        with closing(sqlite3.connect(self.folder / self._journal.removeprefix("sqlite:"))) as file:
+            rows = file.execute(
+                "SELECT run_id, session_id, status, attempt FROM runs JOIN sessions ON no = session ORDER BY seq"
+            ).fetchall()
+        return [Stored(*row) for row in rows if not row[1].startswith("settled-")]
+
+
+def texts(messages: Sequence[Mapping[str, Any]], role: str) -> list[str]:
+    """Return the texts that `role` said, one for each message that has any."""
+    said = ["\n".join(b["text"] for b in m["content"] if "text" in b) for m in messages if m["role"] == role]
+    return [text for text in said if text]
+
+
+def tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the texts of all tool results, in order."""
+    results = [b["toolResult"] for m in messages for b in m["content"] if "toolResult" in b]
+    return ["".join(part["text"] for part in result["content"]) for result in results]
+
+
+@contextmanager
+def serving(
+    target: str | Path, *flags: str, folder: Path, variables: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[Server]:
+    """Serve `target` for the time of a `with`. The server must not have written of an error of its own."""
+    server = Server(target, *flags, folder=folder, variables=variables, **options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+    assert "Traceback" not in server.stderr, server.stderr
+    assert " ERROR " not in server.stderr, server.stderr

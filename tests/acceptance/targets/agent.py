@@ -1,0 +1,121 @@
+"""The agent of most tests: what it does is written in the question, and every step of it is a checkpoint.
+
+The first word of a question is its label; each further word is a round of tool calls, after which comes the answer
+`LABEL: RESULT, RESULT, ...`. A word names one tool call, or several with `+` between them, all at once. A name that
+begins with `~` is an async tool, with `~^` one that kills the server's process, with `!` one that raises, with `?`
+one that ends when it is asked to; the word `fail` makes the model fail instead.
+
+    "q1"            -> "q1"
+    "q1 a ~b+c"     -> uses a, then ~b and c in parallel, then answers "q1: did a, did ~b, did c"
+    "q1 a fail"     -> uses a, then the model fails
+
+Checkpoints: `LABEL model N` before the model's call N (from 0), `LABEL model N asks` when it has asked for tools and
+the server has not heard of it, `LABEL NAME` inside a tool, `LABEL NAME ended` once its result was handed over.
+"""
+
+import asyncio
+import math
+import os
+import signal
+from itertools import pairwise
+from typing import cast
+
+from strands import Agent, ToolContext, tool
+from strands.hooks import AfterToolCallEvent, BeforeToolsEvent
+from strands.types.content import Messages
+
+from acceptance.checkpoints import pass_step
+from strandline.model import Message
+from strandline.testing import ScriptedModel, call, say
+from strandline.testing.checker import check_pairing
+from strandline.testing.model import Answer
+
+
+async def script(messages: Messages) -> Answer:
+    """Do what the last question says, as far as the conversation shows that it has not been done.
+
+    Refuses, as a provider does, a conversation in which roles do not take turns or tools are left without a result.
+    """
+    faults = check_pairing(cast("list[Message]", messages))
+    if faults or any(before["role"] == after["role"] for before, after in pairwise(messages)):
+        raise ValueError(f"the conversation is malformed: {faults or [message['role'] for message in messages]}")
+    asked = max(number for number, message in enumerate(messages) if _texts_of(messages, number))
+    texts = _texts_of(messages, asked)
+    label, *rounds = texts[-1].split()
+    told = [message for message in messages[asked + 1 :] if message["role"] == "user"]
+    await asyncio.to_thread(pass_step, f"{label} model {len(told)}")
+    if len(told) == len(rounds):
+        results = [part["text"] for message in told for part in _results_of(message["content"])]
+        return f"{label}: {', '.join(results)}" if results else label
+    names = rounds[len(told)]
+    if names == "fail":
+        raise ConnectionError("the provider is out of order")
+    return [
+        say(f"Round {len(told)}. "),
+        *(
+            call("work_async" if name.startswith("~") else "work", {"label": label, "name": name})
+            for name in names.split("+")
+        ),
+    ]
+
+
+def _texts_of(messages: Messages, number: int) -> list[str]:
+    message = messages[number]
+    return [block["text"] for block in message["content"] if message["role"] == "user" and "text" in block]
+
+
+def _results_of(content: object) -> list[dict[str, str]]:
+    assert isinstance(content, list)
+    return [part for block in content if "toolResult" in block for part in block["toolResult"]["content"]]
+
+
+@tool(context=True)
+def work(label: str, name: str, tool_context: ToolContext) -> str:
+    """Do something that can be seen from outside.
+
+    Args:
+        label: the question's
+        name: what to do
+        tool_context: given by the agent
+    """
+    pass_step(f"{label} {name}")
+    if name.startswith("!"):
+        raise ValueError(f"{name} went wrong")
+    if name.startswith("?"):
+        tool_context.cancel_signal.wait()
+    return f"did {name}"
+
+
+@tool
+async def work_async(label: str, name: str) -> str:
+    """Do something that can be seen from outside, in async code.
+
+    Args:
+        label: the question's
+        name: what to do
+    """
+    if name.startswith("~^"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.to_thread(pass_step, f"{label} {name}")
+    return f"did {name}"
+
+
+async def asks(event: BeforeToolsEvent) -> None:
+    """Tell that the model has asked for tools."""
+    uses = [block["toolUse"] for block in event.message["content"] if "toolUse" in block]
+    number = next(block["text"] for block in event.message["content"] if "text" in block).split()[1].rstrip(".")
+    await asyncio.to_thread(pass_step, f"{uses[0]['input']['label']} model {number} asks")
+
+
+async def ended(event: AfterToolCallEvent) -> None:
+    """Tell that a tool's result was handed over to the server."""
+    asked = event.tool_use["input"]
+    await asyncio.to_thread(pass_step, f"{asked['label']} {asked['name']} ended")
+
+
+def make_agent(session_id: str) -> Agent:
+    """Build the agent of one session."""
+    agent = Agent(model=ScriptedModel(script), tools=[work, work_async])
+    agent.add_hook(asks, BeforeToolsEvent, order=-math.inf)  # before the server's own
+    agent.add_hook(ended, AfterToolCallEvent, order=math.inf)  # after the server's own
+    return agent

@@ -1,0 +1,178 @@
+"""The command itself: where settings come from, where it listens, how it ends, what it says when it cannot start."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, free_port, refused, serving
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+# -- starting, listening, ending ----------------------------------------------------------------------
+
+
+def test_settings_from_flag_environment_and_file(at: Checkpoints, tmp_path: Path) -> None:
+    """A flag counts before the environment, that before the file; without a journal's name it is kept in a folder."""
+    (tmp_path / "strandline.toml").write_text('agent_id = "file"\nport = 1\nmax_queued = 7\nmax_queued_per_session = 9')
+    port = free_port()
+    variables = {
+        "AGENT_ID": "environment",
+        "PORT": str(port),
+        "STRANDLINE_MAX_QUEUED_PER_SESSION": "5",
+        **at.environment,
+    }
+    with serving(
+        TARGETS / "agent.py", "--max-queued-per-session", "0",
+        folder=tmp_path, variables=variables, port=None, journal=None,
+    ) as server:  # fmt: skip
+        assert server.url.endswith(f":{port}")
+        assert server.chat("hello")["agent_id"] == "environment"
+        at.hold("one model 0")
+        server.line_up("one")
+        refusal = server.client.post("/chat", json={"message": "two"})
+        assert (refusal.status_code, refusal.json()["detail"]) == (429, "0 runs of session default wait already")
+        at.release()
+        assert (tmp_path / ".strandline" / "journal.db").is_file()
+
+
+def test_listening_for_everybody_has_to_be_allowed(at: Checkpoints, tmp_path: Path) -> None:
+    """0.0.0.0 only with the variable; it is logged and shown, and names of the outside are answered."""
+    told = refused(str(TARGETS / "agent.py"), "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in told
+    variables = {"STRANDLINE_ALLOW_ANONYMOUS": "1", **at.environment}
+    with serving(TARGETS / "agent.py", "--host", "0.0.0.0", folder=tmp_path, variables=variables) as server:
+        assert server.health()["auth"] == "none"
+        assert "0.0.0.0" in server.stderr
+        assert "nobody has to show a key" in server.stderr
+        headers = {"Host": "agent.example"}
+        assert server.client.post("/chat", json={"message": "hello"}, headers=headers).status_code == 200
+        headers["Origin"] = "http://evil.example"
+        assert server.client.post("/chat", json={"message": "hello"}, headers=headers).status_code == 403
+
+
+def test_allowed_hosts_and_origins(at: Checkpoints, tmp_path: Path) -> None:
+    """A page of a listed origin may call, also after a preflight; a listed host is answered."""
+    flags = ("--allowed-hosts", "agent.example, other.example", "--cors-origins", "https://app.example")
+    with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
+        body = {"message": "hello"}
+        page = {"Host": "agent.example", "Origin": "https://app.example"}
+        answer = server.client.post("/chat", json=body, headers=page)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://app.example")
+        asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        preflight = server.client.options("/chat", headers={**page, **asking})
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+        assert server.client.post("/chat", json=body, headers={"Host": "other.example:80"}).status_code == 200
+        assert server.client.post("/chat", json=body, headers={"Host": "third.example"}).status_code == 403
+        assert server.client.post("/chat", json=body, headers={"Origin": "https://b.example"}).status_code == 403
+
+
+def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: Path) -> None:
+    """Not while a run executes, however long; then, after the time, with exit code 0."""
+    variables = {"IDLE_TIMEOUT_MINUTES": "0.008", **at.environment}  # about half a second
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables) as server:
+        at.hold("one model 0")
+        (asked,) = server.line_up("one")
+        run_id = server.stored()[0].run_id
+        assert server.run(run_id, wait_s=1)["status"] == "running"
+        at.release()
+        assert asked.result(DEADLINE_S).json()["response"] == "one"
+        assert server.ended() == 0
+        assert "nothing has run, waited or been asked for" in server.stderr
+
+
+def test_a_port_that_is_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = refused(str(TARGETS / "agent.py"), "--port", port, "--journal", "memory:", folder=tmp_path)
+    assert f"port {port}" in told
+    assert "--port" in told
+
+
+# -- what it cannot do --------------------------------------------------------------------------------
+
+FILES = {
+    "fine.py": "def make_agent():\n    return None\n\ndef other():\n    return None\n",
+    "nothing.py": "import os\n\ndef build():\n    return None\n",
+    "missing.py": "import os\n\nimport no_such_package\n",
+    "raises.py": "import os\n\nTHREE = 3\nNAN = THREE / 0\n",
+    "indirect.py": "import careless\n",
+    "careless.py": "def load():\n    raise RuntimeError('no configuration')\n\nload()\n",
+    "exits.py": "import sys\nsys.exit(3)\n",
+    "syntax.py": "import os\n\ndef make_agent(:\n    pass\n",
+    "number.py": "agent = 5\n",
+    "instance.py": "from strands import Agent\nfrom strandline.testing import ScriptedModel\n"
+    "agent = Agent(model=ScriptedModel(lambda messages: 'x'))\n",
+    "functions.py": "def sync(message, session):\n    return message\n\n"
+    "async def short(message):\n    return message\n\n"
+    "async def long(message, session, more):\n    return message\n\n"
+    "async def generator(message):\n    yield message\n",
+    "notes.txt": "def make_agent():\n    return None\n",
+    "folder/readme": "",
+    "bad.toml": "port = \n",
+    "unknown.toml": "max_runing = 4\n",
+}
+
+REFUSALS: dict[str, tuple[list[str], list[str]]] = {
+    # what is wrong: the arguments, and what the message must say
+    "no such file": (["no/such/file.py"], ["no/such/file.py", "does not exist"]),
+    "a folder": (["./folder"], ["is a folder"]),
+    "no Python file": (["./notes.txt"], ["must end in .py"]),
+    "no such module": (["no_such.module:name"], ["no module 'no_such.module'", "no_such/module.py"]),
+    "no module at all": ([":name"], ["names no module"]),
+    "no such name": (["fine.py:factory"], ["has no `factory`", "make_agent, other", "fine.py:NAME"]),
+    "no default name": (["nothing.py"], ["neither `make_agent` nor `agent`", "build", "def make_agent"]),
+    "a missing import": (["missing.py"], ["missing.py, line 3", "import no_such_package", "Install it"]),
+    "an error at import": (["raises.py"], ["raises.py, line 4", "NAN = THREE / 0", "ZeroDivisionError"]),
+    "an error in what it imports": (["indirect.py"], ["careless.py, line 2", "no configuration"]),
+    "an exit at import": (["exits.py"], ["exits.py, line 2", "SystemExit"]),
+    "a syntax error": (["syntax.py"], ["syntax.py", "line 3", "def make_agent(:"]),
+    "a number": (["number.py"], ["'int'", "def make_agent", "async def answer"]),
+    "an agent": (["instance.py"], ["is one Agent", "factory", "def make_agent(session_id):"]),
+    "a sync function": (["functions.py:sync"], ["not async", "async def answer(message, session)"]),
+    "a function without a session": (["functions.py:short"], ["(message)", "async def answer(message, session)"]),
+    "a generator without a session": (["functions.py:generator"], ["async def answer(message, session)"]),
+    "a function of three": (["functions.py:long"], ["takes 3 parameters"]),
+    "a port that is none": (["fine.py", "--port", "99999"], ["port is '99999' (--port)"]),
+    "a number that is none": (["fine.py", "--max-running", "many"], ["max_running is 'many' (--max-running)"]),
+    "a choice that is none": (["fine.py", "--after-crash", "hope"], ["after_crash is 'hope'", "resume"]),
+    "no such settings file": (["fine.py", "--config", "no.toml"], ["no.toml cannot be read"]),
+    "a broken settings file": (["fine.py", "--config", "bad.toml"], ["bad.toml cannot be read", "line 1"]),
+    "an unknown setting": (["fine.py", "--config", "unknown.toml"], ["`max_runing`", "did you mean `max_running`?"]),
+    "an unknown kind of journal": (
+        ["fine.py", "--port", "0", "--journal", "postgres:x"],
+        ["'postgres:x'", "sqlite:PATH"],
+    ),
+    "a journal that is none": (["fine.py", "--port", "0", "--journal", "sqlite:fine.py"], ["fine.py", "left as it is"]),
+    "an address that is not here": (["fine.py", "--host", "192.0.2.1"], ["192.0.2.1"]),
+    "no target": ([], ["TARGET"]),
+    "an unknown flag": (["fine.py", "--prot", "1"], ["--prot"]),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[dict[str, Future[str]]]":
+    """What the command says to each, all asked side by side because starting Python takes most of the time."""
+    folder = tmp_path_factory.mktemp("refused")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    with ThreadPoolExecutor(4) as pool:
+        yield {what: pool.submit(refused, *given, folder=folder) for what, (given, _) in REFUSALS.items()}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_what_it_cannot_serve_it_refuses_with_help(refusals: "dict[str, Future[str]]", what: str) -> None:
+    """Exit code 2, no traceback, and a paragraph that says what is wrong and what to write instead."""
+    told = refusals[what].result(DEADLINE_S)
+    for part in REFUSALS[what][1]:
+        assert part in told

@@ -1,0 +1,226 @@
+"""SIGTERM at known places: what executes may finish, the rest goes on after the restart, and nobody is left unsure."""
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
+from strandline.history import UNKNOWN_OUTCOME
+
+STOPPED = "(This run ended early: stopped.)"
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def told_later(asked: "Future[httpx.Response]", session_id: str) -> str:
+    """Check that a client was told that its run goes on later, and return where to ask for it."""
+    response = asked.result(DEADLINE_S)
+    body = response.json()
+    assert response.status_code == 202, response.text
+    assert (body["status"], body["session_id"]) == ("queued", session_id)
+    assert response.headers["location"] == f"/v1/runs/{body['run_id']}"
+    return str(response.headers["location"])
+
+
+def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
+    response = asked.result(DEADLINE_S)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def draining(server: Server) -> None:
+    """Ask the server to stop, and return when it does."""
+    server.terminate()
+    until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
+
+
+def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
+    """Runs in the model and in a tool answer their clients; those that wait are told where to ask, and run later."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
+        at.hold("model-1 model 0", "tool-1 a", "tool-1 b")
+        model = server.line_up("model-1 c", "model-2", "model-3", session_id="model")
+        tool = server.line_up("tool-1 a+b ~c", "tool-2", session_id="tool")
+        at.reached("model-1 model 0", "tool-1 a", "tool-1 b")
+        draining(server)
+        waited = [told_later(each, "model") for each in model[1:]] + [told_later(tool[1], "tool")]
+
+        # While it drains, it is alive, says what it does, and accepts nothing.
+        assert server.client.get("/readyz").json() == {"status": "draining"}
+        assert server.client.get("/livez").status_code == 200
+        assert server.health()["running"] == 2
+        refusal = server.client.post("/chat", json={"message": "late", "session_id": "late"})
+        assert (refusal.status_code, refusal.json()["code"]) == (503, "draining")
+        assert int(refusal.headers["retry-after"]) >= 1
+        assert [server.client.get(each).json()["status"] for each in waited] == ["queued"] * 3
+        assert server.client.get(waited[0], headers={"Prefer": "wait=20"}).json()["status"] == "queued"
+        server.terminate()  # asking twice changes nothing
+
+        at.release()
+        assert answer(model[0])["response"] == "model-1: did c"
+        assert answer(tool[0])["response"] == "tool-1: did a, did b, did ~c"
+        assert server.ended() == 0
+        assert not [step for step in at.steps if step.startswith(("model-2", "model-3", "tool-2"))]
+
+        server.start()
+        runs = [server.client.get(each, headers={"Prefer": "wait=20"}).json() for each in waited]
+        assert [(run["status"], run["output"]) for run in runs] == [
+            ("succeeded", "model-2"), ("succeeded", "model-3"), ("succeeded", "tool-2")
+        ]  # fmt: skip
+        assert texts(server.history("model"), "user") == ["model-1 c", "model-2", "model-3"]
+        assert server.history("late") == []
+
+
+def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
+    """No tool in the middle: given back, uncounted, goes on where it was. In a tool: stopped, told as unknown."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
+        at.hold("model-1 model 0", "between-1 model 1", "gap-1 a ended", "tool-1 b")
+        model = server.line_up("model-1 a", "model-2", session_id="model")
+        between = server.line_up("between-1 a b", session_id="between")
+        gap = server.line_up("gap-1 a b", session_id="gap")
+        polite = server.line_up("polite-1 ?a+b ~c", session_id="polite")
+        tool = server.line_up("tool-1 a b+~c d", "tool-2", session_id="tool")
+        at.reached("model-1 model 0", "between-1 model 1", "gap-1 a ended", "polite-1 ?a", "tool-1 b")
+        at.reached("tool-1 ~c ended")
+        begun = time.monotonic()
+        server.terminate()
+        later = [told_later(each, "model") for each in model] + [told_later(between[0], "between")]
+        later += [told_later(gap[0], "gap"), told_later(polite[0], "polite"), told_later(tool[1], "tool")]
+        stopped = answer(tool[0])
+        assert (stopped["status"], stopped["error_code"]) == ("error", "stopped")
+        # Although the thread of a sync tool still works.
+        assert server.ended() == 0
+        assert time.monotonic() - begun < 10
+        assert "Traceback" not in server.stderr
+
+        server.start()
+        at.release()
+        runs = [server.client.get(each, headers={"Prefer": "wait=20"}).json() for each in later]
+        assert [(run["status"], run["output"], run["attempt"]) for run in runs] == [
+            ("succeeded", "model-1: did a", 1),
+            ("succeeded", "model-2", 1),
+            ("succeeded", "between-1: did a, did b", 1),
+            ("succeeded", "gap-1: did a, did b", 1),
+            ("succeeded", "polite-1: did ?a, did b, did ~c", 1),
+            ("succeeded", "tool-2", 1),
+        ]
+        assert texts(server.history("model"), "user") == ["model-1 a", "model-2"]
+        assert tool_results(server.history("between")) == ["did a", "did b"]
+        run = server.run(stopped["run_id"])
+        assert (run["status"], run["error"]["code"]) == ("failed", "stopped")
+        messages = server.history("tool")
+        assert texts(messages, "user") == ["tool-1 a b+~c d", "tool-2"]
+        assert texts(messages, "assistant") == ["Round 0. ", "Round 1. ", STOPPED, "tool-2"]
+        assert tool_results(messages) == ["did a", UNKNOWN_OUTCOME, "did ~c"]
+        tools = [step for step in at.steps if " model " not in step and not step.endswith("ended")]
+        assert sorted(tools) == [
+            "between-1 a", "between-1 b", "gap-1 a", "gap-1 b", "model-1 a", "polite-1 ?a", "polite-1 b",
+            "polite-1 ~c", "tool-1 a", "tool-1 b", "tool-1 ~c",
+        ]  # fmt: skip
+
+
+def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path: Path) -> None:
+    """What a plain function has done cannot be seen, so it is not given back."""
+    with serving(
+        TARGETS / "function.py:answer", "--drain-grace", "0", folder=tmp_path, variables=at.environment
+    ) as server:
+        at.hold("one")
+        asked = server.line_up("one", "two")
+        at.reached("one")
+        server.terminate()
+        assert answer(asked[0])["error_code"] == "stopped"
+        location = told_later(asked[1], "default")
+        assert server.ended() == 0
+        server.start()
+        run = server.client.get(location, headers={"Prefer": "wait=20"}).json()
+        assert (run["status"], run["output"]) == ("succeeded", "two after 2 messages")
+        assert at.steps == ["one", "two"]
+        assert texts(server.history(), "assistant")[0] == STOPPED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_leaves_at_once(at: Checkpoints, tmp_path: Path, number: signal.Signals) -> None:
+    """Nothing executes: exit code 0, well before the grace is over, also with a connection open."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
+        assert server.chat("hello")["status"] == "success"
+        begun = time.monotonic()
+        server.signal(number)
+        assert server.ended() == 0
+        assert time.monotonic() - begun < 5
+
+
+def test_it_leaves_although_user_code_blocks_its_loop(at: Checkpoints, tmp_path: Path) -> None:
+    """An async tool that blocks cannot even be asked to stop: its run ends, the others go on later, and it leaves."""
+    with serving(TARGETS / "blocking.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
+        asked = server.line_up("block 60", "two")
+        at.reached("blocks")
+        other = server.line_up("three", session_id="other")[0]
+        begun = time.monotonic()
+        server.terminate()
+        assert answer(asked[0])["error_code"] == "stopped"
+        later = [told_later(asked[1], "default"), told_later(other, "other")]
+        assert server.ended() == 0
+        assert time.monotonic() - begun < 10
+        server.start()
+        runs = [server.client.get(each, headers={"Prefer": "wait=20"}).json() for each in later]
+        assert [run["output"] for run in runs] == ["answer to two", "answer to three"]
+        assert tool_results(server.history()) == [UNKNOWN_OUTCOME]
+
+
+def test_it_leaves_although_a_client_does_not_finish_its_request(at: Checkpoints, tmp_path: Path) -> None:
+    """A connection that is silent in the middle of a body is closed."""
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as connection:
+            connection.sendall(f'POST /chat HTTP/1.1\r\nHost: {host}\r\nContent-Length: 60\r\n\r\n{{"mess'.encode())
+            server.health()
+            begun = time.monotonic()
+            server.terminate()
+            assert server.ended() == 0
+            assert time.monotonic() - begun < 10
+            assert b"200" not in connection.recv(1000)
+
+
+def test_stopped_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
+    """Under load: whatever was accepted is answered or goes on later, whatever was not is refused, nothing fails."""
+    with serving(
+        TARGETS / "function.py:answer", "--drain-grace", "20", folder=tmp_path, variables=at.environment
+    ) as server:
+        told: list[httpx.Response] = []
+
+        def ask_on(name: str, client: httpx.Client) -> httpx.Response:
+            number = 0
+            while True:
+                body = {"message": f"{name}-{number}", "session_id": f"{name}-{number % 7}"}
+                told.append(client.post("/chat", json=body))
+                number += 1
+
+        askers = [server.submit(ask_on, f"asker-{number}", server.client) for number in range(24)]
+        until(lambda: len(told) > 100, f"a hundred answers\n{server.stderr}")
+        server.terminate()
+        assert server.ended() == 0
+        assert all(isinstance(asker.exception(0), httpx.HTTPError) for asker in askers), askers
+        assert "Traceback" not in server.stderr, server.stderr
+        assert {response.status_code for response in told} <= {200, 202, 503}
+        before = server.stored()
+        assert {run.status for run in before} <= {"queued", "succeeded"}
+        accepted = {response.json()["run_id"] for response in told if response.status_code != 503}
+        assert accepted <= {run.run_id for run in before}
+        server.start()
+        server.quiet()
+        assert [(run.run_id, run.status, run.attempt) for run in server.stored()] == [
+            (run.run_id, "succeeded", 1) for run in before
+        ]
+        assert len(at.steps) == len(set(at.steps)) == len(before)
