@@ -34,6 +34,8 @@ from strandline.model import RunId, SessionKey
 
 _log = logging.getLogger("strandline")
 
+INTERRUPTED = 130
+"""The exit code after a second Ctrl-C, as shells have it."""
 GC_THRESHOLD = (20_000, 20, 50)
 """How much garbage may gather: agents copy their conversations all the time, and the default looks too often (7% of a
 run's CPU time with 64 sessions, measured)."""
@@ -49,8 +51,10 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
     check_exposure(settings)
     if not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
+    clock = SystemClock()
+    journal = open_journal(settings, clock)
     listener = _listen(settings)
-    server = _Server(target, settings, listener, announce)
+    server = _Server(target, settings, clock, journal, listener, announce)
     code = uvloop.run(server.life())
     if not server.loops.close():
         # A thread of user code still works; Python would wait for it at exit.
@@ -98,9 +102,14 @@ class _Server:
     """One process's life."""
 
     def __init__(
-        self, target: Target, settings: Settings, listener: socket.socket, announce: Callable[[str], None]
+        self,
+        target: Target,
+        settings: Settings,
+        clock: Clock,
+        journal: Journal,
+        listener: socket.socket,
+        announce: Callable[[str], None],
     ) -> None:
-        clock = SystemClock()
         self._settings = settings
         self._target = target
         self._listener = listener
@@ -108,7 +117,7 @@ class _Server:
         self._stop = asyncio.Event()
         self.loops = ThreadLoop(executor_threads=settings.executor_threads, new_loop=uvloop.new_event_loop)
         self._service = Service(
-            journal=open_journal(settings, clock),
+            journal=journal,
             target=target,
             loops=self.loops,
             clock=clock,
@@ -123,6 +132,7 @@ class _Server:
                 drain_grace_s=settings.drain_grace,
                 max_agents=settings.max_agents,
                 agent_idle_s=settings.agent_idle,
+                survives=not isinstance(journal, MemoryJournal),
             ),
             owner=settings.agent_id,
         )
@@ -154,8 +164,8 @@ class _Server:
             )
         )
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
         serving = asyncio.create_task(web.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._service.start())
         stopping = asyncio.create_task(self._stop.wait())
@@ -181,6 +191,13 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+
+    def _interrupted(self) -> None:
+        """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""
+        if self._stop.is_set():
+            _log.warning("left at once; what executed is taken up at the next start")
+            os._exit(INTERRUPTED)
+        self._stop.set()
 
     async def _stop_when_idle(self) -> None:
         minutes = self._settings.idle_timeout_minutes

@@ -224,3 +224,21 @@ def test_stopped_at_any_instant(at: Checkpoints, tmp_path: Path) -> None:
             (run.run_id, "succeeded", 1) for run in before
         ]
         assert len(at.steps) == len(set(at.steps)) == len(before)
+
+
+def test_a_second_interrupt_leaves_at_once_and_the_run_is_taken_up_again(at: Checkpoints, tmp_path: Path) -> None:
+    """Ctrl-C twice does not wait for the drain, and loses nothing."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        server.line_up("one", "two")
+        at.reached("one model 0")
+        server.signal(signal.SIGINT)
+        until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
+        begun = time.monotonic()
+        server.signal(signal.SIGINT)
+        assert server.ended() == 130
+        assert time.monotonic() - begun < 5
+        at.release("one model 0")
+        server.start()
+        server.quiet()
+        assert texts(server.history(), "user") == ["one", "two"]

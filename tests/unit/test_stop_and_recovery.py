@@ -296,3 +296,17 @@ def test_no_tool_starts_while_a_run_is_being_stopped() -> None:
             assert history_faults(await history(service)) == []
 
     run_virtual(main)
+
+
+def test_waiting_clients_of_a_journal_that_keeps_nothing_are_told_the_end_instead_of_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(Tools(hang="at the end").behaviour), survives=False) as service:
+            await send(service, "one")
+            waiting = await send(service, "two")
+            await service.drain()
+            end = await waiting.stream.outcome()
+            assert not isinstance(end, Later)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.STOPPED
+
+    run_virtual(main)

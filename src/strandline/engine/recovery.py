@@ -30,5 +30,6 @@ def _why_it_ends(orphan: Claim, progress: Progress, max_attempts: int) -> str | 
     if tools := progress.open_tools():
         return f"the server died while a tool worked ({', '.join(tools)}); what the tool did is unknown"
     if orphan.run.attempt >= max_attempts:
-        return f"the server died in each of {orphan.run.attempt} attempts of the run"
+        times = "" if orphan.run.attempt == 1 else f" in each of its {orphan.run.attempt} attempts"
+        return f"the server died while the run executed{times}"
     return None

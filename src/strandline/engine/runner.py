@@ -96,11 +96,6 @@ class Runner:
         self._keeps_slot = keeps_slot
         self._live: dict[RunId, tuple[LiveAttempt, Call[Finished]]] = {}
 
-    @property
-    def running(self) -> int:
-        """How many runs execute."""
-        return len(self._live)
-
     def phase(self, run_id: RunId) -> str | None:
         """Return what a run does now, None if it does not execute here."""
         live = self._live.get(run_id)

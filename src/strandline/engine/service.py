@@ -24,7 +24,19 @@ from strandline.engine.worker import Worker
 from strandline.errors import Draining, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
 from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
 from strandline.lifecycle import ENDED
-from strandline.model import Input, Message, NewRun, Outcome, Principal, Run, RunId, SessionKey
+from strandline.model import (
+    ErrorCode,
+    Input,
+    Message,
+    NewRun,
+    Outcome,
+    Principal,
+    Run,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionKey,
+)
 
 _log = logging.getLogger("strandline.service")
 
@@ -45,6 +57,8 @@ class Options(Struct, frozen=True, kw_only=True):
     stop_grace_s: float = 1.0
     max_agents: int = 1_000
     agent_idle_s: float = 600.0
+    survives: bool = True
+    """Whether what the journal keeps outlives the process."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -215,7 +229,9 @@ class Service:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        phase = None if run.status in ENDED else self._runner.phase(run_id) or "waiting"
+        phase = None
+        if run.status not in ENDED:
+            phase = self._runner.phase(run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
         return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
@@ -261,8 +277,8 @@ class Service:
         return Health(
             ready=self._ready and not self._draining,
             draining=self._draining,
-            processing=self._runner.running > 0,
-            running=self._runner.running,
+            processing=self._worker.executing > 0,
+            running=self._worker.executing,
             held=0,
             stalled=0,
             queue_depth=self._dispatcher.waiting,
@@ -273,7 +289,7 @@ class Service:
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        if self._runner.running or self._dispatcher.waiting:
+        if self._worker.executing or self._dispatcher.waiting:
             self._asked()
         return self._clock.monotonic() - self._last_asked
 
@@ -330,8 +346,14 @@ class Service:
             stream.finish(outcome)
 
     def _later(self, run_id: RunId) -> None:
-        if (stream := self._streams.pop(run_id, None)) is not None:
+        """Tell whoever waits that a run goes on after a restart, or that it never will."""
+        if (stream := self._streams.pop(run_id, None)) is None:
+            return
+        if self._options.survives:
             stream.finish(Later.LATER)
+        else:
+            error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
+            stream.finish(Outcome(status=RunStatus.FAILED, error=error))
 
 
 def _only_tools(message: Message) -> bool:

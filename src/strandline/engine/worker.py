@@ -50,6 +50,8 @@ class Worker:
         self._on_start = on_start
         self._on_end = on_end
         self._stopping = False
+        self.executing = 0
+        """How many runs execute, each from the very moment in which it waits no longer."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
         self._claiming: set[asyncio.Future[Any]] = set()
@@ -120,6 +122,7 @@ class Worker:
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
+            self.executing += 1
             self._on_start(claim.run.run_id)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
             self._executing.add(task)
@@ -143,6 +146,7 @@ class Worker:
 
     def _after_end(self, ended: Ended) -> None:
         run = ended.claim.run
+        self.executing -= 1
         if ended.lost:
             self._spawn(self._look_again(run))
         self._on_end(run.run_id, ended.outcome, ended.duration_s)
