@@ -6,6 +6,7 @@ run of it counts as having one in the middle from its start.
 
 import copy
 import inspect
+import zlib
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -18,6 +19,7 @@ from strandline.errors import AgentFailed
 from strandline.history import Progress, answer_text, question
 from strandline.model import AgentRecord, Message, RunId, SessionId, SessionKey, StateRecord, Succeeded
 
+PACK_LEVEL = 1
 _messages = decoder(list[Message])
 
 
@@ -68,7 +70,7 @@ class FunctionAgent:
         prompt = attempt.prompt
         assert prompt is not None, "an opaque run is never taken up in the middle"
         if self._packed is not None:
-            self._messages, self._packed = _messages(self._packed), None
+            self._messages, self._packed = _messages(zlib.decompress(self._packed)), None
         asked = question(prompt)
         attempt.add(asked)
         session = Session(attempt.context, self._messages, self._state)
@@ -83,7 +85,7 @@ class FunctionAgent:
     def rest(self) -> None:
         """Keep the conversation as bytes."""
         if self._packed is None:
-            self._messages, self._packed = [], encode_messages(self._messages)
+            self._messages, self._packed = [], zlib.compress(encode_messages(self._messages), PACK_LEVEL)
 
     async def _answer(self, attempt: Attempt, returned: Any) -> str:
         if inspect.isasyncgen(returned):

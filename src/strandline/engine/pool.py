@@ -11,7 +11,7 @@ from strandline.clock import Clock
 from strandline.engine.loops import Loops
 from strandline.model import SessionKey
 
-REST_AFTER_S = 5.0
+REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
 
 

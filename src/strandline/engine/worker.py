@@ -21,7 +21,7 @@ _log = logging.getLogger("strandline.worker")
 
 TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
-TIDY_EVERY_S = 5.0
+TIDY_EVERY_S = 1.0
 
 OnStart = Callable[[RunId], None]
 OnEnd = Callable[[RunId, Outcome | None, float], None]
