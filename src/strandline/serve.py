@@ -49,6 +49,7 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
     `announce` is told one line for people once the server is ready, with its address.
     """
     check_exposure(settings)
+    gc.set_threshold(*GC_THRESHOLD)
     if not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
@@ -145,6 +146,7 @@ class _Server:
             HttpOptions(
                 agent_id=settings.agent_id,
                 max_body_bytes=settings.max_body_bytes,
+                retry_after_s=settings.retry_after,
                 loopback=is_loopback(settings.host),
                 allowed_hosts=settings.allowed_hosts,
                 cors_origins=settings.cors_origins,

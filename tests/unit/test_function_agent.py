@@ -101,10 +101,11 @@ def test_state_is_kept_over_runs_and_restarts_and_rolled_back_by_a_failure() -> 
     run_virtual(main)
 
 
-def test_state_that_is_not_json_fails_the_run_with_the_reason() -> None:
+@pytest.mark.parametrize("value", [object(), {1, 2}, (1, 2), float("nan"), {1: "x"}])
+def test_state_that_is_not_json_fails_the_run_with_the_reason(value: object) -> None:
     async def main(clock: VirtualClock) -> None:
         async def answer(message: str, session: Session) -> str:
-            session.state["object"] = object()
+            session.state["object"] = value
             return "x"
 
         async with serving(clock, FunctionTarget(answer, description="f")) as service:

@@ -8,8 +8,20 @@ from engine_support import Played, asked, echo, history, key, send, serving, set
 from strandline.agents.port import Attempt
 from strandline.engine.stream import Later
 from strandline.errors import NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.history import close as close_run
 from strandline.history import history_faults
-from strandline.model import ANONYMOUS, ErrorCode, Outcome, Principal, RunId, RunStatus
+from strandline.model import (
+    ANONYMOUS,
+    Ending,
+    ErrorCode,
+    Message,
+    Outcome,
+    Principal,
+    RunError,
+    RunId,
+    RunStatus,
+    ToolResult,
+)
 from strandline.testing.virtual import Deadlock, VirtualClock, run_virtual
 
 
@@ -333,5 +345,32 @@ def test_waiting_for_a_run_that_goes_on_later_returns_it_as_it_is() -> None:
             await asyncio.sleep(1)
             await service.drain()
             assert await waiter is Later.LATER
+
+    run_virtual(main)
+
+
+def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of ours must not hold a session for good."""
+    broken = [True]
+    real = close_run
+
+    def close(messages: list[Message], results: dict[str, ToolResult], ending: Ending) -> list[Message]:
+        if broken and len(messages) > 1:
+            broken.clear()
+            raise TypeError("a defect")
+        return real(messages, results, ending)
+
+    monkeypatch.setattr("strandline.engine.runner.close", close)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo)) as service:
+            bad, good = await send(service, "bad"), await send(service, "good")
+            assert (await outcome(bad.stream)).error == RunError(
+                ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more"
+            )
+            assert (await outcome(good.stream)).output == "echo good"
+            messages = await history(service)
+            assert history_faults(messages) == []
+            assert texts(messages) == ["bad", "(This run ended early: agent_error.)", "good", "echo good"]
 
     run_virtual(main)

@@ -310,3 +310,22 @@ def test_waiting_clients_of_a_journal_that_keeps_nothing_are_told_the_end_instea
             assert end.error.code is ErrorCode.STOPPED
 
     run_virtual(main)
+
+
+def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One broken run must not keep all sessions down."""
+
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        ids = await killed(journal, clock, Played(Tools(1, hang="in 0").behaviour), 10, "bad", "good")
+
+        def broken(*args: object) -> None:
+            raise TypeError("a defect")
+
+        monkeypatch.setattr("strandline.engine.recovery.close", broken)
+        async with serving(clock, Played(echo), journal) as service:
+            await settled(service)
+            assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.FAILED, RunStatus.SUCCEEDED]
+            assert history_faults(await history(service)) == []
+
+    run_virtual(main)

@@ -14,13 +14,15 @@ from pydantic import BaseModel
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEvent, HookOrder
+from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException
 
 from engine_support import key, texts
-from strandline.agents.strands import StrandsTarget
+from strandline.agents.strands import NOT_STARTED, StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.loops import ThreadLoop
 from strandline.engine.service import Options, Request, Service
+from strandline.engine.stream import Later
 from strandline.history import history_faults, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import (
@@ -63,7 +65,12 @@ class Staging(MemoryJournal):
 
 @asynccontextmanager
 async def serving(
-    factory: Callable[..., Any], folder: Path, journal: MemoryJournal | None = None, *, takes_session_id: bool = False
+    factory: Callable[..., Any],
+    folder: Path,
+    journal: MemoryJournal | None = None,
+    *,
+    takes_session_id: bool = False,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     loops = ThreadLoop(executor_threads=8)
     service = Service(
@@ -73,7 +80,7 @@ async def serving(
         clock=SystemClock(),
         new_run_id=lambda: RunId(f"run_{next(RUN_IDS)}"),
         workspace=lambda key: str(folder / key.session_id),
-        options=Options(drain_grace_s=5),
+        options=Options(**{"drain_grace_s": 5, **options}),
     )
     await service.start()
     try:
@@ -645,3 +652,98 @@ def test_nothing_is_printed_to_the_servers_terminal(tmp_path: Path, capsys: pyte
 async def loaded(journal: MemoryJournal) -> AgentRecord:
     await journal.open("test", max_attempts=3)
     return await journal.load(key())
+
+
+def test_a_tool_that_a_stop_kept_from_starting_is_told_so_and_can_be_called_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        gate = Gate()
+        done: list[str] = []
+
+        @tool
+        def slow() -> str:
+            """Take long."""
+            gate.block()
+            done.append("slow")
+            return "slow done"
+
+        @tool
+        def pay() -> str:
+            """Pay."""
+            done.append("pay")
+            return "paid"
+
+        def script(messages: Any) -> Any:
+            given = results(messages)
+            if any("not started" in text for text in given.values()):
+                return [call("pay")]
+            return "done" if given else [call("slow"), call("pay")]
+
+        def factory() -> Agent:
+            return Agent(model=ScriptedModel(script), tools=[slow, pay], tool_executor=SequentialToolExecutor())
+
+        async with serving(factory, tmp_path, journal, drain_grace_s=0, stop_grace_s=10) as service:
+            ticket = await service.submit(Request(key=key(), input="go"))
+            await gate.reached.wait()
+            draining = asyncio.create_task(service.drain())
+            while not service.health().draining:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)
+            gate.open()
+            await draining
+            assert await ticket.stream.outcome() is Later.LATER
+            assert done == ["slow"]
+        async with serving(factory, tmp_path, journal) as service:
+            view = await service.wait(ticket.key.principal, ticket.run_id, 20)
+            assert view.run.status is RunStatus.SUCCEEDED
+            assert done == ["slow", "pay"]
+            assert NOT_STARTED in str(await history(service))
+
+    run(main)
+
+
+def test_a_conversation_that_user_code_broke_is_rebuilt_from_history(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        sent: list[list[Message]] = []
+
+        @tool(context=True)
+        def clear(tool_context: ToolContext) -> str:
+            """Clear the conversation, in the middle of a round."""
+            tool_context.agent.messages.clear()
+            return "cleared"
+
+        def script(messages: Any) -> Any:
+            sent.append(list(messages))
+            return [call("clear")] if asked(messages) == "clear" and not results(messages) else "fine"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[clear]), tmp_path, journal) as service:
+            await ask(service, "one")
+            await ask(service, "clear")
+            assert (await ask(service, "two")).output == "fine"
+            assert pairing_faults(sent[-1]) == []
+            assert texts(sent[-1])[0] == "one", "the agent was rebuilt from history"
+            await history(service)
+
+    run(main)
+
+
+def test_a_usage_that_is_not_in_whole_numbers_can_still_be_read(tmp_path: Path) -> None:
+    class Odd(ScriptedModel):
+        async def stream(self, *args: Any, **options: Any) -> Any:
+            async for event in super().stream(*args, **options):
+                if "metadata" in event:
+                    odd: Any = {"inputTokens": 1.5, "outputTokens": 2, "totalTokens": 3.5}
+                    event["metadata"]["usage"] = odd
+                yield event
+
+    async def main() -> None:
+        async with serving(lambda: Agent(model=Odd(lambda messages: "fine")), tmp_path) as service:
+            ticket = await service.submit(Request(key=key(), input="x"))
+            await ticket.stream.outcome()
+            view = await service.run(ticket.key.principal, ticket.run_id)
+            assert view.run.outcome is not None
+            assert view.run.outcome.usage is not None
+            assert view.run.outcome.usage["outputTokens"] == 2
+
+    run(main)

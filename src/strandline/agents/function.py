@@ -99,12 +99,16 @@ class FunctionAgent:
         return "" if value is None else str(value)
 
     def _changed_state(self, state: object) -> StateRecord | None:
+        if not isinstance(state, dict):
+            raise AgentFailed("session.state must stay a dict")
         try:
             encoded = msgspec.json.encode(state)
         except (TypeError, ValueError) as error:
             raise AgentFailed(f"session.state must hold JSON values only: {error}") from None
-        if not isinstance(state, dict):
-            raise AgentFailed("session.state must stay a dict")
+        if encoded != self._encoded and msgspec.json.decode(encoded) != state:
+            raise AgentFailed(
+                "session.state must hold JSON values only: a set, a tuple or NaN would come back as another"
+            )
         self._state = state
         if encoded == self._encoded:
             return None

@@ -106,12 +106,16 @@ class Attempt(Protocol):
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """What came of an attempt. `window` and `state` are None where they did not change."""
+    """What came of an attempt. `window` and `state` are None where they did not change.
+
+    `keep` False: the agent must be rebuilt before its next run, since its conversation is not one to go on with.
+    """
 
     ending: Ending
     usage: dict[str, int] | None = None
     window: Window | None = None
     state: StateRecord | None = None
+    keep: bool = True
 
 
 class SessionAgent(Protocol):

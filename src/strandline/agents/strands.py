@@ -12,7 +12,7 @@ import inspect
 import logging
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 from weakref import WeakSet
@@ -34,7 +34,7 @@ from strands.types.exceptions import EventLoopException
 from strandline.agents.port import Attempt, Finished, SessionAgent
 from strandline.encoding import decoder, encode, encode_messages
 from strandline.errors import AgentFailed
-from strandline.history import Progress, question
+from strandline.history import Progress, pairing_faults, question
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -54,6 +54,11 @@ _log = logging.getLogger("strandline.agents")
 
 CANCELLED_BY_USER = "Cancelled by user"
 """What Strands puts into the conversation in place of a model's answer that was cut off by a cancel."""
+TOOL_CANCELLED = "Tool execution cancelled"
+"""What Strands gives as the result of a tool that it did not start because of a cancel."""
+NOT_STARTED = (
+    "This tool was not started: the server was stopped first. Nothing of it was done; call it again if needed."
+)
 LAST = HookOrder.SDK_LAST + 1000.0
 """Our hooks see what all others have made of an event, those that asked for `SDK_LAST` too."""
 _messages = decoder(list[Message])
@@ -178,14 +183,17 @@ class StrandsAgent:
             self._attempt = None
         assert result is not None, "stream_async ended without a result"
         invocation = result.metrics.latest_agent_invocation
-        usage = None if invocation is None else cast("dict[str, int]", dict(invocation.usage))
+        usage = None if invocation is None else _whole_numbers(dict(invocation.usage))
         agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         ending = _ending(result, cancelled=attempt.signal.is_set())
         if not isinstance(ending, Succeeded):
             return Finished(ending=ending, usage=usage)
-        return Finished(
-            ending=ending, usage=usage, window=self._changed_window(attempt.messages), state=self._changed_state()
-        )
+        window = self._changed_window(attempt.messages)
+        state = self._changed_state()
+        if window is not None and (faults := _window_faults(window, cast("list[Message]", agent.messages))):
+            _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
+            return Finished(ending=ending, usage=usage, state=state, keep=False)
+        return Finished(ending=ending, usage=usage, window=window, state=state)
 
     def rest(self) -> None:
         """Keep the conversation as bytes: a tenth of what its dictionaries take."""
@@ -215,6 +223,8 @@ class StrandsAgent:
         message = cast(Message, event.message)
         if attempt.signal.is_set() and message["content"] == [{"text": CANCELLED_BY_USER}]:
             return
+        if attempt.signal.is_set():
+            message = _told_not_started(message)
         attempt.add(message)
         if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
             await attempt.end_round(_state_of(self._agent))
@@ -297,6 +307,35 @@ def _spans(messages: Sequence[Message], indices: Sequence[int | None], length: i
         start = None
     window.append(Range(length if start is None else start, None))
     return tuple(window)
+
+
+def _window_faults(window: Window, messages: Sequence[Message]) -> list[str]:
+    """Return what breaks the pairing in a changed window; history itself is well formed, so a mere end of it can only
+    begin wrong."""
+    if len(window) == 1 and isinstance(window[0], Range):
+        return pairing_faults(messages[:1]) if messages and not _asks(messages[0]) else []
+    return pairing_faults(messages)
+
+
+def _asks(message: Message) -> bool:
+    return any("toolUse" in block for block in message["content"])
+
+
+def _told_not_started(message: Message) -> Message:
+    """Say of tools that Strands did not start because of a cancel that nothing of them was done: the model of the
+    run that goes on later can call them again."""
+    content = [
+        {"toolResult": {**block["toolResult"], "content": [{"text": NOT_STARTED}]}}
+        if "toolResult" in block and block["toolResult"].get("content") == [{"text": TOOL_CANCELLED}]
+        else block
+        for block in message["content"]
+    ]
+    return message if content == message["content"] else {**message, "content": content}
+
+
+def _whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
+    """Return the counts of a usage record; models of users' own may put anything into it."""
+    return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
 
 def _ending(result: AgentResult, *, cancelled: bool) -> Ending:

@@ -90,8 +90,9 @@ class Dispatcher:
 
     def refused(self, run_id: RunId, key: SessionKey, *, reserved: bool) -> None:
         """Note that a run was not accepted. Its claim may have come, if it was the commit that failed."""
-        self._early.discard(run_id)
-        if reserved:
+        if run_id in self._early:
+            self._early.remove(run_id)  # the end of that claim gives the slot back, or has done so
+        elif reserved:
             self._free_slot(key)
 
     def claimed(self, run_id: RunId, key: SessionKey) -> None:

@@ -24,6 +24,10 @@ LEAVE_S = 0.2
 """How long tasks that are left when the loop is closed get to take their cancellation."""
 
 
+class CallCancelled(Exception):
+    """The task of a call was cancelled before its first step, so that it could not turn that into a value."""
+
+
 class Call(Generic[T]):
     """A coroutine that runs on an agent loop, seen from the serving loop. `done` never holds an exception of ours."""
 
@@ -195,7 +199,7 @@ class ThreadLoop:
             return
         call.task = None
         if task.cancelled():
-            outbox.post(call.done.cancel)
+            outbox.post(lambda: call.fail(CallCancelled()))
         elif (error := task.exception()) is not None:
             outbox.post(lambda: call.fail(error))
         else:

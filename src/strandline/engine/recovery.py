@@ -5,14 +5,32 @@ A run with a tool in the middle (begun, no result staged; an opaque run counts a
 run goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
 """
 
-from strandline.engine.runner import outcome_of
+import logging
+
+from strandline.engine.runner import defective, outcome_of
+from strandline.errors import JournalUnavailable
 from strandline.history import Progress, close, fold, question
 from strandline.journal.port import Journal
 from strandline.model import Claim, ErrorCode, Failed, Message, Settlement
 
+_log = logging.getLogger("strandline.recovery")
+
 
 async def recover(journal: Journal, orphan: Claim, *, max_attempts: int) -> None:
-    """Settle the orphan or give it back. Its token is the fresh one that `Journal.open` gave."""
+    """Settle the orphan or give it back. Its token is the fresh one that `Journal.open` gave.
+
+    An orphan that cannot be closed as it should ends with its question alone: one run never keeps a server down.
+    """
+    try:
+        await _recover(journal, orphan, max_attempts)
+    except JournalUnavailable:
+        raise
+    except Exception:
+        _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
+        await journal.settle(orphan.token, defective(orphan), take=False)
+
+
+async def _recover(journal: Journal, orphan: Claim, max_attempts: int) -> None:
     progress = fold(orphan.facts)
     detail = _why_it_ends(orphan, progress, max_attempts)
     if detail is None:

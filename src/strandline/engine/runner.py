@@ -1,7 +1,8 @@
-"""From a claim to an outcome. The only place that calls user code, and the only `except Exception` around it.
+"""From a claim to an outcome. The only place that calls user code, with the only `except` around it.
 
 Every ending becomes a value: what the agent returned or raised, and what a stop left of it. The outcome, the run's
 closed messages, the window and the state are settled in one commit. An agent whose run did not end well is dropped.
+If even that fails, the run ends as failed with its question alone: no defect of ours may hold a session for good.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from msgspec import Struct
@@ -16,10 +18,10 @@ from msgspec import Struct
 from strandline.agents.port import Finished, SessionAgent, Target
 from strandline.clock import Clock
 from strandline.engine.attempt import LiveAttempt
-from strandline.engine.loops import Call, Loops
+from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.pool import AgentPool
 from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
-from strandline.history import answer_text, close, fold
+from strandline.history import answer_text, close, fold, question
 from strandline.journal.port import Journal, Take
 from strandline.model import (
     Cancelled,
@@ -73,6 +75,13 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
             assert_never(ending)
 
 
+def defective(claim: Claim) -> Settlement:
+    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
+    ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
+    closed = close([question(claim.run.input)], {}, ending)
+    return Settlement(outcome=outcome_of(ending, closed), messages=closed)
+
+
 class Runner:
     """Executes claims. Belongs to the serving loop; user code runs on an agent loop."""
 
@@ -108,7 +117,25 @@ class Runner:
         return self._clock.monotonic() - min(attempt.last_progress for attempt, _ in self._live.values())
 
     async def execute(self, claim: Claim) -> Ended:
-        """Execute a claim to its end. Returns on every ending; raises only if the journal fails for good."""
+        """Execute a claim to its end. Returns on every ending, also on a defect of ours."""
+        run = claim.run
+        execution = _Execution(self._journal, self._target)
+        try:
+            return await self._execute(claim, execution)
+        except ClaimLost:
+            # The agent may be in the pool, with messages that are in no history.
+            self._pool.drop(run.key)
+            _log.warning("the claim of run %s is lost: its commit failed, or a newer owner has it", run.run_id)
+            return Ended(claim=claim, lost=True)
+        except Exception:
+            self._pool.drop(run.key)
+            _log.exception("run %s could not be ended as it should; it ends as failed", run.run_id)
+            return await self._give_up(claim)
+        finally:
+            self._loops.discard(execution.take_agent())
+            self._live.pop(run.run_id, None)
+
+    async def _execute(self, claim: Claim, execution: "_Execution") -> Ended:
         key = claim.run.key
         started = self._clock.monotonic()
         attempt = LiveAttempt(
@@ -119,23 +146,15 @@ class Runner:
             # What was staged by an attempt that ended is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
-        execution = _Execution(self._journal, self._target, attempt, agent)
+        call = self._loops.start(partial(execution.run, attempt, agent))
         del agent
-        call = self._loops.start(execution.run)
         self._live[claim.run.run_id] = (attempt, call)
-        try:
-            finished = await call.done
-            if attempt.stopping and not isinstance(finished.ending, Succeeded):
-                if not attempt.tool_in_the_middle():
-                    return await self._give_back(attempt, execution)
-                finished = Finished(ending=Failed(ErrorCode.STOPPED, "the server was stopped"), usage=finished.usage)
-            return await self._settle(attempt, execution, finished, started)
-        except ClaimLost:
-            _log.warning("run %s was lost to a newer owner", claim.run.run_id)
-            self._loops.discard(execution.take_agent())
-            return Ended(claim=claim, lost=True)
-        finally:
-            del self._live[claim.run.run_id]
+        finished = await _result(call)
+        if attempt.stopping and not isinstance(finished.ending, Succeeded):
+            if not attempt.tool_in_the_middle():
+                return await self._give_back(claim)
+            finished = Finished(ending=Failed(ErrorCode.STOPPED, "the server was stopped"), usage=finished.usage)
+        return await self._settle(attempt, execution, finished, started)
 
     async def stop(self, grace_s: float) -> None:
         """Have every run that executes end within `grace_s` seconds, asking first, cancelling then, leaving at last."""
@@ -154,59 +173,71 @@ class Runner:
             call.abandon(Finished(ending=Failed(ErrorCode.STOPPED, "the run did not end when it was asked to")))
 
     async def _settle(self, attempt: LiveAttempt, execution: "_Execution", finished: Finished, started: float) -> Ended:
+        claim = attempt.claim
         so_far = attempt.so_far()
         closed = close(so_far, attempt.results, finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
-        agent = execution.take_agent()
-        if isinstance(finished.ending, Succeeded) and agent is not None and closed == so_far:
+        if isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far:
             settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
             # Before the settle: the session's next claim may come while the commit is under way.
-            self._pool.put(attempt.claim.run.key, agent)
+            if (agent := execution.take_agent()) is not None:
+                self._pool.put(claim.run.key, agent)
+                del agent
         else:
             settlement = Settlement(outcome=outcome, messages=closed, state=finished.state)
-            self._loops.discard(agent)
-        del agent
+        take = await self._settle_at_last(claim, settlement, take=self._keeps_slot())
+        return Ended(claim=claim, outcome=outcome, take=take, duration_s=self._clock.monotonic() - started)
+
+    async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, take: bool) -> Take:
+        """Settle as soon as the journal can. Raises `ClaimLost`."""
         while True:
             try:
-                take = await self._journal.settle(attempt.claim.token, settlement, take=self._keeps_slot())
+                return await self._journal.settle(claim.token, settlement, take=take)
             except JournalUnavailable as error:
-                _log.error(
-                    "the outcome of a run cannot be kept yet: %s", error, extra={"run_id": attempt.context.run_id}
-                )
+                _log.error("the outcome of run %s cannot be kept yet: %s", claim.run.run_id, error)
+                # A claim on the next run may be out, and stale: another one must not be made beside it.
+                take = False
                 await asyncio.sleep(SETTLE_AGAIN_S)
-            else:
-                duration_s = self._clock.monotonic() - started
-                return Ended(claim=attempt.claim, outcome=outcome, take=take, duration_s=duration_s)
 
-    async def _give_back(self, attempt: LiveAttempt, execution: "_Execution") -> Ended:
-        self._loops.discard(execution.take_agent())
-        take = await self._journal.release(attempt.claim.token, counted=False, take=False)
-        return Ended(claim=attempt.claim, take=take)
+    async def _give_back(self, claim: Claim) -> Ended:
+        try:
+            return Ended(claim=claim, take=await self._journal.release(claim.token, counted=False, take=False))
+        except JournalUnavailable as error:
+            _log.error("run %s could not be given back (%s); it is taken up at the next start", claim.run.run_id, error)
+            return Ended(claim=claim)
+
+    async def _give_up(self, claim: Claim) -> Ended:
+        """End a run that could not be ended as it should, so that its session goes on."""
+        try:
+            settlement = defective(claim)
+            await self._settle_at_last(claim, settlement, take=False)
+        except ClaimLost:
+            return Ended(claim=claim, lost=True)
+        return Ended(claim=claim, outcome=settlement.outcome)
 
 
 class _Execution:
     """The part of an attempt that runs on the agent loop."""
 
-    def __init__(self, journal: Journal, target: Target, attempt: LiveAttempt, agent: SessionAgent | None) -> None:
+    def __init__(self, journal: Journal, target: Target) -> None:
         self._journal = journal
         self._target = target
-        self._attempt = attempt
-        self._agent = agent
+        self._agent: SessionAgent | None = None
 
     def take_agent(self) -> SessionAgent | None:
         """Hand over the agent; the execution has ended or was left."""
         agent, self._agent = self._agent, None
         return agent
 
-    async def run(self) -> Finished:
+    async def run(self, attempt: LiveAttempt, agent: SessionAgent | None) -> Finished:
         """Build the agent if need be, run it, and return every ending as a value."""
-        attempt = self._attempt
         try:
-            if self._agent is None:
-                key = attempt.claim.run.key
+            if agent is None:
                 os.makedirs(attempt.context.workspace, exist_ok=True)
-                record = await self._journal.load(key)
-                self._agent = await self._target.build(key, record, attempt.progress)
+                record = await self._journal.load(attempt.claim.run.key)
+                agent = await self._target.build(attempt.claim.run.key, record, attempt.progress)
+            self._agent = agent
+            del agent
             return await self._agent.run(attempt)
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
@@ -220,9 +251,19 @@ class _Execution:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
 
 
+async def _result(call: "Call[Finished]") -> Finished:
+    """Return what came of a call, also of one whose task was cancelled before its first step."""
+    try:
+        return await call.done
+    except CallCancelled:
+        return Finished(ending=Failed(ErrorCode.STOPPED, "the run was cancelled before it began"))
+
+
 def _detail(error: BaseException) -> str:
     """Return what the user's code raised, in one line; wrappers of the framework and of ours are taken off."""
-    while isinstance(error, AgentFailed) and error.__cause__ is not None:
+    while isinstance(error, AgentFailed):
+        if error.__cause__ is None:
+            return str(error)
         error = error.__cause__
     return "".join(traceback.format_exception_only(error)).strip()
 

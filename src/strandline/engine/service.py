@@ -158,9 +158,13 @@ class Service:
     async def start(self) -> None:
         """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
-        for orphan in orphans:
-            await recover(self._journal, orphan, max_attempts=self._options.max_attempts)
-        await self._worker.start()
+        try:
+            for orphan in orphans:
+                await recover(self._journal, orphan, max_attempts=self._options.max_attempts)
+            await self._worker.start()
+        except BaseException:
+            await self._journal.close()
+            raise
         if orphans or self._dispatcher.waiting:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._ready = True
@@ -265,10 +269,11 @@ class Service:
     async def delete(self, key: SessionKey) -> bool:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
         self._admit()
+        # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
+        self._pool.drop(key)
         changed = await self._journal.change(Delete(key))
         if isinstance(changed, Busy):
             raise SessionBusy("the session has a run that waits or executes; delete it when that has ended")
-        self._pool.drop(key)
         return changed.existed
 
     def health(self) -> Health:

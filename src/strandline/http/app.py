@@ -33,6 +33,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
     agent_id: str
     max_body_bytes: int
+    retry_after_s: float
     loopback: bool
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
@@ -40,7 +41,12 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
 def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     """Return the application. It does not start or stop the service."""
-    chat = Chat(service, agent_id=options.agent_id, max_body_bytes=options.max_body_bytes)
+    chat = Chat(
+        service,
+        agent_id=options.agent_id,
+        max_body_bytes=options.max_body_bytes,
+        retry_after_s=options.retry_after_s,
+    )
     probes = Probes(service, agent_id=options.agent_id, auth="none")
     router = Router(
         [

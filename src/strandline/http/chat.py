@@ -37,8 +37,9 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Chat:
     """The routes of the original contract."""
 
-    def __init__(self, service: Service, *, agent_id: str, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, *, agent_id: str, max_body_bytes: int, retry_after_s: float) -> None:
         self._service = service
+        self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._max_body_bytes = max_body_bytes
         self._decoder = msgspec.json.Decoder(ChatBody)
@@ -57,7 +58,9 @@ class Chat:
                 "session_id": session,
                 "run_id": ticket.run_id,
             }
-            return wire.answer(value, wire.ACCEPTED, {"Location": f"/v1/runs/{ticket.run_id}", "Retry-After": "5"})
+            return wire.answer(
+                value, wire.ACCEPTED, {"Location": f"/v1/runs/{ticket.run_id}", **wire.retry_after(self._retry_after_s)}
+            )
         return wire.answer(self._answer(end, session, ticket.run_id))
 
     async def history(self, request: Request) -> Response:
@@ -70,7 +73,7 @@ class Chat:
             SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
         )
         shown = [{"role": message["role"], "content": message["content"]} for message in messages]
-        return wire.answer({"status": "success", "session_id": session, "messages": shown})
+        return wire.answer({"status": "success", "messages": shown})
 
     def _decode(self, body: bytes) -> ChatBody:
         try:

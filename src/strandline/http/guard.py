@@ -29,6 +29,8 @@ class Guard:
         host = origin = ""
         for name, value in scope["headers"]:
             if name == b"host":
+                if host:
+                    return "the request has two Host headers"
                 host = value.decode("latin-1").lower()
             elif name == b"origin":
                 origin = value.decode("latin-1").lower()

@@ -13,7 +13,7 @@ from strandline.http import wire
 from strandline.model import ANONYMOUS, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
-_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})")
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
 class RunBody(Struct, frozen=True, kw_only=True):
@@ -81,5 +81,5 @@ class Runs:
 
 def preferred_wait_s(request: Request) -> int | None:
     """Return the seconds of `Prefer: wait=N`, cut to 300; None if the client does not want to wait."""
-    found = _WAIT.search(request.headers.get("prefer", ""))
+    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
     return min(int(found.group(1)), MAX_WAIT_S) if found else None

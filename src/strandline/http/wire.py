@@ -92,10 +92,15 @@ def error_response(error: errors.StrandlineError) -> Response:
     headers: dict[str, str] = {}
     more: dict[str, Any] = {}
     if isinstance(error, errors.Unavailable):
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers = retry_after(error.retry_after_s)
     if isinstance(error, errors.QueueFull):
         more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
     return problem(status, error.code, str(error), headers, **more)
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Return the header that tells a client when to come back, in whole seconds and at least one."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 async def read_body(request: Request, limit: int) -> bytes:

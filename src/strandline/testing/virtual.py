@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from strandline.engine.loops import Call, Flag
+from strandline.engine.loops import Call, CallCancelled, Flag
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class InlineLoops:
     def _finish(self, call: Call[T], task: "asyncio.Task[T]") -> None:
         self._tasks.discard(task)
         if task.cancelled():
-            call.done.cancel()
+            call.fail(CallCancelled())
         elif (error := task.exception()) is not None:
             call.fail(error)
         else:

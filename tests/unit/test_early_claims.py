@@ -1,0 +1,151 @@
+"""Claims that are told while their commit is under way, with a disk that fails just then: the engine over SQLite."""
+
+import asyncio
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
+from strandline.agents.port import Attempt
+from strandline.clock import SystemClock
+from strandline.engine.service import Options, Service
+from strandline.errors import JournalUnavailable
+from strandline.history import history_faults
+from strandline.journal.ledger import Ledger
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import Outcome, RunId
+from strandline.testing.virtual import InlineLoops
+
+
+class Disk:
+    """Fails the next commits when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures = 0
+        commit = Ledger.commit
+
+        def failing(ledger: Ledger) -> None:
+            if self.failures:
+                self.failures -= 1
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            commit(ledger)
+
+        monkeypatch.setattr(Ledger, "commit", failing)
+
+
+@asynccontextmanager
+async def serving(folder: Path, target: Played, **options: Any) -> AsyncIterator[Service]:
+    service = Service(
+        journal=SqliteJournal(folder / "journal.db", SystemClock()),
+        target=target,
+        loops=InlineLoops(),
+        clock=SystemClock(),
+        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        workspace=lambda key: tempfile.gettempdir(),
+        options=Options(**options),
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.drain()
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 60)
+
+    asyncio.run(bounded())
+
+
+async def output(service: Service, text: str) -> str:
+    end = await (await send(service, text)).stream.outcome()
+    assert isinstance(end, Outcome)
+    return end.output
+
+
+def test_an_agent_does_not_remember_a_question_that_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of an accept fails after its claim was told, and after the agent has answered."""
+
+    async def main() -> None:
+        disk = Disk(monkeypatch)
+        target = Played(echo)
+        async with serving(tmp_path, target, max_running=1) as service:
+            assert await output(service, "one") == "echo one"
+            for _ in range(3):
+                disk.failures = 1
+                with pytest.raises(JournalUnavailable):
+                    await send(service, "refused")
+                disk.failures = 0
+                while service.health().processing:
+                    await asyncio.sleep(0)
+            built = len(target.built)
+            assert await output(service, "two") == "echo two", "no slot is lost"
+            assert len(target.built) == built + 1, "the agent that was asked in vain is dropped"
+            assert texts(target.built[-1][1].messages) == ["one", "echo one"]
+            assert texts(await history(service)) == ["one", "echo one", "two", "echo two"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_execute_twice_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    async def main() -> None:
+        disk = Disk(monkeypatch)
+        executing: Counter[str] = Counter()
+        most = 0
+
+        async def behaviour(attempt: Attempt) -> str:
+            nonlocal most
+            executing[asked(attempt)] += 1
+            most = max(most, executing.total())
+            if asked(attempt) == "one":
+                while service.health().queue_depth < 2:
+                    await asyncio.sleep(0)
+                disk.failures = failures
+            await asyncio.sleep(0.01)
+            executing[asked(attempt)] -= 1
+            return await echo(attempt)
+
+        async with serving(tmp_path, Played(behaviour)) as service:
+            tickets = [await send(service, text) for text in ("one", "two", "three")]
+            ends = [await ticket.stream.outcome() for ticket in tickets]
+            # A client whose run's claim was lost is told to ask later; the run itself has exactly one outcome.
+            assert isinstance(ends[0], Outcome)
+            while service.health().processing or service.health().queue_depth:
+                await asyncio.sleep(0.01)
+            assert most == 1
+            messages = await history(service)
+            assert history_faults(messages) == []
+            assert texts(messages) == ["one", "echo one", "two", "echo two", "three", "echo three"]
+
+    run(main)
+
+
+def test_a_session_that_is_deleted_is_forgotten_by_whoever_asks_at_the_same_moment(tmp_path: Path) -> None:
+    async def main() -> None:
+        target = Played(echo)
+        async with serving(tmp_path, target) as service:
+            for number in range(60):
+                await output(service, f"secret {number}")
+                deleted, _ = await asyncio.gather(service.delete(key()), output(service, f"public {number}"))
+                messages = texts(await history(service))
+                assert deleted
+                assert messages == [f"public {number}", f"echo public {number}"]
+                assert target.built[-1][1].messages == []
+                await service.delete(key())
+            assert len(target.built) == 120, "every session after a delete has a new agent"
+
+    run(main)
