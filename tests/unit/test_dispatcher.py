@@ -144,3 +144,12 @@ def test_a_session_with_nothing_to_do_is_forgotten() -> None:
         dispatcher.accepted(run_id, session, 0.0, reserved=True, taken=True)
         dispatcher.ended(session, taken=False)
     assert dispatcher.sessions == 0
+
+
+def test_a_claim_that_ends_before_its_failed_accept_is_told_frees_one_slot_once() -> None:
+    dispatcher = Dispatcher(2)
+    assert dispatcher.reserve(A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.ended(A, taken=False)
+    dispatcher.refused(RunId("1"), A, reserved=True)
+    assert free_slots(dispatcher) == 2

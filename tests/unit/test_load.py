@@ -114,6 +114,117 @@ def test_a_target_that_is_wrong_is_told_with_what_to_write(target: str, source: 
     assert said in str(refusal.value)
 
 
+OBJECT = (
+    "import functools, os\n"
+    "from strands import Agent\n"
+    "class Answers:\n    async def __call__(self, message, session): return message\n"
+    "class Streams:\n    async def __call__(self, message, session): yield message\n"
+    "class Blocks:\n    def __call__(self, message, session): return message\n"
+    "class Builds:\n    def __call__(self, session_id): ...\n"
+    "class Yields:\n    def __call__(self): yield 1\n"
+    "class Mine(Agent):\n    def __init__(self, model='x'): super().__init__(model=model)\n"
+    "answers, streams, blocks, builds, yields = Answers(), Streams(), Blocks(), Builds(), Yields()\n"
+    "async def three(prefix, message, session): ...\n"
+    "def build(model, session_id): ...\n"
+    "bound_function = functools.partial(three, 'x')\n"
+    "bound_object = functools.partial(answers)\n"
+    "bound_factory = functools.partial(build, 'x')\n"
+    "bound_by_name = functools.partial(build, model='x')\n"
+    "bound_agent = functools.partial(Agent, model='x')\n"
+    "short = lambda: None\n"
+    "short_id = lambda session_id: None\n"
+    "method = builds.__call__\n"
+    "getcwd = os.getcwd\n"
+    "def generator(): yield 1\n"
+    "def keyword(*, model): ...\n"
+    "def keyword_too(sid, *, session_id): ...\n"
+    "async def keyword_function(message, session, *, model): ...\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("answers", FunctionTarget),
+        ("streams", FunctionTarget),
+        ("bound_function", FunctionTarget),
+        ("bound_object", FunctionTarget),
+        ("builds", StrandsTarget),
+        ("method", StrandsTarget),
+        ("Mine", StrandsTarget),
+        ("Agent", StrandsTarget),
+        ("bound_factory", StrandsTarget),
+        ("bound_by_name", StrandsTarget),
+        ("bound_agent", StrandsTarget),
+        ("short", StrandsTarget),
+        ("short_id", StrandsTarget),
+    ],
+)
+def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
+    write(OBJECT)
+    target = load_target(f"agent.py:{name}")
+    assert type(target) is kind
+    if isinstance(target, StrandsTarget):
+        assert target._takes_session_id is (name in ("builds", "method", "bound_factory", "bound_by_name", "short_id"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "advice"),
+    [
+        ("blocks", "is not async", "async def answer(message, session)"),
+        ("Builds", "is a class", "answer = Builds()"),
+        ("Answers", "is a class", "answer = Answers()"),
+        ("getcwd", "'getcwd', which is built into Python", "def make_agent"),
+        ("generator", "is a generator", "def make_agent"),
+        ("yields", "is a generator", "def make_agent"),
+        ("keyword", "needs the keyword `model`", "Give it a default"),
+        ("keyword_too", "needs the keyword `session_id`", "def make_agent"),
+        ("keyword_function", "needs the keyword `model`", "Give it a default"),
+    ],
+)
+def test_what_can_be_called_but_not_served_is_told(name: str, said: str, advice: str) -> None:
+    write(OBJECT)
+    with pytest.raises(TargetError) as refusal:
+        load_target(f"agent.py:{name}")
+    assert said in str(refusal.value)
+    assert advice in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "files", "line"),
+    [
+        ("agent.py", {"agent.py": "import json\nx = json.loads('{bad')"}, "agent.py, line 2"),
+        ("agent", {"agent.py": "import json\nx = json.loads('{bad')"}, "agent.py, line 2"),
+        ("agent.py", {"agent.py": "import ast\n\nast.parse('(')"}, "agent.py, line 3"),
+        ("agent.py", {"agent.py": "import importlib\n\nimportlib.import_module('mine_no')"}, "agent.py, line 3"),
+        (
+            "agent.py",
+            {"agent.py": "import mine_beside", "mine_beside.py": "import json\n\njson.loads('{bad')"},
+            "mine_beside.py, line 3",
+        ),
+        (
+            "agent.py",
+            {
+                "agent.py": "import sys\nsys.path.append('site-packages')\nimport mine_installed",
+                "site-packages/mine_installed.py": "raise ValueError",
+            },
+            "agent.py, line 3",
+        ),
+        (
+            "app/agent.py",
+            {"app/agent.py": "import sys\nsys.path.append('lib')\nimport mine_lib", "lib/mine_lib.py": "1 / 0"},
+            "agent.py, line 3",
+        ),
+    ],
+)
+def test_a_failed_import_shows_the_line_in_the_users_own_file(target: str, files: dict[str, str], line: str) -> None:
+    for name, text in files.items():
+        write(text, name)
+    with pytest.raises(TargetError) as refusal:
+        load_target(target)
+    assert line in str(refusal.value)
+
+
 def test_a_keyword_only_session_id_reaches_the_factory() -> None:
     space: dict[str, Any] = {}
     exec("def f(*, session_id): return session_id", space)
