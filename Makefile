@@ -16,7 +16,7 @@ IMAGE ?= strandline
 CA_BUNDLE ?= $(PIP_CERT)
 DOCKER_BUILD_FLAGS ?=
 TESTS ?=
-BENCH ?= engine http
+BENCH ?= engine http memory
 
 help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -171,6 +172,70 @@ def test_a_creation_that_was_cut_off_is_done_anew(path: Path) -> None:
     assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
 
 
+def test_a_creation_whose_draft_is_in_the_way_is_told(path: Path) -> None:
+    path.with_name("journal.db.new").mkdir()
+    with pytest.raises(JournalError, match="cannot be made"):
+        asyncio.run(at(path).open("test", max_attempts=3))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"), [(os.mkfifo, "is a named pipe, not a file"), (os.mkdir, "is a folder, not a file")]
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_left_as_it_is(path: Path, make: Callable[[Path], None], said: str, linked: bool) -> None:
+    make(path)
+    before = path.stat()
+    name = path
+    if linked:
+        name = path.with_name("link")
+        name.symlink_to(path)
+    names = sorted(each.name for each in path.parent.iterdir())
+    with pytest.raises(JournalError, match=said):
+        asyncio.run(at(name).open("test", max_attempts=3))
+    assert path.stat() == before
+    assert sorted(each.name for each in path.parent.iterdir()) == names
+
+
+def test_a_link_that_leads_to_itself_is_told(path: Path) -> None:
+    path.symlink_to(path)
+    with pytest.raises(JournalError, match="cannot be reached"):
+        asyncio.run(at(path).open("test", max_attempts=3))
+
+
+# -- symbolic links ---------------------------------------------------------------------------------------
+
+
+def test_two_names_of_one_file_are_one_journal(tmp_path: Path, path: Path) -> None:
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    asyncio.run(fill(path))
+    link.symlink_to(path)
+
+    async def main() -> None:
+        async with opened(link) as journal:
+            assert [each.run_id for each in await journal.read(WaitingQuery())] == ["c"]
+            with pytest.raises(JournalLocked):
+                await at(path).open("test", max_attempts=3)
+            assert path.with_name("journal.db-wal").exists()
+        async with opened(path):
+            with pytest.raises(JournalLocked):
+                await at(link).open("test", max_attempts=3)
+
+    asyncio.run(main())
+    assert link.is_symlink()
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_a_link_to_nothing_makes_the_file_that_it_names(tmp_path: Path) -> None:
+    link, real = tmp_path / "link.db", tmp_path / "new" / "real.db"
+    link.symlink_to(Path("new") / "real.db")
+    asyncio.run(fill(link))
+    assert link.is_symlink()
+    assert real.read_bytes()[68:72] == b"STRL"
+    assert sorted(each.name for each in real.parent.iterdir()) == ["real.db", "real.db.lock"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.db", "new"]
+
+
 # -- ownership --------------------------------------------------------------------------------------------
 
 
@@ -269,6 +334,90 @@ def test_what_was_queued_is_durable_after_close(path: Path) -> None:
         assert [await accept for accept in accepts] == [Accepted(n + 1) for n in range(100)]
         async with opened(path) as journal:
             assert len(await journal.read(WaitingQuery())) == 100
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_lock_file_that_cannot_be_written_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    """The lock is free afterwards."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"strandline.journal.ownership.os.{call}", fail)
+        with pytest.raises(JournalError, match=f"{os.strerror(code)}. Make room"):
+            asyncio.run(at(path).open("test", max_attempts=3))
+    asyncio.run(fill(path))
+
+
+# -- a file that is taken away ----------------------------------------------------------------------------
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+
+
+def _replace(path: Path) -> None:
+    other = path.with_name("other.db")
+    asyncio.run(fill(other))
+    other.replace(path)
+
+
+def _move_the_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize("take_away", [_delete, _replace, _move_the_folder])
+def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away: Callable[[Path], None]) -> None:
+    """Every verb fails from then on, also when a file is there again; what is there is left as it is."""
+    path = tmp_path / "folder" / "journal.db"
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            claim = await anext(claims)
+            await asyncio.to_thread(take_away, path)
+            there = path.read_bytes() if path.exists() else None
+            for _ in range(2):
+                answers: list[object] = await asyncio.gather(
+                    *(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True) for n in range(3)),
+                    journal.stage(claim.token, RoundStarted(said("x"))),
+                    journal.settle(claim.token, done("hi", "ho"), take=True),
+                    return_exceptions=True,
+                )
+                answers += await asyncio.gather(
+                    journal.load(key()), journal.read(RunQuery(ANONYMOUS, RunId("a"))), return_exceptions=True
+                )
+                assert {type(answer) for answer in answers} == {JournalUnavailable}
+                assert all("deleted or replaced" in str(answer) for answer in answers)
+                assert all("restart" in str(answer) for answer in answers)
+            await journal.stage(claim.token, ToolDone("t", {}))
+            await journal.close()
+            assert [each async for each in claims] == []
+            assert (path.read_bytes() if path.exists() else None) == there
+
+    asyncio.run(main())
+
+
+def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> tuple[int, int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            with monkeypatch.context() as patch:
+                patch.setattr(ownership, "_identity", fail)
+                with pytest.raises(JournalUnavailable, match="cannot be reached"):
+                    await journal.accept(new("a"), WIDE, take=True)
+            assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
 
     asyncio.run(main())
 

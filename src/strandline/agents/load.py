@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from strandline.errors import TargetError
 DEFAULT_NAMES: Final = ("make_agent", "agent")
 FACTORY_EXAMPLE: Final = "def make_agent(session_id):\n    return Agent(...)"
 FUNCTION_EXAMPLE: Final = "async def answer(message, session):\n    return ..."
+_STDLIB: Final = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
 def load_target(text: str) -> Target:
@@ -36,8 +39,17 @@ def load_target(text: str) -> Target:
 
 
 def target_for(thing: object, description: str) -> Target:
-    """Return what serves `thing`, a factory or a plain function. Raises `TargetError` with what to write instead."""
+    """Return what serves `thing`: a factory, an async function, or an object that is called like one.
+
+    Raises `TargetError` with what to write instead.
+    """
     _refuse_instances(thing, description)
+    _refuse_classes(thing, description)
+    if inspect.isbuiltin(thing):
+        raise TargetError(
+            f"{description} is {thing.__name__!r}, which is built into Python and makes no agent. Define a factory:"
+            f"\n\n{FACTORY_EXAMPLE}"
+        )
     if not callable(thing):
         raise TargetError(
             f"{description} is {type(thing).__name__!r}, which cannot be served. It must be a factory that makes an"
@@ -53,7 +65,9 @@ def target_for(thing: object, description: str) -> Target:
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    answers = inspect.iscoroutinefunction(thing) or inspect.isasyncgenfunction(thing)
+    code = _code(thing)
+    answers = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
+    _refuse_keywords(signature, description, by_name=not parameters)
     if len(parameters) == 2:
         if not answers:
             raise TargetError(
@@ -63,7 +77,7 @@ def target_for(thing: object, description: str) -> Target:
         from strandline.agents.function import FunctionTarget
 
         return FunctionTarget(thing, description=f"function {description}")
-    if len(parameters) > 2 or inspect.isasyncgenfunction(thing):
+    if len(parameters) > 2 or inspect.isasyncgenfunction(code):
         raise TargetError(
             f"{description} takes {len(parameters)} parameters. A factory takes none or one, the session's id:"
             f"\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
@@ -72,6 +86,11 @@ def target_for(thing: object, description: str) -> Target:
         raise TargetError(
             f"{description} takes ({parameters[0].name}), which reads like a function that answers: it must take the"
             f" session too:\n\n{FUNCTION_EXAMPLE}\n\nA factory's one parameter is the session's id:"
+            f"\n\n{FACTORY_EXAMPLE}"
+        )
+    if inspect.isgeneratorfunction(code):
+        raise TargetError(
+            f"{description} is a generator, because there is a `yield` in it. A factory returns one agent:"
             f"\n\n{FACTORY_EXAMPLE}"
         )
     from strandline.agents.strands import StrandsTarget
@@ -115,11 +134,11 @@ def _import(where: str) -> ModuleType:
             raise TargetError(
                 f"there is no module {where!r} here. For a file, write its path: `{where.replace('.', '/')}.py`"
             ) from None
-        raise TargetError(_import_failure(where, error)) from error
+        raise TargetError(_import_failure(where, error, Path.cwd())) from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise TargetError(_import_failure(where, error)) from error
+        raise TargetError(_import_failure(where, error, Path.cwd())) from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -145,26 +164,75 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise TargetError(_import_failure(str(path), error)) from error
+        raise TargetError(_import_failure(str(path), error, path.resolve().parent)) from error
     return module
 
 
-def _import_failure(where: str, error: BaseException) -> str:
-    """Say in one paragraph why an import failed, with the line in the user's own file."""
+def _import_failure(where: str, error: BaseException, folder: Path) -> str:
+    """Say in one paragraph why an import failed, with the line in the user's own file, if possible in `folder`."""
     reason = "".join(traceback.format_exception_only(error)).strip()
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
         return f"{where} cannot be imported:\n\n{reason}"
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<") and frame.filename not in (__file__, importlib.__file__)
-    ]
-    frames = [frame for frame in own if "site-packages" not in frame.filename] or own
-    line = f"\n\n  {frames[-1].filename}, line {frames[-1].lineno}:\n    {frames[-1].line}" if frames else ""
+    frame = _own_frame(traceback.extract_tb(error.__traceback__), folder)
+    line = "" if frame is None else f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}"
     hint = ""
     if isinstance(error, ModuleNotFoundError):
         hint = f"\n\nInstall it where strandline is installed, or correct the name {error.name!r}."
     return f"{where} cannot be imported: {reason}{line}{hint}"
+
+
+def _own_frame(frames: list[traceback.FrameSummary], folder: Path) -> traceback.FrameSummary | None:
+    """Return where the user's own code was last: in `folder`, else here, else in any file that is not Python's own."""
+    files = [
+        (frame, Path(frame.filename).resolve())
+        for frame in frames
+        if not frame.filename.startswith("<") and frame.filename != __file__
+    ]
+    installed = [(frame, file) for frame, file in files if not _INSTALLED.isdisjoint(file.parts)]
+    own = [each for each in files if each not in installed and _STDLIB.isdisjoint(each[1].parents)]
+    for home in (folder, Path.cwd()):
+        at_home = [frame for frame, file in own if home in file.parents]
+        if at_home:
+            return at_home[-1]
+    return next((frame for frame, _ in reversed(own or installed)), None)
+
+
+def _code(thing: object) -> object:
+    """Return the function that runs when `thing` is called: that of an object is the `__call__` of its class."""
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    if inspect.isroutine(thing) or isinstance(thing, type):
+        return thing
+    return type(thing).__call__ if callable(thing) else thing
+
+
+def _refuse_keywords(signature: inspect.Signature, description: str, *, by_name: bool) -> None:
+    """Refuse what cannot be called without a keyword that nobody gives; `session_id` is given with `by_name`."""
+    needed = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is parameter.empty
+        and not (by_name and parameter.name == "session_id")
+    ]
+    if needed:
+        raise TargetError(
+            f"{description} needs the keyword {' and '.join(f'`{name}`' for name in needed)}, which nobody gives it."
+            f" Give it a default, or write a factory that passes it:\n\n{FACTORY_EXAMPLE}"
+        )
+
+
+def _refuse_classes(thing: object, description: str) -> None:
+    """Refuse classes whose instances are no agents; a subclass of `strands.Agent` is a factory."""
+    if not isinstance(thing, type):
+        return
+    if any(each.__name__ == "Agent" and each.__module__.split(".")[0] == "strands" for each in thing.__mro__):
+        return
+    raise TargetError(
+        f"{description} is a class, and what it makes is no Strands agent. Write a factory that returns an agent:"
+        f"\n\n{FACTORY_EXAMPLE}\n\nor an object with `async def __call__(self, message, session)`, and name the object:"
+        f"\n\nanswer = {thing.__name__}()"
+    )
 
 
 def _refuse_instances(thing: object, description: str) -> None:

@@ -25,9 +25,9 @@ def create(path: Path) -> None:
     """Make an empty journal at `path`, whole or not at all. The caller owns the lock."""
     schema = resources.files("strandline.journal").joinpath("schema/0001_initial.sql").read_text()
     draft = path.with_name(path.name + ".new")
-    for leftover in (draft, *_companions(draft), *_companions(path)):
-        leftover.unlink(missing_ok=True)
     try:
+        for leftover in (draft, *_companions(draft), *_companions(path)):
+            leftover.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             # In the creation itself and before WAL, so that the head of the file always shows whose it is.
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"

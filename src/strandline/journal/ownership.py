@@ -2,7 +2,8 @@
 
 The owner holds an `flock` on PATH.lock for as long as it lives: the kernel gives it up when the process dies, and a
 laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is never
-removed, since a removed one could be held and made anew at once.
+removed, since a removed one could be held and made anew at once. PATH is the file itself: symbolic links are followed
+first, so that two names of one file are one journal.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.errors import JournalDamaged, JournalError, JournalForeign, JournalLocked, JournalNewer
+from strandline.errors import (
+    JournalDamaged,
+    JournalError,
+    JournalForeign,
+    JournalLocked,
+    JournalNewer,
+    JournalUnavailable,
+)
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
@@ -32,6 +41,26 @@ _NETWORK: Final = frozenset(
     }
 )  # fmt: skip
 _MAGIC: Final = b"SQLite format 3\0"
+
+
+def locate(path: Path) -> Path:
+    """Return where the journal really is or will be: absolute, with every symbolic link followed.
+
+    Opens nothing. Raises `JournalError` if there is something else than a regular file.
+    """
+    real = Path(os.path.realpath(path))
+    try:
+        mode = real.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return real
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be reached: {error.strerror}. Name another file.") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        what = kinds.get(stat.S_IFMT(mode), "a device")
+        example = " in it" if stat.S_ISDIR(mode) else ""
+        raise JournalError(f"The journal {path} is {what}, not a file. It was left as it is. Name a file{example}.")
+    return real
 
 
 def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
@@ -130,7 +159,10 @@ class Ownership:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise JournalError(f"The lock file {self._path} cannot be opened: {error.strerror}.") from error
+            raise JournalError(
+                f"The lock file {self._path} cannot be opened: {error.strerror}. Change its owner, or"
+                " name another file."
+            ) from error
         try:
             deadline = self._clock.monotonic() + wait_s
             waiting = False
@@ -146,6 +178,12 @@ class Ownership:
                 waiting = True
                 await asyncio.sleep(POLL_S)
             _sign(fd, owner, self._clock.now())
+        except OSError as error:
+            os.close(fd)
+            raise JournalError(
+                f"The lock file {self._path} cannot be locked and written: {error.strerror}. Make room on that disk, or"
+                " name a file on another one."
+            ) from error
         except BaseException:
             os.close(fd)
             raise
@@ -177,5 +215,37 @@ def _holder(fd: int) -> str:
     try:
         told = json.loads(os.pread(fd, 4096, 0))
         return f"process {told['pid']} on host {told['host']} since {told['since']}"
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return "another process"
+
+
+class Watch:
+    """Whether a path still leads to the file that was there when the watch began, which is the one that is open.
+
+    SQLite would go on to write into a file that has no name any more, and every commit would seem to be kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _identity(path)
+        self.gone = False
+
+    def check(self) -> None:
+        """Raise `JournalUnavailable` if the file was deleted or replaced, and for ever after. One `stat`, some 2 us."""
+        if not self.gone:
+            try:
+                self.gone = _identity(self._path) != self._file
+            except (FileNotFoundError, NotADirectoryError):
+                self.gone = True
+            except OSError as error:
+                raise JournalUnavailable(f"the journal's file cannot be reached: {error.strerror}") from error
+        if self.gone:
+            raise JournalUnavailable(
+                "the journal's file was deleted or replaced while it was in use, and nothing is kept any more: put back"
+                " the file that is wanted, then restart the server"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

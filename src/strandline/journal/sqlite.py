@@ -19,7 +19,7 @@ from strandline.journal import reader
 from strandline.journal.driver import connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger
-from strandline.journal.ownership import MOUNTINFO, Ownership, check_file, prepare_folder
+from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
     Accepted,
     Bounds,
@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 class SqliteJournal:
-    """A journal in the file `path`; its folder is made if there is none.
+    """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
 
     `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
     holder, if it has to.
@@ -77,6 +77,7 @@ class SqliteJournal:
         self._writer: Writer | None = None
         self._ledger: Ledger | None = None
         self._readers: Readers | None = None
+        self._watch: Watch | None = None
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -89,24 +90,27 @@ class SqliteJournal:
         if self._writer is not None:
             await self.close()
             self._feed = ClaimFeed()
-        prepare_folder(self._path, self._mountinfo)
-        check_file(self._path)
-        ownership = Ownership(self._path, self._clock)
+        path = locate(self._path)
+        prepare_folder(path, self._mountinfo)
+        check_file(path)
+        ownership = Ownership(path, self._clock)
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
-        readers = Readers(self._path)
+        readers = Readers(path)
         connections: list[sqlite3.Connection] = []
         claims: list[Claim] = []
 
         def prepare() -> Ledger:
-            if not check_file(self._path):
-                create(self._path)
+            if not check_file(path):
+                create(path)
             try:
-                connections.append(connect(self._path))
-                ledger = Ledger(connections[0], self._clock, max_attempts=max_attempts)
+                connections.append(connect(path))
+                watch = Watch(path)
+                ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
                 claims.extend(ledger.take_over())
             except sqlite3.Error as error:
-                raise unreadable(self._path, error) from error
+                raise unreadable(path, error) from error
             self._ledger = ledger
+            self._watch = watch
             return ledger
 
         def clean_up() -> None:
@@ -237,12 +241,27 @@ class SqliteJournal:
         readers, writer = self._readers, self._writer
         if readers is None or writer is None:
             raise JournalUnavailable("the journal is not open")
+        if self._watch is not None and self._watch.gone:
+            self._watch.check()  # a connection that is made now would show another file, or none
         if writer.unsettled:
             await self._written(_nothing)
         try:
             return await asyncio.wrap_future(readers.ask(question))
         except sqlite3.Error as error:
             raise translated(error) from error
+
+
+class _WatchedLedger(Ledger):
+    """A ledger that begins no transaction in a file that was deleted or replaced."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, watch: Watch, *, max_attempts: int) -> None:
+        super().__init__(connection, clock, max_attempts=max_attempts)
+        self._watch = watch
+
+    def begin(self) -> None:
+        """Start a transaction. Raises `JournalUnavailable` if it would not be kept."""
+        self._watch.check()
+        super().begin()
 
 
 def _nothing() -> None:
