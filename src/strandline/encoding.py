@@ -4,6 +4,9 @@ Bytes (images, documents) are kept in the form that Strands' own session files u
 `{"__bytes_encoded__": true, "data": BASE64}`. What JSON cannot hold (a date, an object in a tool's input) is kept
 as its text, infinite and missing numbers as null; lone surrogates become `?`, and what is nested deeper than any sane
 message, or in itself, is cut off. Encoding therefore never fails on a message that an agent could build.
+
+A dict of an agent's own with the key `__bytes_encoded__` is kept as `{"__bytes_encoded__": false, "data": DICT}`, so
+that it comes out as the dict that it was.
 """
 
 import base64
@@ -41,7 +44,7 @@ def encode(value: object) -> bytes:
 def encode_messages(value: object) -> bytes:
     """Return a record that holds messages as JSON, bytes wrapped. As fast as `encode` where there are no bytes."""
     try:
-        return _encoder.encode(_wrapped(value) if _has_bytes(value) else value)
+        return _encoder.encode(_wrapped(value) if _to_wrap(value) else value)
     except (UnicodeEncodeError, TypeError, RecursionError):
         return _encoder.encode(_plain(value, 0))
 
@@ -62,26 +65,30 @@ def decoder(kind: Any) -> Callable[[bytes], Any]:
     return decode
 
 
-def _has_bytes(value: object) -> bool:
-    """Tell whether there are bytes anywhere; on the way of every run, hence the loop and the exact types."""
+def _to_wrap(value: Any) -> bool:
+    """Tell whether there are bytes or our mark in it; on the way of every run, hence the loop and the exact types."""
     kind = type(value)
     if kind in _LEAVES:
         return False
     inner: Iterable[object]
     if kind is dict:
-        inner = cast(dict[object, object], value).values()
+        if _MARK in value:
+            return True
+        inner = value.values()
     elif kind is list or kind is tuple:
-        inner = cast(list[object], value)
+        inner = value
     elif isinstance(value, msgspec.Struct):
         inner = [getattr(value, name) for name in value.__struct_fields__]
     elif isinstance(value, dict):
+        if _MARK in value:
+            return True
         inner = value.values()
     elif isinstance(value, list | tuple | set | frozenset):
         inner = value
     else:
         return isinstance(value, bytes | bytearray | memoryview)
     for item in inner:  # noqa: SIM110 (a third faster than any())
-        if type(item) not in _LEAVES and _has_bytes(item):
+        if type(item) not in _LEAVES and _to_wrap(item):
             return True
     return False
 
@@ -92,7 +99,7 @@ def _wrapped(value: object) -> object:
         case bytes() | bytearray() | memoryview():
             return {_MARK: True, "data": base64.b64encode(value).decode()}
         case dict():
-            return {key: _wrapped(item) for key, item in value.items()}
+            return _escaped({key: _wrapped(item) for key, item in value.items()})
         case list() | tuple() | set() | frozenset():
             return [_wrapped(item) for item in value]
         case msgspec.Struct():
@@ -101,16 +108,37 @@ def _wrapped(value: object) -> object:
             return value
 
 
+def _escaped(told: dict[Any, object]) -> object:
+    """Return a dict that is no bytes in a form that cannot be taken for them."""
+    return {_MARK: False, "data": told} if _MARK in told else told
+
+
 def _unwrapped(value: object) -> object:
-    match value:
+    """Return what was decoded with its bytes as bytes; changes it in place, without recursion, however deep it is."""
+    whole: list[Any] = [value]
+    holders: list[Any] = [whole]
+    while holders:
+        holder = holders.pop()
+        for key, item in holder.items() if type(holder) is dict else enumerate(holder):
+            if type(item) is dict and _MARK in item:
+                item = holder[key] = _unmarked(item)
+            if type(item) is dict or type(item) is list:
+                holders.append(item)
+    return whole[0]
+
+
+def _unmarked(told: dict[str, Any]) -> object:
+    """Return the bytes, or the dict, that the mark stands for; without a meaning for us it is an agent's own dict."""
+    match told:
         case {"__bytes_encoded__": True, "data": str(data), **others} if not others:
-            return base64.b64decode(data)
-        case dict():
-            return {key: _unwrapped(item) for key, item in value.items()}
-        case list():
-            return [_unwrapped(item) for item in value]
+            try:
+                return base64.b64decode(data, validate=True)
+            except ValueError:
+                return told
+        case {"__bytes_encoded__": False, "data": {"__bytes_encoded__": _} as data, **others} if not others:
+            return data
         case _:
-            return value
+            return told
 
 
 def _plain(value: object, depth: int) -> object:
@@ -127,7 +155,7 @@ def _plain(value: object, depth: int) -> object:
         case bytes() | bytearray() | memoryview():
             return _wrapped(value)
         case dict():
-            return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+            return _escaped({_key(key): _plain(item, depth + 1) for key, item in value.items()})
         case list() | tuple() | set() | frozenset():
             return [_plain(item, depth + 1) for item in value]
         case msgspec.Struct():
@@ -151,11 +179,21 @@ def _key(key: object) -> str:
 def _apart(record: msgspec.Struct, inner: Callable[[object], object]) -> object:
     """Return a struct as the encoder would write it, its fields passed through `inner`."""
     kind = record.__struct_config__
-    fields = [
-        (name, inner(getattr(record, attribute)))
-        for attribute, name in zip(record.__struct_fields__, record.__struct_encode_fields__, strict=True)
-    ]
+    values = [getattr(record, attribute) for attribute in record.__struct_fields__]
     if kind.array_like:
-        return [*([] if kind.tag is None else [kind.tag]), *(item for _, item in fields)]
+        return [*([] if kind.tag is None else [kind.tag]), *map(inner, values)]
     named: dict[str, object] = {} if kind.tag is None else {cast(str, kind.tag_field): kind.tag}
-    return named | dict(fields)
+    defaults = record.__struct_defaults__
+    defaults = (msgspec.NODEFAULT,) * (len(values) - len(defaults)) + defaults
+    for name, value, default in zip(record.__struct_encode_fields__, values, defaults, strict=True):
+        if value is not msgspec.UNSET and not (kind.omit_defaults and _is_default(value, default)):
+            named[name] = inner(value)
+    return named
+
+
+def _is_default(value: object, default: object) -> bool:
+    """Tell whether the encoder leaves a value out: the default itself, or an empty one from `list`, `dict` or `set`."""
+    if value is default:
+        return True
+    factory = getattr(default, "factory", None)
+    return factory in (list, dict, set) and type(value) is factory and not value

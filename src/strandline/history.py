@@ -5,15 +5,19 @@ assistant message is answered by one `toolResult` at the head of the very next m
 result empty, and no answer stops at its reasoning. `close` turns whatever a run leaves (any prefix of it, in any
 ending) into messages of that kind, without forgetting or inventing a side effect: the one place where the guarantee
 "truthful history" is made.
+
+Agents and tools build messages by hand, so nothing here trusts their form: what is no block is told as text, and
+nothing that a tool returned is dropped for its form.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count, groupby
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 from msgspec import Struct
 
+from strandline.form import NAMELESS, blocks_of, by_id, formed, formed_result, holds, same_blocks, told_as_text
 from strandline.model import (
     Block,
     Cancelled,
@@ -47,7 +51,8 @@ def question(prompt: Input) -> Message:
     """Return the user message for a run's input; blank text becomes `(empty message)`, since providers refuse it."""
     if isinstance(prompt, str):
         return {"role": "user", "content": [{"text": prompt if prompt.strip() else EMPTY_MESSAGE}]}
-    content = _worth_keeping(block for block in prompt if "toolUse" not in block and "toolResult" not in block)
+    own = [block for block in prompt if not holds(block, "toolUse") and not holds(block, "toolResult")]
+    content = _worth_keeping(blocks_of(own))
     return {"role": "user", "content": content or [{"text": EMPTY_MESSAGE}]}
 
 
@@ -55,7 +60,8 @@ def answer_text(message: Message | None) -> str:
     """Return the text blocks of a message, a line break between two of them."""
     if message is None:
         return ""
-    return "\n".join(block["text"] for block in message["content"] if "text" in block)
+    texts = (block["text"] for block in formed(message)["content"] if "text" in block)
+    return "\n".join(text for text in texts if text is not None)
 
 
 # -- what a run has done so far -----------------------------------------------------------------------
@@ -70,14 +76,16 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     def open_tools(self) -> list[str]:
         """Return the names of the tools that have begun and have no result: what they did is not known."""
-        return [str(use.get("name", "?")) for use in _asked(self.messages) if use["toolUseId"] not in self.results]
+        ended = by_id(self.results)
+        asked = _asked([formed(message) for message in self.messages[-1:]])
+        return [use["name"] for use in asked if use["toolUseId"] not in ended]
 
     def rounds_closed(self) -> list[Message]:
         """Return the messages up to the end of the last round; an open round is closed by the results that it has."""
-        asked = _asked(self.messages)
-        if not asked:
-            return self.messages
-        return [*self.messages, {"role": "user", "content": _answers(asked, self.results)}]
+        messages = [_distinct(formed(message)) for message in self.messages]
+        if asked := _asked(messages):
+            messages.append({"role": "user", "content": _answers(asked, by_id(self.results))})
+        return messages
 
 
 def fold(facts: Iterable[Fact]) -> Progress:
@@ -107,10 +115,10 @@ def fold(facts: Iterable[Fact]) -> Progress:
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:
     """Return `messages` as they stand before `added`: their open round is closed unless `added` closes it."""
-    asked = _asked(messages)
-    if not asked or (added and added[0]["role"] == "user"):
+    asked = _asked([_distinct(formed(message)) for message in messages[-1:]])
+    if not asked or (added and formed(added[0])["role"] == "user"):
         return messages
-    return [*messages, {"role": "user", "content": _answers(asked, results)}]
+    return [*messages, {"role": "user", "content": _answers(asked, by_id(results))}]
 
 
 # -- close --------------------------------------------------------------------------------------------
@@ -122,12 +130,13 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
     `messages` are the run's own, from its question on; partial text of an unfinished model call may stand at their
     end as an assistant message. `results` are the results of tools that ended in a round that is still open; a tool
     with none gets an error result that says that its outcome is unknown. The messages given are not changed; where
-    nothing had to be closed, the very same objects are returned.
+    nothing had to be closed, the very same objects are returned. Never raises, whatever an agent has built.
     """
     if isinstance(ending, Succeeded) and _only_said(messages):
         return list(messages)
+    results = by_id(results)
     closed: list[Message] = []
-    for message in _users_joined(messages):
+    for message in _users_joined([formed(message) for message in messages]):
         asked = _asked(closed)
         if message["role"] == "user":
             content = _only_answers_to(asked, _sound(message["content"], "toolResult"))
@@ -163,11 +172,16 @@ def _only_said(messages: Sequence[Message]) -> bool:
     """Tell whether question and answer are text and nothing else, as nearly all are: there is nothing to close."""
     role = "user"
     for message in messages:
-        if message["role"] != role or not message["content"]:
+        if type(message) is not dict or message.get("role") != role:
             return False
-        for block in message["content"]:
+        content = message.get("content")
+        if type(content) is not list or not content:
+            return False
+        for block in content:
+            if type(block) is not dict or len(block) != 1:
+                return False
             text = block.get("text")
-            if len(block) != 1 or not isinstance(text, str) or not text or text.isspace():
+            if not isinstance(text, str) or not text or text.isspace():
                 return False
         role = "assistant" if role == "user" else "user"
     return role == "user" and len(messages) > 0
@@ -190,7 +204,7 @@ def _append(closed: list[Message], message: Message, content: list[Block]) -> No
         return
     if closed and closed[-1]["role"] == message["role"]:
         closed[-1] = {**closed[-1], "content": closed[-1]["content"] + content}
-    elif content == message["content"]:
+    elif same_blocks(content, message["content"]):
         closed.append(message)
     else:
         closed.append({**message, "content": content})
@@ -205,7 +219,7 @@ def _ends_open(closed: list[Message]) -> bool:
 
 
 def _worth_keeping(content: Iterable[Block]) -> list[Block]:
-    return [block for block in content if not ("text" in block and not str(block["text"] or "").strip())]
+    return [block for block in content if not ("text" in block and not (block["text"] or "").strip())]
 
 
 def _sound(content: Iterable[Block], own: str) -> list[Block]:
@@ -214,31 +228,41 @@ def _sound(content: Iterable[Block], own: str) -> list[Block]:
     The second block of one toolUseId gets an id of its own, in the answers as in the questions.
     """
     other = "toolUse" if own == "toolResult" else "toolResult"
-    sound: list[Block] = []
+    sound = _apart([block for block in _worth_keeping(content) if other not in block], own)
+    return [_with_output(block) if "toolResult" in block else block for block in sound]
+
+
+def _apart(content: Iterable[Block], own: str) -> list[Block]:
+    """Return the blocks, those of the kind `own` with an id each that no other has."""
+    apart: list[Block] = []
     ids: set[str] = set()
-    for block in _worth_keeping(content):
-        if other in block:
-            continue
+    for block in content:
         if own in block:
-            named = _unused(str(block[own].get("toolUseId")), ids)
+            named = _unused(block[own]["toolUseId"], ids)
             ids.add(named)
-            if named != block[own].get("toolUseId"):
+            if named != block[own]["toolUseId"]:
                 block = {**block, own: {**block[own], "toolUseId": named}}
-            if own == "toolResult":
-                block = _with_output(block)
-        sound.append(block)
-    return sound
+        apart.append(block)
+    return apart
+
+
+def _distinct(message: Message) -> Message:
+    """Return a message that is formed, each of its tool blocks with an id of its own."""
+    content = _apart(_apart(message["content"], "toolUse"), "toolResult")
+    return message if same_blocks(content, message["content"]) else {**message, "content": content}
 
 
 def _unused(name: str, used: set[str]) -> str:
-    return next(each for each in chain([name], (f"{name}-{n}" for n in count(2))) if each not in used)
+    if name not in used:
+        return name
+    return next(each for each in (f"{name}-{n}" for n in count(2)) if each not in used)
 
 
 def _with_output(block: Block) -> Block:
     """Return a toolResult block that is not empty: some providers refuse one, and the session with it."""
     result = block["toolResult"]
-    content = _worth_keeping(result.get("content") or ()) or [{"text": NO_OUTPUT}]
-    return block if content == result.get("content") else {**block, "toolResult": {**result, "content": content}}
+    content = _worth_keeping(result["content"]) or [{"text": NO_OUTPUT}]
+    return block if same_blocks(content, result["content"]) else {**block, "toolResult": {**result, "content": content}}
 
 
 def _asked(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -251,7 +275,7 @@ def _asked(messages: Sequence[Message]) -> list[dict[str, str]]:
 def _answers(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResult]) -> list[Block]:
     ids = [use["toolUseId"] for use in asked]
     return [
-        _with_output({"toolResult": {**results[each], "toolUseId": each} if each in results else _unknown(each)})
+        _with_output({"toolResult": formed_result(results[each], each) if each in results else _unknown(each)})
         for each in ids
     ]
 
@@ -261,9 +285,16 @@ def _unknown(tool_use_id: str) -> ToolResult:
 
 
 def _only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:
-    """Drop toolResults that answer nothing."""
+    """Drop toolResults that answer nothing; those that do not even say what they answer are told as they are."""
     ids = {use["toolUseId"] for use in asked}
-    return [block for block in content if "toolResult" not in block or block["toolResult"]["toolUseId"] in ids]
+    kept: list[Block] = []
+    for block in content:
+        if "toolResult" not in block or block["toolResult"]["toolUseId"] in ids:
+            kept.append(block)
+        elif block["toolResult"]["toolUseId"].startswith(NAMELESS):
+            told = (each for each in block["toolResult"]["content"] if each.get("text") != NO_OUTPUT)
+            kept += [{"text": told_as_text(each["json"])} if "json" in each else each for each in told]
+    return _worth_keeping(kept)
 
 
 # -- what a provider would refuse ---------------------------------------------------------------------
@@ -274,24 +305,43 @@ def pairing_faults(messages: Sequence[Message]) -> list[str]:
     faults: list[str] = []
     asked: list[str] = []
     for index, message in enumerate(messages):
-        results = ["toolResult" in block for block in message["content"]]
-        answers = [block["toolResult"]["toolUseId"] for block in message["content"] if "toolResult" in block]
-        if message["role"] == "assistant" and answers:
-            faults.append(f"message {index} is the assistant's and holds results of tools")
-        if message["role"] == "user" and any("toolUse" in block for block in message["content"]):
-            faults.append(f"message {index} is the user's and asks for tools")
+        role, content = _as_it_is(message)
+        results = [holds(block, "toolResult") for block in content]
+        answers, asks = _ids(content, "toolResult"), _ids(content, "toolUse")
+        if None in answers or None in asks:
+            faults.append(f"message {index} has a tool block without an id")
+        if role != "user" and answers:
+            faults.append(f"message {index} is the {told_as_text(role)}'s and holds results of tools")
+        if role != "assistant" and asks:
+            faults.append(f"message {index} is the {told_as_text(role)}'s and asks for tools")
         if results != sorted(results, reverse=True):
             faults.append(f"message {index} has something before its results of tools")
-        if unasked := [each for each in answers if each not in asked]:
+        given = [each for each in answers if each is not None]
+        if unasked := [each for each in given if each not in asked]:
             faults.append(f"message {index} answers tools that were not asked for: {', '.join(unasked)}")
-        if unanswered := [each for each in asked if each not in answers]:
+        if unanswered := [each for each in asked if each not in given]:
             faults.append(f"message {index} leaves tools without a result: {', '.join(unanswered)}")
-        asked = [use["toolUseId"] for use in _asked([message])]
-        if repeated := [each for each, times in Counter(asked + answers).items() if times > 1]:
+        asked = [each for each in asks if each is not None] if role == "assistant" else []
+        if repeated := [each for each, times in Counter(asked + given).items() if times > 1]:
             faults.append(f"message {index} names a tool use twice: {', '.join(repeated)}")
     if asked:
         faults.append(f"the last message leaves tools without a result: {', '.join(asked)}")
     return faults
+
+
+def _as_it_is(message: Any) -> tuple[object, Sequence[object]]:
+    """Return the role and the blocks of a message in whatever form."""
+    if not isinstance(message, dict):
+        return None, []
+    content = message.get("content")
+    return message.get("role"), content if isinstance(content, list | tuple) else []
+
+
+def _ids(content: Iterable[Any], kind: str) -> list[str | None]:
+    """Return the ids of tool blocks, None where there is none."""
+    tools = [block[kind] for block in content if holds(block, kind)]
+    ids = [tool.get("toolUseId") if isinstance(tool, dict) else None for tool in tools]
+    return [each if isinstance(each, str) and each.strip() else None for each in ids]
 
 
 def history_faults(messages: Sequence[Message]) -> list[str]:
@@ -299,16 +349,20 @@ def history_faults(messages: Sequence[Message]) -> list[str]:
     faults = pairing_faults(messages)
     for index, message in enumerate(messages):
         expected = "assistant" if index % 2 else "user"
-        content = message["content"]
-        if message["role"] != expected:
-            faults.append(f"message {index} is of role {message['role']}, not {expected}")
+        role, _ = _as_it_is(message)
+        proper = formed(message)
+        content = proper["content"]
+        if proper is not message:
+            faults.append(f"message {index} is malformed")
+        if role != expected:
+            faults.append(f"message {index} is of role {told_as_text(role)}, not {expected}")
         if not content:
             faults.append(f"message {index} is empty")
         if len(_worth_keeping(content)) < len(content):
             faults.append(f"message {index} has a blank text")
         if any(_with_output(block) is not block for block in content if "toolResult" in block):
             faults.append(f"message {index} has a tool result that is empty or has a blank text")
-        if message["role"] == "assistant" and content and "reasoningContent" in content[-1]:
+        if role == "assistant" and content and "reasoningContent" in content[-1]:
             faults.append(f"message {index} stops at its reasoning")
     if len(messages) % 2:
         faults.append("the last message is not the assistant's")

@@ -45,6 +45,21 @@ output = st.one_of(text_block, image, st.just({"json": {"degrees": 31}}))
 status = st.sampled_from(["success", "error"])
 state_record = st.one_of(st.none(), st.integers(0, 9).map(lambda n: {"seen": n}))
 
+# What agents and tools build by hand, in no form that anybody has promised.
+odd: st.SearchStrategy[Any] = st.one_of(
+    words,
+    st.sampled_from([None, 0, 31, 2.5, True, "", b"\xff", (1, 2), ["a", "b"], {}, {"degrees": 31}, {1: 2}]),
+    text_block,
+)
+odd_text = odd.map(lambda said: {"text": said})
+odd_tool: st.SearchStrategy[Any] = st.builds(
+    lambda kind, tool: {kind: tool}, st.sampled_from(["toolUse", "toolResult"]), st.one_of(odd, text_block)
+)
+odd_output: st.SearchStrategy[Any] = st.one_of(
+    odd, st.lists(st.one_of(output, output, odd, odd_text, odd_tool), max_size=3), st.tuples(output, odd)
+)
+odd_status = st.one_of(status, st.sampled_from([None, "ok", 200, ["error"]]))
+
 inputs: st.SearchStrategy[Input] = st.one_of(text, st.lists(st.one_of(text_block, image), max_size=3))
 failures: st.SearchStrategy[Ending] = st.one_of(
     st.builds(Failed, st.sampled_from(ErrorCode), st.sampled_from(["", SECRET])), st.just(Cancelled())
@@ -126,15 +141,23 @@ class Story(Struct):
         return facts
 
 
+odd_fields = st.fixed_dictionaries({}, optional={"name": odd, "input": odd})
+
+
 @st.composite
 def rounds(draw: st.DrawFn, number: int) -> Round:
     ids = [f"t{number}-{each}" for each in range(draw(st.integers(1, 3)))]
     uses: list[Block] = [{"toolUse": {"toolUseId": each, "name": "weather", "input": {"n": number}}} for each in ids]
+    content: st.SearchStrategy[Any] = st.lists(output, max_size=2)
+    how: st.SearchStrategy[Any] = status
+    if draw(st.booleans()):
+        uses = [{"toolUse": {"toolUseId": each} | draw(odd_fields)} for each in ids]
+        content, how = odd_output, odd_status
     said = draw(st.lists(text_block, max_size=2))
     return Round(
         message={"role": "assistant", "content": [*draw(st.lists(reasoning, max_size=1)), *said, *uses]},
         results={
-            each: {"toolUseId": each, "status": draw(status), "content": draw(st.lists(output, max_size=2))}
+            each: {"toolUseId": each, "status": draw(how), "content": draw(content)}
             for each in draw(st.permutations(ids))
         },
         state=draw(state_record),
@@ -185,6 +208,36 @@ from_the_user: st.SearchStrategy[list[Message]] = st.builds(
     lambda first, others: [{**first, "role": "user"}, *others], any_message, rubbish
 )
 any_results = st.dictionaries(pool, any_result.map(lambda block: block["toolResult"]), max_size=3)
+
+odd_id = st.one_of(pool, pool, odd)
+odd_use = st.builds(lambda key, other: {"toolUse": {"toolUseId": key} | other}, odd_id, odd_fields)
+odd_result = st.builds(
+    lambda key, how, content: {"toolResult": {"toolUseId": key, "status": how, "content": content}},
+    odd_id,
+    odd_status,
+    odd_output,
+)
+odd_mix = st.builds(lambda *blocks: {k: v for block in blocks for k, v in block.items()}, odd_use, odd_result, odd_text)
+odd_block: st.SearchStrategy[Any] = st.one_of(odd, odd_text, odd_tool, odd_use, odd_result, odd_mix)
+odd_dict: st.SearchStrategy[Any] = st.builds(
+    lambda role, content: {"role": role, "content": content},
+    st.sampled_from(["user", "assistant", "user", "assistant", "system", None]),
+    st.one_of(
+        st.lists(st.one_of(odd_block, any_use, any_result), max_size=4), st.tuples(any_use, odd_block), odd_block
+    ),
+)
+odd_rubbish: st.SearchStrategy[list[Any]] = st.lists(
+    st.one_of(any_message, odd_dict, odd_dict, st.one_of(odd, st.just({"role": "user"}))), max_size=7
+)
+odd_after_a_question = odd_rubbish.map(lambda told: [question("hi"), *told])
+odd_from_the_user: st.SearchStrategy[list[Any]] = st.builds(
+    lambda first, others: [{**first, "role": "user"}, *others], odd_dict, odd_rubbish
+)
+odd_results: st.SearchStrategy[dict[Any, Any]] = st.dictionaries(
+    st.one_of(pool, st.sampled_from([None, 31, "", "unnamed"])),
+    st.one_of(odd, odd_output, odd_result.map(lambda block: block["toolResult"])),
+    max_size=3,
+)
 
 
 # -- runs that were cut off ---------------------------------------------------------------------------
@@ -251,7 +304,7 @@ def test_closed_runs_after_one_another_are_valid_history(told: list[tuple[Story,
 
 
 @patient
-@given(st.one_of(stories().map(Story.messages), rubbish), any_results, endings)
+@given(st.one_of(stories().map(Story.messages), rubbish, odd_rubbish), st.one_of(any_results, odd_results), endings)
 def test_close_does_not_change_what_it_is_given(
     messages: list[Message], results: dict[str, ToolResult], ending: Ending
 ) -> None:
@@ -263,7 +316,7 @@ def test_close_does_not_change_what_it_is_given(
 
 
 @patient
-@given(st.one_of(stories().map(Story.messages), after_a_question))
+@given(st.one_of(stories().map(Story.messages), after_a_question, odd_after_a_question))
 def test_closing_a_closed_run_that_succeeded_changes_nothing(messages: list[Message]) -> None:
     once = close(messages, {}, Succeeded())
     twice = close(once, {}, Succeeded())
@@ -301,6 +354,36 @@ def test_so_do_those_that_begin_with_a_strange_question(
     messages: list[Message], results: dict[str, ToolResult], ending: Ending
 ) -> None:
     assert check_history(close(messages, results, ending)) == []
+
+
+@patient
+@given(st.one_of(odd_after_a_question, odd_from_the_user), odd_results, endings)
+def test_so_do_those_that_have_no_proper_form(messages: list[Any], results: dict[Any, Any], ending: Ending) -> None:
+    closed = close(messages, results, ending)
+
+    assert check_history(closed) == []
+    assert history_faults(closed) == []
+
+
+@patient
+@given(st.lists(odd, min_size=1), st.data())
+def test_whatever_a_tool_returned_is_told(outputs: list[Any], data: st.DataObject) -> None:
+    """In a message or staged, in its result's content or instead of a result."""
+    uses: list[Block] = [{"toolUse": {"toolUseId": f"t{n}", "name": "x", "input": {}}} for n in range(len(outputs))]
+    asks: list[Message] = [question("hi"), {"role": "assistant", "content": uses}]
+    given_by = {f"t{number}": each for number, each in enumerate(outputs)}
+    ledger = Ledger(ending=Cancelled(), finished={key: {"content": each} for key, each in given_by.items()})
+    blocks: list[Block] = [{"toolResult": {"toolUseId": key, "content": each}} for key, each in given_by.items()]
+    answers: Message = {"role": "user", "content": blocks}
+    bare = {key: {"content": each} if isinstance(each, dict) else each for key, each in given_by.items()}
+
+    for closed in (
+        close([*asks, answers], {}, Cancelled()),
+        close(asks, dict(ledger.finished), Cancelled()),
+        close(asks, bare, Cancelled()),
+    ):
+        assert check_history(closed) == []
+        assert check_truthful(closed, ledger) == []
 
 
 @patient
@@ -365,6 +448,30 @@ def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
 
 
+@patient
+@given(st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd_rubbish, odd_id, odd_output)))
+def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, Any]]) -> None:
+    facts: list[Fact] = []
+    for kind, messages, key, result in told:
+        if kind == "tool":
+            facts.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
+        else:
+            facts.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
+    progress = fold(facts)
+
+    assert all(isinstance(name, str) for name in progress.open_tools())
+    on = progress.rounds_closed()
+    assert not [
+        block
+        for message in on[-1:]
+        if message["role"] == "assistant"
+        for block in message["content"]
+        if "toolUse" in block
+    ]
+    assert check_history(close([question("hi"), *on], {}, Cancelled())) == []
+    assert check_history(close([question("hi"), *progress.messages], progress.results, Cancelled())) == []
+
+
 # -- the two judges agree -----------------------------------------------------------------------------
 
 
@@ -374,7 +481,7 @@ def _agree(ours: Callable[[Any], list[str]], theirs: Callable[[Any], list[str]],
 
 
 @patient
-@given(rubbish)
+@given(st.one_of(rubbish, odd_rubbish))
 def test_the_checks_of_history_say_what_the_independent_checker_says(messages: list[Message]) -> None:
     _agree(pairing_faults, check_pairing, messages)
     _agree(history_faults, check_history, messages)
@@ -397,7 +504,7 @@ def test_they_agree_on_valid_history_with_one_thing_wrong(
         case "repeat block":
             closed[number] = {**closed[number], "content": [*content, data.draw(st.sampled_from(content))]}
         case "add block":
-            block = data.draw(st.one_of(text_block, any_use, any_result, reasoning))
+            block = data.draw(st.one_of(text_block, any_use, any_result, reasoning, odd_block))
             place = data.draw(st.integers(0, len(content)))
             closed[number] = {**closed[number], "content": [*content[:place], block, *content[place:]]}
         case "role":

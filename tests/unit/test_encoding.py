@@ -1,12 +1,14 @@
 """What goes into a journal comes out as it was, and nothing that an agent can build makes it fail."""
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -46,6 +48,79 @@ plain = st.recursive(
 @given(plain)
 def test_plain_values_with_bytes_anywhere_come_out_as_they_went_in(value: object) -> None:
     assert _any(encode_messages(value)) == value
+
+
+def _marked(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """What looks like our bytes: with all of the mark or a part, base64 or not, our own escape."""
+    mark = st.one_of(st.booleans(), st.booleans(), inner)
+    data = st.one_of(st.sampled_from(["aGk=", "aGk", "", "a", "aGl=", "ü", "a b=", "\n"]), inner)
+    return st.one_of(
+        st.fixed_dictionaries({"__bytes_encoded__": mark, "data": data}),
+        st.fixed_dictionaries({"__bytes_encoded__": mark}, optional={"data": data, "more": inner}),
+    )
+
+
+marked = st.recursive(
+    st.one_of(plain, _marked(st.none())),
+    lambda inner: st.one_of(
+        _marked(inner), _marked(inner), st.lists(inner, max_size=3), st.dictionaries(st.just("x"), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(marked)
+def test_whatever_looks_like_our_bytes_comes_out_as_it_went_in(value: object) -> None:
+    read = _any(encode_messages(value))
+
+    assert read == value
+    assert encode_messages(read) == encode_messages(value)  # True is not 1
+    assert decoder(ToolDone)(encode_messages(ToolDone("t", {"x": value}))) == ToolDone("t", {"x": value})
+    assert _any(encode_messages({"cut": "\ud83d", "x": value})) == {"cut": "?", "x": value}
+
+
+@pytest.mark.parametrize("data", ["not base64!", "a", "ü"])
+def test_what_was_written_before_is_read_as_bytes_only_if_it_is(data: str) -> None:
+    assert _any(b'[{"__bytes_encoded__":true,"data":"aGk="}]') == [b"hi"]
+    told = {"__bytes_encoded__": True, "data": data}
+    assert _any(msgspec.json.encode([told])) == [told]
+
+
+@pytest.mark.parametrize("leaf", [b"\xff", {"__bytes_encoded__": True}])
+def test_what_is_nested_deep_comes_out_as_it_went_in(leaf: object) -> None:
+    """Read with less of the stack left than it was written with."""
+    value: object = leaf
+    for _ in range(sys.getrecursionlimit() // 4):
+        value = {"a": value}
+    data = encode_messages(value)
+
+    def deeper(levels: int) -> Any:
+        return deeper(levels - 1) if levels else _any(data)
+
+    assert encode_messages(deeper(sys.getrecursionlimit() // 2)) == data
+
+
+class _Sparse(msgspec.Struct, omit_defaults=True, rename="camel", tag="sparse", kw_only=True):
+    first_name: Any
+    error_code: str | None = None
+    items: list[Any] = msgspec.field(default_factory=list)
+    made: dict[str, Any] = msgspec.field(default_factory=lambda: {"a": 1})
+    unset: Any = msgspec.UNSET
+    number: int = 7
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        _Sparse(first_name=None),
+        _Sparse(first_name=1, error_code="x", items=[1], made={}, unset=1, number=8),
+        _Sparse(first_name=[], items=[], number=7),
+    ],
+)
+def test_the_slow_path_leaves_out_what_the_fast_one_does(record: _Sparse) -> None:
+    fast = msgspec.json.decode(msgspec.json.encode([record]))
+    for slow, told in ((b"\xff", b"\xff"), ("\ud83d", "?"), ({"__bytes_encoded__": 1}, {"__bytes_encoded__": 1})):
+        assert _any(encode_messages([record, slow])) == [*fast, told]
 
 
 @given(st.dictionaries(st.text(), st.one_of(plain, st.text(), st.floats()), max_size=4))

@@ -1,6 +1,7 @@
 """Each way in which a run is closed, word for word."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -292,6 +293,115 @@ def test_a_result_that_its_tool_left_without_an_id_is_no_result() -> None:
     )
 
 
+# -- what agents and tools build by hand --------------------------------------------------------------
+
+
+class _Mute:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (["31", "sunny"], [say("31"), say("sunny")]),
+        (("31", say("sunny")), [say("31"), say("sunny")]),
+        ([1, None, 2.5, ["a"]], [say("1"), say("None"), say("2.5"), say("['a']")]),
+        ("sunny", [say("sunny")]),
+        (31, [say("31")]),
+        (None, [say("(no output)")]),
+        ([{}, ""], [say("(no output)")]),
+        ({"degrees": 31}, [say("{'degrees': 31}")]),
+        (say("sunny"), [say("sunny")]),
+        ([{"json": 31}, {"degrees": 31}, {"text": 31}], [{"json": 31}, say("{'degrees': 31}"), say("31")]),
+        ([{"toolUse": {"toolUseId": "b"}}], [say("{'toolUse': {'toolUseId': 'b'}}")]),
+        ([_Mute()], [say("(a _Mute that cannot be told)")]),
+    ],
+)
+def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, told: list[Block]) -> None:
+    odd: ToolResult = {"toolUseId": "a", "status": "success", "content": content}
+    ends: list[Message] = [HELLO, assistant(*ask("a"))]
+    fine = user(*gave({"toolUseId": "a", "status": "success", "content": told}))
+
+    assert close([*ends, user(*gave(odd)), assistant(say("ok"))], {}, Succeeded())[2] == fine
+    assert close(ends, {"a": odd}, Cancelled())[2] == fine
+    assert Progress(messages=ends, results={"a": odd}).rounds_closed()[2] == fine
+    if not isinstance(content, dict):
+        assert close(ends, {"a": content}, Cancelled())[2] == fine
+
+
+def test_a_value_returned_in_place_of_a_result_is_told() -> None:
+    closed = close([HELLO, assistant(*ask("a"))], {"a": {"degrees": 31}}, Cancelled())
+
+    assert closed[2] == user(*gave(result("a", "{'degrees': 31}")))
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [(None, "success"), ("success", "success"), ("error", "error"), ("ok", "error"), ([], "error")]
+)
+def test_a_status_is_one_of_two(status: Any, told: str) -> None:
+    odd = user(*gave({"toolUseId": "a", "status": status, "content": [say("x")]}))
+
+    assert close([HELLO, assistant(*ask("a")), odd], {}, Cancelled())[2] == user(*gave(result("a", "x", told)))
+
+
+def test_a_tool_use_has_an_id_a_name_and_an_object_as_input() -> None:
+    odd: list[Block] = [{"toolUse": {"toolUseId": 5, "name": None, "input": "x"}}, {"toolUse": {}}, {"toolUse": {}}]
+    closed = close([HELLO, assistant(*odd)], {"5": result("5", "31")}, Cancelled())
+
+    assert closed[1:3] == [
+        assistant(
+            {"toolUse": {"toolUseId": "5", "name": "unknown", "input": {"value": "x"}}},
+            {"toolUse": {"toolUseId": "unnamed", "name": "unknown", "input": {}}},
+            {"toolUse": {"toolUseId": "unnamed-2", "name": "unknown", "input": {}}},
+        ),
+        user(*gave(result("5", "31"), unknown("unnamed"), unknown("unnamed-2"))),
+    ]
+    progress = fold([RoundStarted([HELLO, assistant(*odd)]), ToolDone("5", result("5", "31"))])
+    assert progress.open_tools() == ["unknown", "unknown"]
+    assert progress.rounds_closed() == closed[:3]
+
+
+def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
+    nameless: list[Any] = [{"toolResult": {"content": ["31", {"json": {"n": 1}}]}}, {"toolResult": "sunny"}]
+
+    assert close([HELLO, assistant(*ask("a")), user(*nameless)], {}, Cancelled())[2] == user(
+        *gave(unknown("a")), say("31"), say("{'n': 1}"), say("sunny")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("hello", [say("hello")]),
+        (["hello", 5, {"text": 5}], [say("hello"), say("5"), say("5")]),
+        (say("hello"), [say("hello")]),
+        (None, [say("(empty message)")]),
+        ([{"text": None}, {}], [say("(empty message)")]),
+    ],
+)
+@pytest.mark.parametrize("ending", [Succeeded(text="ok"), Cancelled()])
+def test_content_of_no_proper_form_is_told_as_text(content: Any, told: list[Block], ending: Ending) -> None:
+    closed = close([{"role": "user", "content": content}], {}, ending)
+
+    assert closed[0] == user(*told)
+    assert history_faults(closed) == check_history(closed) == []
+    assert history_faults([{"role": "user", "content": content}, assistant(say("x"))]) != []
+
+
+def test_a_block_of_several_kinds_is_told_apart() -> None:
+    mixed: Block = {"text": "I look.", **ask("a")[0]}
+
+    assert close([HELLO, assistant(mixed)], {}, Cancelled())[1] == assistant(say("I look."), *ask("a"))
+
+
+def test_text_of_no_proper_form_is_text() -> None:
+    odd: list[Any] = ["one", {"text": 2}, {"text": None}]
+
+    assert answer_text({"role": "assistant", "content": odd}) == "one\n2"
+    assert question(odd) == user(say("one"), say("2"))
+
+
 # -- what a run has done so far -----------------------------------------------------------------------
 
 
@@ -386,6 +496,35 @@ def test_a_good_history_has_no_faults() -> None:
     assert history_faults([]) == []
     assert history_faults(GOOD) == []
     assert history_faults([*GOOD, *GOOD]) == []
+
+
+BAD_BLOCKS: list[Any] = [
+    "text",
+    None,
+    {},
+    {"degrees": 31},
+    {"text": 5},
+    {"text": "x", "toolUse": {}},
+    {"toolResult": "x"},
+    {"toolUse": {"toolUseId": "a", "name": "x", "input": "x"}},
+    {"toolUse": {"toolUseId": "a", "input": {}}},
+    {"toolUse": {"name": "x", "input": {}}},
+    *gave({"toolUseId": "a", "status": "success", "content": ["x"]}),
+    *gave({"toolUseId": "a", "status": "success", "content": "x"}),
+    *gave({"toolUseId": "a", "status": "success", "content": [{"degrees": 31}]}),
+    *gave({"toolUseId": "a", "content": [say("x")]}),
+    *gave({"toolUseId": "a", "status": "ok", "content": [say("x")]}),
+]
+
+
+@pytest.mark.parametrize("block", BAD_BLOCKS)
+def test_both_judges_refuse_a_malformed_block(block: Any) -> None:
+    """Wherever it stands, and whatever else of the history is right."""
+    answered = [HELLO, assistant(*ask("a"), block), user(*gave(result("a"))), assistant(say("ok"))]
+    answers = [HELLO, assistant(*ask("a")), user(block), assistant(say("ok"))]
+    for messages in (answered, answers):
+        assert history_faults(messages) != []
+        assert check_history(messages) != []
 
 
 # -- the checker, which judges all of the above -------------------------------------------------------

@@ -6,7 +6,18 @@ from contextlib import suppress
 
 import pytest
 
-from engine_support import Played, asked, echo, history, play_round, send, serving, settled, texts
+from engine_support import (
+    Played,
+    asked,
+    echo,
+    history,
+    play_round,
+    send,
+    serving,
+    settled,
+    texts,
+    tool_round,
+)
 from strandline.agents.port import Attempt
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
@@ -327,5 +338,35 @@ def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(mon
             await settled(service)
             assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.FAILED, RunStatus.SUCCEEDED]
             assert history_faults(await history(service)) == []
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("content", [["a text"], "a text", 5, [None], {"a": "text"}, None])
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_restart(
+    content: object, dies: bool
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def behaviour(attempt: Attempt) -> str:
+            if attempt.prompt is not None and asked(attempt) == "odd":
+                attempt.add(tool_round("tool", "t1"))
+                await attempt.begin_round()
+                result = {"toolUseId": "t1", "status": "success", "content": content}
+                await attempt.end_tool("t1", result)
+                attempt.add({"role": "user", "content": [{"toolResult": result}]})
+                await attempt.end_round(None)
+                if dies:
+                    await asyncio.sleep(1000)
+            return "fine"
+
+        journal = MemoryJournal(clock)
+        ids = await killed(journal, clock, Played(behaviour), 1, "odd", "next")
+        async with serving(clock, Played(behaviour), journal) as service:
+            await settled(service)
+            assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.SUCCEEDED] * 2
+            messages = await history(service)
+            assert history_faults(messages) == []
+            assert "text" in str(messages)
 
     run_virtual(main)

@@ -6,6 +6,7 @@ once or replaced whole, so that the reader sees a consistent value at any time. 
 
 from strandline.agents.port import RunContext, RunStopped, Signal
 from strandline.clock import Clock
+from strandline.form import formed, formed_result
 from strandline.history import Progress, question
 from strandline.journal.port import Journal
 from strandline.model import (
@@ -78,22 +79,25 @@ class LiveAttempt:
         if self.stopping:
             raise RunStopped
         self.results = {}
-        fresh = self.messages[self._staged :]
-        self._staged = len(self.messages)
-        await self._journal.stage(self.claim.token, RoundStarted(fresh))
+        await self._journal.stage(self.claim.token, RoundStarted(self._fresh()))
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Stage one result."""
+        result = formed_result(result, tool_use_id)
         self.results = {**self.results, tool_use_id: result}
         self.last_progress = self._clock.monotonic()
         await self._journal.stage(self.claim.token, ToolDone(tool_use_id, result))
 
     async def end_round(self, state: StateRecord | None) -> None:
         """Stage the end of the round."""
-        fresh = self.messages[self._staged :]
-        self._staged = len(self.messages)
         self.phase = "model"
-        await self._journal.stage(self.claim.token, RoundDone(fresh, state))
+        await self._journal.stage(self.claim.token, RoundDone(self._fresh(), state))
+
+    def _fresh(self) -> list[Message]:
+        """Return the messages that are not staged yet, in the form that they are read back in."""
+        fresh = [formed(message) for message in self.messages[self._staged :]]
+        self._staged = len(self.messages)
+        return fresh
 
     def tool_in_the_middle(self) -> bool:
         """Tell whether something may have been done that is not staged: an open tool, or an opaque run."""

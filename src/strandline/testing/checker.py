@@ -49,6 +49,8 @@ def check_pairing(messages: Sequence[Message]) -> list[str]:
     Tools are asked for by the assistant, each under an id that its message has once; the next message begins with
     one result for each of them; no result stands anywhere else.
     """
+    if malformed := list(_tool_form(messages)):
+        return malformed
     return list(_pairing(messages))
 
 
@@ -56,28 +58,85 @@ def check_history(messages: Sequence[Message]) -> list[str]:
     """Return what a provider refuses in a whole conversation that is at rest, waiting for the next question.
 
     Besides the pairing of tools: it goes user, assistant, user, assistant; no message is empty, no text blank, no
-    tool result empty (Amazon Bedrock), no answer ends in reasoning (Anthropic).
+    tool result empty (Amazon Bedrock), no answer ends in reasoning (Anthropic); everything has its form.
     """
+    if malformed := list(_form(messages)):
+        return malformed
     return [*_pairing(messages), *_order(messages), *_content(messages)]
+
+
+def _form(messages: Sequence[Any]) -> Iterator[str]:
+    """Say what has not the form that every provider's messages have, so that nothing else can be said of it."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+            yield f"message {number} is no message with a list of blocks"
+        elif message.get("role") not in ("user", "assistant"):
+            yield f"message {number} is nobody's"
+        elif not all(map(_is_block, message["content"])):
+            yield f"message {number} has a malformed block"
+
+
+def _is_block(block: Any) -> bool:
+    if not _is_simple(block):
+        return False
+    known = {"text", "toolUse", "toolResult"} & set(block)
+    if known == {"toolUse"}:
+        use = block["toolUse"]
+        return _is_named(use, "toolUseId") and _is_named(use, "name") and isinstance(use.get("input"), dict)
+    if known == {"toolResult"}:
+        result = block["toolResult"]
+        if not _is_named(result, "toolUseId") or result.get("status") not in ("success", "error"):
+            return False
+        output = result.get("content")
+        return isinstance(output, list) and all(
+            _is_simple(each) and "toolUse" not in each and "toolResult" not in each for each in output
+        )
+    return len(known) < 2
+
+
+def _is_simple(block: Any) -> bool:
+    """Tell whether it is a text, JSON, or of a kind whose value is an object, as those of all others are."""
+    if not isinstance(block, dict):
+        return False
+    if "text" in block:
+        return block["text"] is None or isinstance(block["text"], str)
+    return "json" in block or dict in map(type, block.values())
+
+
+def _is_named(tool: Any, by: str) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get(by), str) and tool[by].strip() != ""
+
+
+def _tool_form(messages: Sequence[Any]) -> Iterator[str]:
+    for number, message in enumerate(messages):
+        for block in _blocks(message):
+            for kind in ("toolUse", "toolResult"):
+                if kind in block and not _is_named(block[kind], "toolUseId"):
+                    yield f"message {number} has a {kind} without an id"
+
+
+def _blocks(message: Any) -> list[Block]:
+    content = message.get("content") if isinstance(message, dict) else None
+    return [each if isinstance(each, dict) else {} for each in content] if isinstance(content, list | tuple) else []
 
 
 def _pairing(messages: Sequence[Message]) -> Iterator[str]:
     ends: list[Message] = [{"role": "assistant", "content": []}, {"role": "user", "content": []}]
     told = [ends[0], *messages, ends[1]]
     for number, (before, after) in enumerate(pairwise(told)):
-        asks = _ids(before, "toolUse") if before["role"] == "assistant" else []
-        gives = _ids(after, "toolResult") if after["role"] == "user" else []
+        asks = _ids(before, "toolUse") if _is_of(before, "assistant") else []
+        gives = _ids(after, "toolResult") if _is_of(after, "user") else []
         for each in sorted(set(asks) | set(gives)):
             if asks.count(each) != gives.count(each):
                 yield f"{each} is asked for {asks.count(each)} times and answered {gives.count(each)} at {number}"
             elif asks.count(each) > 1:
                 yield f"{each} is asked for twice in one message before {number}"
-        if any("toolResult" not in block for block in after["content"][: len(gives)]):
+        if any("toolResult" not in block for block in _blocks(after)[: len(gives)]):
             yield f"message {number} does not begin with its results"
     for number, message in enumerate(messages):
-        strange = "toolResult" if message["role"] == "assistant" else "toolUse"
-        if _ids(message, strange):
-            yield f"message {number} is of role {message['role']} and has a {strange}"
+        for kind, role in (("toolUse", "assistant"), ("toolResult", "user")):
+            if _ids(message, kind) and not _is_of(message, role):
+                yield f"message {number} has a {kind} and is not of role {role}"
 
 
 def _order(messages: Sequence[Message]) -> Iterator[str]:
@@ -103,7 +162,11 @@ def _content(messages: Sequence[Message]) -> Iterator[str]:
 
 
 def _ids(message: Message, kind: str) -> list[str]:
-    return [block[kind]["toolUseId"] for block in message["content"] if kind in block]
+    return [block[kind]["toolUseId"] for block in _blocks(message) if kind in block]
+
+
+def _is_of(message: Any, role: str) -> bool:
+    return isinstance(message, dict) and message.get("role") == role
 
 
 def _blank(block: Mapping[str, Any]) -> bool:
@@ -117,8 +180,11 @@ def check_truthful(messages: Sequence[Message], ledger: Ledger) -> list[str]:
     """Return where the messages of one run (from its question on) do not tell what the ledger says.
 
     The question and everything that the model said is there; a tool that ended has its result, and one that did not
-    reads as unknown; nothing else is told of any tool; the end is told in the fixed words and in no others.
+    reads as unknown; nothing else is told of any tool; the end is told in the fixed words and in no others. What a
+    tool returned in no proper form has to be there as text.
     """
+    if malformed := list(_form(messages)):
+        return malformed
     return [
         *_question(messages, ledger),
         *_tools(messages, ledger),
@@ -146,7 +212,7 @@ def _tools(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
     for each, result in ledger.finished.items():
         if each not in asked or each not in told:
             yield f"tool {each} had ended and is forgotten"
-        elif _output(told[each]) != _output(result) or told[each].get("status") != result.get("status"):
+        elif _output(told[each]) != _output(result) or told[each]["status"] != _status(result):
             yield f"tool {each} had ended with another result"
     for each in ledger.unfinished:
         if each not in asked or each not in told:
@@ -202,6 +268,24 @@ def _text(content: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(block["text"] for block in content if "text" in block)
 
 
-def _output(result: ToolResult) -> list[Block]:
-    """Return the content of a result; an empty one may be told in any words."""
-    return [block for block in result["content"] if not _blank(block) and block != {"text": "(no output)"}]
+def _status(result: Any) -> str:
+    given = result.get("status") if isinstance(result, dict) else None
+    return {"success": "success", "None": "success"}.get(str(given), "error")
+
+
+def _output(result: Any) -> list[Block]:
+    """Return what a tool said, in blocks, whatever it said it in; an empty result may be told in any words."""
+    if isinstance(result, dict):
+        result = result.get("content")
+    if not isinstance(result, list | tuple):
+        result = [] if result is None else [result]
+    said = [_as_block(each) for each in result]
+    return [block for block in said if block != {} and not _blank(block) and block != {"text": "(no output)"}]
+
+
+def _as_block(said: Any) -> Block:
+    if said == {} or (_is_simple(said) and not {"toolUse", "toolResult"} & set(said)):
+        return dict(said)
+    if isinstance(said, dict) and "text" in said and "toolUse" not in said and "toolResult" not in said:
+        return {**said, "text": str(said["text"])}
+    return {"text": str(said)}
