@@ -36,9 +36,6 @@ _log = logging.getLogger("strandline")
 
 INTERRUPTED = 130
 """The exit code after a second Ctrl-C, as shells have it."""
-GC_THRESHOLD = (20_000, 20, 50)
-"""How much garbage may gather: agents copy their conversations all the time, and the default looks too often (7% of a
-run's CPU time with 64 sessions, measured)."""
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
 
@@ -49,7 +46,6 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
     `announce` is told one line for people once the server is ready, with its address.
     """
     check_exposure(settings)
-    gc.set_threshold(*GC_THRESHOLD)
     if not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
@@ -176,7 +172,7 @@ class _Server:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                gc.freeze()
+                gc.freeze()  # what was imported will not become garbage: it need not be looked at again
                 self._announce(self._welcome())
                 await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             else:

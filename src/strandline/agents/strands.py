@@ -354,7 +354,11 @@ def _ending(result: AgentResult, *, cancelled: bool) -> Ending:
 
 
 def _state_of(agent: Agent) -> StateRecord:
-    return agent.take_snapshot(include=cast(Any, STATE_FIELDS)).data
+    """Return what a snapshot of these fields has, without the snapshot: it is taken after every run."""
+    state = {"state": agent.state.get(), "conversation_manager_state": agent.conversation_manager.get_state()}
+    if agent.model.stateful:
+        state |= agent.take_snapshot(include=["model_state"]).data
+    return state
 
 
 def _restore(agent: Agent, state: StateRecord) -> None:

@@ -7,7 +7,6 @@ on. `start` and `drain` are its life.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from msgspec import Struct, field
@@ -209,10 +208,7 @@ class Service:
             created_at=now,
         )
         stream = self._streams[run_id] = RunStream(run_id)
-        reserved = self._dispatcher.reserve(key)
-        accept = asyncio.ensure_future(self._journal.accept(new, self._bounds, take=reserved))
-        accept.add_done_callback(partial(self._after_accept, run_id))
-        self._worker.accepting(accept, run_id=run_id, key=key, created_at=now, reserved=reserved)
+        accept = asyncio.create_task(self._accept(new))
         match await asyncio.shield(accept):
             case Accepted(position=position):
                 if self._draining and position:
@@ -310,10 +306,16 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    def _after_accept(self, run_id: RunId, accept: "asyncio.Future[Accepted | Refused]") -> None:
-        """Forget who would wait for a run that was not accepted."""
-        if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
-            self._streams.pop(run_id, None)
+    async def _accept(self, new: NewRun) -> Accepted | Refused:
+        """Have the journal accept a run, to the end of it whoever waits."""
+        try:
+            accepted = await self._worker.accept(new, self._bounds)
+        except BaseException:
+            self._streams.pop(new.run_id, None)
+            raise
+        if isinstance(accepted, Refused):
+            self._streams.pop(new.run_id, None)
+        return accepted
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
         estimate = self._estimate_s(refused.position)

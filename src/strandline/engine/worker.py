@@ -14,8 +14,8 @@ from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.pool import AgentPool
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import StrandlineError
-from strandline.journal.port import Accepted, Journal, Refused, RunQuery, Take, WaitingQuery
-from strandline.model import Claim, Outcome, Run, RunId, RunStatus, SessionKey
+from strandline.journal.port import Accepted, Bounds, Journal, Refused, RunQuery, Take, WaitingQuery
+from strandline.model import Claim, NewRun, Outcome, Run, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.worker")
 
@@ -69,28 +69,30 @@ class Worker:
         self._spawn(self._tidy())
         self._pump()
 
-    def accepting(
-        self,
-        accept: "asyncio.Future[Accepted | Refused]",
-        *,
-        run_id: RunId,
-        key: SessionKey,
-        created_at: float,
-        reserved: bool,
-    ) -> None:
-        """Keep the books of an accept under way, whoever waits for it; `reserved`: a slot was kept for it."""
+    async def accept(self, new: NewRun, bounds: Bounds) -> Accepted | Refused:
+        """Have the journal accept a run, claimed at once if a slot is free, and keep the books of it.
 
-        def ended(accept: "asyncio.Future[Accepted | Refused]") -> None:
-            self._claiming.discard(accept)
-            if accept.cancelled() or accept.exception() is not None or isinstance(accept.result(), Refused):
-                self._dispatcher.refused(run_id, key, reserved=reserved)
+        Not to be cancelled: shield it.
+        """
+        reserved = self._dispatcher.reserve(new.key)
+        claiming = asyncio.current_task()
+        assert claiming is not None
+        self._claiming.add(claiming)
+        try:
+            accepted = await self._journal.accept(new, bounds, take=reserved)
+        except BaseException:
+            self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
+            raise
+        else:
+            if isinstance(accepted, Refused):
+                self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             else:
-                taken = accept.result().position == 0
-                self._dispatcher.accepted(run_id, key, created_at, reserved=reserved, taken=taken)
+                taken = accepted.position == 0
+                self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
+            return accepted
+        finally:
+            self._claiming.discard(claiming)
             self._pump()
-
-        self._claiming.add(accept)
-        accept.add_done_callback(ended)
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
         """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from strandline.engine.service import Service
 from strandline.errors import StrandlineError
@@ -68,19 +68,24 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
 
 
 class Endpoint:
-    """A handler as an ASGI app, without Starlette's own handling of exceptions around it."""
+    """A handler as an ASGI app; whatever it raises becomes a problem document."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        response = await self._handler(Request(scope, receive))
+        try:
+            response = await self._handler(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            response = _response_to(error, scope)
         await response(scope, receive, send)
 
 
 class Door:
-    """Turns foreign requests away, and whatever is raised inside into a problem document."""
+    """Turns foreign requests away, and says in problem documents what is not there."""
 
     def __init__(self, app: Router, guard: Guard) -> None:
         self._app = app
@@ -95,20 +100,9 @@ class Door:
         if (reason := self._guard.refusal(scope)) is not None:
             await wire.error_response(wire.Foreign(reason))(scope, receive, send)
             return
-        begun = False
-
-        async def sending(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, sending)
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            if begun:
-                raise
+            await self._app(scope, receive, send)
+        except HTTPException as error:
             await _response_to(error, scope)(scope, receive, send)
 
 

@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from strandline import errors
@@ -104,13 +104,23 @@ def retry_after(seconds: float) -> dict[str, str]:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come."""
+    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come.
+
+    Raises `ClientDisconnect` if the client leaves in the middle of it. Reads ASGI's bare messages: nearly all bodies
+    come in one.
+    """
     announced = request.headers.get("content-length")
     if announced is not None and announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
