@@ -11,6 +11,8 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -20,12 +22,11 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request got; `place` says how many answers came before it."""
+    """What one request got."""
 
     question: str
     status_code: int
     body: dict[str, Any]
-    place: int
 
     @property
     def succeeded(self) -> bool:
@@ -79,7 +80,7 @@ async def _race(url: str, n: int, session_id: str, all_inside: Callable[[], None
 
         async def ask(question: str) -> None:
             response = await client.post("/chat", json={"message": question, "session_id": session_id})
-            answers.append(Answer(question, response.status_code, response.json(), len(answers)))
+            answers.append(Answer(question, response.status_code, response.json()))
 
         before = await _inside(client)
         async with asyncio.TaskGroup() as group:
@@ -95,9 +96,11 @@ async def _race(url: str, n: int, session_id: str, all_inside: Callable[[], None
                 all_inside()
         reply = await client.get("/history", params={"session_id": session_id, "count": 0, **_WITH_TOOLS})
         history = reply.json()["messages"]
+        answers.sort(key=lambda answer: questions.index(answer.question))
+        times = [await _times(client, answer) for answer in answers]
 
-    answers.sort(key=lambda answer: questions.index(answer.question))
-    return Verdict(answers, history, max(depths), processing, [*_judge_answers(answers), *judge(history, questions)])
+    problems = [*_judge_answers(answers), *_judge_times(times), *judge(history, questions)]
+    return Verdict(answers, history, max(depths), processing, problems)
 
 
 _WITH_TOOLS = {"include_tool_messages": "true"}
@@ -116,6 +119,17 @@ async def _inside(client: httpx.AsyncClient) -> int:
     return _count(await _health(client))
 
 
+async def _times(client: httpx.AsyncClient, answer: Answer) -> tuple[datetime, datetime] | None:
+    """Return when the run of an answer started and ended, from servers that can tell.
+
+    When an answer reaches its client tells nothing: two connections may swap what was sent within a moment.
+    """
+    if "run_id" not in answer.body:
+        return None
+    run = (await client.get(f"/v1/runs/{answer.body['run_id']}")).raise_for_status().json()
+    return datetime.fromisoformat(run["started_at"]), datetime.fromisoformat(run["ended_at"])
+
+
 # -- judging ------------------------------------------------------------------------------------------
 
 
@@ -129,10 +143,17 @@ def _judge_answers(answers: list[Answer]) -> list[str]:
             problems.append(f"request {number} got another answer: {text!r}")
         elif any(other.question in text for other in answers if other is not answer):
             problems.append(f"the answer of request {number} holds that of another: {text!r}")
-    places = [answer.place for answer in answers]
-    if places != sorted(places):
-        problems.append(f"answered out of order: {places}")
     return problems
+
+
+def _judge_times(times: list[tuple[datetime, datetime] | None]) -> list[str]:
+    """Each run must have started after the one before it had ended."""
+    known = [time for time in times if time is not None]
+    return [
+        f"run {number} started at {started}, before run {number - 1} ended at {ended}"
+        for number, ((_, ended), (started, _)) in enumerate(pairwise(known), 2)
+        if started < ended
+    ]
 
 
 def judge(history: list[dict[str, Any]], questions: list[str] | None = None) -> list[str]:
