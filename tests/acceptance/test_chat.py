@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -48,6 +49,10 @@ def answers(asked: "list[Future[httpx.Response]]") -> list[dict[str, Any]]:
 # -- the line -----------------------------------------------------------------------------------------
 
 
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 def test_five_concurrent_requests_are_answered_in_order_each_with_its_own(server: Server, at: Checkpoints) -> None:
     """The test of the original system: five at once; while they wait, `/health` shows it and how many."""
     labels = [f"five-{number}" for number in range(1, 6)]
@@ -63,7 +68,7 @@ def test_five_concurrent_requests_are_answered_in_order_each_with_its_own(server
     # In order: none begins before the one before it has ended.
     assert [step for step in at.steps if step.startswith("five-")] == [f"{label} model 0" for label in labels]
     runs = [server.run(each["run_id"]) for each in told]
-    assert all(before["ended_at"] <= after["started_at"] for before, after in pairwise(runs))
+    assert all(moment(before["ended_at"]) <= moment(after["started_at"]) for before, after in pairwise(runs))
     messages = server.history()
     assert texts(messages, "user") == labels
     assert texts(messages, "assistant") == labels
