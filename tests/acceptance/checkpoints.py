@@ -79,7 +79,10 @@ class Checkpoints:
             self._connections.append(connection)
         try:
             with connection.makefile() as lines:
-                step = lines.readline().rstrip("\n")
+                line = lines.readline()
+            if not line.endswith("\n"):
+                return  # the server was killed between connecting and telling: nothing was said
+            step = line.rstrip("\n")
             with self._changed:
                 self._steps.append(step)
                 self._changed.notify_all()
