@@ -38,6 +38,8 @@ class Played:
     def __init__(self, behaviour: Behaviour, *, opaque: bool = False) -> None:
         self.behaviour = behaviour
         self.opaque = opaque
+        self.exclusive = False
+        self.external = False
         self.description = "played"
         self.rested = 0
         self.built: list[tuple[SessionKey, AgentRecord, Progress]] = []

@@ -49,11 +49,55 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0
+    timeout: Annotated[
+        float, Meta(description="Seconds a run may take from its first start; a request may ask for less", gt=0)
+    ] = 3600.0
+    queue_timeout: Annotated[
+        float, Meta(description="Seconds a run may wait for its turn; a request may ask for less", gt=0)
+    ] = 3600.0
+    cancel_grace: Annotated[
+        float, Meta(description="Seconds a run gets to end after its deadline, or when it is cancelled", ge=0)
+    ] = 5.0
+    hold_limit: Annotated[
+        float,
+        Meta(description="Seconds a session waits for a thread that works on after its run has ended", ge=0),
+    ] = 60.0
+    max_holds: Annotated[
+        int, Meta(description="Runs with such a thread at which the server stops itself, to be restarted", ge=1)
+    ] = 8
+    stall_after: Annotated[
+        float, Meta(description="Seconds without any sign of life after which a run counts as stalled", gt=0)
+    ] = 120.0
+    stall_action: Annotated[
+        Literal["report", "cancel"], Meta(description="What becomes of a stalled run: shown in /health, or cancelled")
+    ] = "report"
     max_attempts: Annotated[int, Meta(description="How often a run is started if the server keeps dying", ge=1)] = 3
     after_crash: Annotated[
         Literal["resume", "fail"],
         Meta(description="What becomes of a run that executed when the server died: go on at its last round, or fail"),
     ] = "resume"
+    unknown_tool: Annotated[
+        Literal["fail", "tell"],
+        Meta(
+            description="A tool was at work when the server died, so what it did is unknown: fail the run, or tell the"
+            " model so and go on"
+        ),
+    ] = "fail"
+    idempotent_tools: Annotated[
+        list[str],
+        Meta(description="Tools that may be started again, under the same toolUseId, if the server died in them"),
+    ] = []
+    on_failure: Annotated[
+        Literal["keep", "drop"],
+        Meta(description="Whether what a failed run said and did stays in the conversation, or is flagged and hidden"),
+    ] = "keep"
+    history: Annotated[
+        Literal["journal", "external"],
+        Meta(description="Who keeps the conversation: the journal, or the agent's own session manager"),
+    ] = "journal"
+    run_retention: Annotated[
+        float, Meta(description="Seconds for which an ended run can be asked for; its messages stay", ge=0)
+    ] = 30 * 86400.0
     drain_grace: Annotated[
         float, Meta(description="Seconds that executing runs get to finish when the server is told to stop", ge=0)
     ] = 6.0

@@ -68,22 +68,30 @@ def answer_text(message: Message | None) -> str:
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """What is staged of a run: its messages, the results of its open round, the state at its last closed round."""
+    """What is staged of a run: its messages, the results of its open round, the state at its last closed round.
+
+    `again` are the toolUseIds of the open round whose tools are to be started again (they are idempotent); the open
+    round stays open then, and `results` has one for each of its other tools.
+    """
 
     messages: list[Message]
     results: dict[str, ToolResult]
     state: StateRecord | None = None
+    again: frozenset[str] = frozenset()
 
-    def open_tools(self) -> list[str]:
-        """Return the names of the tools that have begun and have no result: what they did is not known."""
+    def open_tools(self) -> dict[str, str]:
+        """Return the tools that have begun and have no result, name by id: what they did is not known."""
         ended = by_id(self.results)
-        asked = _asked([formed(message) for message in self.messages[-1:]])
-        return [use["name"] for use in asked if use["toolUseId"] not in ended]
+        asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
+        return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
-    def rounds_closed(self) -> list[Message]:
-        """Return the messages up to the end of the last round; an open round is closed by the results that it has."""
+    def to_go_on(self) -> list[Message]:
+        """Return the messages that an attempt goes on from.
+
+        An open round is closed by the results that it has, unless tools of it are started `again`.
+        """
         messages = [_distinct(formed(message)) for message in self.messages]
-        if asked := _asked(messages):
+        if not self.again and (asked := _asked(messages)):
             messages.append({"role": "user", "content": _answers(asked, by_id(self.results))})
         return messages
 

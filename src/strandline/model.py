@@ -191,7 +191,10 @@ Fact = RoundStarted | ToolDone | RoundDone
 
 
 class NewRun(Struct, frozen=True, kw_only=True):
-    """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start."""
+    """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
+
+    `timeout_s` counts from the run's first start; at `queue_deadline` (seconds since the epoch) it waits no longer.
+    """
 
     run_id: RunId
     key: SessionKey
@@ -199,12 +202,18 @@ class NewRun(Struct, frozen=True, kw_only=True):
     lane: int = Lane.NORMAL
     priority: int = DEFAULT_PRIORITY
     opaque: bool = False
+    timeout_s: float | None = None
+    queue_deadline: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     created_at: float
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits."""
+    """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits.
+
+    `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: what it left in
+    history is flagged, hidden, and no part of the window.
+    """
 
     run_id: RunId
     key: SessionKey
@@ -219,8 +228,19 @@ class Run(Struct, frozen=True, kw_only=True):
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
+    timeout_s: float | None = None
+    queue_deadline: float | None = None
     position: int | None = None
     outcome: Outcome | None = None
+    held: bool = False
+    discarded: bool = False
+
+    @property
+    def deadline(self) -> float | None:
+        """When it has to have ended, in seconds since the epoch: `timeout_s` after its first start."""
+        if self.timeout_s is None or self.started_at is None:
+            return None
+        return self.started_at + self.timeout_s
 
 
 class Token(NamedTuple):
@@ -242,9 +262,11 @@ class Settlement(Struct, frozen=True, kw_only=True):
     """All that a finished run leaves: its outcome, and its own messages from its input on, closed.
 
     `window` and `state` are None where they did not change (a window's open end does not count as a change).
+    `discarded`: the messages stay in history, flagged, and are never in the window.
     """
 
     outcome: Outcome
     messages: list[Message]
     window: Window | None = None
     state: StateRecord | None = None
+    discarded: bool = False

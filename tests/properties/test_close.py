@@ -442,7 +442,7 @@ def test_a_round_whose_end_was_never_staged_is_not_forgotten_when_the_run_goes_o
 @patient
 @given(stories())
 def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
-    on = fold(story.facts()).rounds_closed()
+    on = fold(story.facts()).to_go_on()
 
     assert check_pairing(on) == []
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
@@ -459,8 +459,8 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
             facts.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
     progress = fold(facts)
 
-    assert all(isinstance(name, str) for name in progress.open_tools())
-    on = progress.rounds_closed()
+    assert all(isinstance(name, str) for name in progress.open_tools().values())
+    on = progress.to_go_on()
     assert not [
         block
         for message in on[-1:]

@@ -325,7 +325,7 @@ def test_what_a_tool_returned_in_no_proper_form_is_told_as_text(content: Any, to
 
     assert close([*ends, user(*gave(odd)), assistant(say("ok"))], {}, Succeeded())[2] == fine
     assert close(ends, {"a": odd}, Cancelled())[2] == fine
-    assert Progress(messages=ends, results={"a": odd}).rounds_closed()[2] == fine
+    assert Progress(messages=ends, results={"a": odd}).to_go_on()[2] == fine
     if not isinstance(content, dict):
         assert close(ends, {"a": content}, Cancelled())[2] == fine
 
@@ -358,8 +358,8 @@ def test_a_tool_use_has_an_id_a_name_and_an_object_as_input() -> None:
         user(*gave(result("5", "31"), unknown("unnamed"), unknown("unnamed-2"))),
     ]
     progress = fold([RoundStarted([HELLO, assistant(*odd)]), ToolDone("5", result("5", "31"))])
-    assert progress.open_tools() == ["unknown", "unknown"]
-    assert progress.rounds_closed() == closed[:3]
+    assert list(progress.open_tools().values()) == ["unknown", "unknown"]
+    assert progress.to_go_on() == closed[:3]
 
 
 def test_a_result_without_an_id_is_told_as_the_text_that_it_is() -> None:
@@ -409,8 +409,8 @@ def test_a_run_with_nothing_staged_has_done_nothing() -> None:
     progress = fold([])
 
     assert progress == Progress(messages=[], results={}, state=None)
-    assert progress.open_tools() == []
-    assert progress.rounds_closed() == []
+    assert list(progress.open_tools().values()) == []
+    assert progress.to_go_on() == []
 
 
 def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
@@ -421,7 +421,7 @@ def test_an_open_round_knows_the_tools_that_may_have_run() -> None:
         ]
     )
 
-    assert progress.open_tools() == ["tool_a"]
+    assert list(progress.open_tools().values()) == ["tool_a"]
     assert progress.results == {"b": result("b")}
 
 
@@ -435,7 +435,7 @@ def test_a_round_is_closed_by_its_results_when_the_run_goes_on_without_its_end_s
     progress = fold(facts)
 
     assert progress.messages == [HELLO, assistant(*ask("a")), user(*gave(result("a", "31"))), assistant(*ask("b"))]
-    assert progress.open_tools() == ["tool_b"]
+    assert list(progress.open_tools().values()) == ["tool_b"]
 
 
 def test_the_state_is_that_of_the_last_closed_round() -> None:
@@ -447,7 +447,7 @@ def test_the_state_is_that_of_the_last_closed_round() -> None:
     ]
 
     assert fold(facts).state == {"n": 1}
-    assert fold(facts).rounds_closed()[-1] == user(*gave(result("b")))
+    assert fold(facts).to_go_on()[-1] == user(*gave(result("b")))
 
 
 # -- the checks ---------------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class FunctionTarget:
     """An async function or async generator of a message and a `Session`."""
 
     opaque = True
+    exclusive = False
+    external = False
 
     def __init__(self, function: Callable[[str, Session], Any], *, description: str) -> None:
         self._function = function

@@ -89,7 +89,11 @@ class Attempt(Protocol):
         ...
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now: `model`, `tool NAME`."""
+        """Report what the run does now: `model`, `tool NAME`. The task that reports counts as one of the run's."""
+        ...
+
+    def touch(self) -> None:
+        """Report that something went on, whatever it was; a run that reports nothing for long counts as stalled."""
         ...
 
     async def begin_round(self) -> None:
@@ -136,6 +140,16 @@ class Target(Protocol):
     @property
     def opaque(self) -> bool:
         """True if its tools cannot be seen, so that a run of it counts as having one in the middle."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """True if all sessions share one object: one run at a time over all of them, none beside a leftover thread."""
+        ...
+
+    @property
+    def external(self) -> bool:
+        """True if the agent keeps its history itself: the journal's record is not given to it, and none is made."""
         ...
 
     @property

@@ -71,6 +71,8 @@ class StrandsTarget:
     """A factory `f(session_id) -> Agent` or `f() -> Agent`, sync or async."""
 
     opaque = False
+    exclusive = False
+    external = False
 
     def __init__(self, factory: Callable[..., Any], *, takes_session_id: bool, description: str) -> None:
         self._factory = factory
@@ -135,7 +137,7 @@ class StrandsAgent:
         self._origins: dict[int, tuple[Message, object, int]] = {}
         self._packed: tuple[bytes, list[int | None]] | None = None
         primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
-        agent.messages = [*primers, *cast("list[Any]", record.messages), *cast("list[Any]", progress.rounds_closed())]
+        agent.messages = [*primers, *cast("list[Any]", record.messages), *cast("list[Any]", progress.to_go_on())]
         for message, origin in zip(record.messages, record.origins, strict=True):
             if origin is not None:
                 self._remember(message, origin)

@@ -38,7 +38,7 @@ class LiveAttempt:
             workspace=workspace,
         )
         self.progress = progress
-        self.messages: list[Message] = list(progress.rounds_closed())
+        self.messages: list[Message] = list(progress.to_go_on())
         self.results: dict[str, ToolResult] = dict(progress.results)
         self.signal = signal
         self.phase = "model"
@@ -72,6 +72,10 @@ class LiveAttempt:
     def enter(self, phase: str) -> None:
         """Note what the run does now."""
         self.phase = phase
+        self.last_progress = self._clock.monotonic()
+
+    def touch(self) -> None:
+        """Note that something went on."""
         self.last_progress = self._clock.monotonic()
 
     async def begin_round(self) -> None:

@@ -46,7 +46,7 @@ def _why_it_ends(orphan: Claim, progress: Progress, max_attempts: int) -> str | 
     if orphan.run.opaque:
         return "the server died while the run executed; what it had done by then is unknown"
     if tools := progress.open_tools():
-        return f"the server died while a tool worked ({', '.join(tools)}); what the tool did is unknown"
+        return f"the server died while a tool worked ({', '.join(tools.values())}); what the tool did is unknown"
     if orphan.run.attempt >= max_attempts:
         times = "" if orphan.run.attempt == 1 else f" in each of its {orphan.run.attempt} attempts"
         return f"the server died while the run executed{times}"

@@ -12,6 +12,10 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   every claim is delivered exactly once through `claims()`.
 * A claim may be delivered while the commit that made it is under way, unless its run is opaque: an agent may ask its
   model meanwhile. No later verb of its token is durable before that commit; if it fails, the token is stale.
+* A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. While it is,
+  nothing of it is taken, and the `queue_deadline` of what waits in it stands still: the release moves each on by the
+  time that it stood. Opening the journal ends every hold in the same way.
+* What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
 
@@ -30,6 +34,7 @@ from strandline.model import (
     Fact,
     Message,
     NewRun,
+    Outcome,
     Principal,
     Run,
     RunId,
@@ -71,9 +76,23 @@ class Take(StrEnum):
 
 
 class Delete(Struct, frozen=True):
-    """Forget a session with its history, state and ended runs. Refused while a run of it waits or executes."""
+    """Forget a session with its history, state and ended runs. Busy while a run of it waits, executes or is held."""
 
     key: SessionKey
+
+
+class EndWaiting(Struct, frozen=True):
+    """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
+
+    Busy if the run has been claimed, or has ended.
+    """
+
+    key: SessionKey
+    run_id: RunId
+    outcome: Outcome
+
+
+Change = Delete | EndWaiting
 
 
 class Changed(Struct, frozen=True):
@@ -83,7 +102,7 @@ class Changed(Struct, frozen=True):
 
 
 class Busy(Struct, frozen=True):
-    """Nothing was changed: a run of the session waits or executes."""
+    """Nothing was changed: what should be changed is not (or no longer) at rest."""
 
 
 class RunQuery(Struct, frozen=True):
@@ -94,15 +113,19 @@ class RunQuery(Struct, frozen=True):
 
 
 class HistoryQuery(Struct, frozen=True):
-    """The last `limit` messages of a session before index `before` (None: its end), oldest first."""
+    """The last `limit` messages of a session before index `before` (None: its end), oldest first.
+
+    Those of discarded runs count as messages, and are left out of the page unless `discarded`.
+    """
 
     key: SessionKey
     before: int | None = None
     limit: int = 100
+    discarded: bool = False
 
 
 class HistoryPage(Struct, frozen=True):
-    """Messages `first` to `first + len(messages)` of history; nothing is before them if `first` is 0."""
+    """Messages of history from index `first` on; nothing is before them if `first` is 0."""
 
     messages: list[Message]
     first: int
@@ -122,6 +145,7 @@ class Waiting(Struct, frozen=True):
     key: SessionKey
     sequence: int
     created_at: float
+    queue_deadline: float | None = None
 
 
 class Journal(Protocol):
@@ -130,7 +154,8 @@ class Journal(Protocol):
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
 
-        The returned claims are not delivered through `claims()`; the opener settles or releases each of them.
+        The returned claims are not delivered through `claims()`; the opener settles or releases each of them. Holds
+        are over: no thread of an older owner is alive.
         Raises a `JournalError` that says what to do; the file is left untouched then.
         """
         ...
@@ -151,16 +176,29 @@ class Journal(Protocol):
         """Keep what a running run has done so far."""
         ...
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool) -> Take:
-        """End a run: outcome, messages, window and state in one commit. With `take`, claim the session's next run."""
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+        """End a run: outcome, messages, window and state in one commit.
+
+        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
+        """
         ...
 
     async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
-        """Give a run back to the head of its queue, its facts kept; `counted` False takes its attempt back."""
+        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+
+        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
+        """
         ...
 
-    async def change(self, change: Delete) -> Changed | Busy:
-        """Apply a change that a caller asked for."""
+    async def change(self, change: Change) -> Changed | Busy:
+        """Apply a change that somebody asked for."""
+        ...
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+
+        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
+        """
         ...
 
     async def load(self, key: SessionKey) -> AgentRecord:
