@@ -7,13 +7,14 @@ from contextlib import suppress
 
 import pytest
 
-from strandline.engine.loops import ThreadLoop
+from strandline.clock import SystemClock
+from strandline.engine.loops import AgentLoops
 from strandline.testing import Gate, Signal
 
 
 def test_work_runs_on_the_agent_thread_and_its_result_comes_back() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
 
         async def work() -> tuple[str, str]:
             await asyncio.sleep(0)
@@ -31,7 +32,7 @@ def test_work_runs_on_the_agent_thread_and_its_result_comes_back() -> None:
 
 def test_the_serving_loop_goes_on_while_the_agent_loop_blocks() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
 
         async def blocks() -> str:
@@ -51,7 +52,7 @@ def test_the_serving_loop_goes_on_while_the_agent_loop_blocks() -> None:
 
 def test_a_cancel_reaches_the_task_and_an_abandoned_call_ends_here_at_once() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
         cancels = [Signal(), Signal()]
 
@@ -81,7 +82,7 @@ def test_a_cancel_reaches_the_task_and_an_abandoned_call_ends_here_at_once() -> 
 
 def test_sys_exit_in_user_code_does_not_end_the_agent_loop() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
 
         async def leaves() -> str:
             task = asyncio.create_task(leave())
@@ -108,7 +109,7 @@ def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
             gone.set()
 
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         thing = Thing()
         loops.discard(thing)
         del thing
@@ -122,7 +123,7 @@ def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
 @pytest.mark.parametrize("stuck", [False, True])
 def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
 
         async def work() -> None:
@@ -140,7 +141,7 @@ def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> N
 
 def test_a_posted_call_that_fails_does_not_hold_up_the_others() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         loops.post(lambda: 1 // 0)
 
         async def work() -> str:

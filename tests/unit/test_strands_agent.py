@@ -20,7 +20,7 @@ from strands.types.exceptions import ContextWindowOverflowException
 from engine_support import key, texts
 from strandline.agents.strands import NOT_STARTED, StrandsTarget
 from strandline.clock import SystemClock
-from strandline.engine.loops import ThreadLoop
+from strandline.engine.loops import AgentLoops
 from strandline.engine.service import Options, Request, Service
 from strandline.engine.stream import Later
 from strandline.history import history_faults, pairing_faults
@@ -72,7 +72,7 @@ async def serving(
     takes_session_id: bool = False,
     **options: Any,
 ) -> AsyncIterator[Service]:
-    loops = ThreadLoop(executor_threads=8)
+    loops = AgentLoops(executor_threads=8, clock=SystemClock())
     service = Service(
         journal=journal or MemoryJournal(SystemClock()),
         target=StrandsTarget(factory, takes_session_id=takes_session_id, description="test"),

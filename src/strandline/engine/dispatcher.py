@@ -133,10 +133,31 @@ class Dispatcher:
         if not taken:
             self._free_slot(key)
 
+    def held(self, key: SessionKey) -> None:
+        """Give back the slot of a claim whose run has ended and that is held: its session goes on when that is over."""
+        self._free += 1
+
+    def hold_ended(self, key: SessionKey) -> None:
+        """Note the end of a hold."""
+        line = self._lines[key]
+        line.claims -= 1
+        line.busy = False
+        self._at_rest(key, line)
+
+    def left(self, run_id: RunId, key: SessionKey) -> None:
+        """Note that a run waits no longer, and was not claimed."""
+        if self._waiting.pop(run_id, None) is not None:
+            line = self._lines[key]
+            line.waiting -= 1
+            self._at_rest(key, line)
+
     def emptied(self, key: SessionKey) -> None:
         """Give back the slot of a session in which the journal found nothing to take."""
         self._free += 1
-        self._lines[key].busy = False
+        line = self._lines[key]
+        line.busy = False
+        if not line.waiting:
+            self._at_rest(key, line)
 
     def blocked(self, key: SessionKey) -> None:
         """Give back the slot of a session whose head must wait for another session's last attempt."""
@@ -166,9 +187,13 @@ class Dispatcher:
             return
         self._free += 1
         line.busy = False
+        self._at_rest(key, line)
+
+    def _at_rest(self, key: SessionKey, line: _Line) -> None:
+        """Line the session up if runs wait in it; forget it if nothing goes on there."""
         if line.waiting:
             self._consider(key, line)
-        else:
+        elif not (line.claims or line.busy or line.ready):
             del self._lines[key]
 
     def _line(self, key: SessionKey) -> _Line:

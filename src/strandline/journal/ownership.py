@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from strandline.clock import Clock
 from strandline.errors import (
@@ -146,7 +146,7 @@ class Ownership:
     """The lock on one journal file. Not reentrant; `release` may be called from any thread."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path.with_name(path.name + ".lock")
+        self._path = lock_of(path)
         self._clock = clock
         self._fd: int | None = None
 
@@ -196,6 +196,34 @@ class Ownership:
             os.close(fd)
 
 
+class Holder(NamedTuple):
+    """Who owns a journal; `since` is a time as people read it."""
+
+    pid: int
+    host: str
+    since: str
+
+
+def holder(path: Path) -> Holder | None:
+    """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
+    try:
+        fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signed(fd)
+    finally:
+        os.close(fd)
+    return None
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock file of the journal at `path`."""
+    return path.with_name(path.name + ".lock")
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,12 +239,17 @@ def _sign(fd: int, owner: str, now: float) -> None:
     os.pwrite(fd, text.encode() + b"\n", 0)
 
 
-def _holder(fd: int) -> str:
+def _signed(fd: int) -> Holder | None:
     try:
         told = json.loads(os.pread(fd, 4096, 0))
-        return f"process {told['pid']} on host {told['host']} since {told['since']}"
+        return Holder(int(told["pid"]), str(told["host"]), str(told["since"]))
     except (OSError, ValueError, TypeError, KeyError):
-        return "another process"
+        return None
+
+
+def _holder(fd: int) -> str:
+    held = _signed(fd)
+    return "another process" if held is None else f"process {held.pid} on host {held.host} since {held.since}"
 
 
 class Watch:
