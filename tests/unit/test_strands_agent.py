@@ -686,8 +686,8 @@ def test_a_tool_that_a_stop_kept_from_starting_is_told_so_and_can_be_called_agai
             ticket = await service.submit(Request(key=key(), input="go"))
             await gate.reached.wait()
             draining = asyncio.create_task(service.drain())
-            ((attempt, _),) = service._runner._live.values()
-            while not attempt.signal.is_set():
+            (execution,) = service._runner.executing()
+            while not execution.attempt.signal.is_set():
                 await asyncio.sleep(0)
             gate.open()
             await draining

@@ -32,6 +32,9 @@ class Dispatcher:
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
         self._early: set[RunId] = set()
+        """Runs whose claim came before their accept was told."""
+        self._expected: set[RunId] = set()
+        """Runs that were told to be claimed at once, and whose claim is still to come."""
         self._stopped = False
 
     # -- what it tells -----------------------------------------------------------------------------
@@ -72,7 +75,10 @@ class Dispatcher:
     def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
         """Note a run that was accepted; `taken`: it was claimed at once. Its claim may have come before."""
         if taken:
-            self._early.discard(run_id)
+            if run_id in self._early:
+                self._early.remove(run_id)
+            else:
+                self._expected.add(run_id)
         else:
             self.restored(run_id, key, created_at)
         if reserved and not taken:
@@ -100,10 +106,12 @@ class Dispatcher:
         line = self._line(key)
         line.busy = True
         line.claims += 1
-        if self._waiting.pop(run_id, None) is None:
-            self._early.add(run_id)
-        else:
+        if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
+        elif run_id in self._expected:
+            self._expected.remove(run_id)
+        else:
+            self._early.add(run_id)
 
     # -- a slot is free ----------------------------------------------------------------------------
 

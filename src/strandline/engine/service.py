@@ -149,7 +149,7 @@ class Service:
             limit_s=options.hold_limit_s,
             max_holds=options.max_holds,
             on_look=self._runner.leave_silent_loop,
-            on_full=self.exhausted.set,
+            on_full=self._exhaust,
         )
         self._upkeep = Upkeep(journal, loops, self._pool, self._runner, clock, run_retention_s=options.run_retention_s)
         self._worker = Worker(
@@ -333,9 +333,14 @@ class Service:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _exhaust(self) -> None:
+        """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
+        self._dispatcher.stop()
+        self.exhausted.set()
+
     def _admit(self) -> None:
         self._asked()
-        if self._draining:
+        if self._draining or self.exhausted.is_set():
             raise Draining("the server is stopping", retry_after_s=self._options.retry_after_s)
         if not self._ready:
             raise NotReady("the server is starting", retry_after_s=self._options.retry_after_s)
