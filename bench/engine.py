@@ -25,7 +25,8 @@ from rich.table import Table
 from strandline.agents.function import FunctionTarget, Session
 from strandline.clock import SystemClock
 from strandline.engine.loops import AgentLoops
-from strandline.engine.service import Options, Request, Service
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal

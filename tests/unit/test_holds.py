@@ -81,9 +81,9 @@ def test_a_hold_is_given_up_at_its_limit_and_the_session_goes_on_with_a_fresh_ag
             assert played.began["next"] == pytest.approx(10.8 + 60, abs=0.1)
             assert len(played.target.built) == 2
             assert service.health().held == 0
-            assert service._holds.works_on == 1
+            assert len(service._holds.still_work()) == 1
             played.work.end()
-            assert service._holds.works_on == 0
+            assert service._holds.still_work() == []
 
     run_virtual(main)
 

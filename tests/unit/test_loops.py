@@ -188,9 +188,9 @@ def test_what_still_works_for_a_call_is_counted_until_it_ends() -> None:
         async def clean() -> None:
             await asyncio.to_thread(lambda: None)
 
-        call = loops.start(clean)
-        await asyncio.wait_for(call.done, 10)
-        assert not call.is_alive, "work that is over is not counted by the time that its call ends"
+        other = loops.start(clean)
+        await asyncio.wait_for(other.done, 10)
+        assert not other.is_alive, "work that is over is not counted by the time that its call ends"
         loops.close()
 
     asyncio.run(main())

@@ -21,7 +21,8 @@ from engine_support import key, texts
 from strandline.agents.strands import NOT_STARTED, StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.loops import AgentLoops
-from strandline.engine.service import Options, Request, Service
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
 from strandline.engine.stream import Later
 from strandline.history import history_faults, pairing_faults
 from strandline.journal.memory import MemoryJournal

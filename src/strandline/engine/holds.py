@@ -35,7 +35,6 @@ class Holds:
         *,
         limit_s: float,
         max_holds: int,
-        on_look: Callable[[Call[Any]], None],
         on_full: Callable[[], None],
     ) -> None:
         self._journal = journal
@@ -43,7 +42,6 @@ class Holds:
         self._clock = clock
         self._limit_s = limit_s
         self._max_holds = max_holds
-        self._on_look = on_look
         self._on_full = on_full
         self._held: dict[RunId, tuple[Claim, Call[Any], float]] = {}
         self._given_up: list[Call[Any]] = []
@@ -56,11 +54,10 @@ class Holds:
         """Return each hold with what works for it, and since when on the monotonic clock."""
         return list(self._held.values())
 
-    @property
-    def works_on(self) -> int:
-        """How many runs have ended and still work: those that are held, and those whose hold was given up."""
+    def still_work(self) -> list[Call[Any]]:
+        """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
         self._given_up = [call for call in self._given_up if call.is_alive]
-        return len(self._held) + len(self._given_up)
+        return [call for _, call, _ in self._held.values()] + self._given_up
 
     def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
         """Note a hold, and say in the log what works on; `phase` is what the run did last."""
@@ -72,18 +69,19 @@ class Holds:
             " most %g s:\n%s",
             run.run_id, run.key.session_id, phase, self._limit_s, where,
         )  # fmt: skip
-        if not self._full and self.works_on >= self._max_holds:
+        if not self._full and len(self.still_work()) >= self._max_holds:
             self._full = True
-            _log.error("%d runs have ended and still work (setting max_holds): the server stops", self.works_on)
+            _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)
             self._on_full()
 
     async def keep(self, claim: Claim, call: Call[Any]) -> None:
         """Return when the hold is over and the journal knows it."""
         began = self._clock.monotonic()
         run_id = claim.run.run_id
-        while call.is_alive and (held_s := self._clock.monotonic() - began) < self._limit_s:
-            self._on_look(call)
-            await asyncio.sleep(min(LOOK_EVERY_S, self._limit_s - held_s))
+        left_s = self._limit_s
+        while call.is_alive and left_s > 0:
+            await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
+            left_s = began + self._limit_s - self._clock.monotonic()
         if call.is_alive:
             self._given_up.append(call)
             _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)

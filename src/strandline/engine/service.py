@@ -148,10 +148,17 @@ class Service:
             clock,
             limit_s=options.hold_limit_s,
             max_holds=options.max_holds,
-            on_look=self._runner.leave_silent_loop,
             on_full=self._exhaust,
         )
-        self._upkeep = Upkeep(journal, loops, self._pool, self._runner, clock, run_retention_s=options.run_retention_s)
+        self._upkeep = Upkeep(
+            journal,
+            loops,
+            self._pool,
+            self._runner,
+            self._holds,
+            clock,
+            run_retention_s=options.run_retention_s,
+        )
         self._worker = Worker(
             journal=journal,
             dispatcher=self._dispatcher,

@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from strandline.clock import Clock
+from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
 from strandline.engine.pool import AgentPool
 from strandline.engine.runner import Runner
@@ -24,12 +25,21 @@ class Upkeep:
     """Runs as one task of the worker."""
 
     def __init__(
-        self, journal: Journal, loops: Loops, pool: AgentPool, runner: Runner, clock: Clock, *, run_retention_s: float
+        self,
+        journal: Journal,
+        loops: Loops,
+        pool: AgentPool,
+        runner: Runner,
+        holds: Holds,
+        clock: Clock,
+        *,
+        run_retention_s: float,
     ) -> None:
         self._journal = journal
         self._loops = loops
         self._pool = pool
         self._runner = runner
+        self._holds = holds
         self._clock = clock
         self._run_retention_s = run_retention_s
 
@@ -41,6 +51,8 @@ class Upkeep:
             self._pool.tidy()
             self._loops.beat()
             self._runner.watch()
+            for call in self._holds.still_work():
+                self._runner.leave_silent_loop(call)
             if self._clock.monotonic() >= prune_at:
                 prune_at = self._clock.monotonic() + PRUNE_EVERY_S
                 await self._prune()
