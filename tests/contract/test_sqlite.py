@@ -619,7 +619,7 @@ from strandline.clock import SystemClock
 from strandline.journal.port import Bounds
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import NewRun, RunId
-from strandline.testing.contract import done, key
+from strandline.testing.desk import done, key
 
 async def main():
     journal = SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock())
