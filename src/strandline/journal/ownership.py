@@ -30,7 +30,7 @@ from strandline.errors import (
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 POLL_S: Final = 0.1
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -126,20 +126,29 @@ def check_file(path: Path) -> bool:
     if application != APPLICATION_ID:
         raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
     if version > SCHEMA_VERSION:
-        raise JournalNewer(
-            f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
-            "It was left as it is. Upgrade Strandline, or name another file."
-        )
-    if size < pages * (65536 if page_size == 1 else page_size) and not _has_wal(path):
+        raise newer(path, version)
+    if size < pages * (65536 if page_size == 1 else page_size) and not _has_log(path):
         raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
     return True
 
 
-def _has_wal(path: Path) -> bool:
-    try:
-        return os.stat(f"{path}-wal").st_size > 0
-    except OSError:
-        return False
+def newer(path: Path, version: int) -> JournalNewer:
+    """Return the error for a file that a newer version has written."""
+    return JournalNewer(
+        f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
+        "It was left as it is. Upgrade Strandline, or name another file."
+    )
+
+
+def _has_log(path: Path) -> bool:
+    """Tell whether SQLite will mend the file from beside it: what was not copied in yet, or a migration cut off."""
+    for log in (f"{path}-wal", f"{path}-journal"):
+        try:
+            if os.stat(log).st_size:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 class Ownership:
