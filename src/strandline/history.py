@@ -11,11 +11,12 @@ nothing that a tool returned is dropped for its form.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, count, groupby
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline.form import NAMELESS, blocks_of, by_id, formed, formed_result, holds, same_blocks, told_as_text
 from strandline.model import (
@@ -85,6 +86,12 @@ class Progress(Struct, frozen=True, kw_only=True):
         asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
         return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
+    def ended(self) -> list[ToolResult]:
+        """Return the results of the open round, but of the tools that are to be started `again`."""
+        asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
+        ended = [use for use in asked if use["toolUseId"] not in self.again]
+        return [block["toolResult"] for block in _answers(ended, by_id(self.results))]
+
     def to_go_on(self) -> list[Message]:
         """Return the messages that an attempt goes on from.
 
@@ -107,6 +114,8 @@ def fold(facts: Iterable[Fact]) -> Progress:
     state: StateRecord | None = None
     for fact in facts:
         match fact:
+            case RoundStarted(messages=[]):
+                pass  # the open round goes on: it is the tools that start again, not the round
             case RoundStarted():
                 messages = [*_before(fact.messages, messages, results), *fact.messages]
                 results = {}
@@ -127,6 +136,25 @@ def _before(added: Sequence[Message], messages: list[Message], results: Mapping[
     if not asked or (added and formed(added[0])["role"] == "user"):
         return messages
     return [*messages, {"role": "user", "content": _answers(asked, by_id(results))}]
+
+
+def reopened(
+    progress: Progress, *, unknown_tool: Literal["fail", "tell"], idempotent_tools: Collection[str]
+) -> Progress | None:
+    """Return what another attempt goes on from after the process died; None if the run cannot go on.
+
+    Open tools named in `idempotent_tools` are to be started `again`, under their ids. Of any other open tool nobody
+    knows what it did: with `tell` its result says so and the run goes on, with `fail` there is no way on. A progress
+    without an open tool comes back as it is.
+    """
+    open_tools = progress.open_tools()
+    if not open_tools:
+        return progress
+    again = frozenset(each for each, name in open_tools.items() if name in idempotent_tools)
+    unknown = [each for each in open_tools if each not in again]
+    if unknown and unknown_tool == "fail":
+        return None
+    return replace(progress, results={**progress.results, **{each: _unknown(each) for each in unknown}}, again=again)
 
 
 # -- close --------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException
 
 from engine_support import key, texts
-from strandline.agents.strands import NOT_STARTED, StrandsTarget
+from strandline.agents.strands import StrandsTarget
+from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.loops import ThreadLoop
 from strandline.engine.service import Options, Request, Service

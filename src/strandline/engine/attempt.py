@@ -79,11 +79,15 @@ class LiveAttempt:
         self.last_progress = self._clock.monotonic()
 
     async def begin_round(self) -> None:
-        """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped."""
+        """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped.
+
+        A round that an earlier attempt has staged stays as it is, with the results known of it.
+        """
         if self.stopping:
             raise RunStopped
-        self.results = {}
-        await self._journal.stage(self.claim.token, RoundStarted(self._fresh()))
+        if fresh := self._fresh():
+            self.results = {}
+            await self._journal.stage(self.claim.token, RoundStarted(fresh))
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Stage one result."""

@@ -184,7 +184,7 @@ class Runner:
                 self._pool.put(claim.run.key, agent)
                 del agent
         else:
-            settlement = Settlement(outcome=outcome, messages=closed, state=finished.state)
+            settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
         take = await self._settle_at_last(claim, settlement, take=self._keeps_slot())
         return Ended(claim=claim, outcome=outcome, take=take, duration_s=self._clock.monotonic() - started)
 
