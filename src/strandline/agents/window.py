@@ -24,7 +24,7 @@ class _Origin(NamedTuple):
     message: Message
     content: list[Block]
     custom: object
-    index: int
+    at: int
 
 
 class Packed(NamedTuple):
@@ -56,7 +56,7 @@ class Origins:
         origin = self._origins.get(id(message))
         if origin is None or origin.message is not message or origin.content is not message["content"]:
             return None
-        return origin.index if origin.custom == _custom(message) else None
+        return origin.at if origin.custom == _custom(message) else None
 
     def follow(self, messages: Sequence[Message], added: int) -> Window | None:
         """Take over that history has grown by `added` messages; return the window of `messages`, None if unchanged.
@@ -95,7 +95,7 @@ class Origins:
     def _is_own(self, message: Message) -> bool:
         """Tell whether a message is one of the run under way, whatever a manager has made of it."""
         origin = self._origins.get(id(message))
-        return origin is not None and origin.message is message and origin.index >= self.length
+        return origin is not None and origin.message is message and origin.at >= self.length
 
     def _changed(self, window: Window) -> Window | None:
         if window == self.window:
