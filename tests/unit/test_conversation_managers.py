@@ -17,10 +17,11 @@ from strands.agent.conversation_manager.compression.pin_message import pin_messa
 from strands.types.exceptions import ContextWindowOverflowException
 
 from engine_support import key, texts
+from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
-from strandline.history import pairing_faults
+from strandline.history import Progress, pairing_faults
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ErrorCode, Inline, Message, Range, RunStatus
+from strandline.model import AgentRecord, ErrorCode, Inline, Message, Range, RunStatus
 from strandline.testing import ScriptedModel, call, results, say
 from strandline.testing import question as asked
 from strands_support import ask, history, loaded, run, serving
@@ -364,6 +365,34 @@ def test_messages_that_a_manager_puts_before_a_restored_conversation_come_first_
             await ask(service, "four")
             assert given[-1] == ["after 3 turns", "two", "fine", "three", "fine", "four"]
             assert "after 3 turns" not in texts(await history(service))
+
+    run(main)
+
+
+def test_a_run_that_goes_on_after_a_crash_has_the_state_of_its_last_round_and_the_manager_that_fits_its_window() -> (
+    None
+):
+    """What a manager did to the window in the middle of a run is gone with the process; it has to do it again."""
+
+    async def main() -> None:
+        agents: list[Agent] = []
+
+        def factory() -> Agent:
+            agents.append(Agent(model=ScriptedModel(script), conversation_manager=Recap()))
+            return agents[-1]
+
+        def state(turns: int) -> dict[str, Any]:
+            manager = {"__name__": "Recap", "removed_message_count": turns, "model_call_count": 0, "turns": turns}
+            return {"state": {"turns": turns}, "conversation_manager_state": manager}
+
+        record = AgentRecord(messages=[], origins=[], window=(Range(2, None),), length=2, state=state(3))
+        asking: Message = {"role": "user", "content": [{"text": "go"}]}
+        target = StrandsTarget(factory, takes_session_id=False, description="test")
+        await target.build(key(), record, Progress(messages=[asking], results={}, state=state(7)))
+        manager = agents[0].conversation_manager
+        assert isinstance(manager, Recap)
+        assert manager.turns == manager.removed_message_count == 3
+        assert agents[0].state.get("turns") == 7
 
     run(main)
 
