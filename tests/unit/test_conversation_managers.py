@@ -369,9 +369,7 @@ def test_messages_that_a_manager_puts_before_a_restored_conversation_come_first_
     run(main)
 
 
-def test_a_run_that_goes_on_after_a_crash_has_the_state_of_its_last_round_and_the_manager_that_fits_its_window() -> (
-    None
-):
+def test_a_run_that_goes_on_has_the_state_of_its_last_round_and_the_manager_of_its_window() -> None:
     """What a manager did to the window in the middle of a run is gone with the process; it has to do it again."""
 
     async def main() -> None:
