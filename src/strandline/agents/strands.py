@@ -31,7 +31,7 @@ from strands.hooks import (
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
-from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.encoding import decoder, encode, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import Progress, pairing_faults, question
@@ -44,6 +44,7 @@ from strandline.model import (
     Inline,
     Message,
     Range,
+    SessionId,
     SessionKey,
     StateRecord,
     Succeeded,
@@ -70,9 +71,9 @@ STATE_FIELDS = ["state", "conversation_manager_state", "model_state"]
 class StrandsTarget:
     """A factory `f(session_id) -> Agent` or `f() -> Agent`, sync or async."""
 
-    opaque = False
+    opaque: bool = False
     exclusive = False
-    external = False
+    external: bool = False
 
     def __init__(self, factory: Callable[..., Any], *, takes_session_id: bool, description: str) -> None:
         self._factory = factory
@@ -83,7 +84,11 @@ class StrandsTarget:
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory, sync ones in a thread, and put the session's conversation into what it returns."""
-        args = (key.session_id,) if self._takes_session_id else ()
+        return StrandsAgent(self._checked(await self._made(key.session_id)), record, progress)
+
+    async def _made(self, session_id: SessionId) -> object:
+        """Return what the user's factory returns. Raises `AgentFailed` if it raises."""
+        args = (session_id,) if self._takes_session_id else ()
         try:
             if inspect.iscoroutinefunction(self._factory):
                 made = await self._factory(*args)
@@ -93,37 +98,65 @@ class StrandsTarget:
                     made = await made
         except Exception as error:
             raise AgentFailed("the factory failed") from error
-        return StrandsAgent(self._checked(made), record, progress)
+        return made
 
     def _checked(self, made: object) -> Agent:
         """Return an agent that can be served. Raises `AgentFailed` with the reason."""
         if not isinstance(made, Agent):
             raise AgentFailed(
-                f"the factory returned {_kind(made)}, not a strands.Agent. Return `Agent(...)`, made anew in each call"
+                f"the factory returned {kind_of(made)}, not a strands.Agent: return `Agent(...)`, made anew in each"
+                " call"
             )
-        if made._session_manager is not None:
+        self._check_history(made)
+        check_agent(made)
+        self._own((made, "Agent"), (made.conversation_manager, "conversation manager"))
+        self._silence(made)
+        return made
+
+    def _check_history(self, agent: Agent) -> None:
+        if agent._session_manager is not None:
             raise AgentFailed(
-                "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out"
+                "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out, or"
+                " have the session manager keep it, with the setting `history=external`"
             )
-        if made._checkpointing:
-            raise AgentFailed(
-                "the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out"
-            )
-        if made._background_tasks is not None:
-            raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
-        for part, name in ((made, "Agent"), (made.conversation_manager, "conversation manager")):
+
+    def _own(self, *parts: tuple[object, str]) -> None:
+        """Note what belongs to a session from now on. Raises `AgentFailed` if a part of it has one already."""
+        for part, name in parts:
             if part in self._owned:
                 raise AgentFailed(
                     f"the factory returned the same {name} for two sessions, so they would share what is said:"
                     " make it inside the factory, anew in each call"
                 )
-        self._owned.update((made, made.conversation_manager))
-        if made.callback_handler is not null_callback_handler:
-            made.callback_handler = null_callback_handler
+        self._owned.update(part for part, _ in parts)
+
+    def _silence(self, agent: Agent) -> None:
+        """Have an agent print nothing, and say so once."""
+        if agent.callback_handler is not null_callback_handler:
+            agent.callback_handler = null_callback_handler
             if not self._said:
                 self._said = True
                 _log.info("callback_handler is set to None: a server has no terminal to print answers to")
-        return made
+
+
+def check_agent(agent: Agent) -> None:
+    """Raise `AgentFailed`, with the reason, if an agent's way of running is none that a server can give it."""
+    if agent._checkpointing:
+        raise AgentFailed("the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out")
+    if agent._background_tasks is not None:
+        raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
+
+
+def invocation_state(context: RunContext) -> dict[str, Any]:
+    """Return what tools and hooks are told of their run; a dict of its own for each run, since they may write to it."""
+    return {
+        "run_id": context.run_id,
+        "session_id": context.session_id,
+        "principal": context.principal,
+        "attempt": context.attempt,
+        "metadata": context.metadata,
+        "workspace": context.workspace,
+    }
 
 
 class StrandsAgent:
@@ -156,21 +189,12 @@ class StrandsAgent:
         agent = self._agent
         self._unpack()
         prompt = None if attempt.prompt is None else question(attempt.prompt)["content"]
-        context = attempt.context
-        invocation_state = {
-            "run_id": context.run_id,
-            "session_id": context.session_id,
-            "principal": context.principal,
-            "attempt": context.attempt,
-            "metadata": context.metadata,
-            "workspace": context.workspace,
-        }
         result: AgentResult | None = None
         self._attempt = attempt
         try:
             stream = agent.stream_async(
                 cast(Any, prompt),
-                invocation_state=invocation_state,
+                invocation_state=invocation_state(attempt.context),
                 cancel_signal=cast(threading.Event, attempt.signal),
             )
             async with aclosing(cast(Any, stream)) as events:
@@ -185,7 +209,7 @@ class StrandsAgent:
             self._attempt = None
         assert result is not None, "stream_async ended without a result"
         invocation = result.metrics.latest_agent_invocation
-        usage = None if invocation is None else _whole_numbers(dict(invocation.usage))
+        usage = None if invocation is None else whole_numbers(dict(invocation.usage))
         agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         ending = _ending(result, cancelled=attempt.signal.is_set())
         if not isinstance(ending, Succeeded):
@@ -335,7 +359,7 @@ def _told_not_started(message: Message) -> Message:
     return message if content == message["content"] else {**message, "content": content}
 
 
-def _whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
+def whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
     """Return the counts of a usage record; models of users' own may put anything into it."""
     return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
@@ -369,7 +393,8 @@ def _restore(agent: Agent, state: StateRecord) -> None:
     agent.load_snapshot(snapshot)
 
 
-def _kind(thing: object) -> str:
+def kind_of(thing: object) -> str:
+    """Return what a thing is, for people."""
     if thing is None:
         return "None"
     return f"an object of type {type(thing).__module__}.{type(thing).__qualname__}"
