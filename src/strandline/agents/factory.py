@@ -47,7 +47,7 @@ class FactoryTarget(StrandsTarget):
         self.external = external
         made = None if external else announced(factory)
         self._unknown = made is None and not external
-        self.opaque = external or made != {Agent}
+        self.opaque = made != {Agent}
 
     def try_out(self) -> None:
         """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.

@@ -89,7 +89,7 @@ class Attempt(Protocol):
         ...
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now: `model`, `tool NAME`, `node NAME`. The task that reports counts as one of the run's."""
+        """Report what the run does now: `model`, `tool NAME`, `node NAME`. The task that reports is one of its own."""
         ...
 
     def touch(self) -> None:
