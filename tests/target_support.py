@@ -14,9 +14,26 @@ from strandline.engine.loops import ThreadLoop
 from strandline.engine.service import Options, Request, Service
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Message, Outcome, RunId
+from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token
 
 RUN_IDS = count()
+
+
+class Noting(MemoryJournal):
+    """A journal that notes what it is given to keep."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.staged: list[Fact] = []
+        self.settled: list[Settlement] = []
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        self.staged.append(fact)
+        await super().stage(token, fact)
+
+    async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Any:
+        self.settled.append(settlement)
+        return await super().settle(token, settlement, **options)
 
 
 @asynccontextmanager

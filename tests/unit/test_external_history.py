@@ -12,29 +12,10 @@ from strands.types.content import Messages
 
 from engine_support import texts
 from strandline.agents.factory import FactoryTarget
-from strandline.clock import SystemClock
-from strandline.journal.memory import MemoryJournal
-from strandline.model import Fact, RunStatus, Settlement, Token
+from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
-from target_support import ask, run, serving
-
-
-class Noting(MemoryJournal):
-    """A journal that notes what it is given to keep."""
-
-    def __init__(self) -> None:
-        super().__init__(SystemClock())
-        self.staged: list[Fact] = []
-        self.settled: list[Settlement] = []
-
-    async def stage(self, token: Token, fact: Fact) -> None:
-        self.staged.append(fact)
-        await super().stage(token, fact)
-
-    async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Any:
-        self.settled.append(settlement)
-        return await super().settle(token, settlement, **options)
+from target_support import Noting, ask, run, serving
 
 
 def external(make: Callable[..., object]) -> FactoryTarget:

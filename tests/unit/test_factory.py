@@ -80,10 +80,14 @@ class Builds:
         (Builds(), True),
     ],
 )
-def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(make: Callable[..., Any], opaque: bool) -> None:
+def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
+    make: Callable[..., Any], opaque: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     target = FactoryTarget(make, takes_session_id=False, description="test")
-    target.try_out()
+    with caplog.at_level(logging.INFO, "strandline"):
+        target.try_out()
     assert target.opaque is opaque
+    assert caplog.records == []
 
 
 def says_nothing(made: object) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, pause, results, say
 from strandline.testing import question as asked
 from strandline.testing.model import Script
-from target_support import ask, history, run, serving, until
+from target_support import Noting, ask, history, run, serving, until
 
 
 def factory(make: Callable[[], object], **options: Any) -> FactoryTarget:
@@ -283,6 +283,23 @@ def test_a_swarm_remembers_its_shared_context_and_nothing_else(tmp_path: Path) -
     run(main)
 
 
+def test_what_a_swarm_remembers_is_kept_again_only_when_it_changed(tmp_path: Path) -> None:
+    async def main() -> None:
+        def first(messages: Messages) -> Any:
+            told = {"agent_name": "second", "message": "go on", "context": {"colour": "red"}}
+            return "handed over" if results(messages) else [call("handoff_to_agent", told)]
+
+        journal = Noting()
+        async with serving(
+            factory(lambda: Swarm([agent("first", first), agent("second")])), tmp_path, journal
+        ) as service:
+            await ask(service, "q")
+            await ask(service, "q")
+        assert [settlement.state is not None for settlement in journal.settled] == [True, False]
+
+    run(main)
+
+
 def test_after_a_failure_the_nodes_know_nothing_of_the_failed_run(tmp_path: Path) -> None:
     async def main() -> None:
         def fails(messages: Messages) -> Any:
@@ -412,13 +429,14 @@ def test_what_two_nodes_say_at_once_is_not_mixed(tmp_path: Path) -> None:
 
 def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_path: Path) -> None:
     async def main() -> None:
-        entered, started = threading.Event(), list[str]()
+        entered, told, started = threading.Event(), threading.Event(), list[str]()
 
         @tool(context=True)
         def polite(tool_context: ToolContext) -> str:
             """Work until told to stop."""
             entered.set()
-            assert tool_context.cancel_signal.wait(20)
+            if tool_context.cancel_signal.wait(20):
+                told.set()
             return "stopped"
 
         def first(messages: Messages) -> Any:
@@ -441,6 +459,7 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
             assert not isinstance(end, Later), "an opaque run is not given back"
             assert end.error is not None
             assert end.error.code is ErrorCode.STOPPED
+            assert told.is_set()
             assert started == []
 
     run(main)
