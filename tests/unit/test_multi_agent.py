@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from strands import Agent, ToolContext, tool
-from strands.hooks import AfterNodeCallEvent, BeforeNodeCallEvent
+from strands.hooks import AfterMultiAgentInvocationEvent, AfterNodeCallEvent, BeforeNodeCallEvent
 from strands.models.model import Model
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.base import MultiAgentBase
@@ -20,6 +20,7 @@ from strands.types.content import Messages
 
 from engine_support import key, texts
 from strandline.agents.factory import FactoryTarget
+from strandline.agents.port import Attempt, Finished, Signal
 from strandline.clock import SystemClock
 from strandline.engine.service import Request
 from strandline.engine.stream import Later
@@ -461,6 +462,69 @@ def test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts(tmp_p
             assert end.error.code is ErrorCode.STOPPED
             assert told.is_set()
             assert started == []
+
+    run(main)
+
+
+def test_a_cancel_that_comes_too_late_does_not_cancel_the_next_run(tmp_path: Path) -> None:
+    async def main() -> None:
+        made: list[Graph] = []
+        asked_to_end: list[Signal] = []
+
+        class Seen(FactoryTarget):
+            async def build(self, *given: Any) -> Any:
+                built: Any = await super().build(*given)
+                run_it = built.run
+
+                async def noted(attempt: Attempt) -> Finished:
+                    asked_to_end.append(attempt.signal)
+                    return await run_it(attempt)  # type: ignore[no-any-return]
+
+                built.run = noted
+                return built
+
+        async def end_late(event: AfterMultiAgentInvocationEvent) -> None:
+            if len(asked_to_end) == 1:
+                asked_to_end[0].set()
+                inner: Any = made[0].nodes["a"].executor
+                await until(inner.cancel_signal.is_set)
+
+        def make() -> Graph:
+            made.append(graph(agent("a")))
+            made[-1].add_hook(end_late, AfterMultiAgentInvocationEvent)
+            return made[-1]
+
+        async with serving(Seen(make, takes_session_id=False, description="test"), tmp_path) as service:
+            assert (await ask(service, "q")).output == "a 1"
+            assert (await ask(service, "q")).output == "a 2"
+
+    run(main)
+
+
+def test_a_node_that_is_reset_within_a_run_forgets_earlier_runs_then(tmp_path: Path) -> None:
+    async def main() -> None:
+        visits: list[str] = []
+
+        def make() -> Graph:
+            builder = GraphBuilder()
+            builder.add_node(agent("a"), "a")
+            builder.add_node(agent("b"), "b")
+            builder.add_edge("a", "b")
+            builder.add_edge("b", "a", condition=lambda state: len(state.execution_order) < 3)
+            builder.set_entry_point("a")
+            builder.reset_on_revisit().set_execution_timeout(30)
+            made = builder.build()
+
+            def note(event: AfterNodeCallEvent) -> None:
+                visits.append(str(made.state.results[event.node_id].result).strip())
+
+            made.add_hook(note, AfterNodeCallEvent)
+            return made
+
+        async with serving(factory_of_one(make), tmp_path) as service:
+            await ask(service, "q")
+            await ask(service, "q")
+        assert visits == ["a 1", "b 1", "a 1", "b 1", "a 2", "b 2", "a 1", "b 1"]
 
     run(main)
 

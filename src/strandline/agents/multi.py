@@ -84,7 +84,8 @@ class MultiAgent:
         if faults := [fault for agent in self._agents for fault in pairing_faults(_messages_of(agent))]:
             _log.warning("a node's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
             return Finished(ending=ending, usage=usage, keep=False)
-        return Finished(ending=ending, usage=usage, state=self._changed_memory())
+        # A cancel that came too late has marked agents that did not run: their next run would end at once.
+        return Finished(ending=ending, usage=usage, state=self._changed_memory(), keep=not attempt.signal.is_set())
 
     def rest(self) -> None:
         """Keep what the nodes remember as bytes."""
