@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_support import key
-from strandline.agents.port import Target
+from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import SystemClock
 from strandline.engine.loops import ThreadLoop
 from strandline.engine.service import Options, Request, Service
@@ -51,6 +51,8 @@ async def serving(
         workspace=lambda key: str(folder / key.session_id),
         options=Options(**{"drain_grace_s": 5, **options}),
     )
+    if isinstance(target, TriedAtStart):
+        await loops.start(target.try_out).done
     await service.start()
     try:
         yield service

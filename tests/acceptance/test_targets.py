@@ -99,6 +99,22 @@ def test_one_agent_serves_three_sessions_by_turns_in_order_and_mixes_nothing(at:
     assert all(begun[0] == ended[0] for begun, ended in zip(steps[::2], steps[1::2], strict=True))
 
 
+def test_a_run_of_the_one_agent_goes_on_after_a_crash_and_does_nothing_twice(at: Checkpoints, tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("from acceptance.targets.agent import make_agent\n\nagent = make_agent('all')\n")
+    with serving("one.py", folder=tmp_path, variables=at.environment) as server:
+        assert server.chat("p1 a", "other")["response"] == "p1: did a"
+        at.hold("q1 model 1")
+        server.ask("q1 b")
+        at.reached("q1 model 1")
+        server.kill()
+        at.release()
+        server.start()
+        server.quiet()
+        assert texts(server.history(), "assistant")[-1] == "q1: did b"
+        assert server.chat("q2", "other")["response"] == "q2"
+    assert at.steps.count("q1 b") == 1
+
+
 def test_with_external_history_the_conversation_is_in_the_session_managers_files(tmp_path: Path) -> None:
     target = str(TARGETS / "external.py")
     with serving(target, "--history", "external", folder=tmp_path) as server:

@@ -85,7 +85,7 @@ def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
 ) -> None:
     target = FactoryTarget(make, takes_session_id=False, description="test")
     with caplog.at_level(logging.INFO, "strandline"):
-        target.try_out()
+        asyncio.run(target.try_out())
     assert target.opaque is opaque
     assert caplog.records == []
 
@@ -111,7 +111,7 @@ def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., A
         return make()
 
     target = FactoryTarget(counting, takes_session_id=True, description="test")
-    target.try_out()
+    asyncio.run(target.try_out())
     assert target.opaque is opaque
     assert called == [TRIED_WITH]
 
@@ -137,7 +137,7 @@ def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
 ) -> None:
     target = FactoryTarget(make, takes_session_id=False, description="test")
     with caplog.at_level(logging.WARNING, "strandline"):
-        target.try_out()
+        asyncio.run(target.try_out())
     assert said in caplog.text
     assert target.opaque
 
@@ -150,10 +150,30 @@ def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: 
         goes_on.wait(20)
         return Mine()
 
-    target = FactoryTarget(slow, takes_session_id=False, description="test")
-    target.try_out()
-    assert target.opaque
-    goes_on.set()
+    async def main() -> None:
+        target = FactoryTarget(slow, takes_session_id=False, description="test")
+        await target.try_out()
+        assert not goes_on.is_set()
+        assert target.opaque
+        goes_on.set()
+
+    run(main)
+
+
+def test_a_factory_is_tried_on_the_loop_that_it_is_called_on_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        async def make():  # type: ignore[no-untyped-def]
+            loops.append(asyncio.get_running_loop())
+            return Mine()
+
+        async with serving(FactoryTarget(make, takes_session_id=False, description="test"), tmp_path) as service:
+            assert (await ask(service, "q")).output == "fine"
+        assert len(loops) == 2
+        assert loops[0] is loops[1]
+
+    run(main)
 
 
 def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(tmp_path: Path) -> None:
@@ -166,7 +186,6 @@ def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(t
             return Mine()
 
         target = FactoryTarget(late, takes_session_id=False, description="test")
-        target.try_out()
         async with serving(target, tmp_path) as service:
             assert (await ask(service, "q")).status is RunStatus.FAILED
             assert target.opaque
@@ -183,7 +202,6 @@ def test_a_graph_from_a_factory_that_was_seen_to_make_agents_is_refused_with_wha
             return Mine() if session_id == TRIED_WITH else a_graph()
 
         target = FactoryTarget(either, takes_session_id=True, description="test")
-        target.try_out()
         async with serving(target, tmp_path) as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None

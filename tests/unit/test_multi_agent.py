@@ -33,9 +33,7 @@ from target_support import Noting, ask, history, run, serving, until
 
 
 def factory(make: Callable[[], object], **options: Any) -> FactoryTarget:
-    target = FactoryTarget(make, takes_session_id=False, description="test", **options)
-    target.try_out()
-    return target
+    return FactoryTarget(make, takes_session_id=False, description="test", **options)
 
 
 def agent(name: str, script: Script | str = "", **options: Any) -> Agent:
@@ -85,8 +83,8 @@ def handing_over(to: str) -> Script:
 def test_question_and_the_last_nodes_answer_become_two_messages(tmp_path: Path) -> None:
     async def main() -> None:
         target = factory(lambda: graph(agent("plans"), agent("writes")))
-        assert target.opaque
         async with serving(target, tmp_path) as service:
+            assert target.opaque
             outcome = await ask(service, "q")
             assert (outcome.status, outcome.output) == (RunStatus.SUCCEEDED, "writes 1")
             assert outcome.usage is not None

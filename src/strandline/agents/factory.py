@@ -2,16 +2,15 @@
 
 Whether the tools of a run can be seen is stored when the run is accepted, so it has to be known before the first
 request what a factory makes. It is known, in this order: from its return annotation or, if it is a class, from that;
-from calling it once at the start, with a session id of our own, and dropping what it made; else, if it failed
-there, it counts as one whose tools cannot be seen until it has made an agent: the safe side, since such a run is
-never gone on with after a crash.
+from calling it once at the start, on the loop that it is always called on, with a session id of our own, and dropping
+what it made; else, if it failed there, it counts as one whose tools cannot be seen until it has made an agent: the
+safe side, since such a run is never gone on with after a crash.
 """
 
 import asyncio
 import functools
 import inspect
 import logging
-import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -49,27 +48,27 @@ class FactoryTarget(StrandsTarget):
         self._unknown = made is None and not external
         self.opaque = made != {Agent}
 
-    def try_out(self) -> None:
+    async def try_out(self) -> None:
         """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.
 
         It may fail for a session that does not exist, or because something that it needs is not up yet.
         """
         if not self._unknown:
             return
-        made: list[object] = []
-        thread = threading.Thread(target=self._try, args=(made,), name="strandline-factory", daemon=True)
-        thread.start()
-        thread.join(TRIED_FOR_S)
-        match made:
-            case [Agent()] | [Graph()] | [Swarm()]:
-                self._learn(made[0])
-                _log.info("the factory, tried with the session id %r, makes %s", TRIED_WITH, kind_of(made[0]))
-            case [AgentFailed() as failed]:
+        trial = asyncio.create_task(self._try())
+        await asyncio.wait({trial}, timeout=TRIED_FOR_S)
+        if not trial.done():
+            trial.cancel()
+            _log.warning("tried at the start, the factory did not return within %g s", TRIED_FOR_S)
+            return
+        match trial.result():
+            case Agent() | Graph() | Swarm() as made:
+                self._learn(made)
+                _log.info("the factory, tried with the session id %r, makes %s", TRIED_WITH, kind_of(made))
+            case AgentFailed() as failed:
                 _log.warning("tried at the start, %s; it is called again for each session", _told(failed))
-            case [other]:
+            case other:
                 _log.warning("tried at the start, the factory returned %s, not a strands.Agent", kind_of(other))
-            case _:
-                _log.warning("tried at the start, the factory did not return within %g s", TRIED_FOR_S)
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory and put the session's conversation into what it returns, unless that has it already."""
@@ -88,11 +87,11 @@ class FactoryTarget(StrandsTarget):
         self._learn(agent)
         return StrandsAgent(agent, record, progress)
 
-    def _try(self, made: list[object]) -> None:
+    async def _try(self) -> object:
         try:
-            made.append(asyncio.run(self._made(TRIED_WITH)))
+            return await self._made(TRIED_WITH)
         except BaseException as error:
-            made.append(error if isinstance(error, AgentFailed) else AgentFailed(f"the factory failed: {error!r}"))
+            return error if isinstance(error, AgentFailed) else AgentFailed(f"the factory failed: {error!r}")
 
     def _learn(self, made: object) -> None:
         if self._unknown:

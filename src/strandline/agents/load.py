@@ -44,7 +44,7 @@ def load_target(text: str, *, history: str = "journal") -> Target:
 def target_for(thing: object, description: str, *, history: str = "journal") -> Target:
     """Return what serves `thing`: a factory, an async function, an object that is called like one, or one agent.
 
-    A factory that does not say what it makes is called once, to see it. Raises `TargetError` with what to write.
+    Raises `TargetError` with what to write instead.
     """
     external = history == "external"
     if _is_agent(thing):
@@ -111,14 +111,12 @@ def target_for(thing: object, description: str, *, history: str = "journal") -> 
     by_name = not parameters and "session_id" in signature.parameters
     if by_name:
         factory = functools.wraps(thing)(lambda session_id: thing(session_id=session_id))
-    target = FactoryTarget(
+    return FactoryTarget(
         factory,
         takes_session_id=by_name or bool(parameters),
         description=f"factory {description}",
         external=external,
     )
-    target.try_out()
-    return target
 
 
 def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
