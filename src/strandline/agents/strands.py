@@ -1,7 +1,8 @@
 """Strands agents: one `strands.Agent` per session, made by the user's factory.
 
 The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
-reports what goes on. Only these rooms of Strands agents (`strands*.py`) import `strands`.
+reports what goes on. What else is served of Strands builds on this room: `factory` (which kind does a factory make),
+`multi`, `shared`, `external`. No other room imports `strands`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from strands.handlers.callback_handler import null_callback_handler
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
-from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.agents.strands_hooks import Reports
 from strandline.agents.window import Origins, Packed, window_faults
 from strandline.encoding import encode
@@ -33,6 +34,7 @@ from strandline.model import (
     ErrorCode,
     Failed,
     Message,
+    SessionId,
     SessionKey,
     StateRecord,
     Succeeded,
@@ -48,9 +50,9 @@ _NOTHING_ASKED: dict[str, Any] = {"interrupts": {}, "context": {}, "activated": 
 class StrandsTarget:
     """A factory `f(session_id) -> Agent` or `f() -> Agent`, sync or async."""
 
-    opaque = False
+    opaque: bool = False
     exclusive = False
-    external = False
+    external: bool = False
 
     def __init__(self, factory: Callable[..., Any], *, takes_session_id: bool, description: str) -> None:
         self._factory = factory
@@ -61,7 +63,11 @@ class StrandsTarget:
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory, sync ones in a thread, and put the session's conversation into what it returns."""
-        args = (key.session_id,) if self._takes_session_id else ()
+        return StrandsAgent(self._checked(await self._made(key.session_id)), record, progress)
+
+    async def _made(self, session_id: SessionId) -> object:
+        """Return what the user's factory returns. Raises `AgentFailed` if it raises."""
+        args = (session_id,) if self._takes_session_id else ()
         try:
             if inspect.iscoroutinefunction(self._factory):
                 made = await self._factory(*args)
@@ -71,28 +77,36 @@ class StrandsTarget:
                     made = await made
         except Exception as error:
             raise AgentFailed("the factory failed") from error
-        return StrandsAgent(self._checked(made), record, progress)
+        return made
 
     def _checked(self, made: object) -> Agent:
         """Return an agent that can be served. Raises `AgentFailed` with the reason."""
         if not isinstance(made, Agent):
             raise AgentFailed(
-                f"the factory returned {_kind(made)}, not a strands.Agent. Return `Agent(...)`, made anew in each call"
+                f"the factory returned {kind_of(made)}, not a strands.Agent: return `Agent(...)`, made anew in each"
+                " call"
             )
-        if made._session_manager is not None:
-            raise AgentFailed(
-                "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out"
-            )
-        if made._checkpointing:
-            raise AgentFailed(
-                "the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out"
-            )
-        if made._background_tasks is not None:
-            raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
+        self._check_history(made)
+        check_agent(made)
         agents = list(_with_sub_agents(made))
-        parts: list[tuple[object, str]] = [(made, "Agent")]
-        parts += [(agent, f"sub-agent {agent.name!r}") for agent in agents[1:]]
-        parts += [(agent.conversation_manager, "conversation manager") for agent in agents]
+        self._own(
+            (made, "Agent"),
+            *((agent, f"sub-agent {agent.name!r}") for agent in agents[1:]),
+            *((agent.conversation_manager, "conversation manager") for agent in agents),
+        )
+        for agent in agents:
+            self._silence(agent)
+        return made
+
+    def _check_history(self, agent: Agent) -> None:
+        if agent._session_manager is not None:
+            raise AgentFailed(
+                "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out, or"
+                " have the session manager keep it, with the setting `history=external`"
+            )
+
+    def _own(self, *parts: tuple[object, str]) -> None:
+        """Note what belongs to a session from now on. Raises `AgentFailed` if a part of it has one already."""
         for part, name in parts:
             if part in self._owned:
                 raise AgentFailed(
@@ -100,16 +114,34 @@ class StrandsTarget:
                     " make it inside the factory, anew in each call"
                 )
         self._owned.update(part for part, _ in parts)
-        for agent in agents:
-            self._silence(agent)
-        return made
 
     def _silence(self, agent: Agent) -> None:
+        """Have an agent print nothing, and say so once."""
         if agent.callback_handler is not null_callback_handler:
             agent.callback_handler = null_callback_handler
             if not self._said:
                 self._said = True
                 _log.info("callback_handler is set to None: a server has no terminal to print answers to")
+
+
+def check_agent(agent: Agent) -> None:
+    """Raise `AgentFailed`, with the reason, if an agent's way of running is none that a server can give it."""
+    if agent._checkpointing:
+        raise AgentFailed("the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out")
+    if agent._background_tasks is not None:
+        raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
+
+
+def invocation_state(context: RunContext) -> dict[str, Any]:
+    """Return what tools and hooks are told of their run; a dict of its own for each run, since they may write to it."""
+    return {
+        "run_id": context.run_id,
+        "session_id": context.session_id,
+        "principal": context.principal,
+        "attempt": context.attempt,
+        "metadata": context.metadata,
+        "workspace": context.workspace,
+    }
 
 
 class StrandsAgent:
@@ -142,7 +174,7 @@ class StrandsAgent:
             self._reopened = False
             _answered(self._agent)
         invocation = result.metrics.latest_agent_invocation
-        usage = None if invocation is None else _whole_numbers(dict(invocation.usage))
+        usage = None if invocation is None else whole_numbers(dict(invocation.usage))
         self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         ending = _ending(result, cancelled=attempt.signal.is_set())
         if not isinstance(ending, Succeeded):
@@ -163,7 +195,7 @@ class StrandsAgent:
         result: AgentResult | None = None
         stream = self._agent.stream_async(
             cast(Any, self._prompt(attempt)),
-            invocation_state=_invocation_state(attempt),
+            invocation_state=invocation_state(attempt.context),
             cancel_signal=cast(threading.Event, attempt.signal),
         )
         try:
@@ -249,19 +281,7 @@ class StrandsAgent:
         return state
 
 
-def _invocation_state(attempt: Attempt) -> dict[str, Any]:
-    context = attempt.context
-    return {
-        "run_id": context.run_id,
-        "session_id": context.session_id,
-        "principal": context.principal,
-        "attempt": context.attempt,
-        "metadata": context.metadata,
-        "workspace": context.workspace,
-    }
-
-
-def _whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
+def whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
     """Return the counts of a usage record; models of users' own may put anything into it."""
     return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
@@ -346,7 +366,8 @@ def _with_sub_agents(agent: Agent) -> Iterator[Agent]:
         left += [agent for agent in tools if isinstance(agent, Agent)]
 
 
-def _kind(thing: object) -> str:
+def kind_of(thing: object) -> str:
+    """Return what a thing is, for people."""
     if thing is None:
         return "None"
     return f"an object of type {type(thing).__module__}.{type(thing).__qualname__}"
