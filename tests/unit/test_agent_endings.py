@@ -46,6 +46,12 @@ def act() -> str:
     return "acted"
 
 
+@tool
+def quiet() -> str:
+    """Say nothing."""
+    return ""
+
+
 def once(messages: Any) -> Any:
     """Ask for one tool, then answer."""
     return "done" if results(messages) else [say("let me see"), call("act")]
@@ -229,12 +235,6 @@ OPEN_ENDS: dict[str, tuple[Any, Factory]] = {
     "questions that a hook answers": (lambda messages: "today", lambda model: with_hook(model, deny)),
     "hooks that ask twice": (lambda messages: "yes", lambda model: with_hook(model, ask_twice)),
 }
-
-
-@tool
-def quiet() -> str:
-    """Say nothing."""
-    return ""
 
 
 def sliding() -> SlidingWindowConversationManager:

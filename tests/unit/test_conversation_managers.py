@@ -292,8 +292,8 @@ def test_a_summary_that_fails_in_the_middle_fails_that_run_alone(tmp_path: Path)
             return Agent(model=ScriptedModel(breaking), tools=[read], conversation_manager=summarizing()())
 
         async with serving(factory, tmp_path) as service:
-            for text in ("read 1", "read 2", "read 3"):
-                end = await ask(service, text)
+            ends = [await ask(service, text) for text in ("read 1", "read 2", "read 3")]
+            end = ends[-1]
             assert end.error is not None
             assert end.error.code is ErrorCode.AGENT_ERROR
             assert "the summary broke off" in end.error.detail

@@ -112,7 +112,8 @@ class Attempt(Protocol):
 class Finished(Struct, frozen=True, kw_only=True):
     """What came of an attempt. `window` and `state` are None where they did not change.
 
-    `keep` False: the agent must be rebuilt before its next run, since its conversation is not one to go on with.
+    A window belongs to the run's messages as `close` leaves them. `keep` False: the agent must be rebuilt before its
+    next run, since its conversation is not one to go on with.
     """
 
     ending: Ending
