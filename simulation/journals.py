@@ -1,14 +1,18 @@
 """The journal as one process has it: each verb takes its time, may fail, and does nothing any more once that is dead.
 
 In front of a `MemoryJournal`, which is what survives. Facts that may return when queued wait here, in order, for a
-later verb of their token; a crash loses them, as it loses what a real journal has not yet committed.
+later verb of their token; a crash loses them, as it loses what a real journal has not yet committed. Verbs take effect
+in any order, but are answered in the order in which they did: so it is with one thread that writes, and the engine
+relies on it. A claim may come long before the answer to the verb that made it, or just after it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from simulation.agents import Process, alive
+from simulation.loop import Way
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import (
     Accepted,
@@ -44,6 +48,7 @@ class SlowJournal:
         self._process = process
         self._disk = disk
         self._queued: dict[Token, list[Fact]] = {}
+        self._back = Way(process.chance, disk.slow_s)
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
@@ -53,9 +58,9 @@ class SlowJournal:
         return claims
 
     async def claims(self) -> AsyncIterator[Claim]:
-        """Yield claims, each a while after it was made."""
+        """Yield claims as they are made."""
         async for claim in self._inner.claims():
-            await self._after()
+            alive(self._process)
             yield claim
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
@@ -130,7 +135,11 @@ class SlowJournal:
         await self._process.chance.pass_time(self._disk.slow_s)
         alive(self._process)
 
-    _after = _before
+    async def _after(self) -> None:
+        answered = asyncio.get_running_loop().create_future()
+        self._back.send(partial(_resolve, answered))
+        await answered
+        alive(self._process)
 
     def _flush_soon(self, token: Token) -> None:
         if self._process.alive and not self._disk.full and token in self._queued:
@@ -147,3 +156,8 @@ class SlowJournal:
                 await self._inner.stage(token, fact)
             except (ClaimLost, JournalUnavailable):
                 return
+
+
+def _resolve(answered: "asyncio.Future[None]") -> None:
+    if not answered.done():
+        answered.set_result(None)

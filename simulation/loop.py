@@ -78,7 +78,7 @@ class Way:
         """Have `call` called over there."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._free_at <= now and self._chance.happens(0.6):
+        if self._free_at < now and self._chance.happens(0.6):
             loop.call_soon(call)
             return
         # A hair later than the one before: timers of the same instant may come in any order.
