@@ -264,6 +264,7 @@ async def _live(seed: int, make_journal: MakeJournal, show: bool) -> Life:
     logging.disable(logging.CRITICAL)
     world = World(seed, make_journal, show=show)
     await world.play()
+    await asyncio.sleep(5.0)
     runs, history = await world.all_that_is_kept()
     record = world.record
     for task in asyncio.all_tasks():

@@ -1,0 +1,225 @@
+"""What was seen in a life, put in order for the judge: by run, by attempt, by session."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from simulation.agents import told
+from simulation.record import Event
+from simulation.world import Life
+from strandline.model import Ending, ErrorCode, Failed, Message, Outcome, Succeeded, ToolResult
+from strandline.testing.checker import Ledger
+
+
+class Attempt:
+    """One execution of user code, from `entered` to `left` or the death of its process. `nth` are places in the record."""
+
+    def __init__(self, event: Event, nth: int) -> None:
+        facts = event.facts
+        self.run, self.session, self.text = event.run, facts["session"], facts["text"]
+        self.number, self.process = facts["attempt"], facts["process"]
+        self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
+        self.began_nth, self.began_at = nth, event.at
+        self.ended_nth, self.ended_at = -1, -1.0
+        self.how = "was cut off"
+        self.crashed = False
+        """Whether its process died at once, later."""
+        self.drained = False
+        self.said: list[str] = []
+        self.kept = 0
+        """How many of `said` are durable for sure: a round was staged after them."""
+
+    def end(self, nth: int, at: float) -> None:
+        """Note where it ended; the first end counts."""
+        if self.ended_nth < 0:
+            self.ended_nth, self.ended_at = nth, at
+
+
+class RunEvidence:
+    """All that was seen of one run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.id = run_id
+        self.text = ""
+        self.accepted = False
+        self.accepted_nth = self.asked_nth = -1
+        self.position = 0
+        self.told: set[tuple[str, str, str]] = set()
+        self.later = self.held_missing = False
+        self.attempts: list[Attempt] = []
+        self.asked: dict[str, Attempt] = {}
+        self.begun: Counter[str] = Counter()
+        self.finished: dict[str, tuple[ToolResult, Attempt]] = {}
+
+    def ledger(self, ending: Ending, part: list[Message]) -> Ledger:
+        """Return what really happened in this run, to be compared with `part`, which is told of it.
+
+        What an attempt did after its last staged round may be lost with its process; what is told of it is true then.
+        """
+        asked_there = {b["toolUse"]["toolUseId"] for message in part for b in message["content"] if "toolUse" in b}
+        unknown_there = {
+            b["toolResult"]["toolUseId"]
+            for message in part
+            for b in message["content"]
+            if "toolResult" in b and "unknown" in str(b["toolResult"]["content"])
+        }
+        lenient = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
+        said: list[str] = []
+        for attempt in self.attempts:
+            live = attempt is self.attempts[-1] and not lenient
+            said += attempt.said if live else attempt.said[: attempt.kept]
+        finished = {}
+        unfinished = {tool for tool in self.begun if tool not in self.finished}
+        for tool, (result, attempt) in self.finished.items():
+            live = attempt is self.attempts[-1] and not lenient
+            if not live and tool in unknown_there:
+                unfinished.add(tool)
+            else:
+                finished[tool] = result
+        # A round that was asked for and not begun may be told as unknown, or not at all.
+        unfinished |= {tool for tool in self.asked if tool in asked_there and tool not in finished}
+        detail = ending.detail if isinstance(ending, Failed) and "secret" in ending.detail else ""
+        shown = Failed(ending.code, detail) if isinstance(ending, Failed) else ending
+        return Ledger(
+            ending=shown,
+            question=self.text,
+            said=said if isinstance(ending, Succeeded | Failed) else (),
+            finished=finished,
+            unfinished=unfinished,
+        )
+
+
+class Evidence:
+    """The record of a life, sorted."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self.runs: dict[str, RunEvidence] = {}
+        self.refused: dict[str, str] = {}
+        self.crashes: list[int] = []
+        self.drains: list[tuple[int, float, bool]] = []
+        self.by_session: dict[object, list[Attempt]] = defaultdict(list)
+        self.histories_seen: list[tuple[object, list[Message]]] = []
+        self.most_at_once: Counter[int] = Counter()
+        self._asked: dict[str, int] = {}
+        self._live: dict[tuple[str, int], Attempt] = {}
+        for nth, event in enumerate(life.events):
+            handle = getattr(self, f"_{event.what}" if event.what != "asked" else "_asked_", None)
+            if handle is not None:
+                handle(nth, event)
+        for attempt in self._live.values():
+            attempt.end(len(life.events), life.events[-1].at)
+        for kept in life.runs.values():
+            self._run(kept.run_id).text = str(kept.input)
+
+    @staticmethod
+    def as_line(messages: list[Message]) -> str:
+        """Return a conversation as agents write down what they know."""
+        return told(messages)
+
+    def ended(self) -> Iterator[tuple[RunEvidence, Outcome]]:
+        """Yield the runs that are kept with an outcome."""
+        for run in self.runs.values():
+            kept = self._life.runs.get(run.id)
+            if kept is not None and kept.outcome is not None:
+                yield run, kept.outcome
+
+    def in_order_of_start(self) -> dict[object, list[RunEvidence]]:
+        """Return the runs of each session that are kept, in the order in which they first began."""
+        started: dict[object, dict[str, RunEvidence]] = defaultdict(dict)
+        for key, attempts in self.by_session.items():
+            for attempt in attempts:
+                if attempt.run in self._life.runs:
+                    started[key].setdefault(attempt.run, self.runs[attempt.run])
+        return {key: list(runs.values()) for key, runs in started.items()}
+
+    def _run(self, run_id: str) -> RunEvidence:
+        run = self.runs.get(run_id)
+        if run is None:
+            run = self.runs[run_id] = RunEvidence(run_id)
+        return run
+
+    # -- events ----------------------------------------------------------------------------------------
+
+    def _asked_(self, nth: int, event: Event) -> None:
+        self._asked[event.run] = nth
+
+    def _refused(self, nth: int, event: Event) -> None:
+        self.refused[event.run] = event.facts["code"]
+
+    def _accepted(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        run.accepted, run.accepted_nth, run.position = True, nth, event.facts["position"]
+        run.text = event.facts["text"]
+        run.asked_nth = self._asked[run.text]
+
+    def _outcome(self, nth: int, event: Event) -> None:
+        facts = event.facts
+        self._run(event.run).told.add((facts["status"], facts["code"], facts["output"]))
+
+    def _later(self, nth: int, event: Event) -> None:
+        self._run(event.run).later = True
+
+    def _missing(self, nth: int, event: Event) -> None:
+        self._run(event.run).held_missing = True
+
+    def _history(self, nth: int, event: Event) -> None:
+        self.histories_seen.append((event.facts["session"], event.facts["messages"]))
+
+    def _entered(self, nth: int, event: Event) -> None:
+        attempt = Attempt(event, nth)
+        run = self._run(attempt.run)
+        run.text = attempt.text
+        run.attempts.append(attempt)
+        self.by_session[attempt.session].append(attempt)
+        self._live[attempt.run, attempt.number] = attempt
+        at_once = sum(each.process == attempt.process for each in self._live.values())
+        self.most_at_once[attempt.process] = max(self.most_at_once[attempt.process], at_once)
+
+    def _left(self, nth: int, event: Event) -> None:
+        attempt = self._live.pop((event.run, event.facts["attempt"]))
+        attempt.how = event.facts["how"]
+        attempt.end(nth, event.at)
+
+    def _said(self, nth: int, event: Event) -> None:
+        self._run(event.run).attempts[-1].said.append(event.facts["text"])
+
+    def _round(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        for tool in event.facts["ids"]:
+            run.asked[tool] = run.attempts[-1]
+
+    def _staged(self, nth: int, event: Event) -> None:
+        attempt = self._run(event.run).attempts[-1]
+        attempt.kept = len(attempt.said)
+
+    def _begun(self, nth: int, event: Event) -> None:
+        self._run(event.run).begun[event.facts["id"]] += 1
+
+    def _finished(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        run.finished[event.facts["id"]] = (event.facts["result"], run.attempts[-1])
+
+    def _crashed(self, nth: int, event: Event) -> None:
+        for key, attempt in list(self._live.items()):
+            if attempt.process == event.facts["process"]:
+                attempt.end(nth, event.at)
+                del self._live[key]
+        self.crashes.append(nth)
+        self._ends(event.facts["process"], crashed=True)
+
+    def _draining(self, nth: int, event: Event) -> None:
+        self._ends(event.facts["process"], crashed=False)
+
+    def _drained(self, nth: int, event: Event) -> None:
+        self.drains.append((event.facts["process"], event.facts["took_s"], event.facts["faulty"]))
+        for key, attempt in list(self._live.items()):
+            if attempt.process == event.facts["process"]:
+                attempt.end(nth, event.at)
+                del self._live[key]
+
+    def _ends(self, process: int, *, crashed: bool) -> None:
+        for attempts in self.by_session.values():
+            for attempt in attempts:
+                if attempt.process == process:
+                    attempt.crashed = attempt.crashed or crashed
+                    attempt.drained = attempt.drained or not crashed

@@ -1,0 +1,223 @@
+"""Whether a life kept what Strandline promises, from what was seen from outside.
+
+It knows what clients were told, what user code did and when, what the operator did, and what is kept at the end; it
+knows nothing of how the engine or a journal works, and shares no code with them but the nouns. Where the order of two
+things cannot be seen from outside, both are allowed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from simulation.evidence import Evidence, RunEvidence
+from simulation.script import Ends
+from simulation.world import Life
+from strandline.lifecycle import ENDED
+from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, RunStatus, SessionKey, Succeeded
+from strandline.testing.checker import Ledger, check_history, check_truthful
+
+SLACK_S = 2.0
+"""How much longer than promised something may take: for verbs that are slow."""
+
+
+def judge(life: Life) -> list[str]:
+    """Return what was broken, one sentence each; [] if all was kept."""
+    evidence = Evidence(life)
+    rules = (_durable, _told_the_same, _caused, _exclusive, _ordered, _tools_once, _truthful, _remembered, _in_time)
+    return [*life.faults, *(fault for rule in rules for fault in rule(life, evidence))]
+
+
+# -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
+
+
+def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        kept = life.runs.get(run.id)
+        if kept is None:
+            if run.accepted:
+                yield f"run {run.id} was accepted and is lost"
+            continue
+        if kept.status not in ENDED or kept.outcome is None or kept.outcome.status is not kept.status:
+            yield f"run {run.id} has come to no end: {kept.status}"
+        if run.held_missing:
+            yield f"run {run.id} was told to be unknown"
+    for text, code in evidence.refused.items():
+        for kept in life.runs.values():
+            if kept.input == text:
+                yield f"run {kept.run_id} was refused ({code}) and is kept"
+    asked = [run.input for run in life.runs.values()]
+    if len(asked) != len(set(map(str, asked))):
+        yield "one request became two runs"
+
+
+def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        kept = life.runs.get(run.id)
+        for told in run.told:
+            if kept is None or kept.outcome is None:
+                yield f"run {run.id} was told to have ended and has not"
+            elif told != _as_told(kept.outcome):
+                yield f"run {run.id} was told as {told} and is kept as {_as_told(kept.outcome)}"
+        if run.later and not (evidence.drains or life.faulty):
+            yield f"run {run.id} was told to go on later, without a cause"
+
+
+def _as_told(outcome: Outcome) -> tuple[str, str, str]:
+    return outcome.status.value, outcome.error.code.value if outcome.error else "", outcome.output
+
+
+# -- every end has a cause -----------------------------------------------------------------------------
+
+
+def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run, outcome in evidence.ended():
+        for fault in _cause(life, evidence, run, outcome):
+            yield f"run {run.id} ended as {_as_told(outcome)}, {fault}"
+        if (times := life.runs[run.id].attempt) > life.options.max_attempts:
+            yield f"run {run.id} was attempted {times} times"
+
+
+def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
+    """Say why a run cannot have ended as it did."""
+    script = life.scripts[run.text]
+    last = run.attempts[-1] if run.attempts else None
+    code = outcome.error.code if outcome.error else None
+    if code is ErrorCode.CRASHED:
+        if not any(nth > run.asked_nth for nth in evidence.crashes):
+            yield "and nothing had crashed"
+        in_a_tool = last is not None and last.crashed and last in run.asked.values()
+        if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
+            yield "and could have gone on"
+    elif last is None:
+        yield "and never began"
+    elif outcome.status is RunStatus.SUCCEEDED:
+        if last.how != "answered" or outcome.output != f"a:{run.text}":
+            yield f"but its agent {last.how}"
+    elif code is ErrorCode.AGENT_ERROR:
+        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or life.faulty):
+            yield "and nothing had failed"
+    elif code is ErrorCode.STOPPED:
+        if not last.drained:
+            yield "in a process that was not stopped"
+    else:
+        yield "which nobody asked for"
+
+
+# -- G1: exclusive, G2: ordered ------------------------------------------------------------------------
+
+
+def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
+    for attempts in evidence.by_session.values():
+        for earlier, later in pairwise(attempts):
+            if later.began_nth < earlier.ended_nth:
+                yield (
+                    f"runs {earlier.run} and {later.run} of one session executed at once, from {later.began_at:.4f}"
+                    f" to {earlier.ended_at:.4f}"
+                )
+    for process, most in evidence.most_at_once.items():
+        if most > life.options.max_running:
+            yield f"{most} runs executed at once in process {process}"
+
+
+def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
+    for key, runs in evidence.in_order_of_start().items():
+        for earlier, later in pairwise(runs):
+            if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
+                yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+        known = [run for run in runs if run.accepted]
+        latest_asked_nth = 0
+        for run in known:
+            if run.accepted_nth < latest_asked_nth:
+                yield f"run {run.id} of {key} was accepted before another was asked for, and started after it"
+            latest_asked_nth = max(latest_asked_nth, run.asked_nth)
+    for run in evidence.runs.values():
+        if run.position > life.options.max_queued_per_session:
+            yield f"run {run.id} was accepted at position {run.position}"
+
+
+# -- G4: true, and no tool twice -----------------------------------------------------------------------
+
+
+def _tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        for tool, times in run.begun.items():
+            if times > 1:
+                yield f"tool {tool} of run {run.id} was started {times} times"
+        if run.begun and run.id not in life.runs:
+            yield f"run {run.id} was not kept, and its tools were started"
+
+
+def _truthful(life: Life, evidence: Evidence) -> Iterator[str]:
+    for key, messages in life.history.items():
+        for fault in check_history(messages):
+            yield f"the history of {key}: {fault}"
+    for key, messages in evidence.histories_seen:
+        for fault in check_history(messages):
+            yield f"the history of {key}, as it was shown: {fault}"
+        if messages != life.history[key][: len(messages)]:
+            yield f"the history of {key} was shown otherwise than it is in the end"
+    texts = {run.text: run for run in evidence.runs.values()}
+    told = [part for messages in life.history.values() for part in split(messages, texts)]
+    for text, part in told:
+        run = texts.get(text)
+        if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
+            yield f"history tells of {text!r}, which is no run"
+            continue
+        for fault in check_truthful(part, run.ledger(_ending(outcome), part)):
+            yield f"run {run.id} in history: {fault}"
+    for text, run in texts.items():
+        if run.id in life.runs and (times := [each for each, _ in told].count(text)) != 1:
+            yield f"run {run.id} stands {times} times in history"
+
+
+def split(messages: list[Message], texts: dict[str, RunEvidence]) -> Iterator[tuple[str, list[Message]]]:
+    """Yield the messages of each run, with the text that it began with."""
+    part: list[Message] = []
+    for message in messages:
+        if part and message["role"] == "user" and message["content"][0].get("text") in texts:
+            yield str(part[0]["content"][0].get("text")), part
+            part = []
+        part.append(message)
+    if part:
+        yield str(part[0]["content"][0].get("text")), part
+
+
+def _ending(outcome: Outcome) -> Ending:
+    if outcome.error is not None:
+        return Failed(outcome.error.code, outcome.error.detail)
+    return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()
+
+
+def _remembered(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say where an agent knew another conversation, or another state, than its session had."""
+    texts = {run.text: run for run in evidence.runs.values()}
+    by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for key, messages in life.history.items():
+        before, state = [], ""
+        for text, part in split(messages, texts):
+            by_session[key][text] = (evidence.as_line(before), state)
+            before += part
+            run = texts.get(text)
+            if run is not None and (kept := life.runs.get(run.id)) and kept.status is RunStatus.SUCCEEDED:
+                state = text
+    for attempts in evidence.by_session.values():
+        for attempt in attempts:
+            known = by_session[attempt.session].get(attempt.text)
+            if known is None:
+                continue  # a run that was refused when its agent had begun
+            if attempt.knows != known[0]:
+                yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {known[0]!r}"
+            if attempt.going_on == 0 and attempt.state != known[1]:
+                yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {known[1]!r}"
+
+
+# -- G9, and what has to end in time -------------------------------------------------------------------
+
+
+def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
+    options = life.options
+    for process, took_s, faulty in evidence.drains:
+        grace_s = options.drain_grace_s + options.stop_grace_s
+        if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
+            yield f"the drain of process {process} took {took_s:.1f} s"
+
