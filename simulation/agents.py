@@ -6,6 +6,7 @@ else of it. Once its process is dead, it does nothing any more, whatever is call
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from simulation.loop import Chance
@@ -28,6 +29,10 @@ class Process(Protocol):
 
     def note(self, what: str, run: str = "", **facts: Any) -> None:
         """Write down an event."""
+        ...
+
+    def at_death(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the process dies."""
         ...
 
 

@@ -9,11 +9,13 @@ relies on it. A claim may come long before the answer to the verb that made it, 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from simulation.agents import Process, alive
 from simulation.loop import Way
+from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     Accepted,
     Bounds,
@@ -38,6 +40,28 @@ class Disk:
         self.slow_s = 0.01
         self.faulty = False
         """Whether anything has failed so far."""
+
+
+class Store(Protocol):
+    """What of a journal survives the processes that use it."""
+
+    def of(self, process: Process, disk: Disk) -> Journal:
+        """Return the journal as a process has it."""
+        ...
+
+
+MakeStore = Callable[[Clock], Store]
+
+
+class MemoryStore:
+    """A journal in memory that survives."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._journal = MemoryJournal(clock)
+
+    def of(self, process: Process, disk: Disk) -> Journal:
+        """Return it for one process."""
+        return SlowJournal(self._journal, process, disk)
 
 
 class SlowJournal:

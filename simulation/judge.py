@@ -83,7 +83,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     last = run.attempts[-1] if run.attempts else None
     code = outcome.error.code if outcome.error else None
     if code is ErrorCode.CRASHED:
-        if not any(nth > run.asked_nth for nth in evidence.crashes):
+        if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
         in_a_tool = last is not None and last.crashed and last in run.asked.values()
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):

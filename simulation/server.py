@@ -39,6 +39,7 @@ class Server:
         self.scripts = scripts
         self._clock = clock
         self._replies: dict[asyncio.Future[Any], None] = {}
+        self._at_death: list[Callable[[], object]] = []
         self.service: Service
 
     def make(
@@ -60,6 +61,10 @@ class Server:
     def note(self, what: str, run: str = "", **facts: Any) -> None:
         """Write down an event."""
         self.record.note(self._clock.monotonic(), what, run, **facts)
+
+    def at_death(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the process dies."""
+        self._at_death.append(call)
 
     async def ask(self, work: Coroutine[Any, Any, T]) -> T:
         """Send a request and return its answer. Raises `Gone` if the process dies first."""
@@ -101,6 +106,8 @@ class Server:
 
     def _is_dead(self) -> None:
         self.alive = self.ready = False
+        for call in self._at_death:
+            call()
         replies, self._replies = self._replies, {}
         for reply in replies:
             if not reply.done():

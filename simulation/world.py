@@ -6,27 +6,25 @@ executes or waits, is drained, and all that is kept is read. What is then known 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from msgspec import Struct
 
 from simulation.clients import send
-from simulation.journals import Disk, SlowJournal
+from simulation.journals import Disk, MakeStore, MemoryStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Event, Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline.engine.service import Options
 from strandline.errors import StrandlineError
-from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import HistoryQuery, Journal, RunQuery
+from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
 from strandline.testing.virtual import VirtualLoop
 
 QUIET_S = 600.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
-MakeJournal = Callable[[UnsteadyClock, Chance], Journal]
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -51,7 +49,7 @@ class Life(Struct, frozen=True, kw_only=True):
 class World:
     """A server's surroundings."""
 
-    def __init__(self, seed: int, make_journal: MakeJournal, *, show: bool = False) -> None:
+    def __init__(self, seed: int, make_store: MakeStore, *, show: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.chance = chance = Chance(seed)
         self.record = Record(show=show)
@@ -76,7 +74,7 @@ class World:
         self._texts = 0
         self._servers = 0
         self._clients: list[asyncio.Task[None]] = []
-        self._journal = make_journal(self.clock, chance)
+        self._store = make_store(self.clock)
 
     def note(self, what: str, run: str = "", **facts: Any) -> None:
         """Write down an event."""
@@ -134,8 +132,7 @@ class World:
             server = Server(
                 self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
             )
-            journal = SlowJournal(self._journal, server, self.disk)
-            server.make(journal, self.options, self._new_run_id, opaque=self.opaque)
+            server.make(self._store.of(server, self.disk), self.options, self._new_run_id, opaque=self.opaque)
             self.server = server
             self.disk.fails = self._fails if self._servers < 20 else 0.0
             starting = asyncio.ensure_future(server.service.start())
@@ -213,7 +210,8 @@ class World:
 
     async def all_that_is_kept(self) -> tuple[dict[str, Run], dict[SessionKey, list[Message]]]:
         """Open the journal once more and read it."""
-        journal = self._journal
+        judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
+        journal = self._store.of(judges, self.disk)
         for orphan in await journal.open("the judge", max_attempts=3):
             self.record.fault(self.clock.monotonic(), f"run {orphan.run.run_id} executes although all was drained")
         runs: dict[str, Run] = {}
@@ -241,17 +239,12 @@ def _options(chance: Chance) -> Options:
     )
 
 
-def in_memory(clock: UnsteadyClock, chance: Chance) -> Journal:
-    """Return a journal in memory."""
-    return MemoryJournal(clock)
-
-
-def live(seed: int, make_journal: MakeJournal = in_memory, *, show: bool = False) -> Life:
+def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
     """Play the world of a seed to its end."""
     loop = VirtualLoop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(_live(seed, make_journal, show))
+        return loop.run_until_complete(_live(seed, make_store, show))
     finally:
         for task in asyncio.all_tasks(loop):
             task.cancel()
@@ -260,9 +253,9 @@ def live(seed: int, make_journal: MakeJournal = in_memory, *, show: bool = False
         loop.close()
 
 
-async def _live(seed: int, make_journal: MakeJournal, show: bool) -> Life:
+async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     logging.disable(logging.CRITICAL)
-    world = World(seed, make_journal, show=show)
+    world = World(seed, make_store, show=show)
     await world.play()
     await asyncio.sleep(5.0)
     runs, history = await world.all_that_is_kept()
