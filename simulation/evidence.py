@@ -44,7 +44,9 @@ class RunEvidence:
         self.accepted_nth = self.asked_nth = -1
         self.position = 0
         self.told: set[tuple[str, str, str]] = set()
-        self.later = self.held_missing = False
+        self.later = self.missing = False
+        self.lost = False
+        """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
         self.begun: Counter[str] = Counter()
@@ -65,7 +67,7 @@ class RunEvidence:
         lenient = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
         said: list[str] = []
         for attempt in self.attempts:
-            live = attempt is self.attempts[-1] and not lenient
+            live = attempt is self.attempts[-1] and not lenient and not self.lost
             said += attempt.said if live else attempt.said[: attempt.kept]
         finished = {}
         unfinished = {tool for tool in self.begun if tool not in self.finished}
@@ -132,6 +134,11 @@ class Evidence:
                     started[key].setdefault(attempt.run, self.runs[attempt.run])
         return {key: list(runs.values()) for key, runs in started.items()}
 
+    def was_in_vain(self, attempt: Attempt) -> bool:
+        """Tell whether an attempt's claim may never have been kept: its process died, and the attempt came again."""
+        again = self.runs[attempt.run].attempts
+        return attempt.crashed and any(each.number == attempt.number for each in again if each is not attempt)
+
     def _run(self, run_id: str) -> RunEvidence:
         run = self.runs.get(run_id)
         if run is None:
@@ -159,8 +166,11 @@ class Evidence:
     def _later(self, nth: int, event: Event) -> None:
         self._run(event.run).later = True
 
+    def _lost(self, nth: int, event: Event) -> None:
+        self._run(event.run).lost = True
+
     def _missing(self, nth: int, event: Event) -> None:
-        self._run(event.run).held_missing = True
+        self._run(event.run).missing = True
 
     def _history(self, nth: int, event: Event) -> None:
         self.histories_seen.append((event.facts["session"], event.facts["messages"]))

@@ -39,7 +39,7 @@ def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
             continue
         if kept.status not in ENDED or kept.outcome is None or kept.outcome.status is not kept.status:
             yield f"run {run.id} has come to no end: {kept.status}"
-        if run.held_missing:
+        if run.missing:
             yield f"run {run.id} was told to be unknown"
     for text, code in evidence.refused.items():
         for kept in life.runs.values():
@@ -88,7 +88,9 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         in_a_tool = last is not None and last.crashed and last in run.asked.values()
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
             yield "and could have gone on"
-    elif last is None:
+    elif run.lost:
+        return  # what was seen last may be what counts for nothing
+    elif last is None and not (code is ErrorCode.AGENT_ERROR and life.faulty):
         yield "and never began"
     elif outcome.status is RunStatus.SUCCEEDED:
         if last.how != "answered" or outcome.output != f"a:{run.text}":
@@ -203,8 +205,8 @@ def _remembered(life: Life, evidence: Evidence) -> Iterator[str]:
     for attempts in evidence.by_session.values():
         for attempt in attempts:
             known = by_session[attempt.session].get(attempt.text)
-            if known is None:
-                continue  # a run that was refused when its agent had begun
+            if known is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+                continue  # its agent had begun before it was known that the run is not kept, or not claimed
             if attempt.knows != known[0]:
                 yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {known[0]!r}"
             if attempt.going_on == 0 and attempt.state != known[1]:

@@ -11,6 +11,7 @@ class Event(Struct, frozen=True, array_like=True):
 
     By clients: `asked` `accepted` `refused` `unsure` `outcome` `history`. By user code: `built` `entered` `left`
     `round` `staged` `begun` `effect` `finished`. By the operator: `started` `crashed` `draining` `drained` `clock` `quiet`.
+    By the disk: `lost`, a claim that was out when its commit failed.
     """
 
     at: float

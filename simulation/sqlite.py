@@ -144,7 +144,12 @@ class InlineWriter(Writer):
 
     async def _commit_later(self, batch: list[Job]) -> bool:
         await self._pass_time()
-        return self._commit(self._ledger, batch)
+        out = [claim.run.run_id for claim in self._ledger.made if not claim.run.opaque]
+        if self._commit(self._ledger, batch):
+            return True
+        for run_id in out:
+            self._process.note("lost", run_id)
+        return False
 
     async def _pass_time(self) -> None:
         await self._process.chance.pass_time(self._disk.slow_s)
