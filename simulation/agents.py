@@ -23,6 +23,7 @@ class Process(Protocol):
 
     number: int
     alive: bool
+    fenced: bool
     chance: Chance
     record: Record
     scripts: dict[str, Script]
@@ -100,7 +101,6 @@ class Player:
             text=text,
             session=self._key,
             attempt=attempt.context.attempt,
-            process=process.number,
             knows=told(self._messages),
             state=self._state.get("after", ""),
             going_on=len(attempt.messages),
@@ -115,7 +115,7 @@ class Player:
             raise
         finally:
             if process.alive:
-                process.note("left", run, session=self._key, attempt=attempt.context.attempt, how=how)
+                process.note("left", run, session=self._key, how=how)
         self._fresh = False
         self._messages += attempt.messages
         self._state = finished.state or {}
@@ -174,7 +174,7 @@ class Performance:
         attempt.add_text(text[3:])
 
     def _say(self, message: Message, text: str) -> None:
-        self._process.note("said", self._run, text=text, attempt=self._attempt.context.attempt)
+        self._process.note("said", self._run, text=text)
         self._attempt.add(message)
 
     async def _round(self, number: int, tools: tuple[Tool, ...]) -> None:
@@ -187,7 +187,7 @@ class Performance:
         self._say({"role": "assistant", "content": [{"text": text}, *uses]}, text)
         await attempt.begin_round()
         alive(self._process)
-        self._process.note("staged", self._run, attempt=attempt.context.attempt)
+        self._process.note("staged", self._run)
         attempt.enter("tool work")
         working = [asyncio.ensure_future(self._tool(each, tool)) for each, tool in zip(ids, tools, strict=True)]
         try:
@@ -204,14 +204,14 @@ class Performance:
     async def _tool(self, tool_use_id: str, tool: Tool) -> ToolResult:
         process, run = self._process, self._run
         alive(process)
-        process.note("begun", run, id=tool_use_id, attempt=self._attempt.context.attempt)
+        process.note("begun", run, id=tool_use_id)
         await self._wait(tool.takes_s)
         process.note("effect", run, id=tool_use_id)
         await self._wait(tool.takes_s)
         said = f"done {tool_use_id}"
         status = "error" if tool.fails else "success"
         result: ToolResult = {"toolUseId": tool_use_id, "status": status, "content": [{"text": said}]}
-        process.note("finished", run, id=tool_use_id, result=result, attempt=self._attempt.context.attempt)
+        process.note("finished", run, id=tool_use_id, result=result)
         await self._attempt.end_tool(tool_use_id, result)
         return result
 

@@ -103,7 +103,10 @@ class Evidence:
         self.histories_seen: list[tuple[object, list[Message]]] = []
         self.most_at_once: Counter[int] = Counter()
         self._asked: dict[str, int] = {}
+        self._over: set[int] = set()
+        """Processes that are dead, or fenced."""
         self._live: dict[tuple[str, int], Attempt] = {}
+        """By run and process."""
         for nth, event in enumerate(life.events):
             handle = getattr(self, f"_{event.what}" if event.what != "asked" else "_asked_", None)
             if handle is not None:
@@ -145,6 +148,10 @@ class Evidence:
             run = self.runs[run_id] = RunEvidence(run_id)
         return run
 
+    def _attempt(self, event: Event) -> Attempt:
+        """Return the attempt that an event of user code is of."""
+        return next(each for each in reversed(self._run(event.run).attempts) if each.process == event.facts["process"])
+
     # -- events ----------------------------------------------------------------------------------------
 
     def _asked_(self, nth: int, event: Event) -> None:
@@ -179,27 +186,33 @@ class Evidence:
         attempt = Attempt(event, nth)
         run = self._run(attempt.run)
         run.text = attempt.text
+        if attempt.process in self._over:  # it does not know yet that another process has its claim
+            attempt.end(nth, event.at)
+            attempt.crashed = True
+            run.attempts.insert(0, attempt)
+            return
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
-        self._live[attempt.run, attempt.number] = attempt
+        self._live[attempt.run, attempt.process] = attempt
         at_once = sum(each.process == attempt.process for each in self._live.values())
         self.most_at_once[attempt.process] = max(self.most_at_once[attempt.process], at_once)
 
     def _left(self, nth: int, event: Event) -> None:
-        attempt = self._live.pop((event.run, event.facts["attempt"]))
+        self._live.pop((event.run, event.facts["process"]), None)
+        attempt = self._attempt(event)
         attempt.how = event.facts["how"]
         attempt.end(nth, event.at)
 
     def _said(self, nth: int, event: Event) -> None:
-        self._run(event.run).attempts[-1].said.append(event.facts["text"])
+        self._attempt(event).said.append(event.facts["text"])
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
         for tool in event.facts["ids"]:
-            run.asked[tool] = run.attempts[-1]
+            run.asked[tool] = self._attempt(event)
 
     def _staged(self, nth: int, event: Event) -> None:
-        attempt = self._run(event.run).attempts[-1]
+        attempt = self._attempt(event)
         attempt.kept = len(attempt.said)
 
     def _begun(self, nth: int, event: Event) -> None:
@@ -207,7 +220,7 @@ class Evidence:
 
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        run.finished[event.facts["id"]] = (event.facts["result"], run.attempts[-1])
+        run.finished[event.facts["id"]] = (event.facts["result"], self._attempt(event))
 
     def _crashed(self, nth: int, event: Event) -> None:
         for key, attempt in list(self._live.items()):
@@ -215,7 +228,10 @@ class Evidence:
                 attempt.end(nth, event.at)
                 del self._live[key]
         self.crashes.append(nth)
+        self._over.add(event.facts["process"])
         self._ends(event.facts["process"], crashed=True)
+
+    _fenced = _crashed
 
     def _draining(self, nth: int, event: Event) -> None:
         self._ends(event.facts["process"], crashed=False)

@@ -45,6 +45,9 @@ class Disk:
 class Store(Protocol):
     """What of a journal survives the processes that use it."""
 
+    shared: bool
+    """Whether a process may lose it to another one while it lives."""
+
     def of(self, process: Process, disk: Disk) -> Journal:
         """Return the journal as a process has it."""
         ...
@@ -55,6 +58,8 @@ MakeStore = Callable[[Clock], Store]
 
 class MemoryStore:
     """A journal in memory that survives."""
+
+    shared = True
 
     def __init__(self, clock: Clock) -> None:
         self._journal = MemoryJournal(clock)
@@ -139,12 +144,16 @@ class SlowJournal:
     async def close(self) -> None:
         """Make everything queued durable, and close."""
         await self._before()
+        if self._process.fenced:
+            return
         for token in list(self._queued):
             await self._flush(token)
         await self._inner.close()
 
     async def _written(self, verb: Callable[[], Awaitable[T]], token: Token | None = None) -> T:
         await self._before()
+        if self._process.fenced and token is None:
+            raise JournalUnavailable("another process has the journal")
         if self._disk.full or (self._disk.fails and self._process.chance.happens(self._disk.fails)):
             self._disk.faulty = True
             raise JournalUnavailable("the disk is full")
@@ -168,7 +177,7 @@ class SlowJournal:
         alive(self._process)
 
     def _flush_soon(self, token: Token) -> None:
-        if self._process.alive and not self._disk.full and token in self._queued:
+        if self._process.alive and not self._process.fenced and not self._disk.full and token in self._queued:
             # The memory journal never waits: its verb is done when its first step is.
             coroutine = self._flush(token)
             try:

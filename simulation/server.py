@@ -33,6 +33,8 @@ class Server:
     ) -> None:
         self.number = number
         self.alive = True
+        self.fenced = False
+        """Whether another process has taken over its journal; it does not know that, and goes on."""
         self.ready = False
         self.chance = chance
         self.record = record
@@ -59,8 +61,8 @@ class Server:
         )
 
     def note(self, what: str, run: str = "", **facts: Any) -> None:
-        """Write down an event."""
-        self.record.note(self._clock.monotonic(), what, run, **facts)
+        """Write down an event of this process."""
+        self.record.note(self._clock.monotonic(), what, run, process=self.number, **facts)
 
     def at_death(self, call: Callable[[], object]) -> None:
         """Have `call` called when the process dies."""
@@ -68,7 +70,7 @@ class Server:
 
     async def ask(self, work: Coroutine[Any, Any, T]) -> T:
         """Send a request and return its answer. Raises `Gone` if the process dies first."""
-        if not self.alive:
+        if not self.ready:
             work.close()
             raise Gone
         reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -94,6 +96,11 @@ class Server:
             if not task.done():
                 task.cancel()
 
+    def lose_journal(self) -> None:
+        """Have another process take over; clients cannot reach this one any more."""
+        self.fenced, self.ready = True, False
+        self._break_connections()
+
     async def die(self) -> None:
         """End at this very moment."""
         self._is_dead()
@@ -108,6 +115,9 @@ class Server:
         self.alive = self.ready = False
         for call in self._at_death:
             call()
+        self._break_connections()
+
+    def _break_connections(self) -> None:
         replies, self._replies = self._replies, {}
         for reply in replies:
             if not reply.done():

@@ -29,7 +29,9 @@ SCHEMA = resources.files("strandline.journal").joinpath("schema/0001_initial.sql
 
 
 class SqliteStore:
-    """A database that survives."""
+    """A database that survives; a lock sees to it that it has one process at a time."""
+
+    shared = False
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -109,9 +109,11 @@ class World:
             await self._crash()
             await asyncio.sleep(chance.random())
             await self._start()
-        elif fate < 0.6:
+        elif fate < 0.55:
             await self._drain()
             await self._start()
+        elif fate < 0.6 and self._store.shared:
+            await self._lose_journal()
         elif fate < 0.75 and self._fails:
             self.disk.full = True
             await asyncio.sleep(chance.between(0.01, 4.0))
@@ -149,22 +151,32 @@ class World:
                 await self._crash()
                 continue
             server.ready = True
-            self.note("started", process=server.number)
+            server.note("started")
             return
 
     async def _crash(self) -> None:
         server, self.server = self.server, None
         assert server is not None
-        self.note("crashed", process=server.number)
+        server.note("crashed")
+        await self._in_time(server.die(), "a death")
+
+    async def _lose_journal(self) -> None:
+        """Start another server while this one goes on, unaware of it, for a while."""
+        server, self.server = self.server, None
+        assert server is not None
+        server.lose_journal()
+        server.note("fenced")
+        await self._start()
+        await asyncio.sleep(self.chance.between(0.0, 5.0))
         await self._in_time(server.die(), "a death")
 
     async def _drain(self) -> None:
         server = self.server
         assert server is not None
-        self.note("draining", process=server.number)
+        server.note("draining")
         began = self.clock.monotonic()
         await self._in_time(server.service.drain(), "a drain")
-        self.note("drained", process=server.number, took_s=self.clock.monotonic() - began, faulty=self.disk.faulty)
+        server.note("drained", took_s=self.clock.monotonic() - began, faulty=self.disk.faulty)
         self.server = None
         await server.leave()
 
@@ -200,7 +212,7 @@ class World:
         await asyncio.sleep(0.5)
         for left in server.leftovers():
             self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
-        self.note("quiet", process=server.number)
+        server.note("quiet")
 
     def _new_run_id(self) -> RunId:
         self.ids.append(RunId(f"r{len(self.ids)}"))
