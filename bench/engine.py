@@ -24,8 +24,9 @@ from rich.table import Table
 
 from strandline.agents.function import FunctionTarget, Session
 from strandline.clock import SystemClock
-from strandline.engine.loops import ThreadLoop
-from strandline.engine.service import Options, Request, Service
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
@@ -61,7 +62,7 @@ def key(session: str) -> SessionKey:
 @asynccontextmanager
 async def serving(make_journal: MakeJournal, agent: NoOp, **options: Any) -> AsyncIterator[Service]:
     numbers = count()
-    loops = ThreadLoop(executor_threads=8, new_loop=uvloop.new_event_loop)
+    loops = AgentLoops(executor_threads=8, clock=SystemClock(), new_loop=uvloop.new_event_loop)
     with tempfile.TemporaryDirectory() as folder:
         service = Service(
             journal=make_journal(Path(folder)),

@@ -8,7 +8,9 @@ from itertools import count
 from typing import Any
 
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
-from strandline.engine.service import Options, Request, Service, Ticket
+from strandline.engine.calls import CURRENT, Call, LiveThread
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service, Ticket
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
@@ -16,6 +18,7 @@ from strandline.model import (
     ANONYMOUS,
     AgentRecord,
     Message,
+    Outcome,
     Principal,
     RunId,
     SessionId,
@@ -111,8 +114,15 @@ async def serving(
         await service.abort()
 
 
-async def send(service: Service, text: str, session: str = "s", principal: str = ANONYMOUS) -> Ticket:
-    return await service.submit(Request(key=key(session, principal), input=text))
+async def send(service: Service, text: str, session: str = "s", principal: str = ANONYMOUS, **more: Any) -> Ticket:
+    return await service.submit(Request(key=key(session, principal), input=text, **more))
+
+
+async def outcome(ticket: Ticket) -> Outcome:
+    """Wait for the outcome of a run that ends in this process."""
+    end = await ticket.stream.outcome()
+    assert isinstance(end, Outcome), end
+    return end
 
 
 async def settled(service: Service) -> None:
@@ -127,3 +137,28 @@ async def history(service: Service, session: str = "s") -> list[Message]:
 
 def texts(messages: Sequence[Message]) -> list[str]:
     return [block["text"] for message in messages for block in message["content"] if "text" in block]
+
+
+def tool_texts(messages: Sequence[Message]) -> list[str]:
+    """Return the texts of all tool results, in order."""
+    results = [b["toolResult"] for m in messages for b in m["content"] if "toolResult" in b]
+    return ["".join(part["text"] for part in result["content"]) for result in results]
+
+
+class Stubborn:
+    """Work of a run that nobody can stop, as a thread is: begun by `leave`, over when `end` is called."""
+
+    def __init__(self) -> None:
+        self._works: list[tuple[Call[Any], LiveThread]] = []
+
+    def leave(self) -> None:
+        call = CURRENT.get()
+        assert call is not None
+        thread = LiveThread("stubborn")
+        call.enter(thread)
+        self._works.append((call, thread))
+
+    def end(self) -> None:
+        for call, thread in self._works:
+            call.leave(thread)
+        self._works.clear()

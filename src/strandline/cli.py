@@ -55,6 +55,29 @@ def serve(target: str, config: Path | None = None, verbose: bool = False, **flag
     raise typer.Exit(code)
 
 
+@app.command()
+def stacks(
+    journal: Annotated[str | None, typer.Option(help="The server's journal \\[from its settings]")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with settings")] = None,
+) -> None:
+    """Show what every run of a running server does at this moment: its phase, and where its code is.
+
+    Asks the server that has the journal open, on this machine. For one in a container: docker exec CONTAINER strandline
+    stacks.
+    """
+    console = Console(stderr=True)
+    try:
+        kind, _, place = resolve({"journal": journal}, os.environ, toml=config).settings.journal.partition(":")
+        if kind != "sqlite":
+            raise SetupError("only a server with a `sqlite:PATH` journal can be asked: name it with --journal")
+        from strandline.stacks import ask
+
+        sys.stdout.write(ask(Path(place)))
+    except SetupError as error:
+        console.print(f"[bold red]strandline:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from None
+
+
 def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 

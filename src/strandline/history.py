@@ -11,11 +11,12 @@ nothing that a tool returned is dropped for its form.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, count, groupby
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline.form import NAMELESS, blocks_of, by_id, formed, formed_result, holds, same_blocks, told_as_text
 from strandline.model import (
@@ -127,6 +128,23 @@ def _before(added: Sequence[Message], messages: list[Message], results: Mapping[
     if not asked or (added and formed(added[0])["role"] == "user"):
         return messages
     return [*messages, {"role": "user", "content": _answers(asked, by_id(results))}]
+
+
+def reopened(
+    progress: Progress, *, unknown_tool: Literal["fail", "tell"], idempotent_tools: Collection[str]
+) -> Progress | None:
+    """Return what an attempt goes on from, None if a tool of the open round may have run and nothing says how to go on.
+
+    A tool in `idempotent_tools` is started again; with `tell`, any other reads as unknown.
+    """
+    open_tools = progress.open_tools()
+    again = frozenset(each for each, name in open_tools.items() if name in idempotent_tools)
+    if len(again) < len(open_tools) and unknown_tool == "fail":
+        return None
+    if not again:
+        return progress
+    unknown = {each: _unknown(each) for each in open_tools if each not in again}
+    return replace(progress, results={**progress.results, **unknown}, again=again)
 
 
 # -- close --------------------------------------------------------------------------------------------

@@ -24,18 +24,22 @@ from strandline import __version__
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.config import Settings, check_exposure, is_loopback
-from strandline.engine.loops import ThreadLoop
-from strandline.engine.service import Options, Service
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Service
 from strandline.errors import SettingsError, SetupError
 from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.model import RunId, SessionKey
+from strandline.stacks import answer
 
 _log = logging.getLogger("strandline")
 
 INTERRUPTED = 130
 """The exit code after a second Ctrl-C, as shells have it."""
+EXHAUSTED = 70
+"""The exit code if so many runs have ended and still work that the process has to be replaced (`max_holds`)."""
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
 
@@ -112,7 +116,7 @@ class _Server:
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
-        self.loops = ThreadLoop(executor_threads=settings.executor_threads, new_loop=uvloop.new_event_loop)
+        self.loops = AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=uvloop.new_event_loop)
         self._service = Service(
             journal=journal,
             target=target,
@@ -124,6 +128,17 @@ class _Server:
                 max_running=settings.max_running,
                 max_queued_per_session=settings.max_queued_per_session,
                 max_queued=settings.max_queued,
+                timeout_s=settings.timeout,
+                queue_timeout_s=settings.queue_timeout,
+                cancel_grace_s=settings.cancel_grace,
+                hold_limit_s=settings.hold_limit,
+                max_holds=settings.max_holds,
+                stall_after_s=settings.stall_after,
+                stall_action=settings.stall_action,
+                unknown_tool=settings.unknown_tool,
+                idempotent_tools=frozenset(settings.idempotent_tools),
+                on_failure=settings.on_failure,
+                run_retention_s=settings.run_retention,
                 max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
                 retry_after_s=settings.retry_after,
                 drain_grace_s=settings.drain_grace,
@@ -164,31 +179,43 @@ class _Server:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         serving = asyncio.create_task(web.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._service.start())
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
+        exhausting = asyncio.create_task(self._service.exhausted.wait())
         try:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
                 gc.freeze()  # what was imported will not become garbage: it need not be looked at again
                 self._announce(self._welcome())
-                await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([stopping, serving, exhausting], return_when=asyncio.FIRST_COMPLETED)
             else:
                 starting.cancel()
                 await asyncio.wait([starting])
             _log.info("stopping")
             await self._service.drain()
             _log.info("stopped")
-            return 0
+            return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
             idling.cancel()
+            exhausting.cancel()
             stopping.cancel()
             # Clients that never finish their request are cut; it would log a traceback for each of them.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+
+    def _show_stacks(self) -> None:
+        """Write what every run does for whoever asked, if there is a file to write it beside."""
+        kind, _, place = self._settings.journal.partition(":")
+        if kind == "sqlite":
+            try:
+                answer(Path(place), self._service.stacks())
+            except OSError as error:
+                _log.error("what runs do could not be written down: %s", error)
 
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""

@@ -46,7 +46,8 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without settings of ours, with the tests importable, and `more`."""
     clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return {**clean, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **more}
+    path = os.pathsep.join(each for each in (clean.get("PYTHONPATH"), str(TESTS)) if each)
+    return {**clean, "PYTHONPATH": path, "COLUMNS": "200", **more}
 
 
 def free_port() -> int:
@@ -237,6 +238,13 @@ class Server:
             asked.append(self.ask(message, session_id))
             until(lambda before=before: self.inside() > before, f"{message!r} inside\n{self.stderr}")  # type: ignore[misc]
         return asked
+
+    def line_up_behind(self, message: str, session_id: str) -> "list[Future[httpx.Response]]":
+        """Ask in a session that is held: return once the question is seen waiting."""
+        before = self.health()["queue_depth"]
+        asked = self.ask(message, session_id)
+        until(lambda: self.health()["queue_depth"] > before, f"{message!r} waiting\n{self.stderr}")
+        return [asked]
 
     def health(self) -> dict[str, Any]:
         """Return what `/health` says."""

@@ -27,9 +27,19 @@ from strandline.errors import (
     JournalUnavailable,
 )
 from strandline.journal import ownership
-from strandline.journal.port import Accepted, Bounds, Changed, Delete, Journal, RunQuery, Take, WaitingQuery
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Changed,
+    Delete,
+    EndWaiting,
+    Journal,
+    RunQuery,
+    Take,
+    WaitingQuery,
+)
 from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, Fact, NewRun, Range, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
+from strandline.model import ANONYMOUS, Fact, NewRun, Outcome, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
 from strandline.testing.contract import JournalContract
 from strandline.testing.desk import done, key, said
 
@@ -463,6 +473,14 @@ def test_queues_are_read_through_their_indices(path: Path) -> None:
                 "SELECT no FROM history WHERE session = 1 AND nth % 64 = 0 AND first >= 5 ORDER BY first LIMIT 1",
                 "history_marks",
             ),
+            (
+                "SELECT * FROM runs WHERE session = 1 AND status = 'queued' ORDER BY lane DESC, urgency DESC, seq DESC",
+                "runs_waiting",
+            ),
+            (
+                "UPDATE runs SET queue_deadline = 1 WHERE session = 1 AND status = 'queued' AND queue_deadline > 0",
+                "runs_waiting",
+            ),
         ]:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
             assert f"INDEX {index}" in plan
@@ -537,20 +555,85 @@ def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.
     asyncio.run(main())
 
 
-def test_discarded_messages_are_never_in_the_window(path: Path) -> None:
+def test_an_accept_at_the_end_of_a_line_counts_no_runs(path: Path) -> None:
+    """Also when the last of them has left it: its cost does not grow with the line."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            low = NewRun(run_id=RunId("low"), key=key(), input="ask", priority=5, created_at=1.0)
+            for each in (new("a"), new("b"), low):
+                await journal.accept(each, WIDE, take=False)
+            outcome = Outcome(status=RunStatus.CANCELLED)
+            assert await journal.change(EndWaiting(key(), RunId("low"), outcome)) == Changed(existed=True)
+            with traced(journal) as statements:
+                assert await journal.accept(new("c"), WIDE, take=False) == Accepted(3)
+            assert [each for each in statements if each.startswith("SELECT")] == []
+
+    asyncio.run(main())
+
+
+def test_storage_refuses_a_second_claim_of_a_held_session(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
-            for index in range(3):
-                await journal.accept(new(f"r{index}"), WIDE, take=True)
-                texts = (f"{index}.0", f"{index}.1")
-                await journal.settle((await anext(claims)).token, done(*texts, window=(Range(1, None),)), take=False)
-        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("UPDATE history SET discarded = 1 WHERE run = 1")
+            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("b"), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True, hold=True)
+            other = sqlite3.connect(path)
+            with contextlib.closing(other), pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+                other.execute("UPDATE runs SET fence = 99, status = 'running' WHERE run_id = 'b'")
+
+    asyncio.run(main())
+
+
+# -- pruning ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def traced(journal: SqliteJournal) -> Iterator[list[str]]:
+    """Collect the statements of the writing connection."""
+    assert journal._ledger is not None
+    statements: list[str] = []
+    journal._ledger._connection.set_trace_callback(statements.append)
+    yield statements
+    journal._ledger._connection.set_trace_callback(None)
+
+
+def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
+    """Its cost does not grow with what is kept: it takes about as many steps of SQLite with 2,000 such runs as with 20."""
+
+    async def main() -> None:
+        steps = [0]
+
+        def count() -> int:
+            steps[0] += 1
+            return 0
+
         async with opened(path) as journal:
-            record = await journal.load(key())
-            assert (record.origins, record.length) == ([1, 4, 5], 6)
-            assert record.messages == [said("0.0", "0.1")[1], *said("2.0", "2.1")]
+            assert journal._ledger is not None
+            taken = []
+            for first, last in ((0, 20), (20, 2000)):
+                accepts = (journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=False) for n in range(first, last))
+                await asyncio.gather(*accepts)
+                journal._ledger._connection.set_progress_handler(count, 1)
+                steps[0] = 0
+                assert await journal.prune(1.0, 100) == 0
+                taken.append(steps[0])
+                journal._ledger._connection.set_progress_handler(None, 0)
+            assert 0 < taken[1] < 2 * taken[0]
+
+    asyncio.run(main())
+
+
+def test_a_long_walk_is_made_in_several_transactions(path: Path) -> None:
+    """Other verbs have their turn in between, however many old runs stay."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            await asyncio.gather(*(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=False) for n in range(2500)))
+            with traced(journal) as statements:
+                assert await journal.prune(2.0, 100) == 0
+            assert statements.count("COMMIT") == 3
 
     asyncio.run(main())
 
@@ -619,7 +702,7 @@ from strandline.clock import SystemClock
 from strandline.journal.port import Bounds
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import NewRun, RunId
-from strandline.testing.contract import done, key
+from strandline.testing.desk import done, key
 
 async def main():
     journal = SqliteJournal(pathlib.Path(sys.argv[1]), SystemClock())
@@ -757,6 +840,36 @@ def test_a_settle_whose_commit_fails_is_made_durable_without_another_claim(path:
             assert [each.run_id for each in await journal.read(WaitingQuery())] == ["b"]
             assert await journal.take(key()) is Take.TAKEN
             assert (await anext(claims)).run.attempt == 1
+
+    asyncio.run(main())
+
+
+def test_a_hold_whose_commit_fails_is_made_durable_as_a_hold(path: Path) -> None:
+    """Its release too, which takes no second claim when the one that it took is out already."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("b"), WIDE, take=True)
+            first = await anext(claims)
+            disk = _BrokenDisk(journal)
+            disk.left = 1
+            assert await journal.settle(first.token, done("hi", "ho"), take=True, hold=True) is Take.NOTHING
+            held = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
+            assert held is not None
+            assert held.held
+            assert await journal.take(key()) is Take.NOTHING
+            disk.left = 1
+            assert await journal.release(first.token, counted=True, take=True) is Take.TAKEN
+            stale = await anext(claims)
+            freed = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
+            assert freed is not None
+            assert (freed.held, freed.status) == (False, RunStatus.SUCCEEDED)
+            with pytest.raises(ClaimLost):
+                await journal.settle(stale.token, done("no", "no"), take=True)
+            assert await journal.take(key()) is Take.TAKEN
+            assert (await anext(claims)).run.run_id == "b"
 
     asyncio.run(main())
 

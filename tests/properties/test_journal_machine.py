@@ -15,7 +15,6 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from strandline.clock import SystemClock
 from strandline.errors import ClaimLost
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
@@ -24,6 +23,7 @@ from strandline.journal.port import (
     Busy,
     Changed,
     Delete,
+    EndWaiting,
     HistoryQuery,
     Journal,
     Refused,
@@ -55,6 +55,7 @@ from strandline.model import (
     ToolDone,
     Window,
 )
+from strandline.testing.desk import StillClock
 
 T = TypeVar("T")
 
@@ -72,16 +73,22 @@ class ModelRun:
     key: SessionKey
     lane: int
     priority: int
+    created_at: float
+    queue_deadline: float | None
     status: str = "queued"
     attempt: int = 0
     fence: int | None = None
     last: bool = False
     facts: list[Fact] = field(default_factory=list)
+    ended_at: float | None = None
+    held: bool = False
+    discarded: bool = False
 
 
 @dataclass
 class ModelSession:
-    messages: list[Message] = field(default_factory=list)
+    messages: list[tuple[Message, bool]] = field(default_factory=list)
+    """Each with whether it was discarded."""
     window: Window = WHOLE_HISTORY
     state: StateRecord | None = None
 
@@ -107,10 +114,14 @@ class ListModel:
         return [run for run in self.runs if run.status == "running"]
 
     def free(self, key: SessionKey) -> bool:
-        return all(run.key != key for run in self.executing())
+        return not any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
 
     def holder(self, token: Token) -> ModelRun | None:
-        return next((run for run in self.executing() if (run.run_id, run.fence) == token), None)
+        return next((run for run in self.runs if (run.run_id, run.fence) == token), None)
+
+    def worker(self, token: Token) -> ModelRun | None:
+        run = self.holder(token)
+        return None if run is None or run.held else run
 
     def start(self, run: ModelRun) -> None:
         run.status = "running"
@@ -146,18 +157,47 @@ class ListModel:
         self.start(line[0])
         return Take.TAKEN
 
-    def settle(self, run: ModelRun, settlement: Settlement, take: bool) -> Take:
+    def settle(self, run: ModelRun, settlement: Settlement, take: bool, hold: bool, now: float) -> Take:
         session = self.sessions[run.key]
-        session.messages = session.messages + settlement.messages
+        session.messages = session.messages + [(each, settlement.discarded) for each in settlement.messages]
         session.window = session.window if settlement.window is None else settlement.window
         session.state = session.state if settlement.state is None else settlement.state
-        run.status, run.fence, run.last, run.facts = settlement.outcome.status.value, None, False, []
+        run.status, run.last, run.facts, run.ended_at = settlement.outcome.status.value, False, [], now
+        run.discarded = settlement.discarded
+        if hold:
+            run.held = True
+            return Take.NOTHING
+        run.fence = None
         return self.take(run.key) if take else Take.NOTHING
 
-    def release(self, run: ModelRun, counted: bool, take: bool) -> Take:
-        run.status, run.fence, run.last, run.lane = "queued", None, False, 0
-        run.attempt -= 0 if counted else 1
+    def release(self, run: ModelRun, counted: bool, take: bool, now: float) -> Take:
+        if run.held:
+            self.end_hold(run, now)
+        else:
+            run.status, run.fence, run.last, run.lane = "queued", None, False, 0
+            run.attempt -= 0 if counted else 1
         return self.take(run.key) if take else Take.NOTHING
+
+    def end_hold(self, run: ModelRun, now: float) -> None:
+        run.held, run.fence = False, None
+        assert run.ended_at is not None
+        for other in self.waiting(run.key):
+            if other.queue_deadline is not None:
+                other.queue_deadline += now - max(run.ended_at, other.created_at)
+
+    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, now: float) -> Changed | Busy:
+        run = next((run for run in self.runs if (run.run_id, run.key) == (run_id, key)), None)
+        if run is None:
+            return Changed(existed=False)
+        if run.status != "queued":
+            return Busy()
+        run.status, run.facts, run.ended_at = status.value, [], now
+        return Changed(existed=True)
+
+    def prune(self, before: float, limit: int) -> list[ModelRun]:
+        old = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
+        self.runs = [run for run in self.runs if run not in old[:limit]]
+        return old[:limit]
 
     def delete(self, key: SessionKey) -> Changed | Busy:
         if self.waiting(key) or not self.free(key):
@@ -179,7 +219,10 @@ inlines = st.builds(lambda text: Inline({"role": "user", "content": [{"text": te
 windows = st.one_of(st.none(), st.lists(st.one_of(ranges, inlines), max_size=3).map(tuple))
 sessions = st.sampled_from(SESSIONS)
 bounds = st.builds(Bounds, st.integers(0, 4), st.integers(0, 7))
-asked = st.tuples(sessions, st.sampled_from([3, 3, 3, 2, 1, 0]), st.integers(1, 5), st.booleans(), st.booleans())
+deadlines = st.one_of(st.none(), st.integers(0, 3))
+asked = st.tuples(
+    sessions, st.sampled_from([3, 3, 3, 2, 1, 0]), st.integers(1, 5), st.booleans(), st.booleans(), deadlines
+)
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
 
 
@@ -194,6 +237,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp())
         self.model = ListModel()
+        self.clock = StillClock()
         self.made = 0
         self.tokens: list[Token] = []
         self.claims: list[Claim] = []
@@ -250,6 +294,7 @@ class JournalMachine(RuleBasedStateMachine):
             run.fence = claim.token.fence
         assert all(claim.token.fence > token.fence for token in self.tokens)
         assert (claim.run.attempt, claim.run.lane, claim.run.key) == (run.attempt, run.lane, run.key)
+        assert claim.run.queue_deadline == run.queue_deadline
         assert list(claim.facts) == run.facts
         self.tokens.append(claim.token)
 
@@ -259,17 +304,25 @@ class JournalMachine(RuleBasedStateMachine):
     # -- what can be asked for ------------------------------------------------------------------------
 
     @rule(burst=st.lists(asked, min_size=1, max_size=5), bounds=bounds)
-    def accept(self, burst: list[tuple[SessionKey, int, int, bool, bool]], bounds: Bounds) -> None:
+    def accept(self, burst: list[tuple[SessionKey, int, int, bool, bool, int | None]], bounds: Bounds) -> None:
         verbs: list[Awaitable[Accepted | Refused]] = []
         expected: list[Accepted | Refused] = []
-        for key, lane, priority, take, opaque in burst:
+        for key, lane, priority, take, opaque, wait_s in burst:
             self.made += 1
             run_id = RunId(f"r{self.made}")
             new = NewRun(
-                run_id=run_id, key=key, input="?", lane=lane, priority=priority, opaque=opaque, created_at=self.made
+                run_id=run_id,
+                key=key,
+                input="?",
+                lane=lane,
+                priority=priority,
+                opaque=opaque,
+                created_at=self.clock.at,
+                queue_deadline=None if wait_s is None else self.clock.at + wait_s,
             )
+            run = ModelRun(run_id, key, lane, priority, new.created_at, new.queue_deadline)
             verbs.append(self.journal.accept(new, bounds, take=take))
-            expected.append(self.model.accept(ModelRun(run_id, key, lane, priority), bounds, take))
+            expected.append(self.model.accept(run, bounds, take))
         assert self.call(*verbs) == expected
 
     @rule(key=sessions)
@@ -281,7 +334,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 3), staged=st.lists(facts, min_size=1, max_size=4))
     def stage(self, index: int, staged: list[Fact]) -> None:
         token = self._token(index)
-        run = self.model.holder(token)
+        run = self.model.worker(token)
         if run is not None:
             run.facts += staged
         results = self.call(*(self.journal.stage(token, fact) for fact in staged))
@@ -292,7 +345,16 @@ class JournalMachine(RuleBasedStateMachine):
                 assert isinstance(result, ClaimLost)
 
     @precondition(lambda self: self.tokens)
-    @rule(index=st.integers(0, 3), status=ends, messages=messages, window=windows, state=states, take=st.booleans())
+    @rule(
+        index=st.integers(0, 3),
+        status=ends,
+        messages=messages,
+        window=windows,
+        state=states,
+        discarded=st.booleans(),
+        take=st.booleans(),
+        hold=st.booleans(),
+    )
     def settle(
         self,
         index: int,
@@ -300,13 +362,17 @@ class JournalMachine(RuleBasedStateMachine):
         messages: list[Message],
         window: Window | None,
         state: StateRecord | None,
+        discarded: bool,
         take: bool,
+        hold: bool,
     ) -> None:
         token = self._token(index)
-        run = self.model.holder(token)
-        settlement = Settlement(outcome=Outcome(status=status), messages=messages, window=window, state=state)
-        expected = None if run is None else self.model.settle(run, settlement, take)
-        (result,) = self.call(self.journal.settle(token, settlement, take=take))
+        run = self.model.worker(token)
+        settlement = Settlement(
+            outcome=Outcome(status=status), messages=messages, window=window, state=state, discarded=discarded
+        )
+        expected = None if run is None else self.model.settle(run, settlement, take, hold, self.clock.at)
+        (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
         self._compare(result, expected)
 
     @precondition(lambda self: self.tokens)
@@ -314,7 +380,7 @@ class JournalMachine(RuleBasedStateMachine):
     def release(self, index: int, counted: bool, take: bool) -> None:
         token = self._token(index)
         run = self.model.holder(token)
-        expected = None if run is None else self.model.release(run, counted, take)
+        expected = None if run is None else self.model.release(run, counted, take, self.clock.at)
         (result,) = self.call(self.journal.release(token, counted=counted, take=take))
         self._compare(result, expected)
 
@@ -329,11 +395,36 @@ class JournalMachine(RuleBasedStateMachine):
         expected = self.model.delete(key)
         assert self.call(self.journal.change(Delete(key))) == [expected]
 
+    @precondition(lambda self: self.made)
+    @rule(ago=st.integers(0, 6), key=sessions, status=st.sampled_from([RunStatus.FAILED, RunStatus.CANCELLED]))
+    def end_waiting(self, ago: int, key: SessionKey, status: RunStatus) -> None:
+        run_id = RunId(f"r{self.made - ago}")
+        own = next((run.key for run in self.model.runs if run.run_id == run_id), key)
+        for each in {key, own}:
+            expected = self.model.end_waiting(each, run_id, status, self.clock.at)
+            outcome = Outcome(status=status)
+            assert self.call(self.journal.change(EndWaiting(each, run_id, outcome))) == [expected]
+
+    @rule(age_s=st.integers(0, 5), limit=st.integers(0, 4))
+    def prune(self, age_s: int, limit: int) -> None:
+        before = self.clock.at - age_s
+        forgotten = self.model.prune(before, limit)
+        assert self.call(self.journal.prune(before, limit)) == [len(forgotten)]
+        queries = (self.journal.read(RunQuery(run.key.principal, run.run_id)) for run in forgotten)
+        assert self.call(*queries) == [None] * len(forgotten)
+
+    @rule(seconds=st.integers(1, 3))
+    def pass_time(self, seconds: int) -> None:
+        self.clock.at += seconds
+
     @rule()
     def restart(self) -> None:
         self.runner.run(self._close())
         self.journal = self.make()
         orphans = self.runner.run(self._open())
+        for run in self.model.runs:
+            if run.held:
+                self.model.end_hold(run, self.clock.at)
         executing = self.model.executing()
         assert [orphan.run.run_id for orphan in orphans] == [run.run_id for run in executing]
         for orphan, run in zip(orphans, executing, strict=True):
@@ -347,16 +438,21 @@ class JournalMachine(RuleBasedStateMachine):
 
     async def _compare_all(self) -> None:
         waiting = await self.journal.read(WaitingQuery())
-        assert [each.run_id for each in waiting] == [run.run_id for run in self.model.waiting()]
+        assert [(each.run_id, each.queue_deadline) for each in waiting] == [
+            (run.run_id, run.queue_deadline) for run in self.model.waiting()
+        ]
         for run in self.model.runs:
             found = await self.journal.read(RunQuery(run.key.principal, run.run_id))
             assert found is not None
             line = self.model.waiting(run.key)
             position = line.index(run) + 1 if run in line else None
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
+            assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
-            assert (await self.journal.read(HistoryQuery(key, limit=1000))).messages == session.messages
+            for hidden in (False, True):
+                page = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
+                assert page.messages == [message for message, dropped in session.messages if hidden or not dropped]
             record = await self.journal.load(key)
             assert (record.window, record.state, record.length) == (
                 session.window,
@@ -373,7 +469,11 @@ def _seen(session: ModelSession) -> list[tuple[Message, int | None]]:
             seen.append((part.message, None))
         else:
             end = len(session.messages) if part.end is None else part.end
-            seen += [(message, n) for n, message in enumerate(session.messages) if part.start <= n < end]
+            seen += [
+                (message, n)
+                for n, (message, dropped) in enumerate(session.messages)
+                if part.start <= n < end and not dropped
+            ]
     return seen
 
 
@@ -381,13 +481,13 @@ class MemoryMachine(JournalMachine):
     kept: MemoryJournal | None = None
 
     def make(self) -> Journal:
-        self.kept = self.kept or MemoryJournal(SystemClock())
+        self.kept = self.kept or MemoryJournal(self.clock)
         return self.kept
 
 
 class SqliteMachine(JournalMachine):
     def make(self) -> Journal:
-        return SqliteJournal(self.folder / "journal.db", SystemClock())
+        return SqliteJournal(self.folder / "journal.db", self.clock)
 
 
 TestMemoryMachine: Any = MemoryMachine.TestCase

@@ -153,3 +153,18 @@ def test_a_claim_that_ends_before_its_failed_accept_is_told_frees_one_slot_once(
     dispatcher.ended(A, taken=False)
     dispatcher.refused(RunId("1"), A, reserved=True)
     assert free_slots(dispatcher) == 2
+
+
+def test_a_run_claimed_at_once_is_known_alike_whether_its_claim_or_its_accept_is_told_first() -> None:
+    for claim_first in (True, False):
+        dispatcher = Dispatcher(1)
+        assert dispatcher.reserve(A)
+        if claim_first:
+            dispatcher.claimed(RunId("r"), A)
+        dispatcher.accepted(RunId("r"), A, 0.0, reserved=True, taken=True)
+        if not claim_first:
+            dispatcher.claimed(RunId("r"), A)
+        dispatcher.restored(RunId("r"), A, 0.0)  # given back in this process: it waits again
+        dispatcher.ended(A, taken=False)
+        assert dispatcher.waiting == 1
+        assert dispatcher.next() == A

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from engine_support import Played, echo
 from strandline.clock import SystemClock
-from strandline.engine.loops import ThreadLoop
-from strandline.engine.service import Options, Request, Service
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
 from strandline.engine.stream import Later
 from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal
@@ -19,7 +20,7 @@ def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
 
     async def main() -> list[tuple[RunStatus, int]]:
         journal = SqliteJournal(tmp_path / "journal.db", SystemClock())
-        loops = ThreadLoop(executor_threads=1)
+        loops = AgentLoops(executor_threads=1, clock=SystemClock())
         service = Service(
             journal=journal,
             target=Played(echo, opaque=True),

@@ -14,7 +14,8 @@ import pytest
 from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
 from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
-from strandline.engine.service import Options, Service
+from strandline.engine.options import Options
+from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal.ledger import Ledger

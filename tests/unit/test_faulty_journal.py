@@ -1,16 +1,19 @@
 """The engine over a journal that fails: nothing is lost, nothing ends twice, no slot leaks."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
-from engine_support import Played, echo, history, play_round, send, serving, settled, texts
+from engine_support import Played, echo, history, play_round, send, serving, settled, texts, tool_texts
 from strandline.agents.port import Attempt
+from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.stream import Later
 from strandline.errors import JournalUnavailable
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Outcome, RunStatus
+from strandline.model import ErrorCode, Outcome
+from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -79,30 +82,48 @@ def test_a_waiting_run_that_cannot_be_claimed_yet_is_claimed_later() -> None:
     run_virtual(main)
 
 
-def test_a_round_that_cannot_be_staged_starts_no_tool_and_fails_its_run_only() -> None:
+def test_a_round_that_cannot_be_staged_waits_with_its_tools_until_there_is_room() -> None:
     async def main(clock: VirtualClock) -> None:
-        started: list[str] = []
+        journal = Faulty(clock, stage=3)
+        started: list[float] = []
 
         async def behaviour(attempt: Attempt) -> str:
-            async def tool() -> str:
-                started.append("tool")
-                return "done"
-
-            await play_round(attempt, "t1", tool)
+            await play_round(attempt, "t1", partial(_noted, started, clock))
             return "answer"
 
-        async with serving(clock, Played(behaviour), Faulty(clock, stage=1)) as service:
-            first, second = await send(service, "1"), await send(service, "2")
-            end = await first.stream.outcome()
-            assert isinstance(end, Outcome)
-            assert end.status is RunStatus.FAILED
-            assert started == []
-            end = await second.stream.outcome()
+        async with serving(clock, Played(behaviour), journal) as service:
+            end = await (await send(service, "1")).stream.outcome()
             assert isinstance(end, Outcome)
             assert end.output == "answer"
-            assert started == ["tool"]
+            assert started == [pytest.approx(3 * STAGE_AGAIN_S)]
+            assert tool_texts(await history(service)) == ["done"]
 
     run_virtual(main)
+
+
+def test_a_round_that_can_never_be_staged_ends_its_run_at_the_deadline_without_a_tool() -> None:
+    async def main(clock: VirtualClock) -> None:
+        started: list[float] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            await play_round(attempt, "t1", partial(_noted, started, clock))
+            return "answer"
+
+        async with serving(clock, Played(behaviour), Faulty(clock, stage=10_000), timeout_s=20) as service:
+            end = await (await send(service, "1")).stream.outcome()
+            assert isinstance(end, Outcome)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            assert clock.monotonic() == pytest.approx(20, abs=STAGE_AGAIN_S)
+            assert started == []
+            assert check_history(await history(service)) == []
+
+    run_virtual(main)
+
+
+async def _noted(started: list[float], clock: VirtualClock) -> str:
+    started.append(clock.monotonic())
+    return "done"
 
 
 def test_a_run_that_a_newer_owner_took_over_ends_there_and_not_here() -> None:

@@ -3,17 +3,20 @@
 import asyncio
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from strandline.engine.loops import ThreadLoop
+from strandline.clock import SystemClock
+from strandline.engine.calls import adopt_current_task
+from strandline.engine.loops import AgentLoops
 from strandline.testing import Gate, Signal
 
 
 def test_work_runs_on_the_agent_thread_and_its_result_comes_back() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
 
         async def work() -> tuple[str, str]:
             await asyncio.sleep(0)
@@ -31,7 +34,7 @@ def test_work_runs_on_the_agent_thread_and_its_result_comes_back() -> None:
 
 def test_the_serving_loop_goes_on_while_the_agent_loop_blocks() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
 
         async def blocks() -> str:
@@ -51,7 +54,7 @@ def test_the_serving_loop_goes_on_while_the_agent_loop_blocks() -> None:
 
 def test_a_cancel_reaches_the_task_and_an_abandoned_call_ends_here_at_once() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
         cancels = [Signal(), Signal()]
 
@@ -81,7 +84,7 @@ def test_a_cancel_reaches_the_task_and_an_abandoned_call_ends_here_at_once() -> 
 
 def test_sys_exit_in_user_code_does_not_end_the_agent_loop() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
 
         async def leaves() -> str:
             task = asyncio.create_task(leave())
@@ -108,7 +111,7 @@ def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
             gone.set()
 
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         thing = Thing()
         loops.discard(thing)
         del thing
@@ -122,7 +125,7 @@ def test_what_is_discarded_is_dropped_on_the_agent_thread() -> None:
 @pytest.mark.parametrize("stuck", [False, True])
 def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         gate = Gate()
 
         async def work() -> None:
@@ -140,7 +143,7 @@ def test_close_tells_whether_user_code_still_works_in_a_thread(stuck: bool) -> N
 
 def test_a_posted_call_that_fails_does_not_hold_up_the_others() -> None:
     async def main() -> None:
-        loops = ThreadLoop(executor_threads=2)
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
         loops.post(lambda: 1 // 0)
 
         async def work() -> str:
@@ -150,3 +153,117 @@ def test_a_posted_call_that_fails_does_not_hold_up_the_others() -> None:
         loops.close()
 
     asyncio.run(main())
+
+
+def test_what_still_works_for_a_call_is_counted_until_it_ends() -> None:
+    async def main() -> None:
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
+        gate, in_task = Gate(), Gate()
+
+        async def background() -> None:
+            adopt_current_task()
+            await in_task.wait()
+
+        async def work() -> str:
+            task = asyncio.create_task(background())
+            await in_task.reached.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(gate.block), 0.01)
+            assert not task.done()
+            return "left"
+
+        call = loops.start(work)
+        assert await asyncio.wait_for(call.done, 10) == "left"
+        assert len(call.threads) == 1
+        assert len(call.tasks) == 1
+        told = "\n".join(loops.stack(call))
+        assert "in block" in told, "the thread's stack shows what it does"
+        assert "in background" in told
+        in_task.open()
+        await _until(lambda: not call.tasks)
+        assert call.is_alive
+        gate.open()
+        await _until(lambda: not call.is_alive)
+
+        async def clean() -> None:
+            await asyncio.to_thread(lambda: None)
+
+        other = loops.start(clean)
+        await asyncio.wait_for(other.done, 10)
+        assert not other.is_alive, "work that is over is not counted by the time that its call ends"
+        loops.close()
+
+    asyncio.run(main())
+
+
+def test_work_that_waits_for_a_thread_counts_as_alive() -> None:
+    async def main() -> None:
+        loops = AgentLoops(executor_threads=1, clock=SystemClock())
+        gate = Gate()
+
+        async def fills() -> None:
+            await asyncio.to_thread(gate.block)
+
+        async def forgets() -> None:
+            asyncio.get_running_loop().run_in_executor(None, lambda: None)
+
+        filling = loops.start(fills)
+        await gate.reached.wait()
+        call = loops.start(forgets)
+        await asyncio.wait_for(call.done, 10)
+        assert call.is_alive
+        assert loops.stack(call) == ["waits for a thread"]
+        gate.open()
+        await asyncio.wait_for(filling.done, 10)
+        await _until(lambda: not call.is_alive)
+        loops.close()
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_blocked_is_silent_and_a_fresh_one_takes_over() -> None:
+    async def main() -> None:
+        clock = SystemClock()
+        loops = AgentLoops(executor_threads=2, clock=clock)
+        gate, innocent = Gate(), Gate()
+
+        async def blocks() -> str:
+            gate.block()
+            return "let go"
+
+        async def waits() -> None:
+            await innocent.wait()
+
+        waiting = loops.start(waits)
+        await innocent.reached.wait()
+        blocking = loops.start(blocks)
+        await gate.reached.wait()
+        loops.beat()
+        began = clock.monotonic()
+        await _until(lambda: loops.silent_s(blocking) > 0.05)
+        assert loops.silent_s(blocking) <= clock.monotonic() - began + 0.05
+        assert loops.blocks(blocking)
+        assert not loops.blocks(waiting)
+        assert "in blocks" in "\n".join(loops.stack(blocking))
+        loops.retire(blocking)
+        assert loops.silent_s(blocking) == 0
+        assert await asyncio.wait_for(loops.start(_name).done, 10) == "strandline-agents"
+        task = waiting.task
+        assert task is not None
+        gate.open()
+        await _until(task.done)
+        assert task.cancelled(), "what was left there does not go on"
+        assert not blocking.done.done(), "nor does its result come here"
+        assert loops.close()
+
+    asyncio.run(main())
+
+
+async def _name() -> str:
+    return threading.current_thread().name
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -20,8 +20,9 @@ from strands.types.exceptions import ContextWindowOverflowException
 from engine_support import key, texts
 from strandline.agents.strands import NOT_STARTED, StrandsTarget
 from strandline.clock import SystemClock
-from strandline.engine.loops import ThreadLoop
-from strandline.engine.service import Options, Request, Service
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
 from strandline.engine.stream import Later
 from strandline.history import history_faults, pairing_faults
 from strandline.journal.memory import MemoryJournal
@@ -72,7 +73,7 @@ async def serving(
     takes_session_id: bool = False,
     **options: Any,
 ) -> AsyncIterator[Service]:
-    loops = ThreadLoop(executor_threads=8)
+    loops = AgentLoops(executor_threads=8, clock=SystemClock())
     service = Service(
         journal=journal or MemoryJournal(SystemClock()),
         target=StrandsTarget(factory, takes_session_id=takes_session_id, description="test"),
@@ -686,8 +687,8 @@ def test_a_tool_that_a_stop_kept_from_starting_is_told_so_and_can_be_called_agai
             ticket = await service.submit(Request(key=key(), input="go"))
             await gate.reached.wait()
             draining = asyncio.create_task(service.drain())
-            ((attempt, _),) = service._runner._live.values()
-            while not attempt.signal.is_set():
+            (execution,) = service._runner.executing()
+            while not execution.attempt.signal.is_set():
                 await asyncio.sleep(0)
             gate.open()
             await draining

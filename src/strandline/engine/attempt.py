@@ -1,11 +1,18 @@
 """One attempt of one run while it executes: what it has done, said and staged so far.
 
 Written on the agent loop by the session agent, read on the serving loop by the runner; every field is either set
-once or replaced whole, so that the reader sees a consistent value at any time. Knows nothing of kinds of agents.
+once or replaced whole, so that the reader sees a consistent value at any time. Once it is frozen nothing that still
+works for the run can change what is told of it. Knows nothing of kinds of agents.
 """
+
+import asyncio
+import logging
+from typing import Final
 
 from strandline.agents.port import RunContext, RunStopped, Signal
 from strandline.clock import Clock
+from strandline.engine.calls import adopt_current_task
+from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
 from strandline.history import Progress, question
 from strandline.journal.port import Journal
@@ -19,6 +26,11 @@ from strandline.model import (
     ToolDone,
     ToolResult,
 )
+
+_log = logging.getLogger("strandline.runner")
+
+STAGE_AGAIN_S: Final = 1.0
+"""How long to wait before a round that the journal could not keep is offered again."""
 
 
 class LiveAttempt:
@@ -44,6 +56,8 @@ class LiveAttempt:
         self.phase = "model"
         self.last_progress = clock.monotonic()
         self.stopping = False
+        """Whether the run was asked to end: no further tool is started."""
+        self._frozen = False
         self._partial: list[str] = []
         self._staged = len(progress.messages)
         self._journal = journal
@@ -56,9 +70,10 @@ class LiveAttempt:
 
     def add(self, message: Message) -> None:
         """Take a message that joined the conversation."""
-        self.messages.append(message)
-        self._partial = []
-        self.last_progress = self._clock.monotonic()
+        if not self._frozen:
+            self.messages.append(message)
+            self._partial = []
+            self.touch()
 
     def add_text(self, delta: str) -> None:
         """Take a piece of text."""
@@ -70,45 +85,56 @@ class LiveAttempt:
         self._partial = []
 
     def enter(self, phase: str) -> None:
-        """Note what the run does now."""
+        """Note what the run does now, and that the task which says so works for it."""
         self.phase = phase
-        self.last_progress = self._clock.monotonic()
+        adopt_current_task()
+        self.touch()
 
     def touch(self) -> None:
         """Note that something went on."""
         self.last_progress = self._clock.monotonic()
 
     async def begin_round(self) -> None:
-        """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped."""
-        if self.stopping:
-            raise RunStopped
-        self.results = {}
-        await self._journal.stage(self.claim.token, RoundStarted(self._fresh()))
+        """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped.
+
+        A journal that has no room is asked again until it has, or the run is to end.
+        """
+        while not (self.stopping or self._frozen):
+            staged, results = self._staged, self.results
+            self.results = {}
+            try:
+                return await self._journal.stage(self.claim.token, RoundStarted(self._fresh()))
+            except JournalUnavailable as error:
+                _log.error("run %s waits before its tools: %s", self.context.run_id, error)
+            self._staged, self.results = staged, results
+            self.phase = "waiting for the journal"
+            await asyncio.sleep(STAGE_AGAIN_S)
+        raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Stage one result."""
+        if self._frozen:
+            return
         result = formed_result(result, tool_use_id)
         self.results = {**self.results, tool_use_id: result}
-        self.last_progress = self._clock.monotonic()
+        self.touch()
         await self._journal.stage(self.claim.token, ToolDone(tool_use_id, result))
 
     async def end_round(self, state: StateRecord | None) -> None:
         """Stage the end of the round."""
+        if self._frozen:
+            return
         self.phase = "model"
         await self._journal.stage(self.claim.token, RoundDone(self._fresh(), state))
 
-    def _fresh(self) -> list[Message]:
-        """Return the messages that are not staged yet, in the form that they are read back in."""
-        fresh = [formed(message) for message in self.messages[self._staged :]]
-        self._staged = len(self.messages)
-        return fresh
+    def freeze(self) -> None:
+        """Take no further report: the run is about to be settled."""
+        self._frozen = True
+        self.messages = list(self.messages)
 
-    def tool_in_the_middle(self) -> bool:
-        """Tell whether something may have been done that is not staged: an open tool, or an opaque run."""
-        if self.claim.run.opaque:
-            return True
-        staged = Progress(messages=self.messages[: self._staged], results=self.results)
-        return bool(staged.open_tools())
+    def staged(self) -> Progress:
+        """Return what is staged by now, as a later attempt would find it."""
+        return Progress(messages=self.messages[: self._staged], results=self.results)
 
     def so_far(self) -> list[Message]:
         """Return the run's messages, its question first, partial text last: what `close` takes."""
@@ -118,3 +144,9 @@ class LiveAttempt:
         if text := "".join(self._partial):
             messages.append({"role": "assistant", "content": [{"text": text}]})
         return messages
+
+    def _fresh(self) -> list[Message]:
+        """Return the messages that are not staged yet, in the form that they are read back in."""
+        fresh = [formed(message) for message in self.messages[self._staged :]]
+        self._staged = len(self.messages)
+        return fresh

@@ -32,6 +32,9 @@ class Dispatcher:
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
         self._early: set[RunId] = set()
+        """Runs whose claim came before their accept was told."""
+        self._expected: set[RunId] = set()
+        """Runs that were told to be claimed at once, and whose claim is still to come."""
         self._stopped = False
 
     # -- what it tells -----------------------------------------------------------------------------
@@ -72,7 +75,10 @@ class Dispatcher:
     def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
         """Note a run that was accepted; `taken`: it was claimed at once. Its claim may have come before."""
         if taken:
-            self._early.discard(run_id)
+            if run_id in self._early:
+                self._early.remove(run_id)
+            else:
+                self._expected.add(run_id)
         else:
             self.restored(run_id, key, created_at)
         if reserved and not taken:
@@ -100,10 +106,12 @@ class Dispatcher:
         line = self._line(key)
         line.busy = True
         line.claims += 1
-        if self._waiting.pop(run_id, None) is None:
-            self._early.add(run_id)
-        else:
+        if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
+        elif run_id in self._expected:
+            self._expected.remove(run_id)
+        else:
+            self._early.add(run_id)
 
     # -- a slot is free ----------------------------------------------------------------------------
 
@@ -133,10 +141,31 @@ class Dispatcher:
         if not taken:
             self._free_slot(key)
 
+    def held(self, key: SessionKey) -> None:
+        """Give back the slot of a claim whose run has ended and that is held: its session goes on when that is over."""
+        self._free += 1
+
+    def hold_ended(self, key: SessionKey) -> None:
+        """Note the end of a hold."""
+        line = self._lines[key]
+        line.claims -= 1
+        line.busy = False
+        self._at_rest(key, line)
+
+    def left(self, run_id: RunId, key: SessionKey) -> None:
+        """Note that a run waits no longer, and was not claimed."""
+        if self._waiting.pop(run_id, None) is not None:
+            line = self._lines[key]
+            line.waiting -= 1
+            self._at_rest(key, line)
+
     def emptied(self, key: SessionKey) -> None:
         """Give back the slot of a session in which the journal found nothing to take."""
         self._free += 1
-        self._lines[key].busy = False
+        line = self._lines[key]
+        line.busy = False
+        if not line.waiting:
+            self._at_rest(key, line)
 
     def blocked(self, key: SessionKey) -> None:
         """Give back the slot of a session whose head must wait for another session's last attempt."""
@@ -166,9 +195,13 @@ class Dispatcher:
             return
         self._free += 1
         line.busy = False
+        self._at_rest(key, line)
+
+    def _at_rest(self, key: SessionKey, line: _Line) -> None:
+        """Line the session up if runs wait in it; forget it if nothing goes on there."""
         if line.waiting:
             self._consider(key, line)
-        else:
+        elif not (line.claims or line.busy or line.ready):
             del self._lines[key]
 
     def _line(self, key: SessionKey) -> _Line:

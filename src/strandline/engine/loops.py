@@ -1,49 +1,39 @@
 """Agent loops: where user code runs. The only module of the engine that imports `threading`.
 
-The loop that serves HTTP never runs a factory, an agent or a hook; `ThreadLoop` runs them on an event loop in a
+The loop that serves HTTP never runs a factory, an agent or a hook; `AgentLoops` runs them on an event loop in a
 thread of its own, with a large executor of its own for sync tools. A call is started from the serving loop and its
 result comes back there. Many calls and results share one wake-up of the other loop.
+
+User code can block its loop for good. Such a loop is retired: it is left alone, and a fresh one takes over.
 """
 
 import asyncio
+import gc
+import inspect
 import logging
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, Protocol, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from strandline.agents.port import Signal
+from strandline.clock import Clock
+from strandline.engine.calls import CURRENT, Call, CallCancelled, LiveThread
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
 
 DISCARD_AFTER_S = 0.5
 """How long a thing that is discarded is held: longer than any caller's frame holds it."""
+DEEPEST = 100
+"""How many frames of a coroutine are shown."""
 LEAVE_S = 0.2
 """How long tasks that are left when the loop is closed get to take their cancellation."""
-
-
-class CallCancelled(Exception):
-    """The task of a call was cancelled before its first step, so that it could not turn that into a value."""
-
-
-class Call(Generic[T]):
-    """A coroutine that runs on an agent loop, seen from the serving loop. `done` never holds an exception of ours."""
-
-    def __init__(self, done: "asyncio.Future[T]") -> None:
-        self.done = done
-        self.task: asyncio.Task[T] | None = None
-
-    def fail(self, error: BaseException) -> None:
-        """End the call with an error that the coroutine let out; a defect, since it turns failures into values."""
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def abandon(self, value: T) -> None:
-        """End the call with `value` as seen from here, whatever the coroutine still does."""
-        if not self.done.done():
-            self.done.set_result(value)
 
 
 class Flag:
@@ -86,6 +76,26 @@ class Loops(Protocol):
         """Return a new signal."""
         ...
 
+    def beat(self) -> None:
+        """Ask the agent loop for a sign of life; to be called every second or so."""
+        ...
+
+    def silent_s(self, call: Call[Any]) -> float:
+        """Return for how many seconds the call's loop has owed a sign of life; 0 if it owes none."""
+        ...
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Tell whether it is this call's code that has the loop's thread at this moment."""
+        ...
+
+    def retire(self, call: Call[Any]) -> None:
+        """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled."""
+        ...
+
+    def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the call's threads and tasks are, one line of text each, for people."""
+        ...
+
     def close(self) -> bool:
         """Stop. Return False if a thread of user code still works: the process cannot leave by itself."""
         ...
@@ -116,49 +126,87 @@ class Mailbox:
                 _log.exception("a call between two loops failed; the others go on")
 
 
-class ThreadLoop:
+class CountingExecutor(ThreadPoolExecutor):
+    """A thread pool that tells each call which threads work for it, from the submit until the work is done."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Schedule `fn` for the call whose code submits it."""
+        call = CURRENT.get()
+        if call is None:
+            return super().submit(fn, *args, **kwargs)
+        thread = LiveThread(getattr(fn, "__qualname__", type(fn).__name__))
+
+        def work() -> T:
+            thread.ident = threading.get_ident()
+            return fn(*args, **kwargs)
+
+        call.enter(thread)
+        try:
+            future = super().submit(work)
+        except BaseException:
+            call.leave(thread)
+            raise
+        future.add_done_callback(lambda _: call.leave(thread))  # before the callback that wakes whoever waits
+        return future
+
+
+class AgentLoop:
     """One agent loop in a daemon thread, with an executor of `executor_threads` threads for sync tools."""
 
-    def __init__(
-        self,
-        *,
-        executor_threads: int,
-        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
-    ) -> None:
+    def __init__(self, executor_threads: int, clock: Clock, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self._loop = new_loop()
-        self._executor = ThreadPoolExecutor(executor_threads, thread_name_prefix="strandline-tool")
+        self._clock = clock
+        self._executor = CountingExecutor(executor_threads, thread_name_prefix="strandline-tool")
         self._loop.set_default_executor(self._executor)
         self._inbox = Mailbox(self._loop)
-        self._outbox: Mailbox | None = None
         self._closing = False
+        self._asked_at: float | None = None
         self._thread = threading.Thread(target=self._serve, name="strandline-agents", daemon=True)
         self._thread.start()
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
-        """Run `work()` on the agent loop."""
-        serving = asyncio.get_running_loop()
-        if self._outbox is None:
-            self._outbox = Mailbox(serving)
-        call: Call[T] = Call(serving.create_future())
-        self._inbox.post(lambda: self._begin(call, work))
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> Call[T]:
+        """Run `work()` here; its end is told through `outbox`."""
+        call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
+        self._inbox.post(lambda: self._begin(call, work, outbox))
         return call
 
-    def cancel(self, call: Call[Any]) -> None:
-        """Cancel the call's task once."""
-        self._inbox.post(lambda: call.task is not None and call.task.cancel())
-
     def post(self, work: Callable[[], object]) -> None:
-        """Have `work` called on the agent loop."""
+        """Have `work` called here."""
         self._inbox.post(work)
 
     def discard(self, thing: object) -> None:
-        """Drop a reference on the agent loop, a moment later: the caller still holds it, and must not be the last."""
+        """Drop a reference here, a moment later: the caller still holds it, and must not be the last."""
         box = [thing]
         self._inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
-    def signal(self) -> Signal:
-        """Return a flag; setting and reading a field is atomic, and nobody blocks on it."""
-        return Flag()
+    def beat(self) -> None:
+        """Ask for a sign of life, unless one is owed already."""
+        if self._asked_at is None:
+            self._asked_at = self._clock.monotonic()
+            self._inbox.post(self._answer)
+
+    def _answer(self) -> None:
+        self._asked_at = None
+
+    def silent_s(self) -> float:
+        """Return for how long a sign of life has been owed."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else self._clock.monotonic() - asked_at
+
+    def running(self) -> "asyncio.Task[Any] | None":
+        """Return the task that runs here at this moment."""
+        return asyncio.current_task(self._loop)
+
+    @property
+    def ident(self) -> int | None:
+        """The identifier of its thread."""
+        return self._thread.ident
+
+    def retire(self) -> None:
+        """Stop as soon as user code gives the thread back; its tasks are cancelled before they go on."""
+        self._closing = True
+        self._inbox.post(self._loop.stop)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> bool:
         """Stop the loop and its idle threads; False if user code still works in one."""
@@ -189,15 +237,16 @@ class ThreadLoop:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE_S))
 
-    def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        call.task = self._loop.create_task(work())
-        call.task.add_done_callback(lambda task: self._finish(call, task))
+    def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> None:
+        context = copy_context()
+        context.run(CURRENT.set, call)
+        call.task = self._loop.create_task(work(), context=context)
+        call.task.add_done_callback(lambda task: self._finish(call, task, outbox))
 
-    def _finish(self, call: Call[T], task: "asyncio.Task[T]") -> None:
-        outbox = self._outbox
-        if outbox is None or self._closing:
-            return
+    def _finish(self, call: Call[T], task: "asyncio.Task[T]", outbox: Mailbox) -> None:
         call.task = None
+        if self._closing:
+            return
         if task.cancelled():
             outbox.post(lambda: call.fail(CallCancelled()))
         elif (error := task.exception()) is not None:
@@ -205,3 +254,117 @@ class ThreadLoop:
         else:
             result = task.result()
             outbox.post(lambda: call.abandon(result))
+
+
+class AgentLoops:
+    """The agent loop in use, and those that had to be left alone."""
+
+    def __init__(
+        self,
+        *,
+        executor_threads: int,
+        clock: Clock,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    ) -> None:
+        self._make = partial(AgentLoop, executor_threads, clock, new_loop)
+        self._current = self._make()
+        self._retired: list[AgentLoop] = []
+        self._outbox: Mailbox | None = None
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Run `work()` on the agent loop in use."""
+        if self._outbox is None:
+            self._outbox = Mailbox(asyncio.get_running_loop())
+        return self._current.start(work, self._outbox)
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel the call's task once."""
+        _home(call).post(lambda: call.task is not None and call.task.cancel())
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the agent loop in use."""
+        self._current.post(work)
+
+    def discard(self, thing: object) -> None:
+        """Drop a reference on the agent loop."""
+        self._current.discard(thing)
+
+    def signal(self) -> Signal:
+        """Return a flag; setting and reading a field is atomic, and nobody blocks on it."""
+        return Flag()
+
+    def beat(self) -> None:
+        """Ask the loop in use for a sign of life."""
+        self._current.beat()
+
+    def silent_s(self, call: Call[Any]) -> float:
+        """Return for how long the call's loop has owed a sign of life; 0 for one that is retired already."""
+        return self._current.silent_s() if _home(call) is self._current else 0.0
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Tell whether the task that runs on the call's loop is one of the call's."""
+        return _home(call).running() in call.tasks
+
+    def retire(self, call: Call[Any]) -> None:
+        """Leave the call's loop alone and use a fresh one."""
+        loop = _home(call)
+        if loop is self._current:
+            self._current = self._make()
+            self._retired.append(loop)
+            loop.retire()
+
+    def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the call's threads and tasks are."""
+        frames = sys._current_frames()
+        lines: list[str] = []
+        for thread in call.threads:
+            lines.append("a thread:" if thread.ident in frames else "waits for a thread")
+            if thread.ident in frames:
+                lines += _lines(traceback.extract_stack(frames[thread.ident]))
+        running = _home(call).running()
+        for task in call.tasks:
+            lines.append("a task, which has the loop's thread:" if task is running else "a task, which waits:")
+            ident = _home(call).ident
+            if task is running and ident in frames:
+                lines += _lines(traceback.extract_stack(frames[ident]))
+            else:
+                lines += _lines(_suspended(task.get_coro()))
+        return lines
+
+    def close(self) -> bool:
+        """Stop all loops; False if user code still works in a thread of one."""
+        idle = self._current.close()
+        for loop in self._retired:
+            idle = loop.close() and idle
+        return idle
+
+
+def _home(call: Call[Any]) -> AgentLoop:
+    assert isinstance(call.home, AgentLoop)
+    return call.home
+
+
+def _suspended(coroutine: Any) -> list[traceback.FrameSummary]:
+    """Return where a coroutine waits: its frame, that of what it awaits, and so on."""
+    found: list[traceback.FrameSummary] = []
+    while coroutine is not None and len(found) < DEEPEST:
+        frame = _first(coroutine, "cr_frame", "ag_frame", "gi_frame")
+        if frame is not None:
+            found.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        coroutine = _first(coroutine, "cr_await", "ag_await", "gi_yieldfrom") or _generator_of(coroutine)
+    return found
+
+
+def _generator_of(step: object) -> object | None:
+    """Return the asynchronous generator whose next step is awaited; only the garbage collector knows it."""
+    if not type(step).__name__.startswith("async_generator"):
+        return None
+    return next((each for each in gc.get_referents(step) if inspect.isasyncgen(each)), None)
+
+
+def _first(thing: object, *names: str) -> Any:
+    return next((found for name in names if (found := getattr(thing, name, None)) is not None), None)
+
+
+def _lines(frames: "list[traceback.FrameSummary] | traceback.StackSummary") -> list[str]:
+    return [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]

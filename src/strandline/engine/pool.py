@@ -47,6 +47,11 @@ class AgentPool:
         if (agent := self.pop(key)) is not None:
             self._loops.discard(agent)
 
+    def clear(self) -> None:
+        """Drop all agents."""
+        for key in [*self._agents, *self._resting]:
+            self.drop(key)
+
     def tidy(self) -> None:
         """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
         now = self._clock.monotonic()

@@ -1,28 +1,31 @@
 """What becomes of a run that was executing when its process died.
 
-A run with a tool in the middle (begun, no result staged; an opaque run counts as one from its start) fails as
-`crashed`, and history says that the tool's outcome is unknown. So does a run that has used up its attempts. Any other
-run goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
+A run whose deadline has passed ends so. One with a tool in the middle (begun, no result staged; an opaque run counts as
+one from its start) fails as `crashed`, and history says that the tool's outcome is unknown, unless a setting tells how
+to go on: the model is told so, or the tool may be started again. A run that has used up its attempts fails too. Any
+other goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
 """
 
 import logging
 
-from strandline.engine.runner import defective, outcome_of
+from strandline.engine.options import Options
+from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.errors import JournalUnavailable
-from strandline.history import Progress, close, fold, question
+from strandline.history import Progress, close, fold, question, reopened
 from strandline.journal.port import Journal
 from strandline.model import Claim, ErrorCode, Failed, Message, Settlement
 
 _log = logging.getLogger("strandline.recovery")
 
 
-async def recover(journal: Journal, orphan: Claim, *, max_attempts: int) -> None:
+async def recover(journal: Journal, orphan: Claim, options: Options, now: float, *, external: bool = False) -> None:
     """Settle the orphan or give it back. Its token is the fresh one that `Journal.open` gave.
 
-    An orphan that cannot be closed as it should ends with its question alone: one run never keeps a server down.
+    `now` is in seconds since the epoch; `external`: its history is kept by the agent itself. An orphan that cannot be
+    closed as it should ends with its question alone: one run never keeps a server down.
     """
     try:
-        await _recover(journal, orphan, max_attempts)
+        await _recover(journal, orphan, options, now, external)
     except JournalUnavailable:
         raise
     except Exception:
@@ -30,24 +33,38 @@ async def recover(journal: Journal, orphan: Claim, *, max_attempts: int) -> None
         await journal.settle(orphan.token, defective(orphan), take=False)
 
 
-async def _recover(journal: Journal, orphan: Claim, max_attempts: int) -> None:
+async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> None:
     progress = fold(orphan.facts)
-    detail = _why_it_ends(orphan, progress, max_attempts)
-    if detail is None:
+    ending = _ending(orphan, progress, options, now)
+    if ending is None:
         await journal.release(orphan.token, counted=True, take=False)
         return
-    ending = Failed(ErrorCode.CRASHED, detail)
     messages: list[Message] = progress.messages or [question(orphan.run.input)]
     closed = close(messages, progress.results, ending)
-    await journal.settle(orphan.token, Settlement(outcome=outcome_of(ending, closed), messages=closed), take=False)
+    settlement = Settlement(
+        outcome=outcome_of(ending, closed),
+        messages=[] if external else closed,
+        discarded=is_discarded(ending, options),
+    )
+    await journal.settle(orphan.token, settlement, take=False)
 
 
-def _why_it_ends(orphan: Claim, progress: Progress, max_attempts: int) -> str | None:
+def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Failed | None:
+    """Return how a run ends whose server died, None if it goes on."""
+    run = orphan.run
+    if run.deadline is not None and run.deadline <= now:
+        return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s; the server died meanwhile")
+    detail = _why_it_ends(orphan, progress, options)
+    return None if detail is None else Failed(ErrorCode.CRASHED, detail)
+
+
+def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
     if orphan.run.opaque:
         return "the server died while the run executed; what it had done by then is unknown"
-    if tools := progress.open_tools():
-        return f"the server died while a tool worked ({', '.join(tools.values())}); what the tool did is unknown"
-    if orphan.run.attempt >= max_attempts:
+    if reopened(progress, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools) is None:
+        tools = ", ".join(progress.open_tools().values())
+        return f"the server died while a tool worked ({tools}); what the tool did is unknown"
+    if orphan.run.attempt >= options.max_attempts:
         times = "" if orphan.run.attempt == 1 else f" in each of its {orphan.run.attempt} attempts"
         return f"the server died while the run executed{times}"
     return None

@@ -1,27 +1,29 @@
-"""From a claim to an outcome. The only place that calls user code, with the only `except` around it.
+"""From a claim to an outcome: prepare, execute within the deadline, close, settle. The only place that calls user code.
 
-Every ending becomes a value: what the agent returned or raised, and what a stop left of it. The outcome, the run's
-closed messages, the window and the state are settled in one commit. An agent whose run did not end well is dropped.
-If even that fails, the run ends as failed with its question alone: no defect of ours may hold a session for good.
+Every ending becomes a value: what the agent returned or raised, and what a timeout, a cancel or a stop left of it. The
+outcome, the run's closed messages, the window and the state are settled in one commit. An agent whose run did not end
+well, or of which something still works, is dropped. If even that fails, the run ends as failed with its question alone:
+no defect of ours may hold a session for good.
 """
 
 import asyncio
 import logging
-import os
-import traceback
 from collections.abc import Callable
-from functools import partial
-from typing import assert_never
+from typing import Any, Final
 
 from msgspec import Struct
 
-from strandline.agents.port import Finished, SessionAgent, Target
+from strandline.agents.port import Finished, Target
 from strandline.clock import Clock
 from strandline.engine.attempt import LiveAttempt
-from strandline.engine.loops import Call, CallCancelled, Loops
+from strandline.engine.calls import Call
+from strandline.engine.execution import STOPPED, Execution
+from strandline.engine.loops import Loops
+from strandline.engine.options import Options
+from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
-from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
-from strandline.history import answer_text, close, fold, question
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.history import close, fold, reopened
 from strandline.journal.port import Journal, Take
 from strandline.model import (
     Cancelled,
@@ -29,11 +31,8 @@ from strandline.model import (
     Ending,
     ErrorCode,
     Failed,
-    Message,
     Outcome,
-    RunError,
     RunId,
-    RunStatus,
     SessionKey,
     Settlement,
     Succeeded,
@@ -41,45 +40,26 @@ from strandline.model import (
 
 _log = logging.getLogger("strandline.runner")
 
-CANCEL_LEAD_S = 0.2
-"""How long before the end of the grace a run's task is cancelled."""
-CANCEL_AGAIN_S = 0.1
-"""How long after that it is cancelled again: an async tool may swallow the first."""
-
-SETTLE_AGAIN_S = 1.0
+SETTLE_AGAIN_S: Final = 1.0
 """How long to wait before an outcome that the journal could not keep is offered again."""
+SILENT_S: Final = 1.0
+"""How long an agent loop is silent at least before it is given up, however short the grace."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """What became of a claim: its outcome, or None if the run was given back or the claim was lost."""
+    """What became of a claim: its outcome, or None if the run was given back or the claim was lost.
+
+    `held`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
+    """
 
     claim: Claim
     outcome: Outcome | None = None
     take: Take = Take.NOTHING
     duration_s: float = 0.0
     lost: bool = False
-
-
-def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
-    """Return the outcome for an ending and the messages that `close` made of it."""
-    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
-    match ending:
-        case Succeeded():
-            return Outcome(status=RunStatus.SUCCEEDED, output=answer_text(last), message=last, usage=usage)
-        case Failed(code=code, detail=detail):
-            error = RunError(code, detail)
-            return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
-        case Cancelled():
-            return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)
-        case _:
-            assert_never(ending)
-
-
-def defective(claim: Claim) -> Settlement:
-    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
-    ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
-    closed = close([question(claim.run.input)], {}, ending)
-    return Settlement(outcome=outcome_of(ending, closed), messages=closed)
+    requeued: bool = False
+    held: Call[Any] | None = None
+    phase: str = ""
 
 
 class Runner:
@@ -93,6 +73,7 @@ class Runner:
         loops: Loops,
         pool: AgentPool,
         clock: Clock,
+        options: Options,
         workspace: Callable[[SessionKey], str],
         keeps_slot: Callable[[], bool],
     ) -> None:
@@ -101,26 +82,42 @@ class Runner:
         self._loops = loops
         self._pool = pool
         self._clock = clock
+        self._options = options
         self._workspace = workspace
         self._keeps_slot = keeps_slot
-        self._live: dict[RunId, tuple[LiveAttempt, Call[Finished]]] = {}
+        self._live: dict[RunId, Execution] = {}
+
+    # -- what it tells -----------------------------------------------------------------------------
 
     def phase(self, run_id: RunId) -> str | None:
         """Return what a run does now, None if it does not execute here."""
-        live = self._live.get(run_id)
-        return live[0].phase if live is not None else None
+        execution = self._live.get(run_id)
+        return execution.attempt.phase if execution is not None else None
+
+    def executing(self) -> list[Execution]:
+        """Return what executes."""
+        return list(self._live.values())
 
     def longest_without_progress_s(self) -> float:
         """Return for how many seconds the quietest of the executing runs has done nothing; 0 if none executes."""
-        if not self._live:
-            return 0.0
-        return self._clock.monotonic() - min(attempt.last_progress for attempt, _ in self._live.values())
+        return max(map(self._quiet_s, self._live.values()), default=0.0)
+
+    @property
+    def stalled(self) -> int:
+        """How many runs have given no sign of life for `stall_after_s`."""
+        return sum(self._quiet_s(execution) >= self._options.stall_after_s for execution in self._live.values())
+
+    def _quiet_s(self, execution: Execution) -> float:
+        return self._clock.monotonic() - execution.attempt.last_progress
+
+    # -- a claim -----------------------------------------------------------------------------------
 
     async def execute(self, claim: Claim) -> Ended:
         """Execute a claim to its end. Returns on every ending, also on a defect of ours."""
         run = claim.run
-        execution = _Execution(self._journal, self._target)
+        execution: Execution | None = None
         try:
+            execution = self._prepared(claim)
             return await self._execute(claim, execution)
         except ClaimLost:
             # The agent may be in the pool, with messages that are in no history.
@@ -130,144 +127,162 @@ class Runner:
         except Exception:
             self._pool.drop(run.key)
             _log.exception("run %s could not be ended as it should; it ends as failed", run.run_id)
-            return await self._give_up(claim)
+            return await self._give_up(claim, None if execution is None else execution.call)
         finally:
-            self._loops.discard(execution.take_agent())
             self._live.pop(run.run_id, None)
+            if execution is not None:
+                self._loops.discard(execution.take_agent())
 
-    async def _execute(self, claim: Claim, execution: "_Execution") -> Ended:
-        key = claim.run.key
+    def _prepared(self, claim: Claim) -> Execution:
+        staged = fold(claim.facts)
+        options = self._options
+        going_on = reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
+        signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
+        attempt = LiveAttempt(claim, going_on or staged, self._journal, signal, workspace, self._clock)
+        return Execution(attempt, self._journal, self._target, self._loops)
+
+    async def _execute(self, claim: Claim, execution: Execution) -> Ended:
         started = self._clock.monotonic()
-        attempt = LiveAttempt(
-            claim, fold(claim.facts), self._journal, self._loops.signal(), self._workspace(key), self._clock
-        )
-        agent = self._pool.pop(key)
+        deadline = claim.run.deadline
+        left_s = None if deadline is None else deadline - self._clock.now()
+        if left_s is not None and left_s <= 0:  # it was passed while the run waited to go on
+            execution.attempt.freeze()
+            return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
+        agent = self._pool.pop(claim.run.key)
         if agent is not None and claim.facts:
             # What was staged by an attempt that ended is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
-        call = self._loops.start(partial(execution.run, attempt, agent))
+        execution.start(agent)
         del agent
-        self._live[claim.run.run_id] = (attempt, call)
-        finished = await _result(call)
-        if attempt.stopping and not isinstance(finished.ending, Succeeded):
-            if not attempt.tool_in_the_middle():
-                return await self._give_back(claim)
-            finished = Finished(ending=Failed(ErrorCode.STOPPED, "the server was stopped"), usage=finished.usage)
-        return await self._settle(attempt, execution, finished, started)
+        self._live[claim.run.run_id] = execution
+        timer = None if left_s is None else asyncio.get_running_loop().call_later(left_s, self._time_out, execution)
+        try:
+            finished = await execution.finished()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        stranded = execution.stranded and finished.ending is execution.asked
+        if (stranded or finished.ending is STOPPED) and self._can_go_on(execution):
+            return await self._give_back(claim, counted=stranded, requeued=stranded)
+        return await self._settle(execution, finished, started)
 
-    async def stop(self, grace_s: float) -> None:
-        """Have every run that executes end within `grace_s` seconds, asking first, cancelling then, leaving at last."""
-        live = list(self._live.values())
-        for attempt, _ in live:
-            attempt.stopping = True
-            attempt.signal.set()
-        calls = [call for _, call in live]
-        await _done(calls, grace_s - CANCEL_LEAD_S)
-        for pause_s in (CANCEL_AGAIN_S, CANCEL_LEAD_S - CANCEL_AGAIN_S):
-            pending = [call for call in calls if not call.done.done()]
-            for call in pending:
-                self._loops.cancel(call)
-            await _done(pending, pause_s)
-        for call in calls:
-            call.abandon(Finished(ending=Failed(ErrorCode.STOPPED, "the run did not end when it was asked to")))
+    def _can_go_on(self, execution: Execution) -> bool:
+        """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
+        if execution.attempt.claim.run.opaque:
+            return False
+        options = self._options
+        staged = execution.attempt.staged()
+        going_on = reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
+        return going_on is not None
 
-    async def _settle(self, attempt: LiveAttempt, execution: "_Execution", finished: Finished, started: float) -> Ended:
-        claim = attempt.claim
+    # -- having runs end ---------------------------------------------------------------------------
+
+    def _time_out(self, execution: Execution) -> None:
+        execution.end(self._timed_out(execution.attempt.claim), self._options.cancel_grace_s)
+
+    def _timed_out(self, claim: Claim) -> Ending:
+        return Failed(ErrorCode.TIMEOUT, f"the run took longer than {claim.run.timeout_s:g} s")
+
+    def stop(self, grace_s: float) -> None:
+        """Have every run that executes end within `grace_s` seconds: those that can go on later are given back."""
+        for execution in self.executing():
+            execution.end(STOPPED, grace_s)
+
+    def watch(self) -> None:
+        """Report runs that give no sign of life, once each, and cancel them if that is wanted."""
+        for execution in self.executing():
+            quiet_s = self._quiet_s(execution)
+            if quiet_s < self._options.stall_after_s:
+                execution.reported = False
+            elif not execution.reported:
+                execution.reported = True
+                attempt = execution.attempt
+                where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
+                _log.warning(
+                    "run %s has given no sign of life for %g s (in %s)%s",
+                    attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
+                )  # fmt: skip
+                if self._options.stall_action == "cancel":
+                    execution.end(Cancelled(), self._options.cancel_grace_s)
+
+    def leave_silent_loop(self, call: Call[Any]) -> None:
+        """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more."""
+        if self._loops.silent_s(call) < max(self._options.cancel_grace_s, SILENT_S):
+            return
+        _log.error("an agent loop is blocked for good and is given up:\n    %s", "\n    ".join(self._loops.stack(call)))
+        there = [each for each in self.executing() if each.call is not None and each.call.home is call.home]
+        blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
+        for each in there:
+            if each in blocking:
+                each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
+            else:
+                each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
+                assert each.call is not None
+                each.call.forsake()
+        if not self._loops.blocks(call):
+            call.forsake()
+        self._loops.retire(call)
+        self._pool.clear()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def _settle(self, execution: Execution, finished: Finished, started: float) -> Ended:
+        attempt, claim = execution.attempt, execution.attempt.claim
+        held = execution.call if execution.call is not None and execution.call.is_alive else None
         so_far = attempt.so_far()
         closed = close(so_far, attempt.results, finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
-        if isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far:
+        if self._target.external:
+            settlement = Settlement(outcome=outcome, messages=[])
+        elif is_discarded(finished.ending, self._options):
+            settlement = Settlement(outcome=outcome, messages=closed, discarded=True)
+        elif isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far:
             settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
-            # Before the settle: the session's next claim may come while the commit is under way.
-            if (agent := execution.take_agent()) is not None:
-                self._pool.put(claim.run.key, agent)
-                del agent
         else:
             settlement = Settlement(outcome=outcome, messages=closed, state=finished.state)
-        take = await self._settle_at_last(claim, settlement, take=self._keeps_slot())
-        return Ended(claim=claim, outcome=outcome, take=take, duration_s=self._clock.monotonic() - started)
+            finished = Finished(ending=finished.ending, keep=False)
+        if isinstance(finished.ending, Succeeded) and finished.keep and held is None and not self._target.exclusive:
+            # Before the settle: the session's next claim may come while the commit is under way.
+            agent = execution.take_agent()
+            if agent is not None:
+                self._pool.put(claim.run.key, agent)
+            del agent
+        take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot())
+        return Ended(
+            claim=claim,
+            outcome=outcome,
+            take=take,
+            duration_s=self._clock.monotonic() - started,
+            held=held,
+            phase=attempt.phase,
+        )
 
-    async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, take: bool) -> Take:
+    async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, hold: bool, take: bool) -> Take:
         """Settle as soon as the journal can. Raises `ClaimLost`."""
         while True:
             try:
-                return await self._journal.settle(claim.token, settlement, take=take)
+                return await self._journal.settle(claim.token, settlement, hold=hold, take=take and not hold)
             except JournalUnavailable as error:
                 _log.error("the outcome of run %s cannot be kept yet: %s", claim.run.run_id, error)
                 # A claim on the next run may be out, and stale: another one must not be made beside it.
                 take = False
                 await asyncio.sleep(SETTLE_AGAIN_S)
 
-    async def _give_back(self, claim: Claim) -> Ended:
+    async def _give_back(self, claim: Claim, *, counted: bool, requeued: bool) -> Ended:
         try:
-            return Ended(claim=claim, take=await self._journal.release(claim.token, counted=False, take=False))
+            take = await self._journal.release(claim.token, counted=counted, take=False)
         except JournalUnavailable as error:
             _log.error("run %s could not be given back (%s); it is taken up at the next start", claim.run.run_id, error)
             return Ended(claim=claim)
+        return Ended(claim=claim, take=take, requeued=requeued)
 
-    async def _give_up(self, claim: Claim) -> Ended:
+    async def _give_up(self, claim: Claim, call: Call[Any] | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
+        held = call if call is not None and call.is_alive else None
         try:
             settlement = defective(claim)
-            await self._settle_at_last(claim, settlement, take=False)
+            await self._settle_at_last(claim, settlement, hold=held is not None, take=False)
         except ClaimLost:
             return Ended(claim=claim, lost=True)
-        return Ended(claim=claim, outcome=settlement.outcome)
-
-
-class _Execution:
-    """The part of an attempt that runs on the agent loop."""
-
-    def __init__(self, journal: Journal, target: Target) -> None:
-        self._journal = journal
-        self._target = target
-        self._agent: SessionAgent | None = None
-
-    def take_agent(self) -> SessionAgent | None:
-        """Hand over the agent; the execution has ended or was left."""
-        agent, self._agent = self._agent, None
-        return agent
-
-    async def run(self, attempt: LiveAttempt, agent: SessionAgent | None) -> Finished:
-        """Build the agent if need be, run it, and return every ending as a value."""
-        try:
-            if agent is None:
-                os.makedirs(attempt.context.workspace, exist_ok=True)
-                record = await self._journal.load(attempt.claim.run.key)
-                agent = await self._target.build(attempt.claim.run.key, record, attempt.progress)
-            self._agent = agent
-            del agent
-            return await self._agent.run(attempt)
-        except asyncio.CancelledError:
-            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
-        except (ClaimLost, JournalUnavailable) as error:
-            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
-        except BaseException as error:
-            # Also SystemExit: a tool that calls sys.exit() fails its own run only.
-            detail = _detail(error)
-            _log.warning("run %s failed: %s", attempt.context.run_id, detail)
-            _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
-            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
-
-
-async def _result(call: "Call[Finished]") -> Finished:
-    """Return what came of a call, also of one whose task was cancelled before its first step."""
-    try:
-        return await call.done
-    except CallCancelled:
-        return Finished(ending=Failed(ErrorCode.STOPPED, "the run was cancelled before it began"))
-
-
-def _detail(error: BaseException) -> str:
-    """Return what the user's code raised, in one line; wrappers of the framework and of ours are taken off."""
-    while isinstance(error, AgentFailed):
-        if error.__cause__ is None:
-            return str(error)
-        error = error.__cause__
-    return "".join(traceback.format_exception_only(error)).strip()
-
-
-async def _done(calls: "list[Call[Finished]]", timeout_s: float) -> None:
-    if calls:
-        await asyncio.wait([call.done for call in calls], timeout=max(timeout_s, 0.0))
+        return Ended(claim=claim, outcome=settlement.outcome, held=held)

@@ -10,17 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
+from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.stream import Later, RunStream
+from strandline.engine.upkeep import Upkeep
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
+from strandline.errors import Draining, Invalid, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
 from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
 from strandline.lifecycle import ENDED
 from strandline.model import (
@@ -44,27 +48,14 @@ MEAN_WEIGHT = 0.2
 HISTORY_PAGE = 500
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    """The limits of a service, see `strandline.config` for what they mean."""
-
-    max_running: int = 64
-    max_queued_per_session: int = 100
-    max_queued: int = 10_000
-    max_attempts: int = 3
-    retry_after_s: float = 5.0
-    drain_grace_s: float = 6.0
-    stop_grace_s: float = 1.0
-    max_agents: int = 1_000
-    agent_idle_s: float = 600.0
-    survives: bool = True
-    """Whether what the journal keeps outlives the process."""
-
-
 class Request(Struct, frozen=True, kw_only=True):
     """A run that somebody asks for."""
 
     key: SessionKey
     input: Input
+    timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    """How long it may take, and wait; None: what the service allows. More than that is refused."""
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,7 +70,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
 
 
 class RunView(Struct, frozen=True, kw_only=True):
-    """A run, and what it does now: `waiting`, `model`, `tool NAME`; None once it has ended."""
+    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
 
     run: Run
     phase: str | None
@@ -99,6 +90,15 @@ class Health(Struct, frozen=True, kw_only=True):
     oldest_wait_s: float
     longest_no_progress_s: float
     agents_in_memory: int
+
+
+class RunStack(Struct, frozen=True, kw_only=True):
+    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
+
+    run: Run
+    phase: str
+    quiet_s: float
+    stack: list[str]
 
 
 class Service:
@@ -121,6 +121,8 @@ class Service:
         self._loops = loops
         self._clock = clock
         self._new_run_id = new_run_id
+        if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
+            options = replace(options, max_running=1, max_holds=1)
         self._options = options
         self._owner = owner
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
@@ -134,14 +136,34 @@ class Service:
             loops=loops,
             pool=self._pool,
             clock=clock,
+            options=options,
             workspace=workspace,
             keeps_slot=self._dispatcher.keeps_slot,
+        )
+        self.exhausted = asyncio.Event()
+        """Set when so many runs have ended and still work that the process has to be replaced."""
+        self._holds = Holds(
+            journal,
+            loops,
+            clock,
+            limit_s=options.hold_limit_s,
+            max_holds=options.max_holds,
+            on_full=self._exhaust,
+        )
+        self._upkeep = Upkeep(
+            journal,
+            loops,
+            self._pool,
+            self._runner,
+            self._holds,
+            clock,
+            run_retention_s=options.run_retention_s,
         )
         self._worker = Worker(
             journal=journal,
             dispatcher=self._dispatcher,
             runner=self._runner,
-            pool=self._pool,
+            holds=self._holds,
             clock=clock,
             on_start=self._run_started,
             on_end=self._run_ended,
@@ -159,8 +181,9 @@ class Service:
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
         try:
             for orphan in orphans:
-                await recover(self._journal, orphan, max_attempts=self._options.max_attempts)
+                await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
+            self._worker.spawn(self._upkeep.go_on())
         except BaseException:
             await self._journal.close()
             raise
@@ -197,6 +220,8 @@ class Service:
         """
         self._admit()
         key = request.key
+        timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
+        queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         run_id = self._new_run_id()
         now = self._clock.now()
         new = NewRun(
@@ -204,6 +229,8 @@ class Service:
             key=key,
             input=request.input,
             opaque=self._target.opaque,
+            timeout_s=timeout_s,
+            queue_deadline=now + queue_timeout_s,
             metadata=request.metadata,
             created_at=now,
         )
@@ -229,7 +256,7 @@ class Service:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        phase = None
+        phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
         return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
@@ -269,36 +296,58 @@ class Service:
         self._pool.drop(key)
         changed = await self._journal.change(Delete(key))
         if isinstance(changed, Busy):
-            raise SessionBusy("the session has a run that waits or executes; delete it when that has ended")
+            raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
         return changed.existed
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, whatever user code does."""
         oldest = self._dispatcher.oldest
         return Health(
-            ready=self._ready and not self._draining,
+            ready=self._ready and not self._draining and not self.exhausted.is_set(),
             draining=self._draining,
-            processing=self._worker.executing > 0,
+            processing=self._worker.executing > 0 or len(self._holds) > 0,
             running=self._worker.executing,
-            held=0,
-            stalled=0,
+            held=len(self._holds),
+            stalled=self._runner.stalled,
             queue_depth=self._dispatcher.waiting,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=self._runner.longest_without_progress_s(),
             agents_in_memory=len(self._pool),
         )
 
+    def stacks(self) -> list[RunStack]:
+        """Return what every run does that executes, or has ended and still works."""
+        now = self._clock.monotonic()
+        found = [
+            RunStack(
+                run=each.attempt.claim.run,
+                phase=each.attempt.phase,
+                quiet_s=now - each.attempt.last_progress,
+                stack=[] if each.call is None else self._loops.stack(each.call),
+            )
+            for each in self._runner.executing()
+        ]
+        return found + [
+            RunStack(run=claim.run, phase="held", quiet_s=now - since, stack=self._loops.stack(call))
+            for claim, call, since in self._holds.all()
+        ]
+
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        if self._worker.executing or self._dispatcher.waiting:
+        if self._worker.executing or self._dispatcher.waiting or len(self._holds):
             self._asked()
         return self._clock.monotonic() - self._last_asked
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _exhaust(self) -> None:
+        """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
+        self._dispatcher.stop()
+        self.exhausted.set()
+
     def _admit(self) -> None:
         self._asked()
-        if self._draining:
+        if self._draining or self.exhausted.is_set():
             raise Draining("the server is stopping", retry_after_s=self._options.retry_after_s)
         if not self._ready:
             raise NotReady("the server is starting", retry_after_s=self._options.retry_after_s)
@@ -343,12 +392,13 @@ class Service:
         if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
             self._streams[run_id] = RunStream(run_id)
 
-    def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float) -> None:
+    def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float | None) -> None:
         if outcome is None:
             self._later(run_id)
             return
-        mean_s = self._mean_s
-        self._mean_s = duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (duration_s - mean_s)
+        if duration_s is not None:
+            mean_s = self._mean_s
+            self._mean_s = duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (duration_s - mean_s)
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome)
 
@@ -361,6 +411,15 @@ class Service:
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error))
+
+
+def _within(name: str, asked_s: float | None, most_s: float) -> float:
+    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
+    if asked_s is None:
+        return most_s
+    if not 0 < asked_s <= most_s:  # (also NaN)
+        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
+    return asked_s
 
 
 def _only_tools(message: Message) -> bool:

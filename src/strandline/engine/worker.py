@@ -10,22 +10,35 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from strandline.clock import Clock
+from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Dispatcher
-from strandline.engine.pool import AgentPool
+from strandline.engine.holds import Holds
+from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import StrandlineError
-from strandline.journal.port import Accepted, Bounds, Journal, Refused, RunQuery, Take, WaitingQuery
-from strandline.model import Claim, NewRun, Outcome, Run, RunId, RunStatus, SessionKey
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Changed,
+    EndWaiting,
+    Journal,
+    Refused,
+    RunQuery,
+    Take,
+    WaitingQuery,
+)
+from strandline.model import Claim, ErrorCode, NewRun, Outcome, Run, RunError, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.worker")
 
+SETTLE_S = 1.0
+"""How long runs that were stopped get to settle."""
 TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
-TIDY_EVERY_S = 1.0
 
 OnStart = Callable[[RunId], None]
-OnEnd = Callable[[RunId, Outcome | None, float], None]
-"""Told the id of a run, its outcome (None: it goes on later), and how many seconds it executed."""
+OnEnd = Callable[[RunId, Outcome | None, float | None], None]
+"""Told the id of a run, its outcome (None: it goes on later), and how many seconds it executed (None: it never did)."""
 
 
 class Worker:
@@ -37,7 +50,7 @@ class Worker:
         journal: Journal,
         dispatcher: Dispatcher,
         runner: Runner,
-        pool: AgentPool,
+        holds: Holds,
         clock: Clock,
         on_start: OnStart,
         on_end: OnEnd,
@@ -45,7 +58,8 @@ class Worker:
         self._journal = journal
         self._dispatcher = dispatcher
         self._runner = runner
-        self._pool = pool
+        self._holds = holds
+        self._limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
         self._clock = clock
         self._on_start = on_start
         self._on_end = on_end
@@ -64,9 +78,9 @@ class Worker:
         while page := await self._journal.read(WaitingQuery(after)):
             for waiting in page:
                 self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
+                self._limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
             after = page[-1].sequence
         self._consumer = asyncio.create_task(self._consume())
-        self._spawn(self._tidy())
         self._pump()
 
     async def accept(self, new: NewRun, bounds: Bounds) -> Accepted | Refused:
@@ -89,6 +103,8 @@ class Worker:
             else:
                 taken = accepted.position == 0
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
+                if not taken and self._dispatcher.is_waiting(new.run_id):
+                    self._limits.watch(new.run_id, new.key, new.queue_deadline)
             return accepted
         finally:
             self._claiming.discard(claiming)
@@ -101,13 +117,14 @@ class Worker:
         """
         self._stopping = True
         self._dispatcher.stop()
+        self._limits.stop()
         # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
         if self._claiming:
             await asyncio.wait(self._claiming, timeout=drain_grace_s + stop_grace_s)
         await self._all_ended(drain_grace_s)
         if self._executing:
-            await self._runner.stop(stop_grace_s)
-            await self._all_ended(stop_grace_s)
+            self._runner.stop(stop_grace_s)
+            await self._all_ended(stop_grace_s + SETTLE_S)
         for task in (*self._tasks, *self._executing):
             task.cancel()
 
@@ -124,6 +141,7 @@ class Worker:
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
+            self._limits.forget(claim.run.run_id)
             self.executing += 1
             self._on_start(claim.run.run_id)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
@@ -150,24 +168,55 @@ class Worker:
         run = ended.claim.run
         self.executing -= 1
         if ended.lost:
-            self._spawn(self._look_again(run))
-        self._on_end(run.run_id, ended.outcome, ended.duration_s)
+            self.spawn(self._look_again(run))
+        if ended.requeued:
+            self._dispatcher.restored(run.run_id, run.key, run.created_at)
+        else:
+            self._on_end(run.run_id, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._dispatcher.unblock()
-        self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
+        if ended.held is not None:
+            self._dispatcher.held(run.key)
+            self._limits.held(run.key)
+            self._holds.begin(ended.claim, ended.held, ended.phase)
+            self.spawn(self._hold(ended.claim, ended.held))
+        else:
+            self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
         self._pump()
+
+    async def _hold(self, claim: Claim, call: Call[Any]) -> None:
+        """Keep a session from going on while something of its last run still works."""
+        await self._holds.keep(claim, call)
+        self._limits.resumed(claim.run.key)
+        self._dispatcher.hold_ended(claim.run.key)
+        self._pump()
+
+    async def _expire(self, run_id: RunId, key: SessionKey) -> None:
+        """End a run that has waited too long."""
+        error = RunError(ErrorCode.QUEUE_TIMEOUT, "the run waited too long for its turn, and was not started")
+        outcome = Outcome(status=RunStatus.FAILED, error=error)
+        try:
+            changed = await self._journal.change(EndWaiting(key, run_id, outcome))
+        except StrandlineError as failure:
+            _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
+            self._limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
+            return
+        if isinstance(changed, Changed) and changed.existed:
+            self._dispatcher.left(run_id, key)
+            self._on_end(run_id, outcome, None)
 
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
         found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
         if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
+            self._limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()
 
     def _pump(self) -> None:
         """Have the journal claim for every session that the dispatcher lets go."""
         while (key := self._dispatcher.next()) is not None:
-            take = self._spawn(self._take(key))
+            take = self.spawn(self._take(key))
             self._claiming.add(take)
             take.add_done_callback(self._claiming.discard)
 
@@ -196,12 +245,8 @@ class Worker:
         while self._executing and (left_s := deadline - self._clock.monotonic()) > 0:
             await asyncio.wait(self._executing, timeout=left_s)
 
-    async def _tidy(self) -> None:
-        while True:
-            await asyncio.sleep(TIDY_EVERY_S)
-            self._pool.tidy()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run `work` as a task that does not outlive `drain` or `abort`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -21,6 +21,8 @@ class ChatBody(Struct, frozen=True):
 
     message: str
     session_id: str | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,7 +50,14 @@ class Chat:
         """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
         body = self._decode(await wire.read_body(request, self._max_body_bytes))
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
-        ticket = await self._service.submit(RunRequest(key=SessionKey(ANONYMOUS, session), input=body.message))
+        ticket = await self._service.submit(
+            RunRequest(
+                key=SessionKey(ANONYMOUS, session),
+                input=body.message,
+                timeout_s=body.timeout,
+                queue_timeout_s=body.queue_timeout,
+            )
+        )
         end = await _end_of(ticket, request)
         if isinstance(end, Later):
             value = {
@@ -79,7 +88,9 @@ class Chat:
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise Invalid(f"{error}. The body is an object with `message`, a string") from None
+            raise Invalid(
+                f"{error}. The body is an object with `message`, a string; `timeout` and `queue_timeout` are seconds"
+            ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise wire.Malformed(f"the body is not JSON: {error}") from None
 

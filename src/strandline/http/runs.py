@@ -57,7 +57,7 @@ def run_body(view: RunView) -> RunBody:
         message=outcome.message if outcome else None,
         error=outcome.error if outcome else None,
         usage=outcome.usage if outcome else None,
-        held=False,
+        held=run.held,
         metadata=run.metadata,
     )
 

@@ -23,24 +23,35 @@ CHECKED_BYTES: Final = 64 << 20
 
 def create(path: Path) -> None:
     """Make an empty journal at `path`, whole or not at all. The caller owns the lock."""
-    schema = resources.files("strandline.journal").joinpath("schema/0001_initial.sql").read_text()
     draft = path.with_name(path.name + ".new")
     try:
-        for leftover in (draft, *_companions(draft), *_companions(path)):
+        for leftover in (draft, *companions(draft), *companions(path)):
             leftover.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             # In the creation itself and before WAL, so that the head of the file always shows whose it is.
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-            connection.executescript(f"BEGIN; {marks} {schema} COMMIT;")
+            connection.executescript(f"BEGIN; {marks} {schema_after(0)} COMMIT;")
             connection.execute("PRAGMA journal_mode = WAL")
         draft.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"The journal {path} cannot be made: {error}. Name another file.") from error
+
+
+def schema_after(version: int) -> str:
+    """Return the SQL that makes a file of this version from one of schema `version`, 0 for one that is empty."""
+    files = [each for each in resources.files("strandline.journal").joinpath("schema").iterdir() if each.is_file()]
+    files.sort(key=lambda each: each.name)
+    return "\n".join(each.read_text() for each in files if int(each.name[:4]) > version)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content durable, or what a folder says of the files in it. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -76,7 +87,8 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _companions(path: Path) -> list[Path]:
+def companions(path: Path) -> list[Path]:
+    """Return the files that SQLite may keep beside `path`."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")]
 
 

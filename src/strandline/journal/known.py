@@ -9,7 +9,7 @@ import sqlite3
 from collections import OrderedDict
 from typing import Final
 
-from strandline.journal.reader import Tail, find_session
+from strandline.journal.reader import Tail, find_session, last_waiting
 from strandline.journal.rules import Rank
 from strandline.model import RunId, SessionKey
 
@@ -29,14 +29,14 @@ class Session:
         """Where its history ends."""
         self.queued = 0
         self.back: Rank | None = None
-        """The last of those that wait. Runs leave a queue at its head, so it stays true until the queue is empty."""
+        """The last of those that wait, None if there is none: whatever is accepted behind it needs no counting."""
         self.claimed: Executing | None = None
 
 
 class Executing:
-    """One claimed run; `staged` is how many facts of it are kept."""
+    """One claimed run; `staged` is how many facts of it are kept. One that is held has ended, at `held_since`."""
 
-    __slots__ = ("attempt", "fence", "run_id", "seq", "session", "staged")
+    __slots__ = ("attempt", "fence", "held_since", "run_id", "seq", "session", "staged")
 
     def __init__(self, session: Session, run_id: RunId, seq: int, fence: int, attempt: int, staged: int) -> None:
         self.session = session
@@ -45,6 +45,7 @@ class Executing:
         self.fence = fence
         self.attempt = attempt
         self.staged = staged
+        self.held_since: float | None = None
 
 
 class Known:
@@ -55,7 +56,7 @@ class Known:
         self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
         self.executing: dict[RunId, Executing] = {}
         self.last_attempts: set[int] = set()
-        """The sequences of claimed runs that are last attempts."""
+        """The sequences of executing runs that are last attempts."""
         self.waiting = 0
         self.learn()
 
@@ -78,11 +79,14 @@ class Known:
         ):
             lane, urgency, seq = place
             self.waits(by_no[no], (lane, urgency, seq))
-        for no, last, *columns in self._connection.execute(
-            "SELECT session, last, run_id, seq, fence, attempt,"
+        for no, last, ended_at, *columns in self._connection.execute(
+            "SELECT session, last, ended_at, run_id, seq, fence, attempt,"
             " (SELECT coalesce(max(no) + 1, 0) FROM staged WHERE run = seq) FROM runs WHERE fence IS NOT NULL"
         ):
-            self.claimed(Executing(by_no[no], *columns), last=last)
+            executing = Executing(by_no[no], *columns)
+            self.claimed(executing, last=last)
+            if ended_at is not None:
+                self.held(executing, since=ended_at)
 
     # -- sessions -------------------------------------------------------------------------------------
 
@@ -122,13 +126,15 @@ class Known:
         """Note that a run waits at `place`."""
         session.queued += 1
         self.waiting += 1
-        if session.queued == 1 or session.back is None or place > session.back:
+        if session.back is None or place > session.back:
             session.back = place
 
-    def left(self, session: Session) -> None:
-        """Note that the head of a queue has left it."""
+    def left(self, session: Session, place: Rank) -> None:
+        """Note that the run at `place` waits no longer; what is stored says so already."""
         session.queued -= 1
         self.waiting -= 1
+        if place == session.back:
+            session.back = last_waiting(self._connection, session.no) if session.queued else None
 
     def claimed(self, executing: Executing, *, last: bool) -> None:
         """Note a claim."""
@@ -136,6 +142,11 @@ class Known:
         self.executing[executing.run_id] = executing
         if last:
             self.last_attempts.add(executing.seq)
+
+    def held(self, executing: Executing, *, since: float) -> None:
+        """Note that a run has ended whose claim stays."""
+        executing.held_since = since
+        self.last_attempts.discard(executing.seq)
 
     def stopped(self, executing: Executing) -> None:
         """Note the end of a claim."""

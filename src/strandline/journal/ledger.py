@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline.clock import Clock
@@ -18,13 +19,27 @@ from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Ta
 from strandline.journal.reader import CHAIN, RUN_COLUMNS, Tail, facts, to_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, Lane, NewRun, Run, RunStatus, SessionKey, Token
+from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
 
 _QUEUED: Final = RunStatus.QUEUED.value
+WALK: Final = 1000
+"""How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
 
 
 class Mismatch(Exception):
     """What is known by heart is not what is stored."""
+
+
+class Left(Struct, frozen=True):
+    """What a run leaves, encoded; None where there is nothing, or where nothing changed. `count` is of messages."""
+
+    status: RunStatus
+    outcome: bytes
+    messages: bytes | None
+    count: int
+    window: bytes | None
+    state: bytes | None
+    discarded: bool
 
 
 class Ledger:
@@ -42,7 +57,9 @@ class Ledger:
         """Facts that could not be written although their caller was told that they would be."""
         self._paid: set[Token] = set()
         """Those of `_owed` that this transaction writes, or that it makes worthless."""
-        (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
+        (highest,) = self._execute(
+            "SELECT max(value, (SELECT coalesce(max(seq), -1) FROM runs)) FROM meta WHERE name = 'pruned'"
+        ).fetchone()
         self._seq: int = highest + 1
         self._fence = 0
 
@@ -80,14 +97,20 @@ class Ledger:
     # -- ownership ------------------------------------------------------------------------------------
 
     def take_over(self) -> list[Claim]:
-        """Fence every older owner in one transaction; return what was executing, with fresh tokens and its facts."""
+        """End all holds and fence every older owner, in one transaction.
+
+        Return what was executing, in order of sequence, with fresh tokens and its facts.
+        """
         self.begin()
         try:
             self._execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
             (epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
             self._fence = first_fence(epoch)
             claims = []
-            for executing in sorted(self._known.executing.values(), key=lambda each: each.seq):
+            claimed = sorted(self._known.executing.values(), key=lambda each: each.seq)
+            for held in (each for each in claimed if each.held_since is not None):
+                self._end_hold(held)
+            for executing in (each for each in claimed if each.held_since is None):
                 executing.fence = self._next_fence()
                 self._update("UPDATE runs SET fence = ? WHERE seq = ?", (executing.fence, executing.seq))
                 row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (executing.seq,)).fetchone()
@@ -133,14 +156,17 @@ class Ledger:
             attempt=1 if at_once else 0,
             created_at=new.created_at,
             started_at=self._clock.now() if at_once else None,
+            timeout_s=new.timeout_s,
+            queue_deadline=new.queue_deadline,
         )
         fence = self._next_fence() if at_once else None
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
-            " input, metadata, created_at, started_at) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?)",
+            " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
+            " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
             (
                 seq, run.run_id, session.no, run.lane, place[1], run.priority, run.status.value, run.attempt, fence,
-                run.opaque, prompt, metadata, run.created_at, run.started_at,
+                run.opaque, prompt, metadata, run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
             ),
         )  # fmt: skip
         if fence is None:
@@ -157,7 +183,7 @@ class Ledger:
 
     def stage(self, token: Token, fact: bytes) -> None:
         """Keep a fact, after those that are owed for the same claim."""
-        executing = self._held(token)
+        executing = self._executing(token)
         self._pay(token, executing)
         self._write_fact(executing, fact)
 
@@ -165,58 +191,43 @@ class Ledger:
         """Remember a fact that could not be written: the next verb of this claim writes it first, or replaces it."""
         self._owed.setdefault(token, []).append(fact)
 
-    def settle(
-        self,
-        token: Token,
-        status: RunStatus,
-        outcome: bytes,
-        messages: bytes | None,
-        count: int,
-        window: bytes | None,
-        state: bytes | None,
-        take: bool,
-    ) -> Take:
-        """End a run: outcome, messages, window and state. With `take`, claim the session's next run."""
-        executing = self._held(token)
+    def settle(self, token: Token, left: Left, hold: bool, take: bool) -> Take:
+        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
+        executing = self._executing(token)
         session, seq = executing.session, executing.seq
+        now = self._clock.now()
+        # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
-            "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = NULL, last = 0 WHERE seq = ? AND fence = ?",
-            (status.value, outcome, self._clock.now(), seq, token.fence),
+            "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
+            " WHERE seq = ? AND fence = ?",
+            (left.status.value, left.outcome, now, token.fence if hold else None, left.discarded, seq, token.fence),
         )
-        end = session.end
-        row = self._execute(
-            "INSERT INTO history (session, nth, first, count, previous, run, messages) VALUES (?,?,?,?,?,?,?)",
-            (session.no, end.nth + 1, end.length, count, end.row, seq, messages),
-        ).lastrowid
-        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
-        session.end = Tail(row, end.nth + 1, end.length + count)
-        if window is not None or state is not None:
+        self._append(session, seq, left.messages, left.count, left.discarded)
+        if left.window is not None or left.state is not None:
             self._execute(
                 "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
                 " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-                (session.no, window, state),
+                (session.no, left.window, left.state),
             )
         if executing.staged:
             self._execute("DELETE FROM staged WHERE run = ?", (seq,))
         if self._owed:
             self._paid.add(token)
+        if hold:
+            self._known.held(executing, since=now)
+            return Take.NOTHING
         self._known.stopped(executing)
         return self._take_next(session) if take and session.queued else Take.NOTHING
 
     def release(self, token: Token, counted: bool, take: bool) -> Take:
-        """Give a run back to the head of its queue; `counted` False takes its attempt back."""
-        executing = self._held(token)
-        session, seq = executing.session, executing.seq
-        self._pay(token, executing)
-        place = rank(Lane.GIVEN_BACK, 0, seq)
-        self._update(
-            "UPDATE runs SET status = ?, lane = ?, urgency = ?, attempt = ?, fence = NULL, last = 0"
-            " WHERE seq = ? AND fence = ?",
-            (_QUEUED, *place[:2], executing.attempt - (not counted), seq, token.fence),
-        )
-        self._known.stopped(executing)
-        self._known.waits(session, place)
-        return self._take_next(session) if take else Take.NOTHING
+        """Give a run back to the head of its queue, `counted` False without its attempt; or end the hold of one."""
+        executing = self._claimed(token)
+        if executing.held_since is None:
+            self._pay(token, executing)
+            self._give_back(executing, executing.attempt - (not counted))
+        else:
+            self._end_hold(executing)
+        return self._take_next(executing.session) if take else Take.NOTHING
 
     def delete(self, key: SessionKey) -> Changed | Busy:
         """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
@@ -236,13 +247,104 @@ class Ledger:
         self._known.forget(session)
         return Changed(existed=True)
 
+    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, outcome: bytes) -> Changed | Busy:
+        """End a run of this session if it still waits; it leaves a row of history without messages, as all do."""
+        session = self._known.session(key)
+        if session is None:
+            return Changed(existed=False)
+        row = self._execute(
+            "SELECT lane, urgency, seq, status FROM runs WHERE run_id = ? AND session = ?", (run_id, session.no)
+        ).fetchone()
+        if row is None:
+            return Changed(existed=False)
+        *place, stored = row
+        if stored != _QUEUED:
+            return Busy()
+        lane, urgency, seq = place
+        self._update(
+            "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
+            (status.value, outcome, self._clock.now(), seq),
+        )
+        self._append(session, seq, None, 0, False)
+        self._execute("DELETE FROM staged WHERE run = ?", (seq,))
+        self._known.left(session, (lane, urgency, seq))
+        return Changed(existed=True)
+
+    def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
+        """Forget up to `limit` runs after sequence `after` that ended before `before`.
+
+        Return how many, and the sequence to go on after, None if no more are left. No index of ends is kept, which
+        every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
+        and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
+        had not ended then: no more than could wait, execute and be held at once.
+        """
+        old: list[int] = []
+        looked = 0
+        rows = self._execute(
+            "SELECT seq, created_at, fence IS NULL AND ended_at < ? FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
+            (before, after, WALK),
+        )
+        for seq, created_at, is_old in rows:
+            if created_at >= before or len(old) == limit:
+                break
+            looked += 1
+            after = seq
+            if is_old:
+                old.append(seq)
+        rows.close()
+        if old:
+            # Rows of history go on naming these runs: their sequences are never given again.
+            self._execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
+            self._connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
+        return len(old), after if looked == WALK else None
+
     # -- parts of verbs -------------------------------------------------------------------------------
 
-    def _held(self, token: Token) -> Executing:
-        executing = self._known.executing.get(token.run_id)
-        if executing is None or executing.fence != token.fence:
+    def _claimed(self, token: Token) -> Executing:
+        claimed = self._known.executing.get(token.run_id)
+        if claimed is None or claimed.fence != token.fence:
             raise ClaimLost(f"the claim on run {token.run_id} is lost")
+        return claimed
+
+    def _executing(self, token: Token) -> Executing:
+        executing = self._claimed(token)
+        if executing.held_since is not None:
+            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
         return executing
+
+    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: bool) -> None:
+        """Write the row of history that a run leaves."""
+        end = session.end
+        row = self._execute(
+            "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
+            " VALUES (?,?,?,?,?,?,?,?)",
+            (session.no, end.nth + 1, end.length, count, end.row, seq, discarded, messages),
+        ).lastrowid
+        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
+        session.end = Tail(row, end.nth + 1, end.length + count)
+
+    def _give_back(self, executing: Executing, attempt: int) -> None:
+        place = rank(Lane.GIVEN_BACK, 0, executing.seq)
+        self._update(
+            "UPDATE runs SET status = ?, lane = ?, urgency = ?, attempt = ?, fence = NULL, last = 0"
+            " WHERE seq = ? AND fence = ?",
+            (_QUEUED, *place[:2], attempt, executing.seq, executing.fence),
+        )
+        self._known.stopped(executing)
+        self._known.waits(executing.session, place)
+
+    def _end_hold(self, held: Executing) -> None:
+        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood (`stood_s`)."""
+        self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", (held.seq, held.fence))
+        if held.session.queued:
+            self._execute(
+                "UPDATE runs SET queue_deadline = queue_deadline + max(0.0, ? - max(?, created_at))"
+                " WHERE session = ? AND status = 'queued' AND queue_deadline IS NOT NULL",
+                (self._clock.now(), held.held_since, held.session.no),
+            )
+        if self._owed:
+            self._paid.add(Token(held.run_id, held.fence))
+        self._known.stopped(held)
 
     def _ahead(self, session: Session, place: Rank) -> int:
         """Return how many waiting runs of the session stand before `place`."""
@@ -279,7 +381,7 @@ class Ledger:
         )
         # A run that was never claimed has nothing staged.
         staged = facts(self._connection, run.sequence) if waiting.started_at is not None else ()
-        self._known.left(session)
+        self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
         self._known.claimed(Executing(session, run.run_id, run.sequence, fence, attempt, len(staged)), last=last)
         self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
         return Take.TAKEN

@@ -9,20 +9,23 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 
 import heapq
 import threading
-from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable
+from itertools import islice, takewhile
 from typing import Any, Final, assert_never, overload
 
 from strandline.clock import Clock
 from strandline.encoding import decoder, encode_messages
 from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable
 from strandline.journal.feed import ClaimFeed
+from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.port import (
     Accepted,
     Bounds,
     Busy,
+    Change,
     Changed,
     Delete,
+    EndWaiting,
     HistoryPage,
     HistoryQuery,
     Refused,
@@ -31,7 +34,7 @@ from strandline.journal.port import (
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import Rank, check_end, first_fence, is_last, rank, spans
+from strandline.journal.rules import check_end, first_fence, is_last, rank, spans, stood_s
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     WHOLE_HISTORY,
@@ -74,15 +77,15 @@ class MemoryJournal:
         self._epoch = 0
         self._fence = 0
         self._sequence = 0
-        self._sessions: dict[SessionKey, _Session] = {}
-        self._runs: dict[RunId, _Run] = {}
-        self._waiting: dict[int, _Run] = {}
+        self._sessions: dict[SessionKey, KeptSession] = {}
+        self._runs: dict[RunId, KeptRun] = {}
+        self._waiting: dict[int, KeptRun] = {}
         self._last_attempts: set[int] = set()
 
     # -- ownership ------------------------------------------------------------------------------------
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
-        """Fence every older owner; return what was executing, in order of sequence, with fresh tokens."""
+        """End all holds, fence every older owner; return what was executing, in order of sequence, with new tokens."""
         with self._lock:
             if self._epoch:
                 self._feed.end()
@@ -93,7 +96,9 @@ class MemoryJournal:
             self._fence = first_fence(self._epoch)
             claimed = [session.claimed for session in self._sessions.values() if session.claimed is not None]
             claimed.sort(key=lambda run: run.sequence)
-            return [self._claim(run) for run in claimed]
+            for held in (run for run in claimed if run.held):
+                self._end_hold(self._sessions[held.new.key], held)
+            return [self._claim(run) for run in claimed if run.fence is not None]
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""
@@ -114,7 +119,7 @@ class MemoryJournal:
             self._check_open()
             if new.run_id in self._runs:
                 raise InvariantBroken(f"run id {new.run_id} is taken")
-            session = self._sessions.get(new.key) or _Session()
+            session = self._sessions.get(new.key) or KeptSession()
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
             at_once = take and session.claimed is None and ahead == 0
             if not at_once:
@@ -122,11 +127,11 @@ class MemoryJournal:
                     return Refused("queue_full", ahead + 1)
                 if len(self._waiting) >= bounds.total:
                     return Refused("server_full", ahead + 1)
-            run = _Run(new, request, self._sequence)
+            run = KeptRun(new, request, self._sequence)
             self._sequence += 1
             self._sessions[new.key] = session
             self._runs[new.run_id] = run
-            session.runs.append(new.run_id)
+            session.runs.add(new.run_id)
             if at_once:
                 self._start(session, run)
                 return Accepted(0)
@@ -144,53 +149,78 @@ class MemoryJournal:
         """Keep what a running run has done so far."""
         encoded = encode_messages(fact)
         with self._lock:
-            self._claimed(token).facts.append(encoded)
+            self._executing(token).facts.append(encoded)
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool) -> Take:
-        """End a run: outcome, messages, window and state in one step. With `take`, claim the session's next run."""
-        check_end(settlement.outcome.status)
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+        """End a run: outcome, messages, window and state in one step.
+
+        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
+        """
+        check_end(RunStatus.RUNNING, settlement.outcome.status)
         outcome = encode_messages(settlement.outcome)
         messages = [encode_messages(message) for message in settlement.messages]
         window = None if settlement.window is None else encode_messages(settlement.window)
         state = None if settlement.state is None else encode_messages(settlement.state)
         with self._lock:
-            run = self._claimed(token)
+            run = self._executing(token)
             session = self._sessions[run.new.key]
-            self._stop(session, run)
-            run.status = settlement.outcome.status
-            run.outcome = outcome
-            run.ended_at = self._clock.now()
-            run.facts = []
+            self._end(run, settlement.outcome.status, outcome)
+            if settlement.discarded:
+                run.discarded = True
+                session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
             session.history += messages
             session.window = window or session.window
             session.state = state or session.state
+            if hold:
+                self._last_attempts.discard(run.sequence)
+                return Take.NOTHING
+            self._stop(session, run)
             return self._take_next(session) if take else Take.NOTHING
 
     async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
-        """Give a run back to the head of its queue, its facts kept; `counted` False takes its attempt back."""
+        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+
+        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
+        """
         with self._lock:
             run = self._claimed(token)
             session = self._sessions[run.new.key]
-            self._stop(session, run)
-            run.status = advance(run.status, Move.GIVE_BACK)
-            run.attempt -= not counted
-            run.lane = Lane.GIVEN_BACK
-            self._enqueue(session, run)
+            if run.held:
+                self._end_hold(session, run)
+            else:
+                self._stop(session, run)
+                run.status = advance(run.status, Move.GIVE_BACK)
+                run.attempt -= not counted
+                run.lane = Lane.GIVEN_BACK
+                self._enqueue(session, run)
             return self._take_next(session) if take else Take.NOTHING
 
-    async def change(self, change: Delete) -> Changed | Busy:
-        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
+    async def change(self, change: Change) -> Changed | Busy:
+        """Apply a change that somebody asked for, unless what it is about is not (or no longer) at rest."""
         with self._lock:
             self._check_open()
-            session = self._sessions.get(change.key)
-            if session is None:
-                return Changed(existed=False)
-            if session.claimed is not None or len(session.line):
-                return Busy()
-            del self._sessions[change.key]
-            for run_id in session.runs:
-                del self._runs[run_id]
-            return Changed(existed=True)
+            match change:
+                case Delete():
+                    return self._delete(change.key)
+                case EndWaiting():
+                    return self._end_waiting(change)
+                case _:
+                    assert_never(change)
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+
+        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
+        """
+        with self._lock:
+            self._check_open()
+            # In order of sequence, so the walk ends at the first that was accepted too late to have ended before.
+            accepted = takewhile(lambda run: run.new.created_at < before, self._runs.values())
+            old = list(islice((run for run in accepted if run.ended_before(before)), limit))
+            for run in old:
+                del self._runs[run.new.run_id]
+                self._sessions[run.new.key].runs.remove(run.new.run_id)
+            return len(old)
 
     # -- what is read ---------------------------------------------------------------------------------
 
@@ -198,7 +228,7 @@ class MemoryJournal:
         """Return window and state of a session; an unknown session has the empty record."""
         with self._lock:
             self._check_open()
-            session = self._sessions.get(key) or _Session()
+            session = self._sessions.get(key) or KeptSession()
             window = WHOLE_HISTORY if session.window is None else _window(session.window)
             messages: list[Message] = []
             origins: list[int | None] = []
@@ -207,8 +237,9 @@ class MemoryJournal:
                     messages.append(span.message)
                     origins.append(None)
                 else:
-                    messages += map(_message, session.history[slice(*span)])
-                    origins += range(*span)
+                    shown = session.indices(*span, discarded=False)
+                    messages += (_message(session.history[index]) for index in shown)
+                    origins += shown
             return AgentRecord(
                 messages=messages,
                 origins=origins,
@@ -234,14 +265,15 @@ class MemoryJournal:
                         return None
                     return self._shown(run)
                 case HistoryQuery():
-                    session = self._sessions.get(query.key) or _Session()
+                    session = self._sessions.get(query.key) or KeptSession()
                     end = len(session.history) if query.before is None else min(query.before, len(session.history))
                     first = max(0, end - query.limit)
-                    return HistoryPage([_message(each) for each in session.history[first:end]], first)
+                    shown = session.indices(first, end, discarded=query.discarded)
+                    return HistoryPage([_message(session.history[index]) for index in shown], first)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                    return [Waiting(run.new.run_id, run.new.key, run.sequence, run.new.created_at) for run in page]
+                    return [run.waiting() for run in page]
                 case _:
                     assert_never(query)
 
@@ -251,7 +283,7 @@ class MemoryJournal:
         if not self._open:
             raise JournalUnavailable("the journal is not open")
 
-    def _claimed(self, token: Token) -> "_Run":
+    def _claimed(self, token: Token) -> KeptRun:
         """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
         self._check_open()
         run = self._runs.get(token.run_id)
@@ -259,22 +291,53 @@ class MemoryJournal:
             raise ClaimLost(f"the claim on run {token.run_id} is lost")
         return run
 
-    def _enqueue(self, session: "_Session", run: "_Run") -> None:
+    def _executing(self, token: Token) -> KeptRun:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
+        run = self._claimed(token)
+        if run.held:
+            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
+        return run
+
+    def _delete(self, key: SessionKey) -> Changed | Busy:
+        session = self._sessions.get(key)
+        if session is None:
+            return Changed(existed=False)
+        if session.claimed is not None or len(session.line):
+            return Busy()
+        del self._sessions[key]
+        for run_id in session.runs:
+            del self._runs[run_id]
+        return Changed(existed=True)
+
+    def _end_waiting(self, change: EndWaiting) -> Changed | Busy:
+        status = change.outcome.status
+        check_end(RunStatus.QUEUED, status)
+        run = self._runs.get(change.run_id)
+        if run is None or run.new.key != change.key:
+            return Changed(existed=False)
+        if run.status is not RunStatus.QUEUED:
+            return Busy()
+        self._sessions[change.key].line.remove(run)
+        del self._waiting[run.sequence]
+        self._end(run, status, encode_messages(change.outcome))
+        return Changed(existed=True)
+
+    def _enqueue(self, session: KeptSession, run: KeptRun) -> None:
         session.line.add(run)
         self._waiting[run.sequence] = run
 
-    def _take_next(self, session: "_Session") -> Take:
+    def _take_next(self, session: KeptSession) -> Take:
         if session.claimed is not None or not len(session.line):
             return Take.NOTHING
         head = session.line.head()
         if self._last_attempts and is_last(head.attempt + 1, self._max_attempts):
             return Take.BLOCKED
-        session.line.drop_head()
+        session.line.remove(head)
         del self._waiting[head.sequence]
         self._start(session, head)
         return Take.TAKEN
 
-    def _start(self, session: "_Session", run: "_Run") -> None:
+    def _start(self, session: KeptSession, run: KeptRun) -> None:
         session.claimed = run
         run.status = advance(run.status, Move.TAKE)
         run.attempt += 1
@@ -284,19 +347,34 @@ class MemoryJournal:
             self._last_attempts.add(run.sequence)
         self._feed.put([self._claim(run)])
 
-    def _claim(self, run: "_Run") -> Claim:
+    def _claim(self, run: KeptRun) -> Claim:
         self._fence += 1
         run.fence = self._fence
         return Claim(
             token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=tuple(_fact(each) for each in run.facts)
         )
 
-    def _stop(self, session: "_Session", run: "_Run") -> None:
+    def _end(self, run: KeptRun, status: RunStatus, outcome: bytes) -> None:
+        run.status = status
+        run.outcome = outcome
+        run.ended_at = self._clock.now()
+        run.facts = []
+
+    def _end_hold(self, session: KeptSession, held: KeptRun) -> None:
+        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood."""
+        assert held.ended_at is not None
+        now = self._clock.now()
+        for run in session.line:
+            if run.queue_deadline is not None:
+                run.queue_deadline += stood_s(held.ended_at, run.new.created_at, now)
+        self._stop(session, held)
+
+    def _stop(self, session: KeptSession, run: KeptRun) -> None:
         session.claimed = None
         run.fence = None
         self._last_attempts.discard(run.sequence)
 
-    def _shown(self, run: "_Run") -> Run:
+    def _shown(self, run: KeptRun) -> Run:
         position = None
         if run.status is RunStatus.QUEUED:
             position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
@@ -315,88 +393,10 @@ class MemoryJournal:
             created_at=run.new.created_at,
             started_at=run.started_at,
             ended_at=run.ended_at,
+            timeout_s=run.new.timeout_s,
+            queue_deadline=run.queue_deadline,
             position=position,
             outcome=None if run.outcome is None else _outcome(run.outcome),
+            held=run.held,
+            discarded=run.discarded,
         )
-
-
-class _Run:
-    """A run as it stands; `fence` is None unless it is claimed."""
-
-    __slots__ = (
-        "attempt",
-        "ended_at",
-        "facts",
-        "fence",
-        "lane",
-        "new",
-        "outcome",
-        "request",
-        "sequence",
-        "started_at",
-        "status",
-    )
-
-    def __init__(self, new: NewRun, request: bytes, sequence: int) -> None:
-        self.new = new
-        self.request = request
-        self.sequence = sequence
-        self.lane = new.lane
-        self.status = RunStatus.QUEUED
-        self.attempt = 0
-        self.fence: int | None = None
-        self.facts: list[bytes] = []
-        self.started_at: float | None = None
-        self.ended_at: float | None = None
-        self.outcome: bytes | None = None
-
-    def rank(self) -> Rank:
-        return rank(self.lane, self.new.priority, self.sequence)
-
-
-class _Session:
-    """One conversation: its queue, the run that executes, its history, the ids of all its runs."""
-
-    __slots__ = ("claimed", "history", "line", "runs", "state", "window")
-
-    def __init__(self) -> None:
-        self.line = _Line()
-        self.claimed: _Run | None = None
-        self.history: list[bytes] = []
-        self.window: bytes | None = None
-        self.state: bytes | None = None
-        self.runs: list[RunId] = []
-
-
-class _Line:
-    """The waiting runs of one session, sorted. Runs leave at the head only, nearly all join at the end."""
-
-    __slots__ = ("_gone", "_ranks", "_runs")
-
-    def __init__(self) -> None:
-        self._ranks: list[Rank] = []
-        self._gone = 0
-        """How many ranks at the start of the list have left; dropped when they are half of it."""
-        self._runs: dict[Rank, _Run] = {}
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    def ahead(self, place: Rank) -> int:
-        """Return how many runs stand before `place`."""
-        return bisect_left(self._ranks, place, lo=self._gone) - self._gone
-
-    def head(self) -> _Run:
-        return self._runs[self._ranks[self._gone]]
-
-    def add(self, run: _Run) -> None:
-        place = run.rank()
-        self._runs[place] = run
-        insort(self._ranks, place, lo=self._gone)
-
-    def drop_head(self) -> None:
-        del self._runs[self._ranks[self._gone]]
-        self._gone += 1
-        if 2 * self._gone > len(self._ranks):
-            del self._ranks[: self._gone]
-            self._gone = 0

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from strandline.clock import Clock
 from strandline.errors import (
@@ -30,7 +30,7 @@ from strandline.errors import (
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 POLL_S: Final = 0.1
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -126,27 +126,36 @@ def check_file(path: Path) -> bool:
     if application != APPLICATION_ID:
         raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
     if version > SCHEMA_VERSION:
-        raise JournalNewer(
-            f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
-            "It was left as it is. Upgrade Strandline, or name another file."
-        )
-    if size < pages * (65536 if page_size == 1 else page_size) and not _has_wal(path):
+        raise newer(path, version)
+    if size < pages * (65536 if page_size == 1 else page_size) and not _has_log(path):
         raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
     return True
 
 
-def _has_wal(path: Path) -> bool:
-    try:
-        return os.stat(f"{path}-wal").st_size > 0
-    except OSError:
-        return False
+def newer(path: Path, version: int) -> JournalNewer:
+    """Return the error for a file that a newer version has written."""
+    return JournalNewer(
+        f"{path} was written by a newer Strandline (schema {version}, this one knows {SCHEMA_VERSION}). "
+        "It was left as it is. Upgrade Strandline, or name another file."
+    )
+
+
+def _has_log(path: Path) -> bool:
+    """Tell whether SQLite will mend the file from beside it: what was not copied in yet, or a migration cut off."""
+    for log in (f"{path}-wal", f"{path}-journal"):
+        try:
+            if os.stat(log).st_size:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 class Ownership:
     """The lock on one journal file. Not reentrant; `release` may be called from any thread."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path.with_name(path.name + ".lock")
+        self._path = lock_of(path)
         self._clock = clock
         self._fd: int | None = None
 
@@ -196,6 +205,34 @@ class Ownership:
             os.close(fd)
 
 
+class Holder(NamedTuple):
+    """Who owns a journal; `since` is a time as people read it."""
+
+    pid: int
+    host: str
+    since: str
+
+
+def holder(path: Path) -> Holder | None:
+    """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
+    try:
+        fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signed(fd)
+    finally:
+        os.close(fd)
+    return None
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock file of the journal at `path`."""
+    return path.with_name(path.name + ".lock")
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,12 +248,17 @@ def _sign(fd: int, owner: str, now: float) -> None:
     os.pwrite(fd, text.encode() + b"\n", 0)
 
 
-def _holder(fd: int) -> str:
+def _signed(fd: int) -> Holder | None:
     try:
         told = json.loads(os.pread(fd, 4096, 0))
-        return f"process {told['pid']} on host {told['host']} since {told['since']}"
+        return Holder(int(told["pid"]), str(told["host"]), str(told["since"]))
     except (OSError, ValueError, TypeError, KeyError):
-        return "another process"
+        return None
+
+
+def _holder(fd: int) -> str:
+    held = _signed(fd)
+    return "another process" if held is None else f"process {held.pid} on host {held.host} since {held.since}"
 
 
 class Watch:

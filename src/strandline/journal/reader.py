@@ -13,7 +13,7 @@ from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import spans
+from strandline.journal.rules import Rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -42,13 +42,15 @@ _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
-    "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome"
+    "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
+    " timeout_s, queue_deadline, discarded, fence"
 )
 
 
 def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`."""
-    run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, created_at, started_at, ended_at, end = row
+    run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
+    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence = more
     return Run(
         run_id=run_id,
         key=key,
@@ -63,8 +65,12 @@ def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -
         created_at=created_at,
         started_at=started_at,
         ended_at=ended_at,
+        timeout_s=timeout_s,
+        queue_deadline=queue_deadline,
         position=position,
         outcome=None if end is None else _outcome(end),
+        held=fence is not None and ended_at is not None,
+        discarded=bool(discarded),
     )
 
 
@@ -198,7 +204,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     session, tail = found
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
-    messages = _between(connection, session, tail, first, end, hidden=True)
+    messages = _between(connection, session, tail, first, end, hidden=query.discarded)
     return HistoryPage([message for _, message in messages], first)
 
 
@@ -219,7 +225,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     return to_run(tuple(columns), found.key, position=ahead + 1)
 
 
-def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[int, int, int]) -> int:
+def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) -> int:
     """Return how many runs of a session wait before `place`."""
     row = connection.execute(
         "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
@@ -228,10 +234,20 @@ def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[in
     return int(row[0])
 
 
+def last_waiting(connection: sqlite3.Connection, session: int) -> Rank | None:
+    """Return where the last of a session's waiting runs stands, None if none waits."""
+    row: Rank | None = connection.execute(
+        "SELECT lane, urgency, seq FROM runs WHERE session = ? AND status = 'queued'"
+        " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT 1",
+        (session,),
+    ).fetchone()
+    return row
+
+
 def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
     """Return a page of the waiting runs of all sessions, in order of sequence."""
     rows = connection.execute(
-        "SELECT run_id, principal, session_id, seq, created_at FROM runs JOIN sessions ON no = session"
+        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline FROM runs JOIN sessions ON no = session"
         " WHERE status = 'queued' AND seq > ? ORDER BY seq LIMIT ?",
         (query.after, query.limit),
     )

@@ -1,18 +1,16 @@
-"""What every journal decides in the same way: order, last attempts, legal ends, fences, what a window means. Pure."""
+"""What every journal decides in the same way: order, last attempts, legal ends, fences, holds, windows. Pure."""
 
 from collections.abc import Iterator
 from typing import Final
 
 from strandline.errors import InvariantBroken
-from strandline.lifecycle import MOVES
+from strandline.lifecycle import ENDED, MOVES, advance
 from strandline.model import Inline, Lane, RunStatus, Window
 
 Rank = tuple[int, int, int]
 """Where a run stands among those of its session: (lane, priority or 0, sequence); the smallest is next."""
 
-LEGAL_ENDS: Final = frozenset(end for (start, _), end in MOVES.items() if start is RunStatus.RUNNING) - {
-    RunStatus.QUEUED
-}
+_MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
 
 def rank(lane: int, priority: int, sequence: int) -> Rank:
@@ -25,10 +23,17 @@ def is_last(attempt: int, max_attempts: int) -> bool:
     return attempt >= max_attempts and attempt > 1
 
 
-def check_end(status: RunStatus) -> None:
-    """Raise `InvariantBroken` unless an executing run can end with `status`."""
-    if status not in LEGAL_ENDS:
-        raise InvariantBroken(f"a run cannot end as {status}")
+def check_end(start: RunStatus, end: RunStatus) -> None:
+    """Raise `InvariantBroken` unless a run that is `start` can end as `end`."""
+    move = _MOVE_TO.get(end)
+    if move is None:
+        raise InvariantBroken(f"a run cannot end as {end}")
+    advance(start, move)
+
+
+def stood_s(held_since: float, created_at: float, now: float) -> float:
+    """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
+    return max(0.0, now - max(held_since, created_at))
 
 
 def first_fence(epoch: int) -> int:

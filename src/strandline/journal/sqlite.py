@@ -18,14 +18,17 @@ from strandline.errors import JournalUnavailable
 from strandline.journal import reader
 from strandline.journal.driver import connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.ledger import Ledger
+from strandline.journal.ledger import Ledger, Left
+from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
     Accepted,
     Bounds,
     Busy,
+    Change,
     Changed,
     Delete,
+    EndWaiting,
     HistoryPage,
     HistoryQuery,
     Refused,
@@ -44,6 +47,7 @@ from strandline.model import (
     NewRun,
     RoundStarted,
     Run,
+    RunStatus,
     SessionKey,
     Settlement,
     Token,
@@ -82,10 +86,11 @@ class SqliteJournal:
     # -- ownership ------------------------------------------------------------------------------------
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
-        """Wait for the lock, fence every older owner, and return what was executing, in order of sequence.
+        """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
 
-        Raises a `JournalError` that says what to do; the file is left untouched then. An object that is open already
-        is closed first. Cancelled, it leaves nothing behind.
+        A file of an older version is migrated, after a copy of it was made. Raises a `JournalError` that says what to
+        do; the file is left untouched then. An object that is open already is closed first. Cancelled, it leaves
+        nothing behind.
         """
         if self._writer is not None:
             await self.close()
@@ -104,6 +109,7 @@ class SqliteJournal:
                 create(path)
             try:
                 connections.append(connect(path))
+                migrate(connections[0], path, self._clock.now())
                 watch = Watch(path)
                 ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
                 claims.extend(ledger.take_over())
@@ -171,32 +177,62 @@ class SqliteJournal:
         else:
             self._put(Job(call, lost=partial(ledger.owe, token, encoded)))
 
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool) -> Take:
-        """End a run: outcome, messages, window and state in one commit. With `take`, claim the session's next run."""
-        check_end(settlement.outcome.status)
-        call = partial(
-            self._verbs().settle,
-            token,
-            settlement.outcome.status,
-            encode_messages(settlement.outcome),
-            encode_messages(settlement.messages) if settlement.messages else None,
-            len(settlement.messages),
-            None if settlement.window is None else encode_messages(settlement.window),
-            None if settlement.state is None else encode_messages(settlement.state),
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
+        """End a run: outcome, messages, window and state in one commit.
+
+        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
+        """
+        check_end(RunStatus.RUNNING, settlement.outcome.status)
+        left = Left(
+            status=settlement.outcome.status,
+            outcome=encode_messages(settlement.outcome),
+            messages=encode_messages(settlement.messages) if settlement.messages else None,
+            count=len(settlement.messages),
+            window=None if settlement.window is None else encode_messages(settlement.window),
+            state=None if settlement.state is None else encode_messages(settlement.state),
+            discarded=settlement.discarded,
         )
+        call = partial(self._verbs().settle, token, left, hold)
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
         return taken
 
     async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
-        """Give a run back to the head of its queue, its facts kept; `counted` False takes its attempt back."""
+        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
+
+        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
+        """
         call = partial(self._verbs().release, token, counted)
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
         return taken
 
-    async def change(self, change: Delete) -> Changed | Busy:
-        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
-        changed: Changed | Busy = await self._written(partial(self._verbs().delete, change.key))
+    async def change(self, change: Change) -> Changed | Busy:
+        """Apply a change that somebody asked for, unless what it is about is not (or no longer) at rest."""
+        verbs = self._verbs()
+        call: Callable[[], Changed | Busy]
+        match change:
+            case Delete():
+                call = partial(verbs.delete, change.key)
+            case EndWaiting():
+                status = change.outcome.status
+                check_end(RunStatus.QUEUED, status)
+                call = partial(verbs.end_waiting, change.key, change.run_id, status, encode_messages(change.outcome))
+            case _:
+                assert_never(change)
+        changed: Changed | Busy = await self._written(call)
         return changed
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+
+        Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
+        A long walk is made in several transactions, so that other verbs have their turn.
+        """
+        forgotten = 0
+        after: int | None = -1
+        while after is not None and forgotten < limit:
+            count, after = await self._written(partial(self._verbs().prune, before, limit - forgotten, after))
+            forgotten += count
+        return forgotten
 
     def _verbs(self) -> Ledger:
         if self._ledger is None:

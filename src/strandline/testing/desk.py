@@ -9,6 +9,9 @@ from typing import Any, Final
 from strandline.journal.port import (
     Accepted,
     Bounds,
+    Busy,
+    Changed,
+    EndWaiting,
     HistoryQuery,
     Journal,
     Refused,
@@ -49,10 +52,12 @@ def said(*texts: str) -> list[Message]:
     ]
 
 
-def done(*texts: str, window: Window | None = None, state: StateRecord | None = None) -> Settlement:
+def done(
+    *texts: str, window: Window | None = None, state: StateRecord | None = None, discarded: bool = False
+) -> Settlement:
     """Return what a run leaves that succeeded and said `texts`."""
     outcome = Outcome(status=RunStatus.SUCCEEDED, output=texts[-1] if texts else "")
-    return Settlement(outcome=outcome, messages=said(*texts), window=window, state=state)
+    return Settlement(outcome=outcome, messages=said(*texts), window=window, state=state, discarded=discarded)
 
 
 class StillClock:
@@ -126,9 +131,16 @@ class Desk:
         assert await self.accept(run_id, at, **fields) == Accepted(0)
         return await self.claim(of=run_id)
 
-    async def settle(self, claim: Claim, settlement: Settlement | None = None, *, take: bool = False) -> Take:
+    async def settle(
+        self, claim: Claim, settlement: Settlement | None = None, *, take: bool = False, hold: bool = False
+    ) -> Take:
         """End a run, leaving no messages if nothing else is said."""
-        return await self.journal.settle(claim.token, settlement or done(), take=take)
+        return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
+
+    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> Changed | Busy:
+        """End a run that waits, as cancelled if nothing else is said."""
+        outcome = outcome or Outcome(status=RunStatus.CANCELLED)
+        return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
 
     async def run(self, run_id: str, principal: str = ANONYMOUS) -> Run:
         """Return a run that exists."""
@@ -140,9 +152,9 @@ class Desk:
         """Tell whether a principal has this run."""
         return await self.journal.read(RunQuery(Principal(principal), RunId(run_id))) is not None
 
-    async def history(self, at: SessionKey | None = None) -> list[Message]:
-        """Return all of a session's history."""
-        return (await self.journal.read(HistoryQuery(at or key(), limit=10_000))).messages
+    async def history(self, at: SessionKey | None = None, *, discarded: bool = False) -> list[Message]:
+        """Return all of a session's history; what discarded runs left only if that is said."""
+        return (await self.journal.read(HistoryQuery(at or key(), limit=10_000, discarded=discarded))).messages
 
     async def waiting(self) -> list[str]:
         """Return the ids of all waiting runs, in order of sequence."""
@@ -151,7 +163,8 @@ class Desk:
     async def seen(self, run_ids: Sequence[str], at: SessionKey | None = None) -> list[object]:
         """Return all that can be seen from outside, to be compared with later."""
         runs = [await self.journal.read(RunQuery(ANONYMOUS, RunId(run_id))) for run_id in run_ids]
-        return [runs, await self.history(at), await self.journal.load(at or key()), await self.waiting()]
+        history = await self.history(at, discarded=True)
+        return [runs, history, await self.journal.load(at or key()), await self.journal.read(WaitingQuery())]
 
     async def drain(self, claim: Claim) -> list[str]:
         """End `claim` and then run after run of its session; return their ids in the order of starting."""

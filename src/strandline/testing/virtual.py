@@ -8,9 +8,11 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, TypeVar
 
-from strandline.engine.loops import Call, CallCancelled, Flag
+from strandline.engine.calls import CURRENT, Call, CallCancelled
+from strandline.engine.loops import Flag
 
 T = TypeVar("T")
 
@@ -87,8 +89,10 @@ class InlineLoops:
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task of this loop."""
-        call: Call[T] = Call(asyncio.get_running_loop().create_future())
-        task = asyncio.get_running_loop().create_task(work())
+        call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
+        context = copy_context()
+        context.run(CURRENT.set, call)
+        task = asyncio.get_running_loop().create_task(work(), context=context)
         call.task = task
         self._tasks.add(task)
         task.add_done_callback(lambda _: self._finish(call, task))
@@ -110,6 +114,24 @@ class InlineLoops:
         """Return a flag."""
         return Flag()
 
+    def beat(self) -> None:
+        """Do nothing: a loop that is blocked blocks whoever would notice."""
+
+    def silent_s(self, call: Call[Any]) -> float:
+        """Return 0."""
+        return 0.0
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Return False."""
+        return False
+
+    def retire(self, call: Call[Any]) -> None:
+        """Do nothing."""
+
+    def stack(self, call: Call[Any]) -> list[str]:
+        """Return the names of what works for the call."""
+        return [thread.name for thread in call.threads] + [task.get_name() for task in call.tasks]
+
     def close(self) -> bool:
         """Cancel what is left; there are no threads."""
         for task in self._tasks:
@@ -118,6 +140,7 @@ class InlineLoops:
 
     def _finish(self, call: Call[T], task: "asyncio.Task[T]") -> None:
         self._tasks.discard(task)
+        call.task = None
         if task.cancelled():
             call.fail(CallCancelled())
         elif (error := task.exception()) is not None:

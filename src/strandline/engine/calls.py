@@ -1,0 +1,95 @@
+"""A call: user code that runs on an agent loop, seen from the serving loop, with everything that works for it.
+
+A call may go on to work after it has ended: a task that swallows its cancellation, a thread that nobody can stop. What
+works for a call is counted by the context that it runs in: its own task, the tasks that report to it, and every thread
+that its code took from the loop's executor. Threads that user code starts by itself are not seen.
+"""
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class CallCancelled(Exception):
+    """The task of a call was cancelled before its first step, so that it could not turn that into a value."""
+
+
+class LiveThread:
+    """A thread that works, or is about to work, for a call; `ident` is its identifier once it does."""
+
+    __slots__ = ("ident", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ident: int | None = None
+
+
+class Call(Generic[T]):
+    """A coroutine on an agent loop. `done` belongs to the serving loop and never holds an exception of ours."""
+
+    def __init__(self, done: "asyncio.Future[T]", home: object) -> None:
+        self.done = done
+        self.home = home
+        """The loop that it runs on, for comparison only."""
+        self.task: asyncio.Task[T] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._threads: set[LiveThread] = set()
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an error that the coroutine let out; a defect, since it turns failures into values."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def abandon(self, value: T) -> None:
+        """End the call with `value` as seen from here, whatever the coroutine still does."""
+        if not self.done.done():
+            self.done.set_result(value)
+
+    # -- what works for it: written on the agent loop and in its threads, read anywhere -----------------
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether anything still works for it."""
+        return self.task is not None or bool(self._tasks) or bool(self._threads)
+
+    @property
+    def threads(self) -> list[LiveThread]:
+        """The threads that work for it."""
+        return list(self._threads)
+
+    @property
+    def tasks(self) -> "list[asyncio.Task[Any]]":
+        """The tasks that work for it."""
+        return [*([] if self.task is None else [self.task]), *self._tasks]
+
+    def enter(self, thread: LiveThread) -> None:
+        """Count a thread."""
+        self._threads.add(thread)
+
+    def leave(self, thread: LiveThread) -> None:
+        """Count a thread no longer."""
+        self._threads.discard(thread)
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Count a task until it is done."""
+        if task is not self.task and task not in self._tasks:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def forsake(self) -> None:
+        """Count its tasks no longer: their loop will not run them on."""
+        self.task = None
+        self._tasks = set()
+
+
+CURRENT: ContextVar[Call[Any] | None] = ContextVar("strandline_call", default=None)
+"""The call whose code runs."""
+
+
+def adopt_current_task() -> None:
+    """Count the task that runs as one that works for its call."""
+    call, task = CURRENT.get(), asyncio.current_task()
+    if call is not None and task is not None:
+        call.adopt(task)

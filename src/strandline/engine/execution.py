@@ -1,0 +1,159 @@
+"""One run while it executes: its user code on the agent loop, and the recipe that has it end.
+
+The recipe, with a grace of some seconds: ask (the cancel signal); shortly before the grace is over, cancel the task,
+and again (an async tool may swallow one); when it is over, leave: the run ends whatever its task still does.
+"""
+
+import asyncio
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from strandline.agents.port import Finished, SessionAgent, Target
+from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
+from strandline.engine.calls import Call, CallCancelled
+from strandline.engine.loops import Loops
+from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
+from strandline.journal.port import Journal
+from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, Succeeded
+
+_log = logging.getLogger("strandline.runner")
+
+CANCEL_LEAD_S: Final = 0.2
+"""How long before the end of the grace a run's task is cancelled."""
+CANCEL_AGAIN_S: Final = 0.1
+"""How long after that it is cancelled again: an async tool may swallow the first."""
+STOPPED: Final = Failed(ErrorCode.STOPPED, "the server was stopped")
+
+
+class Execution:
+    """Belongs to the serving loop, but for `_run`, which is on the agent loop."""
+
+    def __init__(self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops) -> None:
+        self.attempt = attempt
+        self.asked: Ending | None = None
+        """What the run is to end as, if it was asked to end."""
+        self.stranded = False
+        """Whether it ends because its agent loop was given up."""
+        self.reported = False
+        """Whether it was reported as stalled."""
+        self._journal = journal
+        self._target = target
+        self._loops = loops
+        self._agent: SessionAgent | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._left_at: float | None = None
+        self.call: Call[Finished] | None = None
+
+    def start(self, agent: SessionAgent | None) -> None:
+        """Begin on the agent loop, with the session's agent or with one that is built there."""
+        self.call = self._loops.start(partial(self._run, agent))
+
+    async def finished(self) -> Finished:
+        """Wait for the end; what a run was asked to end as counts, unless it came to a good end of its own."""
+        assert self.call is not None
+        try:
+            finished = await self.call.done
+        except CallCancelled:  # before its first step
+            finished = Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the run was cancelled before it began"))
+        finally:
+            self._disarm()
+        self.attempt.freeze()
+        if self.asked is None or isinstance(finished.ending, Succeeded):
+            return finished
+        return Finished(ending=self.asked, usage=finished.usage)
+
+    def end(self, ending: Ending, grace_s: float) -> None:
+        """Have the run end within `grace_s` seconds. The first ending counts, and the shortest grace."""
+        now = asyncio.get_running_loop().time()
+        if self._left_at is not None and self._left_at <= now + grace_s:
+            return
+        self.asked = self.asked or ending
+        self._left_at = now + grace_s
+        self.attempt.stopping = True
+        self.attempt.signal.set()
+        self._disarm()
+        self._arm(max(0.0, grace_s - CANCEL_LEAD_S), self._cancel)
+        self._arm(max(0.0, grace_s - CANCEL_LEAD_S + CANCEL_AGAIN_S), self._cancel)
+        self._arm(grace_s, self._leave)
+
+    def strand(self, ending: Failed) -> None:
+        """End the run at once, because its agent loop was given up."""
+        self.stranded = True
+        self.asked = self.asked or ending
+        self._leave()
+
+    def take_agent(self) -> SessionAgent | None:
+        """Hand over the agent; the execution has ended or was left."""
+        agent, self._agent = self._agent, None
+        return agent
+
+    # -- the recipe --------------------------------------------------------------------------------
+
+    def _arm(self, delay_s: float, act: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(delay_s, act))
+
+    def _disarm(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _cancel(self) -> None:
+        if self.call is not None and not self.call.done.done():
+            self._loops.cancel(self.call)
+
+    def _leave(self) -> None:
+        if self.call is not None:
+            self.call.abandon(Finished(ending=self.asked or STOPPED))
+
+    # -- on the agent loop -------------------------------------------------------------------------
+
+    async def _run(self, agent: SessionAgent | None) -> Finished:
+        """Build the agent if need be, run it, and return every ending as a value."""
+        attempt = self.attempt
+        try:
+            if agent is None:
+                agent = await self._build()
+            self._agent = agent
+            del agent
+            return await self._agent.run(attempt)
+        except asyncio.CancelledError:
+            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
+        except (ClaimLost, JournalUnavailable) as error:
+            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
+        except BaseException as error:
+            # Also SystemExit: a tool that calls sys.exit() fails its own run only.
+            detail = _detail(error)
+            if self.asked is None:
+                _log.warning("run %s failed: %s", attempt.context.run_id, detail)
+                _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
+            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
+
+    async def _build(self) -> SessionAgent:
+        attempt = self.attempt
+        attempt.enter("building the agent")
+        os.makedirs(attempt.context.workspace, exist_ok=True)
+        key = attempt.claim.run.key
+        record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+        while not self._target.external:
+            try:
+                record = await self._journal.load(key)
+                break
+            except JournalUnavailable as error:
+                _log.error("run %s waits for its session's history: %s", attempt.context.run_id, error)
+            await asyncio.sleep(STAGE_AGAIN_S)
+        agent = await self._target.build(key, record, attempt.progress)
+        attempt.enter("model")
+        return agent
+
+
+def _detail(error: BaseException) -> str:
+    """Return what the user's code raised, in one line; wrappers of the framework and of ours are taken off."""
+    while isinstance(error, AgentFailed):
+        if error.__cause__ is None:
+            return str(error)
+        error = error.__cause__
+    return "".join(traceback.format_exception_only(error)).strip()

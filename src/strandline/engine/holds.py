@@ -1,0 +1,102 @@
+"""Holds: claims that are kept after their runs have ended, because a thread or task of theirs still works.
+
+A held session takes nothing, so that what still works there is never joined by a second run. A hold ends when nothing
+of its run works any more, or at `limit_s`: then it is given up, and counted for as long as its thread lives. Too many
+of them exhaust the process; `on_full` is told, once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from strandline.clock import Clock
+from strandline.engine.calls import Call
+from strandline.engine.loops import Loops
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.journal.port import Journal
+from strandline.model import Claim, RunId
+
+_log = logging.getLogger("strandline.holds")
+
+LOOK_EVERY_S: Final = 0.02
+RELEASE_AGAIN_S: Final = 1.0
+"""How long to wait before a release that the journal could not keep is offered again."""
+
+
+class Holds:
+    """Belongs to the serving loop. `keep` is run as a task for each hold."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        loops: Loops,
+        clock: Clock,
+        *,
+        limit_s: float,
+        max_holds: int,
+        on_full: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._loops = loops
+        self._clock = clock
+        self._limit_s = limit_s
+        self._max_holds = max_holds
+        self._on_full = on_full
+        self._held: dict[RunId, tuple[Claim, Call[Any], float]] = {}
+        self._given_up: list[Call[Any]] = []
+        self._full = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def all(self) -> list[tuple[Claim, Call[Any], float]]:
+        """Return each hold with what works for it, and since when on the monotonic clock."""
+        return list(self._held.values())
+
+    def still_work(self) -> list[Call[Any]]:
+        """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
+        self._given_up = [call for call in self._given_up if call.is_alive]
+        return [call for _, call, _ in self._held.values()] + self._given_up
+
+    def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
+        """Note a hold, and say in the log what works on; `phase` is what the run did last."""
+        run = claim.run
+        self._held[run.run_id] = claim, call, self._clock.monotonic()
+        where = "\n".join(f"    {line}" for line in self._loops.stack(call))
+        _log.warning(
+            "run %s of session %s has ended (in %s), but something of it still works; its session waits for that, at"
+            " most %g s:\n%s",
+            run.run_id, run.key.session_id, phase, self._limit_s, where,
+        )  # fmt: skip
+        if not self._full and len(self.still_work()) >= self._max_holds:
+            self._full = True
+            _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)
+            self._on_full()
+
+    async def keep(self, claim: Claim, call: Call[Any]) -> None:
+        """Return when the hold is over and the journal knows it."""
+        began = self._clock.monotonic()
+        run_id = claim.run.run_id
+        left_s = self._limit_s
+        while call.is_alive and left_s > 0:
+            await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
+            left_s = began + self._limit_s - self._clock.monotonic()
+        if call.is_alive:
+            self._given_up.append(call)
+            _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)
+        else:
+            _log.info("nothing of run %s works any more; its session goes on", run_id)
+        await self._release(claim)
+        del self._held[run_id]
+
+    async def _release(self, claim: Claim) -> None:
+        while True:
+            try:
+                await self._journal.release(claim.token, counted=True, take=False)
+                return
+            except ClaimLost:
+                return
+            except JournalUnavailable as error:
+                _log.error("the hold of run %s cannot be ended yet: %s", claim.run.run_id, error)
+                await asyncio.sleep(RELEASE_AGAIN_S)

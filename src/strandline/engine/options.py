@@ -1,0 +1,32 @@
+"""The limits and policies of a service. `strandline.config` says what each means."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """Durations are seconds."""
+
+    max_running: int = 64
+    max_queued_per_session: int = 100
+    max_queued: int = 10_000
+    timeout_s: float = 3600.0
+    queue_timeout_s: float = 3600.0
+    cancel_grace_s: float = 5.0
+    hold_limit_s: float = 60.0
+    max_holds: int = 8
+    stall_after_s: float = 120.0
+    stall_action: Literal["report", "cancel"] = "report"
+    max_attempts: int = 3
+    unknown_tool: Literal["fail", "tell"] = "fail"
+    idempotent_tools: frozenset[str] = frozenset()
+    on_failure: Literal["keep", "drop"] = "keep"
+    run_retention_s: float = 30 * 86400.0
+    retry_after_s: float = 5.0
+    drain_grace_s: float = 6.0
+    stop_grace_s: float = 1.0
+    max_agents: int = 1_000
+    agent_idle_s: float = 600.0
+    survives: bool = True
+    """Whether what the journal keeps outlives the process."""

@@ -1,0 +1,46 @@
+"""What an ending leaves: the outcome, and the settlement of a run that is closed. Pure."""
+
+from typing import assert_never
+
+from strandline.engine.options import Options
+from strandline.history import answer_text, close, question
+from strandline.model import (
+    Cancelled,
+    Claim,
+    Ending,
+    ErrorCode,
+    Failed,
+    Message,
+    Outcome,
+    RunError,
+    RunStatus,
+    Settlement,
+    Succeeded,
+)
+
+
+def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
+    """Return the outcome for an ending and the messages that `close` made of it."""
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+    match ending:
+        case Succeeded():
+            return Outcome(status=RunStatus.SUCCEEDED, output=answer_text(last), message=last, usage=usage)
+        case Failed(code=code, detail=detail):
+            error = RunError(code, detail)
+            return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
+        case Cancelled():
+            return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)
+        case _:
+            assert_never(ending)
+
+
+def is_discarded(ending: Ending, options: Options) -> bool:
+    """Tell whether what the run left in history is to be flagged and hidden."""
+    return options.on_failure == "drop" and isinstance(ending, Failed)
+
+
+def defective(claim: Claim) -> Settlement:
+    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
+    ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
+    closed = close([question(claim.run.input)], {}, ending)
+    return Settlement(outcome=outcome_of(ending, closed), messages=closed)

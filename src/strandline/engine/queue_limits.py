@@ -1,0 +1,97 @@
+"""When runs that wait have waited too long: one timer for all of them. Plain sync code.
+
+A run's time stands still while its session is held: `resumed` moves it on. Runs that leave their queue in time are not
+taken out of the heap one by one; it is made anew when most of it is stale.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from strandline.clock import Clock
+from strandline.model import RunId, SessionKey
+
+STALE: Final = 64
+"""How many stale entries are kept at least before the heap is made anew."""
+
+
+class _Due(NamedTuple):
+    """When a run's time is up, and since when that has been so."""
+
+    deadline: float
+    key: SessionKey
+    since: float
+
+
+class QueueLimits:
+    """Belongs to the serving loop. `on_due` is told each run whose time is up and that still waits."""
+
+    def __init__(self, clock: Clock, on_due: Callable[[RunId, SessionKey], object]) -> None:
+        self._clock = clock
+        self._on_due = on_due
+        self._due: dict[RunId, _Due] = {}
+        self._heap: list[tuple[float, RunId]] = []
+        self._held: dict[SessionKey, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def watch(self, run_id: RunId, key: SessionKey, deadline: float | None) -> None:
+        """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever."""
+        if deadline is not None:
+            self._due[run_id] = _Due(deadline, key, self._clock.now())
+            self._push(deadline, run_id)
+
+    def forget(self, run_id: RunId) -> None:
+        """Forget a run that waits no longer."""
+        if self._due.pop(run_id, None) is not None and len(self._heap) > 2 * len(self._due) + STALE:
+            self._heap = [(due.deadline, each) for each, due in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def held(self, key: SessionKey) -> None:
+        """Let the time of a session's runs stand still."""
+        self._held[key] = self._clock.now()
+
+    def resumed(self, key: SessionKey) -> None:
+        """Let the time of a session's runs go on, without the time that it stood still."""
+        began = self._held.pop(key, None)
+        if began is None:
+            return
+        now = self._clock.now()
+        for run_id, due in list(self._due.items()):
+            if due.key == key:
+                self.watch(run_id, key, due.deadline + now - max(began, due.since))
+
+    def stop(self) -> None:
+        """Tell of nothing any more."""
+        self._due.clear()
+        self._heap.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _push(self, deadline: float, run_id: RunId) -> None:
+        heapq.heappush(self._heap, (deadline, run_id))
+        if self._heap[0][1] == run_id:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._heap:
+            left_s = max(0.0, self._heap[0][0] - self._clock.now())
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._clock.now()
+        while self._heap and self._heap[0][0] <= now:
+            deadline, run_id = heapq.heappop(self._heap)
+            due = self._due.get(run_id)
+            if due is None or due.deadline != deadline or due.key in self._held:
+                continue  # it waits no longer, or its time was moved on, or stands still
+            del self._due[run_id]
+            self._on_due(run_id, due.key)
+        self._arm()

@@ -1,0 +1,124 @@
+"""What the memory journal keeps: runs, sessions, and the line of each session. Its lock guards them all."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+
+from strandline.journal.port import Waiting
+from strandline.journal.rules import Rank, rank
+from strandline.model import NewRun, RunId, RunStatus
+
+
+class KeptRun:
+    """A run as it stands; `fence` is None unless it is claimed. One that has ended and is claimed is held."""
+
+    __slots__ = (
+        "attempt",
+        "discarded",
+        "ended_at",
+        "facts",
+        "fence",
+        "lane",
+        "new",
+        "outcome",
+        "queue_deadline",
+        "request",
+        "sequence",
+        "started_at",
+        "status",
+    )
+
+    def __init__(self, new: NewRun, request: bytes, sequence: int) -> None:
+        self.new = new
+        self.request = request
+        self.sequence = sequence
+        self.lane = new.lane
+        self.status = RunStatus.QUEUED
+        self.attempt = 0
+        self.fence: int | None = None
+        self.facts: list[bytes] = []
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.queue_deadline = new.queue_deadline
+        self.outcome: bytes | None = None
+        self.discarded = False
+
+    @property
+    def held(self) -> bool:
+        """Whether it has ended and its claim stays."""
+        return self.fence is not None and self.ended_at is not None
+
+    def ended_before(self, before: float) -> bool:
+        """Tell whether it had ended before that moment, and is not held."""
+        return self.ended_at is not None and self.ended_at < before and not self.held
+
+    def rank(self) -> Rank:
+        """Return where it stands among the runs of its session."""
+        return rank(self.lane, self.new.priority, self.sequence)
+
+    def waiting(self) -> Waiting:
+        """Return what the dispatcher needs of it."""
+        return Waiting(self.new.run_id, self.new.key, self.sequence, self.new.created_at, self.queue_deadline)
+
+
+class KeptSession:
+    """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
+
+    __slots__ = ("claimed", "discarded", "history", "line", "runs", "state", "window")
+
+    def __init__(self) -> None:
+        self.line = Line()
+        self.claimed: KeptRun | None = None
+        self.history: list[bytes] = []
+        self.discarded: set[int] = set()
+        """The indices of those messages that discarded runs have left."""
+        self.window: bytes | None = None
+        self.state: bytes | None = None
+        self.runs: set[RunId] = set()
+
+    def indices(self, start: int, end: int, *, discarded: bool) -> list[int]:
+        """Return the indices from `start` to `end` of what is to be seen, those of discarded runs only if wanted."""
+        return [index for index in range(start, end) if discarded or index not in self.discarded]
+
+
+class Line:
+    """The waiting runs of one session, sorted. Nearly all join at the end and leave at the head."""
+
+    __slots__ = ("_gone", "_ranks", "_runs")
+
+    def __init__(self) -> None:
+        self._ranks: list[Rank] = []
+        self._gone = 0
+        """How many ranks at the start of the list have left; dropped when they are half of it."""
+        self._runs: dict[Rank, KeptRun] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[KeptRun]:
+        return iter(self._runs.values())
+
+    def ahead(self, place: Rank) -> int:
+        """Return how many runs stand before `place`."""
+        return bisect_left(self._ranks, place, lo=self._gone) - self._gone
+
+    def head(self) -> KeptRun:
+        """Return the next run. There must be one."""
+        return self._runs[self._ranks[self._gone]]
+
+    def add(self, run: KeptRun) -> None:
+        """Have a run wait at its rank."""
+        place = run.rank()
+        self._runs[place] = run
+        insort(self._ranks, place, lo=self._gone)
+
+    def remove(self, run: KeptRun) -> None:
+        """Have a run leave, cheaply at the head."""
+        place = run.rank()
+        del self._runs[place]
+        if place != self._ranks[self._gone]:
+            del self._ranks[bisect_left(self._ranks, place, lo=self._gone)]
+            return
+        self._gone += 1
+        if 2 * self._gone > len(self._ranks):
+            del self._ranks[: self._gone]
+            self._gone = 0

@@ -1,0 +1,118 @@
+"""How a journal file of an older version becomes one of this version: first a copy of it, then one transaction.
+
+Whoever migrates owns the lock, and nobody else has the file open. A crash at any moment leaves the old file or the new
+one. The copy is one plain file beside the journal, `PATH.v1-20260101T000000Z.bak` for schema 1, which the older version
+can open again under its own name; it is never removed by us once the journal has been migrated.
+"""
+
+import logging
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from strandline.errors import JournalError
+from strandline.journal.driver import companions, damaged, schema_after, sync
+from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, newer
+
+_log: Final = logging.getLogger("strandline.journal")
+
+
+def migrate(connection: sqlite3.Connection, path: Path, now: float) -> None:
+    """Bring the journal at `path`, which `connection` has open, to this version, if it is of an older one.
+
+    `now` is in seconds since the epoch. Raises `JournalNewer` for a newer file, and `JournalError` if the copy or the
+    change cannot be made; the file is left as it was then, and no copy is left behind.
+    """
+    version = _version(connection)
+    if version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        raise newer(path, version)
+    copy = _copy(connection, path, version, now)
+    try:
+        _change(connection, version)
+    except sqlite3.Error as error:
+        _undo(connection)
+        copy.unlink(missing_ok=True)  # a server that is started again and again must not fill the disk with them
+        raise JournalError(
+            f"The journal {path} is of an older version (schema {version}) and cannot be migrated: {error}. It was left"
+            " as it is. Make room on that disk and let no other program have the file open, then start again."
+        ) from error
+    try:
+        # The log of the change must be gone for good before anything is written that it would undo.
+        sync(path.parent)
+        connection.execute("PRAGMA journal_mode = WAL")
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(
+            f"The journal {path} was migrated, but cannot be opened now: {error}. Start again; if that fails, {copy} is"
+            " a copy of it as it was."
+        ) from error
+    _log.info("migrated %s from schema %d to %d; a copy of it as it was is %s", path, version, SCHEMA_VERSION, copy)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _change(connection: sqlite3.Connection, version: int) -> None:
+    # Not in WAL mode, where the change would be beside the file for a while: an older server looks at the head of the
+    # file to see that it is too new for it.
+    (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+    if mode != "delete":
+        raise sqlite3.OperationalError("another program has it open")
+    connection.executescript(
+        f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    for statement in ("ROLLBACK",) * connection.in_transaction + ("PRAGMA journal_mode = WAL",):
+        with suppress(sqlite3.Error):
+            connection.execute(statement)
+
+
+def _copy(connection: sqlite3.Connection, path: Path, version: int, now: float) -> Path:
+    """Copy what `connection` sees of the journal, whole or not at all; return where the synced and checked copy is."""
+    at = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    copy = path.with_name(f"{path.name}.v{version}-{at}.bak")
+    draft = path.with_name(path.name + ".bak.new")
+    try:
+        _remove(draft)
+        with closing(sqlite3.connect(draft, isolation_level=None)) as target:
+            connection.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+        sync(draft)
+        finding = _finding(draft, version)
+        if finding is not None:
+            raise damaged(path, finding)
+        draft.replace(copy)
+        sync(path.parent)
+    except (OSError, sqlite3.Error, JournalError) as error:
+        with suppress(OSError):
+            _remove(draft)
+        if isinstance(error, JournalError):
+            raise
+        raise JournalError(
+            f"The journal {path} is of an older version (schema {version}), and the copy that is made before it is"
+            f" migrated cannot be made beside it: {error}. It was left as it is. Make room on that disk for a copy of"
+            " the file, or name another file."
+        ) from error
+    return copy
+
+
+def _finding(copy: Path, version: int) -> str | None:
+    """Return what is wrong with a copy, None if it can be relied on."""
+    with closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
+        marks = (connection.execute("PRAGMA application_id").fetchone()[0], _version(connection))
+        if marks != (APPLICATION_ID, version):
+            return f"its copy is marked {marks}"
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        return None if verdict == "ok" else str(verdict)
+
+
+def _remove(draft: Path) -> None:
+    for leftover in (draft, *companions(draft)):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,26 @@
+"""What every journal has to do, as tests: subclass `JournalContract`, say how yours is made, run pytest.
+
+    class TestMine(JournalContract):
+        def make_journal(self, folder, clock):
+            return MyJournal(folder / "journal", clock)
+
+        async def reopen(self, journal, folder, clock):
+            await journal.close()
+            return self.make_journal(folder, clock)
+
+Each test is named for the invariant that it shows. None sleeps, each has a deadline. Every test ends by closing the
+journal and checking that no claim was delivered but those that the test has seen. A journal that does not pass does
+not exist.
+"""
+
+from strandline.testing.contract.claims import ClaimsContract
+from strandline.testing.contract.ends import EndsContract
+from strandline.testing.contract.history import HistoryContract
+from strandline.testing.contract.holds import HoldsContract
+from strandline.testing.contract.line import LineContract
+
+__all__ = ["JournalContract"]
+
+
+class JournalContract(LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract):
+    """The conformance suite: subclass it with a name that starts with `Test`."""

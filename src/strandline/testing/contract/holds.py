@@ -1,0 +1,235 @@
+"""What every journal does for holds: a run that has ended while a thread of it still works keeps its session."""
+
+# ruff: noqa: D102 (a test's name is its claim)
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from strandline.errors import ClaimLost
+from strandline.journal.port import Accepted, Bounds, Busy, Changed, Delete, Refused, Take, WaitingQuery
+from strandline.model import Claim, ErrorCode, Lane, Outcome, RoundDone, RoundStarted, RunError, RunStatus, Settlement
+from strandline.testing.contract.scenario import Contract, scenario
+from strandline.testing.desk import Desk, done, key, said
+
+
+class HoldsContract(Contract):
+    """A hold from its beginning to its end, and the queue deadlines that stand still meanwhile."""
+
+    # -- while it is held -----------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_held_run_has_ended_as_any_other(self, desk: Desk) -> None:
+        claim = await desk.start("a", timeout_s=5.0)
+        desk.clock.at += 5
+        outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long"))
+        settlement = Settlement(outcome=outcome, messages=said("hi", "ho"), window=(), state={"n": 1})
+        assert await desk.settle(claim, settlement, hold=True) is Take.NOTHING
+        run = await desk.run("a")
+        assert (run.status, run.outcome, run.ended_at) == (RunStatus.FAILED, outcome, desk.clock.at)
+        assert (run.held, run.position, run.attempt) == (True, None, 1)
+        assert await desk.history() == said("hi", "ho")
+        record = await desk.journal.load(key())
+        assert (record.window, record.length, record.state) == ((), 2, {"n": 1})
+
+    @scenario
+    async def test_a_held_session_is_not_taken_from(self, desk: Desk) -> None:
+        """Neither by the settle itself, nor by an accept or a take; and it is not deleted."""
+        claim = await desk.start("a")
+        await desk.accept("b")
+        assert await desk.settle(claim, take=True, hold=True) is Take.NOTHING
+        assert await desk.accept("c") == Accepted(2)
+        assert await desk.accept("d", priority=1) == Accepted(1)
+        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.accept("e", bounds=Bounds(per_session=3, total=10)) == Refused("queue_full", 4)
+        assert await desk.waiting() == ["b", "c", "d"]
+        for run_id in "bcd":
+            assert await desk.end(run_id) == Changed(existed=True)
+        assert await desk.journal.change(Delete(key())) == Busy()
+        assert (await desk.run("a")).held
+
+    @scenario
+    async def test_other_sessions_go_on_beside_a_held_one(self, desk: Desk) -> None:
+        await desk.settle(await desk.start("a"), hold=True)
+        assert await desk.drain(await desk.start("b", key("other"))) == ["b"]
+
+    @scenario
+    async def test_the_token_of_a_held_run_is_good_for_its_release_only(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        await desk.journal.stage(claim.token, RoundStarted(said("x")))
+        await desk.settle(claim, done("hi", "ho", state={"n": 1}), hold=True)
+        before = await desk.seen(["a"])
+        for hold in (True, False):
+            with pytest.raises(ClaimLost):
+                await desk.settle(claim, done("no", "no", window=(), state={"n": 2}), take=True, hold=hold)
+        with pytest.raises(ClaimLost):
+            await desk.journal.stage(claim.token, RoundStarted(said("no")))
+        with suppress(ClaimLost):  # this one may return before it is known
+            await desk.journal.stage(claim.token, RoundDone(said("no"), {"n": 2}))
+        stale = claim.token._replace(fence=claim.token.fence - 1)
+        with pytest.raises(ClaimLost):
+            await desk.journal.release(stale, counted=True, take=True)
+        assert await desk.seen(["a"]) == before
+        await desk.journal.release(claim.token, counted=True, take=False)
+        assert not (await desk.run("a")).held
+        assert (await desk.start("b")).facts == ()
+
+    @scenario
+    async def test_a_held_last_attempt_keeps_no_other_waiting(self, desk: Desk) -> None:
+        """It has ended. A release that finds a last attempt next is told if another one runs."""
+        await desk.restart(max_attempts=2)
+        for session in ("a", "b"):
+            claim = await desk.start(session, key(session))
+            await desk.journal.release(claim.token, counted=True, take=False)
+        assert await desk.journal.take(key("a")) is Take.TAKEN
+        first = await desk.claim(of="a")
+        assert await desk.journal.take(key("b")) is Take.BLOCKED
+        await desk.settle(first, hold=True)
+        assert await desk.journal.take(key("b")) is Take.TAKEN
+        await desk.claim(of="b")
+        before = await desk.start("c", key("c"))
+        await desk.journal.release(before.token, counted=True, take=False)
+        overtaking = await desk.start("c0", key("c"), lane=Lane.GIVEN_BACK - 1)
+        await desk.settle(overtaking, hold=True)
+        assert await desk.journal.release(overtaking.token, counted=True, take=True) is Take.BLOCKED
+        assert not (await desk.run("c0")).held
+
+    # -- its end --------------------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_release_ends_the_hold_and_leaves_the_end_as_it_is(self, desk: Desk) -> None:
+        for take in (False, True):
+            claim = await desk.start("a" if take else "b")
+            await desk.settle(claim, done("hi", "ho"), hold=True)
+            held = await desk.run(claim.run.run_id)
+            desk.clock.at += 7
+            assert await desk.journal.release(claim.token, counted=False, take=take) is Take.NOTHING
+            freed = await desk.run(claim.run.run_id)
+            assert (held.held, freed.held, freed.status) == (True, False, RunStatus.SUCCEEDED)
+            assert (freed.outcome, freed.ended_at, freed.attempt) == (held.outcome, held.ended_at, held.attempt)
+            with pytest.raises(ClaimLost):
+                await desk.journal.release(claim.token, counted=True, take=True)
+        assert await desk.waiting() == []
+        assert await desk.journal.change(Delete(key())) == Changed(existed=True)
+
+    @scenario
+    async def test_a_release_takes_what_waited_for_the_end_of_the_hold(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        for run_id in ("b", "c"):
+            await desk.accept(run_id)
+        await desk.settle(claim, done("hi", "ho"), hold=True)
+        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.TAKEN
+        held, claim = claim, await desk.claim(of="b")
+        assert claim.token.fence > held.token.fence
+        await desk.settle(claim, hold=True)
+        assert await desk.journal.release(claim.token, counted=True, take=False) is Take.NOTHING
+        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.drain(await desk.claim(of="c")) == ["c"]
+
+    @scenario
+    async def test_a_hold_that_begins_and_ends_in_one_burst_is_one_end(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        await desk.accept("b")
+        answers = await asyncio.gather(
+            desk.settle(claim, done("hi", "ho"), take=True, hold=True),
+            desk.journal.take(key()),
+            desk.journal.release(claim.token, counted=True, take=True),
+        )
+        assert [*answers] == [Take.NOTHING, Take.NOTHING, Take.TAKEN]
+        await desk.claim(of="b")
+        assert await desk.history() == said("hi", "ho")
+
+    @scenario
+    async def test_opening_ends_all_holds(self, desk: Desk) -> None:
+        """A held run is no orphan: it has ended. What waited for it can be taken."""
+        held = await desk.start("a", key("s1"))
+        await desk.accept("b", key("s1"), queue_deadline=1_100.0)
+        running = await desk.start("c", key("s2"))
+        last = await desk.start("d", key("s3"))
+        for claim in (held, last):
+            await desk.settle(claim, done("hi", "ho"), hold=True)
+        desk.clock.at += 25
+        assert [orphan.run.run_id for orphan in await desk.restart()] == [running.run.run_id]
+        for run_id in ("a", "d"):
+            run = await desk.run(run_id)
+            assert (run.held, run.status, run.ended_at) == (False, RunStatus.SUCCEEDED, 1_000.0)
+        assert (await desk.run("b")).queue_deadline == 1_125.0
+        with pytest.raises(ClaimLost):
+            await desk.journal.release(held.token, counted=True, take=True)
+        assert await desk.journal.take(key("s1")) is Take.TAKEN
+        await desk.claim(of="b")
+        assert await desk.journal.change(Delete(key("s3"))) == Changed(existed=True)
+        desk.clock.at += 25
+        await desk.restart()
+        assert (await desk.run("b")).queue_deadline == 1_125.0
+
+    # -- time that stands still -----------------------------------------------------------------------
+
+    async def _held(self, desk: Desk) -> Claim:
+        """Return the claim of a run that has been held since 1,010, while three wait in its session."""
+        claim = await desk.start("a")
+        await desk.accept("b", queue_deadline=1_100.0)
+        await desk.accept("c", key("other"), take=False, queue_deadline=1_100.0)
+        desk.clock.at = 1_010
+        await desk.settle(claim, hold=True)
+        desk.clock.at = 1_015
+        await desk.accept("d", queue_deadline=1_200.5)
+        await desk.accept("e")
+        desk.clock.at = 1_040
+        return claim
+
+    async def _deadlines(self, desk: Desk) -> dict[str, float | None]:
+        waiting = await desk.journal.read(WaitingQuery())
+        deadlines: dict[str, float | None] = {each.run_id: each.queue_deadline for each in waiting}
+        assert deadlines == {run_id: (await desk.run(run_id)).queue_deadline for run_id in deadlines}
+        return deadlines
+
+    @scenario
+    async def test_queue_deadlines_move_on_by_the_time_that_a_hold_stood(self, desk: Desk) -> None:
+        """From its beginning, or from the acceptance of the run that waits; those of other sessions do not."""
+        claim = await self._held(desk)
+        before = {"b": 1_100.0, "c": 1_100.0, "d": 1_200.5, "e": None}
+        assert await self._deadlines(desk) == before
+        await desk.journal.release(claim.token, counted=True, take=False)
+        after = {"b": 1_130.0, "c": 1_100.0, "d": 1_225.5, "e": None}
+        assert await self._deadlines(desk) == after
+        await desk.restart()
+        assert await self._deadlines(desk) == after
+
+    @scenario
+    async def test_what_a_release_takes_has_its_deadline_moved_too(self, desk: Desk) -> None:
+        claim = await self._held(desk)
+        await desk.journal.release(claim.token, counted=True, take=True)
+        assert (await desk.claim(of="b")).run.queue_deadline == 1_130.0
+
+    @scenario
+    async def test_each_hold_moves_deadlines_on_by_its_own_time(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        await desk.accept("b")
+        await desk.accept("c", queue_deadline=1_100.0)
+        for held_s in (10, 5):
+            await desk.settle(claim, hold=True)
+            desk.clock.at += held_s
+            if held_s == 10:
+                await desk.journal.release(claim.token, counted=True, take=True)
+                claim = await desk.claim(of="b")
+                desk.clock.at += 1_000
+            else:
+                await desk.journal.release(claim.token, counted=True, take=False)
+        assert (await desk.run("c")).queue_deadline == 1_115.0
+
+    @scenario
+    async def test_a_clock_that_went_back_takes_no_time_from_a_deadline(self, desk: Desk) -> None:
+        claim = await self._held(desk)
+        desk.clock.at = 1_005
+        await desk.journal.release(claim.token, counted=True, take=False)
+        assert await self._deadlines(desk) == {"b": 1_100.0, "c": 1_100.0, "d": 1_200.5, "e": None}
+
+    @scenario
+    async def test_a_run_that_is_given_back_moves_no_deadline(self, desk: Desk) -> None:
+        claim = await desk.start("a", queue_deadline=1_050.0)
+        await desk.accept("b", queue_deadline=1_100.0)
+        desk.clock.at += 10
+        await desk.journal.release(claim.token, counted=True, take=False)
+        assert await self._deadlines(desk) == {"a": 1_050.0, "b": 1_100.0}

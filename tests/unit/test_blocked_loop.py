@@ -1,0 +1,146 @@
+"""An async tool that blocks its loop for good takes its own run with it, and nobody else."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from engine_support import Played, asked, key, outcome, play_round, send, tool_texts
+from strandline.agents.port import Attempt
+from strandline.clock import SystemClock
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Service
+from strandline.errors import ClaimLost
+from strandline.history import UNKNOWN_OUTCOME
+from strandline.journal.memory import MemoryJournal
+from strandline.model import ANONYMOUS, ErrorCode, RunId, RunStatus
+from strandline.testing import Gate
+from strandline.testing.checker import check_history
+
+NUMBERS = count()
+
+
+@asynccontextmanager
+async def on_threads(behaviour: Callable[[Attempt], Awaitable[str]], **options: float) -> AsyncIterator[Service]:
+    """Serve on a real agent loop, in a thread of its own."""
+    clock = SystemClock()
+    loops = AgentLoops(executor_threads=8, clock=clock)
+    service = Service(
+        journal=MemoryJournal(clock),
+        target=Played(behaviour),
+        loops=loops,
+        clock=clock,
+        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        workspace=lambda key: tempfile.gettempdir(),
+        options=Options(cancel_grace_s=0.3, drain_grace_s=0, **options),  # type: ignore[arg-type]
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.abort()
+
+
+def test_a_loop_that_is_blocked_for_good_is_given_up_and_all_other_sessions_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate, model, tool = Gate(), Gate(), Gate()
+    started: list[tuple[str, int]] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        text, number = asked(attempt), attempt.context.attempt
+        started.append((text, number))
+
+        async def blocks() -> str:
+            gate.block()
+            return "let go"
+
+        async def waits() -> str:
+            await tool.wait()
+            return "went on"
+
+        if text == "blocks":
+            await play_round(attempt, "t1", blocks)
+        elif text == "in a tool":
+            await play_round(attempt, "t1", waits)
+        elif text == "in the model" and number == 1:
+            await model.wait()
+            await play_round(attempt, "t1", waits)
+        return f"answer to {text}"
+
+    async def main() -> None:
+        async with on_threads(behaviour, hold_limit_s=60.0, timeout_s=30.0) as service:
+            in_model = await send(service, "in the model", "b")
+            await model.reached.wait()
+            in_tool = await send(service, "in a tool", "c")
+            await tool.reached.wait()
+            blocked = await send(service, "blocks", "a", timeout_s=0.1)
+            await gate.reached.wait()
+            end = await outcome(blocked)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            late = await send(service, "late", "d")
+            assert (await asyncio.wait_for(outcome(late), 20)).output == "answer to late"
+            assert (await asyncio.wait_for(outcome(in_model), 20)).output == "answer to in the model"
+            assert (await service.run(ANONYMOUS, in_model.run_id)).run.attempt == 2
+            end = await asyncio.wait_for(outcome(in_tool), 20)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.CRASHED
+            messages = await service.history(key("c"), count=0, include_tool_messages=True)
+            assert tool_texts(messages) == [UNKNOWN_OUTCOME]
+            assert (await outcome(await send(service, "again", "c"))).status is RunStatus.SUCCEEDED
+            assert service.health().held == 1, "the session whose code has the thread waits for it"
+            after = await send(service, "after", "a")
+            assert after.position == 1
+            model.open()
+            tool.open()
+            gate.open()
+            assert (await asyncio.wait_for(outcome(after), 20)).output == "answer to after"
+            for session in "abcd":
+                messages = await service.history(key(session), count=0, include_tool_messages=True)
+                assert check_history(messages) == []
+            assert "went on" not in str(await service.history(key("c"), count=0, include_tool_messages=True))
+
+    asyncio.run(main())
+    assert started.count(("in the model", 1)) == 1
+    assert any("given up" in record.message and "in blocks" in record.message for record in caplog.records)
+
+
+def test_what_a_stranded_run_does_later_counts_for_nothing() -> None:
+    gate, model = Gate(), Gate()
+    seen: list[BaseException] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        elif attempt.context.attempt == 1:
+            try:
+                await model.wait()
+            except asyncio.CancelledError as error:
+                seen.append(error)
+                try:
+                    await play_round(attempt, "t1", lambda: asyncio.sleep(0, "never"))
+                except BaseException as refused:
+                    seen.append(refused)
+                    raise
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0) as service:
+            stranded = await send(service, "waits", "b")
+            await model.reached.wait()
+            await send(service, "blocks", "a", timeout_s=0.1)
+            assert (await asyncio.wait_for(outcome(stranded), 20)).output == "fine"
+            gate.open()
+            async with asyncio.timeout(10):
+                while len(seen) < 2:
+                    await asyncio.sleep(0.005)
+            messages = await service.history(key("b"), count=0, include_tool_messages=True)
+            assert [m["role"] for m in messages] == ["user", "assistant"]
+
+    asyncio.run(main())
+    assert not isinstance(seen[1], ClaimLost), "it is refused before the journal is asked"

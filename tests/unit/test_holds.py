@@ -1,0 +1,244 @@
+"""Sessions that wait for what still works of a run that has ended."""
+
+import asyncio
+import logging
+
+import pytest
+
+from engine_support import Played, Stubborn, asked, echo, history, key, outcome, play_round, send, serving, settled
+from strandline.agents.port import Attempt
+from strandline.errors import Draining, JournalUnavailable, SessionBusy
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Take
+from strandline.model import ANONYMOUS, ErrorCode, RunStatus, Token
+from strandline.testing.checker import check_history
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Leftovers:
+    """A target whose run leaves work behind if it is asked to `hang`, and notes when each run began."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.work = Stubborn()
+        self.began: dict[str, float] = {}
+        self.target = Played(self.behaviour)
+
+    async def behaviour(self, attempt: Attempt) -> str:
+        text = asked(attempt)
+        self.began[text] = self.clock.monotonic()
+
+        async def tool() -> str:
+            self.work.leave()
+            await asyncio.sleep(100_000)
+            return "never"
+
+        if text.startswith("hang"):
+            await play_round(attempt, "t1", tool)
+        elif text.startswith("leave"):
+            self.work.leave()
+        return f"answer to {text}"
+
+
+def test_a_thread_that_outlives_its_run_holds_its_session_alone_until_it_ends() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, timeout_s=10, cancel_grace_s=1, hold_limit_s=60) as service:
+            hangs, next_one = await send(service, "hang"), await send(service, "next")
+            end = await outcome(hangs)
+            assert clock.monotonic() <= 11.01
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            view = await service.run(ANONYMOUS, hangs.run_id)
+            assert view.run.held
+            assert view.phase == "held"
+            health = service.health()
+            assert (health.held, health.running, health.queue_depth, health.processing) == (1, 0, 1, True)
+            assert (await outcome(await send(service, "other", "other session"))).output == "answer to other"
+            with pytest.raises(SessionBusy):
+                await service.delete(key())
+            await asyncio.sleep(30)
+            assert "next" not in played.began
+            played.work.end()
+            assert (await outcome(next_one)).output == "answer to next"
+            assert played.began["next"] == pytest.approx(clock.monotonic(), abs=0.1)
+            view = await service.run(ANONYMOUS, hangs.run_id)
+            assert not view.run.held
+            assert view.phase is None
+            assert view.run.outcome == end
+            assert check_history(await history(service)) == []
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+def test_a_hold_is_given_up_at_its_limit_and_the_session_goes_on_with_a_fresh_agent() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, timeout_s=10, cancel_grace_s=1, hold_limit_s=60) as service:
+            await send(service, "hang")
+            assert (await outcome(await send(service, "next"))).output == "answer to next"
+            assert played.began["next"] == pytest.approx(10.8 + 60, abs=0.1)
+            assert len(played.target.built) == 2
+            assert service.health().held == 0
+            assert len(service._holds.still_work()) == 1
+            played.work.end()
+            assert service._holds.still_work() == []
+
+    run_virtual(main)
+
+
+def test_a_run_that_succeeded_and_left_a_thread_is_answered_at_once_and_held() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target) as service:
+            first = await send(service, "leave")
+            assert (await outcome(first)).status is RunStatus.SUCCEEDED
+            second = await send(service, "next")
+            assert second.position == 1
+            await asyncio.sleep(5)
+            assert "next" not in played.began
+            played.work.end()
+            assert (await outcome(second)).output == "answer to next"
+            assert len(played.target.built) == 2, "an agent that a thread may still touch is not used again"
+
+    run_virtual(main)
+
+
+def test_the_time_of_what_waits_stands_still_while_its_session_is_held() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, queue_timeout_s=20) as service:
+            await outcome(await send(service, "leave"))
+            patient = await send(service, "patient")
+            hasty = await send(service, "hasty", queue_timeout_s=3)
+            await asyncio.sleep(50)
+            assert service.health().queue_depth == 2
+            blocker = Played(played.behaviour)
+
+            async def slow(attempt: Attempt) -> str:
+                await asyncio.sleep(10)
+                return "slow"
+
+            blocker.behaviour = slow
+            service._runner._target = blocker
+            played.work.end()
+            end = await outcome(hasty)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.QUEUE_TIMEOUT
+            assert clock.monotonic() == pytest.approx(53, abs=0.1)
+            assert (await outcome(patient)).output == "slow"
+
+    run_virtual(main)
+
+
+def test_a_restart_ends_every_hold() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal, played = MemoryJournal(clock), Leftovers(clock)
+        async with serving(clock, played.target, journal) as service:
+            first = await send(service, "leave")
+            await outcome(first)
+            second = await send(service, "next")
+            await asyncio.sleep(1)
+        async with serving(clock, Played(echo), journal) as service:
+            assert (await service.wait(ANONYMOUS, second.run_id, 10)).run.status is RunStatus.SUCCEEDED
+            run = (await service.run(ANONYMOUS, first.run_id)).run
+            assert (run.status, run.held) == (RunStatus.SUCCEEDED, False)
+
+    run_virtual(main)
+
+
+def test_too_many_threads_left_behind_have_the_server_stop_itself(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, max_holds=3, hold_limit_s=5) as service:
+            for n in range(2):
+                await outcome(await send(service, "leave", f"s{n}"))
+            await asyncio.sleep(6)  # given up, and still counted
+            assert not service.exhausted.is_set()
+            assert service.health().ready
+            await outcome(await send(service, "leave", "s2"))
+            await asyncio.wait_for(service.exhausted.wait(), 1)
+            assert not service.health().ready
+
+    with caplog.at_level(logging.WARNING, "strandline.holds"):
+        run_virtual(main)
+    assert any("max_holds" in record.message for record in caplog.records)
+    assert any("stubborn" in record.message for record in caplog.records), "the log says what works on"
+
+
+def test_a_drain_does_not_wait_for_a_hold() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, drain_grace_s=6) as service:
+            await outcome(await send(service, "leave"))
+            began = clock.monotonic()
+            await service.drain()
+            assert clock.monotonic() - began < 1
+
+    run_virtual(main)
+
+
+def test_a_release_that_the_journal_cannot_keep_yet_is_made_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        class Full(MemoryJournal):
+            failures = 3
+
+            async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+                if self.failures:
+                    self.failures -= 1
+                    raise JournalUnavailable("the disk is full")
+                return await super().release(token, counted=counted, take=take)
+
+        played = Leftovers(clock)
+        async with serving(clock, played.target, Full(clock)) as service:
+            await outcome(await send(service, "leave"))
+            second = await send(service, "next")
+            played.work.end()
+            assert (await outcome(second)).output == "answer to next"
+            assert clock.monotonic() >= 3
+
+    run_virtual(main)
+
+
+def test_of_a_shared_agent_one_run_goes_at_a_time_and_a_thread_left_behind_stops_the_server() -> None:
+    async def main(clock: VirtualClock) -> None:
+        work, inside = Stubborn(), 0
+
+        async def behaviour(attempt: Attempt) -> str:
+            nonlocal inside
+            assert inside == 0, "another run is inside"
+            inside += 1
+            await asyncio.sleep(1)
+            inside -= 1
+            if asked(attempt) == "leave":
+                work.leave()
+            return "done"
+
+        target = Played(behaviour)
+        target.exclusive = True
+        async with serving(clock, target, max_running=8, hold_limit_s=1000) as service:
+            for ticket in [await send(service, f"{n}", f"s{n}") for n in range(4)]:
+                assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
+            assert len(target.built) == 4, "it is swapped in for every run"
+            leaving, never = await send(service, "leave"), await send(service, "never", "other")
+            await outcome(leaving)
+            await asyncio.wait_for(service.exhausted.wait(), 1)
+            await asyncio.sleep(10)
+            assert (await service.run(ANONYMOUS, never.run_id)).run.status is RunStatus.QUEUED
+            with pytest.raises(Draining):
+                await send(service, "more")
+
+    run_virtual(main)
+
+
+def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None:
+    async def main(clock: VirtualClock) -> None:
+        target = Played(echo, opaque=True)
+        target.external = True
+        async with serving(clock, target) as service:
+            assert (await outcome(await send(service, "a"))).output == "echo a"
+            assert await history(service) == []
+            await settled(service)
+
+    run_virtual(main)

@@ -1,0 +1,305 @@
+"""Runs that take, or wait, too long; runs that stall. All on virtual time: an hour takes no time at all."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from engine_support import (
+    Behaviour,
+    Played,
+    asked,
+    echo,
+    history,
+    outcome,
+    play_round,
+    send,
+    serving,
+    settled,
+    texts,
+    tool_texts,
+)
+from strandline.agents.port import Attempt
+from strandline.errors import Invalid
+from strandline.history import UNKNOWN_OUTCOME, ended_early
+from strandline.journal.memory import MemoryJournal
+from strandline.model import ANONYMOUS, ErrorCode, RunStatus
+from strandline.testing.checker import check_history
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+GRACE_S = 5.0
+LONG_S = 100_000.0
+
+
+async def silent(attempt: Attempt) -> str:
+    """The model says nothing for long."""
+    await asyncio.sleep(LONG_S)
+    return "too late"
+
+
+async def chunks(attempt: Attempt) -> str:
+    """The model streams, and the agent looks at the signal between chunks."""
+    while not attempt.signal.is_set():
+        attempt.add_text("word ")
+        await asyncio.sleep(1)
+    return "polite"
+
+
+async def in_a_tool(attempt: Attempt) -> str:
+    async def tool() -> str:
+        await asyncio.sleep(LONG_S)
+        return "too late"
+
+    await play_round(attempt, "t1", tool)
+    return "too late"
+
+
+async def swallows_a_cancel(attempt: Attempt) -> str:
+    async def tool() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(LONG_S)
+        await asyncio.sleep(LONG_S)
+        return "too late"
+
+    await play_round(attempt, "t1", tool)
+    return "too late"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "ends_after_s"),
+    [
+        (silent, GRACE_S - 0.2),
+        (in_a_tool, GRACE_S - 0.2),
+        (swallows_a_cancel, GRACE_S - 0.1),
+    ],
+    ids=["in the model", "in a tool", "in a tool that swallows a cancel"],
+)
+def test_a_run_ends_within_its_grace_whatever_it_does(behaviour: Behaviour, ends_after_s: float) -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(behaviour), timeout_s=60, cancel_grace_s=GRACE_S) as service:
+            ticket = await send(service, "x")
+            end = await outcome(ticket)
+            assert clock.monotonic() == pytest.approx(60 + ends_after_s)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            assert "60 s" in end.error.detail
+            messages = await history(service)
+            assert check_history(messages) == []
+            assert texts(messages)[-1] == ended_early("timeout")
+            if behaviour is not silent:
+                assert tool_texts(messages) == [UNKNOWN_OUTCOME]
+            service._runner._target = Played(echo)
+            assert (await outcome(await send(service, "next"))).output == "echo next"
+            assert service.health().held == 0
+
+    run_virtual(main)
+
+
+def test_a_run_that_comes_to_its_own_end_within_the_grace_has_succeeded() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(chunks), timeout_s=60, cancel_grace_s=GRACE_S) as service:
+            end = await outcome(await send(service, "x"))
+            assert end.status is RunStatus.SUCCEEDED
+            assert end.output == "polite"
+            assert 60 <= clock.monotonic() <= 61
+
+    run_virtual(main)
+
+
+def test_a_task_that_never_ends_is_left_at_the_end_of_the_grace_and_its_text_is_kept() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def immortal(attempt: Attempt) -> str:
+            attempt.add_text("so far")
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(LONG_S)
+
+        async with serving(clock, Played(immortal), timeout_s=60, cancel_grace_s=GRACE_S, hold_limit_s=7) as service:
+            end = await outcome(await send(service, "x"))
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            assert clock.monotonic() == pytest.approx(60 + GRACE_S)
+            assert texts(await history(service)) == ["x", "so far", ended_early("timeout")]
+            assert service.health().held == 1
+
+    run_virtual(main)
+
+
+def test_a_request_may_ask_for_less_time_and_not_for_more() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(silent), timeout_s=60, queue_timeout_s=30, cancel_grace_s=0) as service:
+            for wrong in ({"timeout_s": 61}, {"timeout_s": 0}, {"timeout_s": float("nan")}, {"queue_timeout_s": 30.5}):
+                with pytest.raises(Invalid, match="at most"):
+                    await send(service, "x", **wrong)
+            ticket = await send(service, "x", timeout_s=2)
+            assert (await outcome(ticket)).status is RunStatus.FAILED
+            assert clock.monotonic() == pytest.approx(2)
+
+    run_virtual(main)
+
+
+def test_a_deadline_counts_from_the_first_start_over_restarts() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(silent), journal, timeout_s=100, cancel_grace_s=0) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(40)
+        async with serving(clock, Played(silent), journal, timeout_s=100, cancel_grace_s=0) as service:
+            view = await service.wait(ANONYMOUS, ticket.run_id, 1000)
+            assert view.run.outcome is not None
+            assert view.run.outcome.error is not None
+            assert view.run.outcome.error.code is ErrorCode.TIMEOUT
+            assert clock.monotonic() == pytest.approx(100)
+            assert view.run.attempt == 2
+
+    run_virtual(main)
+
+
+def test_a_run_whose_deadline_passed_while_no_server_ran_ends_as_timed_out() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(in_a_tool), journal, timeout_s=100) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(40)
+        await asyncio.sleep(61)
+        target = Played(echo)
+        async with serving(clock, target, journal, timeout_s=100) as service:
+            run = (await service.run(ANONYMOUS, ticket.run_id)).run
+            assert run.outcome is not None
+            assert run.outcome.error is not None
+            assert run.outcome.error.code is ErrorCode.TIMEOUT
+            assert target.built == []
+            messages = await history(service)
+            assert check_history(messages) == []
+            assert tool_texts(messages) == [UNKNOWN_OUTCOME]
+
+    run_virtual(main)
+
+
+def test_a_run_that_was_given_back_and_whose_deadline_passed_is_not_started_again() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(silent), journal, timeout_s=100, drain_grace_s=0) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(1)
+            await service.drain()
+        await asyncio.sleep(200)
+        target = Played(echo)
+        async with serving(clock, target, journal, timeout_s=100) as service:
+            await settled(service)
+            run = (await service.run(ANONYMOUS, ticket.run_id)).run
+            assert run.outcome is not None
+            assert run.outcome.error is not None
+            assert run.outcome.error.code is ErrorCode.TIMEOUT
+            assert target.built == []
+            assert texts(await history(service)) == ["x", ended_early("timeout")]
+
+    run_virtual(main)
+
+
+# -- waiting too long ---------------------------------------------------------------------------------
+
+
+def test_a_run_that_waits_too_long_ends_on_time_and_leaves_no_trace() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def slow(attempt: Attempt) -> str:
+            await asyncio.sleep(50)
+            return f"answer to {asked(attempt)}"
+
+        async with serving(clock, Played(slow), queue_timeout_s=40) as service:
+            first = await send(service, "first")
+            second = await send(service, "second")
+            third = await send(service, "third", queue_timeout_s=10)
+            end = await outcome(third)
+            assert clock.monotonic() == pytest.approx(10)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.QUEUE_TIMEOUT
+            run = (await service.run(ANONYMOUS, third.run_id)).run
+            assert run.status is RunStatus.FAILED
+            assert run.started_at is None
+            assert (await outcome(second)).error is not None
+            assert clock.monotonic() == pytest.approx(40)
+            assert service.health().queue_depth == 0
+            assert (await outcome(first)).output == "answer to first"
+            assert (await outcome(await send(service, "fourth"))).output == "answer to fourth"
+            assert texts(await history(service)) == ["first", "answer to first", "fourth", "answer to fourth"]
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+def test_what_waited_too_long_while_no_server_ran_is_not_started() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(silent), journal, queue_timeout_s=100) as service:
+            await send(service, "first")
+            late = await send(service, "second", queue_timeout_s=20)
+            in_time = await send(service, "third")
+        await asyncio.sleep(50)
+        async with serving(clock, Played(echo), journal, queue_timeout_s=100) as service:
+            assert (await service.wait(ANONYMOUS, in_time.run_id, 50)).run.status is RunStatus.SUCCEEDED
+            run = (await service.wait(ANONYMOUS, late.run_id, 50)).run
+            assert run.outcome is not None
+            assert run.outcome.error is not None
+            assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
+            assert "echo second" not in texts(await history(service))
+
+    run_virtual(main)
+
+
+def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), max_running=1) as service:
+            for _ in range(40):
+                tickets = [await send(service, "x", f"s{n}") for n in range(10)]
+                for ticket in tickets:
+                    await outcome(ticket)
+            assert len(service._worker._limits) == 0
+            assert len(service._worker._limits._heap) < 200
+
+    run_virtual(main)
+
+
+# -- stalls -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["report", "cancel"])
+def test_a_run_without_a_sign_of_life_is_reported_once_and_cancelled_if_wanted(
+    action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        options: dict[str, Any] = {"stall_after_s": 120, "stall_action": action, "timeout_s": 1000}
+        async with serving(clock, Played(in_a_tool), cancel_grace_s=1, **options) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(119)
+            assert service.health().stalled == 0
+            await asyncio.sleep(2)
+            if action == "report":
+                assert service.health().stalled == 1
+                assert service.health().longest_no_progress_s == pytest.approx(121)
+                await asyncio.sleep(60)
+                assert service.health().running == 1
+            else:
+                assert (await outcome(ticket)).status is RunStatus.CANCELLED
+                assert clock.monotonic() <= 122
+                assert texts(await history(service)) == ["x", ended_early("cancelled")]
+
+    with caplog.at_level(logging.WARNING, "strandline.runner"):
+        run_virtual(main)
+    assert sum("no sign of life" in record.message for record in caplog.records) == 1
+
+
+def test_whatever_a_run_reports_is_a_sign_of_life() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def touches(attempt: Attempt) -> str:
+            for _ in range(10):
+                await asyncio.sleep(100)
+                attempt.touch()
+            return "done"
+
+        async with serving(clock, Played(touches), stall_after_s=120, stall_action="cancel") as service:
+            assert (await outcome(await send(service, "x"))).output == "done"
+
+    run_virtual(main)
