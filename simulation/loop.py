@@ -10,9 +10,11 @@ whatever else is ready then goes first. Every legal interleaving can come out of
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
-from strandline.engine.loops import Call
+from strandline.engine.calls import CURRENT, Call
 from strandline.testing.virtual import InlineLoops, VirtualClock
 
 T = TypeVar("T")
@@ -108,7 +110,7 @@ class SeededLoops(InlineLoops):
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task, a while later."""
-        call: Call[T] = Call(asyncio.get_running_loop().create_future())
+        call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
         self._there.send(lambda: self._begin(call, work))
         return call
 
@@ -128,7 +130,13 @@ class SeededLoops(InlineLoops):
     def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         if self._closed:
             return
-        task = asyncio.get_running_loop().create_task(work())
+        context = copy_context()
+        context.run(CURRENT.set, call)
+        task = asyncio.get_running_loop().create_task(work(), context=context)
         call.task = task
         self._tasks.add(task)
-        task.add_done_callback(lambda _: self._back.send(lambda: self._finish(call, task)))
+        task.add_done_callback(partial(self._ended, call))
+
+    def _ended(self, call: Call[T], task: "asyncio.Task[T]") -> None:
+        call.task = None
+        self._back.send(lambda: self._finish(call, task))

@@ -13,7 +13,8 @@ from simulation.agents import Stage
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
 from simulation.record import Record
 from simulation.script import Script
-from strandline.engine.service import Options, Service
+from strandline.engine.options import Options
+from strandline.engine.service import Service
 from strandline.journal.port import Journal
 from strandline.model import RunId
 
@@ -138,5 +139,7 @@ class Server:
             "sessions with something to do": service._dispatcher.sessions,
             "slots in use": service._options.max_running - service._dispatcher._free,
             "claims that came early": len(service._dispatcher._early),
+            "claims that are expected": len(service._dispatcher._expected),
+            "limits of runs that wait": len(service._worker._limits),
         }
         return [f"{number} {what}" for what, number in found.items() if number]

@@ -25,7 +25,10 @@ from strandline.journal.writer import Job, Writer, _resolve
 from strandline.model import Claim
 
 T = TypeVar("T")
-SCHEMA = resources.files("strandline.journal").joinpath("schema/0001_initial.sql").read_text()
+SCHEMA = [
+    step.read_text()
+    for step in sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
+]
 
 
 class SqliteStore:
@@ -36,7 +39,8 @@ class SqliteStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=64)
-        self._connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        for step in SCHEMA:
+            self._connection.executescript(f"BEGIN; {step} COMMIT;")
 
     def of(self, process: Process, disk: Disk) -> Journal:
         """Return the journal as a process has it."""

@@ -17,7 +17,7 @@ from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Event, Record
 from simulation.script import Script, Traits
 from simulation.server import Server
-from strandline.engine.service import Options
+from strandline.engine.options import Options
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
