@@ -7,12 +7,14 @@ else of it. Once its process is dead, it does nothing any more, whatever is call
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 from simulation.loop import Chance
 from simulation.record import Record
 from simulation.script import Ends, Script, Tool
 from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.engine.calls import CURRENT, LiveThread
 from strandline.errors import AgentFailed
 from strandline.history import Progress, question
 from strandline.model import AgentRecord, Message, SessionKey, StateRecord, Succeeded, ToolResult
@@ -164,12 +166,12 @@ class Performance:
             if script.pause_s:
                 await self._wait(script.pause_s, exactly=True)
             match script.ends:
-                case Ends.RAISES:
+                case Ends.RAISES if not (script.in_tool and number < len(script.rounds)):
                     raise Broken(f"secret of {self._text}")
                 case Ends.HANGS:
                     while True:
                         await self._wait(1000.0, exactly=True)
-                case Ends.ANSWERS:
+                case _:
                     pass
         attempt.add_text(text[3:])
 
@@ -189,7 +191,11 @@ class Performance:
         alive(self._process)
         self._process.note("staged", self._run)
         attempt.enter("tool work")
-        working = [asyncio.ensure_future(self._tool(each, tool)) for each, tool in zip(ids, tools, strict=True)]
+        breaks = number == self._script.at and self._script.in_tool and self._script.ends is Ends.RAISES
+        working = [
+            asyncio.ensure_future(self._tool(each, tool, breaks=breaks and tool is tools[-1]))
+            for each, tool in zip(ids, tools, strict=True)
+        ]
         try:
             results = await asyncio.gather(*working)
         except BaseException:
@@ -201,19 +207,55 @@ class Performance:
         await attempt.end_round({"after": ids[-1]})
         alive(self._process)
 
-    async def _tool(self, tool_use_id: str, tool: Tool) -> ToolResult:
+    async def _tool(self, tool_use_id: str, tool: Tool, *, breaks: bool) -> ToolResult:
         process, run = self._process, self._run
         alive(process)
+        self._attempt.enter("tool work")
         process.note("begun", run, id=tool_use_id)
-        await self._wait(tool.takes_s)
-        process.note("effect", run, id=tool_use_id)
-        await self._wait(tool.takes_s)
+        try:
+            if tool.in_thread:
+                await self._in_thread(tool_use_id, tool)
+            else:
+                await self._wait(tool.takes_s)
+                process.note("effect", run, id=tool_use_id)
+                await self._wait(tool.takes_s)
+        finally:
+            if process.alive:
+                process.note("rested", run, id=tool_use_id)
+        if breaks:
+            raise Broken(f"secret of {tool_use_id}")
         said = f"done {tool_use_id}"
         status = "error" if tool.fails else "success"
         result: ToolResult = {"toolUseId": tool_use_id, "status": status, "content": [{"text": said}]}
         process.note("finished", run, id=tool_use_id, result=result)
         await self._attempt.end_tool(tool_use_id, result)
         return result
+
+    async def _in_thread(self, tool_use_id: str, tool: Tool) -> None:
+        """Work where no cancellation comes, as a thread does; whoever waits for it may go."""
+        process, call = self._process, CURRENT.get()
+        assert call is not None
+        thread = LiveThread("work")
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        call.enter(thread)
+        process.note("thread", self._run, id=f"thread {tool_use_id}")
+
+        async def work() -> None:
+            await process.chance.pass_time(tool.takes_s)
+            alive(process)
+            process.note("effect", self._run, id=tool_use_id)
+            await process.chance.pass_time(tool.takes_s)
+            alive(process)
+            process.note("rested", self._run, id=f"thread {tool_use_id}")
+            call.leave(thread)
+            if not done.done():
+                done.set_result(None)
+
+        # A task for the loop, and none for the engine: it counts threads and tasks by the context that they run in.
+        task = loop.create_task(work(), context=Context())
+        process.at_death(task.cancel)
+        await done
 
     async def _wait(self, most_s: float, *, exactly: bool = False) -> None:
         """Let up to `most_s` seconds pass; heed the signal and swallow cancellations as the script says."""

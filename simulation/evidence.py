@@ -24,12 +24,15 @@ class Attempt:
         self.crashed = False
         """Whether its process died at once, later."""
         self.drained = False
-        self.said: list[str] = []
+        self.left_nth = -1
+        self.units: set[str] = set()
+        """The tools and threads of it that work."""
+        self.said: list[tuple[float, str]] = []
         self.kept = 0
         """How many of `said` are durable for sure: a round was staged after them."""
 
     def end(self, nth: int, at: float) -> None:
-        """Note where it ended; the first end counts."""
+        """Note where nothing of it worked any more; the first end counts."""
         if self.ended_nth < 0:
             self.ended_nth, self.ended_at = nth, at
 
@@ -50,44 +53,45 @@ class RunEvidence:
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
         self.begun: Counter[str] = Counter()
-        self.finished: dict[str, tuple[ToolResult, Attempt]] = {}
+        self.finished: dict[str, tuple[float, ToolResult, Attempt]] = {}
+        self.limits: dict[str, float] = {}
+        """What the client asked for: `timeout_s`, `queue_timeout_s`."""
 
-    def ledger(self, ending: Ending, part: list[Message]) -> Ledger:
+    def ledger(self, ending: Ending, part: list[Message], heard_until: float) -> Ledger:
         """Return what really happened in this run, to be compared with `part`, which is told of it.
 
-        What an attempt did after its last staged round may be lost with its process; what is told of it is true then.
+        What an attempt did after its last staged round may be lost with its process, and what it reports after second
+        `heard_until` comes too late: of such things less may be told, but nothing else.
         """
-        asked_there = {b["toolUse"]["toolUseId"] for message in part for b in message["content"] if "toolUse" in b}
-        unknown_there = {
-            b["toolResult"]["toolUseId"]
-            for message in part
-            for b in message["content"]
-            if "toolResult" in b and "unknown" in str(b["toolResult"]["content"])
-        }
-        lenient = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
+        crashed = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
+        unknown = set(_unknown(part))
         said: list[str] = []
         for attempt in self.attempts:
-            live = attempt is self.attempts[-1] and not lenient and not self.lost
-            said += attempt.said if live else attempt.said[: attempt.kept]
+            counts = attempt is self.attempts[-1] and not crashed and not self.lost
+            said += [
+                text for nth, (at, text) in enumerate(attempt.said) if nth < attempt.kept or counts and at < heard_until
+            ]
+        unfinished = set(self.begun) - set(self.finished)
         finished = {}
-        unfinished = {tool for tool in self.begun if tool not in self.finished}
-        for tool, (result, attempt) in self.finished.items():
-            live = attempt is self.attempts[-1] and not lenient
-            if not live and tool in unknown_there:
+        for tool, (at, result, attempt) in self.finished.items():
+            counts = attempt is self.attempts[-1] and not crashed and at < heard_until
+            if tool in unknown and not counts:
                 unfinished.add(tool)
             else:
                 finished[tool] = result
         # A round that was asked for and not begun may be told as unknown, or not at all.
-        unfinished |= {tool for tool in self.asked if tool in asked_there and tool not in finished}
-        detail = ending.detail if isinstance(ending, Failed) and "secret" in ending.detail else ""
-        shown = Failed(ending.code, detail) if isinstance(ending, Failed) else ending
-        return Ledger(
-            ending=shown,
-            question=self.text,
-            said=said if isinstance(ending, Succeeded | Failed) else (),
-            finished=finished,
-            unfinished=unfinished,
-        )
+        unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
+        if isinstance(ending, Failed) and "secret" not in ending.detail:
+            ending = Failed(ending.code)
+        return Ledger(ending=ending, question=self.text, said=said, finished=finished, unfinished=unfinished)
+
+
+def _unknown(part: list[Message]) -> Iterator[str]:
+    """Yield the tools whose outcome is told as unknown."""
+    for message in part:
+        for block in message["content"]:
+            if "toolResult" in block and "unknown" in str(block["toolResult"]["content"]):
+                yield block["toolResult"]["toolUseId"]
 
 
 class Evidence:
@@ -101,8 +105,10 @@ class Evidence:
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[object, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[object, list[Message]]] = []
-        self.most_at_once: Counter[int] = Counter()
+        self.at_once: list[tuple[int, float, list[Attempt]]] = []
+        """For each beginning of an attempt: the process, the time, and what had begun there and not left."""
         self._asked: dict[str, int] = {}
+        self._limits: dict[str, dict[str, float]] = {}
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._live: dict[tuple[str, int], Attempt] = {}
@@ -114,7 +120,9 @@ class Evidence:
         for attempt in self._live.values():
             attempt.end(len(life.events), life.events[-1].at)
         for kept in life.runs.values():
-            self._run(kept.run_id).text = str(kept.input)
+            run = self._run(kept.run_id)
+            run.text = str(kept.input)
+            run.limits = self._limits[run.text]
 
     @staticmethod
     def as_line(messages: list[Message]) -> str:
@@ -156,6 +164,7 @@ class Evidence:
 
     def _asked_(self, nth: int, event: Event) -> None:
         self._asked[event.run] = nth
+        self._limits[event.run] = {name: each for name, each in event.facts.items() if name != "session"}
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.facts["code"]
@@ -194,17 +203,16 @@ class Evidence:
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
         self._live[attempt.run, attempt.process] = attempt
-        at_once = sum(each.process == attempt.process for each in self._live.values())
-        self.most_at_once[attempt.process] = max(self.most_at_once[attempt.process], at_once)
+        there = [each for each in self._live.values() if each.process == attempt.process and each.left_nth < 0]
+        self.at_once.append((attempt.process, event.at, there))
 
     def _left(self, nth: int, event: Event) -> None:
-        self._live.pop((event.run, event.facts["process"]), None)
         attempt = self._attempt(event)
-        attempt.how = event.facts["how"]
-        attempt.end(nth, event.at)
+        attempt.how, attempt.left_nth = event.facts["how"], nth
+        self._rest(attempt, nth, event)
 
     def _said(self, nth: int, event: Event) -> None:
-        self._attempt(event).said.append(event.facts["text"])
+        self._attempt(event).said.append((event.at, event.facts["text"]))
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
@@ -217,10 +225,25 @@ class Evidence:
 
     def _begun(self, nth: int, event: Event) -> None:
         self._run(event.run).begun[event.facts["id"]] += 1
+        self._attempt(event).units.add(event.facts["id"])
+
+    def _thread(self, nth: int, event: Event) -> None:
+        self._attempt(event).units.add(event.facts["id"])
+
+    def _rested(self, nth: int, event: Event) -> None:
+        attempt = self._attempt(event)
+        attempt.units.discard(event.facts["id"])
+        self._rest(attempt, nth, event)
+
+    def _rest(self, attempt: Attempt, nth: int, event: Event) -> None:
+        """Note that an attempt has come to its end, if nothing of it works any more."""
+        if attempt.left_nth >= 0 and not attempt.units and self._live.get((event.run, attempt.process)) is attempt:
+            attempt.end(nth, event.at)
+            del self._live[event.run, attempt.process]
 
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        run.finished[event.facts["id"]] = (event.facts["result"], self._attempt(event))
+        run.finished[event.facts["id"]] = (event.at, event.facts["result"], self._attempt(event))
 
     def _crashed(self, nth: int, event: Event) -> None:
         for key, attempt in list(self._live.items()):

@@ -5,17 +5,22 @@ knows nothing of how the engine or a journal works, and shares no code with them
 things cannot be seen from outside, both are allowed.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from simulation.evidence import Evidence, RunEvidence
+from simulation.evidence import Attempt, Evidence, RunEvidence
 from simulation.script import Ends
 from simulation.world import Life
 from strandline.lifecycle import ENDED
-from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, RunStatus, SessionKey, Succeeded
-from strandline.testing.checker import Ledger, check_history, check_truthful
+from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, Run, RunStatus, SessionKey, Succeeded
+from strandline.testing.checker import check_history, check_truthful
 
+EPOCH = 1_800_000_000.0
+"""Wall time at virtual second 0."""
+SETTLE_S = 1.0
+"""How long runs get to settle in a drain, once they were stopped."""
 SLACK_S = 2.0
 """How much longer than promised something may take: for verbs that are slow."""
 
@@ -88,6 +93,14 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         in_a_tool = last is not None and last.crashed and last in run.asked.values()
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
             yield "and could have gone on"
+    elif code is ErrorCode.TIMEOUT:
+        if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
+            yield "before its time was up"
+    elif code is ErrorCode.QUEUE_TIMEOUT:
+        if run.attempts and not run.lost and not all(map(evidence.was_in_vain, run.attempts)):
+            yield "and had begun"
+        if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
+            yield "before its time was up"
     elif run.lost:
         return  # what was seen last may be what counts for nothing
     elif last is None and not (code is ErrorCode.AGENT_ERROR and life.faulty):
@@ -110,15 +123,40 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
 
 def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
     for attempts in evidence.by_session.values():
-        for earlier, later in pairwise(attempts):
-            if later.began_nth < earlier.ended_nth:
-                yield (
-                    f"runs {earlier.run} and {later.run} of one session executed at once, from {later.began_at:.4f}"
-                    f" to {earlier.ended_at:.4f}"
-                )
-    for process, most in evidence.most_at_once.items():
-        if most > life.options.max_running:
+        working: list[Attempt] = []
+        for later in attempts:
+            working = [each for each in working if each.ended_nth > later.began_nth]
+            for earlier in working:
+                if not _given_up(life, earlier, later):
+                    yield (
+                        f"runs {earlier.run} and {later.run} of one session executed at once, from"
+                        f" {later.began_at:.4f} to {earlier.ended_at:.4f}"
+                    )
+            working.append(later)
+    for process, at, attempts in evidence.at_once:
+        # One that was left has ended, and has no slot, before its code has.
+        most = sum(not life.steady or not _had_ended(life, each, at) for each in attempts)
+        if most > life.options.max_running and (life.steady or not _may_be_left(life)):
             yield f"{most} runs executed at once in process {process}"
+
+
+def _given_up(life: Life, earlier: Attempt, later: Attempt) -> bool:
+    """Tell whether the hold of an attempt whose code still works was over when another began."""
+    kept = life.runs.get(earlier.run)
+    if kept is None or kept.ended_at is None or not _may_be_left(life):
+        return False
+    held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at
+    return later.began_at > held_from + life.options.hold_limit_s - 1e-3
+
+
+def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
+    kept = life.runs.get(attempt.run)
+    return kept is not None and kept.ended_at is not None and kept.ended_at - EPOCH <= at + 1e-6
+
+
+def _may_be_left(life: Life) -> bool:
+    """Tell whether a run may end before its code does."""
+    return bool(life.traits.threads or life.traits.swallows)
 
 
 def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
@@ -165,11 +203,22 @@ def _truthful(life: Life, evidence: Evidence) -> Iterator[str]:
         if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
             yield f"history tells of {text!r}, which is no run"
             continue
-        for fault in check_truthful(part, run.ledger(_ending(outcome), part)):
+        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, run))):
             yield f"run {run.id} in history: {fault}"
     for text, run in texts.items():
-        if run.id in life.runs and (times := [each for each, _ in told].count(text)) != 1:
-            yield f"run {run.id} stands {times} times in history"
+        if run.id in life.runs:
+            times, traces = [each for each, _ in told].count(text), 0 if _expired(life, run) else 1
+            if times != traces:
+                yield f"run {run.id} stands {times} times in history, not {traces}"
+
+
+def _heard_until(life: Life, run: RunEvidence) -> float:
+    """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
+    kept = life.runs[run.id]
+    code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
+    if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED):
+        return math.inf
+    return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 
 def split(messages: list[Message], texts: dict[str, RunEvidence]) -> Iterator[tuple[str, list[Message]]]:
@@ -219,7 +268,36 @@ def _remembered(life: Life, evidence: Evidence) -> Iterator[str]:
 def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
     options = life.options
     for process, took_s, faulty in evidence.drains:
-        grace_s = options.drain_grace_s + options.stop_grace_s
+        grace_s = options.drain_grace_s + options.stop_grace_s + SETTLE_S
         if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
             yield f"the drain of process {process} took {took_s:.1f} s"
+    if not life.steady or life.faulty:
+        return
+    for run, outcome in evidence.ended():
+        kept = life.runs[run.id]
+        assert kept.ended_at is not None
+        if run.attempts and not (run.attempts[-1].crashed or run.attempts[-1].drained or kept.started_at is None):
+            up = max(kept.started_at + _limit(life, run, "timeout_s"), run.attempts[-1].began_at + EPOCH)
+            if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
+                yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
+        elif _expired(life, run) and not (evidence.crashes or evidence.drains or _may_be_left(life)):
+            late_s = kept.ended_at - kept.created_at - _limit(life, run, "queue_timeout_s")
+            if late_s > SLACK_S:
+                yield f"run {run.id} ended {late_s:.1f} s after it had waited too long"
 
+
+def _limit(life: Life, run: RunEvidence, name: str) -> float:
+    return run.limits.get(name, float(getattr(life.options, name)))
+
+
+def _lasted(run: Run, seconds: float) -> bool:
+    return run.started_at is not None and run.ended_at is not None and run.ended_at - run.started_at >= seconds - 1e-3
+
+
+def _waited(run: Run, seconds: float) -> bool:
+    return run.ended_at is not None and run.ended_at - run.created_at >= seconds - 1e-3
+
+
+def _expired(life: Life, run: RunEvidence) -> bool:
+    outcome = life.runs[run.id].outcome
+    return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT

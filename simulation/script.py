@@ -41,6 +41,8 @@ class Script(Struct, frozen=True):
     build_fails: bool = False
     swallows: int = 0
     """How many cancellations it swallows."""
+    in_tool: bool = False
+    """Whether it raises in the last tool of the round `at`, if there is one."""
     heeds: bool = False
     """Whether it looks at its signal, and ends."""
 
@@ -81,10 +83,12 @@ def draw(chance: Chance, traits: Traits) -> Script:
         build_s=chance.between(0.1, 3.0) if chance.happens(traits.slow_builds) else 0.0,
         build_fails=chance.happens(traits.failing_builds),
         swallows=1 + chance.up_to(2) if chance.happens(traits.swallows) else 0,
+        in_tool=chance.happens(0.5),
         heeds=chance.happens(0.3),
     )
 
 
 def _tool(chance: Chance, traits: Traits) -> Tool:
-    takes_s = chance.between(1.0, 20.0) if chance.happens(0.05) else 0.3 * chance.random() ** 2
-    return Tool(takes_s, fails=chance.happens(0.1), in_thread=chance.happens(traits.threads))
+    in_thread = chance.happens(traits.threads)
+    takes_s = chance.between(1.0, 10.0) if chance.happens(0.2 if in_thread else 0.05) else 0.3 * chance.random() ** 2
+    return Tool(takes_s, fails=chance.happens(0.1), in_thread=in_thread)

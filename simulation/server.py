@@ -43,6 +43,8 @@ class Server:
         self._clock = clock
         self._replies: dict[asyncio.Future[Any], None] = {}
         self._at_death: list[Callable[[], object]] = []
+        self.supervisor: asyncio.Future[None] | None = None
+        """Waits until the process asks to be replaced."""
         self.service: Service
 
     def make(
@@ -116,6 +118,8 @@ class Server:
         self.alive = self.ready = False
         for call in self._at_death:
             call()
+        if self.supervisor is not None and self.supervisor is not asyncio.current_task():
+            self.supervisor.cancel()
         self._break_connections()
 
     def _break_connections(self) -> None:
@@ -123,6 +127,11 @@ class Server:
         for reply in replies:
             if not reply.done():
                 reply.set_exception(Gone())
+
+    def is_quiet(self) -> bool:
+        """Tell whether nothing executes, is held or waits, and it would go on if something came."""
+        health = self.service.health()
+        return self.ready and health.ready and not health.processing and not health.queue_depth
 
     def leftovers(self) -> list[str]:
         """Return what a service that has nothing to do still holds."""

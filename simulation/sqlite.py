@@ -8,7 +8,6 @@ committed is in a database in memory, which survives the processes; what is not 
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from simulation.agents import Process, alive
 from simulation.journals import Disk
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
-from strandline.journal.driver import translated
+from strandline.journal.driver import schema_after, translated
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
@@ -25,11 +24,6 @@ from strandline.journal.writer import Job, Writer, _resolve
 from strandline.model import Claim
 
 T = TypeVar("T")
-SCHEMA = [
-    step.read_text()
-    for step in sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
-]
-
 
 class SqliteStore:
     """A database that survives; a lock sees to it that it has one process at a time."""
@@ -39,8 +33,7 @@ class SqliteStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=64)
-        for step in SCHEMA:
-            self._connection.executescript(f"BEGIN; {step} COMMIT;")
+        self._connection.executescript(f"BEGIN; {schema_after(0)} COMMIT;")
 
     def of(self, process: Process, disk: Disk) -> Journal:
         """Return the journal as a process has it."""

@@ -23,7 +23,7 @@ from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
 from strandline.testing.virtual import VirtualLoop
 
-QUIET_S = 600.0
+QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
 
 
@@ -32,6 +32,7 @@ class Life(Struct, frozen=True, kw_only=True):
 
     seed: int
     options: Options
+    traits: Traits
     opaque: bool
     steady: bool
     """Whether wall time went as virtual time does."""
@@ -60,9 +61,16 @@ class World:
         self.ids: list[RunId] = []
         self.opaque = chance.happens(0.1)
         self.steady = chance.happens(0.6)
-        self.traits = Traits(tools=chance.choice((0.0, 0.5, 0.9)), raises=chance.choice((0.0, 0.05, 0.2)))
         self.options = _options(chance)
+        self.traits = Traits(
+            tools=chance.choice((0.0, 0.5, 0.9)),
+            raises=chance.choice((0.0, 0.05, 0.2)),
+            hangs=0.1 if self.options.timeout_s < 60 else 0.0,
+            threads=chance.choice((0.0, 0.3)),
+        )
         self.request_limits: list[dict[str, float]] = [{}]
+        if chance.happens(0.3):
+            self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
         self.sessions = [
             SessionKey(Principal("ab"[n % 2]), SessionId(f"s{n // 2}")) for n in range(1 + chance.up_to(4))
         ]
@@ -73,6 +81,7 @@ class World:
             self.clock.grain_s = chance.choice((0.0, 1.0, 100.0))
         self._texts = 0
         self._servers = 0
+        self._operating = asyncio.Lock()
         self._clients: list[asyncio.Task[None]] = []
         self._store = make_store(self.clock)
 
@@ -94,13 +103,18 @@ class World:
         for _ in range(1 + chance.up_to(3)):
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(4 + chance.up_to(6))]
             await asyncio.sleep(chance.random() ** 2 * 8)
-            await self._something_happens()
-        self.disk.full, self.disk.fails = False, 0.0
-        if self.server is None:
-            await self._start()
+            async with self._operating:
+                await self._something_happens()
+            if chance.happens(0.15):
+                fails, self.disk.fails = self.disk.fails, 0.0
+                await self._all_told()
+                await self._quiet()
+                self.disk.fails = fails
+        self._fails, self.disk.full, self.disk.fails = 0.0, False, 0.0
         await self._all_told()
         await self._quiet()
-        await self._drain()
+        async with self._operating:
+            await self._drain()
 
     async def _something_happens(self) -> None:
         chance = self.chance
@@ -121,11 +135,6 @@ class World:
         elif fate < 0.85 and not self.steady:
             self.clock.offset_s += chance.choice((-1000.0, -1.0, 1.0, 500.0))
             self.note("clock", offset=self.clock.offset_s)
-        else:
-            fails, self.disk.fails = self.disk.fails, 0.0
-            await self._all_told()
-            await self._quiet()
-            self.disk.fails = fails
 
     async def _start(self) -> None:
         """Start a server, again if it fails or dies meanwhile."""
@@ -152,7 +161,17 @@ class World:
                 continue
             server.ready = True
             server.note("started")
+            server.supervisor = asyncio.ensure_future(self._supervise(server))
             return
+
+    async def _supervise(self, server: Server) -> None:
+        """Replace a process that says that too much of ended runs still works in it."""
+        await server.service.exhausted.wait()
+        async with self._operating:
+            if self.server is server:
+                server.note("exhausted")
+                await self._drain()
+                await self._start()
 
     async def _crash(self) -> None:
         server, self.server = self.server, None
@@ -201,18 +220,17 @@ class World:
 
     async def _quiet(self) -> None:
         """Wait until nothing executes or waits; that has to come, and then nothing may be left."""
-        server = self.server
-        assert server is not None
         until = self.clock.monotonic() + QUIET_S
-        while (health := server.service.health()).processing or health.queue_depth:
+        while (server := self.server) is None or not server.is_quiet():
             if self.clock.monotonic() > until:
-                self.record.fault(until, f"{health.running} runs execute and {health.queue_depth} wait for good")
+                self.record.fault(until, f"it comes to no rest: {'no server' if server is None else server.service.health()}")
                 return
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.5)
-        for left in server.leftovers():
-            self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
-        server.note("quiet")
+        if server.is_quiet() and self.server is server:
+            for left in server.leftovers():
+                self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
+            server.note("quiet")
 
     def _new_run_id(self) -> RunId:
         self.ids.append(RunId(f"r{len(self.ids)}"))
@@ -244,6 +262,11 @@ def _options(chance: Chance) -> Options:
         max_running=1 + chance.up_to(3) * chance.up_to(2),
         max_queued_per_session=chance.choice((1, 3, 100)),
         max_queued=chance.choice((2, 8, 1000)),
+        timeout_s=chance.choice((3600.0, 3600.0, 4.0, 20.0)),
+        queue_timeout_s=chance.choice((3600.0, 3600.0, 2.0, 10.0)),
+        cancel_grace_s=chance.choice((0.0, 0.5, 3.0)),
+        hold_limit_s=chance.choice((0.0, 1.0, 5.0)),
+        max_holds=chance.choice((2, 8, 8)),
         max_attempts=1 + chance.up_to(2),
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
@@ -278,6 +301,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     return Life(
         seed=seed,
         options=world.options,
+        traits=world.traits,
         opaque=world.opaque,
         steady=world.steady,
         faulty=world.disk.faulty,
