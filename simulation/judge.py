@@ -185,6 +185,8 @@ def _tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"tool {tool} of run {run.id} was started {times} times"
         if run.begun and run.id not in life.runs:
             yield f"run {run.id} was not kept, and its tools were started"
+        elif run.begun and _expired(life, run):
+            yield f"run {run.id} left no trace, and its tools were started"
 
 
 def _truthful(life: Life, evidence: Evidence) -> Iterator[str]:
@@ -218,6 +220,8 @@ def _heard_until(life: Life, run: RunEvidence) -> float:
     code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
     if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED):
         return math.inf
+    if run.attempts and run.attempts[-1].crashed:
+        return 0.0
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 
