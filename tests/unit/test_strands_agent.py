@@ -529,7 +529,11 @@ def test_a_tool_that_calls_sys_exit_fails_at_most_its_own_run(tmp_path: Path) ->
             sys.exit(3)
 
         def script(messages: Any) -> Any:
-            return [call("leave")] if asked(messages) == "leave" and not results(messages) else "fine"
+            return (
+                [call("leave")]
+                if asked(messages) == "leave" and messages[-1]["content"] == [{"text": "leave"}]
+                else "fine"
+            )
 
         async with serving(lambda: Agent(model=ScriptedModel(script), tools=[leave]), tmp_path) as service:
             other = asyncio.create_task(ask(service, "x", "other"))
