@@ -53,7 +53,7 @@ class RunEvidence:
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
         self.begun: Counter[str] = Counter()
-        self.finished: dict[str, tuple[float, ToolResult, Attempt]] = {}
+        self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
         self.limits: dict[str, float] = {}
         """What the client asked for: `timeout_s`, `queue_timeout_s`."""
 
@@ -73,8 +73,9 @@ class RunEvidence:
             ]
         unfinished = set(self.begun) - set(self.finished)
         finished = {}
-        for tool, (at, result, attempt) in self.finished.items():
+        for tool, (nth, at, result, attempt) in self.finished.items():
             counts = attempt is self.attempts[-1] and not crashed and at < heard_until
+            counts = counts and (attempt.left_nth < 0 or nth < attempt.left_nth)
             if tool in unknown and not counts:
                 unfinished.add(tool)
             else:
@@ -111,6 +112,7 @@ class Evidence:
         self._limits: dict[str, dict[str, float]] = {}
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
+        self._draining_now: set[int] = set()
         self._live: dict[tuple[str, int], Attempt] = {}
         """By run and process."""
         for nth, event in enumerate(life.events):
@@ -200,10 +202,12 @@ class Evidence:
             attempt.crashed = True
             run.attempts.insert(0, attempt)
             return
+        attempt.drained = attempt.process in self._draining_now
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
         self._live[attempt.run, attempt.process] = attempt
         there = [each for each in self._live.values() if each.process == attempt.process and each.left_nth < 0]
+        there.remove(attempt)
         self.at_once.append((attempt.process, event.at, there))
 
     def _left(self, nth: int, event: Event) -> None:
@@ -243,7 +247,7 @@ class Evidence:
 
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        run.finished[event.facts["id"]] = (event.at, event.facts["result"], self._attempt(event))
+        run.finished[event.facts["id"]] = (nth, event.at, event.facts["result"], self._attempt(event))
 
     def _crashed(self, nth: int, event: Event) -> None:
         for key, attempt in list(self._live.items()):
@@ -257,6 +261,7 @@ class Evidence:
     _fenced = _crashed
 
     def _draining(self, nth: int, event: Event) -> None:
+        self._draining_now.add(event.facts["process"])
         self._ends(event.facts["process"], crashed=False)
 
     def _drained(self, nth: int, event: Event) -> None:

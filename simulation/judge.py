@@ -127,7 +127,7 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
         for later in attempts:
             working = [each for each in working if each.ended_nth > later.began_nth]
             for earlier in working:
-                if not _given_up(life, earlier, later):
+                if not _given_up(life, evidence, earlier, later):
                     yield (
                         f"runs {earlier.run} and {later.run} of one session executed at once, from"
                         f" {later.began_at:.4f} to {earlier.ended_at:.4f}"
@@ -135,14 +135,17 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
             working.append(later)
     for process, at, attempts in evidence.at_once:
         # One that was left has ended, and has no slot, before its code has.
-        most = sum(not life.steady or not _had_ended(life, each, at) for each in attempts)
+        claimed = [each for each in attempts if not evidence.runs[each.run].lost]
+        most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
         if most > life.options.max_running and (life.steady or not _may_be_left(life)):
             yield f"{most} runs executed at once in process {process}"
 
 
-def _given_up(life: Life, earlier: Attempt, later: Attempt) -> bool:
+def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
     """Tell whether the hold of an attempt whose code still works was over when another began."""
     kept = life.runs.get(earlier.run)
+    if evidence.runs[earlier.run].lost:
+        return True  # what executes without a claim can neither start tools nor write
     if kept is None or kept.ended_at is None or not _may_be_left(life):
         return False
     held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at

@@ -100,8 +100,8 @@ class World:
         """Live through some bursts of requests, and whatever happens in them."""
         chance = self.chance
         await self._start()
-        for _ in range(1 + chance.up_to(3)):
-            self._clients += [asyncio.ensure_future(send(self)) for _ in range(4 + chance.up_to(6))]
+        for _ in range(2 + chance.up_to(2)):
+            self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
             await asyncio.sleep(chance.random() ** 2 * 8)
             async with self._operating:
                 await self._something_happens()
