@@ -176,6 +176,7 @@ class ListModel:
         else:
             run.status, run.fence, run.last, run.lane = "queued", None, False, 0
             run.attempt -= 0 if counted else 1
+            run.queue_deadline = None
         return self.take(run.key) if take else Take.NOTHING
 
     def end_hold(self, run: ModelRun, now: float) -> None:

@@ -13,13 +13,15 @@ from strandline.model import Principal, RunId, SessionKey
 class _Line:
     """What the dispatcher knows of a session in which something waits or is claimed."""
 
-    __slots__ = ("busy", "claims", "ready", "waiting")
+    __slots__ = ("asked", "busy", "claims", "ready", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
         self.claims = 0
         self.busy = False
         self.ready = False
+        self.asked = False
+        """Whether the journal is asked for its next run, whose claim has not come: the slot is the asker's."""
 
 
 class Dispatcher:
@@ -105,6 +107,7 @@ class Dispatcher:
         """Note a claim; it may come before the verb that made it has returned."""
         line = self._line(key)
         line.busy = True
+        line.asked = False
         line.claims += 1
         if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
@@ -127,7 +130,7 @@ class Dispatcher:
             del self._ready[principal]
         line = self._lines[key]
         line.ready = False
-        line.busy = True
+        line.busy = line.asked = True
         self._free -= 1
         return key
 
@@ -163,14 +166,15 @@ class Dispatcher:
         """Give back the slot of a session in which the journal found nothing to take."""
         self._free += 1
         line = self._lines[key]
-        line.busy = False
+        line.busy = line.asked = False
         if not line.waiting:
             self._at_rest(key, line)
 
     def blocked(self, key: SessionKey) -> None:
         """Give back the slot of a session whose head must wait for another session's last attempt."""
         self._free += 1
-        self._lines[key].busy = False
+        line = self._lines[key]
+        line.busy = line.asked = False
         self._blocked.append(key)
 
     def unblock(self) -> None:
@@ -180,9 +184,19 @@ class Dispatcher:
             if (line := self._lines.get(key)) is not None:
                 self._consider(key, line)
 
+    def is_asked(self, key: SessionKey) -> bool:
+        """Tell whether a slot is kept for the next run of a session; not once its claim has come, which has it then."""
+        line = self._lines.get(key)
+        return line is not None and line.asked
+
     def untaken(self, key: SessionKey) -> None:
-        """Give back the slot of a session whose next run could not be asked for; it lines up again."""
-        self._free_slot(key)
+        """Give back the slot of a session whose next run could not be asked for; it lines up again.
+
+        If its claim had come although the journal failed, the end of that claim gives the slot back.
+        """
+        if self.is_asked(key):
+            self._lines[key].asked = False
+            self._free_slot(key)
 
     def stop(self) -> None:
         """Let nothing start any more."""

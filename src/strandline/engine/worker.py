@@ -225,6 +225,8 @@ class Worker:
             taken = await self._journal.take(key)
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
+            if not self._dispatcher.is_asked(key):
+                return  # its claim came before the commit failed: when that ends as lost, the run is looked for again
             await asyncio.sleep(TAKE_AGAIN_S)
             self._dispatcher.untaken(key)
         else:

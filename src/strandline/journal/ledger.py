@@ -294,8 +294,8 @@ class Ledger:
     def _give_back(self, executing: Executing, attempt: int) -> None:
         place = rank(Lane.GIVEN_BACK, 0, executing.seq)
         self._update(
-            "UPDATE runs SET status = ?, lane = ?, urgency = ?, attempt = ?, fence = NULL, last = 0"
-            " WHERE seq = ? AND fence = ?",
+            "UPDATE runs SET status = ?, lane = ?, urgency = ?, attempt = ?, fence = NULL, last = 0,"
+            " queue_deadline = NULL WHERE seq = ? AND fence = ?",
             (_QUEUED, *place[:2], attempt, executing.seq, executing.fence),
         )
         self._known.stopped(executing)

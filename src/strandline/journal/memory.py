@@ -192,6 +192,7 @@ class MemoryJournal:
                 run.status = advance(run.status, Move.GIVE_BACK)
                 run.attempt -= not counted
                 run.lane = Lane.GIVEN_BACK
+                run.queue_deadline = None
                 self._enqueue(session, run)
             return self._take_next(session) if take else Take.NOTHING
 

@@ -15,6 +15,7 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
 * A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. While it is,
   nothing of it is taken, and the `queue_deadline` of what waits in it stands still: the release moves each on by the
   time that it stood. Opening the journal ends every hold in the same way.
+* A run that was given back has begun: it has no `queue_deadline` any more.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.

@@ -151,6 +151,10 @@ class Writer:
 
     def _write(self, store: Store, batch: Sequence[Job]) -> bool:
         """Run all jobs in one transaction. False if it failed: nothing of it was kept."""
+        return self._run(store, batch) and self._commit(store, batch)
+
+    def _run(self, store: Store, batch: Sequence[Job]) -> bool:
+        """Run all jobs in a transaction that is not committed yet; the claims that may come early are out."""
         made = store.made
         try:
             store.begin()
@@ -161,22 +165,25 @@ class Writer:
                 except StrandlineError as error:
                     job.error = error
                 job.is_out = len(made) > before and not made[-1].run.opaque
-            late = [claim for claim in made if claim.run.opaque]
-            early = [claim for claim in made if not claim.run.opaque] if late else made
+            early = [claim for claim in made if not claim.run.opaque]
             if early:
                 self.unsettled = True
                 self._feed.put(early)
         except Exception as error:
             _undo(store, batch, error, out=False)
             return False
+        return True
+
+    def _commit(self, store: Store, batch: Sequence[Job]) -> bool:
+        """Make what was run durable; the other claims are out."""
         try:
             store.commit()
         except Exception as error:
             _undo(store, batch, error, out=True)
             return False
-        if late:
+        if late := [claim for claim in store.made if claim.run.opaque]:
             self._feed.put(late)
-        made.clear()
+        store.made.clear()
         return True
 
     def _write_alone(self, store: Store, job: Job) -> None:

@@ -5,6 +5,8 @@ timer. If there is no timer either, nothing can ever happen again, and the loop 
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -28,7 +30,8 @@ class _Instant:
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None:
             raise Deadlock("every task waits and no timer is set")
-        self._loop.advance(timeout)
+        if not self._loop.is_busy():
+            self._loop.advance(timeout)
         return []
 
 
@@ -38,15 +41,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
+        self._ready: deque[asyncio.Handle]
         self._selector = _Instant(self)
+        # No timer comes early: whoever loops until its deadline has passed would do so for good, with the clock at rest.
+        self._clock_resolution = 0.0
 
     def time(self) -> float:
         """Return virtual seconds since the loop was made."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let virtual time pass."""
-        self._now += seconds
+        """Let virtual time pass, and a hair more than `seconds`: a timer is due when its time has passed."""
+        self._now = math.nextafter(self._now + seconds, math.inf)
+
+    def is_busy(self) -> bool:
+        """Tell whether something is ready to run at this instant."""
+        return len(self._ready) > 0
 
     def _process_events(self, event_list: list[Any]) -> None:
         """There are none."""

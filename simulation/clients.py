@@ -1,0 +1,104 @@
+"""Clients: they ask, wait, leave, come back after a restart and ask again. They write down what they were told."""
+
+import asyncio
+from typing import Protocol
+
+from simulation.loop import Chance
+from simulation.script import Script, Traits, draw
+from simulation.server import Gone, Server
+from strandline.engine.service import Request
+from strandline.engine.stream import Later
+from strandline.errors import NotFound, StrandlineError, Unavailable
+from strandline.lifecycle import ENDED
+from strandline.model import Outcome, RunId, SessionKey
+
+
+class Town(Protocol):
+    """Where clients live."""
+
+    chance: Chance
+    scripts: dict[str, Script]
+    traits: Traits
+    sessions: list[SessionKey]
+    server: Server | None
+    request_limits: list[dict[str, float]]
+
+    def note(self, what: str, run: str = "", **facts: object) -> None:
+        """Write down an event."""
+        ...
+
+    def new_text(self) -> str:
+        """Return a text that nobody has sent yet."""
+        ...
+
+
+async def send(town: Town) -> None:
+    """Ask for one run, wherever a server can be reached, and see what becomes of it, as long as it is of interest."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() ** 2 * 4)
+    key = chance.choice(town.sessions)
+    text = town.new_text()
+    town.scripts[text] = draw(chance, town.traits)
+    if (task := asyncio.current_task()) is not None:
+        task.set_name(text)
+    limits = chance.choice(town.request_limits)
+    for _ in range(3):
+        server = town.server
+        if server is not None and server.ready:
+            break
+        await asyncio.sleep(1.0)
+    else:
+        return
+    town.note("asked", text, session=key, **limits)
+    try:
+        ticket = await server.ask(server.service.submit(Request(key=key, input=text, **limits)))  # type: ignore[arg-type]
+    except Gone:
+        town.note("unsure", text)
+        return
+    except Unavailable as error:
+        town.note("refused", text, code=error.code)
+        return
+    run = ticket.run_id
+    town.note("accepted", run, text=text, session=key, position=ticket.position, process=server.number)
+    told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
+    if told is not None:
+        _note_end(town, run, told)
+    if chance.happens(0.5):
+        await asyncio.sleep(chance.between(0.0, 10.0))
+        await _come_back(town, key, run)
+
+
+async def _wait(town: Town, server: Server, stream: object, patience_s: float) -> Outcome | Later | None:
+    """Wait for the end, or leave after a while; None if there was none."""
+    try:
+        wait = server.ask(stream)  # type: ignore[arg-type]
+        return await (asyncio.wait_for(wait, patience_s) if town.chance.happens(0.3) else wait)
+    except (Gone, TimeoutError):
+        return None
+
+
+async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
+    server = town.server
+    if server is None or not server.ready:
+        return
+    try:
+        if town.chance.happens(0.3):
+            messages = await server.ask(server.service.history(key, count=0, include_tool_messages=True))
+            town.note("history", "", session=key, messages=messages)
+        view = await server.ask(server.service.wait(key.principal, run, town.chance.between(0.0, 30.0)))
+    except NotFound:
+        town.note("missing", run)
+    except (Gone, StrandlineError):
+        return
+    else:
+        if view.run.status in ENDED:
+            assert view.run.outcome is not None
+            _note_end(town, run, view.run.outcome)
+
+
+def _note_end(town: Town, run: str, told: Outcome | Later) -> None:
+    if isinstance(told, Later):
+        town.note("later", run)
+    else:
+        code = told.error.code.value if told.error else ""
+        town.note("outcome", run, status=told.status.value, code=code, output=told.output)

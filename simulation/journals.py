@@ -1,0 +1,198 @@
+"""The journal as one process has it: each verb takes its time, may fail, and does nothing any more once that is dead.
+
+In front of a `MemoryJournal`, which is what survives. Facts that may return when queued wait here, in order, for a
+later verb of their token; a crash loses them, as it loses what a real journal has not yet committed. Verbs take effect
+in any order, but are answered in the order in which they did: so it is with one thread that writes, and the engine
+relies on it. A claim may come long before the answer to the verb that made it, or just after it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from simulation.agents import Process, alive
+from simulation.loop import Way
+from strandline.clock import Clock
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Busy,
+    Change,
+    Changed,
+    Journal,
+    Refused,
+    Take,
+)
+from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token
+
+T = TypeVar("T")
+
+
+class Disk:
+    """How well the disk does: `full` fails every verb that writes, `fails` is how often one fails for no reason."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.fails = 0.0
+        self.slow_s = 0.01
+        self.faulty = False
+        """Whether anything has failed so far."""
+
+
+class Store(Protocol):
+    """What of a journal survives the processes that use it."""
+
+    shared: bool
+    """Whether a process may lose it to another one while it lives."""
+
+    def of(self, process: Process, disk: Disk) -> Journal:
+        """Return the journal as a process has it."""
+        ...
+
+
+MakeStore = Callable[[Clock], Store]
+
+
+class MemoryStore:
+    """A journal in memory that survives."""
+
+    shared = True
+
+    def __init__(self, clock: Clock) -> None:
+        self._journal = MemoryJournal(clock)
+
+    def of(self, process: Process, disk: Disk) -> Journal:
+        """Return it for one process."""
+        return SlowJournal(self._journal, process, disk)
+
+
+class SlowJournal:
+    """A journal that takes its time."""
+
+    def __init__(self, inner: Journal, process: Process, disk: Disk) -> None:
+        self._inner = inner
+        self._process = process
+        self._disk = disk
+        self._queued: dict[Token, list[Fact]] = {}
+        self._back = Way(process.chance, disk.slow_s)
+
+    async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
+        """Open the journal."""
+        await self._before()
+        claims = await self._inner.open(owner, max_attempts=max_attempts)
+        await self._after()
+        return claims
+
+    async def claims(self) -> AsyncIterator[Claim]:
+        """Yield claims as they are made."""
+        async for claim in self._inner.claims():
+            alive(self._process)
+            yield claim
+
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+        """Keep a run."""
+        return await self._written(lambda: self._inner.accept(new, bounds, take=take))
+
+    async def take(self, key: SessionKey) -> Take:
+        """Claim a session's next run."""
+        return await self._written(lambda: self._inner.take(key))
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        """Keep a fact; all but the start of a round are only queued."""
+        alive(self._process)
+        if not isinstance(fact, RoundStarted):
+            self._queued.setdefault(token, []).append(fact)
+            loop = asyncio.get_running_loop()
+            if self._process.chance.happens(0.7):
+                loop.call_later(self._disk.slow_s * self._process.chance.random(), self._flush_soon, token)
+            return
+        await self._written(lambda: self._inner.stage(token, fact), token)
+
+    async def settle(self, token: Token, settlement: Settlement, *, take: bool, **more: Any) -> Take:
+        """End a run."""
+        return await self._written(lambda: self._inner.settle(token, settlement, take=take, **more), token)
+
+    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+        """Give a run back, or end its hold."""
+        return await self._written(lambda: self._inner.release(token, counted=counted, take=take), token)
+
+    async def change(self, change: Change) -> Changed | Busy:
+        """Apply a change."""
+        return await self._written(lambda: self._inner.change(change))
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Forget runs."""
+        return await self._written(lambda: self._inner.prune(before, limit))
+
+    async def load(self, key: SessionKey) -> AgentRecord:
+        """Return the record of a session."""
+        await self._before()
+        record = await self._inner.load(key)
+        await self._after()
+        return record
+
+    async def read(self, query: Any) -> Any:
+        """Answer a query."""
+        await self._before()
+        page = await self._inner.read(query)
+        await self._after()
+        return page
+
+    async def close(self) -> None:
+        """Make everything queued durable, and close."""
+        await self._before()
+        if self._process.fenced:
+            return
+        for token in list(self._queued):
+            await self._flush(token)
+        await self._inner.close()
+
+    async def _written(self, verb: Callable[[], Awaitable[T]], token: Token | None = None) -> T:
+        await self._before()
+        if self._process.fenced and token is None:
+            raise JournalUnavailable("another process has the journal")
+        if self._disk.full or (self._disk.fails and self._process.chance.happens(self._disk.fails)):
+            self._disk.faulty = True
+            raise JournalUnavailable("the disk is full")
+        if token is not None:
+            await self._flush(token)
+        result = await verb()
+        await self._after()
+        return result
+
+    async def _before(self) -> None:
+        alive(self._process)
+        await self._process.chance.pass_time(self._disk.slow_s)
+        alive(self._process)
+
+    async def _after(self) -> None:
+        if self._back.idle and self._process.chance.happens(0.3):
+            return  # before anybody else does anything, as the journal in memory does
+        answered = asyncio.get_running_loop().create_future()
+        self._back.send(partial(_resolve, answered))
+        await answered
+        alive(self._process)
+
+    def _flush_soon(self, token: Token) -> None:
+        if self._process.alive and not self._process.fenced and not self._disk.full and token in self._queued:
+            # The memory journal never waits: its verb is done when its first step is.
+            coroutine = self._flush(token)
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                pass
+
+    async def _flush(self, token: Token) -> None:
+        for fact in self._queued.pop(token, ()):
+            try:
+                await self._inner.stage(token, fact)
+            except (ClaimLost, JournalUnavailable):
+                return
+
+
+def _resolve(answered: "asyncio.Future[None]") -> None:
+    if not answered.done():
+        answered.set_result(None)

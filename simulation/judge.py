@@ -1,0 +1,310 @@
+"""Whether a life kept what Strandline promises, from what was seen from outside.
+
+It knows what clients were told, what user code did and when, what the operator did, and what is kept at the end; it
+knows nothing of how the engine or a journal works, and shares no code with them but the nouns. Where the order of two
+things cannot be seen from outside, both are allowed.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from simulation.evidence import Attempt, Evidence, RunEvidence
+from simulation.script import Ends
+from simulation.world import Life
+from strandline.lifecycle import ENDED
+from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, Run, RunStatus, SessionKey, Succeeded
+from strandline.testing.checker import check_history, check_truthful
+
+EPOCH = 1_800_000_000.0
+"""Wall time at virtual second 0."""
+SETTLE_S = 1.0
+"""How long runs get to settle in a drain, once they were stopped."""
+SLACK_S = 2.0
+"""How much longer than promised something may take: for verbs that are slow."""
+
+
+def judge(life: Life) -> list[str]:
+    """Return what was broken, one sentence each; [] if all was kept."""
+    evidence = Evidence(life)
+    rules = (_durable, _told_the_same, _caused, _exclusive, _ordered, _tools_once, _truthful, _remembered, _in_time)
+    return [*life.faults, *(fault for rule in rules for fault in rule(life, evidence))]
+
+
+# -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
+
+
+def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        kept = life.runs.get(run.id)
+        if kept is None:
+            if run.accepted:
+                yield f"run {run.id} was accepted and is lost"
+            continue
+        if kept.status not in ENDED or kept.outcome is None or kept.outcome.status is not kept.status:
+            yield f"run {run.id} has come to no end: {kept.status}"
+        if run.missing:
+            yield f"run {run.id} was told to be unknown"
+    for text, code in evidence.refused.items():
+        for kept in life.runs.values():
+            if kept.input == text:
+                yield f"run {kept.run_id} was refused ({code}) and is kept"
+    asked = [run.input for run in life.runs.values()]
+    if len(asked) != len(set(map(str, asked))):
+        yield "one request became two runs"
+
+
+def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        kept = life.runs.get(run.id)
+        for told in run.told:
+            if kept is None or kept.outcome is None:
+                yield f"run {run.id} was told to have ended and has not"
+            elif told != _as_told(kept.outcome):
+                yield f"run {run.id} was told as {told} and is kept as {_as_told(kept.outcome)}"
+        if run.later and not (evidence.drains or life.faulty):
+            yield f"run {run.id} was told to go on later, without a cause"
+
+
+def _as_told(outcome: Outcome) -> tuple[str, str, str]:
+    return outcome.status.value, outcome.error.code.value if outcome.error else "", outcome.output
+
+
+# -- every end has a cause -----------------------------------------------------------------------------
+
+
+def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run, outcome in evidence.ended():
+        for fault in _cause(life, evidence, run, outcome):
+            yield f"run {run.id} ended as {_as_told(outcome)}, {fault}"
+        if (times := life.runs[run.id].attempt) > life.options.max_attempts:
+            yield f"run {run.id} was attempted {times} times"
+
+
+def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
+    """Say why a run cannot have ended as it did."""
+    script = life.scripts[run.text]
+    last = run.attempts[-1] if run.attempts else None
+    code = outcome.error.code if outcome.error else None
+    if code is ErrorCode.CRASHED:
+        if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
+            yield "and nothing had crashed"
+        in_a_tool = last is not None and last.crashed and last in run.asked.values()
+        if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
+            yield "and could have gone on"
+    elif code is ErrorCode.TIMEOUT:
+        if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
+            yield "before its time was up"
+    elif code is ErrorCode.QUEUE_TIMEOUT:
+        if run.attempts and not run.lost and not all(map(evidence.was_in_vain, run.attempts)):
+            yield "and had begun"
+        if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
+            yield "before its time was up"
+    elif run.lost:
+        return  # what was seen last may be what counts for nothing
+    elif last is None and not (code is ErrorCode.AGENT_ERROR and life.faulty):
+        yield "and never began"
+    elif outcome.status is RunStatus.SUCCEEDED:
+        if last.how != "answered" or outcome.output != f"a:{run.text}":
+            yield f"but its agent {last.how}"
+    elif code is ErrorCode.AGENT_ERROR:
+        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or life.faulty):
+            yield "and nothing had failed"
+    elif code is ErrorCode.STOPPED:
+        if not last.drained:
+            yield "in a process that was not stopped"
+    else:
+        yield "which nobody asked for"
+
+
+# -- G1: exclusive, G2: ordered ------------------------------------------------------------------------
+
+
+def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
+    for attempts in evidence.by_session.values():
+        working: list[Attempt] = []
+        for later in attempts:
+            working = [each for each in working if each.ended_nth > later.began_nth]
+            for earlier in working:
+                if not _given_up(life, evidence, earlier, later):
+                    yield (
+                        f"runs {earlier.run} and {later.run} of one session executed at once, from"
+                        f" {later.began_at:.4f} to {earlier.ended_at:.4f}"
+                    )
+            working.append(later)
+    for process, at, attempts in evidence.at_once:
+        # One that was left has ended, and has no slot, before its code has.
+        claimed = [each for each in attempts if not evidence.runs[each.run].lost]
+        most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
+        if most > life.options.max_running and (life.steady or not _may_be_left(life)):
+            yield f"{most} runs executed at once in process {process}"
+
+
+def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
+    """Tell whether the hold of an attempt whose code still works was over when another began."""
+    kept = life.runs.get(earlier.run)
+    if evidence.runs[earlier.run].lost:
+        return True  # what executes without a claim can neither start tools nor write
+    if kept is None or kept.ended_at is None or not _may_be_left(life):
+        return False
+    held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at
+    return later.began_at > held_from + life.options.hold_limit_s - 1e-3
+
+
+def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
+    kept = life.runs.get(attempt.run)
+    return kept is not None and kept.ended_at is not None and kept.ended_at - EPOCH <= at + 1e-6
+
+
+def _may_be_left(life: Life) -> bool:
+    """Tell whether a run may end before its code does."""
+    return bool(life.traits.threads or life.traits.swallows)
+
+
+def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
+    for key, runs in evidence.in_order_of_start().items():
+        for earlier, later in pairwise(runs):
+            if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
+                yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+        known = [run for run in runs if run.accepted]
+        latest_asked_nth = 0
+        for run in known:
+            if run.accepted_nth < latest_asked_nth:
+                yield f"run {run.id} of {key} was accepted before another was asked for, and started after it"
+            latest_asked_nth = max(latest_asked_nth, run.asked_nth)
+    for run in evidence.runs.values():
+        if run.position > life.options.max_queued_per_session:
+            yield f"run {run.id} was accepted at position {run.position}"
+
+
+# -- G4: true, and no tool twice -----------------------------------------------------------------------
+
+
+def _tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run in evidence.runs.values():
+        for tool, times in run.begun.items():
+            if times > 1:
+                yield f"tool {tool} of run {run.id} was started {times} times"
+        if run.begun and run.id not in life.runs:
+            yield f"run {run.id} was not kept, and its tools were started"
+        elif run.begun and _expired(life, run):
+            yield f"run {run.id} left no trace, and its tools were started"
+
+
+def _truthful(life: Life, evidence: Evidence) -> Iterator[str]:
+    for key, messages in life.history.items():
+        for fault in check_history(messages):
+            yield f"the history of {key}: {fault}"
+    for key, messages in evidence.histories_seen:
+        for fault in check_history(messages):
+            yield f"the history of {key}, as it was shown: {fault}"
+        if messages != life.history[key][: len(messages)]:
+            yield f"the history of {key} was shown otherwise than it is in the end"
+    texts = {run.text: run for run in evidence.runs.values()}
+    told = [part for messages in life.history.values() for part in split(messages, texts)]
+    for text, part in told:
+        run = texts.get(text)
+        if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
+            yield f"history tells of {text!r}, which is no run"
+            continue
+        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, run))):
+            yield f"run {run.id} in history: {fault}"
+    for text, run in texts.items():
+        if run.id in life.runs:
+            times, traces = [each for each, _ in told].count(text), 0 if _expired(life, run) else 1
+            if times != traces:
+                yield f"run {run.id} stands {times} times in history, not {traces}"
+
+
+def _heard_until(life: Life, run: RunEvidence) -> float:
+    """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
+    kept = life.runs[run.id]
+    code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
+    if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED):
+        return math.inf
+    if run.attempts and run.attempts[-1].crashed:
+        return 0.0
+    return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
+
+
+def split(messages: list[Message], texts: dict[str, RunEvidence]) -> Iterator[tuple[str, list[Message]]]:
+    """Yield the messages of each run, with the text that it began with."""
+    part: list[Message] = []
+    for message in messages:
+        if part and message["role"] == "user" and message["content"][0].get("text") in texts:
+            yield str(part[0]["content"][0].get("text")), part
+            part = []
+        part.append(message)
+    if part:
+        yield str(part[0]["content"][0].get("text")), part
+
+
+def _ending(outcome: Outcome) -> Ending:
+    if outcome.error is not None:
+        return Failed(outcome.error.code, outcome.error.detail)
+    return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()
+
+
+def _remembered(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say where an agent knew another conversation, or another state, than its session had."""
+    texts = {run.text: run for run in evidence.runs.values()}
+    by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for key, messages in life.history.items():
+        before, state = [], ""
+        for text, part in split(messages, texts):
+            by_session[key][text] = (evidence.as_line(before), state)
+            before += part
+            run = texts.get(text)
+            if run is not None and (kept := life.runs.get(run.id)) and kept.status is RunStatus.SUCCEEDED:
+                state = text
+    for attempts in evidence.by_session.values():
+        for attempt in attempts:
+            known = by_session[attempt.session].get(attempt.text)
+            if known is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+                continue  # its agent had begun before it was known that the run is not kept, or not claimed
+            if attempt.knows != known[0]:
+                yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {known[0]!r}"
+            if attempt.going_on == 0 and attempt.state != known[1]:
+                yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {known[1]!r}"
+
+
+# -- G9, and what has to end in time -------------------------------------------------------------------
+
+
+def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
+    options = life.options
+    for process, took_s, faulty in evidence.drains:
+        grace_s = options.drain_grace_s + options.stop_grace_s + SETTLE_S
+        if took_s > (2 * grace_s if faulty else grace_s) + SLACK_S:
+            yield f"the drain of process {process} took {took_s:.1f} s"
+    if not life.steady or life.faulty:
+        return
+    for run, outcome in evidence.ended():
+        kept = life.runs[run.id]
+        assert kept.ended_at is not None
+        if run.attempts and not (run.attempts[-1].crashed or run.attempts[-1].drained or kept.started_at is None):
+            up = max(kept.started_at + _limit(life, run, "timeout_s"), run.attempts[-1].began_at + EPOCH)
+            if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
+                yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
+        elif _expired(life, run) and not (evidence.crashes or evidence.drains or _may_be_left(life)):
+            late_s = kept.ended_at - kept.created_at - _limit(life, run, "queue_timeout_s")
+            if late_s > SLACK_S:
+                yield f"run {run.id} ended {late_s:.1f} s after it had waited too long"
+
+
+def _limit(life: Life, run: RunEvidence, name: str) -> float:
+    return run.limits.get(name, float(getattr(life.options, name)))
+
+
+def _lasted(run: Run, seconds: float) -> bool:
+    return run.started_at is not None and run.ended_at is not None and run.ended_at - run.started_at >= seconds - 1e-3
+
+
+def _waited(run: Run, seconds: float) -> bool:
+    return run.ended_at is not None and run.ended_at - run.created_at >= seconds - 1e-3
+
+
+def _expired(life: Life, run: RunEvidence) -> bool:
+    outcome = life.runs[run.id].outcome
+    return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT

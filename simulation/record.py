@@ -1,0 +1,49 @@
+"""What was seen from outside, in order: what clients were told, what user code did, what the operator did."""
+
+import hashlib
+from typing import Any
+
+from msgspec import Struct
+
+
+class Event(Struct, frozen=True, array_like=True):
+    """Something that was seen, at virtual second `at`; `what` names it, and says what is in `facts`.
+
+    By clients: `asked` `accepted` `refused` `unsure` `outcome` `history`. By user code: `built` `entered` `left`
+    `round` `staged` `begun` `thread` `effect` `rested` `finished`. By the operator: `started` `crashed` `fenced` `draining` `drained` `clock` `exhausted` `quiet`.
+    By the disk: `lost`, a claim that was out when its commit failed.
+    """
+
+    at: float
+    what: str
+    run: str
+    facts: dict[str, Any]
+
+
+class Record:
+    """The events of one world, in the order in which they happened."""
+
+    def __init__(self, *, show: bool = False) -> None:
+        self.events: list[Event] = []
+        self.faults: list[str] = []
+        """What went wrong in plain sight."""
+        self._show = show
+
+    def note(self, at: float, what: str, run: str = "", **facts: Any) -> None:
+        """Write down an event."""
+        event = Event(at, what, run, facts)
+        self.events.append(event)
+        if self._show:
+            told = "  ".join(f"{name}={value!r}"[:120] for name, value in facts.items())
+            print(f"{at:10.4f}  {what:9}  {run:8}  {told}")
+
+    def fault(self, at: float, sentence: str) -> None:
+        """Write down that something is not as it was promised."""
+        self.faults.append(f"at {at:.4f} {sentence}")
+
+    def digest(self) -> str:
+        """Return a hash of all that happened: the same for the same seed."""
+        told = hashlib.sha256()
+        for event in self.events:
+            told.update(repr((event.at, event.what, event.run, event.facts)).encode())
+        return told.hexdigest()

@@ -1,0 +1,94 @@
+"""What the agent will do in one run: drawn when the run is asked for, so that it does the same in every attempt."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from simulation.loop import Chance
+
+
+class Ends(StrEnum):
+    """How a run ends if nobody ends it."""
+
+    ANSWERS = "answers"
+    RAISES = "raises"
+    HANGS = "hangs"
+    """It never ends by itself."""
+
+
+class Tool(Struct, frozen=True):
+    """One tool of a round."""
+
+    takes_s: float
+    fails: bool = False
+    """Its result is an error."""
+    in_thread: bool = False
+    """It works in a thread, which goes on whatever becomes of the run."""
+
+
+class Script(Struct, frozen=True):
+    """One run. Places are numbers of rounds; the one after the last is the answer."""
+
+    rounds: tuple[tuple[Tool, ...], ...]
+    ends: Ends
+    at: int
+    """Where it raises or hangs."""
+    model_s: float
+    """How long a call of the model may take."""
+    pause_s: float = 0.0
+    """How long the model says nothing at `at`."""
+    build_s: float = 0.0
+    build_fails: bool = False
+    swallows: int = 0
+    """How many cancellations it swallows."""
+    in_tool: bool = False
+    """Whether it raises in the last tool of the round `at`, if there is one."""
+    heeds: bool = False
+    """Whether it looks at its signal, and ends."""
+
+
+class Traits(Struct, frozen=True):
+    """How runs are in one world."""
+
+    tools: float = 0.4
+    raises: float = 0.08
+    hangs: float = 0.0
+    pauses: float = 0.1
+    threads: float = 0.0
+    swallows: float = 0.1
+    slow_builds: float = 0.1
+    failing_builds: float = 0.03
+
+
+def draw(chance: Chance, traits: Traits) -> Script:
+    """Draw what one run does."""
+    rounds: tuple[tuple[Tool, ...], ...] = ()
+    if chance.happens(traits.tools):
+        rounds = tuple(
+            tuple(_tool(chance, traits) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
+            for _ in range(1 + chance.up_to(2))
+        )
+    ends = Ends.ANSWERS
+    fate = chance.random()
+    if fate < traits.raises:
+        ends = Ends.RAISES
+    elif fate < traits.raises + traits.hangs:
+        ends = Ends.HANGS
+    return Script(
+        rounds=rounds,
+        ends=ends,
+        at=chance.up_to(len(rounds)),
+        model_s=0.5 * chance.random() ** 2,
+        pause_s=chance.between(1.0, 15.0) if chance.happens(traits.pauses) else 0.0,
+        build_s=chance.between(0.1, 3.0) if chance.happens(traits.slow_builds) else 0.0,
+        build_fails=chance.happens(traits.failing_builds),
+        swallows=1 + chance.up_to(2) if chance.happens(traits.swallows) else 0,
+        in_tool=chance.happens(0.5),
+        heeds=chance.happens(0.3),
+    )
+
+
+def _tool(chance: Chance, traits: Traits) -> Tool:
+    in_thread = chance.happens(traits.threads)
+    takes_s = chance.between(1.0, 10.0) if chance.happens(0.2 if in_thread else 0.05) else 0.3 * chance.random() ** 2
+    return Tool(takes_s, fails=chance.happens(0.1), in_thread=in_thread)

@@ -1,0 +1,154 @@
+"""One process of a world: a service with its journal, loops and agents, and the way that requests take to it.
+
+It dies at once, or it is drained. From its death on nothing of it has any effect: its journal, its agents and its
+answers see that it is dead before they do anything.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from simulation.agents import Stage
+from simulation.loop import Chance, SeededLoops, UnsteadyClock
+from simulation.record import Record
+from simulation.script import Script
+from strandline.engine.options import Options
+from strandline.engine.service import Service
+from strandline.journal.port import Journal
+from strandline.model import RunId
+
+T = TypeVar("T")
+WORKSPACE = tempfile.gettempdir()
+
+
+class Gone(Exception):
+    """The connection broke: the process died before it answered."""
+
+
+class Server:
+    """A process, from its start to its end."""
+
+    def __init__(
+        self, number: int, *, chance: Chance, record: Record, scripts: dict[str, Script], clock: UnsteadyClock
+    ) -> None:
+        self.number = number
+        self.alive = True
+        self.fenced = False
+        """Whether another process has taken over its journal; it does not know that, and goes on."""
+        self.ready = False
+        self.chance = chance
+        self.record = record
+        self.scripts = scripts
+        self._clock = clock
+        self._replies: dict[asyncio.Future[Any], None] = {}
+        self._at_death: list[Callable[[], object]] = []
+        self.supervisor: asyncio.Future[None] | None = None
+        """Waits until the process asks to be replaced."""
+        self.service: Service
+
+    def make(
+        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], *, opaque: bool
+    ) -> None:
+        """Make the service; it does not start yet."""
+        self._loops = SeededLoops(self.chance)
+        self.service = Service(
+            journal=journal,
+            target=Stage(self, opaque=opaque),
+            loops=self._loops,
+            clock=self._clock,
+            new_run_id=new_run_id,
+            workspace=lambda key: WORKSPACE,
+            options=options,
+            owner=f"process {self.number}",
+        )
+
+    def note(self, what: str, run: str = "", **facts: Any) -> None:
+        """Write down an event of this process."""
+        self.record.note(self._clock.monotonic(), what, run, process=self.number, **facts)
+
+    def at_death(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the process dies."""
+        self._at_death.append(call)
+
+    async def ask(self, work: Coroutine[Any, Any, T]) -> T:
+        """Send a request and return its answer. Raises `Gone` if the process dies first."""
+        if not self.ready:
+            work.close()
+            raise Gone
+        reply: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task = asyncio.ensure_future(work)
+        self._replies[reply] = None
+
+        def answer(task: asyncio.Task[T]) -> None:
+            self._replies.pop(reply, None)
+            error = None if task.cancelled() else task.exception()
+            if reply.done():
+                return
+            if task.cancelled():
+                reply.set_exception(Gone())
+            elif error is not None:
+                reply.set_exception(error)
+            else:
+                reply.set_result(task.result())
+
+        task.add_done_callback(answer)
+        try:
+            return await reply
+        finally:
+            if not task.done():
+                task.cancel()
+
+    def lose_journal(self) -> None:
+        """Have another process take over; clients cannot reach this one any more."""
+        self.fenced, self.ready = True, False
+        self._break_connections()
+
+    async def die(self) -> None:
+        """End at this very moment."""
+        self._is_dead()
+        await self.service.abort()
+
+    async def leave(self) -> None:
+        """End after a drain: whatever user code still works ends with the process."""
+        self._is_dead()
+        self._loops.close()
+
+    def _is_dead(self) -> None:
+        self.alive = self.ready = False
+        for call in self._at_death:
+            call()
+        if self.supervisor is not None and self.supervisor is not asyncio.current_task():
+            self.supervisor.cancel()
+        self._break_connections()
+
+    def _break_connections(self) -> None:
+        replies, self._replies = self._replies, {}
+        for reply in replies:
+            if not reply.done():
+                reply.set_exception(Gone())
+
+    def is_quiet(self) -> bool:
+        """Tell whether nothing executes, is held or waits, and it would go on if something came."""
+        health = self.service.health()
+        return self.ready and health.ready and not health.processing and not health.queue_depth
+
+    def leftovers(self) -> list[str]:
+        """Return what a service that has nothing to do still holds."""
+        service: Any = self.service
+        health = service.health()
+        found = {
+            "runs that execute": health.running,
+            "runs that wait": health.queue_depth,
+            "holds": health.held,
+            "claims being made": len(service._worker._claiming),
+            "tasks that execute": len(service._worker._executing),
+            "live attempts": len(service._runner._live),
+            "streams": len(service._streams),
+            "sessions with something to do": service._dispatcher.sessions,
+            "slots in use": service._options.max_running - service._dispatcher._free,
+            "claims that came early": len(service._dispatcher._early),
+            "claims that are expected": len(service._dispatcher._expected),
+            "limits of runs that wait": len(service._worker._limits),
+        }
+        return [f"{number} {what}" for what, number in found.items() if number]

@@ -1,0 +1,67 @@
+"""Many seeds on many cores: each world is played and judged, and what was broken comes back with its seed."""
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct
+
+from simulation.journals import MakeStore, MemoryStore
+from simulation.judge import judge
+from simulation.sqlite import SqliteStore
+from simulation.world import live
+
+STORES: Final[dict[str, MakeStore]] = {"memory": MemoryStore, "sqlite": SqliteStore}
+CHUNK: Final = 25
+"""How many seeds a process gets at a time."""
+
+
+class Verdict(Struct, frozen=True):
+    """What came of one seed: what was broken, how many runs there were, and the hash of all that happened."""
+
+    seed: int
+    journal: str
+    faults: list[str]
+    runs: int
+    digest: str
+
+
+def play(seed: int, journal: str, *, show: bool = False) -> Verdict:
+    """Play and judge the world of one seed; an error of the world itself is a fault."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        life = live(seed, STORES[journal], show=show)
+        return Verdict(seed, journal, judge(life), len(life.runs), life.digest)
+    except Exception as error:
+        if show:
+            raise
+        return Verdict(seed, journal, [f"the world broke: {type(error).__name__}: {error}"], 0, "")
+    finally:
+        logging.disable(before)
+
+
+def play_all(seeds: Iterator[int], journals: list[str]) -> Iterator[list[Verdict]]:
+    """Play seeds on all cores, each with every journal, as long as there are any; yield verdicts as they come."""
+    cores = os.cpu_count() or 1
+    with ProcessPoolExecutor(cores) as pool:
+        under_way: set[Future[list[Verdict]]] = set()
+        try:
+            while True:
+                while len(under_way) < 2 * cores and (chunk := list(islice(seeds, CHUNK))):
+                    under_way.add(pool.submit(_play_chunk, chunk, journals))
+                if not under_way:
+                    return
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for each in done:
+                    yield each.result()
+        finally:
+            for each in under_way:
+                each.cancel()
+
+
+def _play_chunk(seeds: list[int], journals: list[str]) -> list[Verdict]:
+    return [play(seed, journal) for seed in seeds for journal in journals]

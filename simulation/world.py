@@ -1,0 +1,314 @@
+"""One life of a server, from a seed: who asks for what, how the disk does, when it dies and when it is drained.
+
+`live(seed, journal)` plays it to its end: whatever has happened, the last process runs on a healthy disk until nothing
+executes or waits, is drained, and all that is kept is read. What is then known is a `Life`, for the judge.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from msgspec import Struct
+
+from simulation.clients import send
+from simulation.journals import Disk, MakeStore, MemoryStore
+from simulation.loop import Chance, UnsteadyClock
+from simulation.record import Event, Record
+from simulation.script import Script, Traits
+from simulation.server import Server
+from strandline.engine.options import Options
+from strandline.errors import StrandlineError
+from strandline.journal.port import HistoryQuery, RunQuery
+from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
+from strandline.testing.virtual import VirtualLoop
+
+QUIET_S = 3000.0
+"""How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """All that is known of a world in the end."""
+
+    seed: int
+    options: Options
+    traits: Traits
+    opaque: bool
+    steady: bool
+    """Whether wall time went as virtual time does."""
+    faulty: bool
+    """Whether the disk ever failed."""
+    events: list[Event]
+    faults: list[str]
+    scripts: dict[str, Script]
+    runs: dict[str, Run]
+    """By id, what is kept of every id that was ever given."""
+    history: dict[SessionKey, list[Message]]
+    digest: str
+
+
+class World:
+    """A server's surroundings."""
+
+    def __init__(self, seed: int, make_store: MakeStore, *, show: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        self.chance = chance = Chance(seed)
+        self.record = Record(show=show)
+        self.scripts: dict[str, Script] = {}
+        self.clock = UnsteadyClock(loop)
+        self.disk = Disk()
+        self.server: Server | None = None
+        self.ids: list[RunId] = []
+        self.opaque = chance.happens(0.1)
+        self.steady = chance.happens(0.6)
+        self.options = _options(chance)
+        self.traits = Traits(
+            tools=chance.choice((0.0, 0.5, 0.9)),
+            raises=chance.choice((0.0, 0.05, 0.2)),
+            hangs=0.1 if self.options.timeout_s < 60 else 0.0,
+            threads=chance.choice((0.0, 0.3)),
+        )
+        self.request_limits: list[dict[str, float]] = [{}]
+        if chance.happens(0.3):
+            self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
+        self.sessions = [
+            SessionKey(Principal("ab"[n % 2]), SessionId(f"s{n // 2}")) for n in range(1 + chance.up_to(4))
+        ]
+        self._fails = chance.choice((0.0, 0.0, 0.02, 0.1))
+        self.disk.slow_s = chance.choice((0.0, 0.001, 0.02, 0.2))
+        chance.steps, chance.time = chance.choice(((0.0, 0.2), (0.3, 0.3), (0.7, 0.1), (0.2, 0.7)))
+        if not self.steady:
+            self.clock.grain_s = chance.choice((0.0, 1.0, 100.0))
+        self._texts = 0
+        self._servers = 0
+        self._operating = asyncio.Lock()
+        self._clients: list[asyncio.Task[None]] = []
+        self._store = make_store(self.clock)
+
+    def note(self, what: str, run: str = "", **facts: Any) -> None:
+        """Write down an event."""
+        self.record.note(self.clock.monotonic(), what, run, **facts)
+
+    def new_text(self) -> str:
+        """Return a text that nobody has sent yet."""
+        self._texts += 1
+        return f"q{self._texts}"
+
+    # -- what the operator does ------------------------------------------------------------------------
+
+    async def play(self) -> None:
+        """Live through some bursts of requests, and whatever happens in them."""
+        chance = self.chance
+        await self._start()
+        for _ in range(2 + chance.up_to(2)):
+            self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
+            await asyncio.sleep(chance.random() ** 2 * 8)
+            async with self._operating:
+                await self._something_happens()
+            if chance.happens(0.15):
+                fails, self.disk.fails = self.disk.fails, 0.0
+                await self._all_told()
+                await self._quiet()
+                self.disk.fails = fails
+        self._fails, self.disk.full, self.disk.fails = 0.0, False, 0.0
+        await self._all_told()
+        await self._quiet()
+        async with self._operating:
+            await self._drain()
+
+    async def _something_happens(self) -> None:
+        chance = self.chance
+        fate = chance.random()
+        if fate < 0.45:
+            await self._crash()
+            await asyncio.sleep(chance.random())
+            await self._start()
+        elif fate < 0.55:
+            await self._drain()
+            await self._start()
+        elif fate < 0.6 and self._store.shared:
+            await self._lose_journal()
+        elif fate < 0.75 and self._fails:
+            self.disk.full = True
+            await asyncio.sleep(chance.between(0.01, 4.0))
+            self.disk.full = False
+        elif fate < 0.85 and not self.steady:
+            self.clock.offset_s += chance.choice((-1000.0, -1.0, 1.0, 500.0))
+            self.note("clock", offset=self.clock.offset_s)
+
+    async def _start(self) -> None:
+        """Start a server, again if it fails or dies meanwhile."""
+        while True:
+            self._servers += 1
+            server = Server(
+                self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
+            )
+            server.make(self._store.of(server, self.disk), self.options, self._new_run_id, opaque=self.opaque)
+            self.server = server
+            self.disk.fails = self._fails if self._servers < 20 else 0.0
+            starting = asyncio.ensure_future(server.service.start())
+            if self.chance.happens(0.1):
+                await asyncio.wait((starting,), timeout=self.disk.slow_s * 3 * self.chance.random())
+                if not starting.done():
+                    await self._crash()
+                    starting.cancel()
+                    await asyncio.wait((starting,))
+                    continue
+            try:
+                await starting
+            except StrandlineError:
+                await self._crash()
+                continue
+            server.ready = True
+            server.note("started")
+            server.supervisor = asyncio.ensure_future(self._supervise(server))
+            return
+
+    async def _supervise(self, server: Server) -> None:
+        """Replace a process that says that too much of ended runs still works in it."""
+        await server.service.exhausted.wait()
+        async with self._operating:
+            if self.server is server:
+                server.note("exhausted")
+                await self._drain()
+                await self._start()
+
+    async def _crash(self) -> None:
+        server, self.server = self.server, None
+        assert server is not None
+        server.note("crashed")
+        await self._in_time(server.die(), "a death")
+
+    async def _lose_journal(self) -> None:
+        """Start another server while this one goes on, unaware of it, for a while."""
+        server, self.server = self.server, None
+        assert server is not None
+        server.lose_journal()
+        server.note("fenced")
+        await self._start()
+        await asyncio.sleep(self.chance.between(0.0, 5.0))
+        await self._in_time(server.die(), "a death")
+
+    async def _drain(self) -> None:
+        server = self.server
+        assert server is not None
+        server.note("draining")
+        began = self.clock.monotonic()
+        await self._in_time(server.service.drain(), "a drain")
+        server.note("drained", took_s=self.clock.monotonic() - began, faulty=self.disk.faulty)
+        self.server = None
+        await server.leave()
+
+    async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """Do something that has to come to an end."""
+        try:
+            await asyncio.wait_for(work, QUIET_S)
+        except TimeoutError:
+            self.record.fault(self.clock.monotonic(), f"{what} goes on for good")
+
+    async def _all_told(self) -> None:
+        """Wait until every client has gone; each has to be told something in the end."""
+        if self._clients:
+            await asyncio.wait(self._clients, timeout=QUIET_S)
+        for client in self._clients:
+            if not client.done():
+                self.record.fault(self.clock.monotonic(), f"a client waits for good ({client.get_name()})")
+                client.cancel()
+            elif error := client.exception():
+                raise error
+        self._clients.clear()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing executes or waits; that has to come, and then nothing may be left."""
+        until = self.clock.monotonic() + QUIET_S
+        while (server := self.server) is None or not server.is_quiet():
+            if self.clock.monotonic() > until:
+                self.record.fault(until, f"it comes to no rest: {'no server' if server is None else server.service.health()}")
+                return
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)
+        if server.is_quiet() and self.server is server:
+            for left in server.leftovers():
+                self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
+            server.note("quiet")
+
+    def _new_run_id(self) -> RunId:
+        self.ids.append(RunId(f"r{len(self.ids)}"))
+        return self.ids[-1]
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    async def all_that_is_kept(self) -> tuple[dict[str, Run], dict[SessionKey, list[Message]]]:
+        """Open the journal once more and read it."""
+        judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
+        journal = self._store.of(judges, self.disk)
+        for orphan in await journal.open("the judge", max_attempts=3):
+            self.record.fault(self.clock.monotonic(), f"run {orphan.run.run_id} executes although all was drained")
+        runs: dict[str, Run] = {}
+        for run_id in self.ids:
+            found = [await journal.read(RunQuery(Principal(each), run_id)) for each in ("a", "b")]
+            owned = [run for run in found if run is not None]
+            if len(owned) > 1:
+                self.record.fault(self.clock.monotonic(), f"run {run_id} is shown to two principals")
+            for run in owned:
+                runs[run_id] = run
+        history = {key: (await journal.read(HistoryQuery(key, limit=100_000))).messages for key in self.sessions}
+        await journal.close()
+        return runs, history
+
+
+def _options(chance: Chance) -> Options:
+    return Options(
+        max_running=1 + chance.up_to(3) * chance.up_to(2),
+        max_queued_per_session=chance.choice((1, 3, 100)),
+        max_queued=chance.choice((2, 8, 1000)),
+        timeout_s=chance.choice((3600.0, 3600.0, 4.0, 20.0)),
+        queue_timeout_s=chance.choice((3600.0, 3600.0, 2.0, 10.0)),
+        cancel_grace_s=chance.choice((0.0, 0.5, 3.0)),
+        hold_limit_s=chance.choice((0.0, 1.0, 5.0)),
+        max_holds=chance.choice((2, 8, 8)),
+        max_attempts=1 + chance.up_to(2),
+        drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
+        max_agents=chance.choice((0, 1, 1000)),
+        agent_idle_s=chance.choice((0.5, 600.0)),
+    )
+
+
+def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
+    """Play the world of a seed to its end."""
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_live(seed, make_store, show))
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
+    logging.disable(logging.CRITICAL)
+    world = World(seed, make_store, show=show)
+    await world.play()
+    await asyncio.sleep(5.0)
+    runs, history = await world.all_that_is_kept()
+    record = world.record
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            record.fault(world.clock.monotonic(), f"a task is left when all is over: {task.get_coro()}")
+    return Life(
+        seed=seed,
+        options=world.options,
+        traits=world.traits,
+        opaque=world.opaque,
+        steady=world.steady,
+        faulty=world.disk.faulty,
+        events=record.events,
+        faults=record.faults,
+        scripts=world.scripts,
+        runs=runs,
+        history=history,
+        digest=record.digest(),
+    )

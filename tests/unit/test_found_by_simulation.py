@@ -1,0 +1,53 @@
+"""What the simulation has found, each reduced to the least that shows it."""
+
+import asyncio
+
+from engine_support import Played, key, play_round, send, serving, settled, tool_texts
+from engine_support import history as history_of
+from strandline.agents.port import Attempt
+from strandline.engine.dispatcher import Dispatcher
+from strandline.journal.memory import MemoryJournal
+from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+def test_a_run_that_had_begun_does_not_end_without_trace_because_it_waits_again_for_too_long() -> None:
+    """A server dies after a tool has done something, and comes back when the queue's time is over."""
+
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+
+        async def behaviour(attempt: Attempt) -> str:
+            if len(attempt.messages) == 1:
+
+                async def tool() -> str:
+                    return "money sent"
+
+                await play_round(attempt, "t1", tool)
+                await asyncio.sleep(1000)
+            return "answer"
+
+        async with serving(clock, Played(behaviour), journal, queue_timeout_s=10) as service:
+            run_id = (await send(service, "x")).run_id
+            await asyncio.sleep(1)
+        await asyncio.sleep(20)
+        async with serving(clock, Played(behaviour), journal, queue_timeout_s=10, max_running=1) as service:
+            await settled(service)
+            assert (await service.run(ANONYMOUS, run_id)).run.status is RunStatus.SUCCEEDED
+            assert tool_texts(await history_of(service)) == ["money sent"]
+
+    run_virtual(main)
+
+
+def test_a_take_that_fails_after_its_claim_was_told_frees_its_slot_once() -> None:
+    """The claim comes, its run ends as lost, and only then the take is given up."""
+    dispatcher = Dispatcher(max_running=1)
+    a, b, c = (SessionKey(ANONYMOUS, key(name).session_id) for name in "abc")
+    for name, session in (("a", a), ("b", b), ("c", c)):
+        dispatcher.restored(RunId(name), session, 0.0)
+    assert dispatcher.next() == a
+    dispatcher.claimed(RunId("a"), a)
+    dispatcher.ended(a, taken=False)
+    dispatcher.untaken(a)
+    assert dispatcher.next() == b
+    assert dispatcher.next() is None, "there is one slot"
