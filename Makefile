@@ -32,7 +32,7 @@ test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench container
+	$(BIN)/mypy src tests bench container soak
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
