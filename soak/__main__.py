@@ -32,7 +32,6 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="strandline-soak-"))
-    print(f"seed {seed}, {options.kills} kills, in {folder}", flush=True)
     faults = asyncio.run(soak(folder, options.kills, seed))
     if not faults and not options.keep:
         shutil.rmtree(folder)
@@ -60,6 +59,7 @@ async def soak(folder: Path, kills: int, seed: int) -> list[str]:
         trial.stop()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+    print(f"seed {seed}, {kills} kills, in {folder}", flush=True)
     showing = asyncio.create_task(show(trial))
     try:
         return await trial.run()

@@ -107,15 +107,15 @@ def _seen_at_once(case: Case) -> Iterator[str]:
 def _lost(case: Case) -> Iterator[str]:
     """Whatever was acknowledged is there, and ended; whatever was refused never happened."""
     records = case.records
-    acknowledged = {answer.run_id: f"answered {answer.status_code}" for answer in records.answered if answer.run_id}
+    acknowledged = {line.run_id: "executed" for line in case.lines if line.run_id}
     acknowledged |= {run_id: "seen as waiting" for run_id, _ in records.seen_waiting.values()}
-    acknowledged |= {line.run_id: "executed" for line in case.lines if line.run_id}
-    stored = [run.run_id for run in records.stored]
-    if len(stored) > len(set(stored)):
+    acknowledged |= {answer.run_id: f"answered {answer.status_code}" for answer in records.answered if answer.run_id}
+    stored = {run.run_id for run in records.stored}
+    if len(stored) < len(records.stored):
         yield "a run is listed twice"
     for run_id, how in acknowledged.items():
         view = records.views.get(run_id)
-        if run_id not in set(stored) or view is None or view.status_code == 404:
+        if run_id not in stored or view is None or view.status_code == 404:
             yield f"run {run_id} ({case.label_of.get(run_id)}) was {how}, and is lost"
     for run in records.stored:
         view = records.views.get(run.run_id)

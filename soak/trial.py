@@ -26,7 +26,7 @@ from soak.wire import Broken, Silent
 TARGET: Final = str(ROOT / "soak" / "target.py")
 DRAIN_GRACE_S: Final = 0.5
 MAX_ATTEMPTS: Final = 3
-QUIET_S: Final = 120.0
+QUIET_S: Final = 60.0
 ASKERS: Final = 8
 
 T = TypeVar("T")
