@@ -4,97 +4,27 @@ Reads the clients' ledger (`Records`) and the tools' ledger (`Line`s), and knows
 out. Returns faults, one sentence each; none if all is well.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-from msgspec import Struct
-
+from soak.case import UNKNOWN, Case, Part, Rules, text_of
+from soak.deeds import judge_deeds
 from soak.ledger import Line
-from soak.message import LABEL, OUT_OF_ORDER, Message, read
-from soak.records import ENDED, Asked, Records, Stored, View, digest
+from soak.message import LABEL, OUT_OF_ORDER, Message, answer
+from soak.records import ENDED, Asked, Ended, Records, View, digest
 from strandline.testing.checker import check_history
 
-UNKNOWN: Final = "The outcome of this tool call is unknown"
-NOT_STARTED: Final = "This tool was not started"
+CLOCKS_S: Final = 0.01
+"""By how much two readings of a clock may differ that count as the same instant."""
+LATE_S: Final = 15.0
+"""How much later than promised a run may end: servers are dead for a while, and machines are busy."""
 EARLY: Final = "(This run ended early: {}.)"
-BY_THE_SERVER: Final = frozenset({"crashed", "stopped", "timeout"})
-"""How any run may end that executes while servers die, whatever its message says."""
-
-
-class Rules(Struct, frozen=True, kw_only=True):
-    """What the servers were told."""
-
-    idempotent: frozenset[str] = frozenset()
-    tell: bool = False
-    max_attempts: int = 3
-
-
-class Part(Struct, frozen=True):
-    """What one run left in history: its messages, from its question on."""
-
-    label: str
-    messages: list[Any]
-
-    @property
-    def said(self) -> list[str]:
-        """All texts that the assistant said, the closing one last."""
-        return [b["text"] for m in self.messages if m["role"] == "assistant" for b in m["content"] if "text" in b]
-
-    @property
-    def results(self) -> dict[str, dict[str, Any]]:
-        """The results of its tools, by toolUseId."""
-        blocks = [
-            block["toolResult"] for message in self.messages for block in message["content"] if "toolResult" in block
-        ]
-        return {block["toolUseId"]: block for block in blocks}
-
-
-class Case:
-    """The records, put in order: who is who, and what each run left."""
-
-    def __init__(self, records: Records, lines: Sequence[Line], rules: Rules) -> None:
-        self.records = records
-        self.lines = lines
-        self.rules = rules
-        self.messages: dict[str, Message] = {label: read(asked.text) for label, asked in records.asked.items()}
-        self.parts: dict[str, list[Part]] = {name: parts_of(told) for name, told in records.histories.items()}
-        self.stored: dict[str, list[Stored]] = defaultdict(list)
-        for run in sorted(records.stored, key=lambda run: run.sequence):
-            self.stored[run.session].append(run)
-        self.label_of = {line.run_id: line.label for line in lines if line.run_id}
-        self.label_of |= {answer.run_id: answer.label for answer in records.answered if answer.run_id}
-        self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
-        self.part_of: dict[str, Part] = {}
-        for session, runs in self.stored.items():
-            parts = self.parts.get(session, [])
-            left = [run for run in runs if self.leaves_a_trace(run)]
-            if len(left) == len(parts):
-                self.part_of |= {run.run_id: part for run, part in zip(left, parts, strict=True)}
-
-    def leaves_a_trace(self, run: Stored) -> bool:
-        """Tell whether a run has to be in history: all are, but those that came to their end while they waited."""
-        view = self.records.views.get(run.run_id)
-        if view is None or view.ended is None:
-            return True
-        return view.started or view.ended.kind not in ("queue_timeout", "cancelled")
-
-
-def parts_of(history: Sequence[Any]) -> list[Part]:
-    """Cut a history into what each run left."""
-    parts: list[Part] = []
-    for message in history:
-        texts = [block["text"] for block in message["content"] if "text" in block] if message["role"] == "user" else []
-        if texts or not parts:
-            parts.append(Part(texts[0].split()[0] if texts else "", []))
-        parts[-1].messages.append(message)
-    return parts
 
 
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, _starts, _alone, _tools, _ends, _exits)
+    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, _ends, _exits)
     return [fault for each in judges for fault in each(case)]
 
 
@@ -194,128 +124,64 @@ def _known_accepted(case: Case) -> dict[str, int]:
     return known
 
 
-def _starts(case: Case) -> Iterator[str]:
-    """Runs of a session execute one after the other, in the order of history, and none comes back after the next.
-
-    A model may be asked for the next run while the end of the one before is still being committed; if the server dies
-    then, both go on in the next process. So model calls have their order within a process, and tools over all.
-    """
-    tools: dict[str, list[str]] = defaultdict(list)
-    all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for line in case.lines:
-        if line.kind == "begin":
-            _append(tools[line.session], line.label)
-        if line.kind != "end":
-            _append(all_here[line.session, line.pid], line.label)
-    for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
-        told = [part.label for part in case.parts.get(session, []) if part.label in order]
-        if order != told:
-            yield f"in {session} runs executed in another order than they have in history: {_difference(order, told)}"
-
-
-def _append(order: list[str], label: str) -> None:
-    if not order or order[-1] != label:
-        order.append(label)
-
-
-def _difference(order: list[str], told: list[str]) -> str:
-    place = next((n for n, (a, b) in enumerate(zip(order, told, strict=False)) if a != b), min(len(order), len(told)))
-    return f"{order[place : place + 3]} and {told[place : place + 3]}"
-
-
-def _alone(case: Case) -> Iterator[str]:
-    """No tool of a run works while a tool of another run of its session does, in the same process."""
-    working: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
-    for line in case.lines:
-        here = working[line.session, line.pid]
-        if line.kind == "begin":
-            if others := {run_id for run_id in here.values() if run_id != line.run_id}:
-                yield f"in {line.session} a tool of {line.label} began while one of {', '.join(sorted(others))} worked"
-            here[line.token] = line.run_id
-        elif line.kind == "end":
-            here.pop(line.token, None)
-
-
-def _tools(case: Case) -> Iterator[str]:
-    """No tool is started twice, and history tells of every one what really became of it."""
-    begun: dict[tuple[str, str], list[Line]] = defaultdict(list)
-    ended: dict[str, Line] = {}
-    for line in case.lines:
-        if line.kind == "begin":
-            begun[line.run_id, line.tool_use_id].append(line)
-        elif line.kind == "end":
-            ended[line.token] = line
-    for (run_id, tool_use_id), starts in begun.items():
-        first = starts[0]
-        if len(starts) > 1 and first.tool not in case.rules.idempotent:
-            yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started {len(starts)} times"
-        if (part := case.part_of.get(run_id)) is None:
-            continue  # said by others: the run is lost, or its session's history is short
-        if (result := part.results.get(tool_use_id)) is None:
-            yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started, and is not in history"
-        else:
-            ends = [ended[start.token] for start in starts if start.token in ended]
-            yield from _result(case, run_id, first, ends, result)
-    for run_id, part in case.part_of.items():
-        for tool_use_id, result in part.results.items():
-            text = _text(result)
-            if (run_id, tool_use_id) not in begun and not text.startswith((UNKNOWN, NOT_STARTED)):
-                yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and is told as {text!r}"
-
-
-def _result(case: Case, run_id: str, first: Line, ends: list[Line], result: dict[str, Any]) -> Iterator[str]:
-    text = _text(result)
-    which = f"{first.tool} {first.tool_use_id} of run {run_id} ({first.label})"
-    if text.startswith(UNKNOWN):
-        view = case.records.views.get(run_id)
-        if result["status"] != "error":
-            yield f"{which} is told as unknown, and as a success"
-        if ends and view is not None and view.status == "succeeded" and view.attempt == 1:
-            yield f"{which} ended, and is told as unknown in a run that nothing interrupted"
-        return
-    true = [end for end in ends if end.token in text]
-    if not true:
-        what = "ended otherwise" if ends else "has no known end"
-        yield f"{which} {what}, and is told as {text!r}"
-    elif result["status"] != ("success" if true[0].how == "done" else "error"):
-        yield f"{which} was {true[0].how}, and is told as a {result['status']}"
-
-
-def _text(result: dict[str, Any]) -> str:
-    return "".join(part.get("text", "") for part in result["content"])
-
-
 def _ends(case: Case) -> Iterator[str]:
     """Each run ended as its message, or what was done to the servers, makes it end; history says the same."""
-    for run_id, part in case.part_of.items():
-        view, message = case.records.views.get(run_id), case.messages.get(part.label)
-        if view is None or view.ended is None or message is None:
+    for run_id, view in case.records.views.items():
+        part = case.part_of.get(run_id)
+        label = part.label if part is not None else case.label_of.get(run_id, "")
+        asked, message = case.records.asked.get(label), case.messages.get(label)
+        if view.ended is None or asked is None or message is None:
             continue
-        for fault in _end(case.records.asked[part.label], message, view, part):
-            yield f"run {run_id} ({part.label}) {fault}"
+        faults = [*_times(asked, view, view.ended.kind, case.rules)]
+        if part is not None:
+            faults += [*_end(message, part, view.ended), *_crash(view, part, case.rules)]
+        yield from (f"run {run_id} ({label}) {fault}" for fault in faults)
 
 
-def _end(asked: Asked, message: Message, view: View, part: Part) -> Iterator[str]:
-    assert view.ended is not None
-    kind, text = view.ended.kind, view.ended.text
+def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
     said = part.said[-1] if part.said else ""
-    if kind == "succeeded":
-        results = [_text(result) for result in part.results.values()]
-        if message.fails:
-            yield "succeeded, though its model fails"
-        elif len(results) != len(message.calls):
-            yield f"succeeded with {len(results)} of {len(message.calls)} tools"
-        elif not (text == said == f"{part.label}: {', '.join(results) or 'nothing done'}"):
-            yield f"answered {text!r}, and {said!r} in history"
-    elif kind == "agent_error":
-        if not message.fails or OUT_OF_ORDER not in text:
-            yield f"failed without reason: {text}"
-    elif kind not in BY_THE_SERVER:
-        yield f"ended as {kind}: {text}"
-    elif kind == "timeout" and asked.timeout_s is None:
-        yield "timed out, though it had time"
-    if kind != "succeeded" and said != EARLY.format(kind):
-        yield f"is {kind}, and history closes with {said!r}"
+    match ended.kind:
+        case "succeeded":
+            results = [text_of(result) for result in part.results.values()]
+            if message.fails:
+                yield "succeeded, though its model fails"
+            elif len(results) != len(message.calls):
+                yield f"succeeded with {len(results)} of {len(message.calls)} tools"
+            elif not (ended.text == said == answer(part.label, results)):
+                yield f"answered {ended.text!r}, and {said!r} in history"
+            return
+        case "agent_error":
+            if not message.fails or OUT_OF_ORDER not in ended.text:
+                yield f"failed without reason: {ended.text}"
+        case "crashed" | "stopped" | "timeout":
+            pass  # how any run may end that executes while servers die
+        case _:
+            yield f"ended as {ended.kind}: {ended.text}"
+    if said != EARLY.format(ended.kind):
+        yield f"is {ended.kind}, and history closes with {said!r}"
+
+
+def _times(asked: Asked, view: View, kind: str, rules: Rules) -> Iterator[str]:
+    """Whatever had a time to run or to wait had all of it, and not much more."""
+    took_s, waited_s = view.took_s or 0.0, view.waited_s or 0.0
+    if kind == "timeout" and (asked.timeout_s is None or took_s < asked.timeout_s - CLOCKS_S):
+        yield f"timed out after {took_s} s, and had {asked.timeout_s or 'no end of time'}"
+    if kind == "queue_timeout" and (asked.queue_timeout_s is None or waited_s < asked.queue_timeout_s - CLOCKS_S):
+        yield f"waited {waited_s} s, was given up, and had {asked.queue_timeout_s or 'no end of time'}"
+    if asked.timeout_s is not None and took_s > asked.timeout_s + rules.cancel_grace_s + LATE_S:
+        yield f"took {took_s} s, and had {asked.timeout_s}"
+    if asked.queue_timeout_s is not None and waited_s > asked.queue_timeout_s + LATE_S:
+        yield f"waited {waited_s} s, and had {asked.queue_timeout_s}"
+
+
+def _crash(view: View, part: Part, rules: Rules) -> Iterator[str]:
+    """A run fails as crashed only if it has to: for what a tool may have done, or at its last attempt."""
+    if view.ended is None or view.ended.kind != "crashed" or view.attempt >= rules.max_attempts:
+        return
+    unknown = {key for key, result in part.results.items() if text_of(result).startswith(UNKNOWN)}
+    tools = {name for key, name in part.tools.items() if key in unknown} - rules.idempotent
+    if rules.tell or not tools:
+        yield f"is crashed at attempt {view.attempt}, though it could have gone on"
 
 
 def _exits(case: Case) -> Iterator[str]:

@@ -216,6 +216,7 @@ class Load:
             started=run["started_at"] is not None,
             ended_at=run["ended_at"],
             ended=ended,
+            waited_s=_between(run["created_at"], run["started_at"] or run["ended_at"]),
             took_s=_between(run["started_at"], run["ended_at"]),
         )
 

@@ -7,6 +7,7 @@ next answer) and `error` (the model fails). Then comes the answer: the label and
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -15,6 +16,11 @@ LABEL: Final = re.compile(r"[a-z]\d+-\d+")
 TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn")
 """`a...` is async; `...fails` raises; `again` may be started again; `stubborn` does not hear that it should end."""
 OUT_OF_ORDER: Final = "the provider is out of order"
+
+
+def answer(label: str, results: Sequence[str]) -> str:
+    """Return what the agent says at the end of a run whose tools had these results."""
+    return f"{label}: {', '.join(results) or 'nothing done'}"
 
 
 class Call(Struct, frozen=True):

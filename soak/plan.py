@@ -95,7 +95,8 @@ def message(chance: random.Random, label: str) -> str:
         if chance.random() < 0.2:
             words.append(f"think.{chance.randint(1, 80)}")
         calls = chance.choices((1, 2, 3), (5, 3, 1))[0]
-        words.append("+".join(f"{_tool(chance)}.{_ms(chance)}" for _ in range(calls)))
+        tools = [_tool(chance) for _ in range(calls)]
+        words.append("+".join(f"{tool}.{_ms(chance, tool)}" for tool in tools))
     if chance.random() < 0.3:
         words.append(f"think.{chance.randint(1, 120)}")
     if chance.random() < 0.1:
@@ -105,11 +106,11 @@ def message(chance: random.Random, label: str) -> str:
 
 def _tool(chance: random.Random) -> str:
     tools = ("work", "awork", "again", "stubborn", "fails", "afails")
-    return chance.choices(tools, (5, 4, 3, 1, 1, 1))[0]
+    return chance.choices(tools, (10, 8, 6, 1, 2, 2))[0]
 
 
-def _ms(chance: random.Random) -> int:
-    return round(min(chance.expovariate(1 / 25), 400))
+def _ms(chance: random.Random, tool: str) -> int:
+    return round(min(chance.expovariate(1 / (200 if tool == "stubborn" else 25)), 1500))
 
 
 def _timeouts(chance: random.Random) -> dict[str, float]:

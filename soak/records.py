@@ -59,7 +59,10 @@ class View(Struct, frozen=True, kw_only=True):
     started: bool = False
     ended_at: str | None = None
     ended: Ended | None = None
+    waited_s: float | None = None
+    """From its acceptance to its start, or to its end if it never started."""
     took_s: float | None = None
+    """From its first start to its end."""
 
 
 class Exit(Struct, frozen=True, kw_only=True):

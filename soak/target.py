@@ -17,7 +17,7 @@ from strands import Agent, ToolContext, tool
 from strands.types.content import Messages
 
 from soak.ledger import VARIABLE, Ledger
-from soak.message import OUT_OF_ORDER, read
+from soak.message import OUT_OF_ORDER, answer, read
 from strandline.model import Message
 from strandline.testing import ScriptedModel, call, say
 from strandline.testing.checker import check_pairing
@@ -47,11 +47,6 @@ async def script(session_id: str, messages: Messages) -> Answer:
         say(f"Round {len(told)}. "),
         *(call(each.tool, {"label": message.label, "ms": each.ms, "place": n}) for n, each in enumerate(turn.calls)),
     ]
-
-
-def answer(label: str, results: list[str]) -> str:
-    """Return what the agent says at the end of a run whose tools had these results."""
-    return f"{label}: {', '.join(results) or 'nothing done'}"
 
 
 def _question(message: Any) -> str:

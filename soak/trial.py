@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 from msgspec import Struct
 
 from soak import plan
-from soak.judge import Rules, judge
+from soak.case import Rules
+from soak.judge import judge
 from soak.load import Load
 from soak.records import Records
 from soak.server import ROOT, Relay, Server
@@ -25,6 +26,8 @@ from soak.wire import Broken, Silent
 
 TARGET: Final = str(ROOT / "soak" / "target.py")
 DRAIN_GRACE_S: Final = 0.5
+CANCEL_GRACE_S: Final = 0.3
+"""Short, so that some tools outlive their runs."""
 MAX_ATTEMPTS: Final = 3
 QUIET_S: Final = 60.0
 ASKERS: Final = 8
@@ -36,6 +39,8 @@ class Abilities(Struct, frozen=True, kw_only=True):
     """What the server can do, and the soak asks of it."""
 
     timeouts: bool = False
+    holds: bool = False
+    tell: bool = False
     idempotent: bool = False
 
 
@@ -81,6 +86,8 @@ class Trial:
         every = [
             *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
+            *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-holds", "64") if abilities.holds else ()),
+            *(("--unknown-tool", "tell") if self._rules.tell else ()),
             *(("--idempotent-tools", "again") if abilities.idempotent else ()),
         ]
         self._relay = Relay(target, [*every, *flags], self._folder)

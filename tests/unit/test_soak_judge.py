@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from soak.judge import NOT_STARTED, UNKNOWN, Rules, judge
+from soak.case import NOT_STARTED, UNKNOWN, Rules
+from soak.judge import judge
 from soak.ledger import Line
 from soak.message import OUT_OF_ORDER
 from soak.records import Answered, Asked, Ended, Exit, Records, Seen, Stored, View, digest
@@ -234,6 +235,20 @@ def time_out_without_a_timeout(world: World) -> None:
     world.end(CRASHED, Ended(kind="timeout", text="the time was up"))
 
 
+def time_out_early(world: World) -> None:
+    time_out_without_a_timeout(world)
+    world.records.asked[CRASHED] = replace(world.records.asked[CRASHED], timeout_s=2.0)
+
+
+def take_too_long(world: World) -> None:
+    world.records.asked[DONE] = replace(world.records.asked[DONE], timeout_s=2.0)
+    world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=60.0)
+
+
+def crash_without_a_tool(world: World) -> None:
+    world.end(FAILED, Ended(kind="crashed", text="the server died"))
+
+
 def try_too_often(world: World) -> None:
     world.records.stored[2] = replace(world.records.stored[2], attempt=4)
 
@@ -283,7 +298,10 @@ def leave_something(world: World) -> None:
         (run_what_was_refused, "was refused, and ran"),
         (fail_without_reason, "failed without reason"),
         (close_otherwise, "and history closes with"),
-        (time_out_without_a_timeout, "timed out, though it had time"),
+        (time_out_without_a_timeout, "and had no end of time"),
+        (time_out_early, "and had 2.0"),
+        (take_too_long, "took 60.0 s, and had 2.0"),
+        (crash_without_a_tool, "though it could have gone on"),
         (try_too_often, "had 4 attempts"),
         (end_by_itself, "ended with 1"),
         (end_with_another_code, "ended with 1"),
@@ -300,6 +318,31 @@ def test_whatever_is_wrong_is_found(wrong: Callable[[World], None], said: str) -
 
 def test_an_idempotent_tool_may_start_again() -> None:
     world = World()
-    world.lines[0:0] = ran(DONE, "work", 1, None, pid=0)
+    world.lines = [replace(line, tool="again") if line.label == DONE else line for line in world.lines]
+    world.lines[0:0] = ran(DONE, "again", 1, None, pid=0)
     assert any("was started 2 times" in fault for fault in world.judged())
-    assert world.judged(Rules(idempotent=frozenset({"work"}))) == []
+    assert world.judged(Rules(idempotent=frozenset({"again"}))) == []
+
+
+def test_nothing_crashes_that_could_have_gone_on() -> None:
+    """A tool that may be started again, or a model that may be told, is no reason to fail; a last attempt is."""
+    could = "though it could have gone on"
+    for rules in (Rules(tell=True), Rules(idempotent=frozenset({"work"}))):
+        assert any(could in fault for fault in World().judged(rules)), rules
+        assert World().judged(replace(rules, max_attempts=1)) == []
+
+
+def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
+    world = World()
+    run_id = f"run-{QUEUED}"
+    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], queue_timeout_s=0.5)
+    world.records.stored[-1] = replace(world.records.stored[-1], status="failed")
+    ended = Ended(kind="queue_timeout", text="it waited too long")
+    view = View(status_code=200, status="failed", ended_at="t5", ended=ended, waited_s=0.6)
+    world.records.views[run_id] = view
+    world.records.told[run_id] = {ended}
+    assert any("5 in history" in fault for fault in world.judged())
+    del world.history[-2:]
+    assert world.judged() == []
+    world.records.views[run_id] = replace(view, waited_s=0.3)
+    assert any("was given up" in fault for fault in world.judged())
