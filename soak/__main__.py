@@ -67,7 +67,7 @@ async def soak(folder: Path, kills: int, seed: int) -> list[str]:
         showing.cancel()
         with suppress(asyncio.CancelledError):
             await showing
-        print(f"\r{progress(trial.numbers())}", flush=True)
+        print(f"\r{progress(trial.numbers())}\n{trial.summary()}", flush=True)
 
 
 async def show(trial: Trial) -> None:
@@ -81,10 +81,11 @@ async def show(trial: Trial) -> None:
 def progress(at: Numbers) -> str:
     """Return how far a trial is, in one line."""
     left_s = at.elapsed_s / at.kills * (at.planned - at.kills) if at.kills else 0.0
+    to_go = f"{left_s:.0f} s to go" if at.doing == "killing" else at.doing
     return (
         f"{at.kills}/{at.planned} kills, {at.servers} servers, {at.runs} runs ({at.runs / at.elapsed_s:.0f}/s),"
         f" {at.tools} tools, {at.crashed} crashed, {at.faults} faults seen so far,"
-        f" {at.elapsed_s:.0f} s, {left_s:.0f} s to go"
+        f" {at.elapsed_s:.0f} s, {to_go}"
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import random
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ CANCEL_GRACE_S: Final = 0.3
 MAX_ATTEMPTS: Final = 3
 QUIET_S: Final = 60.0
 ASKERS: Final = 8
+ASKED_AGAIN: Final = 2_000
+"""How many runs are asked for once more at the very end."""
 
 T = TypeVar("T")
 
@@ -59,6 +62,8 @@ class Numbers(Struct, frozen=True, kw_only=True):
     crashed: int
     faults: int
     elapsed_s: float
+    doing: str
+    """What it does just now, in a word."""
 
 
 class Trial:
@@ -82,6 +87,7 @@ class Trial:
         self._records = Records()
         self._stop = asyncio.Event()
         self._kills = 0
+        self._doing = "killing"
         self._began = time.monotonic()
         every = [
             *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
@@ -110,7 +116,17 @@ class Trial:
             crashed=sum(1 for ends in told.values() for end in ends if end.kind == "crashed"),
             faults=len(self._records.faults),
             elapsed_s=time.monotonic() - self._began,
+            doing=self._doing,
         )
+
+    def summary(self) -> str:
+        """Return, in a line, how runs ended and where servers were when they were ended; true after `run`."""
+        views = self._records.views.values()
+        ends = Counter(view.ended.kind for view in views if view.ended is not None)
+        again = sum(1 for view in views if view.attempt > 1)
+        stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
+        parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
+        return f"runs: {next(parts)}; {again} in more than one attempt. Servers ended: {next(parts)}"
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
@@ -118,6 +134,7 @@ class Trial:
             clients = asyncio.create_task(self._load.run())
             try:
                 await self._kill()
+                self._doing = "waiting for the end of all runs"
                 self._load.stop()
                 async with asyncio.timeout(QUIET_S):
                     await clients
@@ -129,6 +146,7 @@ class Trial:
             finally:
                 clients.cancel()
                 await asyncio.wait([clients])
+        self._doing = "judging"
         self._records.exits = self._relay.exits
         self._load.read_ledger()
         with suppress(sqlite3.Error):  # nothing was ever ready
@@ -183,11 +201,13 @@ class Trial:
         """Wait until nothing goes on; ask for everything; have another server take over; ask for everything again."""
         server = await self._relay.ready()
         await self._quiet(server)
+        self._doing = "asking for all runs"
         await self._ask_for_all(server)
         server.send("TERM")
         await self._relay.ended(server)
         server = await self._relay.ready()
-        await self._ask_for_all(server)
+        self._doing = "asking once more"
+        await self._ask_for_all(server, at_most=ASKED_AGAIN)
         health = await self._load.health(server)
         self._records.left = health["running"] + health["held"] + health["queue_depth"]
         await self._relay.finish()
@@ -200,9 +220,12 @@ class Trial:
                     return
                 await asyncio.sleep(0.05)
 
-    async def _ask_for_all(self, server: Server) -> None:
+    async def _ask_for_all(self, server: Server, *, at_most: int | None = None) -> None:
+        """Ask for all histories, and for all runs or so many of them."""
         self._load.read_ledger()
-        runs = dict.fromkeys([*self._load.known, *(run.run_id for run in stored(self._relay.journal))])
+        runs = list(dict.fromkeys([*self._load.known, *(run.run_id for run in stored(self._relay.journal))]))
+        if at_most is not None and len(runs) > at_most:
+            runs = random.Random(self._seed).sample(runs, at_most)
         for run_id, view in await _each(runs, lambda run_id: self._load.view(server, run_id)):
             self._records.views[run_id] = view
         for session, messages in await _each(self._load.sessions, lambda session: self._load.history(server, session)):
