@@ -206,6 +206,8 @@ class Load:
             return View(status_code=reply.status_code)
         run = reply.body
         ended = ended_of_run(run)
+        if run["held"]:
+            self.records.held.add(run_id)
         if ended is not None:
             self.records.told[run_id].add(ended)
             self.records.told_at[run_id].add(run["ended_at"])

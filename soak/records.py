@@ -95,6 +95,8 @@ class Records(Struct, kw_only=True):
     told_at: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """By run id: every `ended_at` that any client was told."""
     seen: dict[str, set[Seen]] = field(default_factory=lambda: defaultdict(set))
+    held: set[str] = field(default_factory=set)
+    """The ids of runs that were shown as ended, with a session that waits for a thread of them."""
     exits: list[Exit] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What was seen to be wrong at once: a malformed history, a request that a healthy server did not answer, ..."""

@@ -126,7 +126,8 @@ class Trial:
         again = sum(1 for view in views if view.attempt > 1)
         stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
         parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
-        return f"runs: {next(parts)}; {again} in more than one attempt. Servers ended: {next(parts)}"
+        held = len(self._records.held)
+        return f"runs: {next(parts)}; {again} in more than one attempt, {held} seen held. Servers ended: {next(parts)}"
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
