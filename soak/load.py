@@ -241,6 +241,7 @@ class Load:
         body: dict[str, Any] = reply.body
         if reply.status_code != 200 or body["status"] != "healthy":
             self.records.faults.append(f"/health gives {reply.status_code}: {body}")
+        self.records.most_held = max(self.records.most_held, body["held"])
         return body
 
 

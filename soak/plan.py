@@ -58,13 +58,14 @@ def chatter(seed: int, number: int, *, timeouts: bool) -> Iterator[Say]:
     for n in itertools.count():
         label = f"c{number}-{n}"
         leaves = chance.random() < 0.2
+        text = message(chance, label)
         yield Say(
             label=label,
-            text=message(chance, label),
+            text=text,
             session=f"shared-{chance.randrange(SHARED)}.{n // MESSAGES_OF_A_SESSION}",
             pause_ms=chance.expovariate(1 / 120),
             leave_ms=chance.uniform(0, 150) if leaves else None,
-            **(_timeouts(chance) if timeouts else {}),
+            **(_timeouts(chance, text) if timeouts else {}),
         )
 
 
@@ -76,15 +77,16 @@ def liner(seed: int, number: int, *, timeouts: bool) -> Iterator[list[Say]]:
         labels = [f"l{number}-{next(numbers)}" for _ in range(chance.randint(2, 4))]
         session = f"own-{number}.{round_ // 4}"
         pause_ms = chance.expovariate(1 / 150)
+        texts = {label: message(chance, label) for label in labels}
         yield [
             Say(
                 label=label,
-                text=message(chance, label),
+                text=text,
                 session=session,
                 pause_ms=0 if place else pause_ms,
-                **(_timeouts(chance) if timeouts else {}),
+                **(_timeouts(chance, text) if timeouts else {}),
             )
-            for place, label in enumerate(labels)
+            for place, (label, text) in enumerate(texts.items())
         ]
 
 
@@ -106,16 +108,17 @@ def message(chance: random.Random, label: str) -> str:
 
 def _tool(chance: random.Random) -> str:
     tools = ("work", "awork", "again", "stubborn", "fails", "afails")
-    return chance.choices(tools, (10, 8, 6, 1, 2, 2))[0]
+    return chance.choices(tools, (20, 16, 12, 3, 4, 4))[0]
 
 
 def _ms(chance: random.Random, tool: str) -> int:
-    return round(min(chance.expovariate(1 / (200 if tool == "stubborn" else 25)), 1500))
+    return round(min(chance.expovariate(1 / (600 if tool == "stubborn" else 25)), 2500))
 
 
-def _timeouts(chance: random.Random) -> dict[str, float]:
+def _timeouts(chance: random.Random, text: str) -> dict[str, float]:
     """Most messages have none; some a time to run, some a time to wait, that is often too short."""
-    match chance.choices(("none", "run", "wait"), (16, 2, 1))[0]:
+    often = 16 if "stubborn" in text else 2
+    match chance.choices(("none", "run", "wait"), (16, often, 1))[0]:
         case "run":
             return {"timeout_s": round(chance.uniform(0.02, 0.4), 3)}
         case "wait":

@@ -97,6 +97,8 @@ class Records(Struct, kw_only=True):
     seen: dict[str, set[Seen]] = field(default_factory=lambda: defaultdict(set))
     held: set[str] = field(default_factory=set)
     """The ids of runs that were shown as ended, with a session that waits for a thread of them."""
+    most_held: int = 0
+    """How many sessions waited so at once, by `/health`."""
     exits: list[Exit] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     """What was seen to be wrong at once: a malformed history, a request that a healthy server did not answer, ..."""

@@ -126,8 +126,8 @@ class Trial:
         again = sum(1 for view in views if view.attempt > 1)
         stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
         parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
-        held = len(self._records.held)
-        return f"runs: {next(parts)}; {again} in more than one attempt, {held} seen held. Servers ended: {next(parts)}"
+        held = f"{len(self._records.held)} seen held (at most {self._records.most_held} at once)"
+        return f"runs: {next(parts)}; {again} in more than one attempt, {held}. Servers ended: {next(parts)}"
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
