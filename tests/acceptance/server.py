@@ -46,7 +46,8 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without settings of ours, with the tests importable, and `more`."""
     clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    return {**clean, "PYTHONPATH": str(TESTS), "COLUMNS": "200", **more}
+    path = os.pathsep.join(each for each in (clean.get("PYTHONPATH"), str(TESTS)) if each)
+    return {**clean, "PYTHONPATH": path, "COLUMNS": "200", **more}
 
 
 def free_port() -> int:
