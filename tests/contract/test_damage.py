@@ -252,7 +252,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
     truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
     assert truth is not None
     refused = unavailable = 0
-    for dice, at in places("file", len(whole), 250):
+    for dice, at in places("file", len(whole), 200):
         path = copied(original.closed, tmp_path)
         path.write_bytes(_flipped(whole, at, dice))
         before = contents(tmp_path)
@@ -272,8 +272,8 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
                 assert orphan.facts == true.facts[: len(orphan.facts)]
             else:
                 assert orphan == true, f"damaged at {at}"
-    assert refused > 10
-    assert unavailable > 25
+    assert refused > 8
+    assert unavailable > 20
 
 
 # -- one damaged run --------------------------------------------------------------------------------------

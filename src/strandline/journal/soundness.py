@@ -8,6 +8,7 @@ import os
 import sqlite3
 import struct
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +48,8 @@ def guard(path: Path) -> sqlite3.Connection:
 
 def check_pages(path: Path, connection: sqlite3.Connection) -> None:
     """Read the whole file, unless it is large. Raises `JournalDamaged` if pages or indices are not as they should."""
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if _schema(connection) != _expected_schema(connection.execute("PRAGMA user_version").fetchone()[0]):
+        raise damaged(path, "its tables are not those of a journal")
     if path.stat().st_size <= CHECKED_BYTES:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
@@ -60,6 +62,20 @@ def check_pages(path: Path, connection: sqlite3.Connection) -> None:
             }
             if len(counts) > 1:
                 raise damaged(path, f"index {name} does not fit its table")
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
+
+
+def _expected_schema(version: int) -> set[tuple[str, ...]]:
+    """Return what a sound file of this version has as its schema: what the scripts up to that number make."""
+    scripts = sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for script in scripts:
+            if script.name.endswith(".sql") and int(script.name.partition("_")[0]) <= version:
+                connection.executescript(script.read_text())
+        return _schema(connection)
 
 
 def _partial_indices(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
