@@ -403,3 +403,30 @@ def test_records_of_older_files_without_a_checksum_are_read(original: Original, 
     answers = asyncio.run(told(path, original.runs))
     truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
     assert answers == truth
+
+
+@pytest.mark.parametrize("checked", [0, 64 << 20])
+def test_damage_that_is_found_late_leaves_file_and_wal_as_they_are(
+    original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
+) -> None:
+    """A large file is not read as a whole; closing it must not move the WAL into it."""
+    monkeypatch.setattr("strandline.journal.soundness.CHECKED_BYTES", checked)
+    busy, folder = tmp_path / "busy", tmp_path / "copy"
+    for each in (busy, folder):
+        each.mkdir()
+    path = copied(original.closed, busy)
+    with closing(sqlite3.connect(path)) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        with connection:
+            connection.execute("UPDATE meta SET value = value + 1")
+        copied(busy, folder)
+    whole = (folder / FILE).read_bytes()
+    wal = (folder / WAL).read_bytes()
+    found = 0
+    for page in range(1, pages):
+        spoilt = bytearray(whole)
+        spoilt[page * 4096 : page * 4096 + 2000] = b"\xa5" * 2000
+        (folder / FILE).write_bytes(spoilt)
+        (folder / WAL).write_bytes(wal)
+        found += asyncio.run(opened(folder / FILE)) is None
+    assert found > (2 if checked == 0 else pages // 2)
