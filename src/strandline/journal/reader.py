@@ -107,6 +107,8 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, 
     if row is None:
         return None
     no, *tail = row
+    if tail[0] is not None and None in tail:
+        raise damaged_record(f"the end of the history of session {key.session_id}")
     return no, Tail() if tail[0] is None else Tail(*tail)
 
 
@@ -202,12 +204,18 @@ def _between(
     )
     found: list[tuple[int, Message]] = []
     for first, count, stored in rows:
-        what = f"the history of session {key.session_id} from message {first} on"
-        messages = read_sealed(_messages, stored, what, history_owner(key, first))
-        if len(messages) != count:
-            raise damaged_record(what)
+        messages = messages_in(stored, key, first, count)
         found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
     return found
+
+
+def messages_in(stored: bytes, key: SessionKey, first: int, count: int) -> list[Message]:
+    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
+    what = f"the history of session {key.session_id} from message {first} on"
+    messages = read_sealed(_messages, stored, what, history_owner(key, first))
+    if len(messages) != count:
+        raise damaged_record(what)
+    return messages
 
 
 def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:

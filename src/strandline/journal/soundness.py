@@ -34,11 +34,11 @@ def guard(path: Path) -> sqlite3.Connection:
     if not os.path.exists(f"{path}-wal"):
         # Without locks and companions, so that not even an empty one is left beside a damaged file.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as connection:
-            check_pages(path, connection)
+            check_pages(path, connection, CHECKED_BYTES)
         return connect_reader(path)
     connection = connect_reader(path)
     try:
-        check_pages(path, connection)
+        check_pages(path, connection, CHECKED_BYTES)
         check_wal_frames(path)
     except BaseException:
         connection.close()
@@ -46,11 +46,14 @@ def guard(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_pages(path: Path, connection: sqlite3.Connection) -> None:
-    """Read the whole file, unless it is large. Raises `JournalDamaged` if pages or indices are not as they should."""
+def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | None) -> None:
+    """Read the schema, and the whole file unless it is larger than `most_bytes`.
+
+    Raises `JournalDamaged` if pages, indices or tables are not as they should be.
+    """
     if _schema(connection) != _expected_schema(connection.execute("PRAGMA user_version").fetchone()[0]):
         raise damaged(path, "its tables are not those of a journal")
-    if path.stat().st_size <= CHECKED_BYTES:
+    if most_bytes is None or path.stat().st_size <= most_bytes:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise damaged(path, verdict)
