@@ -145,7 +145,7 @@ class Ledger:
             started_at=self._clock.now() if at_once else None,
         )
         fence = self._next_fence() if at_once else None
-        owner = run_owner(new.key, new.run_id, seq)
+        owner = run_owner(new.key, seq)
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
             " input, metadata, created_at, started_at) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?)",
@@ -190,7 +190,7 @@ class Ledger:
         """End a run: outcome, messages, window and state. With `take`, claim the session's next run."""
         executing = self._held(token)
         session, seq = executing.session, executing.seq
-        owner = run_owner(session.key, token.run_id, seq)
+        owner = run_owner(session.key, seq)
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = NULL, last = 0 WHERE seq = ? AND fence = ?",
             (status.value, sealed(outcome, owner), self._clock.now(), seq, token.fence),

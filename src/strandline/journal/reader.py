@@ -51,7 +51,7 @@ RUN_COLUMNS: Final = (
 def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, created_at, started_at, ended_at, end = row
-    what, owner = f"run {run_id}", run_owner(key, run_id, seq)
+    what, owner = f"run {run_id}", run_owner(key, seq)
     outcome = None if end is None else read_sealed(_outcome, end, what, owner)
     if status not in _STATUSES or (outcome is not None and outcome.status != status):
         raise damaged_record(what)
