@@ -64,7 +64,7 @@ def backup(
     Nothing is overwritten. To restore it, stop the server, remove the journal's
     -wal and -shm files if there are any, and put the copy in the journal's place.
 
-    Example: strandline journal backup .strandline/journal.db backups/monday.db
+    Example: strandline journal backup .strandline/journal.db monday.db
     """
     from strandline.journal.backup import backup as copy
 

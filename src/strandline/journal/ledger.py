@@ -22,7 +22,7 @@ from strandline.journal.known import Executing, Known, Session
 from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
 from strandline.journal.reader import RUN_COLUMNS, Tail, facts, to_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
-from strandline.journal.seal import agent_owner, fact_owner, history_owner, run_owner, sealed
+from strandline.journal.seal import agent_owner, fact_owner, history_owner, request_owner, run_owner, sealed
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
 
@@ -169,7 +169,7 @@ class Ledger:
             queue_deadline=new.queue_deadline,
         )
         fence = self._next_fence() if at_once else None
-        owner = run_owner(new.key, new.run_id, seq)
+        owner = request_owner(new.key, seq, new.priority, new.opaque, new.created_at, new.timeout_s)
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
             " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
@@ -207,7 +207,7 @@ class Ledger:
         executing = self._executing(token)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
-        owner = run_owner(session.key, token.run_id, seq)
+        owner = run_owner(session.key, seq)
         # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
@@ -271,7 +271,7 @@ class Ledger:
         lane, urgency, seq = place
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, sealed(outcome, run_owner(key, run_id, seq)), self._clock.now(), seq),
+            (status.value, sealed(outcome, run_owner(key, seq)), self._clock.now(), seq),
         )
         self._append(session, seq, None, 0, False)
         self._execute("DELETE FROM staged WHERE run = ?", (seq,))

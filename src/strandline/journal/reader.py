@@ -14,7 +14,15 @@ from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
 from strandline.journal.rules import Rank, spans
-from strandline.journal.seal import agent_owner, damaged_record, fact_owner, history_owner, read_sealed, run_owner
+from strandline.journal.seal import (
+    agent_owner,
+    damaged_record,
+    fact_owner,
+    history_owner,
+    read_sealed,
+    request_owner,
+    run_owner,
+)
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -53,18 +61,19 @@ def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -
     """Return the run in a row of `RUN_COLUMNS`."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence = more
-    what, owner = f"run {run_id}", run_owner(key, run_id, seq)
+    what, owner = f"run {run_id}", run_owner(key, seq)
     outcome = None if end is None else read_sealed(_outcome, end, what, owner)
+    asked = request_owner(key, seq, priority, bool(opaque), created_at, timeout_s)
     if status not in _STATUSES or (outcome is not None and outcome.status != status):
         raise damaged_record(what)
     return Run(
         run_id=run_id,
         key=key,
-        input=read_sealed(_input, prompt, what, owner),
+        input=read_sealed(_input, prompt, what, asked),
         lane=lane,
         priority=priority,
         opaque=bool(opaque),
-        metadata={} if metadata is None else read_sealed(_metadata, metadata, what, owner),
+        metadata={} if metadata is None else read_sealed(_metadata, metadata, what, asked),
         sequence=seq,
         status=RunStatus(status),
         attempt=attempt,

@@ -6,6 +6,7 @@ that has come to stand under another run or session is noticed too. Records with
 as they are. Some 0.5 us for a record of a kilobyte.
 """
 
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -22,42 +23,53 @@ _MARK: Final = b"\x01"
 _HEAD: Final = 5
 
 
-def sealed(record: bytes, owner: str) -> bytes:
+def sealed(record: bytes, owner: int) -> bytes:
     """Return `record` with the checksum of it and of its owner before it."""
-    return _MARK + _checksum(record, owner) + record
+    return _MARK + zlib.crc32(record, owner).to_bytes(4, "little") + record
 
 
-def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: str) -> T:
+def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int) -> T:
     """Return what `decode` makes of a stored record. Raises `JournalUnavailable` that names it if it is damaged."""
     try:
         if not stored.startswith(_MARK):
             return decode(stored)
         record = stored[_HEAD:]
-        if stored[1:_HEAD] == _checksum(record, owner):
+        if stored[1:_HEAD] == zlib.crc32(record, owner).to_bytes(4, "little"):
             return decode(record)
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged_record(what) from error
     raise damaged_record(what)
 
 
-def run_owner(key: SessionKey, run_id: str, seq: int) -> str:
-    """Return whose the records of a run are: its input, metadata and outcome."""
-    return f"{seq}/{run_id}/{key.principal}/{key.session_id}"
+# -- whose a record is: a number to begin a checksum with -------------------------------------------------
 
 
-def history_owner(key: SessionKey, first: int) -> str:
+def run_owner(key: SessionKey, seq: int) -> int:
+    """Return whose the outcome of a run is."""
+    return zlib.crc32(key.session_id.encode(), zlib.crc32(key.principal.encode(), seq & 0xFFFFFFFF))
+
+
+def request_owner(
+    key: SessionKey, seq: int, priority: int, opaque: bool, created_at: float, timeout_s: float | None
+) -> int:
+    """Return whose the input and metadata of a run are; with what else was asked for, which never changes."""
+    asked = struct.pack("<q?dd", priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
+    return zlib.crc32(asked, run_owner(key, seq))
+
+
+def history_owner(key: SessionKey, first: int) -> int:
     """Return whose a row of history is that begins with message `first`."""
-    return f"{first}/{key.principal}/{key.session_id}"
+    return run_owner(key, ~first)
 
 
-def agent_owner(key: SessionKey) -> str:
+def agent_owner(key: SessionKey) -> int:
     """Return whose window and state are."""
-    return f"agent/{key.principal}/{key.session_id}"
+    return run_owner(key, 0)
 
 
-def fact_owner(seq: int, no: int) -> str:
+def fact_owner(seq: int, no: int) -> int:
     """Return whose fact number `no` of a run is."""
-    return f"{seq}/{no}"
+    return ((seq << 10) + no) & 0xFFFFFFFF
 
 
 def damaged_record(what: str) -> JournalUnavailable:
@@ -66,7 +78,3 @@ def damaged_record(what: str) -> JournalUnavailable:
         f"{what} is damaged in the journal's file. Stop the server, look with `strandline journal verify`, and restore"
         " a backup"
     )
-
-
-def _checksum(record: bytes, owner: str) -> bytes:
-    return zlib.crc32(record, zlib.crc32(owner.encode())).to_bytes(4, "little")
