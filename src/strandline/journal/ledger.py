@@ -261,12 +261,13 @@ class Ledger:
         if session is None:
             return Changed(existed=False)
         row = self._execute(
-            "SELECT lane, urgency, seq, status FROM runs WHERE run_id = ? AND session = ?", (run_id, session.no)
+            "SELECT lane, urgency, seq, status, started_at FROM runs WHERE run_id = ? AND session = ?",
+            (run_id, session.no),
         ).fetchone()
         if row is None:
             return Changed(existed=False)
-        *place, stored = row
-        if stored != _QUEUED:
+        *place, stored, started_at = row
+        if stored != _QUEUED or started_at is not None:
             return Busy()
         lane, urgency, seq = place
         self._update(
@@ -274,7 +275,6 @@ class Ledger:
             (status.value, sealed(outcome, run_owner(key, seq)), self._clock.now(), seq),
         )
         self._append(session, seq, None, 0, False)
-        self._execute("DELETE FROM staged WHERE run = ?", (seq,))
         self._known.left(session, (lane, urgency, seq))
         return Changed(existed=True)
 
