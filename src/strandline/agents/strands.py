@@ -1,5 +1,5 @@
 """Strands agents: one `strands.Agent` per session, made by the user's factory. What else is served of Strands builds on
-this room (`factory`, `multi`, `shared`, `external`); no other imports `strands`.
+this room (`factory`, `multi`, `nodes`, `shared`, `external`); no other imports `strands`.
 
 The agent's own list of messages is the window. What joined the conversation is known by `MessageAddedEvent`, never by
 position in that list, since conversation managers rewrite it in the middle of a run. Rounds are staged by hooks: the
