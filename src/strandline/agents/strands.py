@@ -2,7 +2,7 @@
 
 The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
 reports what goes on. What else is served of Strands builds on this room: `factory` (which kind does a factory make),
-`multi`, `shared`, `external`. No other room imports `strands`.
+`multi`, `nodes`, `shared`, `external`. No other room imports `strands`.
 """
 
 import asyncio
