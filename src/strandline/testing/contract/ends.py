@@ -41,7 +41,7 @@ class EndsContract(Contract):
 
     @scenario
     async def test_a_run_keeps_its_timeout_and_its_queue_deadline(self, desk: Desk) -> None:
-        """Its deadline counts from its first start, over attempts and restarts; once it has begun, it may wait for long."""
+        """Its deadline counts from its first start, over attempts and restarts; once begun, it may wait for long."""
         claim = await desk.start("a", timeout_s=30.0, queue_deadline=1_060.5)
         await desk.accept("b", timeout_s=2.5, queue_deadline=1_070.0)
         await desk.accept("c")
