@@ -239,12 +239,10 @@ class StrandsAgent:
         closed = close(told, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
         keep = self._closed_alike(attempt, closed)
-        if keep:
-            window = self._origins.follow(messages, len(closed))
-        else:
-            window = self._origins.follow_whole(messages, len(closed))
+        before = messages if keep else self._origins.before_run(messages)
+        window = self._origins.follow(before, len(closed), whole_run=len(before) < len(messages))
         self._origins.forget_all_but(messages)
-        if keep and window is not None and (faults := window_faults(window, messages)):
+        if window is not None and (faults := window_faults(window, before)):
             _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
             return None, False
         return window, keep
