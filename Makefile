@@ -3,12 +3,13 @@
 #   PYTHON=python3.13     the interpreter for .venv (3.11 or newer; delete .venv to change it)
 #   PORT=8080             where `make run` listens
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
+#   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   IMAGE=strandline      the name of the image
 #   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench image
+.PHONY: help run test check bench soak image
 
 BIN := .venv/bin
 BASE_IMAGE ?= python:3.13-slim
@@ -17,6 +18,8 @@ CA_BUNDLE ?= $(PIP_CERT)
 DOCKER_BUILD_FLAGS ?=
 TESTS ?=
 BENCH ?= engine http memory
+KILLS ?= 1000
+SEED ?=
 
 help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -32,11 +35,14 @@ test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench container
+	$(BIN)/mypy src tests bench container soak
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done
+
+soak: .venv/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
+	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 image: ## Build the container image
 	docker build $(DOCKER_BUILD_FLAGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) \

@@ -14,7 +14,18 @@ from simulation.evidence import Attempt, Evidence, RunEvidence
 from simulation.script import Ends
 from simulation.world import Life
 from strandline.lifecycle import ENDED
-from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, Run, RunStatus, SessionKey, Succeeded
+from strandline.model import (
+    Cancelled,
+    Ending,
+    ErrorCode,
+    Failed,
+    Message,
+    Outcome,
+    Run,
+    RunStatus,
+    SessionKey,
+    Succeeded,
+)
 from strandline.testing.checker import check_history, check_truthful
 
 EPOCH = 1_800_000_000.0

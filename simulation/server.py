@@ -47,9 +47,7 @@ class Server:
         """Waits until the process asks to be replaced."""
         self.service: Service
 
-    def make(
-        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], *, opaque: bool
-    ) -> None:
+    def make(self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], *, opaque: bool) -> None:
         """Make the service; it does not start yet."""
         self._loops = SeededLoops(self.chance)
         self.service = Service(

@@ -25,6 +25,7 @@ from strandline.model import Claim
 
 T = TypeVar("T")
 
+
 class SqliteStore:
     """A database that survives; a lock sees to it that it has one process at a time."""
 

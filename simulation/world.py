@@ -223,7 +223,9 @@ class World:
         until = self.clock.monotonic() + QUIET_S
         while (server := self.server) is None or not server.is_quiet():
             if self.clock.monotonic() > until:
-                self.record.fault(until, f"it comes to no rest: {'no server' if server is None else server.service.health()}")
+                self.record.fault(
+                    until, f"it comes to no rest: {'no server' if server is None else server.service.health()}"
+                )
                 return
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.5)

@@ -48,7 +48,8 @@ def serve(target: str, config: Path | None = None, verbose: bool = False, **flag
         from strandline.agents.load import load_target
         from strandline.serve import run
 
-        code = run(load_target(target), resolved.settings, announce=lambda line: console.print(line, soft_wrap=True))
+        served = load_target(target, history=resolved.settings.history)
+        code = run(served, resolved.settings, announce=lambda line: console.print(line, soft_wrap=True))
     except SetupError as error:
         console.print(f"[bold red]strandline:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from None

@@ -86,6 +86,12 @@ class Progress(Struct, frozen=True, kw_only=True):
         asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
         return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
+    def ended(self) -> list[ToolResult]:
+        """Return the results of the open round, but of the tools that are to be started `again`."""
+        asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
+        ended = [use for use in asked if use["toolUseId"] not in self.again]
+        return [block["toolResult"] for block in _answers(ended, by_id(self.results))]
+
     def to_go_on(self) -> list[Message]:
         """Return the messages that an attempt goes on from.
 
@@ -108,6 +114,8 @@ def fold(facts: Iterable[Fact]) -> Progress:
     state: StateRecord | None = None
     for fact in facts:
         match fact:
+            case RoundStarted(messages=[]):
+                pass  # the open round goes on: it is the tools that start again, not the round
             case RoundStarted():
                 messages = [*_before(fact.messages, messages, results), *fact.messages]
                 results = {}
@@ -133,18 +141,20 @@ def _before(added: Sequence[Message], messages: list[Message], results: Mapping[
 def reopened(
     progress: Progress, *, unknown_tool: Literal["fail", "tell"], idempotent_tools: Collection[str]
 ) -> Progress | None:
-    """Return what an attempt goes on from, None if a tool of the open round may have run and nothing says how to go on.
+    """Return what another attempt goes on from after the process died; None if the run cannot go on.
 
-    A tool in `idempotent_tools` is started again; with `tell`, any other reads as unknown.
+    Open tools named in `idempotent_tools` are to be started `again`, under their ids. Of any other open tool nobody
+    knows what it did: with `tell` its result says so and the run goes on, with `fail` there is no way on. A progress
+    without an open tool comes back as it is.
     """
     open_tools = progress.open_tools()
-    again = frozenset(each for each, name in open_tools.items() if name in idempotent_tools)
-    if len(again) < len(open_tools) and unknown_tool == "fail":
-        return None
-    if not again:
+    if not open_tools:
         return progress
-    unknown = {each: _unknown(each) for each in open_tools if each not in again}
-    return replace(progress, results={**progress.results, **unknown}, again=again)
+    again = frozenset(each for each, name in open_tools.items() if name in idempotent_tools)
+    unknown = [each for each in open_tools if each not in again]
+    if unknown and unknown_tool == "fail":
+        return None
+    return replace(progress, results={**progress.results, **{each: _unknown(each) for each in unknown}}, again=again)
 
 
 # -- close --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import uvicorn
 import uvloop
 
 from strandline import __version__
-from strandline.agents.port import Target
+from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import Clock, SystemClock
 from strandline.config import Settings, check_exposure, is_loopback
 from strandline.engine.loops import AgentLoops
@@ -181,7 +181,7 @@ class _Server:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         serving = asyncio.create_task(web.serve(sockets=[self._listener]))
-        starting = asyncio.create_task(self._service.start())
+        starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -216,6 +216,12 @@ class _Server:
                 answer(Path(place), self._service.stacks())
             except OSError as error:
                 _log.error("what runs do could not be written down: %s", error)
+
+    async def _start(self) -> None:
+        """Learn what is served, then open the journal and let runs in."""
+        if isinstance(self._target, TriedAtStart):
+            await self.loops.start(self._target.try_out).done
+        await self._service.start()
 
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""

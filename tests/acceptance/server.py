@@ -46,7 +46,7 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without settings of ours, with the tests importable, and `more`."""
     clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
-    path = os.pathsep.join(each for each in (clean.get("PYTHONPATH"), str(TESTS)) if each)
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
     return {**clean, "PYTHONPATH": path, "COLUMNS": "200", **more}
 
 

@@ -110,8 +110,9 @@ FILES = {
     "exits.py": "import sys\nsys.exit(3)\n",
     "syntax.py": "import os\n\ndef make_agent(:\n    pass\n",
     "number.py": "agent = 5\n",
-    "instance.py": "from strands import Agent\nfrom strandline.testing import ScriptedModel\n"
-    "agent = Agent(model=ScriptedModel(lambda messages: 'x'))\n",
+    "swarm.py": "from strands import Agent\nfrom strands.multiagent import Swarm\n"
+    "from strandline.testing import ScriptedModel\n"
+    "agent = Swarm([Agent(model=ScriptedModel(lambda messages: 'x'), name='x')])\n",
     "functions.py": "def sync(message, session):\n    return message\n\n"
     "async def short(message):\n    return message\n\n"
     "async def long(message, session, more):\n    return message\n\n"
@@ -137,7 +138,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "an exit at import": (["exits.py"], ["exits.py, line 2", "SystemExit"]),
     "a syntax error": (["syntax.py"], ["syntax.py", "line 3", "def make_agent(:"]),
     "a number": (["number.py"], ["'int'", "def make_agent", "async def answer"]),
-    "an agent": (["instance.py"], ["is one Agent", "factory", "def make_agent(session_id):"]),
+    "a swarm": (["swarm.py"], ["is one Swarm", "factory", "def make_swarm(session_id):"]),
     "a sync function": (["functions.py:sync"], ["not async", "async def answer(message, session)"]),
     "a function without a session": (["functions.py:short"], ["(message)", "async def answer(message, session)"]),
     "a generator without a session": (["functions.py:generator"], ["async def answer(message, session)"]),

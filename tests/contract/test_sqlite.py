@@ -524,6 +524,33 @@ def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
     asyncio.run(main())
 
 
+def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_forgotten(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("old"), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False, hold=True)
+            await journal.accept(new("staged"), WIDE, take=True)
+        async with opened(path) as journal:
+            assert await journal.prune(2.0, 100) == 0
+            assert await journal.prune(SystemClock().now() + 1, 100) == 1
+            claims = journal.claims()
+            assert await journal.take(key()) is Take.TAKEN
+            token = (await anext(claims)).token
+            await journal.stage(token, RoundStarted(said("x")))
+            await journal.release(token, counted=True, take=False)
+            ended = EndWaiting(key(), RunId("staged"), Outcome(status=RunStatus.CANCELLED))
+            assert await journal.change(ended) == Changed(existed=True)
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                assert connection.execute("SELECT count(*) FROM staged").fetchone() == (0,)
+            assert await journal.change(Delete(key())) == Changed(existed=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            for table in ("sessions", "runs", "staged", "history", "agents"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
+    asyncio.run(main())
+
+
 def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few sessions are known by heart; those that were forgotten are read again."""
     monkeypatch.setattr("strandline.journal.known.KNOWN_SESSIONS", 2)
@@ -600,7 +627,7 @@ def traced(journal: SqliteJournal) -> Iterator[list[str]]:
 
 
 def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
-    """Its cost does not grow with what is kept: it takes about as many steps of SQLite with 2,000 such runs as with 20."""
+    """Its cost does not grow with what is kept: with 2,000 such runs it takes about as many steps as with 20."""
 
     async def main() -> None:
         steps = [0]

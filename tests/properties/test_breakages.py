@@ -78,9 +78,7 @@ def order_by_time(patch: pytest.MonkeyPatch) -> None:
 def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
     """What is closed early is closed without the results that its open round has."""
 
-    def forgetting(
-        messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending
-    ) -> list[Message]:
+    def forgetting(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, {}, ending)
 
     patch.setattr(runner, "close", forgetting)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from strandline.agents.factory import FactoryTarget
 from strandline.agents.function import FunctionTarget
 from strandline.agents.load import load_target, target_for
-from strandline.agents.strands import StrandsTarget
+from strandline.agents.shared import InstanceTarget
 from strandline.errors import TargetError
 
 
@@ -31,14 +32,17 @@ def write(text: str, name: str = "agent.py") -> str:
     return name
 
 
-FACTORY = "def make_agent(session_id): ...\nasync def answer(message, session): return ''\n"
+FACTORY = (
+    "from strands import Agent\ndef make_agent(session_id) -> Agent: ...\n"
+    "async def answer(message, session): return ''\n"
+)
 
 
 @pytest.mark.parametrize("target", ["{path}", "{path}:make_agent", "./{path}", "{folder}/{path}"])
 def test_a_factory_is_found_in_a_file(target: str, tmp_path: Path) -> None:
     path = write(FACTORY)
     found = load_target(target.format(path=path, folder=tmp_path))
-    assert isinstance(found, StrandsTarget)
+    assert isinstance(found, FactoryTarget)
     assert not found.opaque
     assert "make_agent" in found.description
 
@@ -54,7 +58,7 @@ def test_a_function_is_found_by_name_in_a_module_of_this_folder() -> None:
 def test_a_file_may_import_what_lies_beside_it() -> None:
     write("NAME = 'beside'", "folder/mine_beside.py")
     write("from mine_beside import NAME\ndef make_agent(): ...\n", "folder/agent.py")
-    assert isinstance(load_target("folder/agent.py"), StrandsTarget)
+    assert isinstance(load_target("folder/agent.py"), FactoryTarget)
 
 
 def test_agent_is_looked_for_when_there_is_no_make_agent() -> None:
@@ -78,7 +82,7 @@ def test_a_factory_gets_the_session_id_if_it_takes_one(source: str, takes: bool)
     space: dict[str, object] = {}
     exec(source, space)
     target = target_for(space["f"], "f")
-    assert isinstance(target, StrandsTarget)
+    assert isinstance(target, FactoryTarget)
     assert target._takes_session_id is takes
 
 
@@ -103,7 +107,6 @@ def test_a_factory_gets_the_session_id_if_it_takes_one(source: str, takes: bool)
         ("agent.py:f", "async def f(a, b, c): ...", "takes 3 parameters"),
         ("agent.py:f", "async def f(message): ...", "reads like a function that answers"),
         ("agent.py:f", "async def f(session_id):\n    yield 1", "takes 1 parameters"),
-        ("agent.py", "from strands import Agent\nagent = Agent(model='x')", "is one Agent, but every session needs"),
     ],
 )
 def test_a_target_that_is_wrong_is_told_with_what_to_write(target: str, source: str | None, said: str) -> None:
@@ -149,22 +152,22 @@ OBJECT = (
         ("streams", FunctionTarget),
         ("bound_function", FunctionTarget),
         ("bound_object", FunctionTarget),
-        ("builds", StrandsTarget),
-        ("method", StrandsTarget),
-        ("Mine", StrandsTarget),
-        ("Agent", StrandsTarget),
-        ("bound_factory", StrandsTarget),
-        ("bound_by_name", StrandsTarget),
-        ("bound_agent", StrandsTarget),
-        ("short", StrandsTarget),
-        ("short_id", StrandsTarget),
+        ("builds", FactoryTarget),
+        ("method", FactoryTarget),
+        ("Mine", FactoryTarget),
+        ("Agent", FactoryTarget),
+        ("bound_factory", FactoryTarget),
+        ("bound_by_name", FactoryTarget),
+        ("bound_agent", FactoryTarget),
+        ("short", FactoryTarget),
+        ("short_id", FactoryTarget),
     ],
 )
 def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
     write(OBJECT)
     target = load_target(f"agent.py:{name}")
     assert type(target) is kind
-    if isinstance(target, StrandsTarget):
+    if isinstance(target, FactoryTarget):
         assert target._takes_session_id is (name in ("builds", "method", "bound_factory", "bound_by_name", "short_id"))
 
 
@@ -229,21 +232,72 @@ def test_a_keyword_only_session_id_reaches_the_factory() -> None:
     space: dict[str, Any] = {}
     exec("def f(*, session_id): return session_id", space)
     target = target_for(space["f"], "f")
-    assert isinstance(target, StrandsTarget)
+    assert isinstance(target, FactoryTarget)
     assert target._factory("s") == "s"
 
 
-def test_graph_and_swarm_are_refused_with_the_function_to_write() -> None:
-    write(
-        "from strands import Agent\n"
-        "from strands.multiagent import GraphBuilder, Swarm\n"
-        "one = Agent(model='x', name='one')\n"
-        "builder = GraphBuilder()\n"
-        "builder.add_node(one, 'one')\n"
-        "builder.set_execution_timeout(10)\n"
-        "graph = builder.build()\n"
-        "swarm = Swarm([Agent(model='x', name='two')])\n"
-    )
-    for name in ("graph", "swarm"):
-        with pytest.raises(TargetError, match=f"build_{name}"):
-            load_target(f"agent.py:{name}")
+INSTANCES = (
+    "from strands import Agent, tool\n"
+    "from strands.multiagent import GraphBuilder, Swarm\n"
+    "from strands.session import FileSessionManager\n"
+    "from strandline.testing import ScriptedModel\n"
+    "model = ScriptedModel(lambda messages: '')\n"
+    "class Mine(Agent): ...\n"
+    "agent, mine = Agent(model=model), Mine(model=model)\n"
+    "builder = GraphBuilder()\n"
+    "builder.add_node(Agent(model=model), 'one')\n"
+    "builder.set_execution_timeout(10)\n"
+    "graph = builder.build()\n"
+    "swarm = Swarm([Agent(model=model, name='two')])\n"
+    "kept = Agent(model=model, session_manager=FileSessionManager('x', storage_dir='kept'))\n"
+    "@tool\ndef work() -> str:\n    'Work.'\n    return ''\n"
+)
+
+
+@pytest.mark.parametrize("name", ["agent", "mine"])
+def test_one_agent_is_served_to_all_sessions_and_its_factory_recommended(name: str) -> None:
+    write(INSTANCES)
+    target = load_target(f"agent.py:{name}")
+    assert isinstance(target, InstanceTarget)
+    assert target.exclusive
+    assert "make_agent(session_id)" in target.description
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "advice"),
+    [
+        ("graph", "is one Graph", "def make_graph(session_id):"),
+        ("swarm", "is one Swarm", "def make_swarm(session_id):"),
+        ("kept", "has a session manager", "--history external"),
+        ("work", "is one DecoratedFunctionTool", "def make_agent(session_id):"),
+        ("model", "is one ScriptedModel", "def make_agent(session_id):"),
+    ],
+)
+def test_an_object_that_cannot_be_served_is_told_with_what_to_write(name: str, said: str, advice: str) -> None:
+    write(INSTANCES)
+    with pytest.raises(TargetError) as refusal:
+        load_target(f"agent.py:{name}")
+    assert said in str(refusal.value)
+    assert advice in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "said"),
+    [
+        (INSTANCES, "agent", "one conversation for all sessions"),
+        (INSTANCES, "graph", "is one Graph"),
+        (FACTORY, "answer", "is a function. The setting history=external is for factories"),
+    ],
+)
+def test_history_is_external_for_factories_only(source: str, name: str, said: str) -> None:
+    write(source)
+    with pytest.raises(TargetError) as refusal:
+        load_target(f"agent.py:{name}", history="external")
+    assert said in str(refusal.value)
+
+
+def test_a_factory_is_not_called_at_the_start_when_its_agents_keep_their_history() -> None:
+    write("def make_agent(session_id): raise AssertionError('called')")
+    target = load_target("agent.py", history="external")
+    assert target.external
+    assert target.opaque

@@ -26,8 +26,11 @@ _STDLIB: Final = frozenset(Path(sysconfig.get_path(name)).resolve() for name in 
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
-def load_target(text: str) -> Target:
-    """Import what `text` names and return what serves it. Raises `TargetError`."""
+def load_target(text: str, *, history: str = "journal") -> Target:
+    """Import what `text` names and return what serves it. Raises `TargetError`.
+
+    `history` is the setting: `journal`, or `external` for agents whose session managers keep their conversations.
+    """
     where, _, name = text.partition(":")
     if not where:
         raise TargetError(
@@ -35,14 +38,17 @@ def load_target(text: str) -> Target:
         )
     module = _import(where)
     found, thing = _pick(module, where, name)
-    return target_for(thing, f"{where}:{found}")
+    return target_for(thing, f"{where}:{found}", history=history)
 
 
-def target_for(thing: object, description: str) -> Target:
-    """Return what serves `thing`: a factory, an async function, or an object that is called like one.
+def target_for(thing: object, description: str, *, history: str = "journal") -> Target:
+    """Return what serves `thing`: a factory, an async function, an object that is called like one, or one agent.
 
     Raises `TargetError` with what to write instead.
     """
+    external = history == "external"
+    if _is_agent(thing):
+        return _instance(thing, description, external=external)
     _refuse_instances(thing, description)
     _refuse_classes(thing, description)
     if inspect.isbuiltin(thing):
@@ -74,6 +80,12 @@ def target_for(thing: object, description: str) -> Target:
                 f"{description} takes (message, session) but is not async, so it would block every other session:"
                 f" write\n\n{FUNCTION_EXAMPLE}\n\nand call blocking code in it with `await asyncio.to_thread(...)`"
             )
+        if external:
+            raise TargetError(
+                f"{description} is a function. The setting history=external is for factories of agents with a session"
+                " manager: leave it out. What is said to a function is kept in the journal, and is not forced on it:"
+                " `session.messages` may be left alone"
+            )
         from strandline.agents.function import FunctionTarget
 
         return FunctionTarget(thing, description=f"function {description}")
@@ -93,13 +105,18 @@ def target_for(thing: object, description: str) -> Target:
             f"{description} is a generator, because there is a `yield` in it. A factory returns one agent:"
             f"\n\n{FACTORY_EXAMPLE}"
         )
-    from strandline.agents.strands import StrandsTarget
+    from strandline.agents.factory import FactoryTarget
 
     factory: Callable[..., Any] = thing
     by_name = not parameters and "session_id" in signature.parameters
     if by_name:
         factory = functools.wraps(thing)(lambda session_id: thing(session_id=session_id))
-    return StrandsTarget(factory, takes_session_id=by_name or bool(parameters), description=f"factory {description}")
+    return FactoryTarget(
+        factory,
+        takes_session_id=by_name or bool(parameters),
+        description=f"factory {description}",
+        external=external,
+    )
 
 
 def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
@@ -235,21 +252,36 @@ def _refuse_classes(thing: object, description: str) -> None:
     )
 
 
+def _is_agent(thing: object) -> bool:
+    return "strands.agent.agent.Agent" in (f"{kind.__module__}.{kind.__qualname__}" for kind in type(thing).__mro__)
+
+
+def _instance(agent: Any, description: str, *, external: bool) -> Target:
+    if external:
+        raise TargetError(
+            f"{description} is one Agent. With history=external its session manager would keep one conversation for all"
+            " sessions: write a factory that gives each session an agent and a session manager of its own:\n\n"
+            "def make_agent(session_id):\n    return Agent(session_manager=FileSessionManager(session_id=session_id))"
+        )
+    from strandline.agents.shared import InstanceTarget
+
+    return InstanceTarget(agent, description=f"agent {description}")
+
+
 def _refuse_instances(thing: object, description: str) -> None:
-    """Refuse objects that hold one conversation and would share it between all sessions."""
+    """Refuse other objects of Strands that hold one conversation and would share it between all sessions."""
     kinds = {f"{kind.__module__}.{kind.__qualname__}".split(".")[0]: kind.__name__ for kind in type(thing).__mro__}
-    name = kinds.get("strands")
-    if name is None or isinstance(thing, type):
+    if "strands" not in kinds or isinstance(thing, type):
         return
     what = type(thing).__name__
     if what in ("Graph", "Swarm"):
+        name = what.lower()
         raise TargetError(
-            f"{description} is a {what}. Its nodes keep what is said, so one cannot serve many sessions, and Strandline"
-            " does not yet see into it. Serve it as an async function that makes one anew for each message:\n\n"
-            f"async def answer(message, session):\n    result = await build_{what.lower()}().invoke_async(message)\n"
-            "    return str(result)"
+            f"{description} is one {what}, and its nodes keep what is said, but every session needs one of its own. Put"
+            f" the lines that make it and its agents into a factory:\n\ndef make_{name}(session_id):\n"
+            f"    ...\n    return {'builder.build()' if what == 'Graph' else 'Swarm([...])'}"
         )
     raise TargetError(
-        f"{description} is one {what}, but every session needs an agent of its own. Put the line that makes it into a"
-        f" factory:\n\n{FACTORY_EXAMPLE}"
+        f"{description} is one {what}, which cannot be served. Write a factory that makes an agent:"
+        f"\n\n{FACTORY_EXAMPLE}"
     )

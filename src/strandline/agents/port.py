@@ -6,7 +6,7 @@ serves HTTP. Agents know nothing of journals: what they report is staged and clo
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -89,7 +89,7 @@ class Attempt(Protocol):
         ...
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now: `model`, `tool NAME`. The task that reports counts as one of the run's."""
+        """Report what the run does now: `model`, `tool NAME`, `node NAME`. The task that reports is one of its own."""
         ...
 
     def touch(self) -> None:
@@ -112,7 +112,8 @@ class Attempt(Protocol):
 class Finished(Struct, frozen=True, kw_only=True):
     """What came of an attempt. `window` and `state` are None where they did not change.
 
-    `keep` False: the agent must be rebuilt before its next run, since its conversation is not one to go on with.
+    A window belongs to the run's messages as `close` leaves them. `keep` False: the agent must be rebuilt before its
+    next run, since its conversation is not one to go on with.
     """
 
     ending: Ending
@@ -139,7 +140,10 @@ class Target(Protocol):
 
     @property
     def opaque(self) -> bool:
-        """True if its tools cannot be seen, so that a run of it counts as having one in the middle."""
+        """True if its tools cannot be seen, so that a run of it counts as having one in the middle.
+
+        Asked at each accept: a factory that could not be tried at the start shows later what it makes.
+        """
         ...
 
     @property
@@ -162,4 +166,13 @@ class Target(Protocol):
 
         Raises `AgentFailed` if the user's factory fails, or returns what cannot be served.
         """
+        ...
+
+
+@runtime_checkable
+class TriedAtStart(Protocol):
+    """A target that finds out something about itself before the first run is accepted."""
+
+    async def try_out(self) -> None:
+        """Find it out, on the agent loop, in bounded time. Raises nothing."""
         ...

@@ -97,13 +97,16 @@ class LiveAttempt:
     async def begin_round(self) -> None:
         """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped.
 
-        A journal that has no room is asked again until it has, or the run is to end.
+        A round that an earlier attempt has staged stays as it is, with the results known of it. A journal that has no
+        room is asked again until it has, or the run is to end.
         """
         while not (self.stopping or self._frozen):
             staged, results = self._staged, self.results
+            if not (fresh := self._fresh()):
+                return None
             self.results = {}
             try:
-                return await self._journal.stage(self.claim.token, RoundStarted(self._fresh()))
+                return await self._journal.stage(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
             self._staged, self.results = staged, results

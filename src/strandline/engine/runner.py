@@ -237,12 +237,10 @@ class Runner:
             settlement = Settlement(outcome=outcome, messages=[])
         elif is_discarded(finished.ending, self._options):
             settlement = Settlement(outcome=outcome, messages=closed, discarded=True)
-        elif isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far:
-            settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
         else:
-            settlement = Settlement(outcome=outcome, messages=closed, state=finished.state)
-            finished = Finished(ending=finished.ending, keep=False)
-        if isinstance(finished.ending, Succeeded) and finished.keep and held is None and not self._target.exclusive:
+            settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
+        well = isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far
+        if well and held is None and not self._target.exclusive:
             # Before the settle: the session's next claim may come while the commit is under way.
             agent = execution.take_agent()
             if agent is not None:

@@ -14,16 +14,15 @@ from msgspec.structs import replace
 from strandline.clock import Clock
 from strandline.errors import ClaimLost, StrandlineError
 from strandline.journal.driver import translated
+from strandline.journal.forgetting import delete_session, prune
 from strandline.journal.known import Executing, Known, Session
 from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
-from strandline.journal.reader import CHAIN, RUN_COLUMNS, Tail, facts, to_run, waiting_before
+from strandline.journal.reader import RUN_COLUMNS, Tail, facts, to_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
 
 _QUEUED: Final = RunStatus.QUEUED.value
-WALK: Final = 1000
-"""How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
 
 
 class Mismatch(Exception):
@@ -236,14 +235,7 @@ class Ledger:
             return Changed(existed=False)
         if session.queued or session.claimed is not None:
             return Busy()
-        no = session.no
-        rows = self._execute(
-            f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (session.end.row, -1)
-        ).fetchall()
-        self._connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq, _ in rows))
-        self._connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
-        self._execute("DELETE FROM agents WHERE session = ?", (no,))
-        self._execute("DELETE FROM sessions WHERE no = ?", (no,))
+        delete_session(self._connection, session)
         self._known.forget(session)
         return Changed(existed=True)
 
@@ -271,32 +263,8 @@ class Ledger:
         return Changed(existed=True)
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
-        """Forget up to `limit` runs after sequence `after` that ended before `before`.
-
-        Return how many, and the sequence to go on after, None if no more are left. No index of ends is kept, which
-        every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
-        and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
-        had not ended then: no more than could wait, execute and be held at once.
-        """
-        old: list[int] = []
-        looked = 0
-        rows = self._execute(
-            "SELECT seq, created_at, fence IS NULL AND ended_at < ? FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
-            (before, after, WALK),
-        )
-        for seq, created_at, is_old in rows:
-            if created_at >= before or len(old) == limit:
-                break
-            looked += 1
-            after = seq
-            if is_old:
-                old.append(seq)
-        rows.close()
-        if old:
-            # Rows of history go on naming these runs: their sequences are never given again.
-            self._execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
-            self._connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
-        return len(old), after if looked == WALK else None
+        """Forget runs that ended before `before`; see `prune`."""
+        return prune(self._connection, before, limit, after)
 
     # -- parts of verbs -------------------------------------------------------------------------------
 

@@ -209,7 +209,7 @@ class MemoryJournal:
                     assert_never(change)
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
         Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
         """

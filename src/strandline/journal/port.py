@@ -196,9 +196,10 @@ class Journal(Protocol):
         ...
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
         Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
+        May take several transactions.
         """
         ...
 

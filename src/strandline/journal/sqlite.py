@@ -222,7 +222,7 @@ class SqliteJournal:
         return changed
 
     async def prune(self, before: float, limit: int) -> int:
-        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), the oldest first.
+        """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
         Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
         A long walk is made in several transactions, so that other verbs have their turn.

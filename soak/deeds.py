@@ -1,0 +1,105 @@
+"""Judges what tools and models did: one run of a session at a time, in order, nothing twice, all of it told.
+
+Reads the tools' ledger against the histories. Pure; returns faults, one sentence each.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from soak.case import NOT_STARTED, UNKNOWN, Case, text_of
+from soak.ledger import Line
+
+
+def judge_deeds(case: Case) -> Iterator[str]:
+    """Yield everything that is wrong about what was done."""
+    yield from _starts(case)
+    yield from _alone(case)
+    yield from _tools(case)
+
+
+def _starts(case: Case) -> Iterator[str]:
+    """Runs of a session execute one after the other, in the order of history, and none comes back after the next.
+
+    A model may be asked for the next run while the end of the one before is still being committed; if the server dies
+    then, both go on in the next process. So model calls have their order within a process, and tools over all.
+    """
+    tools: dict[str, list[str]] = defaultdict(list)
+    all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for line in case.lines:
+        if line.kind == "begin":
+            _append(tools[line.session], line.label)
+        if line.kind != "end":
+            _append(all_here[line.session, line.pid], line.label)
+    for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
+        told = [part.label for part in case.parts.get(session, []) if part.label in order]
+        if order != told:
+            yield f"in {session} runs executed in another order than they have in history: {_difference(order, told)}"
+
+
+def _append(order: list[str], label: str) -> None:
+    if not order or order[-1] != label:
+        order.append(label)
+
+
+def _difference(order: list[str], told: list[str]) -> str:
+    place = next((n for n, (a, b) in enumerate(zip(order, told, strict=False)) if a != b), min(len(order), len(told)))
+    return f"{order[place : place + 3]} and {told[place : place + 3]}"
+
+
+def _alone(case: Case) -> Iterator[str]:
+    """No tool of a run works while a tool of another run of its session does, in the same process."""
+    working: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    for line in case.lines:
+        here = working[line.session, line.pid]
+        if line.kind == "begin":
+            if others := {run_id for run_id in here.values() if run_id != line.run_id}:
+                yield f"in {line.session} a tool of {line.label} began while one of {', '.join(sorted(others))} worked"
+            here[line.token] = line.run_id
+        elif line.kind == "end":
+            here.pop(line.token, None)
+
+
+def _tools(case: Case) -> Iterator[str]:
+    """No tool is started twice, and history tells of every one what really became of it."""
+    begun: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    ended: dict[str, Line] = {}
+    for line in case.lines:
+        if line.kind == "begin":
+            begun[line.run_id, line.tool_use_id].append(line)
+        elif line.kind == "end":
+            ended[line.token] = line
+    for (run_id, tool_use_id), starts in begun.items():
+        first = starts[0]
+        if len(starts) > 1 and first.tool not in case.rules.idempotent:
+            yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started {len(starts)} times"
+        if (part := case.part_of.get(run_id)) is None:
+            continue  # said by others: the run is lost, or its session's history is short
+        if (result := part.results.get(tool_use_id)) is None:
+            yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started, and is not in history"
+        else:
+            ends = [ended[start.token] for start in starts if start.token in ended]
+            yield from _result(case, run_id, first, ends, result)
+    for run_id, part in case.part_of.items():
+        for tool_use_id, result in part.results.items():
+            text = text_of(result)
+            if (run_id, tool_use_id) not in begun and not text.startswith((UNKNOWN, NOT_STARTED)):
+                yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and is told as {text!r}"
+
+
+def _result(case: Case, run_id: str, first: Line, ends: list[Line], result: dict[str, Any]) -> Iterator[str]:
+    text = text_of(result)
+    which = f"{first.tool} {first.tool_use_id} of run {run_id} ({first.label})"
+    if text.startswith(UNKNOWN):
+        view = case.records.views.get(run_id)
+        if result["status"] != "error":
+            yield f"{which} is told as unknown, and as a success"
+        if ends and view is not None and view.status == "succeeded" and view.attempt == 1:
+            yield f"{which} ended, and is told as unknown in a run that nothing interrupted"
+        return
+    true = [end for end in ends if end.token in text]
+    if not true:
+        what = "ended otherwise" if ends else "has no known end"
+        yield f"{which} {what}, and is told as {text!r}"
+    elif result["status"] != ("success" if true[0].how == "done" else "error"):
+        yield f"{which} was {true[0].how}, and is told as a {result['status']}"

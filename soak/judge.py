@@ -1,0 +1,196 @@
+"""Judges what a soak has recorded: were the promises kept? Pure.
+
+Reads the clients' ledger (`Records`) and the tools' ledger (`Line`s), and knows nothing of how runs are kept or carried
+out. Returns faults, one sentence each; none if all is well.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from soak.case import UNKNOWN, Case, Part, Rules, text_of
+from soak.deeds import judge_deeds
+from soak.ledger import Line
+from soak.message import LABEL, OUT_OF_ORDER, Message, answer
+from soak.records import ENDED, Asked, Ended, Records, View, digest
+from strandline.testing.checker import check_history
+
+CLOCKS_S: Final = 0.01
+"""By how much two readings of a clock may differ that count as the same instant."""
+LATE_S: Final = 15.0
+"""How much later than promised a run may end: servers are dead for a while, and machines are busy."""
+EARLY: Final = "(This run ended early: {}.)"
+
+
+def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
+    """Return everything that is wrong."""
+    case = Case(records, lines, rules)
+    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, _ends, _exits)
+    return [fault for each in judges for fault in each(case)]
+
+
+def _seen_at_once(case: Case) -> Iterator[str]:
+    yield from case.records.faults
+    if case.records.left:
+        yield f"at the end {case.records.left} runs still executed, waited or were held"
+
+
+def _lost(case: Case) -> Iterator[str]:
+    """Whatever was acknowledged is there, and ended; whatever was refused never happened."""
+    records = case.records
+    acknowledged = {line.run_id: "executed" for line in case.lines if line.run_id}
+    acknowledged |= {run_id: "seen as waiting" for run_id, _ in records.seen_waiting.values()}
+    acknowledged |= {answer.run_id: f"answered {answer.status_code}" for answer in records.answered if answer.run_id}
+    stored = {run.run_id for run in records.stored}
+    if len(stored) < len(records.stored):
+        yield "a run is listed twice"
+    for run_id, how in acknowledged.items():
+        view = records.views.get(run_id)
+        if run_id not in stored or view is None or view.status_code == 404:
+            yield f"run {run_id} ({case.label_of.get(run_id)}) was {how}, and is lost"
+    for run in records.stored:
+        view = records.views.get(run.run_id)
+        if run.status not in ENDED or view is None or view.ended is None:
+            yield f"run {run.run_id} has no outcome: {run.status}"
+        elif view.status != run.status:
+            yield f"run {run.run_id} is shown as {view.status} and kept as {run.status}"
+        if run.attempt > case.rules.max_attempts:
+            yield f"run {run.run_id} had {run.attempt} attempts"
+    refused = {answer.label for answer in records.answered if not answer.run_id}
+    happened = {line.label for line in case.lines} | {part.label for parts in case.parts.values() for part in parts}
+    for label in sorted(refused & happened):
+        yield f"{label} was refused, and ran"
+
+
+def _outcomes(case: Case) -> Iterator[str]:
+    """A run has one outcome, whoever asks and whenever."""
+    for run_id, ends in case.records.told.items():
+        if len(ends) > 1:
+            yield f"run {run_id} ended in more than one way: {sorted(f'{end.kind} {end.text!r}' for end in ends)}"
+    for run_id, times in case.records.told_at.items():
+        if len(times) > 1:
+            yield f"run {run_id} ended more than once: {sorted(times)}"
+
+
+def _histories(case: Case) -> Iterator[str]:
+    """Histories are valid, only grow, and have each run once, in its own session."""
+    places: dict[str, str] = {}
+    for session, history in case.records.histories.items():
+        if faults := check_history(history):
+            yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
+        for seen in case.records.seen.get(session, ()):
+            if digest(history[: seen.count]) != seen.digest:
+                yield f"the history of {session} was changed in its first {seen.count} messages"
+        for part in case.parts[session]:
+            asked = case.records.asked.get(part.label)
+            if asked is None or LABEL.fullmatch(part.label) is None:
+                yield f"the history of {session} has a question that nobody asked: {part.messages[0]}"
+            elif asked.session != session or part.messages[0]["content"][0] != {"text": asked.text}:
+                yield f"the question of {part.label} is told wrongly in {session}"
+            if part.label in places:
+                yield f"{part.label} is twice in history, in {places[part.label]} and in {session}"
+            places[part.label] = session
+
+
+def _order(case: Case) -> Iterator[str]:
+    """Runs of a session go in the order of acceptance, as the journal tells it and as clients know it."""
+    for session, runs in case.stored.items():
+        left = [run for run in runs if case.leaves_a_trace(run)]
+        parts = case.parts.get(session, [])
+        if len(left) != len(parts):
+            yield f"session {session} has {len(left)} runs, and {len(parts)} in history"
+            continue
+        for run, part in zip(left, parts, strict=True):
+            if case.label_of.get(run.run_id, part.label) != part.label:
+                yield f"in {session} {case.label_of[run.run_id]} was accepted where {part.label} stands in history"
+    known = _known_accepted(case)
+    for session, parts in case.parts.items():
+        earliest, first = 2**63, ""
+        for part in reversed(parts):
+            asked = case.records.asked.get(part.label)
+            if asked is not None and earliest < asked.sent_ns:
+                yield f"in {session} {first} was accepted before {part.label} was sent, and comes after it"
+            if known.get(part.label, 2**63) < earliest:
+                earliest, first = known[part.label], part.label
+
+
+def _known_accepted(case: Case) -> dict[str, int]:
+    """Return, by label, when the acceptance of a run was known outside at the latest."""
+    known: dict[str, int] = {}
+    for line in case.lines:
+        known.setdefault(line.label, line.at_ns)
+    told = [(answer.label, answer.at_ns) for answer in case.records.answered if answer.run_id]
+    for label, at_ns in [*told, *((label, at_ns) for label, (_, at_ns) in case.records.seen_waiting.items())]:
+        known[label] = min(at_ns, known.get(label, at_ns))
+    return known
+
+
+def _ends(case: Case) -> Iterator[str]:
+    """Each run ended as its message, or what was done to the servers, makes it end; history says the same."""
+    for run_id, view in case.records.views.items():
+        part = case.part_of.get(run_id)
+        label = part.label if part is not None else case.label_of.get(run_id, "")
+        asked, message = case.records.asked.get(label), case.messages.get(label)
+        if view.ended is None or asked is None or message is None:
+            continue
+        faults = [*_times(asked, view, view.ended.kind, case.rules)]
+        if part is not None:
+            faults += [*_end(message, part, view.ended), *_crash(view, part, case.rules)]
+        yield from (f"run {run_id} ({label}) {fault}" for fault in faults)
+
+
+def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
+    said = part.said[-1] if part.said else ""
+    match ended.kind:
+        case "succeeded":
+            results = [text_of(result) for result in part.results.values()]
+            if message.fails:
+                yield "succeeded, though its model fails"
+            elif len(results) != len(message.calls):
+                yield f"succeeded with {len(results)} of {len(message.calls)} tools"
+            elif not (ended.text == said == answer(part.label, results)):
+                yield f"answered {ended.text!r}, and {said!r} in history"
+            return
+        case "agent_error":
+            if not message.fails or OUT_OF_ORDER not in ended.text:
+                yield f"failed without reason: {ended.text}"
+        case "crashed" | "stopped" | "timeout":
+            pass  # how any run may end that executes while servers die
+        case _:
+            yield f"ended as {ended.kind}: {ended.text}"
+    if said != EARLY.format(ended.kind):
+        yield f"is {ended.kind}, and history closes with {said!r}"
+
+
+def _times(asked: Asked, view: View, kind: str, rules: Rules) -> Iterator[str]:
+    """Whatever had a time to run or to wait had all of it, and not much more."""
+    took_s, waited_s = view.took_s or 0.0, view.waited_s or 0.0
+    if kind == "timeout" and (asked.timeout_s is None or took_s < asked.timeout_s - CLOCKS_S):
+        yield f"timed out after {took_s} s, and had {asked.timeout_s or 'no end of time'}"
+    if kind == "queue_timeout" and (asked.queue_timeout_s is None or waited_s < asked.queue_timeout_s - CLOCKS_S):
+        yield f"waited {waited_s} s, was given up, and had {asked.queue_timeout_s or 'no end of time'}"
+    if asked.timeout_s is not None and took_s > asked.timeout_s + rules.cancel_grace_s + LATE_S:
+        yield f"took {took_s} s, and had {asked.timeout_s}"
+    if asked.queue_timeout_s is not None and waited_s > asked.queue_timeout_s + LATE_S:
+        yield f"waited {waited_s} s, and had {asked.queue_timeout_s}"
+
+
+def _crash(view: View, part: Part, rules: Rules) -> Iterator[str]:
+    """A run fails as crashed only if it has to: for what a tool may have done, or at its last attempt."""
+    if view.ended is None or view.ended.kind != "crashed" or view.attempt >= rules.max_attempts:
+        return
+    unknown = {key for key, result in part.results.items() if text_of(result).startswith(UNKNOWN)}
+    tools = {name for key, name in part.tools.items() if key in unknown} - rules.idempotent
+    if rules.tell or not tools:
+        yield f"is crashed at attempt {view.attempt}, though it could have gone on"
+
+
+def _exits(case: Case) -> Iterator[str]:
+    """Servers end when they are told to, with the exit code that this has."""
+    for each in case.records.exits:
+        allowed = {-9} if "KILL" in each.signals else set()
+        if "TERM" in each.signals:
+            allowed |= {0} if each.stage != "starting" else {0, -15}
+        if each.code not in allowed:
+            yield f"server {each.server}, {each.stage}, sent {each.signals or 'nothing'}, ended with {each.code}"
+        for complaint in each.complaints:
+            yield f"server {each.server} complained: {complaint}"

@@ -1,0 +1,95 @@
+"""The tools' ledger: what really happened, written down by the tools themselves, beside the server and its journal.
+
+One line of JSON for each beginning and each end of a tool, and for each call of the model. A line is one `write` to a
+file opened with O_APPEND: it is there whole, in the order of all processes, once the call has returned, whatever then
+becomes of its writer. Knows nothing of servers.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+VARIABLE: Final = "SOAK_LEDGER"
+"""The environment variable that names the ledger's file."""
+
+
+class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happened. `at_ns` is the monotonic clock, which all processes of a machine share."""
+
+    kind: Literal["model", "begin", "end"]
+    session: str
+    label: str
+    """The run, as its client named it in its message."""
+    pid: int
+    at_ns: int
+    run_id: str = ""
+    tool_use_id: str = ""
+    tool: str = ""
+    attempt: int = 0
+    token: str = ""
+    """Made up anew by each execution of a tool, and part of its result."""
+    how: Literal["", "done", "raised", "cancelled"] = ""
+
+
+class Ledger:
+    """The ledger, to be written to. May be used from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+
+    def write(
+        self,
+        kind: Literal["model", "begin", "end"],
+        *,
+        session: str,
+        label: str,
+        run_id: str = "",
+        tool_use_id: str = "",
+        tool: str = "",
+        attempt: int = 0,
+        token: str = "",
+        how: Literal["", "done", "raised", "cancelled"] = "",
+    ) -> None:
+        """Write a line; what tools did is on the disk on return."""
+        line = Line(
+            kind=kind,
+            session=session,
+            label=label,
+            pid=os.getpid(),
+            at_ns=time.monotonic_ns(),
+            run_id=run_id,
+            tool_use_id=tool_use_id,
+            tool=tool,
+            attempt=attempt,
+            token=token,
+            how=how,
+        )
+        os.write(self._fd, msgspec.json.encode(line) + b"\n")
+        if kind != "model":
+            os.fsync(self._fd)
+
+
+class Reader:
+    """The ledger, to be read while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._decoder = msgspec.json.Decoder(Line)
+
+    def new(self) -> Iterator[Line]:
+        """Yield the lines since the last call; one that is not whole yet comes with the next call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield self._decoder.decode(line)

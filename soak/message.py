@@ -1,0 +1,72 @@
+"""What a message of the soak says: the run's label, and then, word by word, what its agent does.
+
+    c3-17 work.30+awork.10 think.40 fails.5
+
+Each word is a round of tool calls, all at once, `TOOL.MILLISECONDS`, except `think.40` (the model is silent before its
+next answer) and `error` (the model fails). Then comes the answer: the label and all results.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+LABEL: Final = re.compile(r"[a-z]\d+-\d+")
+TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn")
+"""`a...` is async; `...fails` raises; `again` may be started again; `stubborn` does not hear that it should end."""
+OUT_OF_ORDER: Final = "the provider is out of order"
+
+
+def answer(label: str, results: Sequence[str]) -> str:
+    """Return what the agent says at the end of a run whose tools had these results."""
+    return f"{label}: {', '.join(results) or 'nothing done'}"
+
+
+class Call(Struct, frozen=True):
+    """One tool call: how long the tool works, in milliseconds."""
+
+    tool: str
+    ms: int
+
+
+class Turn(Struct, frozen=True):
+    """One answer of the model: after `think_ms` it asks for `calls`, fails, or (neither) says the end."""
+
+    think_ms: int = 0
+    calls: tuple[Call, ...] = ()
+    error: bool = False
+
+
+class Message(Struct, frozen=True):
+    """A message, read."""
+
+    label: str
+    turns: tuple[Turn, ...]
+
+    @property
+    def fails(self) -> bool:
+        """Whether the model fails in the end."""
+        return self.turns[-1].error
+
+    @property
+    def calls(self) -> list[Call]:
+        """All tool calls that it leads to, in order."""
+        return [call for turn in self.turns for call in turn.calls]
+
+
+def read(text: str) -> Message:
+    """Read a message; the last turn is the one that ends the run."""
+    label, *words = text.split()
+    turns: list[Turn] = []
+    think_ms = 0
+    for word in words:
+        if word == "error":
+            return Message(label, (*turns, Turn(think_ms, error=True)))
+        if word.startswith("think."):
+            think_ms = int(word.partition(".")[2])
+            continue
+        calls = (each.partition(".") for each in word.split("+"))
+        turns.append(Turn(think_ms, tuple(Call(tool, int(ms)) for tool, _, ms in calls)))
+        think_ms = 0
+    return Message(label, (*turns, Turn(think_ms)))

@@ -1,0 +1,200 @@
+"""The real server as processes: the one that owns the journal, and others that wait to take it over.
+
+`Relay` keeps some waiting, so that the next one serves as soon as the lock is free, which takes no more than it takes
+a standby in production. Knows of a server what an operator sees: its command, its log, its exit code.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from soak.ledger import VARIABLE
+from soak.records import Exit
+
+COMMAND: Final = Path(sys.executable).parent / "strandline"
+ROOT: Final = Path(__file__).parents[1]
+STANDBYS: Final = 2
+_URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
+_BAD: Final = re.compile(r"Traceback| ERROR | CRITICAL ")
+_OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
+Stage = Literal["starting", "waiting", "ready"]
+
+
+class Server:
+    """One process of `strandline serve`."""
+
+    def __init__(self, number: int, log: Path) -> None:
+        self.number = number
+        self.port = 0
+        self.stage: Stage = "starting"
+        self.signals: list[Literal["KILL", "TERM"]] = []
+        self.stage_at_signal: Stage = "starting"
+        self.code: int | None = None
+        self._log = log
+        self._complaints: list[str] = []
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it should answer: it is ready, and nobody has told it to end."""
+        return self.stage == "ready" and not self.signals and self.code is None
+
+    async def live(self, command: Sequence[str], environment: dict[str, str], folder: Path, changed: "Change") -> Exit:
+        """Start the process, follow its log, and return how it ended."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the soak, which then ends its servers itself
+        )
+        try:
+            assert process.stderr is not None
+            with self._log.open("wb") as log:
+                async for line in process.stderr:
+                    log.write(line)
+                    self._read(line, changed)
+            self.code = await process.wait()
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            changed.tell()
+        if not self._complaints:
+            self._log.unlink()
+        return Exit(
+            server=self.number,
+            signals=tuple(self.signals),
+            stage=self.stage_at_signal if self.signals else self.stage,
+            code=self.code,
+            complaints=tuple(self._complaints),
+        )
+
+    def send(self, which: Literal["KILL", "TERM"]) -> None:
+        """Send a signal, if it still runs."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        if not self.signals:
+            self.stage_at_signal = self.stage
+        self.signals.append(which)
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL if which == "KILL" else signal.SIGTERM)
+
+    def _read(self, line: bytes, changed: "Change") -> None:
+        if found := _URL.search(line.rstrip()):
+            self.port = int(found.group(1))
+            self.stage = "ready"
+            changed.tell()
+        elif b"waiting for the journal" in line and self.stage == "starting":
+            self.stage = "waiting"
+            changed.tell()
+        elif _BAD.search(text := line.decode(errors="replace")):
+            self._complaints.append(text.strip()[:500])
+
+
+class Change:
+    """Tells whoever waits that something about the servers has changed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake all that wait."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return at the next change."""
+        await self._event.wait()
+
+
+class Relay:
+    """The servers of one journal. `exits` grows as they end; `__aexit__` ends them all."""
+
+    def __init__(self, target: str, flags: Sequence[str], folder: Path) -> None:
+        self.exits: list[Exit] = []
+        self.journal = folder / "journal.db"
+        self.ledger = folder / "ledger.jsonl"
+        self.started = 0
+        self._command = [str(COMMAND), "serve", target, "--port", "0", "--journal", f"sqlite:{self.journal}", *flags]
+        self._folder = folder
+        self._changed = Change()
+        self._lives: dict[Server, asyncio.Task[None]] = {}
+        self._ending = False
+
+    async def __aenter__(self) -> "Relay":
+        """Start the first servers."""
+        (self._folder / "log").mkdir(exist_ok=True)
+        self._fill()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Kill what still runs, and see it end."""
+        self._ending = True
+        for server in list(self._lives):
+            server.send("KILL")
+        if self._lives:
+            await asyncio.wait(self._lives.values())
+
+    @property
+    def owner(self) -> Server | None:
+        """The server that serves, None while there is none."""
+        return next((server for server in self._lives if server.healthy), None)
+
+    @property
+    def alive(self) -> list[Server]:
+        """Those whose processes have not ended."""
+        return list(self._lives)
+
+    @property
+    def others(self) -> list[Server]:
+        """Those that wait for the journal, are about to, or are taking it over."""
+        return [server for server in self._lives if server.stage != "ready" and not server.signals]
+
+    async def ready(self, deadline_s: float = 60.0) -> Server:
+        """Return the server that serves, once there is one. Raises `TimeoutError`."""
+        async with asyncio.timeout(deadline_s):
+            while (owner := self.owner) is None:
+                await self._changed.wait()
+            return owner
+
+    async def ended(self, server: Server) -> None:
+        """Return when a server's process has ended."""
+        while server in self._lives:
+            await self._changed.wait()
+
+    async def finish(self) -> None:
+        """Have all stop as an operator does, those that wait first, and see them end."""
+        self._ending = True
+        for stage in ("waiting", "ready"):
+            for server in [each for each in self._lives if (each.stage == "ready") == (stage == "ready")]:
+                server.send("TERM")
+                await self.ended(server)
+
+    def _fill(self) -> None:
+        """Start servers until one serves or is to serve, and `STANDBYS` wait."""
+        alive = sum(1 for server in self._lives if not server.signals)
+        for _ in range(0 if self._ending else 1 + STANDBYS - alive):
+            self.started += 1
+            server = Server(self.started, self._folder / "log" / f"server-{self.started:05d}.txt")
+            self._lives[server] = asyncio.create_task(self._live(server))
+
+    async def _live(self, server: Server) -> None:
+        try:
+            self.exits.append(await server.live(self._command, self._environment(), self._folder, self._changed))
+        finally:
+            del self._lives[server]
+            self._changed.tell()
+            self._fill()
+
+    def _environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return {**clean, "PYTHONPATH": paths, "COLUMNS": "200", VARIABLE: str(self.ledger)}

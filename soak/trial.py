@@ -1,0 +1,248 @@
+"""One soak from beginning to end: servers, load, kills, and the judgement.
+
+`Trial.run` kills by the plan, then lets everything come to its end, asks for all of it twice (of two servers), and has
+it judged. `Trial.stop` ends the killing early; what was done until then is judged all the same.
+"""
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from soak import plan
+from soak.case import Rules
+from soak.judge import judge
+from soak.load import Load
+from soak.records import Records
+from soak.server import ROOT, Relay, Server
+from soak.stored import stored
+from soak.wire import Broken, Silent
+
+TARGET: Final = str(ROOT / "soak" / "target.py")
+DRAIN_GRACE_S: Final = 0.5
+CANCEL_GRACE_S: Final = 0.3
+"""Short, so that some tools outlive their runs."""
+MAX_ATTEMPTS: Final = 3
+QUIET_S: Final = 60.0
+ASKERS: Final = 8
+ASKED_AGAIN: Final = 2_000
+"""How many runs are asked for once more at the very end."""
+
+T = TypeVar("T")
+
+
+class Abilities(Struct, frozen=True, kw_only=True):
+    """What the server can do, and the soak asks of it."""
+
+    timeouts: bool = False
+    holds: bool = False
+    tell: bool = False
+    idempotent: bool = False
+
+
+ABILITIES: Final = Abilities()
+
+
+class Numbers(Struct, frozen=True, kw_only=True):
+    """How far a soak is."""
+
+    kills: int
+    planned: int
+    servers: int
+    messages: int
+    runs: int
+    tools: int
+    crashed: int
+    faults: int
+    elapsed_s: float
+    doing: str
+    """What it does just now, in a word."""
+
+
+class Trial:
+    """A soak in `folder`, which must be empty. Used once."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        kills: int,
+        seed: int,
+        target: str = TARGET,
+        abilities: Abilities = ABILITIES,
+        flags: Sequence[str] = (),
+    ) -> None:
+        self._folder = folder.absolute()
+        self._planned = kills
+        self._seed = seed
+        self._rules = Rules(idempotent=frozenset({"again"} if abilities.idempotent else ()), max_attempts=MAX_ATTEMPTS)
+        self._abilities = abilities
+        self._records = Records()
+        self._stop = asyncio.Event()
+        self._kills = 0
+        self._doing = "killing"
+        self._began = time.monotonic()
+        every = [
+            *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
+            *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
+            *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-holds", "64") if abilities.holds else ()),
+            *(("--unknown-tool", "tell") if self._rules.tell else ()),
+            *(("--idempotent-tools", "again") if abilities.idempotent else ()),
+        ]
+        self._relay = Relay(target, [*every, *flags], self._folder)
+        self._load = Load(self._relay, self._records, seed=seed, timeouts=abilities.timeouts)
+
+    def stop(self) -> None:
+        """Kill no more, and come to the end."""
+        self._stop.set()
+
+    def numbers(self) -> Numbers:
+        """Return how far it is."""
+        lines, told = self._load.lines, self._records.told
+        return Numbers(
+            kills=self._kills,
+            planned=self._planned,
+            servers=self._relay.started,
+            messages=len(self._records.asked),
+            runs=len(self._load.known),
+            tools=sum(1 for line in lines if line.kind == "begin"),
+            crashed=sum(1 for ends in told.values() for end in ends if end.kind == "crashed"),
+            faults=len(self._records.faults),
+            elapsed_s=time.monotonic() - self._began,
+            doing=self._doing,
+        )
+
+    def summary(self) -> str:
+        """Return, in a line, how runs ended and where servers were when they were ended; true after `run`."""
+        views = self._records.views.values()
+        ends = Counter(view.ended.kind for view in views if view.ended is not None)
+        again = sum(1 for view in views if view.attempt > 1)
+        stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
+        parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
+        held = f"{len(self._records.held)} seen held (at most {self._records.most_held} at once)"
+        return f"runs: {next(parts)}; {again} in more than one attempt, {held}. Servers ended: {next(parts)}"
+
+    async def run(self) -> list[str]:
+        """Return everything that was wrong."""
+        async with self._relay:
+            clients = asyncio.create_task(self._load.run())
+            try:
+                await self._kill()
+                self._doing = "waiting for the end of all runs"
+                self._load.stop()
+                async with asyncio.timeout(QUIET_S):
+                    await clients
+                await self._finish()
+            except TimeoutError:
+                self._records.faults.append(f"not within {QUIET_S:g} s: a ready server, or the end of all that runs")
+            except (Broken, Silent) as error:
+                self._records.faults.append(f"a server that nobody had told to end left a question unanswered: {error}")
+            finally:
+                clients.cancel()
+                await asyncio.wait([clients])
+        self._doing = "judging"
+        self._records.exits = self._relay.exits
+        self._load.read_ledger()
+        with suppress(sqlite3.Error):  # nothing was ever ready
+            self._records.stored = stored(self._relay.journal)
+        return judge(self._records, self._load.lines, self._rules)
+
+    # -- killing -----------------------------------------------------------------------------------
+
+    async def _kill(self) -> None:
+        chance = random.Random(f"{self._seed} victims")
+        for kill in plan.kills(self._seed, self._planned):
+            if kill.ready and not await self._unless_stopped(self._relay.ready(QUIET_S)):
+                return
+            if not await self._unless_stopped(asyncio.sleep(kill.after_s)):
+                return
+            for server in self._victims(kill, chance):
+                server.send("TERM" if kill.how != "kill" else "KILL")
+            if kill.how == "both":
+                await asyncio.sleep(kill.then_s)
+                for server in self._told_to_stop():
+                    server.send("KILL")
+            self._kills += 1
+
+    def _victims(self, kill: plan.Kill, chance: random.Random) -> list[Server]:
+        owner, others = self._relay.owner, self._relay.others
+        everybody = [*([owner] if owner else []), *others]
+        match kill.whom:
+            case "all":
+                return everybody
+            case "waiting" if others:
+                return [chance.choice(others)]
+            case _:
+                return everybody[:1]
+
+    def _told_to_stop(self) -> list[Server]:
+        return [server for server in self._relay.alive if "TERM" in server.signals]
+
+    async def _unless_stopped(self, wait: Awaitable[object]) -> bool:
+        """Wait, and return True; False as soon as the killing is to stop."""
+        waiting, stop = asyncio.ensure_future(wait), asyncio.create_task(self._stop.wait())
+        await asyncio.wait([waiting, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            return False
+        waiting.result()
+        return not self._stop.is_set()
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Wait until nothing goes on; ask for everything; have another server take over; ask for everything again."""
+        server = await self._relay.ready()
+        await self._quiet(server)
+        self._doing = "asking for all runs"
+        await self._ask_for_all(server)
+        server.send("TERM")
+        await self._relay.ended(server)
+        server = await self._relay.ready()
+        self._doing = "asking once more"
+        await self._ask_for_all(server, at_most=ASKED_AGAIN)
+        health = await self._load.health(server)
+        self._records.left = health["running"] + health["held"] + health["queue_depth"]
+        await self._relay.finish()
+
+    async def _quiet(self, server: Server) -> None:
+        async with asyncio.timeout(QUIET_S):
+            while True:
+                health = await self._load.health(server)
+                if not (health["running"] or health["held"] or health["queue_depth"]):
+                    return
+                await asyncio.sleep(0.05)
+
+    async def _ask_for_all(self, server: Server, *, at_most: int | None = None) -> None:
+        """Ask for all histories, and for all runs or so many of them."""
+        self._load.read_ledger()
+        runs = list(dict.fromkeys([*self._load.known, *(run.run_id for run in stored(self._relay.journal))]))
+        if at_most is not None and len(runs) > at_most:
+            runs = random.Random(self._seed).sample(runs, at_most)
+        for run_id, view in await _each(runs, lambda run_id: self._load.view(server, run_id)):
+            self._records.views[run_id] = view
+        for session, messages in await _each(self._load.sessions, lambda session: self._load.history(server, session)):
+            self._records.histories[session] = messages
+
+
+async def _each(names: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> list[tuple[str, T]]:
+    """Ask for each of `names`, some at a time."""
+    left = iter(names)
+    answers: list[tuple[str, T]] = []
+
+    async def asker() -> None:
+        for name in left:
+            answers.append((name, await ask(name)))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(ASKERS):
+            group.create_task(asker())
+    return answers

@@ -1,0 +1,73 @@
+"""Agents that keep their conversation themselves, with a session manager of Strands (`history=external`).
+
+The agent reads its own storage when it is made and writes to it as it runs. What a run says is reported, so that its
+caller gets the answer, but nothing of it is staged, and neither window nor state is handed over: whether the
+conversation is well formed after a failure is up to the session manager.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from strands import Agent
+
+from strandline.agents.port import Attempt, Finished, RunContext, RunStopped, Signal
+from strandline.agents.strands import StrandsAgent
+from strandline.history import Progress
+from strandline.model import WHOLE_HISTORY, AgentRecord, Input, Message, StateRecord, ToolResult
+
+NOTHING: Final = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+NOT_BEGUN: Final = Progress(messages=[], results={})
+
+
+class ExternalAgent:
+    """An agent with the conversation that its session manager has read."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = StrandsAgent(agent, NOTHING, NOT_BEGUN)
+
+    async def run(self, attempt: Attempt) -> Finished:
+        """Run the agent to its end."""
+        finished = await self._agent.run(_Unstaged(attempt))
+        return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
+
+    def rest(self) -> None:
+        """Do nothing: the messages in memory are the session manager's as well."""
+
+
+class _Unstaged:
+    """An attempt that is told everything and has nothing to stage."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self.add = attempt.add
+        self.add_text = attempt.add_text
+        self.reset_text = attempt.reset_text
+        self.enter = attempt.enter
+        self.touch = attempt.touch
+
+    @property
+    def context(self) -> RunContext:
+        return self._attempt.context
+
+    @property
+    def prompt(self) -> Input | None:
+        return self._attempt.prompt
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        return self._attempt.messages
+
+    @property
+    def signal(self) -> Signal:
+        return self._attempt.signal
+
+    async def begin_round(self) -> None:
+        self.touch()
+        if self.signal.is_set():
+            raise RunStopped
+
+    async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        self.touch()
+
+    async def end_round(self, state: StateRecord | None) -> None:
+        self.enter("model")

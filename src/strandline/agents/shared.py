@@ -1,0 +1,109 @@
+"""One `Agent` object for all sessions, as it stands in a user's module.
+
+Sessions are swapped in and out: before each run the agent is made again what it was when it was loaded, then given
+the session's conversation. The engine runs one at a time over all sessions, and never beside a leftover thread. What
+the user's own objects keep (tools, plugins, hooks with state of their own) is shared by all sessions; a factory is
+the better target.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from strands import Agent
+from strands.handlers.callback_handler import null_callback_handler
+from strands.telemetry.metrics import EventLoopMetrics
+
+from strandline.agents.port import SessionAgent
+from strandline.agents.strands import StrandsAgent, check_agent
+from strandline.errors import AgentFailed, TargetError
+from strandline.history import Progress
+from strandline.model import AgentRecord, SessionKey
+
+PARTS: Final = (
+    "conversation_manager",
+    "hooks",
+    "state",
+    "tool_registry",
+    "_interrupt_state",
+    "_middleware_registry",
+    "_plugin_registry",
+    "_retry_strategy",
+)
+"""Objects of an agent that a run changes."""
+
+
+class InstanceTarget:
+    """An `Agent` that all sessions take turns with."""
+
+    opaque = False
+    exclusive = True
+    external = False
+
+    def __init__(self, agent: Agent, *, description: str) -> None:
+        """Remember the agent as it is now. Raises `TargetError` if it cannot be served."""
+        if agent._session_manager is not None:
+            raise TargetError(
+                f"{description} has a session manager, which keeps one conversation, so that all sessions would be one."
+                " Leave `session_manager=` out, or write a factory that gives each session one of its own, and serve it"
+                " with `--history external`:\n\ndef make_agent(session_id):\n"
+                "    return Agent(session_manager=FileSessionManager(session_id=session_id))"
+            )
+        try:
+            check_agent(agent)
+        except AgentFailed as failed:
+            raise TargetError(f"{description} cannot be served: {failed}") from None
+        agent.callback_handler = null_callback_handler
+        self.description = (
+            f"{description}, one Agent for all sessions and so one run at a time (a factory `make_agent(session_id)`"
+            " would let sessions run side by side)"
+        )
+        self._agent = agent
+        self._pristine = [_Remembered(each) for each in _changed_by_runs(agent)]
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        """Make the agent what it was when it was loaded, and put the session's conversation into it."""
+        for remembered in self._pristine:
+            remembered.restore()
+        for agent in _agents_of(self._agent):
+            agent.cancel_signal.clear()
+            agent.event_loop_metrics = EventLoopMetrics()
+        return StrandsAgent(self._agent, record, progress)
+
+
+class _Remembered:
+    """What an object's fields were. Dicts, lists and sets are copied, as deep as they go; all else is kept as it is."""
+
+    def __init__(self, thing: object) -> None:
+        self._fields: dict[str, Any] = thing if type(thing) is dict else vars(thing)
+        self._values = _copied(self._fields)
+
+    def restore(self) -> None:
+        for name in self._fields.keys() - self._values.keys():
+            del self._fields[name]
+        self._fields.update(_copied(self._values))
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if kind is list or kind is set or kind is tuple:
+        return kind(_copied(item) for item in value)
+    return value
+
+
+def _changed_by_runs(agent: Agent) -> Iterator[object]:
+    """Yield whatever of an agent, and of the agents that it uses as tools, a run may change."""
+    for each in _agents_of(agent):
+        yield each
+        yield from (part for name in PARTS if hasattr(part := getattr(each, name, None), "__dict__"))
+        if type(config := getattr(each.model, "config", None)) is dict:
+            yield config
+
+
+def _agents_of(agent: Agent) -> list[Agent]:
+    found = [agent]
+    for each in found:
+        used = [getattr(tool, "agent", None) for tool in each.tool_registry.registry.values()]
+        found += [other for other in used if isinstance(other, Agent) and all(other is not known for known in found)]
+    return found

@@ -1,0 +1,50 @@
+"""What the SQLite journal forgets: the rows of a session, and of runs that ended long ago."""
+
+import sqlite3
+from typing import Final
+
+from strandline.journal.known import Session
+from strandline.journal.reader import CHAIN
+
+WALK: Final = 1000
+"""How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
+
+
+def delete_session(connection: sqlite3.Connection, session: Session) -> None:
+    """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history."""
+    rows = connection.execute(
+        f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (session.end.row, -1)
+    ).fetchall()
+    connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq, _ in rows))
+    connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
+    connection.execute("DELETE FROM agents WHERE session = ?", (session.no,))
+    connection.execute("DELETE FROM sessions WHERE no = ?", (session.no,))
+
+
+def prune(connection: sqlite3.Connection, before: float, limit: int, after: int) -> tuple[int, int | None]:
+    """Forget up to `limit` runs after sequence `after` that ended before `before`.
+
+    Return how many, and the sequence to go on after, None if no more are left. No index of ends is kept, which
+    every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
+    and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
+    had not ended then: no more than could wait, execute and be held at once.
+    """
+    old: list[int] = []
+    looked = 0
+    rows = connection.execute(
+        "SELECT seq, created_at, fence IS NULL AND ended_at < ? FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
+        (before, after, WALK),
+    )
+    for seq, created_at, is_old in rows:
+        if created_at >= before or len(old) == limit:
+            break
+        looked += 1
+        after = seq
+        if is_old:
+            old.append(seq)
+    rows.close()
+    if old:
+        # Rows of history go on naming these runs: their sequences are never given again.
+        connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
+        connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
+    return len(old), after if looked == WALK else None

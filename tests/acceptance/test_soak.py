@@ -1,0 +1,52 @@
+"""A short soak: servers killed at random instants under mixed load, and nothing that was promised is broken.
+
+`make soak` does the same for much longer.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from acceptance.server import TARGETS
+from soak.server import ROOT
+from soak.trial import Trial
+
+DEADLINE_S = 120
+
+
+def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
+    """Real servers, SIGKILL and SIGTERM, clients that wait and clients that leave; the seed is fixed."""
+    trial = Trial(tmp_path, kills=20, seed=376)
+    faults = asyncio.run(trial.run())
+    assert faults == [], "\n".join(faults)
+    numbers = trial.numbers()
+    assert numbers.kills == 20
+    assert numbers.servers > 20
+    assert numbers.runs > 20
+    assert numbers.tools > 20
+
+
+def test_a_server_that_stages_too_late_is_found_out(tmp_path: Path) -> None:
+    """What a soak is worth: a server that lets tools begin before the journal knows of them does not pass."""
+    trial = Trial(tmp_path, kills=6, seed=361, target=str(TARGETS / "hasty.py"))
+    faults = asyncio.run(trial.run())
+    assert any("times" in fault or "not in history" in fault for fault in faults), faults
+
+
+def test_an_interrupted_soak_still_judges(tmp_path: Path) -> None:
+    """Ctrl-C ends the killing; servers are stopped cleanly, and what was done until then is judged."""
+    command = [sys.executable, "-u", "-m", "soak", "--kills", "100000", "--seed", "1"]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert "seed 1, 100000 kills" in first
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=DEADLINE_S)[0]
+    assert process.returncode == 0, rest
+    assert "nothing was wrong" in rest
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,91 @@
+"""Any target behind the real engine, with agents in a thread of their own, for a test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from engine_support import key
+from strandline.agents.port import Target, TriedAtStart
+from strandline.clock import SystemClock
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Request, Service
+from strandline.history import history_faults
+from strandline.journal.memory import MemoryJournal
+from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token
+
+RUN_IDS = count()
+
+
+class Noting(MemoryJournal):
+    """A journal that notes what it is given to keep."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.staged: list[Fact] = []
+        self.settled: list[Settlement] = []
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        self.staged.append(fact)
+        await super().stage(token, fact)
+
+    async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Any:
+        self.settled.append(settlement)
+        return await super().settle(token, settlement, **options)
+
+
+@asynccontextmanager
+async def serving(
+    target: Target, folder: Path, journal: MemoryJournal | None = None, **options: Any
+) -> AsyncIterator[Service]:
+    """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
+    loops = AgentLoops(executor_threads=8, clock=SystemClock())
+    service = Service(
+        journal=journal or MemoryJournal(SystemClock()),
+        target=target,
+        loops=loops,
+        clock=SystemClock(),
+        new_run_id=lambda: RunId(f"run_{next(RUN_IDS)}"),
+        workspace=lambda key: str(folder / key.session_id),
+        options=Options(**{"drain_grace_s": 5, **options}),
+    )
+    if isinstance(target, TriedAtStart):
+        await loops.start(target.try_out).done
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.abort()
+
+
+async def ask(service: Service, text: str, session: str = "s") -> Outcome:
+    """Return how a run ends that asks `text`."""
+    ticket = await service.submit(Request(key=key(session), input=text))
+    end = await asyncio.wait_for(ticket.stream.outcome(), 20)
+    assert isinstance(end, Outcome)
+    return end
+
+
+async def history(service: Service, session: str = "s") -> list[Message]:
+    """Return the whole history, which must be one that a provider accepts."""
+    messages = await service.history(key(session), count=0, include_tool_messages=True)
+    assert history_faults(messages) == []
+    return messages
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it is so, within the time that `run` gives a test."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine, for a minute at most."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(main(), 60)
+
+    asyncio.run(bounded())

@@ -1,0 +1,224 @@
+"""How it is known what a factory makes: from what it says of itself, from one call at the start, or not yet."""
+
+import asyncio
+import functools
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from strands import Agent
+from strands.multiagent import GraphBuilder, Swarm
+from strands.multiagent.graph import Graph
+
+from strandline.agents import factory as module
+from strandline.agents.factory import TRIED_WITH, FactoryTarget
+from strandline.model import RunStatus
+from strandline.testing import ScriptedModel
+from target_support import ask, run, serving
+
+
+class Mine(Agent):
+    def __init__(self) -> None:
+        super().__init__(model=ScriptedModel(lambda _: "fine"))
+
+
+def a_graph() -> Graph:
+    builder = GraphBuilder()
+    builder.add_node(Mine(), "one")
+    builder.set_execution_timeout(30)
+    return builder.build()
+
+
+def says_agent() -> Agent:
+    raise AssertionError("called")
+
+
+def says_optional() -> Optional[Agent]:  # noqa: UP045
+    raise AssertionError("called")
+
+
+def says_awaitable() -> Awaitable[Agent]:
+    raise AssertionError("called")
+
+
+async def says_agent_later() -> "Agent":
+    raise AssertionError("called")
+
+
+def says_swarm() -> Swarm:
+    raise AssertionError("called")
+
+
+def says_either() -> Agent | Graph:
+    raise AssertionError("called")
+
+
+def says_with_model(model: str) -> Agent:
+    raise AssertionError("called")
+
+
+class Builds:
+    def __call__(self) -> Graph:
+        raise AssertionError("called")
+
+
+@pytest.mark.parametrize(
+    ("make", "opaque"),
+    [
+        (says_agent, False),
+        (says_optional, False),
+        (says_awaitable, False),
+        (says_agent_later, False),
+        (functools.partial(says_with_model, "x"), False),
+        (Mine, False),
+        (functools.partial(Agent, model="x"), False),
+        (says_swarm, True),
+        (says_either, True),
+        (Builds(), True),
+    ],
+)
+def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
+    make: Callable[..., Any], opaque: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = FactoryTarget(make, takes_session_id=False, description="test")
+    with caplog.at_level(logging.INFO, "strandline"):
+        asyncio.run(target.try_out())
+    assert target.opaque is opaque
+    assert caplog.records == []
+
+
+def says_nothing(made: object) -> Callable[..., Any]:
+    return lambda *session_id: made
+
+
+async def later() -> Any:
+    return Mine()
+
+
+@pytest.mark.parametrize(
+    ("make", "opaque"),
+    [(lambda: Mine(), False), (lambda: later(), False), (lambda: a_graph(), True), (lambda: Swarm([Mine()]), True)],
+    ids=["agent", "awaitable", "graph", "swarm"],
+)
+def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., Any], opaque: bool) -> None:
+    called: list[object] = []
+
+    def counting(session_id: str) -> Any:
+        called.append(session_id)
+        return make()
+
+    target = FactoryTarget(counting, takes_session_id=True, description="test")
+    asyncio.run(target.try_out())
+    assert target.opaque is opaque
+    assert called == [TRIED_WITH]
+
+
+def fails() -> Any:
+    raise ConnectionError("no database yet")
+
+
+def leaves() -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (fails, "the factory failed: ConnectionError('no database yet')"),
+        (leaves, "SystemExit(3)"),
+        (lambda: None, "the factory returned None, not a strands.Agent"),
+    ],
+)
+def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
+    make: Callable[..., Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = FactoryTarget(make, takes_session_id=False, description="test")
+    with caplog.at_level(logging.WARNING, "strandline"):
+        asyncio.run(target.try_out())
+    assert said in caplog.text
+    assert target.opaque
+
+
+def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TRIED_FOR_S", 0.05)
+    goes_on = threading.Event()
+
+    def slow() -> Any:
+        goes_on.wait(20)
+        return Mine()
+
+    async def main() -> None:
+        target = FactoryTarget(slow, takes_session_id=False, description="test")
+        await target.try_out()
+        assert not goes_on.is_set()
+        assert target.opaque
+        goes_on.set()
+
+    run(main)
+
+
+def test_a_factory_is_tried_on_the_loop_that_it_is_called_on_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        async def make():  # type: ignore[no-untyped-def]
+            loops.append(asyncio.get_running_loop())
+            return Mine()
+
+        async with serving(FactoryTarget(make, takes_session_id=False, description="test"), tmp_path) as service:
+            assert (await ask(service, "q")).output == "fine"
+        assert len(loops) == 2
+        assert loops[0] is loops[1]
+
+    run(main)
+
+
+def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(tmp_path: Path) -> None:
+    async def main() -> None:
+        up: list[bool] = []
+
+        def late(*_: object) -> Any:
+            if not up:
+                raise ConnectionError("not yet")
+            return Mine()
+
+        target = FactoryTarget(late, takes_session_id=False, description="test")
+        async with serving(target, tmp_path) as service:
+            assert (await ask(service, "q")).status is RunStatus.FAILED
+            assert target.opaque
+            up.append(True)
+            assert (await ask(service, "q")).output == "fine"
+            assert not target.opaque
+
+    run(main)
+
+
+def test_a_graph_from_a_factory_that_was_seen_to_make_agents_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    async def main() -> None:
+        def either(session_id: str) -> Any:
+            return Mine() if session_id == TRIED_WITH else a_graph()
+
+        target = FactoryTarget(either, takes_session_id=True, description="test")
+        async with serving(target, tmp_path) as service:
+            outcome = await ask(service, "q")
+            assert outcome.error is not None
+            assert "-> Agent | Graph | Swarm" in outcome.error.detail
+
+    run(main)
+
+
+def test_a_factory_that_says_that_it_makes_either_may_make_either(tmp_path: Path) -> None:
+    async def main() -> None:
+        def either(session_id: str) -> Agent | Graph:
+            return Mine() if session_id == "a" else a_graph()
+
+        target = FactoryTarget(either, takes_session_id=True, description="test")
+        async with serving(target, tmp_path) as service:
+            answers = await asyncio.gather(ask(service, "q", "a"), ask(service, "q", "b"))
+            assert [answer.output for answer in answers] == ["fine", "fine"]
+            assert target.opaque
+
+    run(main)

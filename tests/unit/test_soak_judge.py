@@ -1,0 +1,348 @@
+"""The soak's judge finds nothing wrong with true records, and whatever was made wrong in them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from soak.case import NOT_STARTED, UNKNOWN, Rules
+from soak.judge import judge
+from soak.ledger import Line
+from soak.message import OUT_OF_ORDER
+from soak.records import Answered, Asked, Ended, Exit, Records, Seen, Stored, View, digest
+
+Block = dict[str, Any]
+SESSION = "shared-0.0"
+DONE, BROKE, CRASHED, FAILED, QUEUED = "c0-0", "c1-0", "c2-0", "c3-0", "c4-0"
+TEXTS = {
+    DONE: f"{DONE} work.1",
+    BROKE: f"{BROKE} fails.1+awork.2",
+    CRASHED: f"{CRASHED} work.5",
+    FAILED: f"{FAILED} error",
+    QUEUED: QUEUED,
+}
+
+
+def use(tool: str, number: int) -> Block:
+    return {"toolUse": {"toolUseId": f"use-{number}", "name": tool, "input": {}}}
+
+
+def result(number: int, text: str, status: str) -> Block:
+    return {"toolResult": {"toolUseId": f"use-{number}", "status": status, "content": [{"text": text}]}}
+
+
+def user(*content: Block) -> Block:
+    return {"role": "user", "content": list(content)}
+
+
+def assistant(*content: Block) -> Block:
+    return {"role": "assistant", "content": list(content)}
+
+
+def ran(label: str, tool: str, number: int, how: Any, *, pid: int = 1) -> list[Line]:
+    """Return the lines of a tool that ended so; None: it never did."""
+    known: dict[str, Any] = {"session": SESSION, "label": label, "pid": pid, "run_id": f"run-{label}", "tool": tool}
+    known |= {"tool_use_id": f"use-{number}", "token": f"token-{number}", "attempt": 1}
+    begin = Line(kind="begin", at_ns=number * 100, **known)
+    return [begin] if how is None else [begin, Line(kind="end", at_ns=number * 100 + 1, how=how, **known)]
+
+
+class World:
+    """A true story: five runs of a session, one of which was executing when the first server was killed."""
+
+    def __init__(self) -> None:
+        self.lines = [
+            *ran(DONE, "work", 1, "done"),
+            *ran(BROKE, "fails", 2, "raised"),
+            *ran(BROKE, "awork", 3, "done"),
+            *ran(CRASHED, "work", 4, None),
+            Line(kind="model", session=SESSION, label=FAILED, pid=2, at_ns=500),
+        ]
+        self.history = [
+            user({"text": TEXTS[DONE]}),
+            assistant(use("work", 1)),
+            user(result(1, "did token-1", "success")),
+            assistant({"text": f"{DONE}: did token-1"}),
+            user({"text": TEXTS[BROKE]}),
+            assistant(use("fails", 2), use("awork", 3)),
+            user(result(2, "went wrong token-2", "error"), result(3, "did token-3", "success")),
+            assistant({"text": f"{BROKE}: went wrong token-2, did token-3"}),
+            user({"text": TEXTS[CRASHED]}),
+            assistant(use("work", 4)),
+            user(result(4, f"{UNKNOWN}: it may have run.", "error")),
+            assistant({"text": "(This run ended early: crashed.)"}),
+            user({"text": TEXTS[FAILED]}),
+            assistant({"text": "(This run ended early: agent_error.)"}),
+            user({"text": TEXTS[QUEUED]}),
+            assistant({"text": f"{QUEUED}: nothing done"}),
+        ]
+        self.ends = {
+            DONE: Ended(kind="succeeded", text=f"{DONE}: did token-1"),
+            BROKE: Ended(kind="succeeded", text=f"{BROKE}: went wrong token-2, did token-3"),
+            CRASHED: Ended(kind="crashed", text="the server died"),
+            FAILED: Ended(kind="agent_error", text=f"ConnectionError: {OUT_OF_ORDER}"),
+            QUEUED: Ended(kind="succeeded", text=f"{QUEUED}: nothing done"),
+        }
+        self.records = Records()
+        for number, (label, text) in enumerate(TEXTS.items(), 1):
+            run_id, end = f"run-{label}", self.ends[label]
+            status = "succeeded" if end.kind == "succeeded" else "failed"
+            self.records.asked[label] = Asked(label=label, session=SESSION, text=text, sent_ns=number)
+            self.records.stored.append(
+                Stored(sequence=number, run_id=run_id, session=SESSION, status=status, attempt=1)
+            )
+            self.records.views[run_id] = View(
+                status_code=200, status=status, attempt=1, started=True, ended_at=f"t{number}", ended=end
+            )
+            self.records.told[run_id].add(end)
+            self.records.told_at[run_id].add(f"t{number}")
+        answer = Answered(label=DONE, status_code=200, at_ns=90, run_id=f"run-{DONE}")
+        self.records.answered.append(answer)
+        self.records.seen_waiting[QUEUED] = (f"run-{QUEUED}", 95)
+        self.records.asked["c5-0"] = Asked(label="c5-0", session=SESSION, text="c5-0 work.1", sent_ns=9)
+        self.records.answered.append(Answered(label="c5-0", status_code=503, at_ns=99))
+        self.records.seen[SESSION].add(Seen(count=4, digest=digest(self.history[:4])))
+        self.records.exits = [
+            Exit(server=1, signals=("KILL",), stage="ready", code=-9),
+            Exit(server=2, signals=("TERM",), stage="ready", code=0),
+            Exit(server=3, signals=("TERM", "KILL"), stage="ready", code=-9),
+            Exit(server=4, signals=("TERM",), stage="starting", code=-15),
+        ]
+
+    def judged(self, rules: Rules = Rules()) -> list[str]:  # noqa: B008 (it is frozen)
+        self.records.histories[SESSION] = self.history
+        return judge(self.records, self.lines, rules)
+
+    def end(self, label: str, ended: Ended) -> None:
+        self.records.views[f"run-{label}"] = replace(self.records.views[f"run-{label}"], ended=ended)
+
+
+def test_true_records_have_no_fault() -> None:
+    assert World().judged() == []
+
+
+def lose_a_run(world: World) -> None:
+    world.records.stored = [run for run in world.records.stored if run.run_id != f"run-{DONE}"]
+    del world.history[:4]
+    world.records.seen.clear()
+
+
+def lose_a_waiting_run(world: World) -> None:
+    world.records.stored.pop()
+    del world.history[-2:]
+
+
+def lose_a_run_that_executed(world: World) -> None:
+    world.records.views[f"run-{CRASHED}"] = View(status_code=404)
+
+
+def leave_a_run_waiting(world: World) -> None:
+    world.records.stored[-1] = replace(world.records.stored[-1], status="queued")
+
+
+def tell_two_outcomes(world: World) -> None:
+    world.records.told[f"run-{DONE}"].add(Ended(kind="crashed", text="the server died"))
+
+
+def tell_two_ends(world: World) -> None:
+    world.records.told_at[f"run-{DONE}"].add("t99")
+
+
+def tell_another_answer(world: World) -> None:
+    world.end(DONE, Ended(kind="succeeded", text="c0-0: did something"))
+
+
+def start_a_tool_twice(world: World) -> None:
+    world.lines[2:2] = [replace(line, token="token-9") for line in ran(DONE, "work", 1, "done")]
+
+
+def forget_a_side_effect(world: World) -> None:
+    world.lines[2:2] = ran(DONE, "work", 8, "done")
+
+
+def tell_a_result_that_never_was(world: World) -> None:
+    world.history[2]["content"] = [result(1, "did something", "success")]
+
+
+def tell_a_failure_as_a_success(world: World) -> None:
+    world.history[6]["content"][0]["toolResult"]["status"] = "success"
+
+
+def tell_a_tool_that_ran_as_not_started(world: World) -> None:
+    world.history[10]["content"] = [result(4, NOT_STARTED, "error")]
+
+
+def tell_what_had_ended_as_unknown(world: World) -> None:
+    world.history[2]["content"] = [result(1, UNKNOWN, "error")]
+
+
+def make_a_tool_up(world: World) -> None:
+    del world.lines[2:4]
+
+
+def leave_a_tool_without_a_result(world: World) -> None:
+    del world.history[6]["content"][0]
+
+
+def change_history(world: World) -> None:
+    world.records.seen[SESSION].add(Seen(count=2, digest=b"another"))
+
+
+def tell_a_run_twice(world: World) -> None:
+    world.history += world.history[-2:]
+
+
+def tell_of_a_run_that_nobody_asked_for(world: World) -> None:
+    world.history[-2] = user({"text": "who is there"})
+
+
+def swap_runs_in_history(world: World) -> None:
+    world.history[:8] = [*world.history[4:8], *world.history[:4]]
+    world.records.seen.clear()
+
+
+def accept_out_of_order(world: World) -> None:
+    first, second, *others = world.records.stored
+    world.records.stored = [replace(second, sequence=1), replace(first, sequence=2), *others]
+
+
+def send_after_an_answer_what_comes_before_it(world: World) -> None:
+    world.records.asked[DONE] = replace(world.records.asked[DONE], sent_ns=600)
+
+
+def execute_in_another_order(world: World) -> None:
+    world.lines[:6] = [*world.lines[2:6], *world.lines[:2]]
+
+
+def execute_two_at_once(world: World) -> None:
+    world.lines[1], world.lines[2] = world.lines[2], world.lines[1]
+
+
+def run_what_was_refused(world: World) -> None:
+    world.lines.append(Line(kind="model", session=SESSION, label="c5-0", pid=2, at_ns=900))
+
+
+def fail_without_reason(world: World) -> None:
+    world.end(QUEUED, Ended(kind="agent_error", text="the conversation is malformed"))
+
+
+def close_otherwise(world: World) -> None:
+    world.history[11]["content"] = [{"text": "(This run ended early: stopped.)"}]
+
+
+def time_out_without_a_timeout(world: World) -> None:
+    world.end(CRASHED, Ended(kind="timeout", text="the time was up"))
+
+
+def time_out_early(world: World) -> None:
+    time_out_without_a_timeout(world)
+    world.records.asked[CRASHED] = replace(world.records.asked[CRASHED], timeout_s=2.0)
+
+
+def take_too_long(world: World) -> None:
+    world.records.asked[DONE] = replace(world.records.asked[DONE], timeout_s=2.0)
+    world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=60.0)
+
+
+def crash_without_a_tool(world: World) -> None:
+    world.end(FAILED, Ended(kind="crashed", text="the server died"))
+
+
+def try_too_often(world: World) -> None:
+    world.records.stored[2] = replace(world.records.stored[2], attempt=4)
+
+
+def end_by_itself(world: World) -> None:
+    world.records.exits.append(Exit(server=5, signals=(), stage="ready", code=1))
+
+
+def end_with_another_code(world: World) -> None:
+    world.records.exits.append(Exit(server=5, signals=("TERM",), stage="ready", code=1))
+
+
+def complain(world: World) -> None:
+    world.records.exits.append(Exit(server=5, signals=("KILL",), stage="ready", code=-9, complaints=("Traceback",)))
+
+
+def leave_something(world: World) -> None:
+    world.records.left = 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lose_a_run, "was answered 200, and is lost"),
+        (lose_a_waiting_run, "was seen as waiting, and is lost"),
+        (lose_a_run_that_executed, "was executed, and is lost"),
+        (leave_a_run_waiting, "has no outcome"),
+        (tell_two_outcomes, "ended in more than one way"),
+        (tell_two_ends, "ended more than once"),
+        (tell_another_answer, "answered 'c0-0: did something'"),
+        (start_a_tool_twice, "was started 2 times"),
+        (forget_a_side_effect, "was started, and is not in history"),
+        (tell_a_result_that_never_was, "ended otherwise, and is told as"),
+        (tell_a_failure_as_a_success, "was raised, and is told as a success"),
+        (tell_a_tool_that_ran_as_not_started, "has no known end, and is told as"),
+        (tell_what_had_ended_as_unknown, "ended, and is told as unknown"),
+        (make_a_tool_up, "never started, and is told as"),
+        (leave_a_tool_without_a_result, "is malformed"),
+        (change_history, "was changed in its first 2 messages"),
+        (tell_a_run_twice, "is twice in history"),
+        (tell_of_a_run_that_nobody_asked_for, "a question that nobody asked"),
+        (swap_runs_in_history, "in another order than they have in history"),
+        (accept_out_of_order, "was accepted where"),
+        (send_after_an_answer_what_comes_before_it, "and comes after it"),
+        (execute_in_another_order, "in another order than they have in history"),
+        (execute_two_at_once, "began while one of"),
+        (run_what_was_refused, "was refused, and ran"),
+        (fail_without_reason, "failed without reason"),
+        (close_otherwise, "and history closes with"),
+        (time_out_without_a_timeout, "and had no end of time"),
+        (time_out_early, "and had 2.0"),
+        (take_too_long, "took 60.0 s, and had 2.0"),
+        (crash_without_a_tool, "though it could have gone on"),
+        (try_too_often, "had 4 attempts"),
+        (end_by_itself, "ended with 1"),
+        (end_with_another_code, "ended with 1"),
+        (complain, "complained"),
+        (leave_something, "still executed, waited or were held"),
+    ],
+)
+def test_whatever_is_wrong_is_found(wrong: Callable[[World], None], said: str) -> None:
+    world = World()
+    wrong(world)
+    faults = world.judged()
+    assert any(said in fault for fault in faults), faults
+
+
+def test_an_idempotent_tool_may_start_again() -> None:
+    world = World()
+    world.lines = [replace(line, tool="again") if line.label == DONE else line for line in world.lines]
+    world.lines[0:0] = ran(DONE, "again", 1, None, pid=0)
+    assert any("was started 2 times" in fault for fault in world.judged())
+    assert world.judged(Rules(idempotent=frozenset({"again"}))) == []
+
+
+def test_nothing_crashes_that_could_have_gone_on() -> None:
+    """A tool that may be started again, or a model that may be told, is no reason to fail; a last attempt is."""
+    could = "though it could have gone on"
+    for rules in (Rules(tell=True), Rules(idempotent=frozenset({"work"}))):
+        assert any(could in fault for fault in World().judged(rules)), rules
+        assert World().judged(replace(rules, max_attempts=1)) == []
+
+
+def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
+    world = World()
+    run_id = f"run-{QUEUED}"
+    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], queue_timeout_s=0.5)
+    world.records.stored[-1] = replace(world.records.stored[-1], status="failed")
+    ended = Ended(kind="queue_timeout", text="it waited too long")
+    view = View(status_code=200, status="failed", ended_at="t5", ended=ended, waited_s=0.6)
+    world.records.views[run_id] = view
+    world.records.told[run_id] = {ended}
+    assert any("5 in history" in fault for fault in world.judged())
+    del world.history[-2:]
+    assert world.judged() == []
+    world.records.views[run_id] = replace(view, waited_s=0.3)
+    assert any("was given up" in fault for fault in world.judged())

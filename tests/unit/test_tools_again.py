@@ -1,0 +1,358 @@
+"""Runs that go on in the middle of a round: what is started again, what never is, and what history tells of it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strands import Agent, tool
+from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
+from strands.types.tools import AgentTool
+
+from engine_support import key
+from strandline.agents.strands import StrandsTarget
+from strandline.clock import SystemClock
+from strandline.engine.attempt import LiveAttempt
+from strandline.errors import JournalUnavailable
+from strandline.history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Claim,
+    Fact,
+    Message,
+    RoundDone,
+    RoundStarted,
+    Run,
+    RunId,
+    RunStatus,
+    Succeeded,
+    Token,
+    ToolDone,
+)
+from strandline.testing import ScriptedModel, Signal, call, results, say
+
+NEW = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+RUN = Run(
+    run_id=RunId("r"),
+    key=key(),
+    input="go",
+    lane=3,
+    priority=3,
+    opaque=False,
+    metadata={},
+    sequence=1,
+    status=RunStatus.RUNNING,
+    attempt=1,
+    created_at=0.0,
+)
+TOKEN = Token(RUN.run_id, 1)
+
+
+class Facts:
+    """As much of a journal as an attempt uses: it keeps `left` more facts, then the server is as good as dead."""
+
+    def __init__(self, kept: Sequence[Fact] = (), *, left: int | None = None) -> None:
+        self.kept = list(kept)
+        self.left = left
+
+    async def stage(self, token: Token, fact: Fact) -> None:
+        if self.left is not None and len(self.kept) >= self.left:
+            raise JournalUnavailable("the server is dead")
+        self.kept.append(fact)
+
+
+class World:
+    """Tools that note when they start, and the agents that have them."""
+
+    def __init__(self, script: Any, *, hooks: Sequence[tuple[Any, Any]] = (), extra: Sequence[Any] = ()) -> None:
+        self.started: list[tuple[str, str]] = []
+        self.sent: list[list[Message]] = []
+        self._script = script
+        self._hooks = hooks
+        self._extra = extra
+
+    def make(self) -> Agent:
+        started = self.started
+
+        @tool(context=True)
+        async def pay(n: int, tool_context: Any) -> str:
+            """Do something that is done once."""
+            started.append(("pay", tool_context.tool_use["toolUseId"]))
+            return f"paid {n}"
+
+        @tool(context=True)
+        async def look(n: int, tool_context: Any) -> str:
+            """Do something that can be done again."""
+            started.append(("look", tool_context.tool_use["toolUseId"]))
+            return f"saw {n}"
+
+        def script(messages: Any) -> Any:
+            self.sent.append(messages)
+            return self._script(messages)
+
+        agent = Agent(model=ScriptedModel(script), tools=[pay, look, *self._extra])
+        for callback, event in self._hooks:
+            agent.add_hook(callback, event)
+        return agent
+
+    async def attempt(self, journal: Facts, progress: Progress, record: AgentRecord = NEW) -> LiveAttempt | None:
+        """Execute one attempt; None if the server died in the middle."""
+        target = StrandsTarget(self.make, takes_session_id=False, description="test")
+        claim = Claim(token=TOKEN, run=RUN, facts=tuple(journal.kept))
+        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock())  # type: ignore[arg-type]
+        agent = await target.build(key(), record, progress)
+        try:
+            async with asyncio.timeout(20):
+                finished = await agent.run(live)
+        except Exception:
+            assert journal.left is not None
+            return None
+        assert isinstance(finished.ending, Succeeded)
+        return live
+
+
+def one_round(*calls: Any) -> Any:
+    def script(messages: Any) -> Any:
+        return "done" if results(messages) else [say("let me see"), *calls]
+
+    return script
+
+
+def open_round(*calls: Any, done: Sequence[ToolDone] = ()) -> list[Fact]:
+    """Return what is staged of a run whose first round had begun when the server died."""
+    asking: list[Message] = [
+        {"role": "user", "content": [{"text": "go"}]},
+        {"role": "assistant", "content": [{"text": "let me see"}, *calls]},
+    ]
+    return [RoundStarted(asking), *done]
+
+
+def result(tool_use_id: str, *content: Any, status: str = "success") -> ToolDone:
+    return ToolDone(tool_use_id, {"toolUseId": tool_use_id, "status": status, "content": list(content)})
+
+
+def told_results(messages: Sequence[Message]) -> dict[str, Any]:
+    return {
+        block["toolResult"]["toolUseId"]: block["toolResult"]
+        for message in messages
+        for block in message["content"]
+        if "toolResult" in block
+    }
+
+
+# -- reopened -----------------------------------------------------------------------------------------
+
+
+def test_a_progress_without_an_open_tool_is_not_changed() -> None:
+    none = fold([])
+    assert reopened(none, unknown_tool="fail", idempotent_tools=()) is none
+    all_done = fold(open_round(call("pay", {"n": 1}, "p"), done=[result("p", {"text": "paid 1"})]))
+    assert reopened(all_done, unknown_tool="fail", idempotent_tools=["pay"]) is all_done
+
+
+@pytest.mark.parametrize("idempotent", [[], ["look"]])
+def test_an_open_tool_that_is_not_idempotent_ends_the_run_unless_its_outcome_may_be_told_as_unknown(
+    idempotent: list[str],
+) -> None:
+    progress = fold(open_round(call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")))
+    assert reopened(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
+    told = reopened(progress, unknown_tool="tell", idempotent_tools=idempotent)
+    assert told is not None
+    assert told.again == frozenset({"l"} if idempotent else ())
+    assert told.results["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+    assert told.results["p"]["status"] == "error"
+    assert ("l" in told.results) is not bool(idempotent)
+
+
+def test_open_tools_that_are_all_idempotent_start_again_whatever_becomes_of_others() -> None:
+    progress = fold(open_round(call("look", {"n": 1}, "a"), call("pay", {"n": 2}, "p"), done=[result("p")]))
+    again = reopened(progress, unknown_tool="fail", idempotent_tools=["look"])
+    assert again is not None
+    assert again.again == {"a"}
+    assert again.results == progress.results
+    assert again.to_go_on()[-1]["role"] == "assistant"
+
+
+def test_a_round_that_starts_again_keeps_what_is_known_of_it() -> None:
+    facts = open_round(call("look", {"n": 1}, "a"), call("pay", {"n": 2}, "p"), done=[result("p", {"text": "paid"})])
+    once, twice = fold(facts), fold([*facts, RoundStarted([])])
+    assert twice == once
+
+
+# -- with agents --------------------------------------------------------------------------------------
+
+
+def test_only_the_tools_to_start_again_start_and_all_others_have_the_results_that_are_known() -> None:
+    image = {"image": {"format": "png", "source": {"bytes": b"\x89PNG"}}}
+    done = [
+        result("p", {"json": {"paid": [1, {"deep": None}]}}, image),
+        result("f", {"text": "no such city"}, status="error"),
+    ]
+    calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l"), call("pay", {"n": 3}, "f")]
+    world = World(one_round(*calls))
+    journal = Facts(open_round(*calls, done=done))
+    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+    assert progress is not None
+    live = asyncio.run(world.attempt(journal, progress))
+
+    assert live is not None
+    assert world.started == [("look", "l")]
+    told = told_results(live.messages)
+    assert told["p"] == done[0].result
+    assert told["f"] == done[1].result
+    assert told["l"]["content"] == [{"text": "saw 2"}]
+    assert told_results(world.sent[0]) == told, "the model is given what history tells"
+    assert [type(fact) for fact in journal.kept[3:]] == [ToolDone, RoundDone], "the round is not staged twice"
+    assert fold(journal.kept).messages == live.messages[:-1]
+    assert history_faults(close(live.messages, {}, Succeeded())) == []
+
+
+def test_hooks_of_the_user_are_not_asked_about_tools_that_do_not_start_again() -> None:
+    asked: list[str] = []
+
+    def before(event: BeforeToolCallEvent[Any]) -> None:
+        asked.append(f"before {event.tool_use['toolUseId']}")
+
+    def rewrite(event: AfterToolCallEvent[Any]) -> None:
+        asked.append(f"after {event.tool_use['toolUseId']}")
+        event.result["content"] = [{"text": "rewritten"}]
+
+    calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
+    world = World(one_round(*calls), hooks=[(before, BeforeToolCallEvent), (rewrite, AfterToolCallEvent)])
+    journal = Facts(open_round(*calls, done=[result("p", {"text": "rewritten before"})]))
+    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+    assert progress is not None
+    live = asyncio.run(world.attempt(journal, progress))
+
+    assert live is not None
+    assert asked == ["before l", "after l"]
+    told = told_results(live.messages)
+    assert told["p"]["content"] == [{"text": "rewritten before"}]
+    assert told["l"]["content"] == [{"text": "rewritten"}]
+
+
+def test_a_tool_whose_outcome_is_told_as_unknown_is_not_started() -> None:
+    calls = [call("pay", {"n": 1}, "p"), call("look", {"n": 2}, "l")]
+    world = World(one_round(*calls))
+    journal = Facts(open_round(*calls))
+    progress = reopened(fold(journal.kept), unknown_tool="tell", idempotent_tools=["look"])
+    assert progress is not None
+    live = asyncio.run(world.attempt(journal, progress))
+    assert live is not None
+    assert world.started == [("look", "l")]
+    assert told_results(live.messages)["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+
+
+def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_after_it_stopped_itself() -> None:
+    """A round that was cancelled stays open for Strands: the next question would be refused."""
+
+    @tool(context=True)
+    def look(n: int, tool_context: Any) -> str:
+        """Look, and stop the agent."""
+        tool_context.agent.cancel()
+        return f"saw {n}"
+
+    async def main() -> None:
+        target = StrandsTarget(
+            lambda: Agent(model=ScriptedModel(lambda messages: "fine"), tools=[look]),
+            takes_session_id=False,
+            description="test",
+        )
+        journal: Any = Facts(open_round(call("look", {"n": 1}, "l")))
+        progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look"])
+        assert progress is not None
+        agent = await target.build(key(), NEW, progress)
+        claim = Claim(token=TOKEN, run=RUN)
+        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock())
+        assert isinstance((await agent.run(live)).ending, Succeeded)
+        following = LiveAttempt(claim, fold([]), journal, Signal(), "/nowhere", SystemClock())
+        assert isinstance((await agent.run(following)).ending, Succeeded)
+        assert following.messages[-1]["content"] == [{"text": "fine"}]
+
+    asyncio.run(main())
+
+
+TOOLS = st.lists(st.sampled_from(["pay", "look"]), min_size=1, max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rounds=st.lists(TOOLS, min_size=1, max_size=3), deaths=st.lists(st.integers(0, 9), max_size=4))
+def test_however_often_the_server_dies_nothing_that_ended_starts_again_and_history_tells_what_was_done(
+    rounds: list[list[str]], deaths: list[int]
+) -> None:
+    """A server that dies is a journal that takes no more facts: what the tools did in the meantime is done."""
+
+    def script(messages: Any) -> Any:
+        number = sum(1 for message in messages if message["role"] == "assistant")
+        if number == len(rounds):
+            return "done"
+        return [call(name, {"n": n}, f"{name}-{number}-{n}") for n, name in enumerate(rounds[number])]
+
+    async def main() -> None:
+        world = World(script)
+        facts: list[Fact] = []
+        live: LiveAttempt | None = None
+        for death in [*deaths, None]:
+            progress = reopened(fold(facts), unknown_tool="tell", idempotent_tools=["look"])
+            assert progress is not None
+            ended = {fact.tool_use_id for fact in facts if isinstance(fact, ToolDone)} | set(
+                told_results(progress.messages)
+            )
+            journal = Facts(facts, left=None if death is None else len(facts) + death)
+            world.started.clear()
+            live = await world.attempt(journal, progress)
+            started = Counter(each for _, each in world.started)
+            paid.update(each for name, each in world.started if name == "pay")
+            assert not ended & set(started), "a tool that had ended was started again"
+            assert all(times == 1 for times in started.values())
+            assert progress.again <= set(started) or live is None
+            facts = journal.kept
+            if live is not None:
+                break
+        assert live is not None
+        assert all(times == 1 for times in paid.values()), "a tool that is not idempotent was started twice"
+        closed = close(live.messages, {}, Succeeded())
+        assert history_faults(closed) == []
+        assert all(pairing_faults(each) == [] for each in world.sent)
+        told = told_results(closed)
+        assert set(told) == {
+            f"{name}-{number}-{n}" for number, names in enumerate(rounds) for n, name in enumerate(names)
+        }
+        for each, tool_result in told.items():
+            text = tool_result["content"][0]["text"]
+            if each.startswith("look"):
+                assert text == f"saw {each[-1]}"
+            else:
+                assert text in (f"paid {each[-1]}", UNKNOWN_OUTCOME)
+                assert each in paid or text == UNKNOWN_OUTCOME
+
+    paid: Counter[str] = Counter()
+    asyncio.run(main())
+
+
+def test_a_round_goes_on_with_tools_of_every_kind_of_its_agent() -> None:
+    """Also with one that is no function but an object of its own."""
+
+    class Odd(AgentTool):
+        tool_name = "odd"
+        tool_type = "python"
+
+        @property
+        def tool_spec(self) -> Any:
+            return {"name": "odd", "description": "odd", "inputSchema": {"json": {"type": "object"}}}
+
+        async def stream(self, tool_use: Any, invocation_state: dict[str, Any], **kwargs: Any) -> Any:
+            yield {"toolUseId": tool_use["toolUseId"], "status": "success", "content": [{"text": "odd indeed"}]}
+
+    calls = [call("odd", {}, "o"), call("look", {"n": 2}, "l")]
+    world = World(one_round(*calls), extra=[Odd()])
+    journal = Facts(open_round(*calls))
+    progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "odd"])
+    assert progress is not None
+    live = asyncio.run(world.attempt(journal, progress))
+    assert live is not None
+    assert told_results(live.messages)["o"]["content"] == [{"text": "odd indeed"}]
