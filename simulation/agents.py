@@ -278,7 +278,7 @@ class Performance:
             return
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while loop.time() < until and not self._attempt.signal.is_set():
+        while loop.time() < until and not self._attempt.signal.is_set():  # noqa: ASYNC110 - signals are polled
             await asyncio.sleep(min(0.25, max(0.0, until - loop.time())))
         if self._attempt.signal.is_set():
             raise Broken("I was asked to end")

@@ -207,7 +207,7 @@ class InlineJournal(SqliteJournal):
         if writer.unsettled or self._connection.in_transaction:
             # What is not committed cannot be seen through another connection; here there is but one.
             await self._written(_nothing)
-            while self._connection.in_transaction:
+            while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
                 await asyncio.sleep(0.0001)
         alive(self._process)
         return question(self._connection)

@@ -1,50 +1,25 @@
-"""One life of a server, from a seed: who asks for what, how the disk does, when it dies and when it is drained.
+"""What befalls a server, from a seed: who asks for what, how the disk does, when it dies and when it is drained.
 
-`live(seed, journal)` plays it to its end: whatever has happened, the last process runs on a healthy disk until nothing
-executes or waits, is drained, and all that is kept is read. What is then known is a `Life`, for the judge.
+Whatever has happened, the last process runs on a healthy disk until nothing executes or waits, and is drained.
 """
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from msgspec import Struct
-
 from simulation.clients import send
-from simulation.journals import Disk, MakeStore, MemoryStore
+from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
-from simulation.record import Event, Record
+from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline.engine.options import Options
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
-from strandline.testing.virtual import VirtualLoop
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
-
-
-class Life(Struct, frozen=True, kw_only=True):
-    """All that is known of a world in the end."""
-
-    seed: int
-    options: Options
-    traits: Traits
-    opaque: bool
-    steady: bool
-    """Whether wall time went as virtual time does."""
-    faulty: bool
-    """Whether the disk ever failed."""
-    events: list[Event]
-    faults: list[str]
-    scripts: dict[str, Script]
-    runs: dict[str, Run]
-    """By id, what is kept of every id that was ever given."""
-    history: dict[SessionKey, list[Message]]
-    digest: str
 
 
 class World:
@@ -273,44 +248,4 @@ def _options(chance: Chance) -> Options:
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
         agent_idle_s=chance.choice((0.5, 600.0)),
-    )
-
-
-def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
-    """Play the world of a seed to its end."""
-    loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(_live(seed, make_store, show))
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
-    logging.disable(logging.CRITICAL)
-    world = World(seed, make_store, show=show)
-    await world.play()
-    await asyncio.sleep(5.0)
-    runs, history = await world.all_that_is_kept()
-    record = world.record
-    for task in asyncio.all_tasks():
-        if task is not asyncio.current_task():
-            record.fault(world.clock.monotonic(), f"a task is left when all is over: {task.get_coro()}")
-    return Life(
-        seed=seed,
-        options=world.options,
-        traits=world.traits,
-        opaque=world.opaque,
-        steady=world.steady,
-        faulty=world.disk.faulty,
-        events=record.events,
-        faults=record.faults,
-        scripts=world.scripts,
-        runs=runs,
-        history=history,
-        digest=record.digest(),
     )

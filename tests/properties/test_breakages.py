@@ -13,12 +13,12 @@ import pytest
 
 from simulation.journals import SlowJournal
 from simulation.trial import play
-from strandline.engine import attempt as live_attempt
+from strandline.agents.port import RunStopped
 from strandline.engine import runner
 from strandline.engine.attempt import LiveAttempt
 from strandline.engine.holds import Holds
+from strandline.errors import ClaimLost
 from strandline.history import close
-from strandline.journal import memory
 from strandline.journal.kept import KeptRun
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
@@ -47,7 +47,7 @@ def take_any_token(patch: pytest.MonkeyPatch) -> None:
     def claimed(journal: MemoryJournal, token: Token) -> Any:
         run = journal._runs.get(token.run_id)
         if run is None or run.fence is None:
-            raise memory.ClaimLost("lost")
+            raise ClaimLost("lost")
         return run
 
     patch.setattr(MemoryJournal, "_claimed", claimed)
@@ -58,7 +58,7 @@ def stage_too_late(patch: pytest.MonkeyPatch) -> None:
 
     async def begin_round(attempt: LiveAttempt) -> None:
         if attempt.stopping:
-            raise live_attempt.RunStopped
+            raise RunStopped
         attempt.results = {}
         fact = RoundStarted(attempt._fresh())
         asyncio.ensure_future(attempt._journal.stage(attempt.claim.token, fact))  # noqa: RUF006

@@ -40,4 +40,3 @@ def test_a_seed_is_the_same_world_in_every_process() -> None:
             [sys.executable, "-c", HASH], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
         )
         assert there.stdout.split() == here, f"with PYTHONHASHSEED={hash_seed}"
-
