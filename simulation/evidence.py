@@ -52,6 +52,7 @@ class RunEvidence:
         """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
+        self.idempotent: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
         self.limits: dict[str, float] = {}
@@ -222,8 +223,10 @@ class Evidence:
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        for tool in event.facts["ids"]:
+        for tool, idempotent in zip(event.facts["ids"], event.facts["idempotent"], strict=True):
             run.asked[tool] = self._attempt(event)
+            if idempotent:
+                run.idempotent.add(tool)
 
     def _staged(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)

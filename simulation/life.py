@@ -31,6 +31,8 @@ class Life(Struct, frozen=True, kw_only=True):
     runs: dict[str, Run]
     """By id, what is kept of every id that was ever given."""
     history: dict[SessionKey, list[Message]]
+    """All of it, that of discarded runs too."""
+    shown: dict[SessionKey, list[Message]]
     digest: str
 
 
@@ -55,7 +57,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     world = World(seed, make_store, show=show)
     await world.play()
     await asyncio.sleep(5.0)
-    runs, history = await world.all_that_is_kept()
+    runs, history, shown = await world.all_that_is_kept()
     record = world.record
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
@@ -72,5 +74,6 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         scripts=world.scripts,
         runs=runs,
         history=history,
+        shown=shown,
         digest=record.digest(),
     )

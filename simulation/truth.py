@@ -22,7 +22,7 @@ def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say which tools were started twice, and which left no trace."""
     for run in evidence.runs.values():
         for tool, times in run.begun.items():
-            if times > 1:
+            if times > 1 and not (tool in run.idempotent and life.options.idempotent_tools):
                 yield f"tool {tool} of run {run.id} was started {times} times"
         if run.begun and run.id not in life.runs:
             yield f"run {run.id} was not kept, and its tools were started"
@@ -33,14 +33,18 @@ def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
 def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say what is wrong in the histories, and what they tell that was otherwise."""
     for key, messages in life.history.items():
-        for fault in check_history(messages):
+        for fault in (*check_history(messages), *check_history(life.shown[key])):
             yield f"the history of {key}: {fault}"
     for key, messages in evidence.histories_seen:
         for fault in check_history(messages):
             yield f"the history of {key}, as it was shown: {fault}"
-        if messages != life.history[key][: len(messages)]:
+        if messages != life.shown[key][: len(messages)]:
             yield f"the history of {key} was shown otherwise than it is in the end"
     texts = {run.text: run for run in evidence.runs.values()}
+    for key, messages in life.history.items():
+        kept = [part for text, part in split(messages, texts) if not _hidden(life, texts.get(text))]
+        if [message for part in kept for message in part] != life.shown[key]:
+            yield f"the history of {key} does not hide what is discarded, and nothing else"
     told = [part for messages in life.history.values() for part in split(messages, texts)]
     for text, part in told:
         run = texts.get(text)
@@ -54,6 +58,12 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
             times, traces = [each for each, _ in told].count(text), 0 if expired(life, run) else 1
             if times != traces:
                 yield f"run {run.id} stands {times} times in history, not {traces}"
+
+
+def _hidden(life: Life, run: RunEvidence | None) -> bool:
+    """Tell whether what a run left is to be flagged and hidden."""
+    kept = None if run is None else life.runs.get(run.id)
+    return kept is not None and kept.status is RunStatus.FAILED and life.options.on_failure == "drop"
 
 
 def _heard_until(life: Life, run: RunEvidence) -> float:
@@ -94,8 +104,9 @@ def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
         state = ""
         for text, part in split(messages, texts):
             by_session[key][text] = (evidence.as_line(before), state)
-            before += part
             run = texts.get(text)
+            if not _hidden(life, run):
+                before += part
             if run is not None and (kept := life.runs.get(run.id)) and kept.status is RunStatus.SUCCEEDED:
                 state = text
     for attempts in evidence.by_session.values():

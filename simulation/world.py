@@ -20,6 +20,8 @@ from strandline.model import Message, Principal, Run, RunId, SessionId, SessionK
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
+LONG = 100_000
+Histories = dict[SessionKey, list[Message]]
 
 
 class World:
@@ -215,8 +217,8 @@ class World:
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    async def all_that_is_kept(self) -> tuple[dict[str, Run], dict[SessionKey, list[Message]]]:
-        """Open the journal once more and read it."""
+    async def all_that_is_kept(self) -> tuple[dict[str, Run], Histories, Histories]:
+        """Open the journal once more and read it: runs, whole histories, and histories as they are shown."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
         journal = self._store.of(judges, self.disk)
         for orphan in await journal.open("the judge", max_attempts=3):
@@ -229,9 +231,12 @@ class World:
                 self.record.fault(self.clock.monotonic(), f"run {run_id} is shown to two principals")
             for run in owned:
                 runs[run_id] = run
-        history = {key: (await journal.read(HistoryQuery(key, limit=100_000))).messages for key in self.sessions}
+        whole, shown = [
+            {key: (await journal.read(HistoryQuery(key, limit=LONG, discarded=each))).messages for key in self.sessions}
+            for each in (True, False)
+        ]
         await journal.close()
-        return runs, history
+        return runs, whole, shown
 
 
 def _options(chance: Chance) -> Options:
@@ -245,6 +250,9 @@ def _options(chance: Chance) -> Options:
         hold_limit_s=chance.choice((0.0, 1.0, 5.0)),
         max_holds=chance.choice((2, 8, 8)),
         max_attempts=1 + chance.up_to(2),
+        unknown_tool=chance.choice(("fail", "fail", "tell")),
+        idempotent_tools=frozenset(chance.choice(((), ("look",)))),
+        on_failure=chance.choice(("keep", "keep", "drop")),
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
         agent_idle_s=chance.choice((0.5, 600.0)),
