@@ -3,13 +3,14 @@
 #   PYTHON=python3.13     the interpreter for .venv (3.11 or newer; delete .venv to change it)
 #   PORT=8080             where `make run` listens
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
+#   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   IMAGE=strandline      the name of the image
 #   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench soak image
+.PHONY: help run test check simulate bench soak image
 
 BIN := .venv/bin
 BASE_IMAGE ?= python:3.13-slim
@@ -18,6 +19,8 @@ CA_BUNDLE ?= $(PIP_CERT)
 DOCKER_BUILD_FLAGS ?=
 TESTS ?=
 BENCH ?= engine http memory
+SEEDS ?=
+JOURNAL ?=
 KILLS ?= 1000
 SEED ?=
 
@@ -35,8 +38,12 @@ test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench container soak
+	$(BIN)/mypy src tests bench container simulation soak
 	$(BIN)/lint-imports
+
+simulate: .venv/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
+	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(JOURNAL),--journal $(JOURNAL))
 
 bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done

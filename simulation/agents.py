@@ -90,6 +90,7 @@ class Player:
         self._messages = [*record.messages]
         self._state: StateRecord = (progress.state if progress.state is not None else record.state) or {}
         self._fresh = True
+        self._progress: Progress | None = progress
 
     async def run(self, attempt: Attempt) -> Finished:
         """Play one attempt."""
@@ -108,6 +109,9 @@ class Player:
             going_on=len(attempt.messages),
         )
         performance = Performance(process, attempt, run, process.scripts[text], text)
+        progress, self._progress = self._progress, None
+        if progress is not None and progress.again:
+            performance.reopen(progress)
         how = "cut"
         try:
             finished = await performance.play(fresh=self._fresh)
@@ -137,6 +141,14 @@ class Performance:
         self._script = script
         self._text = text
         self._swallows = script.swallows
+        self._again: dict[str, ToolResult | None] | None = None
+        """The open round of an attempt before: the results that it has, None for tools that are to start again."""
+
+    def reopen(self, progress: Progress) -> None:
+        """Go on in the middle of the last round: only the tools that are to start again do."""
+        asked = [block["toolUse"]["toolUseId"] for block in progress.messages[-1]["content"] if "toolUse" in block]
+        ended = {result["toolUseId"]: result for result in progress.ended()}
+        self._again = {each: ended.get(each) for each in asked}
 
     async def play(self, *, fresh: bool) -> Finished:
         """Play from where the last attempt was; the messages say where that is."""
@@ -182,11 +194,16 @@ class Performance:
     async def _round(self, number: int, tools: tuple[Tool, ...]) -> None:
         attempt = self._attempt
         ids = [f"{self._text}.{number}.{n}" for n in range(len(tools))]
-        text = f"r:{self._text}.{number}"
-        await self._model(number, text)
-        uses = [{"toolUse": {"toolUseId": each, "name": "work", "input": {}}} for each in ids]
-        self._process.note("round", self._run, ids=ids)
-        self._say({"role": "assistant", "content": [{"text": text}, *uses]}, text)
+        known, self._again = self._again, None
+        if known is None:
+            text = f"r:{self._text}.{number}"
+            await self._model(number, text)
+            uses = [
+                {"toolUse": {"toolUseId": each, "name": tool.name, "input": {}}}
+                for each, tool in zip(ids, tools, strict=True)
+            ]
+            self._process.note("round", self._run, ids=ids, idempotent=[tool.name == "look" for tool in tools])
+            self._say({"role": "assistant", "content": [{"text": text}, *uses]}, text)
         await attempt.begin_round()
         alive(self._process)
         self._process.note("staged", self._run)
@@ -195,14 +212,16 @@ class Performance:
         working = [
             asyncio.ensure_future(self._tool(each, tool, breaks=breaks and tool is tools[-1]))
             for each, tool in zip(ids, tools, strict=True)
+            if known is None or known[each] is None
         ]
         try:
-            results = await asyncio.gather(*working)
+            ended = {result["toolUseId"]: result for result in await asyncio.gather(*working)}
         except BaseException:
             for each in working:
                 each.cancel()
             raise
         alive(self._process)
+        results = [ended.get(each) or (known or {})[each] for each in ids]
         attempt.add({"role": "user", "content": [{"toolResult": result} for result in results]})
         await attempt.end_round({"after": ids[-1]})
         alive(self._process)
@@ -278,7 +297,7 @@ class Performance:
             return
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        while loop.time() < until and not self._attempt.signal.is_set():
+        while loop.time() < until and not self._attempt.signal.is_set():  # noqa: ASYNC110 - signals are polled
             await asyncio.sleep(min(0.25, max(0.0, until - loop.time())))
         if self._attempt.signal.is_set():
             raise Broken("I was asked to end")

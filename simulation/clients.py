@@ -1,7 +1,8 @@
 """Clients: they ask, wait, leave, come back after a restart and ask again. They write down what they were told."""
 
 import asyncio
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from simulation.loop import Chance
 from simulation.script import Script, Traits, draw
@@ -68,10 +69,12 @@ async def send(town: Town) -> None:
         await _come_back(town, key, run)
 
 
-async def _wait(town: Town, server: Server, stream: object, patience_s: float) -> Outcome | Later | None:
+async def _wait(
+    town: Town, server: Server, end: Coroutine[Any, Any, Outcome | Later], patience_s: float
+) -> Outcome | Later | None:
     """Wait for the end, or leave after a while; None if there was none."""
     try:
-        wait = server.ask(stream)  # type: ignore[arg-type]
+        wait = server.ask(end)
         return await (asyncio.wait_for(wait, patience_s) if town.chance.happens(0.3) else wait)
     except (Gone, TimeoutError):
         return None

@@ -4,14 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from simulation.agents import told
+from simulation.life import Life
 from simulation.record import Event
-from simulation.world import Life
-from strandline.model import Ending, ErrorCode, Failed, Message, Outcome, Succeeded, ToolResult
+from strandline.model import Ending, ErrorCode, Failed, Message, Outcome, SessionKey, ToolResult
 from strandline.testing.checker import Ledger
 
 
 class Attempt:
-    """One execution of user code, from `entered` to `left` or the death of its process. `nth` are places in the record."""
+    """One execution of user code, until nothing of it works or its process dies. `nth` are places in the record."""
 
     def __init__(self, event: Event, nth: int) -> None:
         facts = event.facts
@@ -52,6 +52,7 @@ class RunEvidence:
         """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
+        self.idempotent: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
         self.limits: dict[str, float] = {}
@@ -69,7 +70,9 @@ class RunEvidence:
         for attempt in self.attempts:
             counts = attempt is self.attempts[-1] and not crashed and not self.lost
             said += [
-                text for nth, (at, text) in enumerate(attempt.said) if nth < attempt.kept or counts and at < heard_until
+                text
+                for nth, (at, text) in enumerate(attempt.said)
+                if nth < attempt.kept or (counts and at < heard_until)
             ]
         unfinished = set(self.begun) - set(self.finished)
         finished = {}
@@ -104,8 +107,8 @@ class Evidence:
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
         self.drains: list[tuple[int, float, bool]] = []
-        self.by_session: dict[object, list[Attempt]] = defaultdict(list)
-        self.histories_seen: list[tuple[object, list[Message]]] = []
+        self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
+        self.histories_seen: list[tuple[SessionKey, list[Message]]] = []
         self.at_once: list[tuple[int, float, list[Attempt]]] = []
         """For each beginning of an attempt: the process, the time, and what had begun there and not left."""
         self._asked: dict[str, int] = {}
@@ -138,9 +141,9 @@ class Evidence:
             if kept is not None and kept.outcome is not None:
                 yield run, kept.outcome
 
-    def in_order_of_start(self) -> dict[object, list[RunEvidence]]:
+    def in_order_of_start(self) -> dict[SessionKey, list[RunEvidence]]:
         """Return the runs of each session that are kept, in the order in which they first began."""
-        started: dict[object, dict[str, RunEvidence]] = defaultdict(dict)
+        started: dict[SessionKey, dict[str, RunEvidence]] = defaultdict(dict)
         for key, attempts in self.by_session.items():
             for attempt in attempts:
                 if attempt.run in self._life.runs:
@@ -220,8 +223,10 @@ class Evidence:
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        for tool in event.facts["ids"]:
+        for tool, idempotent in zip(event.facts["ids"], event.facts["idempotent"], strict=True):
             run.asked[tool] = self._attempt(event)
+            if idempotent:
+                run.idempotent.add(tool)
 
     def _staged(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)

@@ -5,41 +5,24 @@ knows nothing of how the engine or a journal works, and shares no code with them
 things cannot be seen from outside, both are allowed.
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
 from simulation.evidence import Attempt, Evidence, RunEvidence
+from simulation.life import Life
 from simulation.script import Ends
-from simulation.world import Life
+from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
-from strandline.model import (
-    Cancelled,
-    Ending,
-    ErrorCode,
-    Failed,
-    Message,
-    Outcome,
-    Run,
-    RunStatus,
-    SessionKey,
-    Succeeded,
-)
-from strandline.testing.checker import check_history, check_truthful
+from strandline.model import ErrorCode, Outcome, Run, RunStatus
 
-EPOCH = 1_800_000_000.0
-"""Wall time at virtual second 0."""
 SETTLE_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
-SLACK_S = 2.0
-"""How much longer than promised something may take: for verbs that are slow."""
 
 
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _caused, _exclusive, _ordered, _tools_once, _truthful, _remembered, _in_time)
+    rules = (_durable, _told_the_same, _caused, _exclusive, _ordered, tools_once, truthful, remembered, _in_time)
     return [*life.faults, *(fault for rule in rules for fault in rule(life, evidence))]
 
 
@@ -95,13 +78,14 @@ def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
 
 def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
     """Say why a run cannot have ended as it did."""
-    script = life.scripts[run.text]
-    last = run.attempts[-1] if run.attempts else None
     code = outcome.error.code if outcome.error else None
+    last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
         if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
-        in_a_tool = last is not None and last.crashed and last in run.asked.values()
+        in_a_tool = last is not None and last.crashed and life.options.unknown_tool == "fail" and last in (
+            run.asked.values()
+        )
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:
@@ -112,11 +96,18 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
-    elif run.lost:
-        return  # what was seen last may be what counts for nothing
-    elif last is None and not (code is ErrorCode.AGENT_ERROR and life.faulty):
-        yield "and never began"
-    elif outcome.status is RunStatus.SUCCEEDED:
+    elif last is None:
+        if not (code is ErrorCode.AGENT_ERROR and life.faulty):
+            yield "and never began"
+    elif not run.lost:  # else what was seen last may be what counts for nothing
+        yield from _own_cause(life, run, last, outcome)
+
+
+def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) -> Iterator[str]:
+    """Say why a run whose last attempt was seen cannot have ended by what it did."""
+    script = life.scripts[run.text]
+    code = outcome.error.code if outcome.error else None
+    if outcome.status is RunStatus.SUCCEEDED:
         if last.how != "answered" or outcome.output != f"a:{run.text}":
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
@@ -189,97 +180,6 @@ def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id} was accepted at position {run.position}"
 
 
-# -- G4: true, and no tool twice -----------------------------------------------------------------------
-
-
-def _tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
-    for run in evidence.runs.values():
-        for tool, times in run.begun.items():
-            if times > 1:
-                yield f"tool {tool} of run {run.id} was started {times} times"
-        if run.begun and run.id not in life.runs:
-            yield f"run {run.id} was not kept, and its tools were started"
-        elif run.begun and _expired(life, run):
-            yield f"run {run.id} left no trace, and its tools were started"
-
-
-def _truthful(life: Life, evidence: Evidence) -> Iterator[str]:
-    for key, messages in life.history.items():
-        for fault in check_history(messages):
-            yield f"the history of {key}: {fault}"
-    for key, messages in evidence.histories_seen:
-        for fault in check_history(messages):
-            yield f"the history of {key}, as it was shown: {fault}"
-        if messages != life.history[key][: len(messages)]:
-            yield f"the history of {key} was shown otherwise than it is in the end"
-    texts = {run.text: run for run in evidence.runs.values()}
-    told = [part for messages in life.history.values() for part in split(messages, texts)]
-    for text, part in told:
-        run = texts.get(text)
-        if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
-            yield f"history tells of {text!r}, which is no run"
-            continue
-        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, run))):
-            yield f"run {run.id} in history: {fault}"
-    for text, run in texts.items():
-        if run.id in life.runs:
-            times, traces = [each for each, _ in told].count(text), 0 if _expired(life, run) else 1
-            if times != traces:
-                yield f"run {run.id} stands {times} times in history, not {traces}"
-
-
-def _heard_until(life: Life, run: RunEvidence) -> float:
-    """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
-    kept = life.runs[run.id]
-    code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
-    if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED):
-        return math.inf
-    if run.attempts and run.attempts[-1].crashed:
-        return 0.0
-    return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
-
-
-def split(messages: list[Message], texts: dict[str, RunEvidence]) -> Iterator[tuple[str, list[Message]]]:
-    """Yield the messages of each run, with the text that it began with."""
-    part: list[Message] = []
-    for message in messages:
-        if part and message["role"] == "user" and message["content"][0].get("text") in texts:
-            yield str(part[0]["content"][0].get("text")), part
-            part = []
-        part.append(message)
-    if part:
-        yield str(part[0]["content"][0].get("text")), part
-
-
-def _ending(outcome: Outcome) -> Ending:
-    if outcome.error is not None:
-        return Failed(outcome.error.code, outcome.error.detail)
-    return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()
-
-
-def _remembered(life: Life, evidence: Evidence) -> Iterator[str]:
-    """Say where an agent knew another conversation, or another state, than its session had."""
-    texts = {run.text: run for run in evidence.runs.values()}
-    by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for key, messages in life.history.items():
-        before, state = [], ""
-        for text, part in split(messages, texts):
-            by_session[key][text] = (evidence.as_line(before), state)
-            before += part
-            run = texts.get(text)
-            if run is not None and (kept := life.runs.get(run.id)) and kept.status is RunStatus.SUCCEEDED:
-                state = text
-    for attempts in evidence.by_session.values():
-        for attempt in attempts:
-            known = by_session[attempt.session].get(attempt.text)
-            if known is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
-                continue  # its agent had begun before it was known that the run is not kept, or not claimed
-            if attempt.knows != known[0]:
-                yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {known[0]!r}"
-            if attempt.going_on == 0 and attempt.state != known[1]:
-                yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {known[1]!r}"
-
-
 # -- G9, and what has to end in time -------------------------------------------------------------------
 
 
@@ -291,14 +191,14 @@ def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"the drain of process {process} took {took_s:.1f} s"
     if not life.steady or life.faulty:
         return
-    for run, outcome in evidence.ended():
+    for run, _ in evidence.ended():
         kept = life.runs[run.id]
         assert kept.ended_at is not None
         if run.attempts and not (run.attempts[-1].crashed or run.attempts[-1].drained or kept.started_at is None):
             up = max(kept.started_at + _limit(life, run, "timeout_s"), run.attempts[-1].began_at + EPOCH)
             if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
                 yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
-        elif _expired(life, run) and not (evidence.crashes or evidence.drains or _may_be_left(life)):
+        elif expired(life, run) and not (evidence.crashes or evidence.drains or _may_be_left(life)):
             late_s = kept.ended_at - kept.created_at - _limit(life, run, "queue_timeout_s")
             if late_s > SLACK_S:
                 yield f"run {run.id} ended {late_s:.1f} s after it had waited too long"
@@ -314,8 +214,3 @@ def _lasted(run: Run, seconds: float) -> bool:
 
 def _waited(run: Run, seconds: float) -> bool:
     return run.ended_at is not None and run.ended_at - run.created_at >= seconds - 1e-3
-
-
-def _expired(life: Life, run: RunEvidence) -> bool:
-    outcome = life.runs[run.id].outcome
-    return outcome is not None and outcome.error is not None and outcome.error.code is ErrorCode.QUEUE_TIMEOUT

@@ -9,9 +9,10 @@ from msgspec import Struct
 class Event(Struct, frozen=True, array_like=True):
     """Something that was seen, at virtual second `at`; `what` names it, and says what is in `facts`.
 
-    By clients: `asked` `accepted` `refused` `unsure` `outcome` `history`. By user code: `built` `entered` `left`
-    `round` `staged` `begun` `thread` `effect` `rested` `finished`. By the operator: `started` `crashed` `fenced` `draining` `drained` `clock` `exhausted` `quiet`.
-    By the disk: `lost`, a claim that was out when its commit failed.
+    By clients: `asked` `accepted` `refused` `unsure` `outcome` `later` `missing` `history`. By user code: `entered`
+    `said` `round` `staged` `begun` `thread` `effect` `rested` `finished` `left`. By the operator: `started` `crashed`
+    `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the disk: `lost`, a claim that was out when its
+    commit failed.
     """
 
     at: float

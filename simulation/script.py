@@ -20,6 +20,8 @@ class Tool(Struct, frozen=True):
     """One tool of a round."""
 
     takes_s: float
+    name: str = "work"
+    """Tools named `look` are idempotent, if anybody cares."""
     fails: bool = False
     """Its result is an error."""
     in_thread: bool = False
@@ -91,4 +93,4 @@ def draw(chance: Chance, traits: Traits) -> Script:
 def _tool(chance: Chance, traits: Traits) -> Tool:
     in_thread = chance.happens(traits.threads)
     takes_s = chance.between(1.0, 10.0) if chance.happens(0.2 if in_thread else 0.05) else 0.3 * chance.random() ** 2
-    return Tool(takes_s, fails=chance.happens(0.1), in_thread=in_thread)
+    return Tool(takes_s, "look" if chance.happens(0.4) else "work", fails=chance.happens(0.1), in_thread=in_thread)

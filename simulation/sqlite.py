@@ -7,7 +7,7 @@ committed is in a database in memory, which survives the processes; what is not 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.writer import Job, Writer, _resolve
+from strandline.journal.writer import Job, Store, Writer, _resolve
 from strandline.model import Claim
 
 T = TypeVar("T")
@@ -144,8 +144,12 @@ class InlineWriter(Writer):
 
     async def _commit_later(self, batch: list[Job]) -> bool:
         await self._pass_time()
-        out = [claim.run.run_id for claim in self._ledger.made if not claim.run.opaque]
-        if self._commit(self._ledger, batch):
+        return self._commit(self._ledger, batch)
+
+    def _commit(self, store: Store, batch: Sequence[Job]) -> bool:
+        """Commit, and write down which claims were out in vain if that fails."""
+        out = [claim.run.run_id for claim in store.made if not claim.run.opaque]
+        if super()._commit(store, batch):
             return True
         for run_id in out:
             self._process.note("lost", run_id)
@@ -203,7 +207,7 @@ class InlineJournal(SqliteJournal):
         if writer.unsettled or self._connection.in_transaction:
             # What is not committed cannot be seen through another connection; here there is but one.
             await self._written(_nothing)
-            while self._connection.in_transaction:
+            while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
                 await asyncio.sleep(0.0001)
         alive(self._process)
         return question(self._connection)

@@ -1,6 +1,5 @@
 """Many seeds on many cores: each world is played and judged, and what was broken comes back with its seed."""
 
-import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -11,8 +10,8 @@ from msgspec import Struct
 
 from simulation.journals import MakeStore, MemoryStore
 from simulation.judge import judge
+from simulation.life import live
 from simulation.sqlite import SqliteStore
-from simulation.world import live
 
 STORES: Final[dict[str, MakeStore]] = {"memory": MemoryStore, "sqlite": SqliteStore}
 CHUNK: Final = 25
@@ -31,8 +30,6 @@ class Verdict(Struct, frozen=True):
 
 def play(seed: int, journal: str, *, show: bool = False) -> Verdict:
     """Play and judge the world of one seed; an error of the world itself is a fault."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
         life = live(seed, STORES[journal], show=show)
         return Verdict(seed, journal, judge(life), len(life.runs), life.digest)
@@ -40,8 +37,6 @@ def play(seed: int, journal: str, *, show: bool = False) -> Verdict:
         if show:
             raise
         return Verdict(seed, journal, [f"the world broke: {type(error).__name__}: {error}"], 0, "")
-    finally:
-        logging.disable(before)
 
 
 def play_all(seeds: Iterator[int], journals: list[str]) -> Iterator[list[Verdict]]:

@@ -1,50 +1,27 @@
-"""One life of a server, from a seed: who asks for what, how the disk does, when it dies and when it is drained.
+"""What befalls a server, from a seed: who asks for what, how the disk does, when it dies and when it is drained.
 
-`live(seed, journal)` plays it to its end: whatever has happened, the last process runs on a healthy disk until nothing
-executes or waits, is drained, and all that is kept is read. What is then known is a `Life`, for the judge.
+Whatever has happened, the last process runs on a healthy disk until nothing executes or waits, and is drained.
 """
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from msgspec import Struct
-
 from simulation.clients import send
-from simulation.journals import Disk, MakeStore, MemoryStore
+from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
-from simulation.record import Event, Record
+from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline.engine.options import Options
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
-from strandline.testing.virtual import VirtualLoop
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
-
-
-class Life(Struct, frozen=True, kw_only=True):
-    """All that is known of a world in the end."""
-
-    seed: int
-    options: Options
-    traits: Traits
-    opaque: bool
-    steady: bool
-    """Whether wall time went as virtual time does."""
-    faulty: bool
-    """Whether the disk ever failed."""
-    events: list[Event]
-    faults: list[str]
-    scripts: dict[str, Script]
-    runs: dict[str, Run]
-    """By id, what is kept of every id that was ever given."""
-    history: dict[SessionKey, list[Message]]
-    digest: str
+LONG = 100_000
+Histories = dict[SessionKey, list[Message]]
 
 
 class World:
@@ -240,8 +217,8 @@ class World:
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    async def all_that_is_kept(self) -> tuple[dict[str, Run], dict[SessionKey, list[Message]]]:
-        """Open the journal once more and read it."""
+    async def all_that_is_kept(self) -> tuple[dict[str, Run], Histories, Histories]:
+        """Open the journal once more and read it: runs, whole histories, and histories as they are shown."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
         journal = self._store.of(judges, self.disk)
         for orphan in await journal.open("the judge", max_attempts=3):
@@ -254,9 +231,12 @@ class World:
                 self.record.fault(self.clock.monotonic(), f"run {run_id} is shown to two principals")
             for run in owned:
                 runs[run_id] = run
-        history = {key: (await journal.read(HistoryQuery(key, limit=100_000))).messages for key in self.sessions}
+        whole, shown = [
+            {key: (await journal.read(HistoryQuery(key, limit=LONG, discarded=each))).messages for key in self.sessions}
+            for each in (True, False)
+        ]
         await journal.close()
-        return runs, history
+        return runs, whole, shown
 
 
 def _options(chance: Chance) -> Options:
@@ -270,47 +250,10 @@ def _options(chance: Chance) -> Options:
         hold_limit_s=chance.choice((0.0, 1.0, 5.0)),
         max_holds=chance.choice((2, 8, 8)),
         max_attempts=1 + chance.up_to(2),
+        unknown_tool=chance.choice(("fail", "fail", "tell")),
+        idempotent_tools=frozenset(chance.choice(((), ("look",)))),
+        on_failure=chance.choice(("keep", "keep", "drop")),
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
         agent_idle_s=chance.choice((0.5, 600.0)),
-    )
-
-
-def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
-    """Play the world of a seed to its end."""
-    loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
-    try:
-        return loop.run_until_complete(_live(seed, make_store, show))
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        asyncio.set_event_loop(None)
-        loop.close()
-
-
-async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
-    logging.disable(logging.CRITICAL)
-    world = World(seed, make_store, show=show)
-    await world.play()
-    await asyncio.sleep(5.0)
-    runs, history = await world.all_that_is_kept()
-    record = world.record
-    for task in asyncio.all_tasks():
-        if task is not asyncio.current_task():
-            record.fault(world.clock.monotonic(), f"a task is left when all is over: {task.get_coro()}")
-    return Life(
-        seed=seed,
-        options=world.options,
-        traits=world.traits,
-        opaque=world.opaque,
-        steady=world.steady,
-        faulty=world.disk.faulty,
-        events=record.events,
-        faults=record.faults,
-        scripts=world.scripts,
-        runs=runs,
-        history=history,
-        digest=record.digest(),
     )

@@ -43,7 +43,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._ready: deque[asyncio.Handle]
         self._selector = _Instant(self)
-        # No timer comes early: whoever loops until its deadline has passed would do so for good, with time at rest.
+        # No timer comes early: who loops until its deadline has passed would do so for good, with the clock at rest.
         self._clock_resolution = 0.0
 
     def time(self) -> float:

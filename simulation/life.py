@@ -1,0 +1,79 @@
+"""One life of a server, played to its end, and all that is known of it then: what the judge is given."""
+
+import asyncio
+import logging
+
+from msgspec import Struct
+
+from simulation.journals import MakeStore, MemoryStore
+from simulation.record import Event
+from simulation.script import Script, Traits
+from simulation.world import World
+from strandline.engine.options import Options
+from strandline.model import Message, Run, SessionKey
+from strandline.testing.virtual import VirtualLoop
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """All that is known of a world in the end."""
+
+    seed: int
+    options: Options
+    traits: Traits
+    opaque: bool
+    steady: bool
+    """Whether wall time went as virtual time does."""
+    faulty: bool
+    """Whether the disk ever failed."""
+    events: list[Event]
+    faults: list[str]
+    scripts: dict[str, Script]
+    runs: dict[str, Run]
+    """By id, what is kept of every id that was ever given."""
+    history: dict[SessionKey, list[Message]]
+    """All of it, that of discarded runs too."""
+    shown: dict[SessionKey, list[Message]]
+    digest: str
+
+
+def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) -> Life:
+    """Play the world of a seed to its end, without a word in the log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(_live(seed, make_store, show))
+    finally:
+        logging.disable(before)
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
+    world = World(seed, make_store, show=show)
+    await world.play()
+    await asyncio.sleep(5.0)
+    runs, history, shown = await world.all_that_is_kept()
+    record = world.record
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task():
+            record.fault(world.clock.monotonic(), f"a task is left when all is over: {task.get_coro()}")
+    return Life(
+        seed=seed,
+        options=world.options,
+        traits=world.traits,
+        opaque=world.opaque,
+        steady=world.steady,
+        faulty=world.disk.faulty,
+        events=record.events,
+        faults=record.faults,
+        scripts=world.scripts,
+        runs=runs,
+        history=history,
+        shown=shown,
+        digest=record.digest(),
+    )
