@@ -83,8 +83,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     if code is ErrorCode.CRASHED:
         if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
-        in_a_tool = last is not None and last.crashed and life.options.unknown_tool == "fail" and last in (
-            run.asked.values()
+        in_a_tool = (
+            last is not None and last.crashed and life.options.unknown_tool == "fail" and last in (run.asked.values())
         )
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
             yield "and could have gone on"
