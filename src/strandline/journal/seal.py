@@ -69,4 +69,3 @@ def damaged_record(what: str) -> JournalUnavailable:
         f"{what} is damaged in the journal's file. Stop the server, look with `strandline journal verify`, and restore"
         " a backup"
     )
-

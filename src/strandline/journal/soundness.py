@@ -12,8 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from strandline.errors import JournalDamaged
+from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect_reader, damaged
+from strandline.journal.ownership import SCHEMA_VERSION
 
 CHECKED_BYTES: Final = 64 << 20
 """Up to this size every page of a file is checked when it is opened (0.2 s); a start must not slow with age."""
@@ -65,6 +66,16 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
             }
             if len(counts) > 1:
                 raise damaged(path, f"index {name} does not fit its table")
+
+
+def check_current(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise `JournalError` if the file is one of an older version, whose tables are not those of today."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} was written by an older Strandline (schema {version}, this one has {SCHEMA_VERSION}). It was left"
+            " as it is. Back it up, then serve it once, which brings it up to date."
+        )
 
 
 def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:

@@ -21,7 +21,7 @@ from strandline.journal.driver import connect_reader
 from strandline.journal.ownership import check_file, locate
 from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
 from strandline.journal.rules import spans
-from strandline.journal.soundness import check_pages, check_wal_frames, check_wal_head
+from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Run, RunStatus, SessionKey
 
@@ -65,6 +65,7 @@ def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Fin
     findings = Findings(journal=str(path), bytes=path.stat().st_size)
     try:
         with reading(path) as connection:
+            check_current(path, connection)
             _Check(path, connection, findings, on_step).everything()
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
