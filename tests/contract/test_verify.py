@@ -182,6 +182,28 @@ def test_a_backup_is_the_journal_and_can_be_served(path: Path, tmp_path: Path) -
     assert [each.name for each in tmp_path.iterdir() if "copy" in each.name and ".lock" not in each.name] == ["copy.db"]
 
 
+def test_a_backup_is_never_mixed_with_the_wal_of_the_file_that_was_there(path: Path, tmp_path: Path) -> None:
+    """Put in the place of a killed server's journal with its WAL beside it, it is not opened, and told what to do."""
+    place = tmp_path / "place" / "journal.db"
+    place.parent.mkdir()
+    backup(path, place)
+    with closing(sqlite3.connect(path)) as connection:
+        with connection:
+            connection.execute("DELETE FROM runs")
+        shutil.copy(f"{path}-wal", f"{place}-wal")
+    whole = place.read_bytes()
+    for attempt in (
+        lambda: asyncio.run(SqliteJournal(place, SystemClock()).open("test", max_attempts=3)),
+        lambda: verify(place),
+        lambda: backup(place, tmp_path / "copy"),
+    ):
+        with pytest.raises(JournalError, match=r"Move journal\.db-wal away"):
+            attempt()
+    assert place.read_bytes() == whole
+    Path(f"{place}-wal").unlink()
+    assert verify(place).faults == []
+
+
 def test_nothing_is_overwritten(path: Path, tmp_path: Path) -> None:
     for to in (path, tmp_path, tmp_path / "link"):
         (tmp_path / "link").unlink(missing_ok=True)

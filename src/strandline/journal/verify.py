@@ -78,7 +78,11 @@ def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Fin
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files."""
+    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files.
+
+    Raises `JournalDamaged` if the WAL's head is damaged.
+    """
+    check_wal_head(path)
     if os.path.exists(f"{path}-wal"):
         connection = connect_reader(path)
     else:
@@ -143,7 +147,6 @@ class _Check:
     def _pages(self) -> None:
         self._on_step("pages", 0, 1)
         try:
-            check_wal_head(self._path)
             check_pages(self._path, self._connection, most_bytes=None)
             with unowned(self._path) as still:
                 if still and os.path.exists(f"{self._path}-shm"):
