@@ -21,6 +21,7 @@ from strandline.journal.migrations import migrate
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
 from strandline.journal.port import Accepted, Bounds, HistoryQuery, RunQuery, Take, WaitingQuery
 from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.verify import verify
 from strandline.model import ANONYMOUS, Claim, NewRun, Range, RoundStarted, Run, RunId, ToolDone
 from strandline.testing.desk import StillClock, done, key, said
 
@@ -149,13 +150,19 @@ def test_a_copy_is_left_that_is_the_file_as_it_was(path: Path) -> None:
     asyncio.run(check_everything_is_there(path))
 
 
-def test_what_was_in_the_log_of_a_killed_server_is_in_both(path: Path) -> None:
+def killed_with_a_log(path: Path) -> Path:
+    """Copy a file as a killed server leaves it: what was written last is in the log beside it only."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE runs SET metadata = ? WHERE run_id = 'elsewhere'", (text({"late": 1}),))
         killed = path.parent / "killed" / path.name
         killed.parent.mkdir()
         for file in (path, path.with_name("journal.db-wal")):
             shutil.copy(file, killed.parent)
+    return killed
+
+
+def test_what_was_in_the_log_of_a_killed_server_is_in_both(path: Path) -> None:
+    killed = killed_with_a_log(path)
     assert b"late" not in killed.read_bytes()
 
     async def main(path: Path) -> None:
@@ -249,18 +256,105 @@ def test_a_file_that_another_program_has_open_is_not_migrated(path: Path, monkey
     asyncio.run(check_everything_is_there(path))
 
 
-def test_a_damaged_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though it is too large to be looked at whenever it is opened: its copy is."""
-    monkeypatch.setattr("strandline.journal.driver.CHECKED_BYTES", 0)
+@pytest.mark.parametrize("with_log", [False, True])
+def test_a_damaged_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch, with_log: bool) -> None:
+    """Though it is too large to be looked at whenever it is opened: its copy is. Nor is its log moved into it."""
+    monkeypatch.setattr("strandline.journal.soundness.CHECKED_BYTES", 0)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs_waiting'").fetchone()
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs_claimed'").fetchone()
+    if with_log:
+        path = killed_with_a_log(path)
     data = bytearray(path.read_bytes())
     data[(page - 1) * 4096 : (page - 1) * 4096 + 2000] = b"\xa5" * 2000
     path.write_bytes(data)
+    log = path.with_name("journal.db-wal")
+    logged = log.read_bytes() if with_log else None
     with pytest.raises(JournalDamaged):
         asyncio.run(opened(path))
     assert path.read_bytes() == data
-    assert names(path) == ["journal.db"]
+    assert (log.read_bytes() if with_log else None) == logged
+    assert [name for name in names(path) if ".bak" in name] == []
+
+
+def test_rows_that_no_server_could_start_with_are_found_before_anything_is_changed(path: Path) -> None:
+    """A page may be well formed, and what stands in it not: here a run waits in a session that is not there."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM sessions WHERE session_id = 'u'")
+    with pytest.raises(JournalDamaged, match="left as it is"):
+        asyncio.run(opened(path))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "timeout_s" not in [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+        assert connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() == (5,)
+    assert [name for name in names(path) if name.endswith(".bak")] == []
+
+
+# -- records without a checksum -----------------------------------------------------------------------------
+
+
+def sealed_in(path: Path) -> dict[str, list[bool]]:
+    """Tell of each record in a file, in order, whether it has a checksum."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {
+            f"{table}.{column}": [
+                stored[0] == 1
+                for (stored,) in connection.execute(
+                    f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL ORDER BY {order}"
+                )
+            ]
+            for table, column, order in (
+                ("runs", "input", "seq"),
+                ("runs", "metadata", "seq"),
+                ("runs", "outcome", "ended_at"),
+                ("history", "messages", "no"),
+                ("agents", "window", "session"),
+                ("agents", "state", "session"),
+                ("staged", "fact", "run, no"),
+            )
+        }
+
+
+def test_what_is_written_after_a_migration_has_a_checksum_and_what_was_there_is_as_it_was(path: Path) -> None:
+    async def main() -> None:
+        journal, (orphan, opaque) = await opened(path)
+        assert (orphan.run.input, orphan.facts) == ("ask orphan", tuple(FACTS))
+        await journal.stage(opaque.token, RoundStarted(said("x")))
+        await journal.settle(orphan.token, done("5", "6", state={"n": 8}), take=False)
+        await journal.close()
+
+    asyncio.run(main())
+    assert sealed_in(path) == {
+        "runs.input": [False] * len(RUNS),
+        "runs.metadata": [False],
+        "runs.outcome": [False, False, True],
+        "history.messages": [False, False, True],
+        "agents.window": [False],
+        "agents.state": [True],
+        "staged.fact": [True],
+    }
+    journal, (still,) = asyncio.run(opened(path))
+    assert (still.run.run_id, still.facts) == ("opaque", (RoundStarted(said("x")),))
+    assert asyncio.run(journal.load(key())).state == {"n": 8}
+    asyncio.run(journal.close())
+
+
+@pytest.mark.parametrize("also_used", [False, True])
+def test_a_migrated_file_is_found_sound(path: Path, also_used: bool) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        # A history as servers leave it: every run a question and its answer.
+        connection.execute("UPDATE history SET messages = ?, count = 4 WHERE no = 2", (text(said("2", "3", "4", "5")),))
+
+    async def main() -> None:
+        journal, (orphan, opaque) = await opened(path)
+        if also_used:
+            await journal.settle(orphan.token, done("5", "6"), take=True)
+            await journal.settle(opaque.token, done("hi", "ho"), take=True)
+        await journal.close()
+
+    asyncio.run(main())
+    findings = verify(path)
+    assert (findings.faults, findings.sound) == ([], True)
+    assert findings.runs["succeeded"] == (3 if also_used else 1)
 
 
 # -- a crash at any moment ----------------------------------------------------------------------------------

@@ -531,6 +531,7 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
             await journal.accept(new("old"), WIDE, take=True)
             await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False, hold=True)
             await journal.accept(new("staged"), WIDE, take=True)
+            await journal.accept(new("never"), WIDE, take=True)
         async with opened(path) as journal:
             assert await journal.prune(2.0, 100) == 0
             assert await journal.prune(SystemClock().now() + 1, 100) == 1
@@ -539,8 +540,10 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
             token = (await anext(claims)).token
             await journal.stage(token, RoundStarted(said("x")))
             await journal.release(token, counted=True, take=False)
-            ended = EndWaiting(key(), RunId("staged"), Outcome(status=RunStatus.CANCELLED))
+            ended = EndWaiting(key(), RunId("never"), Outcome(status=RunStatus.CANCELLED))
             assert await journal.change(ended) == Changed(existed=True)
+            assert await journal.take(key()) is Take.TAKEN
+            await journal.settle((await anext(claims)).token, done(), take=False)
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 assert connection.execute("SELECT count(*) FROM staged").fetchone() == (0,)
             assert await journal.change(Delete(key())) == Changed(existed=True)

@@ -14,16 +14,21 @@ from typing import Final
 
 from strandline.errors import JournalError
 from strandline.journal.driver import companions, damaged, schema_after, sync
+from strandline.journal.known import Known
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, newer
 
 _log: Final = logging.getLogger("strandline.journal")
 
 
-def migrate(connection: sqlite3.Connection, path: Path, now: float) -> None:
+def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sqlite3.Connection | None = None) -> None:
     """Bring the journal at `path`, which `connection` has open, to this version, if it is of an older one.
 
-    `now` is in seconds since the epoch. Raises `JournalNewer` for a newer file, and `JournalError` if the copy or the
-    change cannot be made; the file is left as it was then, and no copy is left behind.
+    `now` is in seconds since the epoch. `guarding` is another connection of ours, which is closed when the copy has
+    been found whole: until then nothing may move the WAL into the file, after that it has to be moved there.
+
+    Raises `JournalNewer` for a newer file, `JournalDamaged` for a damaged one, and `JournalError` if the copy or the
+    change cannot be made; the file is left as it was then, and no copy is left behind. Whatever is wrong with rows that
+    a server has to know by heart comes as the error that reading them raises.
     """
     version = _version(connection)
     if version == SCHEMA_VERSION:
@@ -31,11 +36,15 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float) -> None:
     if version > SCHEMA_VERSION:
         raise newer(path, version)
     copy = _copy(connection, path, version, now)
+    if guarding is not None:
+        guarding.close()
     try:
         _change(connection, version)
-    except sqlite3.Error as error:
+    except Exception as error:
         _undo(connection)
         copy.unlink(missing_ok=True)  # a server that is started again and again must not fill the disk with them
+        if not isinstance(error, sqlite3.Error):
+            raise
         raise JournalError(
             f"The journal {path} is of an older version (schema {version}) and cannot be migrated: {error}. It was left"
             " as it is. Make room on that disk and let no other program have the file open, then start again."
@@ -63,9 +72,9 @@ def _change(connection: sqlite3.Connection, version: int) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
     if mode != "delete":
         raise sqlite3.OperationalError("another program has it open")
-    connection.executescript(
-        f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-    )
+    connection.executescript(f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION};")
+    Known(connection)  # what a server would trip over is found while all of this can be undone
+    connection.execute("COMMIT")
 
 
 def _undo(connection: sqlite3.Connection) -> None:

@@ -34,6 +34,8 @@ def guard(path: Path) -> sqlite3.Connection:
     later on can still be left as it is.
     """
     check_wal_head(path)
+    if os.path.exists(f"{path}-journal"):
+        _undo_what_was_cut_off(path)
     if not os.path.exists(f"{path}-wal"):
         # Without locks and companions, so that not even an empty one is left beside a damaged file.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as connection:
@@ -47,6 +49,15 @@ def guard(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _undo_what_was_cut_off(path: Path) -> None:
+    """Have SQLite undo a transaction that a crash has cut off: until then the file is half of the old and the new one.
+
+    Only a migration writes in that way, after a copy of the file was made; all else goes through the WAL.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | None) -> None:

@@ -109,13 +109,14 @@ class SqliteJournal:
             if not check_file(path):
                 create(path)
             try:
-                connections.append(guard(path))
+                guarding = guard(path)
+                connections.append(guarding)
                 connections.insert(0, connect(path))
-                migrate(connections[0], path, self._clock.now())
+                migrate(connections[0], path, self._clock.now(), guarding)
                 watch = Watch(path)
                 ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
                 claims.extend(ledger.take_over())
-                connections.pop().close()
+                guarding.close()
             except Exception as error:
                 raise unreadable(path, error) from error
             self._ledger = ledger

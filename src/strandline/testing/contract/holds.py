@@ -227,9 +227,9 @@ class HoldsContract(Contract):
         assert await self._deadlines(desk) == {"b": 1_100.0, "c": 1_100.0, "d": 1_200.5, "e": None}
 
     @scenario
-    async def test_a_run_that_is_given_back_moves_no_deadline(self, desk: Desk) -> None:
+    async def test_a_run_that_is_given_back_has_no_queue_deadline_and_moves_no_other(self, desk: Desk) -> None:
         claim = await desk.start("a", queue_deadline=1_050.0)
         await desk.accept("b", queue_deadline=1_100.0)
         desk.clock.at += 10
         await desk.journal.release(claim.token, counted=True, take=False)
-        assert await self._deadlines(desk) == {"a": 1_050.0, "b": 1_100.0}
+        assert await self._deadlines(desk) == {"a": None, "b": 1_100.0}
