@@ -206,7 +206,7 @@ class World:
                 )
                 return
             await asyncio.sleep(0.5)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)  # a take that is tried again may find that nothing waits any more
         if server.is_quiet() and self.server is server:
             for left in server.leftovers():
                 self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
