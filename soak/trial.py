@@ -41,10 +41,10 @@ T = TypeVar("T")
 class Abilities(Struct, frozen=True, kw_only=True):
     """What the server can do, and the soak asks of it."""
 
-    timeouts: bool = False
-    holds: bool = False
-    tell: bool = False
-    idempotent: bool = False
+    timeouts: bool = True
+    holds: bool = True
+    tell: bool = True
+    idempotent: bool = True
 
 
 ABILITIES: Final = Abilities()

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from strandline import __version__
+from strandline.cli_journal import journal_app
 from strandline.config import Settings, default_of, descriptions, resolve
 from strandline.errors import SetupError
 
@@ -147,6 +148,7 @@ def _register() -> None:
 
 
 _register()
+app.add_typer(journal_app, name="journal")
 assert set(descriptions()) == set(Settings.__struct_fields__)
 
 

@@ -101,7 +101,7 @@ def test_one_agent_serves_three_sessions_by_turns_in_order_and_mixes_nothing(at:
 
 def test_a_run_of_the_one_agent_goes_on_after_a_crash_and_does_nothing_twice(at: Checkpoints, tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("from acceptance.targets.agent import make_agent\n\nagent = make_agent('all')\n")
-    with serving("one.py", folder=tmp_path, variables=at.environment) as server:
+    with serving("one.py:agent", folder=tmp_path, variables=at.environment) as server:
         assert server.chat("p1 a", "other")["response"] == "p1: did a"
         at.hold("q1 model 1")
         server.ask("q1 b")

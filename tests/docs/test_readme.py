@@ -55,7 +55,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reference.md"]
+    "page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/reference.md", "docs/journal.md"]
 )
 def test_every_link_leads_somewhere(page: str) -> None:
     file = ROOT / page

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from strandline.history import close, fold, history_faults, pairing_faults, question
+from strandline.history import close, fold, history_faults, pairing_faults, question, reopened
 from strandline.model import (
     Block,
     Cancelled,
@@ -448,15 +448,13 @@ def test_a_run_goes_on_from_rounds_that_are_all_closed(story: Story) -> None:
     assert [message["role"] for message in on] == (["user", "assistant"] * len(on))[: len(on)]
 
 
+odd_facts = st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd_rubbish, odd_id, odd_output))
+
+
 @patient
-@given(st.lists(st.tuples(st.sampled_from(["started", "tool", "done"]), odd_rubbish, odd_id, odd_output)))
+@given(odd_facts)
 def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, Any]]) -> None:
-    facts: list[Fact] = []
-    for kind, messages, key, result in told:
-        if kind == "tool":
-            facts.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
-        else:
-            facts.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
+    facts = _facts(told)
     progress = fold(facts)
 
     assert all(isinstance(name, str) for name in progress.open_tools().values())
@@ -470,6 +468,40 @@ def test_facts_of_no_proper_form_add_up(told: list[tuple[str, list[Any], Any, An
     ]
     assert check_history(close([question("hi"), *on], {}, Cancelled())) == []
     assert check_history(close([question("hi"), *progress.messages], progress.results, Cancelled())) == []
+
+
+def _facts(told: list[tuple[str, list[Any], Any, Any]]) -> list[Fact]:
+    facts: list[Fact] = []
+    for kind, messages, key, result in told:
+        if kind == "tool":
+            facts.append(ToolDone(tool_use_id=key if isinstance(key, str) else "a", result=result))
+        else:
+            facts.append(RoundStarted(messages) if kind == "started" else RoundDone(messages, None))
+    return facts
+
+
+@patient
+@given(st.one_of(stories().map(Story.facts), odd_facts.map(_facts)), st.data())
+def test_each_tool_of_an_open_round_either_starts_again_or_has_one_result(
+    facts: list[Fact], data: st.DataObject
+) -> None:
+    progress = fold(facts)
+    names = sorted(set(progress.open_tools().values()))
+    idempotent = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    again = reopened(progress, unknown_tool="tell", idempotent_tools=idempotent)
+
+    assert again is not None
+    assert {progress.open_tools()[each] for each in again.again} == idempotent
+    assert again.messages == progress.messages
+    assert {key: again.results[key] for key in progress.results} == dict(progress.results)
+    if not again.again:
+        assert again.to_go_on() == progress.to_go_on()
+        return
+    asked = [block["toolUse"]["toolUseId"] for block in again.to_go_on()[-1]["content"] if "toolUse" in block]
+    given = [result["toolUseId"] for result in again.ended()]
+    assert sorted([*given, *again.again]) == sorted(asked), "each has a result or is started, and none has both"
+    if set(names) - idempotent:
+        assert reopened(progress, unknown_tool="fail", idempotent_tools=idempotent) is None
 
 
 # -- the two judges agree -----------------------------------------------------------------------------

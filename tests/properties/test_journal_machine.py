@@ -77,6 +77,7 @@ class ModelRun:
     queue_deadline: float | None
     status: str = "queued"
     attempt: int = 0
+    begun: bool = False
     fence: int | None = None
     last: bool = False
     facts: list[Fact] = field(default_factory=list)
@@ -126,6 +127,7 @@ class ListModel:
     def start(self, run: ModelRun) -> None:
         run.status = "running"
         run.attempt += 1
+        run.begun = True
         run.fence = -1  # learnt from the claim
         run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
         self.taken.append(run)
@@ -190,7 +192,7 @@ class ListModel:
         run = next((run for run in self.runs if (run.run_id, run.key) == (run_id, key)), None)
         if run is None:
             return Changed(existed=False)
-        if run.status != "queued":
+        if run.status != "queued" or run.begun:
             return Busy()
         run.status, run.facts, run.ended_at = status.value, [], now
         return Changed(existed=True)

@@ -293,6 +293,35 @@ def test_the_window_slides_however_runs_end_and_is_the_same_for_a_rebuilt_agent(
     run(main)
 
 
+def test_a_window_that_user_code_broke_is_not_kept_however_the_run_ends(tmp_path: Path) -> None:
+    async def main() -> None:
+        @tool(context=True)
+        def shorten(tool_context: ToolContext) -> str:
+            """Take away the first question, and what was asked of a tool for it."""
+            del tool_context.agent.messages[:2]
+            return "shortened"
+
+        def script(messages: Any) -> Any:
+            if asked(messages) == "shorten" and not results(messages):
+                return [call("shorten")]
+            sent.append(messages)
+            return "fine" if asked(messages) == "next" else once(messages)
+
+        def factory() -> Agent:
+            agent = Agent(model=ScriptedModel(script), tools=[act, shorten])
+            agent.add_hook(ask_twice, BeforeInvocationEvent)
+            return agent
+
+        sent: list[Any] = []
+        async with serving(factory, tmp_path) as service:
+            for text in ("go", "shorten", "next"):
+                await ask(service, text)
+            assert pairing_faults(sent[-1]) == []
+            assert told(sent[-1]) == ["acted", "shortened"]
+
+    run(main)
+
+
 def test_a_limit_of_the_agents_own_ends_the_run_well(tmp_path: Path) -> None:
     async def main() -> None:
         model = ScriptedModel(once)

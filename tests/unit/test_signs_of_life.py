@@ -91,11 +91,11 @@ def test_reasoning_and_what_a_tool_or_a_sub_agent_streams_are_signs_of_life() ->
         model = ScriptedModel(
             in_turn(
                 [think("Hm."), pause(Sign("reasoning")), call("stream"), pause(Sign("a tool's input"))],
-                [call("helper", {"input": "x"})],
+                [call("scout", {"input": "x"})],
                 "done",
             )
         )
-        agent = Agent(model=model, tools=[stream, Agent(model=sub_model, name="helper")])
+        agent = Agent(model=model, tools=[stream, Agent(model=sub_model, name="scout")])
         finished = await executed(agent, heard)
         assert isinstance(finished.ending, Succeeded)
         assert "arrived" in str(heard.messages)
@@ -155,12 +155,12 @@ def test_a_tool_of_a_sub_agent_that_outlives_a_cancel_keeps_the_task_of_the_sub_
                 await gate.wait()
             return "done at last"
 
-        sub = Agent(model=ScriptedModel(lambda messages: [call("stubborn")]), name="helper", tools=[stubborn])
-        model = ScriptedModel(lambda messages: [call("helper", {"input": "x"})])
+        sub = Agent(model=ScriptedModel(lambda messages: [call("stubborn")]), name="scout", tools=[stubborn])
+        model = ScriptedModel(lambda messages: [call("scout", {"input": "x"})])
         heard = Heard()
         run = asyncio.ensure_future(executed(Agent(model=model, tools=[sub]), heard))
         await gate.reached.wait()
-        (task,) = heard.tasks["tool helper"]
+        (task,) = heard.tasks["tool scout"]
         assert task is not None
         run.cancel()
         await swallowed.wait()

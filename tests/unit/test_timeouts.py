@@ -22,10 +22,11 @@ from engine_support import (
     tool_texts,
 )
 from strandline.agents.port import Attempt
+from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import Invalid
 from strandline.history import UNKNOWN_OUTCOME, ended_early
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, RunStatus
+from strandline.model import ANONYMOUS, ErrorCode, RunId, RunStatus, SessionId, SessionKey
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -245,6 +246,22 @@ def test_what_waited_too_long_while_no_server_ran_is_not_started() -> None:
             assert run.outcome.error is not None
             assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
             assert "echo second" not in texts(await history(service))
+
+    run_virtual(main)
+
+
+def test_nobody_is_given_up_once_the_server_stops() -> None:
+    """Not even a run whose accept comes to its end meanwhile: the journal may be closed when its time is up."""
+
+    async def main(clock: VirtualClock) -> None:
+        due: list[RunId] = []
+        limits = QueueLimits(clock, lambda run_id, key: due.append(run_id))
+        key = SessionKey(ANONYMOUS, SessionId("s"))
+        limits.watch(RunId("before"), key, clock.now() + 1)
+        limits.stop()
+        limits.watch(RunId("meanwhile"), key, clock.now() + 1)
+        await asyncio.sleep(10)
+        assert due == []
 
     run_virtual(main)
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -22,8 +22,8 @@ from strands.multiagent.base import MultiAgentBase, MultiAgentResult, NodeResult
 from strands.multiagent.graph import Graph, GraphResult
 from strands.multiagent.swarm import Swarm, SwarmResult
 from strands.telemetry.metrics import EventLoopMetrics
-from strands.types.exceptions import EventLoopException
 
+from strandline.agents.nodes import NodeProgress
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.agents.strands import check_agent, invocation_state, kind_of, whole_numbers
 from strandline.agents.window import PACK_LEVEL
@@ -62,7 +62,7 @@ class MultiAgent:
         asked = question(prompt)
         attempt.add(asked)
         task = asked["content"][0]["text"] if isinstance(prompt, str) else asked["content"]
-        progress = _NodeProgress(attempt)
+        progress = NodeProgress(attempt)
         watch = asyncio.create_task(self._pass_on(attempt.signal))
         try:
             result = await self._stream(task, attempt, progress)
@@ -95,7 +95,7 @@ class MultiAgent:
             for agent in self._agents:
                 agent.messages = []
 
-    async def _stream(self, task: Any, attempt: Attempt, progress: "_NodeProgress") -> MultiAgentResult:
+    async def _stream(self, task: Any, attempt: Attempt, progress: NodeProgress) -> MultiAgentResult:
         result: MultiAgentResult | None = None
         stream = self._made.stream_async(task, invocation_state(attempt.context))
         async with aclosing(cast(Any, stream)) as events:
@@ -117,7 +117,7 @@ class MultiAgent:
         for agent in self._agents:
             agent.cancel()
 
-    def _ending(self, result: MultiAgentResult, progress: "_NodeProgress", *, cancelled: bool) -> Ending:
+    def _ending(self, result: MultiAgentResult, progress: NodeProgress, *, cancelled: bool) -> Ending:
         if cancelled and any(each.stop_reason == "cancelled" for each in _agent_results(result)):
             return Failed(ErrorCode.STOPPED, "the run was cancelled")
         match result.status:
@@ -139,58 +139,6 @@ class MultiAgent:
             return None
         self._digest = digest
         return memory
-
-
-class _NodeProgress:
-    """What the nodes of one run do, as their events tell it. A nested node is named after the one that it is in."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._at_work: list[str] = []
-        self._speaker: str | None = None
-        self._failures: dict[str, str] = {}
-        self.interrupted: list[str] = []
-
-    def note(self, event: Mapping[str, Any], within: str = "") -> None:
-        """Take an event of the Graph or Swarm, or of one that is nested in it."""
-        self._attempt.touch()
-        node = f"{within}{event.get('node_id', '')}"
-        match event.get("type"):
-            case "multiagent_node_start":
-                # Two nodes at once would talk into each other: none of them is heard then.
-                self._speaker = node if all(node.startswith(f"{other}/") for other in self._at_work) else None
-                self._at_work.append(node)
-                self._attempt.reset_text()
-                self._attempt.enter(f"node {node}")
-            case "multiagent_node_stop":
-                if node in self._at_work:
-                    self._at_work.remove(node)
-                if isinstance(failure := event["node_result"].result, Exception):
-                    self._failures.setdefault(node, _line(failure))
-            case "multiagent_node_cancel":
-                self._failures[node] = str(event.get("message") or "cancelled")
-            case "multiagent_node_interrupt":
-                self.interrupted.append(node)
-            case "multiagent_node_stream":
-                inner = event["event"]
-                if str(inner.get("type", "")).startswith("multiagent_"):
-                    self.note(inner, within=f"{node}/")
-                elif node == self._speaker and inner.get("start_event_loop"):
-                    self._attempt.reset_text()
-                elif node == self._speaker and "data" in inner:
-                    self._attempt.add_text(inner["data"])
-
-    def failure(self, error: Exception | None) -> str:
-        """Say which node failed and how, the innermost first; else what was raised, `""` if nothing was.
-
-        A Swarm says nothing of a node that took too long, except that it has begun and not ended.
-        """
-        if self._failures:
-            node, line = next(iter(self._failures.items()))
-            return f"node {node}: {line}"
-        if error is not None:
-            return _line(error)
-        return f"node {self._at_work[-1]} did not end in the time that it has" if self._at_work else ""
 
 
 # -- what it is made of -------------------------------------------------------------------------------
@@ -325,9 +273,3 @@ def _limit(made: Multi) -> str:
             repetitive_handoff_min_unique_agents=made.repetitive_handoff_min_unique_agents,
         )
     return "a node was stopped" if goes_on else reason
-
-
-def _line(error: BaseException) -> str:
-    while isinstance(error, EventLoopException):
-        error = error.original_exception
-    return f"{type(error).__name__}: {error}"

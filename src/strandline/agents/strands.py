@@ -2,7 +2,7 @@
 
 The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
 reports what goes on. What else is served of Strands builds on this room: `factory` (which kind does a factory make),
-`multi`, `shared`, `external`. No other room imports `strands`.
+`multi`, `nodes`, `shared`, `external`. No other room imports `strands`.
 """
 
 import asyncio
@@ -239,12 +239,10 @@ class StrandsAgent:
         closed = close(told, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
         keep = self._closed_alike(attempt, closed)
-        if keep:
-            window = self._origins.follow(messages, len(closed))
-        else:
-            window = self._origins.follow_whole(messages, len(closed))
+        before = messages if keep else self._origins.before_run(messages)
+        window = self._origins.follow(before, len(closed), whole_run=len(before) < len(messages))
         self._origins.forget_all_but(messages)
-        if keep and window is not None and (faults := window_faults(window, messages)):
+        if window is not None and (faults := window_faults(window, before)):
             _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
             return None, False
         return window, keep

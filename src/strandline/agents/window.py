@@ -58,20 +58,23 @@ class Origins:
             return None
         return origin.at if origin.custom == _custom(message) else None
 
-    def follow(self, messages: Sequence[Message], added: int) -> Window | None:
+    def before_run(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages that stand before those of the run under way, whatever a manager has made of these."""
+        return list(takewhile(lambda message: not self._is_own(message), messages))
+
+    def follow(self, messages: Sequence[Message], added: int, *, whole_run: bool = False) -> Window | None:
         """Take over that history has grown by `added` messages; return the window of `messages`, None if unchanged.
 
-        The open end of a window does not count as a change.
+        With `whole_run` all that was added comes after `messages`, in the form that history has. The open end of a
+        window does not count as a change.
         """
+        length = self.length if whole_run else self.length + added
         self.length += added
-        return self._changed(_spans(messages, [self.index_of(message) for message in messages], self.length))
-
-    def follow_whole(self, messages: Sequence[Message], added: int) -> Window | None:
-        """Do the same for a run whose messages stand otherwise in history: the window has all of it, or none."""
-        before = list(takewhile(lambda message: not self._is_own(message), messages))
-        length = self.length if len(before) < len(messages) else self.length + added
-        self.length += added
-        return self._changed(_spans(before, [self.index_of(message) for message in before], length))
+        window = _spans(messages, [self.index_of(message) for message in messages], length)
+        if window == self.window:
+            return None
+        self.window = window
+        return window
 
     def forget_all_but(self, messages: Sequence[Message]) -> None:
         """Let go of messages that the conversation has no longer."""
@@ -96,12 +99,6 @@ class Origins:
         """Tell whether a message is one of the run under way, whatever a manager has made of it."""
         origin = self._origins.get(id(message))
         return origin is not None and origin.message is message and origin.at >= self.length
-
-    def _changed(self, window: Window) -> Window | None:
-        if window == self.window:
-            return None
-        self.window = window
-        return window
 
 
 def window_faults(window: Window, messages: Sequence[Message]) -> list[str]:

@@ -34,13 +34,14 @@ class QueueLimits:
         self._heap: list[tuple[float, RunId]] = []
         self._held: dict[SessionKey, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._due)
 
     def watch(self, run_id: RunId, key: SessionKey, deadline: float | None) -> None:
         """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever."""
-        if deadline is not None:
+        if deadline is not None and not self._stopped:
             self._due[run_id] = _Due(deadline, key, self._clock.now())
             self._push(deadline, run_id)
 
@@ -65,7 +66,8 @@ class QueueLimits:
                 self.watch(run_id, key, due.deadline + now - max(began, due.since))
 
     def stop(self) -> None:
-        """Tell of nothing any more."""
+        """Tell of nothing any more, also not of runs whose accept comes to its end only now."""
+        self._stopped = True
         self._due.clear()
         self._heap.clear()
         if self._timer is not None:

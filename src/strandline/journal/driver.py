@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,11 @@ from strandline.errors import (
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION
 
 BUSY_S: Final = 5.0
-CHECKED_BYTES: Final = 64 << 20
-"""Up to this size every page of a file is checked when it is opened (about 0.1 s); a start must not slow with age."""
+PAGE_BYTES: Final = 4096
+WAL_PAGES: Final = 1000
+LEAST_WAL_PAGES: Final = 16
+WAL_SHARE: Final = 8
+"""The WAL takes no more than this part of the room that the disk has when the journal is opened, or a little more."""
 
 
 def create(path: Path) -> None:
@@ -55,27 +58,41 @@ def sync(path: Path) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the writing connection; every commit is synced.
-
-    Raises `JournalDamaged` if pages are found damaged, `sqlite3.Error` if SQLite cannot even tell.
-    """
+    """Open the writing connection; every commit is synced."""
     connection = sqlite3.connect(
         path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
     )
     try:
-        if path.stat().st_size <= CHECKED_BYTES:
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise damaged(path, verdict)
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise JournalError(f"The journal {path} is on a file system without shared memory. Name another file.")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_wal_pages(path)}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _wal_pages(path: Path) -> int:
+    """Return after how many pages the WAL is moved into the file: fewer on a disk that the WAL itself would fill."""
+    system = os.statvfs(path.parent)
+    room = system.f_bavail * system.f_frsize // PAGE_BYTES
+    return max(LEAST_WAL_PAGES, min(WAL_PAGES, room // WAL_SHARE))
+
+
+def make_room(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and cut it off, as far as nobody reads from it: it holds many versions of one page.
+
+    Raises nothing; on a disk without any room it may fail.
+    """
+    with suppress(sqlite3.Error):
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -107,12 +124,20 @@ _UNAVAILABLE: Final = {
 }
 
 
+def is_out_of_room(error: Exception) -> bool:
+    """Tell whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
+    failed I/O)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
 def translated(error: Exception) -> StrandlineError:
     """Return what `error` of the driver, or of our own statements, means to whoever called a verb."""
     if isinstance(error, StrandlineError):
         return error
     code = getattr(error, "sqlite_errorcode", None)
     reason = None if code is None else _UNAVAILABLE.get(code & 0xFF)
+    if code is None and isinstance(error, sqlite3.OperationalError):
+        reason = "it is damaged"  # a text that is no UTF-8 any more
     told: StrandlineError
     if reason is not None:
         told = JournalUnavailable(f"the journal could not be used: {reason}")
@@ -122,8 +147,17 @@ def translated(error: Exception) -> StrandlineError:
     return told
 
 
-def unreadable(path: Path, error: sqlite3.Error) -> JournalError:
-    """Return what an error means that came up while the file was being opened."""
+def unreadable(path: Path, error: Exception) -> StrandlineError:
+    """Return what an error means that came up while the file was being opened.
+
+    What is no error of the driver comes of rows that cannot be: a session without a row, a text in place of a number.
+    """
+    if isinstance(error, JournalUnavailable):
+        return damaged(path, error)
+    if isinstance(error, StrandlineError):
+        return error
+    if not isinstance(error, sqlite3.Error):
+        return damaged(path, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return damaged(path, error)

@@ -4,23 +4,29 @@ Each verb decides by what is `known` by heart, before it writes; then it writes 
 all that was known, and it is read anew from the file, which is the truth.
 """
 
+import logging
 import sqlite3
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline.clock import Clock
-from strandline.errors import ClaimLost, StrandlineError
-from strandline.journal.driver import translated
+from strandline.encoding import encode_messages
+from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
+from strandline.journal.damage import ended_unread, readable
+from strandline.journal.driver import is_out_of_room, make_room, translated
 from strandline.journal.forgetting import delete_session, prune
 from strandline.journal.known import Executing, Known, Session
 from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
 from strandline.journal.reader import RUN_COLUMNS, Tail, facts, to_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
+from strandline.journal.seal import agent_owner, fact_owner, history_owner, request_owner, run_owner, sealed
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
+
+_log = logging.getLogger("strandline.journal")
 
 _QUEUED: Final = RunStatus.QUEUED.value
 
@@ -89,6 +95,11 @@ class Ledger:
             with suppress(sqlite3.Error):
                 self._execute("ROLLBACK")
 
+    def make_room(self, error: Exception) -> None:
+        """After a transaction that was undone because of `error`: give back what space the journal itself can."""
+        if is_out_of_room(error):
+            make_room(self._connection)
+
     def translated(self, error: Exception) -> StrandlineError:
         """Return an error of the driver as one of ours."""
         return translated(error)
@@ -113,8 +124,7 @@ class Ledger:
                 executing.fence = self._next_fence()
                 self._update("UPDATE runs SET fence = ? WHERE seq = ?", (executing.fence, executing.seq))
                 row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (executing.seq,)).fetchone()
-                run = to_run(row, executing.session.key)
-                staged = facts(self._connection, executing.seq)
+                run, staged = readable(self._connection, row, executing.session.key)
                 claims.append(Claim(token=Token(run.run_id, executing.fence), run=run, facts=staged))
             self.commit()
         except BaseException:
@@ -159,13 +169,15 @@ class Ledger:
             queue_deadline=new.queue_deadline,
         )
         fence = self._next_fence() if at_once else None
+        owner = request_owner(new.key, seq, new.priority, new.opaque, new.created_at, new.timeout_s)
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
             " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
             " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
             (
                 seq, run.run_id, session.no, run.lane, place[1], run.priority, run.status.value, run.attempt, fence,
-                run.opaque, prompt, metadata, run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
+                run.opaque, sealed(prompt, owner), metadata and sealed(metadata, owner), run.created_at, run.started_at,
+                run.timeout_s, run.queue_deadline,
             ),
         )  # fmt: skip
         if fence is None:
@@ -195,18 +207,22 @@ class Ledger:
         executing = self._executing(token)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
+        owner = run_owner(session.key, seq)
         # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
             " WHERE seq = ? AND fence = ?",
-            (left.status.value, left.outcome, now, token.fence if hold else None, left.discarded, seq, token.fence),
-        )
+            (
+                left.status.value, sealed(left.outcome, owner), now, token.fence if hold else None, left.discarded, seq,
+                token.fence,
+            ),
+        )  # fmt: skip
         self._append(session, seq, left.messages, left.count, left.discarded)
         if left.window is not None or left.state is not None:
             self._execute(
                 "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
                 " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-                (session.no, left.window, left.state),
+                (session.no, *(each and sealed(each, agent_owner(session.key)) for each in (left.window, left.state))),
             )
         if executing.staged:
             self._execute("DELETE FROM staged WHERE run = ?", (seq,))
@@ -245,20 +261,20 @@ class Ledger:
         if session is None:
             return Changed(existed=False)
         row = self._execute(
-            "SELECT lane, urgency, seq, status FROM runs WHERE run_id = ? AND session = ?", (run_id, session.no)
+            "SELECT lane, urgency, seq, status, started_at FROM runs WHERE run_id = ? AND session = ?",
+            (run_id, session.no),
         ).fetchone()
         if row is None:
             return Changed(existed=False)
-        *place, stored = row
-        if stored != _QUEUED:
+        *place, stored, started_at = row
+        if stored != _QUEUED or started_at is not None:
             return Busy()
         lane, urgency, seq = place
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, outcome, self._clock.now(), seq),
+            (status.value, sealed(outcome, run_owner(key, seq)), self._clock.now(), seq),
         )
         self._append(session, seq, None, 0, False)
-        self._execute("DELETE FROM staged WHERE run = ?", (seq,))
         self._known.left(session, (lane, urgency, seq))
         return Changed(existed=True)
 
@@ -283,6 +299,8 @@ class Ledger:
     def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: bool) -> None:
         """Write the row of history that a run leaves."""
         end = session.end
+        if messages is not None:
+            messages = sealed(messages, history_owner(session.key, end.length))
         row = self._execute(
             "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
             " VALUES (?,?,?,?,?,?,?,?)",
@@ -323,6 +341,14 @@ class Ledger:
     def _take_next(self, session: Session) -> Take:
         if session.claimed is not None or not session.queued:
             return Take.NOTHING
+        while (taken := self._take_head(session)) is None:
+            pass
+        return taken
+
+    def _take_head(self, session: Session) -> Take | None:
+        """Claim the first that waits; None if it was damaged: it has been ended, and the next one is to be tried."""
+        if not session.queued:
+            return Take.NOTHING
         row = self._execute(
             f"SELECT {RUN_COLUMNS} FROM runs"
             " WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1",
@@ -330,7 +356,13 @@ class Ledger:
         ).fetchone()
         if row is None:
             raise Mismatch(f"no run waits in session {session.no}")
-        waiting = to_run(row, session.key)
+        try:
+            waiting = to_run(row, session.key)
+            # A run that was never claimed has nothing staged.
+            staged = facts(self._connection, waiting.sequence) if waiting.started_at is not None else ()
+        except JournalUnavailable as error:
+            self._end_damaged(session, row, error)
+            return None
         attempt = waiting.attempt + 1
         last = is_last(attempt, self._max_attempts)
         if last and self._known.last_attempts:
@@ -347,19 +379,34 @@ class Ledger:
             " WHERE seq = ? AND status = 'queued'",
             (run.status.value, attempt, fence, last, run.started_at, run.sequence),
         )
-        # A run that was never claimed has nothing staged.
-        staged = facts(self._connection, run.sequence) if waiting.started_at is not None else ()
         self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
         self._known.claimed(Executing(session, run.run_id, run.sequence, fence, attempt, len(staged)), last=last)
         self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
         return Take.TAKEN
+
+    def _end_damaged(self, session: Session, row: tuple[Any, ...], error: StrandlineError) -> None:
+        """End a waiting run that cannot be read, so that those behind it go on; what can be read of it is kept."""
+        run, staged = readable(self._connection, row, session.key)
+        _log.error("run %s ends as failed: %s", run.run_id, error)
+        fence = self._next_fence()
+        executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, staged=1)
+        self._update("UPDATE runs SET fence = ? WHERE seq = ? AND status = 'queued'", (fence, run.sequence))
+        self._known.left(session, rank(run.lane, run.priority, run.sequence))
+        self._known.claimed(executing, last=False)
+        outcome, closed = ended_unread(run, staged)
+        encoded = encode_messages(closed) if closed else None
+        left = Left(outcome.status, encode_messages(outcome), encoded, len(closed), None, None, discarded=False)
+        self.settle(Token(run.run_id, fence), left, hold=False, take=False)
 
     def _next_fence(self) -> int:
         self._fence += 1
         return self._fence
 
     def _write_fact(self, executing: Executing, fact: bytes) -> None:
-        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (executing.seq, executing.staged, fact))
+        self._execute(
+            "INSERT INTO staged (run, no, fact) VALUES (?,?,?)",
+            (executing.seq, executing.staged, sealed(fact, fact_owner(executing.seq, executing.staged))),
+        )
         executing.staged += 1
 
     def _pay(self, token: Token, executing: Executing) -> None:

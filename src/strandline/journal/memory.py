@@ -316,7 +316,7 @@ class MemoryJournal:
         run = self._runs.get(change.run_id)
         if run is None or run.new.key != change.key:
             return Changed(existed=False)
-        if run.status is not RunStatus.QUEUED:
+        if run.status is not RunStatus.QUEUED or run.started_at is not None:
             return Busy()
         self._sessions[change.key].line.remove(run)
         del self._waiting[run.sequence]

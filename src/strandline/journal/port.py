@@ -85,7 +85,7 @@ class Delete(Struct, frozen=True):
 class EndWaiting(Struct, frozen=True):
     """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
 
-    Busy if the run has been claimed, or has ended.
+    Busy if the run has ever been claimed (it may have left something to tell), or has ended.
     """
 
     key: SessionKey

@@ -1,7 +1,7 @@
 """What is read from the SQLite journal: committed state, on connections and threads of its own."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,15 @@ from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
 from strandline.journal.rules import Rank, spans
+from strandline.journal.seal import (
+    agent_owner,
+    damaged_record,
+    fact_owner,
+    history_owner,
+    read_sealed,
+    request_owner,
+    run_owner,
+)
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -32,6 +41,7 @@ from strandline.model import (
 T = TypeVar("T")
 
 READERS: Final = 2
+_STATUSES: Final = frozenset(RunStatus)
 
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
@@ -51,14 +61,19 @@ def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -
     """Return the run in a row of `RUN_COLUMNS`."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence = more
+    what, owner = f"run {run_id}", run_owner(key, seq)
+    outcome = None if end is None else read_sealed(_outcome, end, what, owner)
+    asked = request_owner(key, seq, priority, bool(opaque), created_at, timeout_s)
+    if status not in _STATUSES or (outcome is not None and outcome.status != status):
+        raise damaged_record(what)
     return Run(
         run_id=run_id,
         key=key,
-        input=_input(prompt),
+        input=read_sealed(_input, prompt, what, asked),
         lane=lane,
         priority=priority,
         opaque=bool(opaque),
-        metadata={} if metadata is None else _metadata(metadata),
+        metadata={} if metadata is None else read_sealed(_metadata, metadata, what, asked),
         sequence=seq,
         status=RunStatus(status),
         attempt=attempt,
@@ -68,16 +83,25 @@ def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -
         timeout_s=timeout_s,
         queue_deadline=queue_deadline,
         position=position,
-        outcome=None if end is None else _outcome(end),
+        outcome=outcome,
         held=fence is not None and ended_at is not None,
         discarded=bool(discarded),
     )
 
 
 def facts(connection: sqlite3.Connection, seq: int) -> tuple[Fact, ...]:
-    """Return what is staged of a run, in order."""
-    rows = connection.execute("SELECT fact FROM staged WHERE run = ? ORDER BY no", (seq,))
-    return tuple(_fact(fact) for (fact,) in rows)
+    """Return what is staged of a run, in order. Raises `JournalUnavailable` if a fact is damaged, or missing."""
+    return tuple(each_fact(connection, seq))
+
+
+def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
+    """Yield what is staged of a run, in order. Raises `JournalUnavailable` at the first that is damaged, or missing."""
+    rows = connection.execute("SELECT no, fact FROM staged WHERE run = ? ORDER BY no", (seq,)).fetchall()
+    for expected, (no, fact) in enumerate(rows):
+        what = f"what is staged of the run with sequence {seq}"
+        if no != expected:
+            raise damaged_record(what)
+        yield read_sealed(_fact, fact, what, fact_owner(seq, no))
 
 
 class Tail(Struct, frozen=True):
@@ -98,6 +122,8 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, 
     if row is None:
         return None
     no, *tail = row
+    if tail[0] is not None and None in tail:
+        raise damaged_record(f"the end of the history of session {key.session_id}")
     return no, Tail() if tail[0] is None else Tail(*tail)
 
 
@@ -157,7 +183,8 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     session, tail = found
     row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
     stored, state = row or (None, None)
-    window = WHOLE_HISTORY if stored is None else _window(stored)
+    what, owner = f"the window or state of session {key.session_id}", agent_owner(key)
+    window = WHOLE_HISTORY if stored is None else read_sealed(_window, stored, what, owner)
     messages: list[Message] = []
     origins: list[int | None] = []
     for span in spans(window, tail.length):
@@ -165,7 +192,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
             messages.append(span.message)
             origins.append(None)
             continue
-        for index, message in _between(connection, session, tail, *span, hidden=False):
+        for index, message in _between(connection, key, session, tail, *span, hidden=False):
             messages.append(message)
             origins.append(index)
     return AgentRecord(
@@ -173,12 +200,12 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
         origins=origins,
         window=window,
         length=tail.length,
-        state=None if state is None else _state(state),
+        state=None if state is None else read_sealed(_state, state, what, owner),
     )
 
 
 def _between(
-    connection: sqlite3.Connection, session: int, tail: Tail, start: int, end: int, *, hidden: bool
+    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int, *, hidden: bool
 ) -> list[tuple[int, Message]]:
     """Return messages `start` to `end` with their indices; those of discarded runs only if `hidden`."""
     mark = connection.execute(
@@ -186,14 +213,24 @@ def _between(
         (session, end),
     ).fetchone()
     rows = connection.execute(
-        f"{CHAIN} SELECT history.first, messages FROM chain JOIN history USING (no)"
+        f"{CHAIN} SELECT history.first, count, messages FROM chain JOIN history USING (no)"
         " WHERE history.first < ? AND messages IS NOT NULL AND discarded <= ? ORDER BY no",
         (tail.row if mark is None else mark[0], start, end, hidden),
     )
     found: list[tuple[int, Message]] = []
-    for first, messages in rows:
-        found += ((index, each) for index, each in enumerate(_messages(messages), first) if start <= index < end)
+    for first, count, stored in rows:
+        messages = messages_in(stored, key, first, count)
+        found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
     return found
+
+
+def messages_in(stored: bytes, key: SessionKey, first: int, count: int) -> list[Message]:
+    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
+    what = f"the history of session {key.session_id} from message {first} on"
+    messages = read_sealed(_messages, stored, what, history_owner(key, first))
+    if len(messages) != count:
+        raise damaged_record(what)
+    return messages
 
 
 def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
@@ -204,7 +241,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     session, tail = found
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
-    messages = _between(connection, session, tail, first, end, hidden=query.discarded)
+    messages = _between(connection, query.key, session, tail, first, end, hidden=query.discarded)
     return HistoryPage([message for _, message in messages], first)
 
 

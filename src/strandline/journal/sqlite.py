@@ -39,6 +39,7 @@ from strandline.journal.port import (
 )
 from strandline.journal.reader import Readers
 from strandline.journal.rules import check_end
+from strandline.journal.soundness import guard
 from strandline.journal.writer import Job, Writer
 from strandline.model import (
     AgentRecord,
@@ -108,12 +109,14 @@ class SqliteJournal:
             if not check_file(path):
                 create(path)
             try:
-                connections.append(connect(path))
+                connections.append(guard(path))
+                connections.insert(0, connect(path))
                 migrate(connections[0], path, self._clock.now())
                 watch = Watch(path)
                 ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
                 claims.extend(ledger.take_over())
-            except sqlite3.Error as error:
+                connections.pop().close()
+            except Exception as error:
                 raise unreadable(path, error) from error
             self._ledger = ledger
             self._watch = watch
@@ -159,7 +162,7 @@ class SqliteJournal:
         prompt = encode_messages(new.input)
         metadata = encode_messages(new.metadata) if new.metadata else None
         call = partial(self._verbs().accept, new, prompt, metadata, bounds, take)
-        accepted: Accepted | Refused = await self._written(call)
+        accepted: Accepted | Refused = await self._written(call, new=True)
         return accepted
 
     async def take(self, key: SessionKey) -> Take:
@@ -239,8 +242,10 @@ class SqliteJournal:
             raise JournalUnavailable("the journal is not open")
         return self._ledger
 
-    async def _written(self, call: Callable[[], Any], again: Callable[[], Any] | None = None) -> Any:
-        job = Job(call, again=again, loop=asyncio.get_running_loop())
+    async def _written(
+        self, call: Callable[[], Any], again: Callable[[], Any] | None = None, *, new: bool = False
+    ) -> Any:
+        job = Job(call, again=again, new=new, loop=asyncio.get_running_loop())
         self._put(job)
         assert job.future is not None
         return await job.future

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
-from strandline.errors import StrandlineError
+from strandline.errors import JournalUnavailable, StrandlineError
 from strandline.journal.feed import ClaimFeed
 from strandline.model import Claim
 
@@ -38,6 +38,10 @@ class Store(Protocol):
         """Undo the transaction, as far as there is one, and forget whatever was concluded from it."""
         ...
 
+    def make_room(self, error: Exception) -> None:
+        """Do what can be done against the reason of a failed transaction before the next one. Raises nothing."""
+        ...
+
     def translated(self, error: Exception) -> StrandlineError:
         """Return an error of the driver as one of ours."""
         ...
@@ -47,10 +51,11 @@ class Job:
     """One verb on its way. Its caller waits for `future`, on `loop`; None if nobody does.
 
     `again` replaces `call` after a failed commit, if a claim that `call` made is already out: it must not make another.
-    Where `again` is None such a verb fails. `lost` is told when a verb that nobody waits for has failed.
+    Where `again` is None such a verb fails. `lost` is told when a verb that nobody waits for has failed. A `new` one
+    keeps what was not there before; it gives way to others where there may not be room for all.
     """
 
-    __slots__ = ("again", "call", "error", "future", "is_out", "loop", "lost", "result")
+    __slots__ = ("again", "call", "error", "future", "is_out", "loop", "lost", "new", "result")
 
     def __init__(
         self,
@@ -58,11 +63,13 @@ class Job:
         *,
         again: Callable[[], Any] | None = None,
         lost: Callable[[], None] | None = None,
+        new: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.call = call
         self.again = again
         self.lost = lost
+        self.new = new
         self.loop = loop
         self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
         self.result: Any = None
@@ -144,8 +151,7 @@ class Writer:
                     break
                 batch.append(job)
             if not self._write(store, batch):
-                for job in batch:
-                    self._write_alone(store, job)
+                self._write_each(store, batch)
             self.unsettled = False
             _resolve(batch)
 
@@ -186,20 +192,37 @@ class Writer:
         store.made.clear()
         return True
 
-    def _write_alone(self, store: Store, job: Job) -> None:
+    def _write_each(self, store: Store, batch: Sequence[Job]) -> None:
+        """Run each job in a transaction of its own: those that end or go on first, those that are new after them.
+
+        When the journal cannot be written to, the first of the new ones finds out for all.
+        """
+        refusal: JournalUnavailable | None = None
+        for job in sorted(batch, key=lambda job: job.new):
+            if refusal is not None:
+                job.error = JournalUnavailable(str(refusal))
+                continue
+            if not self._write_alone(store, job) and job.new and isinstance(job.error, JournalUnavailable):
+                refusal = job.error
+
+    def _write_alone(self, store: Store, job: Job) -> bool:
+        """Run a job in a transaction of its own. False if that failed; True also if it must not be run again."""
         if job.is_out:
             if job.again is None:
-                return
+                return True
             job.call, job.again = job.again, None
         job.error = None
-        if not self._write(store, [job]) and job.lost is not None:
+        written = self._write(store, [job])
+        if not written and job.lost is not None:
             job.lost()
+        return written
 
 
 def _undo(store: Store, batch: Sequence[Job], error: Exception, *, out: bool) -> None:
     """Roll back and leave each job as it was, with `error` as what it fails with if it is not run again."""
     store.made.clear()
     store.rollback()
+    store.make_room(error)
     for job in batch:
         job.result = None
         job.error = store.translated(error)

@@ -1,0 +1,358 @@
+"""Conversations of Strands' `FileSessionManager`, brought into a journal as if they had been held here.
+
+A session's folder is `session_ID/agents/agent_ID/{agent.json,messages/message_N.json}` (strands-agents 1.62.0). What
+such a manager keeps of a run that failed may be no conversation that a provider accepts; each run's messages are
+closed as those of a run here are, and whatever that changed is told. A session comes whole or not at all.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from msgspec import MsgspecError, Struct, field
+
+from strandline.clock import Clock
+from strandline.encoding import decoder, encode_messages
+from strandline.errors import Invalid, JournalError, JournalLocked
+from strandline.form import formed, holds, told_as_text
+from strandline.history import EMPTY_MESSAGE, close
+from strandline.journal.driver import connect, create, unreadable
+from strandline.journal.ownership import Ownership, check_file, locate, prepare_folder
+from strandline.journal.seal import agent_owner, history_owner, sealed
+from strandline.journal.soundness import guard
+from strandline.model import (
+    Inline,
+    Message,
+    Principal,
+    Range,
+    SessionKey,
+    StateRecord,
+    Succeeded,
+    Window,
+    session_id,
+)
+
+T = TypeVar("T")
+
+OWNER: Final = "strandline journal import"
+SESSION: Final = "session_"
+AGENT: Final = "agent_"
+MESSAGE: Final = "message_"
+
+
+class _AgentFile(Struct, frozen=True):
+    state: dict[str, Any] = {}
+    conversation_manager_state: dict[str, Any] = {}
+    internal: dict[str, Any] = field(name="_internal_state", default_factory=dict)
+
+
+class _MessageFile(Struct, frozen=True):
+    message: dict[str, Any]
+    redact_message: dict[str, Any] | None = None
+
+
+_agent_file: Final[Callable[[bytes], _AgentFile]] = decoder(_AgentFile)
+_message_file: Final[Callable[[bytes], _MessageFile]] = decoder(_MessageFile)
+
+
+class Unusable(Exception):
+    """Why one session cannot be imported."""
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
+    """One session as it will stand in the journal: the messages of each of its runs, window, state, what was mended."""
+
+    runs: list[list[Message]]
+    window: Window | None
+    state: StateRecord | None
+    mended: list[str]
+
+
+class Imported(Struct, kw_only=True):
+    """What became of one session: `imported`, `skipped` (it was there already) or `refused`, and why."""
+
+    session_id: str
+    result: str
+    messages: int = 0
+    mended: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+# -- reading a folder -------------------------------------------------------------------------------------
+
+
+def sessions_in(folder: Path) -> list[Path]:
+    """Return the folders of sessions in `folder`, or that one itself. Raises `JournalError` if there are none."""
+    if folder.name.startswith(SESSION) and (folder / "agents").is_dir():
+        return [folder]
+    try:
+        found = sorted(each for each in folder.iterdir() if each.name.startswith(SESSION) and each.is_dir())
+    except OSError as error:
+        raise JournalError(f"The folder {folder} cannot be read: {error.strerror}. Name another one.") from error
+    if not found:
+        raise JournalError(
+            f"There are no sessions in {folder}. Name the folder that holds those of Strands' FileSessionManager"
+            f" (`{SESSION}ID/`), or one of them."
+        )
+    return found
+
+
+def read_session(folder: Path) -> Conversation:
+    """Return the conversation in a session's folder. Raises `Unusable` with the reason."""
+    agents = sorted(each for each in (folder / "agents").glob(f"{AGENT}*") if each.is_dir())
+    if any((folder / "multi_agents").glob("*")):
+        raise Unusable("it belongs to several agents (a Graph or Swarm); only single agents can be imported")
+    if len(agents) != 1:
+        names = ", ".join(each.name.removeprefix(AGENT) for each in agents)
+        raise Unusable(
+            f"it has {len(agents)} agents ({names}), but a session here has one: copy the folder and leave one agent in"
+            " each copy"
+            if agents
+            else "it has no agent"
+        )
+    record = _read(agents[0] / "agent.json", _agent_file)
+    messages, mended = _messages(agents[0] / "messages")
+    manager = record.conversation_manager_state
+    interrupts = record.internal.get("interrupt_state")
+    if isinstance(interrupts, dict) and interrupts.get("activated"):
+        mended.append("it waited for an answer to a question of its agent, which cannot be given any more")
+    state: StateRecord = {"state": record.state}
+    if manager:
+        state["conversation_manager_state"] = manager
+    if record.internal.get("model_state"):
+        state["model_state"] = record.internal["model_state"]
+    runs, starts = _closed(messages, mended)
+    return Conversation(runs=runs, window=_window(runs, starts, manager), state=state, mended=mended)
+
+
+def _read(file: Path, decode: Callable[[bytes], T]) -> T:
+    try:
+        return decode(file.read_bytes())
+    except OSError as error:
+        raise Unusable(f"{file} cannot be read: {error.strerror}") from error
+    except (MsgspecError, ValueError, RecursionError) as error:
+        raise Unusable(f"{file} is not what it should be: {error}") from error
+
+
+def _messages(folder: Path) -> tuple[list[Message], list[str]]:
+    """Return the messages in order, and what is said of those that are missing."""
+    numbers = {}
+    for file in folder.glob(f"{MESSAGE}*.json"):
+        number = file.stem.removeprefix(MESSAGE)
+        if not number.isdecimal():
+            raise Unusable(f"{file} has no number")
+        numbers[int(number)] = file
+    mended = []
+    if missing := sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
+        mended.append(f"messages are missing in the folder: {', '.join(map(str, missing))}")
+    messages = []
+    for _, file in sorted(numbers.items()):
+        record = _read(file, _message_file)
+        messages.append(formed(record.redact_message or record.message))
+    return messages, mended
+
+
+# -- closing what was left open ---------------------------------------------------------------------------
+
+
+def _closed(messages: Sequence[Message], mended: list[str]) -> tuple[list[list[Message]], list[int]]:
+    """Return the messages of each run, closed, and the number of the first original message of each."""
+    runs, starts = [], []
+    for start, run in _by_run(messages):
+        told = _nothing_unasked(run, start, mended)
+        if told[0]["role"] != "user":
+            told.insert(0, {"role": "user", "content": [{"text": EMPTY_MESSAGE}]})
+            mended.append(f"message {start} was the assistant's and answered nothing: a question was put before it")
+        closed = close(told, {}, Succeeded())
+        if closed != told:
+            how = (
+                "did not come to its end" if closed[: len(told)] == told else "is malformed or did not come to its end"
+            )
+            mended.append(f"the run from message {start} on {how}: it was closed")
+        runs.append(closed)
+        starts.append(start)
+    return runs, starts
+
+
+def _by_run(messages: Sequence[Message]) -> Iterator[tuple[int, list[Message]]]:
+    """Yield each question with all that came of it, and its number."""
+    start = 0
+    for index, message in enumerate(messages):
+        is_question = message["role"] == "user" and not any("toolResult" in block for block in message["content"])
+        if is_question and index > start:
+            yield start, list(messages[start:index])
+            start = index
+    if messages:
+        yield start, list(messages[start:])
+
+
+def _nothing_unasked(run: Sequence[Message], start: int, mended: list[str]) -> list[Message]:
+    """Return messages in which tool blocks that stand where none may stand are told as text, so that they stay."""
+    told: list[Message] = []
+    asked: list[str] = []
+    for index, message in enumerate(run, start):
+        own = "toolUse" if message["role"] == "assistant" else "toolResult"
+        content = []
+        for block in message["content"]:
+            kind = next((each for each in ("toolUse", "toolResult") if holds(block, each)), None)
+            if kind is None or (kind == own == "toolUse"):
+                content.append(block)
+            elif kind == own and block[kind]["toolUseId"] in asked:
+                asked.remove(block[kind]["toolUseId"])
+                content.append(block)
+            else:
+                mended.append(f"message {index} had a {kind} that belongs to nothing: it was kept as text")
+                content.append({"text": f"({kind} of a conversation that was cut off: {told_as_text(block[kind])})"})
+        if message["role"] == "assistant":
+            asked = [block["toolUse"]["toolUseId"] for block in content if holds(block, "toolUse")]
+        changed = any(new is not old for new, old in zip(content, message["content"], strict=True))
+        told.append({**message, "content": content} if changed else message)
+    return told
+
+
+def _window(runs: Sequence[Sequence[Message]], starts: Sequence[int], manager: dict[str, Any]) -> Window | None:
+    """Return what the agent worked with last: from the run on that holds the first message that its conversation
+    manager had not removed, after its summary if it has one."""
+    removed = manager.get("removed_message_count") or 0
+    if not isinstance(removed, int) or removed <= 0 or not runs:
+        return None
+    kept = sum(len(run) for run, end in zip(runs, [*starts[1:], removed + 1], strict=True) if end <= removed)
+    summary = manager.get("summary_message")
+    return (*([Inline(formed(summary))] if summary else []), Range(kept, None))
+
+
+# -- writing ----------------------------------------------------------------------------------------------
+
+
+async def bring_in(
+    folder: Path,
+    place: Path,
+    clock: Clock,
+    *,
+    prefix: str,
+    principal: str,
+    skip_existing: bool,
+    dry_run: bool,
+    on_step: Callable[[int, int], None],
+) -> list[Imported]:
+    """Import every session of `folder` into the journal at `place`, which is made if there is none.
+
+    Returns what became of each, in order of their names. Raises a `JournalError` that says what to do; sessions that
+    were imported before stay then.
+    """
+    found = sessions_in(folder)
+    path = locate(place)
+    there = check_file(path)
+    if dry_run and not there:
+        return await asyncio.to_thread(_all, found, None, prefix, principal, skip_existing, on_step)
+    prepare_folder(path)
+    ownership = Ownership(path, clock)
+    try:
+        await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)
+    except JournalLocked as error:
+        raise JournalLocked(f"{error} Import while no server runs on it.") from error
+    try:
+        return await asyncio.to_thread(_into, path, found, prefix, principal, skip_existing, dry_run, on_step)
+    except sqlite3.Error as error:
+        raise unreadable(path, error) from error
+    finally:
+        ownership.release()
+
+
+def _into(
+    path: Path,
+    found: Sequence[Path],
+    prefix: str,
+    principal: str,
+    skip_existing: bool,
+    dry_run: bool,
+    on_step: Callable[[int, int], None],
+) -> list[Imported]:
+    if not check_file(path):
+        create(path)
+    with closing(guard(path)), closing(connect(path)) as connection:
+        if dry_run:
+            connection.execute("PRAGMA query_only = ON")
+        return _all(found, _Store(connection, write=not dry_run), prefix, principal, skip_existing, on_step)
+
+
+def _all(
+    found: Sequence[Path],
+    store: "_Store | None",
+    prefix: str,
+    principal: str,
+    skip_existing: bool,
+    on_step: Callable[[int, int], None],
+) -> list[Imported]:
+    results = []
+    for done, folder in enumerate(found):
+        on_step(done, len(found))
+        results.append(_one(folder, store, prefix, principal, skip_existing))
+    on_step(len(found), len(found))
+    return results
+
+
+def _one(folder: Path, store: "_Store | None", prefix: str, principal: str, skip_existing: bool) -> Imported:
+    named = prefix + folder.name.removeprefix(SESSION)
+    try:
+        key = SessionKey(Principal(principal), session_id(named))
+        if store is not None and store.has(key):
+            if skip_existing:
+                return Imported(session_id=named, result="skipped", reason="it is in the journal already")
+            raise Unusable("a session of this name is in the journal already")
+        conversation = read_session(folder)
+        if store is not None:
+            store.add(key, conversation)
+    except (Unusable, Invalid) as error:
+        return Imported(session_id=named, result="refused", reason=str(error))
+    count = sum(map(len, conversation.runs))
+    return Imported(session_id=named, result="imported", messages=count, mended=conversation.mended)
+
+
+class _Store:
+    """The sessions of a journal that this process owns."""
+
+    def __init__(self, connection: sqlite3.Connection, *, write: bool) -> None:
+        self._connection = connection
+        self._write = write
+        (least,) = connection.execute("SELECT min(run) FROM history").fetchone()
+        self._run = min(least or 0, 0)
+        """Rows of history name the run that they are of; what was imported has none, and a number below 0."""
+
+    def has(self, key: SessionKey) -> bool:
+        found = self._connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
+        return found.fetchone() is not None
+
+    def add(self, key: SessionKey, conversation: Conversation) -> None:
+        """Keep a session in one transaction."""
+        if not self._write:
+            return
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            no = execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
+            row: int | None = None
+            first = 0
+            for nth, messages in enumerate(conversation.runs, start=1):
+                self._run -= 1
+                stored = sealed(encode_messages(messages), history_owner(key, first))
+                row = execute(
+                    "INSERT INTO history (session, nth, first, count, previous, run, messages) VALUES (?,?,?,?,?,?,?)",
+                    (no, nth, first, len(messages), row, self._run, stored),
+                ).lastrowid
+                first += len(messages)
+            execute("UPDATE sessions SET last = ? WHERE no = ?", (row, no))
+            records = (conversation.window, conversation.state)
+            if any(each is not None for each in records):
+                encoded = [
+                    None if each is None else sealed(encode_messages(each), agent_owner(key)) for each in records
+                ]
+                execute("INSERT INTO agents (session, window, state) VALUES (?,?,?)", (no, *encoded))
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise

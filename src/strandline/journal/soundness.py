@@ -1,0 +1,137 @@
+"""Whether a journal's file is sound, found out before anything is written to it; it is left as it is in any case.
+
+SQLite checks the frames of its WAL, and drops everything from the first that is not whole without a word: right after a
+power failure, which can spoil what was not synced yet, wrong for a damaged frame (or head) before others that were.
+"""
+
+import os
+import sqlite3
+import struct
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from strandline.errors import JournalDamaged
+from strandline.journal.driver import connect_reader, damaged
+
+CHECKED_BYTES: Final = 64 << 20
+"""Up to this size every page of a file is checked when it is opened (0.2 s); a start must not slow with age."""
+
+_WAL_HEAD: Final = 32
+_FRAME_HEAD: Final = 24
+_INDEX_VERSION: Final = 3007000
+_WAL_MAGIC: Final = (0x377F0682, 0x377F0683)
+
+
+def guard(path: Path) -> sqlite3.Connection:
+    """Return a reading connection to a journal that seems sound. Raises `JournalDamaged`, or `sqlite3.Error`.
+
+    As long as it is open, no other connection that is closed moves the WAL into the file: what is found to be damaged
+    later on can still be left as it is.
+    """
+    check_wal_head(path)
+    if not os.path.exists(f"{path}-wal"):
+        # Without locks and companions, so that not even an empty one is left beside a damaged file.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as connection:
+            check_pages(path, connection, CHECKED_BYTES)
+        return connect_reader(path)
+    connection = connect_reader(path)
+    try:
+        check_pages(path, connection, CHECKED_BYTES)
+        check_wal_frames(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | None) -> None:
+    """Read the schema, and the whole file unless it is larger than `most_bytes`.
+
+    Raises `JournalDamaged` if pages, indices or tables are not as they should be.
+    """
+    if _schema(connection) != _expected_schema(connection.execute("PRAGMA user_version").fetchone()[0]):
+        raise damaged(path, "its tables are not those of a journal")
+    if most_bytes is None or path.stat().st_size <= most_bytes:
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise damaged(path, verdict)
+        for name, table, condition in _partial_indices(connection):
+            # `integrity_check` does not miss a row in an index that has some rows only, if the row was what changed.
+            counts = {
+                connection.execute(f"SELECT count(*) FROM {table} {how} WHERE {condition}").fetchone()
+                for how in (f"INDEXED BY {name}", "NOT INDEXED")
+            }
+            if len(counts) > 1:
+                raise damaged(path, f"index {name} does not fit its table")
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
+
+
+def _expected_schema(version: int) -> set[tuple[str, ...]]:
+    """Return what a sound file of this version has as its schema: what the scripts up to that number make."""
+    scripts = sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for script in scripts:
+            if script.name.endswith(".sql") and int(script.name.partition("_")[0]) <= version:
+                connection.executescript(script.read_text())
+        return _schema(connection)
+
+
+def _partial_indices(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Return name, table and condition of each index that has some rows only."""
+    rows = connection.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    return [(name, table, sql.partition(" WHERE ")[2]) for name, table, sql in rows if " WHERE " in sql]
+
+
+def check_wal_head(path: Path) -> None:
+    """Raise `JournalDamaged` if the WAL's head is damaged; one of zeros was never synced, nor was anything after it."""
+    wal = Path(f"{path}-wal")
+    try:
+        with wal.open("rb") as file:
+            head = file.read(_WAL_HEAD)
+    except FileNotFoundError:
+        return
+    if len(head) < _WAL_HEAD or not any(head):
+        return
+    magic, _, _, _, _, _, *stored = struct.unpack(">8I", head)
+    first = second = 0
+    for left, right in struct.iter_unpack(f"{'>' if magic & 1 else '<'}2I", head[:24]):
+        first = (first + left + second) & 0xFFFFFFFF
+        second = (second + right + first) & 0xFFFFFFFF
+    if magic not in _WAL_MAGIC or [first, second] != stored:
+        raise _damaged_wal(path, "at its head")
+
+
+def check_wal_frames(path: Path) -> None:
+    """Raise `JournalDamaged` if the WAL has commits after a frame that is not whole; what they hold had been told.
+
+    A commit is synced before the next one is written, so at most the frames of one can be spoilt by a power failure.
+    The caller has a connection on which SQLite has read the WAL, so that the index beside it says how far it is whole.
+    """
+    # Formats: https://sqlite.org/fileformat2.html#walformat and https://sqlite.org/walformat.html#walidxfmt
+    with open(f"{path}-shm", "rb") as index:
+        version, whole = struct.unpack("=I12xI", index.read(20))
+    with open(f"{path}-wal", "rb") as wal:
+        head = wal.read(_WAL_HEAD)
+        if version != _INDEX_VERSION or len(head) < _WAL_HEAD:
+            return
+        (page_bytes,) = struct.unpack(">I", head[8:12])
+        frame_bytes = _FRAME_HEAD + page_bytes
+        committed = False
+        for at in range(_WAL_HEAD + whole * frame_bytes, os.fstat(wal.fileno()).st_size, frame_bytes):
+            frame = os.pread(wal.fileno(), _FRAME_HEAD, at)
+            if frame[8:16] == head[16:24]:  # of this WAL, not a leftover of the one before
+                if committed:
+                    raise _damaged_wal(path, "in its middle")
+                committed = any(frame[4:8])
+
+
+def _damaged_wal(path: Path, where: str) -> JournalDamaged:
+    return JournalDamaged(
+        f"{path}-wal, which belongs to the journal {path}, is damaged {where}. Both were left as they are. Restore a"
+        " backup, or name another file."
+    )

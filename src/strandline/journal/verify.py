@@ -1,0 +1,282 @@
+"""Whether a journal is sound: its pages, its records, and what must be true of them together. Reads only.
+
+It works beside a server that owns the journal: everything is read in one transaction, so from one moment.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
+from strandline.history import history_faults, pairing_faults
+from strandline.journal import reader
+from strandline.journal.driver import connect_reader
+from strandline.journal.ownership import check_file, locate
+from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
+from strandline.journal.rules import spans
+from strandline.journal.soundness import check_pages, check_wal_frames, check_wal_head
+from strandline.lifecycle import ENDED
+from strandline.model import Inline, Run, RunStatus, SessionKey
+
+MOST_FAULTS: Final = 100
+"""How many faults are told; a file with more is not sounder for it."""
+
+OnStep = Callable[[str, int, int], None]
+"""Told what is looked at, how much of it has been, and how much there is."""
+_TOLD_EVERY: Final = 1000
+
+
+class Findings(Struct, kw_only=True):
+    """What is in a journal, and what is wrong with it: one sentence each."""
+
+    journal: str
+    sound: bool = True
+    faults: list[str] = field(default_factory=list)
+    more_faults: int = 0
+    sessions: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    held: int = 0
+    messages: int = 0
+    discarded_messages: int = 0
+    discarded_in_sessions: int = 0
+    bytes: int = 0
+
+    def add(self, fault: str) -> None:
+        """Note a fault."""
+        self.sound = False
+        if len(self.faults) < MOST_FAULTS:
+            self.faults.append(fault)
+        else:
+            self.more_faults += 1
+
+
+def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
+    """Look at everything in the journal at `place`. Raises a `JournalError` if it cannot be read at all."""
+    path = locate(place)
+    if not check_file(path):
+        raise JournalError(f"There is no journal at {place}. Name the file of one.")
+    findings = Findings(journal=str(path), bytes=path.stat().st_size)
+    try:
+        with reading(path) as connection:
+            _Check(path, connection, findings, on_step).everything()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
+            raise JournalError(
+                f"The journal {path} cannot be opened: {error}. Look at the rights of its folder."
+            ) from error
+        findings.add(f"the file cannot be read any further: {error}")
+    return findings
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files."""
+    if os.path.exists(f"{path}-wal"):
+        connection = connect_reader(path)
+    else:
+        connection = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, isolation_level=None)
+    with closing(connection):
+        connection.execute("BEGIN")
+        yield connection
+
+
+@contextmanager
+def unowned(path: Path) -> Iterator[bool]:
+    """Tell whether no server has the journal; for as long as this lasts, none can take it then."""
+    try:
+        fd = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield True
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+class _Session:
+    """One session while its history is gone through."""
+
+    __slots__ = ("discarded", "key", "last", "length", "nth", "row")
+
+    def __init__(self, key: SessionKey, last: int | None) -> None:
+        self.key = key
+        self.last = last
+        self.row: int | None = None
+        self.nth = 0
+        self.length = 0
+        self.discarded = False
+
+
+class _Check:
+    def __init__(self, path: Path, connection: sqlite3.Connection, findings: Findings, on_step: OnStep) -> None:
+        self._path = path
+        self._connection = connection
+        self._findings = findings
+        self._on_step = on_step
+        self._sessions: dict[int, _Session] = {}
+        self._told: dict[int, int] = {}
+        """The session in whose history a run has a row, by the run's sequence."""
+        self._unended: set[int] = set()
+
+    def everything(self) -> None:
+        self._pages()
+        self._read_sessions()
+        self._history()
+        self._runs()
+        self._staged()
+        self._agents()
+
+    def _pages(self) -> None:
+        self._on_step("pages", 0, 1)
+        try:
+            check_wal_head(self._path)
+            check_pages(self._path, self._connection, most_bytes=None)
+            with unowned(self._path) as still:
+                if still and os.path.exists(f"{self._path}-shm"):
+                    check_wal_frames(self._path)
+        except JournalDamaged as error:
+            self._findings.add(str(error))
+        self._on_step("pages", 1, 1)
+
+    def _rows(self, what: str, statement: str, table: str) -> Iterator[tuple[Any, ...]]:
+        (total,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        for done, row in enumerate(self._connection.execute(statement)):
+            if done % _TOLD_EVERY == 0:
+                self._on_step(what, done, total)
+            yield row
+        self._on_step(what, total, total)
+
+    def _read_sessions(self) -> None:
+        for no, principal, session_id, last in self._rows(
+            "sessions", "SELECT no, principal, session_id, last FROM sessions", "sessions"
+        ):
+            self._sessions[no] = _Session(SessionKey(principal, session_id), last)
+        self._findings.sessions = len(self._sessions)
+
+    def _history(self) -> None:
+        findings = self._findings
+        for no, in_session, nth, first, count, previous, run, discarded, stored in self._rows(
+            "history",
+            "SELECT no, session, nth, first, count, previous, run, discarded, messages FROM history ORDER BY no",
+            "history",
+        ):
+            session = self._sessions.get(in_session)
+            if session is None:
+                findings.add(f"row {no} of history belongs to no session")
+                continue
+            where = f"the history of session {_name(session.key)} from message {first} on"
+            if (nth, first, previous) != (session.nth + 1, session.length, session.row):
+                findings.add(f"{where} does not join what is before it")
+            session.row, session.nth, session.length = no, nth, first + count
+            if run in self._told and run >= 0:
+                findings.add(f"{where}: the run with sequence {run} is in history twice")
+            self._told[run] = in_session
+            findings.messages += count
+            if discarded and count:
+                findings.discarded_messages += count
+                session.discarded = True
+            if stored is None and count == 0:
+                continue
+            try:
+                messages = reader.messages_in(stored or b"", session.key, first, count)
+            except JournalUnavailable:
+                findings.add(f"{where} is damaged")
+                continue
+            for fault in history_faults(messages):
+                findings.add(f"{where}: {fault}")
+        for session in self._sessions.values():
+            findings.discarded_in_sessions += session.discarded
+            if session.row != session.last:
+                findings.add(f"session {_name(session.key)} does not end where its history ends")
+
+    def _runs(self) -> None:
+        statuses: Counter[str] = Counter()
+        (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
+        if epoch is None:
+            self._findings.add("it is not known how often the journal was opened, so old claims cannot be told")
+        for in_session, fence, *columns in self._rows(
+            "runs", f"SELECT session, fence, {RUN_COLUMNS} FROM runs ORDER BY seq", "runs"
+        ):
+            session = self._sessions.get(in_session)
+            if session is None:
+                self._findings.add(f"run {columns[0]} belongs to no session")
+                continue
+            try:
+                run = to_run(tuple(columns), session.key)
+            except JournalUnavailable:
+                self._findings.add(f"run {columns[0]} is damaged")
+                continue
+            statuses[run.status.value] += 1
+            for fault in self._faults_of(run, in_session, fence, epoch):
+                self._findings.add(f"run {run.run_id} {fault}")
+            self._findings.held += fence is not None and run.status in ENDED
+        self._findings.runs = {status.value: statuses[status.value] for status in RunStatus}
+
+    def _faults_of(self, run: Run, in_session: int, fence: int | None, epoch: int | None) -> Iterator[str]:
+        ended = run.status in ENDED
+        if not ended:
+            self._unended.add(run.sequence)
+            if run.sequence in self._told:
+                yield f"is {run.status} and in history already"
+        if ended and (run.outcome is None or run.ended_at is None):
+            yield f"is {run.status} without an outcome"
+        if not ended and run.outcome is not None:
+            yield f"is {run.status} and has an outcome"
+        if run.status is RunStatus.RUNNING and (fence is None or run.attempt < 1):
+            yield "is running without a claim"
+        if run.status is RunStatus.QUEUED and fence is not None:
+            yield "waits and is claimed"
+        if fence is not None and epoch is not None and fence >> 32 > epoch:
+            yield "has a claim from the future"
+        if self._told.get(run.sequence, in_session) != in_session:
+            yield "is in the history of another session"
+
+    def _staged(self) -> None:
+        for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
+            if run not in self._unended:
+                self._findings.add(f"something is staged of a run with sequence {run}, which does not wait or execute")
+            try:
+                for _ in each_fact(self._connection, run):
+                    pass
+            except JournalUnavailable:
+                self._findings.add(f"what is staged of the run with sequence {run} is damaged")
+
+    def _agents(self) -> None:
+        for (no,) in self._rows("windows", "SELECT session FROM agents", "agents"):
+            session = self._sessions.get(no)
+            if session is None:
+                self._findings.add(f"a window belongs to no session (number {no})")
+                continue
+            where = f"the window of session {_name(session.key)}"
+            try:
+                record = reader.load(self._connection, session.key)
+            except JournalUnavailable:
+                self._findings.add(f"{where} or its state is damaged")
+                continue
+            for part in record.window:
+                if not isinstance(part, Inline) and not 0 <= part.start <= (
+                    part.start if part.end is None else part.end
+                ):
+                    self._findings.add(f"{where} has a range that runs backwards")
+                elif not isinstance(part, Inline) and max(part.start, part.end or 0) > record.length:
+                    self._findings.add(f"{where} reaches beyond its history")
+            if list(spans(record.window, record.length)):
+                for fault in pairing_faults(record.messages):
+                    self._findings.add(f"{where}: {fault}")
+
+
+def _name(key: SessionKey) -> str:
+    return key.session_id if key.principal == "anonymous" else f"{key.session_id} of {key.principal}"

@@ -1,0 +1,164 @@
+"""A server whose disk is full says so, loses nothing, and goes on by itself when there is room again.
+
+Two kinds of full disk: a small one that is really full, where this process may mount one, and a limit for the size of
+files that is set on the running server, which works everywhere on Linux.
+"""
+
+import errno
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import TARGETS, Server, serving, texts, until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs mount or prlimit")
+
+DISK_BYTES: Final = 2 << 20
+ASKED: Final = 200
+
+
+class Disk(Protocol):
+    folder: Path
+
+    def fill(self, server: Server) -> None: ...
+    def make_room(self, server: Server) -> None: ...
+
+
+class SmallDisk:
+    """A file system in memory, filled up with one large file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, server: Server) -> None:
+        with (self.folder / "ballast").open("ab", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(bytes(4096))
+            except OSError as full:
+                assert full.errno == errno.ENOSPC, full  # noqa: PT017
+
+    def make_room(self, server: Server) -> None:
+        (self.folder / "ballast").unlink()
+
+
+class LimitedFiles:
+    """No file of the server may grow beyond a page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, server: Server) -> None:
+        self._limit(server, 4096)
+
+    def make_room(self, server: Server) -> None:
+        with suppress(AssertionError):  # a new process has no limit
+            self._limit(server, -1)
+
+    def _limit(self, server: Server, most: int) -> None:
+        import resource
+
+        _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard if most < 0 else most, hard))
+
+
+@pytest.fixture(params=["mounted", "limited"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    if request.param == "limited":
+        yield LimitedFiles(tmp_path)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "strandline-test", str(tmp_path)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield SmallDisk(tmp_path)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def ask_until_refused(server: Server, disk: Disk) -> list[str]:
+    """Ask in sessions of their own until the disk is full; return those that were answered, who must be kept.
+
+    What room the server still finds in its own files is taken away too.
+    """
+    answered: list[str] = []
+    for n in range(ASKED):
+        disk.fill(server)
+        session = f"while-full-{n}"
+        response = server.client.post("/chat", json={"message": "more", "session_id": session})
+        if response.status_code == 200:
+            answered.append(session)
+            continue
+        assert response.status_code == 503, response.text
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.json()["code"] == "journal_unavailable"
+        assert int(response.headers["Retry-After"]) >= 1
+        assert server.history(session) == []
+        disk.fill(server)
+        return answered
+    raise AssertionError(f"the disk was not full after {ASKED} runs")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
+def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoints, killed: bool) -> None:
+    server = Server(TARGETS / "agent.py", folder=disk.folder, variables=at.environment)
+    try:
+        server.start()
+        server.chat("before")
+        at.hold("running model 0")
+        running = server.ask("running", "running")
+        at.reached("running model 0")
+        (waiting,) = server.line_up("waiting", session_id="running")
+        server.settled()
+        answered = ask_until_refused(server, disk)
+        assert server.client.get("/livez").status_code == 200
+        at.release()
+        until(lambda: "cannot be kept yet" in server.stderr, "the end of the run finds no room")
+        assert not running.done()
+        if killed:
+            server.kill()
+            disk.make_room(server)
+            server.start()
+        else:
+            disk.make_room(server)
+            assert running.result().json()["response"] == "running"
+            # 202 where its claim was out when that commit failed: it goes on later, as the client can see.
+            assert waiting.result().status_code in (200, 202)
+        assert server.chat("after")["response"] == "after"
+        server.quiet()
+        assert texts(server.history("running"), "user") == ["running", "waiting"]
+        assert texts(server.history(), "user") == ["before", "after"]
+        for session in answered:
+            assert texts(server.history(session), "assistant") == ["more"]
+        assert {run.status for run in server.stored()} == {"succeeded"}
+        assert len(server.stored()) == 4 + len(answered)
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+    assert "Traceback" not in server.stderr, server.stderr
+
+
+def test_a_small_disk_holds_many_runs(disk: Disk, at: Checkpoints) -> None:
+    """The room goes to what is kept, not to versions of pages in the WAL (which took 41 KB for each run)."""
+    if not isinstance(disk, SmallDisk):
+        pytest.skip("needs a disk that is small")
+    with serving(TARGETS / "agent.py", folder=disk.folder, variables=at.environment) as server:
+        for n in range(100):
+            server.chat(f"q{n}", f"s{n}")

@@ -1,0 +1,432 @@
+"""A damaged file is told, or what it still holds is true: never a wrong answer, never half a verb, never another error.
+
+Damage is done at places drawn from a seed, to a journal in which everything that can be kept has been kept.
+"""
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pytest
+
+from strandline.clock import SystemClock
+from strandline.errors import JournalDamaged, JournalUnavailable
+from strandline.journal.damage import UNREADABLE_INPUT, WHY
+from strandline.journal.port import HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import (
+    ANONYMOUS,
+    Claim,
+    NewRun,
+    Range,
+    RoundDone,
+    RoundStarted,
+    Run,
+    RunId,
+    RunStatus,
+    ToolDone,
+)
+from strandline.testing.desk import WIDE, done, key, said
+
+SESSIONS: Final = [f"s{n}" for n in range(4)]
+ROUNDS: Final = 6
+FILE, WAL = "journal.db", "journal.db-wal"
+
+
+def new(run_id: str, session: str = "s") -> NewRun:
+    return NewRun(
+        run_id=RunId(run_id),
+        key=key(session),
+        input=f"ask {run_id} " + "q" * 50,
+        metadata={"of": run_id},
+        created_at=1.0,
+    )
+
+
+def rows(path: Path) -> list[Any]:
+    """Return everything that is told of a journal's runs and history, as it is stored."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        return [
+            connection.execute(statement).fetchall()
+            for statement in (
+                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, outcome FROM runs ORDER BY seq",
+                "SELECT * FROM history ORDER BY no",
+                "SELECT * FROM agents ORDER BY session",
+                "SELECT * FROM staged ORDER BY run, no",
+                "SELECT * FROM sessions ORDER BY no",
+            )
+        ]
+
+
+class Commit(NamedTuple):
+    """What stood in the file when the WAL had this many bytes."""
+
+    wal_bytes: int
+    rows: list[Any]
+
+
+class Original(NamedTuple):
+    """A journal as a killed server leaves it, with every commit, and the same one as it is when closed."""
+
+    killed: Path
+    closed: Path
+    commits: list[Commit]
+    runs: list[str]
+
+
+async def _write(folder: Path, killed: Path) -> tuple[list[Commit], list[str]]:
+    path = folder / FILE
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open("test", max_attempts=3)
+    claims = journal.claims()
+    commits, names = [Commit((folder / WAL).stat().st_size, rows(path))], []
+
+    async def after(verb: Any) -> None:
+        await verb
+        commits.append(Commit((folder / WAL).stat().st_size, rows(path)))
+
+    for n in range(ROUNDS):
+        for session in SESSIONS:
+            names.append(f"{session}.{n}")
+            await after(journal.accept(new(names[-1], session), WIDE, take=True))
+            if n >= ROUNDS - 1:
+                continue  # waits behind the one that executes
+            token = (await anext(claims)).token
+            await after(journal.stage(token, RoundStarted(said(f"ask {n}"))))
+            if n == ROUNDS - 2:
+                await journal.stage(token, ToolDone("t", {"content": [{"text": "42"}]}))
+                await journal.stage(token, RoundDone(said("results"), {"n": n}))
+                await after(journal.stage(token, RoundStarted(said("once more"))))
+                continue
+            window = (Range(2, None),) if n == 3 else None
+            end = done(f"ask {n}", f"answer {n} " + "a" * 100, state={"n": n}, window=window)
+            await after(journal.settle(token, end, take=False))
+    for name in (FILE, WAL):
+        shutil.copy(folder / name, killed / name)
+    await journal.close()
+    return commits, names
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
+    killed, closed = (tmp_path_factory.mktemp(name) for name in ("killed", "closed"))
+    commits, names = asyncio.run(_write(closed, killed))
+    assert len({commit.wal_bytes for commit in commits}) == len(commits), "two verbs shared a commit"
+    return Original(killed, closed, commits, names)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    for name in (FILE, WAL):
+        (to / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            shutil.copy(folder / name, to / name)
+    return to / FILE
+
+
+def contents(folder: Path) -> list[bytes | None]:
+    return [(folder / name).read_bytes() if (folder / name).exists() else None for name in (FILE, WAL)]
+
+
+async def opened(path: Path) -> list[Claim] | None:
+    """Open a journal and close it again; None if it was damaged, and left as it was."""
+    journal = SqliteJournal(path, SystemClock())
+    before = contents(path.parent)
+    try:
+        orphans = await journal.open("test", max_attempts=3)
+    except JournalDamaged:
+        assert contents(path.parent) == before
+        return None
+    await journal.close()
+    return orphans
+
+
+def places(seed: str, end: int, count: int) -> Iterator[tuple[random.Random, int]]:
+    for n in range(count):
+        dice = random.Random(f"{seed} {n}")
+        yield dice, dice.randrange(end)
+
+
+def test_a_wal_that_was_cut_off_anywhere_holds_the_last_whole_commit(original: Original, tmp_path: Path) -> None:
+    whole = (original.killed / WAL).read_bytes()
+    seen = set()
+    for _, at in places("cut", len(whole), 80):
+        path = copied(original.killed, tmp_path)
+        (tmp_path / WAL).write_bytes(whole[:at])
+        assert asyncio.run(opened(path)) is not None
+        last = max((n for n, commit in enumerate(original.commits) if commit.wal_bytes <= at), default=None)
+        if last is not None:  # before the first there is the empty journal
+            assert rows(path) == original.commits[last].rows, f"cut off at {at}"
+            seen.add(last)
+    assert len(seen) > 20
+
+
+def test_a_wal_that_is_damaged_anywhere_is_told_or_lacks_no_commit_but_the_last(
+    original: Original, tmp_path: Path
+) -> None:
+    whole = (original.killed / WAL).read_bytes()
+    told = 0
+    for dice, at in places("wal", len(whole), 80):
+        path = copied(original.killed, tmp_path)
+        (tmp_path / WAL).write_bytes(_flipped(whole, at, dice))
+        if asyncio.run(opened(path)) is None:
+            told += 1
+        else:
+            assert rows(path) in [commit.rows for commit in original.commits[-2:]], f"damaged at {at}"
+    assert told > 60
+
+
+@pytest.mark.parametrize("at", [0, 9, 17, 30])
+def test_a_wal_with_a_damaged_head_is_told(original: Original, tmp_path: Path, at: int) -> None:
+    """SQLite alone would forget everything in it."""
+    path = copied(original.killed, tmp_path)
+    (tmp_path / WAL).write_bytes(_flipped((original.killed / WAL).read_bytes(), at, random.Random(at)))
+    assert asyncio.run(opened(path)) is None
+
+
+def test_a_wal_that_was_never_synced_is_no_damage(original: Original, tmp_path: Path) -> None:
+    path = copied(original.closed, tmp_path)
+    (tmp_path / WAL).write_bytes(bytes(40_000))
+    assert asyncio.run(opened(path)) is not None
+    assert rows(path) == original.commits[-1].rows
+
+
+def _flipped(data: bytes, at: int, dice: random.Random) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= dice.randrange(1, 256)
+    return bytes(changed)
+
+
+class Told(NamedTuple):
+    """All that a journal answers, without the times that are no part of any promise; None where it told of damage."""
+
+    orphans: list[Claim]
+    answers: dict[object, Any]
+
+
+async def told(path: Path, runs: list[str]) -> Told | None:
+    """Open a journal, ask it everything, go on with it a little, and close it. None if it could not be opened."""
+    journal = SqliteJournal(path, SystemClock())
+    try:
+        orphans = await journal.open("test", max_attempts=3)
+    except JournalDamaged:
+        return None
+    answers: dict[object, Any] = {}
+
+    async def ask(name: object, question: Any) -> None:
+        try:
+            answers[name] = await question
+        except JournalUnavailable:
+            answers[name] = None
+
+    for session in SESSIONS:
+        await ask(("window", session), journal.load(key(session)))
+        await ask(("history", session), journal.read(HistoryQuery(key(session))))
+    for run_id in runs:
+        await ask(run_id, journal.read(RunQuery(ANONYMOUS, RunId(run_id))))
+        if isinstance(answers[run_id], Run):
+            answers[run_id] = _timeless(answers[run_id])
+    await ask("waiting", journal.read(WaitingQuery()))
+    for orphan in orphans:
+        await ask(("settled", orphan.run.run_id), journal.settle(orphan.token, done("hi", "ho"), take=True))
+    await ask("accepted", journal.accept(new("later", "s0"), WIDE, take=False))
+    await journal.close()
+    return Told([_timeless_claim(orphan) for orphan in orphans], answers)
+
+
+def _timeless(run: Run) -> Run:
+    return msgspec.structs.replace(run, started_at=None, ended_at=None, created_at=0.0)
+
+
+def _timeless_claim(claim: Claim) -> Claim:
+    return msgspec.structs.replace(claim, run=_timeless(claim.run))
+
+
+def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: Original, tmp_path: Path) -> None:
+    whole = (original.closed / FILE).read_bytes()
+    truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
+    assert truth is not None
+    refused = unavailable = 0
+    for dice, at in places("file", len(whole), 200):
+        path = copied(original.closed, tmp_path)
+        path.write_bytes(_flipped(whole, at, dice))
+        before = contents(tmp_path)
+        answer = asyncio.run(told(path, original.runs))
+        if answer is None:
+            assert contents(tmp_path) == before, f"damaged at {at}, found, and written to"
+            refused += 1
+            continue
+        unavailable += None in answer.answers.values()
+        for name, true in truth.answers.items():
+            heard = answer.answers[name]
+            if not isinstance(name, tuple) or name[0] != "settled":
+                assert heard is None or heard == true, f"{name}, damaged at {at}"
+        for orphan, true in zip(answer.orphans, truth.orphans, strict=True):
+            if orphan.run.opaque:  # damaged: it will not go on, and what is told of it is true
+                assert orphan.run.input in (true.run.input, UNREADABLE_INPUT)
+                assert orphan.facts == true.facts[: len(orphan.facts)]
+            else:
+                assert orphan == true, f"damaged at {at}"
+    assert refused > 8
+    assert unavailable > 20
+
+
+# -- one damaged run --------------------------------------------------------------------------------------
+
+
+def spoil(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement).rowcount == 1
+
+
+async def _executing(path: Path) -> None:
+    """Make a journal in which runs of two sessions execute, one of them with tools, and others wait behind."""
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open("test", max_attempts=3)
+    claims = journal.claims()
+    for session in ("s", "t"):
+        for n in range(3):
+            await journal.accept(new(f"{session}.{n}", session), WIDE, take=True)
+    token = (await anext(claims)).token
+    await journal.stage(token, RoundStarted(said("first")))
+    await journal.stage(token, RoundDone(said("second"), None))
+    await journal.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "question", "facts"),
+    [
+        ("UPDATE runs SET input = CAST('nothing' AS BLOB) WHERE run_id = 's.0'", UNREADABLE_INPUT, 2),
+        ("UPDATE staged SET fact = substr(fact, 1, 20) WHERE run = 0 AND no = 1", new("s.0").input, 1),
+        ("DELETE FROM staged WHERE run = 0 AND no = 0", new("s.0").input, 0),
+    ],
+)
+def test_one_damaged_run_that_executed_never_keeps_a_server_down(
+    tmp_path: Path, statement: str, question: str, facts: int
+) -> None:
+    """It comes as one of which nobody knows what it did, so that it ends; its neighbour goes on."""
+    path = tmp_path / FILE
+    asyncio.run(_executing(path))
+    spoil(path, statement)
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        damaged, sound = await journal.open("test", max_attempts=3)
+        assert (damaged.run.opaque, damaged.run.input, len(damaged.facts)) == (True, question, facts)
+        assert not sound.run.opaque
+        await journal.settle(damaged.token, done("hi", "ho"), take=True)
+        assert (await anext(journal.claims())).run.run_id == "s.1"
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / FILE
+    asyncio.run(_executing(path))
+    spoil(path, "UPDATE runs SET metadata = zeroblob(9) WHERE run_id = 's.1'")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        orphan, _ = await journal.open("test", max_attempts=3)
+        assert await journal.settle(orphan.token, done("hi", "ho"), take=True) is Take.TAKEN
+        claim = await anext(journal.claims())
+        assert claim.run.run_id == "s.2"
+        with pytest.raises(JournalUnavailable, match=r"run s\.1 is damaged"):
+            await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
+        await journal.settle(claim.token, done("what", "well"), take=True)
+        assert (await journal.load(key())).messages == said("hi", "ho", "what", "well")
+        await journal.close()
+
+    asyncio.run(main())
+    assert "run s.1 ends as failed" in caplog.text
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT status, fence FROM runs WHERE run_id = 's.1'").fetchone() == ("failed", None)
+
+
+def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    asyncio.run(_executing(path))
+
+    async def given_back() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        orphan, _ = await journal.open("test", max_attempts=3)
+        await journal.stage(orphan.token, RoundStarted(said("spoilt")))
+        await journal.release(orphan.token, counted=True, take=False)
+        await journal.close()
+
+    asyncio.run(given_back())
+    spoil(path, "UPDATE staged SET fact = zeroblob(9) WHERE run = 0 AND no = 2")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        assert await journal.take(key()) is Take.TAKEN
+        assert (await anext(journal.claims())).run.run_id == "s.1"
+        run = await journal.read(RunQuery(ANONYMOUS, RunId("s.0")))
+        assert run is not None
+        assert (run.status, run.outcome and run.outcome.error and run.outcome.error.detail) == (RunStatus.FAILED, WHY)
+        texts = [[block["text"] for block in message["content"]] for message in (await journal.load(key())).messages]
+        assert texts == [["first", "second"], ["(This run ended early: crashed.)"]]
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_damaged_row_of_history_is_named_and_every_other_session_goes_on(original: Original, tmp_path: Path) -> None:
+    path = copied(original.closed, tmp_path)
+    spoil(path, "UPDATE history SET messages = CAST(replace(messages, 'answer 2', 'answer 9') AS BLOB) WHERE no = 9")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalUnavailable, match=r"session s0 from message 4 on is damaged"):
+            await journal.read(HistoryQuery(key("s0")))
+        assert len((await journal.read(HistoryQuery(key("s1")))).messages) == 8
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_records_of_older_files_without_a_checksum_are_read(original: Original, tmp_path: Path) -> None:
+    path = copied(original.closed, tmp_path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, column in [("runs", "input"), ("runs", "outcome"), ("history", "messages"), ("staged", "fact")]:
+            connection.execute(f"UPDATE {table} SET {column} = substr({column}, 6) WHERE {column} IS NOT NULL")
+    answers = asyncio.run(told(path, original.runs))
+    truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
+    assert answers == truth
+
+
+@pytest.mark.parametrize("checked", [0, 64 << 20])
+def test_damage_that_is_found_late_leaves_file_and_wal_as_they_are(
+    original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
+) -> None:
+    """A large file is not read as a whole; closing it must not move the WAL into it."""
+    monkeypatch.setattr("strandline.journal.soundness.CHECKED_BYTES", checked)
+    busy, folder = tmp_path / "busy", tmp_path / "copy"
+    for each in (busy, folder):
+        each.mkdir()
+    path = copied(original.closed, busy)
+    with closing(sqlite3.connect(path)) as connection:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        with connection:
+            connection.execute("UPDATE meta SET value = value + 1")
+        copied(busy, folder)
+    whole = (folder / FILE).read_bytes()
+    wal = (folder / WAL).read_bytes()
+    found = 0
+    for page in range(1, pages):
+        spoilt = bytearray(whole)
+        spoilt[page * 4096 : page * 4096 + 2000] = b"\xa5" * 2000
+        (folder / FILE).write_bytes(spoilt)
+        (folder / WAL).write_bytes(wal)
+        found += asyncio.run(opened(folder / FILE)) is None
+    assert found > (2 if checked == 0 else pages // 2)

@@ -1,0 +1,175 @@
+"""A disk without room refuses what is new, loses nothing of what goes on, and is used again as soon as it has room."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from strandline.clock import SystemClock
+from strandline.errors import JournalUnavailable
+from strandline.journal import driver
+from strandline.journal.port import Accepted, RunQuery, WaitingQuery
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import ANONYMOUS, Claim, NewRun, RoundDone, RoundStarted, RunId, RunStatus
+from strandline.testing.desk import WIDE, done, key, said
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[tuple[SqliteJournal, AsyncIterator[Claim]]]:
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open("test", max_attempts=3)
+    try:
+        yield journal, journal.claims()
+    finally:
+        await journal.close()
+
+
+def new(run_id: str, session: str = "s", size: int = 3) -> NewRun:
+    return NewRun(run_id=RunId(run_id), key=key(session), input="x" * size, created_at=1.0)
+
+
+def connection_of(journal: SqliteJournal) -> sqlite3.Connection:
+    assert journal._ledger is not None
+    return journal._ledger._connection
+
+
+def allow_pages(journal: SqliteJournal, more: int) -> None:
+    connection = connection_of(journal)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + more}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def test_of_verbs_that_come_together_those_that_end_runs_find_what_room_there_is(path: Path) -> None:
+    """The first of the new ones finds out that there is none for it, and the others are refused with it."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, claims):
+            for session in ("s", "t"):
+                await journal.accept(new(session, session), WIDE, take=True)
+            ending, staging = (await anext(claims)).token, (await anext(claims)).token
+            allow_pages(journal, 0)
+            answers: Sequence[object] = await asyncio.gather(
+                journal.accept(new("big", "u", 1_000_000), WIDE, take=True),
+                journal.settle(ending, done("hi", "ho"), take=True),
+                journal.accept(new("small", "v"), WIDE, take=True),
+                journal.stage(staging, RoundStarted(said("x"))),
+                return_exceptions=True,
+            )
+            refused = [each for each in answers if isinstance(each, JournalUnavailable)]
+            assert answers == [refused[0], "nothing", refused[1], None]
+            assert "disk is full" in str(refused[1])
+            assert [await journal.read(RunQuery(ANONYMOUS, RunId(each))) for each in ("big", "small")] == [None, None]
+            allow_pages(journal, 10_000)
+            assert await journal.accept(new("big", "u", 1_000_000), WIDE, take=True) == Accepted(0)
+        orphans = await (again := SqliteJournal(path, SystemClock())).open("test", max_attempts=3)
+        assert [(each.run.run_id, len(each.facts)) for each in orphans] == [("t", 1), ("big", 0)]
+        ended = await again.read(RunQuery(ANONYMOUS, RunId("s")))
+        assert ended is not None
+        assert ended.status is RunStatus.SUCCEEDED
+        await again.close()
+
+    asyncio.run(main())
+
+
+def test_a_run_that_finds_no_room_for_its_facts_or_its_end_keeps_its_claim(path: Path) -> None:
+    """Also what `stage` took without waiting is written, and first, as soon as there is room."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, claims):
+            await journal.accept(new("a"), WIDE, take=True)
+            token = (await anext(claims)).token
+            await journal.stage(token, RoundStarted(said("x")))
+            allow_pages(journal, 0)
+            await journal.stage(token, RoundDone(said("y" * 100_000), None))
+            for _ in range(2):
+                with pytest.raises(JournalUnavailable, match="disk is full"):
+                    await journal.stage(token, RoundStarted(said("z" * 100_000)))
+                with pytest.raises(JournalUnavailable, match="disk is full"):
+                    await journal.settle(token, done("h" * 100_000, "ho"), take=True)
+            allow_pages(journal, 10_000)
+            await journal.stage(token, RoundStarted(said("z")))
+            await journal.release(token, counted=False, take=True)
+            facts = (await anext(claims)).facts
+            assert facts == (RoundStarted(said("x")), RoundDone(said("y" * 100_000), None), RoundStarted(said("z")))
+
+    asyncio.run(main())
+
+
+def test_a_full_disk_gets_back_what_the_wal_takes(path: Path) -> None:
+    """It holds a version of a page for every commit that changed it, which may be what the disk is full of."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, claims):
+            for n in range(60):
+                await journal.accept(new(f"r{n}"), WIDE, take=True)
+                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+            wal = path.with_name("journal.db-wal")
+            assert wal.stat().st_size > 500_000
+            fail_once(journal, sqlite3.SQLITE_FULL)
+            await journal.accept(new("more"), WIDE, take=False)
+            assert wal.stat().st_size < 50_000
+            assert len(await journal.read(WaitingQuery())) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
+def test_one_who_reads_meanwhile_does_not_hold_up_a_full_disk(path: Path, code: int) -> None:
+    """The WAL cannot be cut off then; what can be tried again is, at once."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, _):
+            await journal.accept(new("a"), WIDE, take=False)
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as another:
+                another.execute("BEGIN")
+                another.execute("SELECT count(*) FROM runs").fetchone()
+                await journal.accept(new("b"), WIDE, take=False)
+                fail_once(journal, code)
+                async with asyncio.timeout(driver.BUSY_S / 2):
+                    await journal.accept(new("c"), WIDE, take=False)
+            assert connection_of(journal).execute("PRAGMA busy_timeout").fetchone() == (5000,)
+
+    asyncio.run(main())
+
+
+def fail_once(journal: SqliteJournal, code: int) -> None:
+    """Make the next commit fail."""
+    ledger: Any = journal._ledger
+    commit: Callable[[], None] = ledger.commit
+
+    def fail() -> None:
+        ledger.commit = commit
+        error = sqlite3.OperationalError("no room")
+        error.sqlite_errorcode = code
+        raise error
+
+    ledger.commit = fail
+
+
+@pytest.mark.parametrize(("room", "most"), [(2_000_000, 400_000), (10_000_000_000, 4_500_000)])
+def test_the_wal_never_fills_a_small_disk(path: Path, monkeypatch: pytest.MonkeyPatch, room: int, most: int) -> None:
+    monkeypatch.setattr(
+        "strandline.journal.driver.os.statvfs", lambda _: SimpleNamespace(f_bavail=room // 4096, f_frsize=4096)
+    )
+    sizes = []
+
+    async def main() -> None:
+        async with opened(path) as (journal, claims):
+            for n in range(150):
+                await journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True)
+                await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+                sizes.append(os.stat(f"{path}-wal").st_size)
+
+    asyncio.run(main())
+    assert most / 3 < max(sizes) <= most

@@ -1,0 +1,243 @@
+"""Conversations of Strands' own session folders come into a journal whole, well formed, and with nothing left out."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import strands_sessions
+from strandline.clock import SystemClock
+from strandline.errors import JournalError, JournalLocked
+from strandline.history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
+from strandline.journal.importing import Imported, bring_in, read_session, sessions_in
+from strandline.journal.port import HistoryQuery
+from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.verify import verify
+from strandline.model import AgentRecord, Message
+from strandline.testing.desk import WIDE, done, key, said
+
+from .test_damage import new
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sessions")
+    asyncio.run(strands_sessions.write(folder))
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def imported(folder: Path, path: Path, **options: Any) -> dict[str, Imported]:
+    given: dict[str, Any] = {"prefix": "", "principal": "anonymous", "skip_existing": False, "dry_run": False} | options
+    results = asyncio.run(bring_in(folder, path, SystemClock(), on_step=lambda done, total: None, **given))
+    return {each.session_id: each for each in results}
+
+
+def loaded(path: Path, *sessions: str) -> Iterator[tuple[AgentRecord, list[Message]]]:
+    async def load() -> list[tuple[AgentRecord, list[Message]]]:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        found = []
+        for session in sessions:
+            page = await journal.read(HistoryQuery(key(session), limit=1000))
+            found.append((await journal.load(key(session)), page.messages))
+        await journal.close()
+        return found
+
+    return iter(asyncio.run(load()))
+
+
+def texts(messages: list[Message]) -> list[str]:
+    return [block["text"] for message in messages for block in message["content"] if "text" in block]
+
+
+def test_every_conversation_becomes_one_that_can_go_on_and_nothing_is_left_out(written: Path, path: Path) -> None:
+    results = imported(written, path)
+    names = [name for name, each in results.items() if each.result == "imported"]
+    assert names == ["cut", "empty", "failed", "sound", "summarized", "went-on", "windowed"]
+    assert verify(path).faults == []
+    for name, (record, history) in zip(names, loaded(path, *names), strict=True):
+        assert history_faults(history) == []
+        assert pairing_faults(record.messages) == []
+        told = texts(history)
+        for file in (written / f"session_{name}").rglob("message_*.json"):
+            for block in json.loads(file.read_text())["message"]["content"]:
+                assert "text" not in block or block["text"] in told
+                assert "toolUse" not in block or block in [each for m in history for each in m["content"]]
+
+
+def test_a_sound_session_is_as_it_was(written: Path, path: Path) -> None:
+    assert imported(written / "session_sound", path)["sound"].mended == []
+    ((record, history),) = loaded(path, "sound")
+    assert record.state is not None
+    assert record.state["state"] == {"mood": {"is": "good"}}
+    assert record.state["conversation_manager_state"]["__name__"] == "SlidingWindowConversationManager"
+    assert history[-2]["content"] == [{"text": "three"}, strands_sessions.IMAGE]
+    assert record.messages == history
+
+
+def test_what_was_left_open_is_closed_and_told(written: Path, path: Path) -> None:
+    results = imported(written, path)
+    (_, cut), (_, failed), (_, went_on) = loaded(path, "cut", "failed", "went-on")
+    assert [str(block) for block in cut[-2]["content"] if UNKNOWN_OUTCOME in str(block)]
+    assert [text for text in texts(failed) if text != "Let me see. "] == [
+        "one fail", NO_ANSWER, "two", "answer to two", "tool three fail", NO_ANSWER, "four fail", NO_ANSWER,
+        "five fail", NO_ANSWER,
+    ]  # fmt: skip
+    assert texts(went_on)[-2:] == ["two", "answer to two"]
+    assert results["cut"].mended == ["the run from message 2 on did not come to its end: it was closed"]
+    assert len(results["failed"].mended) == 4
+
+
+def test_the_window_is_what_the_agent_worked_with(written: Path, path: Path) -> None:
+    imported(written, path)
+    (windowed, _), (summarized, history) = loaded(path, "windowed", "summarized")
+    assert texts(windowed.messages) == ["e", "answer to e", "f", "answer to f"]
+    assert (summarized.origins, len(history)) == ([None, *range(2, 14)], 14)
+    assert texts(summarized.messages)[0] == "answer to Please summarize this conversation."
+
+
+def test_a_session_of_several_agents_is_refused_with_their_names(written: Path, path: Path) -> None:
+    refused = imported(written, path)["two"]
+    assert (refused.result, "2 agents (first, second)" in refused.reason) == ("refused", True)
+
+
+def test_a_session_that_is_there_is_refused_or_skipped_and_stays_as_it_is(written: Path, path: Path) -> None:
+    async def before() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        await journal.accept(new("a", "sound"), WIDE, take=True)
+        await journal.settle((await anext(journal.claims())).token, done("here", "first"), take=False)
+        await journal.close()
+
+    asyncio.run(before())
+    assert imported(written, path)["sound"].result == "refused"
+    again = imported(written, path, skip_existing=True)
+    assert {each.result for name, each in again.items() if name != "two"} == {"skipped"}
+    assert imported(written / "session_sound", path, prefix="old.")["old.sound"].result == "imported"
+    assert imported(written / "session_sound", path, principal="somebody")["sound"].result == "imported"
+    (here, _), (old, _) = loaded(path, "sound", "old.sound")
+    assert (here.messages, len(old.messages)) == (said("here", "first"), 8)
+    assert verify(path).faults == []
+
+
+def test_a_dry_run_tells_the_same_and_writes_nothing(written: Path, path: Path) -> None:
+    told = imported(written, path, dry_run=True)
+    assert list(path.parent.iterdir()) == []
+    assert imported(written, path) == told
+    before = path.read_bytes()
+    assert imported(written, path, prefix="x", dry_run=True)["xsound"].result == "imported"
+    assert path.read_bytes() == before
+
+
+def test_a_session_that_cannot_be_read_is_refused_and_leaves_nothing(written: Path, tmp_path: Path, path: Path) -> None:
+    folder = tmp_path / "copy"
+    for name in ("broken", "not a name", "numberless", "shapeless"):
+        shutil.copytree(written / "session_sound", folder / f"session_{name}")
+    messages = {
+        name: folder / f"session_{name}" / "agents" / "agent_default" / "messages" for name in ("broken", "numberless")
+    }
+    (messages["broken"] / "message_3.json").write_text('{"message": {"role":')
+    (messages["numberless"] / "message_x.json").write_text("{}")
+    (folder / "session_shapeless" / "agents" / "agent_default" / "agent.json").write_text('{"state": []}')
+    shutil.copytree(written / "session_sound", folder / "session_ok")
+    results = imported(folder, path)
+    assert [name for name, each in results.items() if each.result == "imported"] == ["ok"]
+    assert "message_3.json is not what it should be" in results["broken"].reason
+    assert "agent.json is not what it should be" in results["shapeless"].reason
+    assert "session_id must be" in results["not a name"].reason
+    assert verify(path).sessions == 1
+
+
+def _folder(at: Path, *messages: dict[str, Any]) -> Path:
+    agent = at / "session_made" / "agents" / "agent_a"
+    (agent / "messages").mkdir(parents=True)
+    (agent / "agent.json").write_text(json.dumps({"agent_id": "a", "state": {}, "conversation_manager_state": {}}))
+    for number, message in enumerate(messages):
+        (agent / "messages" / f"message_{number}.json").write_text(json.dumps({"message": message}))
+    return at / "session_made"
+
+
+def _result(named: str) -> dict[str, Any]:
+    return {"toolResult": {"toolUseId": named, "status": "success", "content": [{"text": f"result {named}"}]}}
+
+
+def _use(named: str) -> dict[str, Any]:
+    return {"toolUse": {"toolUseId": named, "name": "t", "input": {}}}
+
+
+def test_tool_blocks_that_belong_to_nothing_stay_as_text(tmp_path: Path) -> None:
+    folder = _folder(
+        tmp_path,
+        {"role": "assistant", "content": [{"text": "hello"}]},
+        {"role": "user", "content": [{"text": "q"}, _use("u")]},
+        {"role": "assistant", "content": [_use("a"), _use("b")]},
+        {"role": "user", "content": [_result("b"), _result("b"), _result("x")]},
+        {"role": "user", "content": [_result("a")]},
+        {"role": "assistant", "content": [{"text": "done"}]},
+        {"role": "assistant", "content": [{"text": "really"}, _result("y")]},
+    )
+    conversation = read_session(folder)
+    history = [message for run in conversation.runs for message in run]
+    assert history_faults(history) == []
+    everything = json.dumps(history)
+    for text in ("hello", "'toolUseId': 'u'", "result a", "result b", "'toolUseId': 'x'", "done", "really", "'y'"):
+        assert text in everything, text
+    assert UNKNOWN_OUTCOME not in everything
+    assert len(conversation.mended) == 6
+
+
+def test_missing_and_redacted_messages_are_told_and_honoured(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, *map(dict, said("secret", "1", "2", "3")))
+    messages = folder / "agents" / "agent_a" / "messages"
+    (messages / "message_1.json").unlink()
+    redacted = {"message": said("secret")[0], "redact_message": said("(redacted)")[0]}
+    (messages / "message_0.json").write_text(json.dumps(redacted))
+    conversation = read_session(folder)
+    assert [texts(run) for run in conversation.runs] == [["(redacted)", NO_ANSWER], ["2", "3"]]
+    assert conversation.mended[0] == "messages are missing in the folder: 1"
+
+
+def test_a_failure_in_the_middle_of_a_session_keeps_nothing_of_it(
+    written: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strandline.journal import importing
+
+    calls = 0
+
+    def fail(value: object) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return json.dumps(value).encode()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "encode_messages", fail)
+        with pytest.raises(KeyboardInterrupt):
+            imported(written / "session_failed", path)
+    assert verify(path).sessions == 0
+    assert imported(written / "session_failed", path)["failed"].result == "imported"
+
+
+def test_a_journal_in_use_and_a_folder_without_sessions_are_told(written: Path, path: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalLocked, match="Import while no server runs"):
+            await asyncio.to_thread(imported, written, path)
+        await journal.close()
+
+    asyncio.run(main())
+    with pytest.raises(JournalError, match="There are no sessions in"):
+        sessions_in(tmp_path)
+    with pytest.raises(JournalError, match="cannot be read"):
+        sessions_in(tmp_path / "none")

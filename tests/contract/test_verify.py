@@ -1,0 +1,227 @@
+"""`verify` finds what is wrong in a journal, and only that; a backup is the whole journal as it was at one moment."""
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from strandline.clock import SystemClock
+from strandline.errors import JournalDamaged, JournalError
+from strandline.journal.backup import backup
+from strandline.journal.seal import agent_owner, history_owner, sealed
+from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.verify import verify
+from strandline.model import Range, RoundStarted, ToolDone
+from strandline.testing.desk import WIDE, done, key, said
+
+from .test_damage import new, rows
+
+
+async def _fill(path: Path) -> None:
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open("test", max_attempts=3)
+    claims = journal.claims()
+    for n in range(70):
+        await journal.accept(new(f"s.{n}"), WIDE, take=True)
+        window = (Range(2, None),) if n == 2 else None
+        await journal.settle((await anext(claims)).token, done("hi", "ho", state={"n": n}, window=window), take=False)
+    for session in ("s", "t"):
+        await journal.accept(new(f"{session}.x", session), WIDE, take=True)
+        token = (await anext(claims)).token
+        await journal.stage(token, RoundStarted(said("a")))
+        await journal.stage(token, ToolDone("t", {}))
+        await journal.accept(new(f"{session}.y", session), WIDE, take=True)
+    await journal.close()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filled") / "journal.db"
+    asyncio.run(_fill(path))
+    return path
+
+
+@pytest.fixture
+def path(filled: Path, tmp_path: Path) -> Iterator[Path]:
+    shutil.copy(filled, tmp_path / "journal.db")
+    yield tmp_path / "journal.db"
+    assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith("journal.db")) == ["journal.db"]
+
+
+def test_a_sound_journal_is_counted(path: Path) -> None:
+    before = path.read_bytes()
+    steps: list[tuple[str, int, int]] = []
+    findings = verify(path, lambda *step: steps.append(step))
+    assert (findings.sound, findings.faults) == (True, [])
+    assert (findings.sessions, findings.messages, findings.held) == (2, 140, 0)
+    assert findings.runs == {
+        "queued": 2, "running": 2, "succeeded": 70, "failed": 0, "cancelled": 0, "needs_input": 0
+    }  # fmt: skip
+    assert {what for what, done, total in steps if done == total} == {
+        "pages", "sessions", "history", "runs", "staged", "windows"
+    }  # fmt: skip
+    assert path.read_bytes() == before
+
+
+def _history(text: str) -> str:
+    stored = sealed(text.encode(), history_owner(key(), 0)).hex()
+    return f"UPDATE history SET messages = x'{stored}', count = 2 WHERE no = 1"
+
+
+def _window(text: str) -> str:
+    return f"UPDATE agents SET window = x'{sealed(text.encode(), agent_owner(key())).hex()}'"
+
+
+_USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("UPDATE history SET first = first + 1 WHERE no = 30", "from message 59 on does not join what is before it"),
+        ("UPDATE history SET nth = 9 WHERE no = 30", "does not join"),
+        ("UPDATE history SET previous = 3 WHERE no = 30", "does not join"),
+        ("DELETE FROM history WHERE no = 30", "does not join"),
+        ("DELETE FROM history WHERE no = 70", "session s does not end where its history ends"),
+        ("UPDATE history SET session = 7 WHERE no = 30", "row 30 of history belongs to no session"),
+        ("UPDATE history SET run = 4 WHERE no = 30", "the run with sequence 4 is in history twice"),
+        ("UPDATE history SET count = 3 WHERE no = 30", "from message 58 on is damaged"),
+        ("UPDATE history SET messages = x'5b5d' WHERE no = 30", "is damaged"),
+        (
+            _history('[{"role":"user","content":[{"text":"a"}]},{"role":"user","content":[{"text":"b"}]}]'),
+            "of role user",
+        ),
+        (_window('[["range",0,null],["range",500,null]]'), "reaches beyond its history"),
+        (_window('[["range",5,3]]'), "runs backwards"),
+        (_window('[["inline",{"role":"assistant","content":[' + _USE + "]}]]"), "leaves tools without a result"),
+        (_window('{"no":"window"}'), "or its state is damaged"),
+        ("UPDATE sessions SET last = 3", "does not end where its history ends"),
+        ("UPDATE runs SET outcome = NULL WHERE seq = 3", "run s.3 is succeeded without an outcome"),
+        ("UPDATE runs SET status = 'failed' WHERE seq = 3", "run s.3 is damaged"),
+        ("UPDATE runs SET outcome = (SELECT outcome FROM runs WHERE seq = 4) WHERE seq = 3", "run s.3 is damaged"),
+        ("UPDATE runs SET fence = NULL WHERE run_id = 's.x'", "is running without a claim"),
+        ("UPDATE runs SET fence = 1 << 40 WHERE run_id = 's.x'", "has a claim from the future"),
+        ("UPDATE runs SET fence = 3, session = 3 WHERE run_id = 's.y'", "run s.y belongs to no session"),
+        ("UPDATE history SET run = 70 WHERE no = 70", "run s.x is running and in history already"),
+        (
+            "UPDATE staged SET run = 5 WHERE run = 70 AND no = 0",
+            "a run with sequence 5, which does not wait or execute",
+        ),
+        ("DELETE FROM staged WHERE run = 70 AND no = 0", "what is staged of the run with sequence 70 is damaged"),
+        ("DELETE FROM meta", "how often the journal was opened"),
+        ("CREATE TABLE other (x)", "its tables are not those of a journal"),
+    ],
+)
+def test_what_is_wrong_is_found(path: Path, statement: str, fault: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    findings = verify(path)
+    assert not findings.sound
+    assert [each for each in findings.faults if fault in each], findings.faults
+
+
+def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE history SET discarded = 1 WHERE no IN (7, 9)")
+        connection.execute("UPDATE runs SET fence = NULL, status = 'queued' WHERE run_id = 's.x'")
+        connection.execute("UPDATE runs SET fence = 5 WHERE seq = 3")
+    findings = verify(path)
+    assert findings.faults == []
+    assert (findings.discarded_messages, findings.discarded_in_sessions, findings.held) == (4, 1, 1)
+
+
+def test_damaged_pages_are_faults_and_no_crash(path: Path) -> None:
+    whole = path.read_bytes()
+    for page in range(1, len(whole) // 4096):
+        spoilt = bytearray(whole)
+        spoilt[page * 4096 : page * 4096 + 3000] = b"\xa5" * 3000
+        path.write_bytes(spoilt)
+        assert not verify(path).sound, page
+        with pytest.raises(JournalDamaged, match="No backup was made"):
+            backup(path, path.with_name("copy"))
+        assert not path.with_name("copy").exists()
+
+
+def test_faults_beyond_a_hundred_are_only_counted(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE history SET messages = x'00'")
+        connection.execute("UPDATE runs SET outcome = x'00'")
+    findings = verify(path)
+    assert len(findings.faults) == 100
+    assert findings.more_faults >= 40
+
+
+# -- backup -----------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_the_journal_and_can_be_served(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert backup(path, copy) == copy.stat().st_size
+    shutil.copy(path, tmp_path / "original.db")
+    assert rows(copy) == rows(tmp_path / "original.db")
+    assert verify(copy).faults == []
+
+    async def main() -> None:
+        journal = SqliteJournal(copy, SystemClock())
+        assert len(await journal.open("test", max_attempts=3)) == 2
+        await journal.close()
+
+    asyncio.run(main())
+    assert [each.name for each in tmp_path.iterdir() if "copy" in each.name and ".lock" not in each.name] == ["copy.db"]
+
+
+def test_nothing_is_overwritten(path: Path, tmp_path: Path) -> None:
+    for to in (path, tmp_path, tmp_path / "link"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        with pytest.raises(JournalError, match="nothing is overwritten"):
+            backup(path, to)
+    with pytest.raises(JournalError, match="cannot be"):
+        backup(path, tmp_path / "no" / "folder")
+    with pytest.raises(JournalError, match="There is no journal"):
+        backup(tmp_path / "none", tmp_path / "copy")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["journal.db", "link"]
+
+
+def test_beside_a_server_that_writes_all_the_time_both_see_one_moment(tmp_path: Path) -> None:
+    path = tmp_path / "busy.db"
+    stop = threading.Event()
+    begun = threading.Event()
+
+    async def write() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        n = 0
+        while not stop.is_set():
+            await journal.accept(new(f"r{n}", f"s{n % 5}"), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho" * 500), take=False)
+            n += 1
+            if n == 20:
+                begun.set()
+        await journal.close()
+
+    writer = threading.Thread(target=asyncio.run, args=(write(),))
+    writer.start()
+    assert begun.wait(30)
+    try:
+        counts = []
+        for n in range(5):
+            findings = verify(path)
+            assert findings.faults == []
+            copy = tmp_path / f"copy{n}.db"
+            backup(path, copy)
+            copied = verify(copy)
+            assert copied.faults == []
+            assert copied.runs["succeeded"] >= findings.runs["succeeded"]
+            counts.append(copied.messages)
+        assert counts == sorted(counts)
+    finally:
+        stop.set()
+        writer.join()
+    assert verify(path).messages >= counts[-1]
