@@ -147,6 +147,13 @@ def test_damaged_pages_are_faults_and_no_crash(path: Path) -> None:
         assert not path.with_name("copy").exists()
 
 
+def test_an_older_file_is_to_be_brought_up_to_date_first(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    with pytest.raises(JournalError, match="older Strandline"):
+        verify(path)
+
+
 def test_faults_beyond_a_hundred_are_only_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE history SET messages = x'00'")
@@ -175,6 +182,28 @@ def test_a_backup_is_the_journal_and_can_be_served(path: Path, tmp_path: Path) -
     assert [each.name for each in tmp_path.iterdir() if "copy" in each.name and ".lock" not in each.name] == ["copy.db"]
 
 
+def test_a_backup_is_never_mixed_with_the_wal_of_the_file_that_was_there(path: Path, tmp_path: Path) -> None:
+    """Put in the place of a killed server's journal with its WAL beside it, it is not opened, and told what to do."""
+    place = tmp_path / "place" / "journal.db"
+    place.parent.mkdir()
+    backup(path, place)
+    with closing(sqlite3.connect(path)) as connection:
+        with connection:
+            connection.execute("DELETE FROM runs")
+        shutil.copy(f"{path}-wal", f"{place}-wal")
+    whole = place.read_bytes()
+    for attempt in (
+        lambda: asyncio.run(SqliteJournal(place, SystemClock()).open("test", max_attempts=3)),
+        lambda: verify(place),
+        lambda: backup(place, tmp_path / "copy"),
+    ):
+        with pytest.raises(JournalError, match=r"Move journal\.db-wal away"):
+            attempt()
+    assert place.read_bytes() == whole
+    Path(f"{place}-wal").unlink()
+    assert verify(place).faults == []
+
+
 def test_nothing_is_overwritten(path: Path, tmp_path: Path) -> None:
     for to in (path, tmp_path, tmp_path / "link"):
         (tmp_path / "link").unlink(missing_ok=True)
@@ -188,40 +217,72 @@ def test_nothing_is_overwritten(path: Path, tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["journal.db", "link"]
 
 
-def test_beside_a_server_that_writes_all_the_time_both_see_one_moment(tmp_path: Path) -> None:
-    path = tmp_path / "busy.db"
-    stop = threading.Event()
-    begun = threading.Event()
+class _Busy:
+    """A journal that is written to all the time, by another thread, until the end of a `with`."""
 
-    async def write() -> None:
-        journal = SqliteJournal(path, SystemClock())
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._settled = 0
+        self._thread = threading.Thread(target=asyncio.run, args=(self._write(),))
+
+    def __enter__(self) -> "_Busy":
+        self._thread.start()
+        self.more(20)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def more(self, count: int = 1) -> None:
+        """Return when `count` more runs have ended."""
+        with self._changed:
+            wanted = self._settled + count
+            assert self._changed.wait_for(lambda: self._settled >= wanted, timeout=30)
+
+    async def _write(self) -> None:
+        journal = SqliteJournal(self._path, SystemClock())
         await journal.open("test", max_attempts=3)
         claims = journal.claims()
         n = 0
-        while not stop.is_set():
+        while not self._stop.is_set():
             await journal.accept(new(f"r{n}", f"s{n % 5}"), WIDE, take=True)
             await journal.settle((await anext(claims)).token, done("hi", "ho" * 500), take=False)
             n += 1
-            if n == 20:
-                begun.set()
+            with self._changed:
+                self._settled = n
+                self._changed.notify_all()
         await journal.close()
 
-    writer = threading.Thread(target=asyncio.run, args=(write(),))
-    writer.start()
-    assert begun.wait(30)
-    try:
-        counts = []
-        for n in range(5):
-            findings = verify(path)
-            assert findings.faults == []
-            copy = tmp_path / f"copy{n}.db"
-            backup(path, copy)
-            copied = verify(copy)
-            assert copied.faults == []
-            assert copied.runs["succeeded"] >= findings.runs["succeeded"]
-            counts.append(copied.messages)
-        assert counts == sorted(counts)
-    finally:
-        stop.set()
-        writer.join()
-    assert verify(path).messages >= counts[-1]
+
+def test_verify_beside_a_server_that_writes_all_the_time_sees_one_moment(tmp_path: Path) -> None:
+    path = tmp_path / "busy.db"
+    with _Busy(path) as busy:
+        seen = [verify(path, lambda what, done, total: busy.more()) for _ in range(3)]
+    assert [findings.faults for findings in seen] == [[], [], []]
+    assert verify(path).messages > seen[-1].messages
+
+
+def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not begin again when the server has written, else it would never end."""
+    monkeypatch.setattr("strandline.journal.backup._STEP_PAGES", 4)
+    path, copy = tmp_path / "busy.db", tmp_path / "copy.db"
+    steps: list[int] = []
+
+    def step(done: int, total: int) -> None:
+        steps.append(done)
+        assert steps == sorted(set(steps)), "it began again"
+        busy.more()
+
+    with _Busy(path) as busy:
+        before = verify(path).messages
+        backup(path, copy, step)
+        after = verify(path).messages
+    assert len(steps) > 5
+    copied = verify(copy)
+    assert copied.faults == []
+    assert before <= copied.messages < after

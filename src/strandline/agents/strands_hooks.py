@@ -29,7 +29,7 @@ CANCELLED_BY_USER = "Cancelled by user"
 TOOL_CANCELLED = "Tool execution cancelled"
 """What Strands gives as the result of a tool that it did not start because of a cancel."""
 NOT_STARTED = (
-    "This tool was not started: the server was stopped first. Nothing of it was done; call it again if needed."
+    "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
 )
 FIRST = HookOrder.SDK_FIRST - 1000.0
 LAST = HookOrder.SDK_LAST + 1000.0

@@ -22,7 +22,7 @@ from strandline.history import EMPTY_MESSAGE, close
 from strandline.journal.driver import connect, create, unreadable
 from strandline.journal.ownership import Ownership, check_file, locate, prepare_folder
 from strandline.journal.seal import agent_owner, history_owner, sealed
-from strandline.journal.soundness import guard
+from strandline.journal.soundness import check_current, guard
 from strandline.model import (
     Inline,
     Message,
@@ -273,7 +273,8 @@ def _into(
 ) -> list[Imported]:
     if not check_file(path):
         create(path)
-    with closing(guard(path)), closing(connect(path)) as connection:
+    with closing(guard(path)) as reading, closing(connect(path)) as connection:
+        check_current(path, reading)
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
         return _all(found, _Store(connection, write=not dry_run), prefix, principal, skip_existing, on_step)

@@ -1,5 +1,6 @@
 """Forgetting old runs by hand, in a journal that no server has."""
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.errors import JournalError, JournalLocked
-from strandline.journal.driver import connect
+from strandline.journal.driver import connect, unreadable
 from strandline.journal.ownership import Ownership, check_file, locate
 from strandline.journal.sqlite import SqliteJournal
 
@@ -57,6 +58,8 @@ async def vacuum(place: Path, clock: Clock) -> int:
         with closing(connect(path)) as connection:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    except sqlite3.Error as error:
+        raise unreadable(path, error) from error
     finally:
         ownership.release()
     return before - path.stat().st_size

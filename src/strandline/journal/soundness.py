@@ -12,12 +12,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from strandline.errors import JournalDamaged
+from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect_reader, damaged
+from strandline.journal.ownership import SCHEMA_VERSION
 
 CHECKED_BYTES: Final = 64 << 20
 """Up to this size every page of a file is checked when it is opened (0.2 s); a start must not slow with age."""
 
+_WITHOUT_WAL: Final = b"\1\1"
+"""At offset 18 of a file that has no WAL, as `backup` makes it; that of a journal in use is of the kind 2."""
 _WAL_HEAD: Final = 32
 _FRAME_HEAD: Final = 24
 _INDEX_VERSION: Final = 3007000
@@ -67,6 +70,16 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
                 raise damaged(path, f"index {name} does not fit its table")
 
 
+def check_current(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise `JournalError` if the file is one of an older version, whose tables are not those of today."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} was written by an older Strandline (schema {version}, this one has {SCHEMA_VERSION}). It was left"
+            " as it is. Back it up, then serve it once, which brings it up to date."
+        )
+
+
 def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
     return set(connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
 
@@ -88,7 +101,10 @@ def _partial_indices(connection: sqlite3.Connection) -> list[tuple[str, str, str
 
 
 def check_wal_head(path: Path) -> None:
-    """Raise `JournalDamaged` if the WAL's head is damaged; one of zeros was never synced, nor was anything after it."""
+    """Raise `JournalDamaged` if the WAL's head is damaged, `JournalError` if it is the WAL of another file.
+
+    A head of zeros was never synced, nor was anything after it.
+    """
     wal = Path(f"{path}-wal")
     try:
         with wal.open("rb") as file:
@@ -97,6 +113,14 @@ def check_wal_head(path: Path) -> None:
         return
     if len(head) < _WAL_HEAD or not any(head):
         return
+    with path.open("rb") as file:
+        kinds = file.read(20)[18:]
+    if kinds == _WITHOUT_WAL:
+        # SQLite would apply it all the same, and mix the two.
+        raise JournalError(
+            f"{wal} does not belong to the journal {path}, which is a backup that was put there. Both were left as they"
+            f" are. Move {wal.name} away, and {path.name}-shm with it."
+        )
     magic, _, _, _, _, _, *stored = struct.unpack(">8I", head)
     first = second = 0
     for left, right in struct.iter_unpack(f"{'>' if magic & 1 else '<'}2I", head[:24]):

@@ -21,7 +21,7 @@ from strandline.journal.driver import connect_reader
 from strandline.journal.ownership import check_file, locate
 from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
 from strandline.journal.rules import spans
-from strandline.journal.soundness import check_pages, check_wal_frames, check_wal_head
+from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Run, RunStatus, SessionKey
 
@@ -65,6 +65,7 @@ def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Fin
     findings = Findings(journal=str(path), bytes=path.stat().st_size)
     try:
         with reading(path) as connection:
+            check_current(path, connection)
             _Check(path, connection, findings, on_step).everything()
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
@@ -77,7 +78,11 @@ def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Fin
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files."""
+    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files.
+
+    Raises `JournalDamaged` if the WAL's head is damaged.
+    """
+    check_wal_head(path)
     if os.path.exists(f"{path}-wal"):
         connection = connect_reader(path)
     else:
@@ -142,7 +147,6 @@ class _Check:
     def _pages(self) -> None:
         self._on_step("pages", 0, 1)
         try:
-            check_wal_head(self._path)
             check_pages(self._path, self._connection, most_bytes=None)
             with unowned(self._path) as still:
                 if still and os.path.exists(f"{self._path}-shm"):

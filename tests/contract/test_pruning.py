@@ -1,0 +1,80 @@
+"""Forgetting by hand: what is old goes, what was said stays, and the disk gets its room back."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from strandline.clock import SystemClock
+from strandline.errors import JournalError, JournalLocked
+from strandline.journal.pruning import prune, vacuum
+from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.verify import verify
+from strandline.testing.desk import WIDE, done, key
+
+from .test_damage import new
+
+
+async def _fill(path: Path) -> None:
+    journal = SqliteJournal(path, SystemClock())
+    await journal.open("test", max_attempts=3)
+    claims = journal.claims()
+    for n in range(40):
+        await journal.accept(new(f"r{n}"), WIDE, take=True)
+        await journal.settle((await anext(claims)).token, done("hi", "h" * 5_000), take=False)
+    await journal.accept(new("executes"), WIDE, take=True)
+    await journal.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    asyncio.run(_fill(tmp_path / "journal.db"))
+    return tmp_path / "journal.db"
+
+
+def test_a_vacuum_gives_back_what_nothing_uses(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE runs SET outcome = NULL, status = 'queued' WHERE seq < 40")
+    before = path.stat().st_size
+    assert asyncio.run(vacuum(path, SystemClock())) == before - path.stat().st_size > before / 3
+    assert verify(path).messages == 80
+    assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
+
+
+def test_nothing_is_vacuumed_under_a_server(path: Path) -> None:
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalLocked):
+            await vacuum(path, SystemClock())
+        with pytest.raises(JournalLocked, match="run_retention"):
+            await prune(path, SystemClock(), 0.0, lambda count: None)
+        await journal.close()
+
+    asyncio.run(main())
+    with pytest.raises(JournalError, match="There is no journal"):
+        asyncio.run(vacuum(path.with_name("none"), SystemClock()))
+    assert not path.with_name("none.lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(SqliteJournal, "prune"), reason="the journal cannot forget runs yet")
+def test_old_runs_are_forgotten_in_steps_and_nothing_else_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strandline.journal.pruning.BATCH", 15)
+    steps: list[int] = []
+    assert asyncio.run(prune(path, SystemClock(), 3600.0, steps.append)) == 0
+    assert asyncio.run(prune(path, SystemClock(), 0.0, steps.append)) == 40
+    assert steps == [15, 30, 40]
+    findings = verify(path)
+    assert (findings.faults, findings.messages) == ([], 80)
+    assert findings.runs["running"] == 1
+
+    async def served() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        (orphan,) = await journal.open("test", max_attempts=3)
+        assert (orphan.run.run_id, orphan.run.attempt) == ("executes", 1)
+        assert (await journal.load(key())).length == 80
+        await journal.close()
+
+    asyncio.run(served())
