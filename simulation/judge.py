@@ -83,10 +83,9 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     if code is ErrorCode.CRASHED:
         if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
-        in_a_tool = (
-            last is not None and last.crashed and life.options.unknown_tool == "fail" and last in (run.asked.values())
-        )
-        if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or in_a_tool):
+        in_a_tool = last is not None and last.crashed and last in run.asked.values()
+        fails = in_a_tool and life.options.unknown_tool == "fail"
+        if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:
         if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):

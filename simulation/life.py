@@ -41,6 +41,7 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     loop = VirtualLoop()
+    loop.set_exception_handler(lambda loop, context: None)  # what a client that has left is not told
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(_live(seed, make_store, show))

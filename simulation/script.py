@@ -50,8 +50,9 @@ class Script(Struct, frozen=True):
 
 
 class Traits(Struct, frozen=True):
-    """How runs are in one world."""
+    """How runs are in one world: how likely it is that they do something, and how long a call of the model may take."""
 
+    model_s: float = 0.5
     tools: float = 0.4
     raises: float = 0.08
     hangs: float = 0.0
@@ -80,7 +81,7 @@ def draw(chance: Chance, traits: Traits) -> Script:
         rounds=rounds,
         ends=ends,
         at=chance.up_to(len(rounds)),
-        model_s=0.5 * chance.random() ** 2,
+        model_s=traits.model_s * chance.random() ** 2,
         pause_s=chance.between(1.0, 15.0) if chance.happens(traits.pauses) else 0.0,
         build_s=chance.between(0.1, 3.0) if chance.happens(traits.slow_builds) else 0.0,
         build_fails=chance.happens(traits.failing_builds),
@@ -92,5 +93,5 @@ def draw(chance: Chance, traits: Traits) -> Script:
 
 def _tool(chance: Chance, traits: Traits) -> Tool:
     in_thread = chance.happens(traits.threads)
-    takes_s = chance.between(1.0, 10.0) if chance.happens(0.2 if in_thread else 0.05) else 0.3 * chance.random() ** 2
+    takes_s = chance.between(1.0, 10.0) if chance.happens(0.4 if in_thread else 0.05) else 0.3 * chance.random() ** 2
     return Tool(takes_s, "look" if chance.happens(0.4) else "work", fails=chance.happens(0.1), in_thread=in_thread)

@@ -40,10 +40,11 @@ class World:
         self.steady = chance.happens(0.6)
         self.options = _options(chance)
         self.traits = Traits(
+            model_s=chance.choice((0.2, 0.5, 3.0)),
             tools=chance.choice((0.0, 0.5, 0.9)),
-            raises=chance.choice((0.0, 0.05, 0.2)),
+            raises=chance.choice((0.0, 0.05, 0.3)),
             hangs=0.1 if self.options.timeout_s < 60 else 0.0,
-            threads=chance.choice((0.0, 0.3)),
+            threads=chance.choice((0.0, 0.5)),
         )
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
@@ -205,7 +206,7 @@ class World:
                 )
                 return
             await asyncio.sleep(0.5)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)  # a take that is tried again may find that nothing waits any more
         if server.is_quiet() and self.server is server:
             for left in server.leftovers():
                 self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")

@@ -51,3 +51,18 @@ def test_a_take_that_fails_after_its_claim_was_told_frees_its_slot_once() -> Non
     dispatcher.untaken(a)
     assert dispatcher.next() == b
     assert dispatcher.next() is None, "there is one slot"
+
+
+def test_a_run_that_was_claimed_again_before_its_lost_claim_was_noticed_can_wait_again() -> None:
+    dispatcher = Dispatcher(max_running=1)
+    session, run = key(), RunId("r")
+    dispatcher.restored(run, session, 0.0)
+    assert dispatcher.next() == session
+    dispatcher.claimed(run, session)
+    dispatcher.claimed(run, session)  # the commit of the first had failed; another take found it waiting
+    dispatcher.ended(session, taken=True)
+    dispatcher.claimed_again(run)
+    dispatcher.restored(run, session, 0.0)  # it is given back
+    dispatcher.ended(session, taken=False)
+    assert dispatcher.is_waiting(run)
+    assert dispatcher.next() == session

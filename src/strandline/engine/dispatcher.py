@@ -116,6 +116,10 @@ class Dispatcher:
         else:
             self._early.add(run_id)
 
+    def claimed_again(self, run_id: RunId) -> None:
+        """Note that a run whose claim was lost was claimed once more, before anybody had noted that it waits again."""
+        self._early.discard(run_id)
+
     # -- a slot is free ----------------------------------------------------------------------------
 
     def next(self) -> SessionKey | None:

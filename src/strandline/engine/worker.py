@@ -208,7 +208,11 @@ class Worker:
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
         found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
-        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
+        if found is None:
+            return  # it was its accept that failed
+        if found.status is not RunStatus.QUEUED:
+            self._dispatcher.claimed_again(run.run_id)
+        elif not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
             self._limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()
