@@ -67,7 +67,7 @@ class Server:
             with suppress(ProcessLookupError):
                 process.kill()
             changed.tell()
-        if not self._complaints:
+        if not self._complaints and self.signals:
             self._log.unlink()
         return Exit(
             server=self.number,

@@ -41,13 +41,11 @@ def guard(path: Path) -> sqlite3.Connection:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as connection:
             check_pages(path, connection, CHECKED_BYTES)
         return connect_reader(path)
-    connection = connect_reader(path)
-    try:
+    with closing(connect_reader(path)) as connection:
         check_pages(path, connection, CHECKED_BYTES)
-        check_wal_frames(path)
-    except BaseException:
-        connection.close()
-        raise
+    check_wal_frames(path)
+    connection = connect_reader(path)
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from its first read on it holds the file
     return connection
 
 
@@ -145,7 +143,9 @@ def check_wal_frames(path: Path) -> None:
     """Raise `JournalDamaged` if the WAL has commits after a frame that is not whole; what they hold had been told.
 
     A commit is synced before the next one is written, so at most the frames of one can be spoilt by a power failure.
-    The caller has a connection on which SQLite has read the WAL, so that the index beside it says how far it is whole.
+    SQLite has read the WAL on a connection of the caller, so that the index beside it says how far it is whole; that
+    connection is closed. With one open, closing the index here would drop all locks that SQLite holds on it in this
+    process (POSIX), and the next process to open the journal would make it anew under the feet of this one.
     """
     # Formats: https://sqlite.org/fileformat2.html#walformat and https://sqlite.org/walformat.html#walidxfmt
     with open(f"{path}-shm", "rb") as index:
