@@ -1,6 +1,7 @@
 """An async tool that blocks its loop for good takes its own run with it, and nobody else."""
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from strandline.errors import ClaimLost
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, ErrorCode, RunId, RunStatus
-from strandline.testing import Gate
+from strandline.testing import Gate, Signal
 from strandline.testing.checker import check_history
 
 NUMBERS = count()
@@ -144,3 +145,35 @@ def test_what_a_stranded_run_does_later_counts_for_nothing() -> None:
 
     asyncio.run(main())
     assert not isinstance(seen[1], ClaimLost), "it is refused before the journal is asked"
+
+
+def test_a_run_that_blocks_the_loop_for_a_while_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    gate, told = Gate(), Signal()
+
+    class Tells(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "blocks the loop" in record.getMessage():
+                told.set()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour) as service:
+            blocking = await send(service, "blocks", "a")
+            other = await send(service, "waits", "b")
+            await asyncio.wait_for(told.wait(), 20)
+            gate.open()
+            assert (await outcome(blocking)).output == "fine"
+            assert (await outcome(other)).output == "fine"
+
+    handler = Tells()
+    logging.getLogger("strandline.runner").addHandler(handler)
+    try:
+        asyncio.run(main())
+    finally:
+        logging.getLogger("strandline.runner").removeHandler(handler)
+    (record,) = [each for each in caplog.records if "blocks the loop" in each.getMessage()]
+    assert "in behaviour" in record.getMessage(), "with the line that blocks"

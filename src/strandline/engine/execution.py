@@ -40,6 +40,8 @@ class Execution:
         """Whether it ends because its agent loop was given up."""
         self.reported = False
         """Whether it was reported as stalled."""
+        self.named = False
+        """Whether it was named as the one that blocks its loop."""
         self._journal = journal
         self._target = target
         self._loops = loops

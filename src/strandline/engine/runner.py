@@ -43,7 +43,7 @@ _log = logging.getLogger("strandline.runner")
 SETTLE_AGAIN_S: Final = 1.0
 """How long to wait before an outcome that the journal could not keep is offered again."""
 SILENT_S: Final = 1.0
-"""How long an agent loop is silent at least before it is given up, however short the grace."""
+"""How long an agent loop is silent before whoever blocks it is named, and at least before it is given up."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -205,6 +205,17 @@ class Runner:
                 )  # fmt: skip
                 if self._options.stall_action == "cancel":
                     execution.end(Cancelled(), self._options.cancel_grace_s)
+
+    def name_who_blocks(self) -> None:
+        """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
+        for execution in self.executing():
+            call = execution.call
+            if call is None or self._loops.silent_s(call) < SILENT_S or not self._loops.blocks(call):
+                continue
+            if not execution.named:
+                execution.named = True
+                where = "\n    ".join(["", *self._loops.stack(call)])
+                _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
 
     def leave_silent_loop(self, call: Call[Any]) -> None:
         """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more."""

@@ -49,6 +49,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(EVERY_S)
             self._pool.tidy()
+            self._runner.name_who_blocks()
             self._loops.beat()
             self._runner.watch()
             for call in self._holds.still_work():
