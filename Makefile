@@ -42,8 +42,7 @@ check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/lint-imports
 
 simulate: .venv/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
-	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) \
-	  $(if $(JOURNAL),--journal $(JOURNAL))
+	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED))$(if $(JOURNAL), --journal $(JOURNAL))
 
 bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done

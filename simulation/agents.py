@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from simulation.loop import Chance
-from simulation.record import Record
+from simulation.record import Record, told
 from simulation.script import Ends, Script, Tool
 from strandline.agents.port import Attempt, Finished, SessionAgent
 from strandline.engine.calls import CURRENT, LiveThread
@@ -41,19 +41,6 @@ class Process(Protocol):
 
 class Broken(Exception):
     """What the agent's own code raises."""
-
-
-def told(messages: list[Message]) -> str:
-    """Return a conversation as one line, to be compared with another."""
-    return " ".join(_told(block) for message in messages for block in message["content"])
-
-
-def _told(block: dict[str, Any]) -> str:
-    if "toolUse" in block:
-        return f"?{block['toolUse']['toolUseId']}"
-    if "toolResult" in block:
-        return f"={block['toolResult']['toolUseId']}"
-    return f"{block['text']!r}"
 
 
 class Stage:

@@ -3,9 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from simulation.agents import told
 from simulation.life import Life
-from simulation.record import Event
+from simulation.record import Event, told
 from strandline.model import Ending, ErrorCode, Failed, Message, Outcome, SessionKey, ToolResult
 from strandline.testing.checker import Ledger
 

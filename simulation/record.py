@@ -5,6 +5,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from strandline.model import Message
+
 
 class Event(Struct, frozen=True, array_like=True):
     """Something that was seen, at virtual second `at`; `what` names it, and says what is in `facts`.
@@ -48,3 +50,16 @@ class Record:
         for event in self.events:
             told.update(repr((event.at, event.what, event.run, event.facts)).encode())
         return told.hexdigest()
+
+
+def told(messages: list[Message]) -> str:
+    """Return a conversation as one line, to be compared with another."""
+    return " ".join(_told(block) for message in messages for block in message["content"])
+
+
+def _told(block: dict[str, Any]) -> str:
+    if "toolUse" in block:
+        return f"?{block['toolUse']['toolUseId']}"
+    if "toolResult" in block:
+        return f"={block['toolResult']['toolUseId']}"
+    return f"{block['text']!r}"

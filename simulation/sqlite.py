@@ -114,9 +114,8 @@ class InlineWriter(Writer):
         while (batch := await self._gather()) is not None:
             await self._pass_time()
             if not self._run(self._ledger, batch) or not await self._commit_later(batch):
-                for job in batch:
-                    await self._pass_time()
-                    self._write_alone(self._ledger, job)
+                await self._pass_time()
+                self._write_each(self._ledger, batch)
             self.unsettled = False
             self._under_way = []
             _resolve(batch)
