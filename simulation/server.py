@@ -145,8 +145,8 @@ class Server:
             "streams": len(service._streams),
             "sessions with something to do": service._dispatcher.sessions,
             "slots in use": service._options.max_running - service._dispatcher._free,
-            "claims that came early": len(service._dispatcher._early),
-            "claims that are expected": len(service._dispatcher._expected),
+            "runs that arrive": len(service._dispatcher._arriving),
+            "runs that are claimed": len(service._dispatcher._claimed),
             "limits of runs that wait": len(service._worker._limits),
         }
         return [f"{number} {what}" for what, number in found.items() if number]

@@ -10,87 +10,90 @@ B = SessionKey(Principal("p"), SessionId("b"))
 def free_slots(dispatcher: Dispatcher) -> int:
     """Count the free slots by using them up."""
     number = 0
-    while dispatcher.reserve(SessionKey(Principal("probe"), SessionId(f"probe{number}"))):
+    while dispatcher.reserve(RunId(f"probe{number}"), SessionKey(Principal("probe"), SessionId(f"probe{number}"))):
         number += 1
     return number
 
 
 def test_a_run_that_is_taken_at_once_uses_one_slot_until_it_ends() -> None:
     dispatcher = Dispatcher(2)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
     assert dispatcher.waiting == 0
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("1"), A, taken=False)
     assert free_slots(dispatcher) == 2
 
 
 def test_a_claim_that_reports_before_its_accept_leaves_nothing_waiting() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
-    assert not dispatcher.reserve(A)
+    assert not dispatcher.reserve(RunId("2"), A)
     # The settle of run 1 takes run 2 in the very batch that accepts it: its claim is told first.
     dispatcher.claimed(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 0.0, reserved=False, taken=False)
-    dispatcher.ended(A, taken=True)
+    dispatcher.ended(RunId("1"), A, taken=True)
     assert dispatcher.waiting == 0
     assert dispatcher.oldest is None
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("2"), A, taken=False)
     assert free_slots(dispatcher) == 1
 
 
 def test_a_slot_goes_over_to_the_next_run_of_its_session_and_is_not_given_twice() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
     assert dispatcher.keeps_slot()
-    dispatcher.ended(A, taken=True)
+    dispatcher.ended(RunId("1"), A, taken=True)
     dispatcher.claimed(RunId("2"), A)
     assert free_slots(dispatcher) == 0
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("2"), A, taken=False)
     assert free_slots(dispatcher) == 1
 
 
 def test_a_session_that_arrives_while_no_slot_is_free_goes_before_a_busy_ones_next_run() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
-    assert not dispatcher.reserve(B)
+    assert not dispatcher.reserve(RunId("3"), B)
     dispatcher.accepted(RunId("3"), B, 2.0, reserved=False, taken=False)
     assert not dispatcher.keeps_slot()
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("1"), A, taken=False)
     assert dispatcher.next() == B
     assert dispatcher.next() is None, "there is one slot"
     dispatcher.claimed(RunId("3"), B)
-    dispatcher.ended(B, taken=False)
+    dispatcher.ended(RunId("3"), B, taken=False)
     assert dispatcher.next() == A
 
 
 def test_a_commit_that_fails_after_its_claim_was_told_frees_one_slot_once() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.refused(RunId("1"), A, reserved=True)
     assert free_slots(dispatcher) == 0, "the stale claim still executes"
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("1"), A, taken=False)
     assert free_slots(dispatcher) == 1
 
 
 def test_a_settle_whose_take_failed_after_its_claim_was_told_frees_one_slot_once() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
     dispatcher.claimed(RunId("2"), A)
-    dispatcher.ended(A, taken=True)
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("1"), A, taken=True)
+    dispatcher.ended(RunId("2"), A, taken=False)
     dispatcher.restored(RunId("2"), A, 1.0)
     assert dispatcher.waiting == 1
     assert dispatcher.next() == A
@@ -98,7 +101,7 @@ def test_a_settle_whose_take_failed_after_its_claim_was_told_frees_one_slot_once
 
 def test_a_refused_run_gives_its_slot_back() -> None:
     dispatcher = Dispatcher(1)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.refused(RunId("1"), A, reserved=True)
     assert free_slots(dispatcher) == 1
 
@@ -120,6 +123,7 @@ def test_a_session_in_which_nothing_was_found_is_not_asked_again_until_a_run_arr
     assert dispatcher.next() == A
     dispatcher.emptied(A)
     assert dispatcher.next() is None
+    assert not dispatcher.reserve(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
     assert dispatcher.next() == A
 
@@ -129,7 +133,7 @@ def test_nothing_starts_after_a_stop() -> None:
     dispatcher.restored(RunId("1"), A, 0.0)
     dispatcher.stop()
     assert dispatcher.next() is None
-    assert not dispatcher.reserve(B)
+    assert not dispatcher.reserve(RunId("2"), B)
     assert not dispatcher.keeps_slot()
     assert dispatcher.waiting_runs() == [RunId("1")]
 
@@ -139,18 +143,18 @@ def test_a_session_with_nothing_to_do_is_forgotten() -> None:
     for number in range(1000):
         session = SessionKey(Principal("p"), SessionId(f"s{number}"))
         run_id = RunId(str(number))
-        assert dispatcher.reserve(session)
+        assert dispatcher.reserve(run_id, session)
         dispatcher.claimed(run_id, session)
         dispatcher.accepted(run_id, session, 0.0, reserved=True, taken=True)
-        dispatcher.ended(session, taken=False)
+        dispatcher.ended(run_id, session, taken=False)
     assert dispatcher.sessions == 0
 
 
 def test_a_claim_that_ends_before_its_failed_accept_is_told_frees_one_slot_once() -> None:
     dispatcher = Dispatcher(2)
-    assert dispatcher.reserve(A)
+    assert dispatcher.reserve(RunId("1"), A)
     dispatcher.claimed(RunId("1"), A)
-    dispatcher.ended(A, taken=False)
+    dispatcher.ended(RunId("1"), A, taken=False)
     dispatcher.refused(RunId("1"), A, reserved=True)
     assert free_slots(dispatcher) == 2
 
@@ -158,13 +162,13 @@ def test_a_claim_that_ends_before_its_failed_accept_is_told_frees_one_slot_once(
 def test_a_run_claimed_at_once_is_known_alike_whether_its_claim_or_its_accept_is_told_first() -> None:
     for claim_first in (True, False):
         dispatcher = Dispatcher(1)
-        assert dispatcher.reserve(A)
+        assert dispatcher.reserve(RunId("r"), A)
         if claim_first:
             dispatcher.claimed(RunId("r"), A)
         dispatcher.accepted(RunId("r"), A, 0.0, reserved=True, taken=True)
         if not claim_first:
             dispatcher.claimed(RunId("r"), A)
+        dispatcher.ended(RunId("r"), A, taken=False)
         dispatcher.restored(RunId("r"), A, 0.0)  # given back in this process: it waits again
-        dispatcher.ended(A, taken=False)
         assert dispatcher.waiting == 1
         assert dispatcher.next() == A

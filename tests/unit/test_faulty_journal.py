@@ -1,12 +1,13 @@
 """The engine over a journal that fails: nothing is lost, nothing ends twice, no slot leaks."""
 
 import asyncio
+import gc
 from functools import partial
 from typing import Any
 
 import pytest
 
-from engine_support import Played, echo, history, play_round, send, serving, settled, texts, tool_texts
+from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.stream import Later
@@ -143,3 +144,23 @@ def test_a_run_that_a_newer_owner_took_over_ends_there_and_not_here() -> None:
             assert service.health().running == 0
 
     run_virtual(main)
+
+
+def test_a_client_that_leaves_while_its_accept_fails_leaves_no_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(Faulty):
+        async def accept(self, *args: Any, **options: Any) -> Any:
+            await asyncio.sleep(1)
+            return await super().accept(*args, **options)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), Slow(clock, accept=1)) as service:
+            asking = asyncio.create_task(send(service, "x"))
+            await asyncio.sleep(0.5)
+            asking.cancel()
+            await asyncio.sleep(1)
+            gc.collect()
+            assert (await outcome(await send(service, "y"))).output == "echo y"
+
+    run_virtual(main)
+    gc.collect()
+    assert caplog.records == []

@@ -47,7 +47,7 @@ def test_a_take_that_fails_after_its_claim_was_told_frees_its_slot_once() -> Non
         dispatcher.restored(RunId(name), session, 0.0)
     assert dispatcher.next() == a
     dispatcher.claimed(RunId("a"), a)
-    dispatcher.ended(a, taken=False)
+    dispatcher.ended(RunId("a"), a, taken=False)
     dispatcher.untaken(a)
     assert dispatcher.next() == b
     assert dispatcher.next() is None, "there is one slot"
@@ -60,9 +60,15 @@ def test_a_run_that_was_claimed_again_before_its_lost_claim_was_noticed_can_wait
     assert dispatcher.next() == session
     dispatcher.claimed(run, session)
     dispatcher.claimed(run, session)  # the commit of the first had failed; another take found it waiting
-    dispatcher.ended(session, taken=True)
-    dispatcher.claimed_again(run)
+    dispatcher.ended(run, session, taken=True)
+    dispatcher.restored(run, session, 0.0)  # looked for because its claim was lost: it does not wait, but is claimed
+    assert not dispatcher.is_waiting(run)
+    dispatcher.ended(run, session, taken=False)  # lost as well
+    dispatcher.restored(run, session, 0.0)
+    assert dispatcher.is_waiting(run)
+    assert dispatcher.next() == session
+    dispatcher.claimed(run, session)
+    dispatcher.ended(run, session, taken=False)
     dispatcher.restored(run, session, 0.0)  # it is given back
-    dispatcher.ended(session, taken=False)
     assert dispatcher.is_waiting(run)
     assert dispatcher.next() == session

@@ -5,7 +5,7 @@ a slot first, so that a claim never waits for one. Sessions that wait for a slot
 principals first, then between the sessions of one. The journal decides the order within a session.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 
 from strandline.model import Principal, RunId, SessionKey
 
@@ -33,10 +33,10 @@ class Dispatcher:
         self._ready: OrderedDict[Principal, deque[SessionKey]] = OrderedDict()
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
-        self._early: set[RunId] = set()
-        """Runs whose claim came before their accept was told."""
-        self._expected: set[RunId] = set()
-        """Runs that were told to be claimed at once, and whose claim is still to come."""
+        self._arriving: dict[RunId, bool] = {}
+        """Runs whose accept is under way, and whether their claim has come already."""
+        self._claimed: Counter[RunId] = Counter()
+        """Runs of which a claim is out; of one whose claim is lost, another may be out before the first has ended."""
         self._stopped = False
 
     # -- what it tells -----------------------------------------------------------------------------
@@ -66,8 +66,12 @@ class Dispatcher:
 
     # -- a run arrives -----------------------------------------------------------------------------
 
-    def reserve(self, key: SessionKey) -> bool:
-        """Reserve a slot for a run that is about to be accepted, if its session is free and nobody waits for a slot."""
+    def reserve(self, run_id: RunId, key: SessionKey) -> bool:
+        """Note a run that is about to be accepted; `accepted` or `refused` follows.
+
+        Reserve a slot for it if its session is free and nobody waits for a slot; tell whether there is one.
+        """
+        self._arriving[run_id] = False
         if self._stopped or self._free == 0 or self._ready or key in self._lines:
             return False
         self._free -= 1
@@ -76,20 +80,15 @@ class Dispatcher:
 
     def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
         """Note a run that was accepted; `taken`: it was claimed at once. Its claim may have come before."""
-        if taken:
-            if run_id in self._early:
-                self._early.remove(run_id)
-            else:
-                self._expected.add(run_id)
-        else:
+        claimed = self._arriving.pop(run_id)
+        if not taken and not claimed:
             self.restored(run_id, key, created_at)
         if reserved and not taken:
             self._free_slot(key)
 
     def restored(self, run_id: RunId, key: SessionKey, created_at: float) -> None:
-        """Note a run that waits."""
-        if run_id in self._early:
-            self._early.remove(run_id)
+        """Note a run that waits, unless a claim of it is out by now."""
+        if run_id in self._claimed:
             return
         line = self._line(key)
         line.waiting += 1
@@ -98,9 +97,8 @@ class Dispatcher:
 
     def refused(self, run_id: RunId, key: SessionKey, *, reserved: bool) -> None:
         """Note that a run was not accepted. Its claim may have come, if it was the commit that failed."""
-        if run_id in self._early:
-            self._early.remove(run_id)  # the end of that claim gives the slot back, or has done so
-        elif reserved:
+        claimed = self._arriving.pop(run_id)  # the end of that claim gives the slot back, or has done so
+        if reserved and not claimed:
             self._free_slot(key)
 
     def claimed(self, run_id: RunId, key: SessionKey) -> None:
@@ -109,16 +107,11 @@ class Dispatcher:
         line.busy = True
         line.asked = False
         line.claims += 1
+        self._claimed[run_id] += 1
         if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
-        elif run_id in self._expected:
-            self._expected.remove(run_id)
-        else:
-            self._early.add(run_id)
-
-    def claimed_again(self, run_id: RunId) -> None:
-        """Note that a run whose claim was lost was claimed once more, before anybody had noted that it waits again."""
-        self._early.discard(run_id)
+        elif run_id in self._arriving:
+            self._arriving[run_id] = True
 
     # -- a slot is free ----------------------------------------------------------------------------
 
@@ -142,9 +135,9 @@ class Dispatcher:
         """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
         return not (self._stopped or self._ready)
 
-    def ended(self, key: SessionKey, *, taken: bool) -> None:
+    def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
         """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
-        self._lines[key].claims -= 1
+        self._unclaim(run_id, key)
         if not taken:
             self._free_slot(key)
 
@@ -152,10 +145,9 @@ class Dispatcher:
         """Give back the slot of a claim whose run has ended and that is held: its session goes on when that is over."""
         self._free += 1
 
-    def hold_ended(self, key: SessionKey) -> None:
+    def hold_ended(self, run_id: RunId, key: SessionKey) -> None:
         """Note the end of a hold."""
-        line = self._lines[key]
-        line.claims -= 1
+        line = self._unclaim(run_id, key)
         line.busy = False
         self._at_rest(key, line)
 
@@ -205,6 +197,14 @@ class Dispatcher:
     def stop(self) -> None:
         """Let nothing start any more."""
         self._stopped = True
+
+    def _unclaim(self, run_id: RunId, key: SessionKey) -> _Line:
+        self._claimed[run_id] -= 1
+        if not self._claimed[run_id]:
+            del self._claimed[run_id]
+        line = self._lines[key]
+        line.claims -= 1
+        return line
 
     def _free_slot(self, key: SessionKey) -> None:
         """Give back a slot, unless a claim of its session still uses it; line up the session if runs wait."""

@@ -236,6 +236,7 @@ class Service:
         )
         stream = self._streams[run_id] = RunStream(run_id)
         accept = asyncio.create_task(self._accept(new))
+        accept.add_done_callback(_looked_at)
         match await asyncio.shield(accept):
             case Accepted(position=position):
                 if self._draining and position:
@@ -411,6 +412,12 @@ class Service:
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error))
+
+
+def _looked_at(task: "asyncio.Task[Any]") -> None:
+    """Note that whoever asked knows of a failure, or is not there any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:

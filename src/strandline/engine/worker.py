@@ -88,7 +88,7 @@ class Worker:
 
         Not to be cancelled: shield it.
         """
-        reserved = self._dispatcher.reserve(new.key)
+        reserved = self._dispatcher.reserve(new.run_id, new.key)
         claiming = asyncio.current_task()
         assert claiming is not None
         self._claiming.add(claiming)
@@ -169,9 +169,7 @@ class Worker:
         self.executing -= 1
         if ended.lost:
             self.spawn(self._look_again(run))
-        if ended.requeued:
-            self._dispatcher.restored(run.run_id, run.key, run.created_at)
-        else:
+        if not ended.requeued:
             self._on_end(run.run_id, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._dispatcher.unblock()
@@ -181,14 +179,16 @@ class Worker:
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended.claim, ended.held))
         else:
-            self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
+            self._dispatcher.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
+        if ended.requeued:
+            self._dispatcher.restored(run.run_id, run.key, run.created_at)
         self._pump()
 
     async def _hold(self, claim: Claim, call: Call[Any]) -> None:
         """Keep a session from going on while something of its last run still works."""
         await self._holds.keep(claim, call)
         self._limits.resumed(claim.run.key)
-        self._dispatcher.hold_ended(claim.run.key)
+        self._dispatcher.hold_ended(claim.run.run_id, claim.run.key)
         self._pump()
 
     async def _expire(self, run_id: RunId, key: SessionKey) -> None:
@@ -208,11 +208,7 @@ class Worker:
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
         found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
-        if found is None:
-            return  # it was its accept that failed
-        if found.status is not RunStatus.QUEUED:
-            self._dispatcher.claimed_again(run.run_id)
-        elif not self._dispatcher.is_waiting(run.run_id):
+        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
             self._limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()

@@ -20,7 +20,8 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
 
-Verbs may be awaited from any event loop. A journal knows nothing of agents.
+Verbs may be awaited from any event loop. Those awaited from one loop are answered in the order in which they took
+effect. A journal knows nothing of agents.
 """
 
 from collections.abc import AsyncIterator
