@@ -91,7 +91,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
             yield "before its time was up"
     elif code is ErrorCode.QUEUE_TIMEOUT:
-        if run.attempts and not run.lost and not all(map(evidence.was_in_vain, run.attempts)):
+        if not run.lost and any(not evidence.was_in_vain(each) and _counts(life, each) for each in run.attempts):
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
@@ -205,6 +205,11 @@ def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
 
 def _limit(life: Life, run: RunEvidence, name: str) -> float:
     return run.limits.get(name, float(getattr(life.options, name)))
+
+
+def _counts(life: Life, attempt: Attempt) -> bool:
+    """Tell whether an attempt is one that is known of: its process died while its claim was not kept yet otherwise."""
+    return not attempt.crashed or attempt.kept > 0 or life.runs[attempt.run].started_at is not None
 
 
 def _lasted(run: Run, seconds: float) -> bool:

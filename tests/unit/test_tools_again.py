@@ -16,7 +16,7 @@ from engine_support import key
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.attempt import LiveAttempt
-from strandline.errors import JournalUnavailable
+from strandline.errors import ClaimLost
 from strandline.history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
 from strandline.model import (
     WHOLE_HISTORY,
@@ -53,7 +53,7 @@ TOKEN = Token(RUN.run_id, 1)
 
 
 class Facts:
-    """As much of a journal as an attempt uses: it keeps `left` more facts, then the server is as good as dead."""
+    """As much of a journal as an attempt uses: it keeps `left` more facts, then another server has the run."""
 
     def __init__(self, kept: Sequence[Fact] = (), *, left: int | None = None) -> None:
         self.kept = list(kept)
@@ -61,7 +61,7 @@ class Facts:
 
     async def stage(self, token: Token, fact: Fact) -> None:
         if self.left is not None and len(self.kept) >= self.left:
-            raise JournalUnavailable("the server is dead")
+            raise ClaimLost("another server has the run")
         self.kept.append(fact)
 
 
