@@ -145,14 +145,15 @@ class Runner:
         started = self._clock.monotonic()
         deadline = claim.run.deadline
         left_s = None if deadline is None else deadline - self._clock.now()
-        if left_s is not None and left_s <= 0:  # it was passed while the run waited to go on
-            execution.attempt.freeze()
-            return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
+        is_late = left_s is not None and left_s <= 0
         agent = self._pool.pop(claim.run.key)
-        if agent is not None and claim.facts:
-            # What was staged by an attempt that ended is not in the conversation of this object.
+        if agent is not None and (claim.facts or is_late):
+            # What this run leaves, or has staged in an attempt that ended, is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
+        if is_late:  # the deadline was passed while the run was claimed, or waited to go on
+            execution.attempt.freeze()
+            return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
         execution.start(agent)
         del agent
         self._live[claim.run.run_id] = execution
