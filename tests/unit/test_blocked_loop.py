@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from strandline.engine.service import Service
 from strandline.errors import ClaimLost
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, RunId, RunStatus
+from strandline.model import ANONYMOUS, Cancelled, ErrorCode, RunId, RunStatus
 from strandline.testing import Gate, Signal
 from strandline.testing.checker import check_history
 
@@ -26,7 +27,7 @@ NUMBERS = count()
 
 
 @asynccontextmanager
-async def on_threads(behaviour: Callable[[Attempt], Awaitable[str]], **options: float) -> AsyncIterator[Service]:
+async def on_threads(behaviour: Callable[[Attempt], Awaitable[str]], **options: Any) -> AsyncIterator[Service]:
     """Serve on a real agent loop, in a thread of its own."""
     clock = SystemClock()
     loops = AgentLoops(executor_threads=8, clock=clock)
@@ -37,7 +38,7 @@ async def on_threads(behaviour: Callable[[Attempt], Awaitable[str]], **options: 
         clock=clock,
         new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
-        options=Options(cancel_grace_s=0.3, drain_grace_s=0, **options),  # type: ignore[arg-type]
+        options=Options(cancel_grace_s=0.3, drain_grace_s=0, **options),
     )
     await service.start()
     try:
@@ -177,3 +178,131 @@ def test_a_run_that_blocks_the_loop_for_a_while_is_named_in_the_log(caplog: pyte
         logging.getLogger("strandline.runner").removeHandler(handler)
     (record,) = [each for each in caplog.records if "blocks the loop" in each.getMessage()]
     assert "in behaviour" in record.getMessage(), "with the line that blocks"
+
+
+def test_of_runs_that_ended_on_a_loop_given_up_only_the_one_that_blocks_it_is_waited_for() -> None:
+    gate = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        elif asked(attempt) == "waits":
+            await asyncio.sleep(1000)
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0) as service:
+            late = [await send(service, "waits", session, timeout_s=0.6) for session in "ab"]
+            blocking = await send(service, "blocks", "c", timeout_s=0.4)
+            after = [await send(service, "next", session) for session in "ab"]
+            for ticket in (*late, blocking):
+                assert (await asyncio.wait_for(outcome(ticket), 20)).status is RunStatus.FAILED
+            for ticket in after:
+                assert (await asyncio.wait_for(outcome(ticket), 20)).output == "fine"
+            assert [claim.run.key.session_id for claim, _, _ in service._holds.all()] == ["c"]
+            gate.open()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", [{"idempotent_tools": frozenset({"tool"})}, {"unknown_tool": "tell"}], ids=str)
+def test_a_stranded_run_does_not_go_on_beside_a_tool_of_its_own_that_still_works(how: dict[str, Any]) -> None:
+    gate, tool = Gate(), Gate()
+    attempts: list[int] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        elif asked(attempt) == "tool":
+            attempts.append(attempt.context.attempt)
+            await play_round(attempt, "t1", lambda: asyncio.to_thread(lambda: tool.block() or "done"))
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0, **how) as service:
+            stranded = await send(service, "tool", "a")
+            await tool.reached.wait()
+            after = await send(service, "next", "a")
+            await send(service, "blocks", "b", timeout_s=0.1)
+            end = await asyncio.wait_for(outcome(stranded), 20)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.CRASHED
+            assert (await service.run(ANONYMOUS, stranded.run_id)).run.held
+            tool.open()
+            assert (await asyncio.wait_for(outcome(after), 20)).output == "fine"
+            assert attempts == [1]
+            gate.open()
+
+    asyncio.run(main())
+
+
+def test_a_run_that_is_stranded_in_its_last_attempt_ends() -> None:
+    gate, model = Gate(), Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        await model.wait()
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0, max_attempts=1) as service:
+            stranded = await send(service, "waits", "a")
+            await model.reached.wait()
+            await send(service, "blocks", "b", timeout_s=0.1)
+            end = await asyncio.wait_for(outcome(stranded), 20)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.CRASHED
+            gate.open()
+
+    asyncio.run(main())
+
+
+def test_stalled_runs_are_cancelled_but_not_those_that_another_one_keeps_from_going_on() -> None:
+    gate = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        elif attempt.context.attempt == 1:
+            await asyncio.sleep(1000)
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0, stall_after_s=3.0, stall_action="cancel") as service:
+            innocent = await send(service, "waits", "a")
+            blocking = await send(service, "blocks", "b")
+            assert (await asyncio.wait_for(outcome(blocking), 20)).status is RunStatus.CANCELLED
+            assert (await asyncio.wait_for(outcome(innocent), 20)).output == "fine"
+            gate.open()
+
+    asyncio.run(main())
+
+
+def test_a_run_that_was_to_be_cancelled_when_its_loop_is_given_up_is_cancelled() -> None:
+    gate, model = Gate(), Gate()
+    attempts: list[int] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "blocks":
+            gate.block()
+        else:
+            attempts.append(attempt.context.attempt)
+            await model.wait()
+        return "fine"
+
+    async def main() -> None:
+        async with on_threads(behaviour, timeout_s=30.0) as service:
+            cancelled = await send(service, "waits", "a")
+            await model.reached.wait()
+            await send(service, "blocks", "b", timeout_s=0.1)
+            await gate.reached.wait()
+            (execution,) = (
+                each for each in service._runner.executing() if each.attempt.claim.run.run_id == cancelled.run_id
+            )
+            execution.end(Cancelled(), 60.0)
+            assert (await asyncio.wait_for(outcome(cancelled), 20)).status is RunStatus.CANCELLED
+            assert attempts == [1]
+            gate.open()
+
+    asyncio.run(main())

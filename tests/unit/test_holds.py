@@ -242,3 +242,22 @@ def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None
             await settled(service)
 
     run_virtual(main)
+
+
+def test_a_hold_that_is_being_given_up_counts_once() -> None:
+    async def main(clock: VirtualClock) -> None:
+        class Full(MemoryJournal):
+            async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+                raise JournalUnavailable("the disk is full")
+
+        played = Leftovers(clock)
+        async with serving(clock, played.target, Full(clock), max_holds=3, hold_limit_s=1) as service:
+            await outcome(await send(service, "leave", "a"))
+            await asyncio.sleep(5)
+            await outcome(await send(service, "leave", "b"))
+            await asyncio.sleep(0.1)
+            assert not service.exhausted.is_set()
+            await outcome(await send(service, "leave", "c"))
+            await asyncio.wait_for(service.exhausted.wait(), 1)
+
+    run_virtual(main)

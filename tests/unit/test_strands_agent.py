@@ -20,13 +20,14 @@ from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.service import Request
 from strandline.engine.stream import Later
-from strandline.history import pairing_faults
+from strandline.history import ended_early, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import (
     AgentRecord,
     ErrorCode,
     Inline,
     Message,
+    Outcome,
     Range,
     RoundDone,
     RoundStarted,
@@ -671,5 +672,27 @@ def test_a_usage_that_is_not_in_whole_numbers_can_still_be_read(tmp_path: Path) 
             assert view.run.outcome is not None
             assert view.run.outcome.usage is not None
             assert view.run.outcome.usage["outputTokens"] == 2
+
+    run(main)
+
+
+def test_a_run_whose_deadline_passes_before_it_begins_is_known_to_the_model_of_the_next_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        sent: list[list[str]] = []
+
+        def script(messages: Any) -> str:
+            sent.append(texts(messages))
+            return f"answer to {asked(messages)}"
+
+        async with serving(lambda: Agent(model=ScriptedModel(script)), tmp_path) as service:
+            await ask(service, "one")
+            late = await service.submit(Request(key=key(), input="two", timeout_s=1e-7))
+            end = await late.stream.outcome()
+            assert isinstance(end, Outcome)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            await ask(service, "three")
+            assert sent[-1] == ["one", "answer to one", "two", ended_early("timeout"), "three"]
+            assert len(sent) == 2
 
     run(main)

@@ -83,8 +83,8 @@ class Execution:
         self._arm(grace_s, self._leave)
 
     def strand(self, ending: Failed) -> None:
-        """End the run at once, because its agent loop was given up."""
-        self.stranded = True
+        """End the run at once, because its agent loop was given up; one that was asked to end before ends as that."""
+        self.stranded = self.asked is None
         self.asked = self.asked or ending
         self._leave()
 

@@ -83,12 +83,13 @@ class Holds:
             await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
             left_s = began + self._limit_s - self._clock.monotonic()
         if call.is_alive:
-            self._given_up.append(call)
             _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)
         else:
             _log.info("nothing of run %s works any more; its session goes on", run_id)
         await self._release(claim)
         del self._held[run_id]
+        if call.is_alive:
+            self._given_up.append(call)
 
     async def _release(self, claim: Claim) -> None:
         while True:

@@ -8,7 +8,7 @@ no defect of ours may hold a session for good.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -145,14 +145,15 @@ class Runner:
         started = self._clock.monotonic()
         deadline = claim.run.deadline
         left_s = None if deadline is None else deadline - self._clock.now()
-        if left_s is not None and left_s <= 0:  # it was passed while the run waited to go on
-            execution.attempt.freeze()
-            return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
+        is_late = left_s is not None and left_s <= 0
         agent = self._pool.pop(claim.run.key)
-        if agent is not None and claim.facts:
-            # What was staged by an attempt that ended is not in the conversation of this object.
+        if agent is not None and (claim.facts or is_late):
+            # What this run leaves, or has staged in an attempt that ended, is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
+        if is_late:  # the deadline was passed while the run was claimed, or waited to go on
+            execution.attempt.freeze()
+            return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
         execution.start(agent)
         del agent
         self._live[claim.run.run_id] = execution
@@ -169,10 +170,12 @@ class Runner:
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
-        if execution.attempt.claim.run.opaque:
+        run, options, call = execution.attempt.claim.run, self._options, execution.call
+        if run.opaque or (execution.stranded and run.attempt >= options.max_attempts):
             return False
-        options = self._options
         staged = execution.attempt.staged()
+        if execution.stranded and call is not None and call.threads and staged.open_tools():
+            return False  # this process lives on, and the tool with it: it must not be joined by what goes on
         going_on = reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
         return going_on is not None
 
@@ -189,13 +192,17 @@ class Runner:
         for execution in self.executing():
             execution.end(STOPPED, grace_s)
 
-    def watch(self) -> None:
-        """Report runs that give no sign of life, once each, and cancel them if that is wanted."""
+    def watch(self, leftovers: Sequence[Call[Any]]) -> None:
+        """Report runs that give no sign of life, once each, and cancel them if that is wanted.
+
+        `leftovers` are the calls whose runs have ended and that still work: they may keep others out.
+        """
         for execution in self.executing():
             quiet_s = self._quiet_s(execution)
             if quiet_s < self._options.stall_after_s:
                 execution.reported = False
-            elif not execution.reported:
+                continue
+            if not execution.reported:
                 execution.reported = True
                 attempt = execution.attempt
                 where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
@@ -203,8 +210,16 @@ class Runner:
                     "run %s has given no sign of life for %g s (in %s)%s",
                     attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
                 )  # fmt: skip
-                if self._options.stall_action == "cancel":
-                    execution.end(Cancelled(), self._options.cancel_grace_s)
+            if self._options.stall_action == "cancel" and not self._is_kept_out(execution, leftovers):
+                execution.end(Cancelled(), self._options.cancel_grace_s)
+
+    def _is_kept_out(self, execution: Execution, leftovers: Sequence[Call[Any]]) -> bool:
+        """Tell whether a run is quiet because another one's code has the thread of their loop."""
+        call = execution.call
+        if call is None or self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
+            return False
+        calls = [*(each.call for each in self.executing()), *leftovers]
+        return any(each is not None and each.home is call.home and self._loops.blocks(each) for each in calls)
 
     def name_who_blocks(self) -> None:
         """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
@@ -217,8 +232,11 @@ class Runner:
                 where = "\n    ".join(["", *self._loops.stack(call)])
                 _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
 
-    def leave_silent_loop(self, call: Call[Any]) -> None:
-        """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more."""
+    def leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
+        """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more.
+
+        `leftovers` are all calls whose runs have ended and that still work, `call` among them.
+        """
         if self._loops.silent_s(call) < max(self._options.cancel_grace_s, SILENT_S):
             return
         _log.error("an agent loop is blocked for good and is given up:\n    %s", "\n    ".join(self._loops.stack(call)))
@@ -231,8 +249,9 @@ class Runner:
                 each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
                 assert each.call is not None
                 each.call.forsake()
-        if not self._loops.blocks(call):
-            call.forsake()
+        for left in leftovers:
+            if left.home is call.home and not self._loops.blocks(left):
+                left.forsake()
         self._loops.retire(call)
         self._pool.clear()
 

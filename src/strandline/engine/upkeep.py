@@ -51,9 +51,10 @@ class Upkeep:
             self._pool.tidy()
             self._runner.name_who_blocks()
             self._loops.beat()
-            self._runner.watch()
-            for call in self._holds.still_work():
-                self._runner.leave_silent_loop(call)
+            leftovers = self._holds.still_work()
+            self._runner.watch(leftovers)
+            for call in leftovers:
+                self._runner.leave_silent_loop(call, leftovers)
             if self._clock.monotonic() >= prune_at:
                 prune_at = self._clock.monotonic() + PRUNE_EVERY_S
                 await self._prune()
