@@ -210,12 +210,16 @@ def test_a_stranded_run_does_not_go_on_beside_a_tool_of_its_own_that_still_works
     gate, tool = Gate(), Gate()
     attempts: list[int] = []
 
+    async def in_a_thread() -> str:
+        await asyncio.to_thread(tool.block)
+        return "done"
+
     async def behaviour(attempt: Attempt) -> str:
         if asked(attempt) == "blocks":
             gate.block()
         elif asked(attempt) == "tool":
             attempts.append(attempt.context.attempt)
-            await play_round(attempt, "t1", lambda: asyncio.to_thread(lambda: tool.block() or "done"))
+            await play_round(attempt, "t1", in_a_thread)
         return "fine"
 
     async def main() -> None:

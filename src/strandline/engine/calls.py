@@ -29,13 +29,15 @@ class LiveThread:
 class Call(Generic[T]):
     """A coroutine on an agent loop. `done` belongs to the serving loop and never holds an exception of ours."""
 
+    __slots__ = ("_tasks", "_threads", "done", "home", "task")
+
     def __init__(self, done: "asyncio.Future[T]", home: object) -> None:
         self.done = done
         self.home = home
         """The loop that it runs on, for comparison only."""
         self.task: asyncio.Task[T] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._threads: set[LiveThread] = set()
+        self._tasks: set[asyncio.Task[Any]] | None = None
+        self._threads: set[LiveThread] | None = None
 
     def fail(self, error: BaseException) -> None:
         """End the call with an error that the coroutine let out; a defect, since it turns failures into values."""
@@ -57,24 +59,31 @@ class Call(Generic[T]):
     @property
     def threads(self) -> list[LiveThread]:
         """The threads that work for it."""
-        return list(self._threads)
+        return list(self._threads or ())
 
     @property
     def tasks(self) -> "list[asyncio.Task[Any]]":
         """The tasks that work for it."""
-        return [*([] if self.task is None else [self.task]), *self._tasks]
+        return [*([] if self.task is None else [self.task]), *(self._tasks or ())]
 
     def enter(self, thread: LiveThread) -> None:
         """Count a thread."""
+        if self._threads is None:
+            self._threads = set()
         self._threads.add(thread)
 
     def leave(self, thread: LiveThread) -> None:
         """Count a thread no longer."""
+        assert self._threads is not None
         self._threads.discard(thread)
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
         """Count a task until it is done."""
-        if task is not self.task and task not in self._tasks:
+        if task is self.task:
+            return
+        if self._tasks is None:
+            self._tasks = set()
+        if task not in self._tasks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -5,7 +5,7 @@ a slot first, so that a claim never waits for one. Sessions that wait for a slot
 principals first, then between the sessions of one. The journal decides the order within a session.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 
 from strandline.model import Principal, RunId, SessionKey
 
@@ -35,7 +35,7 @@ class Dispatcher:
         self._waiting: dict[RunId, float] = {}
         self._arriving: dict[RunId, bool] = {}
         """Runs whose accept is under way, and whether their claim has come already."""
-        self._claimed: Counter[RunId] = Counter()
+        self._claimed: dict[RunId, int] = {}
         """Runs of which a claim is out; of one whose claim is lost, another may be out before the first has ended."""
         self._stopped = False
 
@@ -107,7 +107,7 @@ class Dispatcher:
         line.busy = True
         line.asked = False
         line.claims += 1
-        self._claimed[run_id] += 1
+        self._claimed[run_id] = self._claimed.get(run_id, 0) + 1
         if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
         elif run_id in self._arriving:
@@ -199,9 +199,8 @@ class Dispatcher:
         self._stopped = True
 
     def _unclaim(self, run_id: RunId, key: SessionKey) -> _Line:
-        self._claimed[run_id] -= 1
-        if not self._claimed[run_id]:
-            del self._claimed[run_id]
+        if (others := self._claimed.pop(run_id) - 1) > 0:
+            self._claimed[run_id] = others
         line = self._lines[key]
         line.claims -= 1
         return line

@@ -47,6 +47,7 @@ class Execution:
         self._loops = loops
         self._agent: SessionAgent | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._limited = False
         self._left_at: float | None = None
         self.call: Call[Finished] | None = None
 
@@ -67,6 +68,12 @@ class Execution:
         if self.asked is None or isinstance(finished.ending, Succeeded):
             return finished
         return Finished(ending=self.asked, usage=finished.usage)
+
+    def limit(self, left_s: float, act: Callable[["Execution"], None]) -> None:
+        """Have `act` called with this execution in `left_s` seconds, unless it has ended by then; once."""
+        if not self._limited:
+            self._limited = True
+            self._timers.append(asyncio.get_running_loop().call_later(max(0.0, left_s), act, self))
 
     def end(self, ending: Ending, grace_s: float) -> None:
         """Have the run end within `grace_s` seconds. The first ending counts, and the shortest grace."""

@@ -8,7 +8,7 @@ no defect of ours may hold a session for good.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import Struct
@@ -23,10 +23,9 @@ from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
 from strandline.errors import ClaimLost, JournalUnavailable
-from strandline.history import close, fold, reopened
+from strandline.history import Progress, close, fold, reopened
 from strandline.journal.port import Journal, Take
 from strandline.model import (
-    Cancelled,
     Claim,
     Ending,
     ErrorCode,
@@ -40,10 +39,10 @@ from strandline.model import (
 
 _log = logging.getLogger("strandline.runner")
 
+SOON_S: Final = 2.5
+"""How long before its deadline a run gets a timer of its own: most end long before, and never need one."""
 SETTLE_AGAIN_S: Final = 1.0
 """How long to wait before an outcome that the journal could not keep is offered again."""
-SILENT_S: Final = 1.0
-"""How long an agent loop is silent before whoever blocks it is named, and at least before it is given up."""
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -98,17 +97,10 @@ class Runner:
         """Return what executes."""
         return list(self._live.values())
 
-    def longest_without_progress_s(self) -> float:
-        """Return for how many seconds the quietest of the executing runs has done nothing; 0 if none executes."""
-        return max(map(self._quiet_s, self._live.values()), default=0.0)
-
-    @property
-    def stalled(self) -> int:
-        """How many runs have given no sign of life for `stall_after_s`."""
-        return sum(self._quiet_s(execution) >= self._options.stall_after_s for execution in self._live.values())
-
-    def _quiet_s(self, execution: Execution) -> float:
-        return self._clock.monotonic() - execution.attempt.last_progress
+    def quiet_s(self) -> list[float]:
+        """Return for how many seconds each of the executing runs has given no sign of life."""
+        now = self._clock.monotonic()
+        return [now - execution.attempt.last_progress for execution in self._live.values()]
 
     # -- a claim -----------------------------------------------------------------------------------
 
@@ -130,15 +122,16 @@ class Runner:
             return await self._give_up(claim, None if execution is None else execution.call)
         finally:
             self._live.pop(run.run_id, None)
-            if execution is not None:
-                self._loops.discard(execution.take_agent())
+            if execution is not None and (agent := execution.take_agent()) is not None:
+                self._loops.discard(agent)
+                del agent
 
     def _prepared(self, claim: Claim) -> Execution:
-        staged = fold(claim.facts)
-        options = self._options
-        going_on = reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
+        progress = fold(claim.facts)
+        if claim.facts:
+            progress = self._going_on(progress) or progress
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
-        attempt = LiveAttempt(claim, going_on or staged, self._journal, signal, workspace, self._clock)
+        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock)
         return Execution(attempt, self._journal, self._target, self._loops)
 
     async def _execute(self, claim: Claim, execution: Execution) -> Ended:
@@ -157,12 +150,9 @@ class Runner:
         execution.start(agent)
         del agent
         self._live[claim.run.run_id] = execution
-        timer = None if left_s is None else asyncio.get_running_loop().call_later(left_s, self._time_out, execution)
-        try:
-            finished = await execution.finished()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if left_s is not None and left_s < SOON_S:
+            execution.limit(left_s, self._time_out)
+        finished = await execution.finished()
         stranded = execution.stranded and finished.ending is execution.asked
         if (stranded or finished.ending is STOPPED) and self._can_go_on(execution):
             return await self._give_back(claim, counted=stranded, requeued=stranded)
@@ -170,14 +160,17 @@ class Runner:
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
-        run, options, call = execution.attempt.claim.run, self._options, execution.call
-        if run.opaque or (execution.stranded and run.attempt >= options.max_attempts):
+        run, call = execution.attempt.claim.run, execution.call
+        if run.opaque or (execution.stranded and run.attempt >= self._options.max_attempts):
             return False
         staged = execution.attempt.staged()
         if execution.stranded and call is not None and call.threads and staged.open_tools():
             return False  # this process lives on, and the tool with it: it must not be joined by what goes on
-        going_on = reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
-        return going_on is not None
+        return self._going_on(staged) is not None
+
+    def _going_on(self, staged: Progress) -> Progress | None:
+        options = self._options
+        return reopened(staged, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
 
     # -- having runs end ---------------------------------------------------------------------------
 
@@ -187,73 +180,18 @@ class Runner:
     def _timed_out(self, claim: Claim) -> Ending:
         return Failed(ErrorCode.TIMEOUT, f"the run took longer than {claim.run.timeout_s:g} s")
 
+    def limit(self) -> None:
+        """Set the timers of runs whose deadline is near; to be called every second."""
+        now = self._clock.now()
+        for execution in self._live.values():
+            deadline = execution.attempt.claim.run.deadline
+            if deadline is not None and deadline - now < SOON_S:
+                execution.limit(deadline - now, self._time_out)
+
     def stop(self, grace_s: float) -> None:
         """Have every run that executes end within `grace_s` seconds: those that can go on later are given back."""
         for execution in self.executing():
             execution.end(STOPPED, grace_s)
-
-    def watch(self, leftovers: Sequence[Call[Any]]) -> None:
-        """Report runs that give no sign of life, once each, and cancel them if that is wanted.
-
-        `leftovers` are the calls whose runs have ended and that still work: they may keep others out.
-        """
-        for execution in self.executing():
-            quiet_s = self._quiet_s(execution)
-            if quiet_s < self._options.stall_after_s:
-                execution.reported = False
-                continue
-            if not execution.reported:
-                execution.reported = True
-                attempt = execution.attempt
-                where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
-                _log.warning(
-                    "run %s has given no sign of life for %g s (in %s)%s",
-                    attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
-                )  # fmt: skip
-            if self._options.stall_action == "cancel" and not self._is_kept_out(execution, leftovers):
-                execution.end(Cancelled(), self._options.cancel_grace_s)
-
-    def _is_kept_out(self, execution: Execution, leftovers: Sequence[Call[Any]]) -> bool:
-        """Tell whether a run is quiet because another one's code has the thread of their loop."""
-        call = execution.call
-        if call is None or self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
-            return False
-        calls = [*(each.call for each in self.executing()), *leftovers]
-        return any(each is not None and each.home is call.home and self._loops.blocks(each) for each in calls)
-
-    def name_who_blocks(self) -> None:
-        """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
-        for execution in self.executing():
-            call = execution.call
-            if call is None or self._loops.silent_s(call) < SILENT_S or not self._loops.blocks(call):
-                continue
-            if not execution.named:
-                execution.named = True
-                where = "\n    ".join(["", *self._loops.stack(call)])
-                _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
-
-    def leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
-        """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more.
-
-        `leftovers` are all calls whose runs have ended and that still work, `call` among them.
-        """
-        if self._loops.silent_s(call) < max(self._options.cancel_grace_s, SILENT_S):
-            return
-        _log.error("an agent loop is blocked for good and is given up:\n    %s", "\n    ".join(self._loops.stack(call)))
-        there = [each for each in self.executing() if each.call is not None and each.call.home is call.home]
-        blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
-        for each in there:
-            if each in blocking:
-                each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
-            else:
-                each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
-                assert each.call is not None
-                each.call.forsake()
-        for left in leftovers:
-            if left.home is call.home and not self._loops.blocks(left):
-                left.forsake()
-        self._loops.retire(call)
-        self._pool.clear()
 
     # -- the end -----------------------------------------------------------------------------------
 

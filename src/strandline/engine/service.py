@@ -22,7 +22,8 @@ from strandline.engine.pool import AgentPool
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.stream import Later, RunStream
-from strandline.engine.upkeep import Upkeep
+from strandline.engine.upkeep import look_after, prune
+from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.errors import Draining, Invalid, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
 from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
@@ -150,15 +151,7 @@ class Service:
             max_holds=options.max_holds,
             on_full=self._exhaust,
         )
-        self._upkeep = Upkeep(
-            journal,
-            loops,
-            self._pool,
-            self._runner,
-            self._holds,
-            clock,
-            run_retention_s=options.run_retention_s,
-        )
+        self._watch = Watch(self._runner, self._holds, loops, self._pool, clock, options)
         self._worker = Worker(
             journal=journal,
             dispatcher=self._dispatcher,
@@ -183,7 +176,8 @@ class Service:
             for orphan in orphans:
                 await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
-            self._worker.spawn(self._upkeep.go_on())
+            self._worker.spawn(look_after(self._watch, self._pool))
+            self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
             raise
@@ -303,16 +297,17 @@ class Service:
     def health(self) -> Health:
         """Return what goes on; takes microseconds, whatever user code does."""
         oldest = self._dispatcher.oldest
+        quiet_s = self._runner.quiet_s()
         return Health(
             ready=self._ready and not self._draining and not self.exhausted.is_set(),
             draining=self._draining,
             processing=self._worker.executing > 0 or len(self._holds) > 0,
             running=self._worker.executing,
             held=len(self._holds),
-            stalled=self._runner.stalled,
+            stalled=sum(each >= self._options.stall_after_s for each in quiet_s),
             queue_depth=self._dispatcher.waiting,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
-            longest_no_progress_s=self._runner.longest_without_progress_s(),
+            longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
         )
 

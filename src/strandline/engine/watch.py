@@ -1,0 +1,107 @@
+"""What is watched of runs that execute: deadlines that come near, runs that are silent, loops that are blocked."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from strandline.clock import Clock
+from strandline.engine.calls import Call
+from strandline.engine.execution import Execution
+from strandline.engine.holds import Holds
+from strandline.engine.loops import Loops
+from strandline.engine.options import Options
+from strandline.engine.pool import AgentPool
+from strandline.engine.runner import Runner
+from strandline.model import Cancelled, ErrorCode, Failed
+
+_log = logging.getLogger("strandline.runner")
+
+SILENT_S: Final = 1.0
+"""How long an agent loop is silent before whoever blocks it is named, and at least before it is given up."""
+
+
+class Watch:
+    """Looks once a second. Belongs to the serving loop."""
+
+    def __init__(
+        self, runner: Runner, holds: Holds, loops: Loops, pool: AgentPool, clock: Clock, options: Options
+    ) -> None:
+        self._runner = runner
+        self._holds = holds
+        self._loops = loops
+        self._pool = pool
+        self._clock = clock
+        self._options = options
+
+    def look(self) -> None:
+        """Look at what executes, and at what still works of runs that have ended. To be called every second."""
+        self._runner.limit()
+        self._name_who_blocks()
+        self._loops.beat()
+        leftovers = self._holds.still_work()
+        self._report(leftovers)
+        for call in leftovers:
+            self._leave_silent_loop(call, leftovers)
+
+    def _report(self, leftovers: Sequence[Call[Any]]) -> None:
+        """Report runs that give no sign of life, once each, and cancel them if that is wanted.
+
+        `leftovers` are the calls whose runs have ended and that still work: they may keep others out.
+        """
+        for execution in self._runner.executing():
+            quiet_s = self._clock.monotonic() - execution.attempt.last_progress
+            if quiet_s < self._options.stall_after_s:
+                execution.reported = False
+                continue
+            if not execution.reported:
+                execution.reported = True
+                attempt = execution.attempt
+                where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
+                _log.warning(
+                    "run %s has given no sign of life for %g s (in %s)%s",
+                    attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
+                )  # fmt: skip
+            if self._options.stall_action == "cancel" and not self._is_kept_out(execution, leftovers):
+                execution.end(Cancelled(), self._options.cancel_grace_s)
+
+    def _is_kept_out(self, execution: Execution, leftovers: Sequence[Call[Any]]) -> bool:
+        """Tell whether a run is quiet because another one's code has the thread of their loop."""
+        call = execution.call
+        if call is None or self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
+            return False
+        calls = [*(each.call for each in self._runner.executing()), *leftovers]
+        return any(each is not None and each.home is call.home and self._loops.blocks(each) for each in calls)
+
+    def _name_who_blocks(self) -> None:
+        """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
+        for execution in self._runner.executing():
+            call = execution.call
+            if call is None or self._loops.silent_s(call) < SILENT_S or not self._loops.blocks(call):
+                continue
+            if not execution.named:
+                execution.named = True
+                where = "\n    ".join(["", *self._loops.stack(call)])
+                _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
+
+    def _leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
+        """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more.
+
+        `leftovers` are all calls whose runs have ended and that still work, `call` among them.
+        """
+        if self._loops.silent_s(call) < max(self._options.cancel_grace_s, SILENT_S):
+            return
+        _log.error("an agent loop is blocked for good and is given up:\n    %s", "\n    ".join(self._loops.stack(call)))
+        there = [each for each in self._runner.executing() if each.call is not None and each.call.home is call.home]
+        blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
+        for each in there:
+            if each in blocking:
+                each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
+            else:
+                each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
+                assert each.call is not None
+                each.call.forsake()
+        for left in leftovers:
+            if left.home is call.home and not self._loops.blocks(left):
+                left.forsake()
+        self._loops.retire(call)
+        self._pool.clear()
