@@ -36,6 +36,23 @@ STAGE_AGAIN_S: Final = 1.0
 class LiveAttempt:
     """The engine's side of `strandline.agents.port.Attempt`."""
 
+    __slots__ = (
+        "_clock",
+        "_frozen",
+        "_journal",
+        "_partial",
+        "_staged",
+        "claim",
+        "context",
+        "last_progress",
+        "messages",
+        "phase",
+        "progress",
+        "results",
+        "signal",
+        "stopping",
+    )
+
     def __init__(
         self, claim: Claim, progress: Progress, journal: Journal, signal: Signal, workspace: str, clock: Clock
     ) -> None:
@@ -133,7 +150,6 @@ class LiveAttempt:
     def freeze(self) -> None:
         """Take no further report: the run is about to be settled."""
         self._frozen = True
-        self.messages = list(self.messages)
 
     def staged(self) -> Progress:
         """Return what is staged by now, as a later attempt would find it."""

@@ -32,6 +32,22 @@ STOPPED: Final = Failed(ErrorCode.STOPPED, "the server was stopped")
 class Execution:
     """Belongs to the serving loop, but for `_run`, which is on the agent loop."""
 
+    __slots__ = (
+        "_agent",
+        "_journal",
+        "_left_at",
+        "_limited",
+        "_loops",
+        "_target",
+        "_timers",
+        "asked",
+        "attempt",
+        "call",
+        "named",
+        "reported",
+        "stranded",
+    )
+
     def __init__(self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops) -> None:
         self.attempt = attempt
         self.asked: Ending | None = None

@@ -5,23 +5,16 @@ taken out of the heap one by one; it is made anew when most of it is stale.
 """
 
 import asyncio
-import heapq
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from heapq import heapify, heappop, heappush
+from typing import Final
 
 from strandline.clock import Clock
 from strandline.model import RunId, SessionKey
 
 STALE: Final = 64
 """How many stale entries are kept at least before the heap is made anew."""
-
-
-class _Due(NamedTuple):
-    """When a run's time is up, and since when that has been so."""
-
-    deadline: float
-    key: SessionKey
-    since: float
+_NONE: Final = (None, None, None)
 
 
 class QueueLimits:
@@ -30,7 +23,8 @@ class QueueLimits:
     def __init__(self, clock: Clock, on_due: Callable[[RunId, SessionKey], object]) -> None:
         self._clock = clock
         self._on_due = on_due
-        self._due: dict[RunId, _Due] = {}
+        self._due: dict[RunId, tuple[float, SessionKey, float]] = {}
+        """When the time of each run is up, and since when that has been so."""
         self._heap: list[tuple[float, RunId]] = []
         self._held: dict[SessionKey, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -42,14 +36,16 @@ class QueueLimits:
     def watch(self, run_id: RunId, key: SessionKey, deadline: float | None) -> None:
         """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever."""
         if deadline is not None and not self._stopped:
-            self._due[run_id] = _Due(deadline, key, self._clock.now())
-            self._push(deadline, run_id)
+            self._due[run_id] = (deadline, key, self._clock.now())
+            heappush(self._heap, (deadline, run_id))
+            if self._heap[0][1] == run_id:
+                self._arm()
 
     def forget(self, run_id: RunId) -> None:
         """Forget a run that waits no longer."""
         if self._due.pop(run_id, None) is not None and len(self._heap) > 2 * len(self._due) + STALE:
-            self._heap = [(due.deadline, each) for each, due in self._due.items()]
-            heapq.heapify(self._heap)
+            self._heap = [(deadline, each) for each, (deadline, _, _) in self._due.items()]
+            heapify(self._heap)
 
     def held(self, key: SessionKey) -> None:
         """Let the time of a session's runs stand still."""
@@ -61,9 +57,9 @@ class QueueLimits:
         if began is None:
             return
         now = self._clock.now()
-        for run_id, due in list(self._due.items()):
-            if due.key == key:
-                self.watch(run_id, key, due.deadline + now - max(began, due.since))
+        for run_id, (deadline, session, since) in list(self._due.items()):
+            if session == key:
+                self.watch(run_id, key, deadline + now - max(began, since))
 
     def stop(self) -> None:
         """Tell of nothing any more, also not of runs whose accept comes to its end only now."""
@@ -72,11 +68,6 @@ class QueueLimits:
         self._heap.clear()
         if self._timer is not None:
             self._timer.cancel()
-
-    def _push(self, deadline: float, run_id: RunId) -> None:
-        heapq.heappush(self._heap, (deadline, run_id))
-        if self._heap[0][1] == run_id:
-            self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -90,10 +81,10 @@ class QueueLimits:
         self._timer = None
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now:
-            deadline, run_id = heapq.heappop(self._heap)
-            due = self._due.get(run_id)
-            if due is None or due.deadline != deadline or due.key in self._held:
+            popped, run_id = heappop(self._heap)
+            deadline, key, _ = self._due.get(run_id, _NONE)
+            if deadline != popped or key is None or key in self._held:
                 continue  # it waits no longer, or its time was moved on, or stands still
             del self._due[run_id]
-            self._on_due(run_id, due.key)
+            self._on_due(run_id, key)
         self._arm()
