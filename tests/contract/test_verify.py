@@ -125,9 +125,18 @@ def test_what_is_wrong_is_found(path: Path, statement: str, fault: str) -> None:
     assert [each for each in findings.faults if fault in each], findings.faults
 
 
+def test_messages_that_have_come_to_look_discarded_are_no_sound_ones(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE history SET discarded = 1 WHERE no = 7")
+    assert [each for each in verify(path).faults if "from message 12 on is damaged" in each]
+
+
 def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE history SET discarded = 1 WHERE no IN (7, 9)")
+        for no in (7, 9):
+            first, stored = connection.execute("SELECT first, messages FROM history WHERE no = ?", (no,)).fetchone()
+            again = sealed(stored[5:], history_owner(key(), first, discarded=True))
+            connection.execute("UPDATE history SET discarded = 1, messages = ? WHERE no = ?", (again, no))
         connection.execute("UPDATE runs SET fence = NULL, status = 'queued' WHERE run_id = 's.x'")
         connection.execute("UPDATE runs SET fence = 5 WHERE seq = 3")
     findings = verify(path)

@@ -300,7 +300,7 @@ class Ledger:
         """Write the row of history that a run leaves."""
         end = session.end
         if messages is not None:
-            messages = sealed(messages, history_owner(session.key, end.length))
+            messages = sealed(messages, history_owner(session.key, end.length, discarded=discarded))
         row = self._execute(
             "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
             " VALUES (?,?,?,?,?,?,?,?)",

@@ -220,7 +220,7 @@ class _Check:
             if stored is None and count == 0:
                 continue
             try:
-                messages = reader.messages_in(stored or b"", session.key, first, count)
+                messages = reader.messages_in(stored or b"", session.key, first, count, discarded=bool(discarded))
             except JournalUnavailable:
                 findings.add(f"{where} is damaged")
                 continue
