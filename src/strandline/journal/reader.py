@@ -156,13 +156,23 @@ class Readers:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
             connection = connect_reader(self._path)
-        connection.execute("BEGIN")
         try:
-            return question(connection)
-        finally:
+            connection.execute("BEGIN")
+            answer = question(connection)
             connection.execute("ROLLBACK")
-            with self._lock:
-                self._idle.append(connection)
+        except sqlite3.Error:
+            connection.close()  # failed I/O has ended its transaction already; who knows what else
+            raise
+        except BaseException:
+            connection.execute("ROLLBACK")
+            self._keep(connection)
+            raise
+        self._keep(connection)
+        return answer
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            self._idle.append(connection)
 
     def close(self) -> None:
         """Wait for the calls under way, then close all connections. Blocks."""
