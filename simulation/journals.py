@@ -26,7 +26,7 @@ from strandline.journal.port import (
     Refused,
     Take,
 )
-from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token
+from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
 
 T = TypeVar("T")
 
@@ -191,6 +191,8 @@ class SlowJournal:
                 await self._inner.stage(token, fact)
             except (ClaimLost, JournalUnavailable):
                 return
+            if isinstance(fact, ToolDone):
+                self._process.note("kept", token.run_id, id=fact.tool_use_id)
 
 
 def _resolve(answered: "asyncio.Future[None]") -> None:
