@@ -280,7 +280,7 @@ class Ledger:
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
         """Forget runs that ended before `before`; see `prune`."""
-        return prune(self._connection, before, limit, after)
+        return prune(self._connection, before, limit, after, self._clock.now())
 
     # -- parts of verbs -------------------------------------------------------------------------------
 
