@@ -75,6 +75,12 @@ def test_every_conversation_becomes_one_that_can_go_on_and_nothing_is_left_out(w
                 assert "toolUse" not in block or block in [each for m in history for each in m["content"]]
 
 
+def test_after_an_import_the_journal_is_one_file(written: Path, path: Path) -> None:
+    for prefix in ("a.", "b."):
+        imported(written, path, prefix=prefix)
+        assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
+
+
 def test_a_sound_session_is_as_it_was(written: Path, path: Path) -> None:
     assert imported(written / "session_sound", path)["sound"].mended == []
     ((record, history),) = loaded(path, "sound")

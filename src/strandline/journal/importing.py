@@ -308,8 +308,11 @@ def _into(
 ) -> list[Imported]:
     if not check_file(path):
         create(path)
-    with closing(guard(path)) as reading, closing(connect(path)) as connection:
+    with closing(guard(path)) as reading:
         check_current(path, reading)
+        connection = connect(path)
+    # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
+    with closing(connection):
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
         return _all(found, _Store(connection, write=not dry_run), prefix, principal, skip_existing, on_step)
