@@ -131,6 +131,19 @@ def test_messages_that_have_come_to_look_discarded_are_no_sound_ones(path: Path)
     assert [each for each in verify(path).faults if "from message 12 on is damaged" in each]
 
 
+def test_a_disk_that_is_full_to_the_last_byte_is_no_fault_of_the_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(connection: sqlite3.Connection, *args: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr("strandline.journal.verify.check_current", full)
+    with pytest.raises(JournalError, match="room on its disk"):
+        verify(path)
+
+
 def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for no in (7, 9):

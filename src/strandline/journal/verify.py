@@ -30,6 +30,9 @@ T = TypeVar("T")
 MOST_FAULTS: Final = 100
 """How many faults are told; a file with more is not sounder for it."""
 
+_NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP)
+"""What a disk without any room says when the file beside the WAL is made; the journal is none the worse."""
+
 OnStep = Callable[[str, int, int], None]
 """Told what is looked at, how much of it has been, and how much there is."""
 _TOLD_EVERY: Final = 1000
@@ -73,9 +76,11 @@ def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findin
         check_current(path, connection)
         _Check(path, connection, findings, on_step).everything()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY) or code in _NO_SHARED_MEMORY:
             raise JournalError(
-                f"The journal {path} cannot be opened: {error}. Look at the rights of its folder."
+                f"The journal {path} cannot be opened: {error}. Look at the rights of its folder, and at the room on"
+                " its disk."
             ) from error
         findings.add(f"the file cannot be read any further: {error}")
     return findings
