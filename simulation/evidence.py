@@ -113,6 +113,8 @@ class Evidence:
         self.histories_seen: list[tuple[SessionKey, list[Message]]] = []
         self.at_once: list[tuple[Attempt, list[Attempt]]] = []
         """Each attempt that began, and what had begun in its process and not left."""
+        self.gone: dict[int, float] = {}
+        """When a process was at its end."""
         self.interruptions: list[float] = []
         """When processes died, lost their journal or began to drain."""
         self._asked: dict[str, int] = {}
@@ -273,6 +275,7 @@ class Evidence:
         self.crashes.append(nth)
         self.interruptions.append(event.at)
         self._over.add(event.facts["process"])
+        self.gone.setdefault(event.facts["process"], event.at)
         self._ends(event.facts["process"], crashed=True)
 
     _fenced = _crashed
@@ -283,6 +286,7 @@ class Evidence:
         self._ends(event.facts["process"], crashed=False)
 
     def _drained(self, nth: int, event: Event) -> None:
+        self.gone[event.facts["process"]] = event.at
         self.drains.append((event.facts["process"], event.facts["took_s"], event.facts["faulty"]))
         for key, attempt in list(self._live.items()):
             if attempt.process == event.facts["process"]:
