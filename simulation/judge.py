@@ -105,7 +105,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
             yield "before its time was up"
     elif code is ErrorCode.QUEUE_TIMEOUT:
-        if run.attempts and not run.lost and not all(map(evidence.was_in_vain, run.attempts)):
+        # The claim of one that was cut off early may never have been kept.
+        if not run.lost and any(each.kept or not each.crashed for each in run.attempts):
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
