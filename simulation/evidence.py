@@ -54,6 +54,8 @@ class RunEvidence:
         self.idempotent: set[str] = set()
         self.begun: Counter[str] = Counter()
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
+        self.kept: set[str] = set()
+        """The tools whose results are durable for sure."""
         self.limits: dict[str, float] = {}
         """What the client asked for: `timeout_s`, `queue_timeout_s`."""
 
@@ -78,7 +80,7 @@ class RunEvidence:
         for tool, (nth, at, result, attempt) in self.finished.items():
             counts = attempt is self.attempts[-1] and not crashed and at < heard_until
             counts = counts and (attempt.left_nth < 0 or nth < attempt.left_nth)
-            if tool in unknown and not counts:
+            if tool in unknown and not counts and tool not in self.kept:
                 unfinished.add(tool)
             else:
                 finished[tool] = result
@@ -108,8 +110,12 @@ class Evidence:
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[SessionKey, list[Message]]] = []
-        self.at_once: list[tuple[int, float, list[Attempt]]] = []
-        """For each beginning of an attempt: the process, the time, and what had begun there and not left."""
+        self.at_once: list[tuple[Attempt, list[Attempt]]] = []
+        """Each attempt that began, and what had begun in its process and not left."""
+        self.gone: dict[int, float] = {}
+        """When a process was at its end."""
+        self.interruptions: list[float] = []
+        """When processes died, lost their journal or began to drain."""
         self._asked: dict[str, int] = {}
         self._limits: dict[str, dict[str, float]] = {}
         self._over: set[int] = set()
@@ -152,7 +158,11 @@ class Evidence:
     def was_in_vain(self, attempt: Attempt) -> bool:
         """Tell whether an attempt's claim may never have been kept: its process died, and the attempt came again."""
         again = self.runs[attempt.run].attempts
-        return attempt.crashed and any(each.number == attempt.number for each in again if each is not attempt)
+        return (
+            attempt.crashed
+            and not attempt.kept
+            and any(each.number == attempt.number for each in again if each is not attempt)
+        )
 
     def _run(self, run_id: str) -> RunEvidence:
         run = self.runs.get(run_id)
@@ -210,7 +220,7 @@ class Evidence:
         self._live[attempt.run, attempt.process] = attempt
         there = [each for each in self._live.values() if each.process == attempt.process and each.left_nth < 0]
         there.remove(attempt)
-        self.at_once.append((attempt.process, event.at, there))
+        self.at_once.append((attempt, there))
 
     def _left(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
@@ -249,6 +259,9 @@ class Evidence:
             attempt.end(nth, event.at)
             del self._live[event.run, attempt.process]
 
+    def _kept(self, nth: int, event: Event) -> None:
+        self._run(event.run).kept.add(event.facts["id"])
+
     def _finished(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
         run.finished[event.facts["id"]] = (nth, event.at, event.facts["result"], self._attempt(event))
@@ -259,16 +272,20 @@ class Evidence:
                 attempt.end(nth, event.at)
                 del self._live[key]
         self.crashes.append(nth)
+        self.interruptions.append(event.at)
         self._over.add(event.facts["process"])
+        self.gone.setdefault(event.facts["process"], event.at)
         self._ends(event.facts["process"], crashed=True)
 
     _fenced = _crashed
 
     def _draining(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
         self._draining_now.add(event.facts["process"])
         self._ends(event.facts["process"], crashed=False)
 
     def _drained(self, nth: int, event: Event) -> None:
+        self.gone[event.facts["process"]] = event.at
         self.drains.append((event.facts["process"], event.facts["took_s"], event.facts["faulty"]))
         for key, attempt in list(self._live.items()):
             if attempt.process == event.facts["process"]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from simulation.agents import Process, alive
-from simulation.loop import Way
+from simulation.loop import Chance, Way
 from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
@@ -26,13 +26,13 @@ from strandline.journal.port import (
     Refused,
     Take,
 )
-from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token
+from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
 
 T = TypeVar("T")
 
 
 class Disk:
-    """How well the disk does: `full` fails every verb that writes, `fails` is how often one fails for no reason."""
+    """How well the disk does: `full` fails every verb that writes, `fails` is how often any fails for no reason."""
 
     def __init__(self) -> None:
         self.full = False
@@ -40,6 +40,12 @@ class Disk:
         self.slow_s = 0.01
         self.faulty = False
         """Whether anything has failed so far."""
+
+    def read(self, chance: Chance) -> None:
+        """Read something. Raises `JournalUnavailable` now and then."""
+        if self.fails and chance.happens(self.fails):
+            self.faulty = True
+            raise JournalUnavailable("the disk failed")
 
 
 class Store(Protocol):
@@ -130,6 +136,7 @@ class SlowJournal:
     async def load(self, key: SessionKey) -> AgentRecord:
         """Return the record of a session."""
         await self._before()
+        self._disk.read(self._process.chance)
         record = await self._inner.load(key)
         await self._after()
         return record
@@ -137,6 +144,7 @@ class SlowJournal:
     async def read(self, query: Any) -> Any:
         """Answer a query."""
         await self._before()
+        self._disk.read(self._process.chance)
         page = await self._inner.read(query)
         await self._after()
         return page
@@ -191,6 +199,8 @@ class SlowJournal:
                 await self._inner.stage(token, fact)
             except (ClaimLost, JournalUnavailable):
                 return
+            if isinstance(fact, ToolDone):
+                self._process.note("kept", token.run_id, id=fact.tool_use_id)
 
 
 def _resolve(answered: "asyncio.Future[None]") -> None:

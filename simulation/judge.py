@@ -74,6 +74,20 @@ def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id} ended as {_as_told(outcome)}, {fault}"
         if (times := life.runs[run.id].attempt) > life.options.max_attempts:
             yield f"run {run.id} was attempted {times} times"
+        if not run.lost:
+            yield from _went_on(life, evidence, run)
+
+
+def _went_on(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
+    """Say what is wrong with the attempts that came after one that was cut off."""
+    # Without those that began in a process that had lost its journal.
+    for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
+        if not before.crashed or before.drained or evidence.was_in_vain(before):
+            continue
+        if attempt.number <= before.number:
+            yield f"attempt {before.number} of run {run.id} was cut off and not counted"
+        if tools := _in_the_middle(life, run, before):
+            yield f"run {run.id} went on, and nobody knows what became of {tools}"
 
 
 def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
@@ -91,7 +105,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         if life.steady and not _lasted(life.runs[run.id], _limit(life, run, "timeout_s")):
             yield "before its time was up"
     elif code is ErrorCode.QUEUE_TIMEOUT:
-        if not run.lost and any(not evidence.was_in_vain(each) and _counts(life, each) for each in run.attempts):
+        # The claim of one that was cut off early may never have been kept.
+        if not run.lost and any(each.kept or not each.crashed for each in run.attempts):
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
@@ -100,6 +115,18 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
             yield "and never began"
     elif not run.lost:  # else what was seen last may be what counts for nothing
         yield from _own_cause(life, run, last, outcome)
+
+
+def _in_the_middle(life: Life, run: RunEvidence, attempt: Attempt) -> list[str]:
+    """Return the tools for which a run must not go on after an attempt that was cut off."""
+    if life.options.unknown_tool != "fail":
+        return []
+    again = run.idempotent if life.options.idempotent_tools else set()
+    return [
+        tool
+        for tool, asked_in in run.asked.items()
+        if asked_in is attempt and tool in run.begun and tool not in run.finished and tool not in again
+    ]
 
 
 def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) -> Iterator[str]:
@@ -134,12 +161,18 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
                         f" {later.began_at:.4f} to {earlier.ended_at:.4f}"
                     )
             working.append(later)
-    for process, at, attempts in evidence.at_once:
+    for begun, attempts in evidence.at_once:
+        process, at = begun.process, begun.began_at
         # One that was left has ended, and has no slot, before its code has.
         claimed = [each for each in attempts if not evidence.runs[each.run].lost]
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
         if most > life.options.max_running and (life.steady or not _may_be_left(life)):
             yield f"{most} runs executed at once in process {process}"
+        last = [each for each in claimed if each.number >= life.options.max_attempts > 1]
+        if last and begun.number >= life.options.max_attempts and not evidence.runs[begun.run].lost and life.steady:
+            for each in last:
+                if not (each.drained or _had_ended(life, each, at)):
+                    yield f"the last attempts of runs {each.run} and {begun.run} executed at once"
 
 
 def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
@@ -197,19 +230,38 @@ def _in_time(life: Life, evidence: Evidence) -> Iterator[str]:
             up = max(kept.started_at + _limit(life, run, "timeout_s"), run.attempts[-1].began_at + EPOCH)
             if kept.ended_at > up + options.cancel_grace_s + SLACK_S:
                 yield f"run {run.id} ended {kept.ended_at - up:.1f} s after its time was up"
-        elif expired(life, run) and not (evidence.crashes or evidence.drains or _may_be_left(life)):
-            late_s = kept.ended_at - kept.created_at - _limit(life, run, "queue_timeout_s")
-            if late_s > SLACK_S:
-                yield f"run {run.id} ended {late_s:.1f} s after it had waited too long"
+        yield from _waited_in_time(life, evidence, run)
+
+
+def _waited_in_time(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
+    """Say whether a run was given up too late, or not at all, or although its session was held for a while."""
+    kept = life.runs[run.id]
+    over = expired(life, run)
+    until = kept.ended_at if over else kept.started_at
+    if until is None or any(
+        kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in evidence.interruptions
+    ):
+        return
+    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s") - _held_s(life, evidence, kept, until)
+    if more_s > SLACK_S:
+        yield f"run {run.id} {'ended' if over else 'started'} {more_s:.1f} s after it had waited too long"
+    if over and more_s < -SLACK_S:
+        yield f"run {run.id} was given up {-more_s:.1f} s too early: its session was held"
+
+
+def _held_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:
+    """Return for how many seconds of its wait the session of a run was held."""
+    held_s = 0.0
+    for attempt in evidence.by_session[run.key]:
+        earlier = life.runs.get(attempt.run)
+        if earlier is not None and earlier.ended_at is not None and attempt.run != run.run_id:
+            over = min(attempt.ended_at + EPOCH, earlier.ended_at + life.options.hold_limit_s, until)
+            held_s += max(0.0, over - max(earlier.ended_at, run.created_at))
+    return held_s
 
 
 def _limit(life: Life, run: RunEvidence, name: str) -> float:
     return run.limits.get(name, float(getattr(life.options, name)))
-
-
-def _counts(life: Life, attempt: Attempt) -> bool:
-    """Tell whether an attempt is one that is known of: its process died while its claim was not kept yet otherwise."""
-    return not attempt.crashed or attempt.kept > 0 or life.runs[attempt.run].started_at is not None
 
 
 def _lasted(run: Run, seconds: float) -> bool:

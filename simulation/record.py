@@ -14,7 +14,7 @@ class Event(Struct, frozen=True, array_like=True):
     By clients: `asked` `accepted` `refused` `unsure` `outcome` `later` `missing` `history`. By user code: `entered`
     `said` `round` `staged` `begun` `thread` `effect` `rested` `finished` `left`. By the operator: `started` `crashed`
     `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the disk: `lost`, a claim that was out when its
-    commit failed.
+    commit failed; `kept`, the result of a tool that is durable.
     """
 
     at: float

@@ -209,6 +209,7 @@ class InlineJournal(SqliteJournal):
             while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
                 await asyncio.sleep(0.0001)
         alive(self._process)
+        self._disk.read(self._process.chance)
         return question(self._connection)
 
     async def _pass_time(self) -> None:

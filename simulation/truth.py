@@ -51,7 +51,7 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
         if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
             yield f"history tells of {text!r}, which is no run"
             continue
-        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, run))):
+        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, evidence, run))):
             yield f"run {run.id} in history: {fault}"
     for text, run in texts.items():
         if run.id in life.runs:
@@ -66,14 +66,15 @@ def _hidden(life: Life, run: RunEvidence | None) -> bool:
     return kept is not None and kept.status is RunStatus.FAILED and life.options.on_failure == "drop"
 
 
-def _heard_until(life: Life, run: RunEvidence) -> float:
+def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
     """Return until when for sure what an agent reports is told: a run may be left before its code has ended."""
     kept = life.runs[run.id]
     code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
     if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED):
         return math.inf
-    if run.attempts and run.attempts[-1].crashed:
-        return 0.0
+    ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at - EPOCH
+    if run.attempts and ended_at > evidence.gone.get(run.attempts[-1].process, math.inf):
+        return 0.0  # it ended in another process, which knew what was staged and nothing else
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 

@@ -395,6 +395,40 @@ def test_a_damaged_row_of_history_is_named_and_every_other_session_goes_on(origi
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE history SET discarded = 1 WHERE no = 3",
+        "UPDATE history SET messages = NULL WHERE no = 3",
+        "UPDATE history SET messages = NULL, count = 0 WHERE no = 3",
+        "UPDATE history SET count = 0 WHERE no = 4",
+        "UPDATE history SET previous = 1 WHERE no = 4",
+        "UPDATE history SET previous = NULL WHERE no = 4",
+    ],
+)
+def test_a_history_of_which_a_part_has_come_to_be_out_of_sight_is_never_told_as_whole(
+    tmp_path: Path, statement: str
+) -> None:
+    path = tmp_path / FILE
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        for n in range(4):
+            await journal.accept(new(f"r{n}"), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done(f"q{n}", f"a{n}"), take=False)
+        await journal.close()
+        spoil(path, statement)
+        await journal.open("test", max_attempts=3)
+        for answer in (journal.load(key()), journal.read(HistoryQuery(key(), None, 100))):
+            with pytest.raises(JournalUnavailable, match="history of session s"):
+                await answer
+        await journal.close()
+
+    asyncio.run(main())
+
+
 def test_records_of_older_files_without_a_checksum_are_read(original: Original, tmp_path: Path) -> None:
     path = copied(original.closed, tmp_path)
     with closing(sqlite3.connect(path)) as connection, connection:

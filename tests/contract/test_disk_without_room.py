@@ -173,3 +173,23 @@ def test_the_wal_never_fills_a_small_disk(path: Path, monkeypatch: pytest.Monkey
 
     asyncio.run(main())
     assert most / 3 < max(sizes) <= most
+
+
+def test_a_read_that_fails_on_the_disk_says_so_and_the_next_one_is_answered(tmp_path: Path) -> None:
+    """SQLite ends the transaction by itself when I/O fails, so that there is nothing left to be undone."""
+
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute("ROLLBACK")
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+        raise error
+
+    async def main() -> None:
+        journal = SqliteJournal(tmp_path / "journal.db", SystemClock())
+        await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalUnavailable, match="the disk failed"):
+            await journal._answered(fails)
+        assert (await journal.load(key())).length == 0
+        await journal.close()
+
+    asyncio.run(main())

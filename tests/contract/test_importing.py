@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import strands_sessions
 from strandline.clock import SystemClock
 from strandline.errors import JournalError, JournalLocked
 from strandline.history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
-from strandline.journal.importing import Imported, bring_in, read_session, sessions_in
+from strandline.journal.importing import Imported, Unusable, bring_in, read_session, sessions_in
 from strandline.journal.port import HistoryQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
@@ -72,6 +73,12 @@ def test_every_conversation_becomes_one_that_can_go_on_and_nothing_is_left_out(w
             for block in json.loads(file.read_text())["message"]["content"]:
                 assert "text" not in block or block["text"] in told
                 assert "toolUse" not in block or block in [each for m in history for each in m["content"]]
+
+
+def test_after_an_import_the_journal_is_one_file(written: Path, path: Path) -> None:
+    for prefix in ("a.", "b."):
+        imported(written, path, prefix=prefix)
+        assert sorted(each.name for each in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
 
 
 def test_a_sound_session_is_as_it_was(written: Path, path: Path) -> None:
@@ -241,3 +248,50 @@ def test_a_journal_in_use_and_a_folder_without_sessions_are_told(written: Path, 
         sessions_in(tmp_path)
     with pytest.raises(JournalError, match="cannot be read"):
         sessions_in(tmp_path / "none")
+
+
+def test_messages_that_cannot_be_listed_are_never_taken_for_none(tmp_path: Path, path: Path) -> None:
+    messages = _folder(tmp_path, *map(dict, said("a", "b"))) / "agents" / "agent_a" / "messages"
+    shutil.rmtree(messages)
+    assert "messages cannot be read" in imported(tmp_path, path)["made"].reason
+    messages.write_text("a file")
+    assert "messages cannot be read" in imported(tmp_path, path)["made"].reason
+
+
+def test_two_files_with_one_number_are_refused_and_a_number_that_is_far_off_is_told_at_once(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, *map(dict, said("a", "b")))
+    messages = folder / "agents" / "agent_a" / "messages"
+    (messages / "message_1.json").rename(messages / "message_1000000000000.json")
+    assert read_session(folder).mended == ["messages are missing in the folder: 1 to 999999999999"]
+    shutil.copy(messages / "message_0.json", messages / "message_00.json")
+    with pytest.raises(Unusable, match="has no number"):
+        read_session(folder)
+
+
+def test_an_import_that_is_interrupted_keeps_the_lock_until_it_writes_no_more(written: Path, path: Path) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        begun, go_on = asyncio.Event(), threading.Event()
+
+        def step(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            assert go_on.wait(30)
+
+        work = asyncio.create_task(
+            bring_in(
+                written, path, SystemClock(), prefix="", principal="anonymous", skip_existing=False, dry_run=False,
+                on_step=step,
+            )
+        )  # fmt: skip
+        await asyncio.wait_for(begun.wait(), 30)
+        work.cancel()
+        with pytest.raises(JournalLocked):
+            await SqliteJournal(path, SystemClock(), lock_wait_s=0.0).open("test", max_attempts=3)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        await (journal := SqliteJournal(path, SystemClock(), lock_wait_s=0.0)).open("test", max_attempts=3)
+        await journal.close()
+
+    asyncio.run(main())
+    assert verify(path).sessions == 0

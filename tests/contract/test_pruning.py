@@ -59,7 +59,6 @@ def test_nothing_is_vacuumed_under_a_server(path: Path) -> None:
     assert not path.with_name("none.lock").exists()
 
 
-@pytest.mark.skipif(not hasattr(SqliteJournal, "prune"), reason="the journal cannot forget runs yet")
 def test_old_runs_are_forgotten_in_steps_and_nothing_else_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("strandline.journal.pruning.BATCH", 15)
     steps: list[int] = []

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -125,9 +125,31 @@ def test_what_is_wrong_is_found(path: Path, statement: str, fault: str) -> None:
     assert [each for each in findings.faults if fault in each], findings.faults
 
 
+def test_messages_that_have_come_to_look_discarded_are_no_sound_ones(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE history SET discarded = 1 WHERE no = 7")
+    assert [each for each in verify(path).faults if "from message 12 on is damaged" in each]
+
+
+def test_a_disk_that_is_full_to_the_last_byte_is_no_fault_of_the_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(connection: sqlite3.Connection, *args: object) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr("strandline.journal.verify.check_current", full)
+    with pytest.raises(JournalError, match="room on its disk"):
+        verify(path)
+
+
 def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE history SET discarded = 1 WHERE no IN (7, 9)")
+        for no in (7, 9):
+            first, stored = connection.execute("SELECT first, messages FROM history WHERE no = ?", (no,)).fetchone()
+            again = sealed(stored[5:], history_owner(key(), first, discarded=True))
+            connection.execute("UPDATE history SET discarded = 1, messages = ? WHERE no = ?", (again, no))
         connection.execute("UPDATE runs SET fence = NULL, status = 'queued' WHERE run_id = 's.x'")
         connection.execute("UPDATE runs SET fence = 5 WHERE seq = 3")
     findings = verify(path)
@@ -286,3 +308,49 @@ def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
     copied = verify(copy)
     assert copied.faults == []
     assert before <= copied.messages < after
+
+
+def _serves_once(path: Path) -> Callable[..., None]:
+    """Return a step at whose first call a server comes, has some runs, and is gone again."""
+    served: list[None] = []
+
+    async def serve() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        for n in range(100):
+            await journal.accept(new(f"later.{n}", "later"), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho" * 500), take=False)
+        await journal.close()
+
+    def step(*told: object) -> None:
+        if not served:
+            served.append(None)
+            asyncio.run(serve())
+            path.with_name(f"{path.name}.lock").unlink()
+
+    return step
+
+
+def test_verify_begins_again_when_a_server_comes_that_was_not_there_at_its_beginning(path: Path) -> None:
+    findings = verify(path, _serves_once(path))
+    assert (findings.faults, findings.messages) == ([], 140 + 200)
+
+
+def test_a_backup_begins_again_when_a_server_comes_that_was_not_there_at_its_beginning(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strandline.journal.backup._STEP_PAGES", 4)
+    copy = tmp_path / "copy"
+    backup(path, copy, _serves_once(path))
+    findings = verify(copy)
+    assert (findings.faults, findings.messages) == ([], 140 + 200)
+
+
+def test_a_journal_whose_migration_was_cut_off_is_not_taken_for_a_damaged_one(path: Path, tmp_path: Path) -> None:
+    log = path.with_name("journal.db-journal")
+    log.write_bytes(b"half")
+    for look in (lambda: verify(path), lambda: backup(path, tmp_path / "copy")):
+        with pytest.raises(JournalError, match="cut off in the middle"):
+            look()
+    log.unlink()

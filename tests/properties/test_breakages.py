@@ -14,15 +14,16 @@ import pytest
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
-from strandline.engine import runner
+from strandline.engine import recovery, runner
 from strandline.engine.attempt import LiveAttempt
 from strandline.engine.holds import Holds
+from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
-from strandline.history import close
+from strandline.history import close, fold, reopened
 from strandline.journal.kept import KeptRun
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
-from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, Token, ToolResult
+from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, Token, ToolDone, ToolResult
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
@@ -100,6 +101,39 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Holds, "keep", keep_nothing)
 
 
+def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
+    """Nothing waits too long."""
+    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline: None)
+
+
+def keep_no_result(patch: pytest.MonkeyPatch) -> None:
+    """What a crashed process had staged of a round comes back without the results of the tools that had ended."""
+
+    def without_results(facts: Sequence[Any]) -> Any:
+        return fold(tuple(each for each in facts if not isinstance(each, ToolDone)))
+
+    patch.setattr(recovery, "fold", without_results)
+
+
+def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
+    """A run that was cut off is given back as if it had never been tried."""
+    release = MemoryJournal.release
+
+    async def uncounted(journal: MemoryJournal, token: Token, *, counted: bool, take: bool) -> Take:
+        return await release(journal, token, counted=False, take=take)
+
+    patch.setattr(MemoryJournal, "release", uncounted)
+
+
+def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
+    """After a crash a run goes on, also one with a tool in the middle that must not be started again."""
+
+    def reckless(progress: Any, **settings: Any) -> Any:
+        return reopened(progress, **(settings | {"unknown_tool": "tell"}))
+
+    patch.setattr(recovery, "reopened", reckless)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (take_any_token, "told as|the model said|forgotten|succeeded|ended with another"),
@@ -107,6 +141,10 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "an order by time": (order_by_time, "started before|started after"),
     "a hold that is not taken": (hold_nothing, "executed at once"),
     "a finished tool that is forgotten": (forget_a_finished_tool, "ended with another result"),
+    "a queue deadline that is lost": (lose_queue_deadlines, "started .* after it had waited too long"),
+    "a staged result that is lost": (keep_no_result, "ended with another result"),
+    "an attempt that is not counted": (count_no_attempt, "was cut off and not counted"),
+    "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 
 

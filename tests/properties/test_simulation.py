@@ -27,6 +27,13 @@ def test_every_guarantee_holds_in_every_world(journal: str) -> None:
     assert "\n".join(told(verdict) for verdict in verdicts if verdict.faults) == ""
 
 
+def test_a_run_that_was_given_back_and_timed_out_in_the_next_process_tells_what_was_staged_and_may_tell_no_more() -> (
+    None
+):
+    """The judge once missed what its agent had said in between, which no round had staged."""
+    assert play(5526, "sqlite").faults == []
+
+
 def told(verdict: Verdict) -> str:
     return f"make simulate SEED={verdict.seed} JOURNAL={verdict.journal}: {verdict.faults[0]}"
 

@@ -19,17 +19,26 @@ from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal.ledger import Ledger
+from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Outcome, RunId
 from strandline.testing.virtual import InlineLoops
 
 
 class Disk:
-    """Fails the next commits when told to."""
+    """Fails the next commits, and looks at single runs, when told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
+        self.unreadable = 0
         commit = Ledger.commit
+        read: Any = SqliteJournal.read
+
+        async def reading(journal: SqliteJournal, query: Any) -> Any:
+            if self.unreadable and isinstance(query, RunQuery):
+                self.unreadable -= 1
+                raise JournalUnavailable("the disk failed")
+            return await read(journal, query)
 
         def failing(ledger: Ledger) -> None:
             if self.failures:
@@ -40,6 +49,7 @@ class Disk:
             commit(ledger)
 
         monkeypatch.setattr(Ledger, "commit", failing)
+        monkeypatch.setattr(SqliteJournal, "read", reading)
 
 
 @asynccontextmanager
@@ -132,6 +142,34 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
             messages = await history(service)
             assert history_faults(messages) == []
             assert texts(messages) == ["one", "echo one", "two", "echo two", "three", "echo three"]
+
+    run(main)
+
+
+def test_a_run_whose_claim_is_lost_is_looked_for_until_the_disk_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else waits, so nobody else would come across it."""
+
+    async def main() -> None:
+        disk = Disk(monkeypatch)
+        monkeypatch.setattr("strandline.engine.runner.SETTLE_AGAIN_S", 0.01)
+        monkeypatch.setattr("strandline.engine.worker.TAKE_AGAIN_S", 0.01)
+
+        async def behaviour(attempt: Attempt) -> str:
+            if asked(attempt) == "one":
+                while service.health().queue_depth < 1:
+                    await asyncio.sleep(0)
+                disk.failures, disk.unreadable = 1, 3
+            return await echo(attempt)
+
+        async with serving(tmp_path, Played(behaviour)) as service:
+            for text in ("one", "two"):
+                await send(service, text)
+            while len(await history(service)) < 4:
+                await asyncio.sleep(0.01)
+            assert disk.unreadable == 0
+            assert texts(await history(service)) == ["one", "echo one", "two", "echo two"]
 
     run(main)
 

@@ -253,6 +253,11 @@ def try_too_often(world: World) -> None:
     world.records.stored[2] = replace(world.records.stored[2], attempt=4)
 
 
+def succeed_long_after_the_time_was_up(world: World) -> None:
+    world.records.asked[DONE] = replace(world.records.asked[DONE], timeout_s=0.1)
+    world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=2.0)
+
+
 def end_by_itself(world: World) -> None:
     world.records.exits.append(Exit(server=5, signals=(), stage="ready", code=1))
 
@@ -301,6 +306,7 @@ def leave_something(world: World) -> None:
         (time_out_without_a_timeout, "and had no end of time"),
         (time_out_early, "and had 2.0"),
         (take_too_long, "took 60.0 s, and had 2.0"),
+        (succeed_long_after_the_time_was_up, "succeeded after 2.0 s, and had 0.1"),
         (crash_without_a_tool, "though it could have gone on"),
         (try_too_often, "had 4 attempts"),
         (end_by_itself, "ended with 1"),

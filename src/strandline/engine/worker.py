@@ -207,11 +207,20 @@ class Worker:
 
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
-        found = await self._journal.read(RunQuery(run.key.principal, run.run_id))
+        found = await self._found(run)
         if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
             self._limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()
+
+    async def _found(self, run: Run) -> Run | None:
+        """Return a run as the journal has it, as soon as it can be read."""
+        while True:
+            try:
+                return await self._journal.read(RunQuery(run.key.principal, run.run_id))
+            except StrandlineError as error:
+                _log.error("it cannot be told yet whether run %s still waits: %s", run.run_id, error)
+                await asyncio.sleep(TAKE_AGAIN_S)
 
     def _pump(self) -> None:
         """Have the journal claim for every session that the dispatcher lets go."""

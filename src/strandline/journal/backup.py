@@ -7,9 +7,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from strandline.errors import JournalDamaged, JournalError
-from strandline.journal.driver import damaged
+from strandline.journal.driver import companions, damaged
 from strandline.journal.ownership import check_file, locate
-from strandline.journal.verify import reading
+from strandline.journal.verify import at_one_moment
 
 _STEP_PAGES = 1000
 
@@ -42,13 +42,16 @@ def backup(place: Path, to: Path, on_step: Callable[[int, int], None] = lambda d
             f"The journal {path} cannot be copied to {to}: {error}. Make room there, or name another file."
         ) from error
     finally:
-        for leftover in (draft, *(draft.with_name(draft.name + end) for end in ("-journal", "-wal", "-shm"))):
-            with suppress(OSError):
-                leftover.unlink()
+        _remove(draft)
 
 
 def _copy(path: Path, draft: Path, on_step: Callable[[int, int], None]) -> None:
-    with reading(path) as source, closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+    at_one_moment(path, lambda source: _copy_from(source, path, draft, on_step))
+
+
+def _copy_from(source: sqlite3.Connection, path: Path, draft: Path, on_step: Callable[[int, int], None]) -> None:
+    _remove(draft)
+    with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         # A read of the snapshot pins it: a server that writes meanwhile would have the copy begin again and again.
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()
         copy.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
@@ -59,6 +62,12 @@ def _copy(path: Path, draft: Path, on_step: Callable[[int, int], None]) -> None:
         if verdict != "ok":
             told = damaged(path, verdict)
             raise JournalDamaged(f"{told} No backup was made.")
+
+
+def _remove(draft: Path) -> None:
+    for leftover in (draft, *companions(draft)):
+        with suppress(OSError):
+            leftover.unlink()
 
 
 def _sync(place: Path) -> None:

@@ -21,13 +21,14 @@ def delete_session(connection: sqlite3.Connection, session: Session) -> None:
     connection.execute("DELETE FROM sessions WHERE no = ?", (session.no,))
 
 
-def prune(connection: sqlite3.Connection, before: float, limit: int, after: int) -> tuple[int, int | None]:
+def prune(connection: sqlite3.Connection, before: float, limit: int, after: int, now: float) -> tuple[int, int | None]:
     """Forget up to `limit` runs after sequence `after` that ended before `before`.
 
     Return how many, and the sequence to go on after, None if no more are left. No index of ends is kept, which
     every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
     and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
-    had not ended then: no more than could wait, execute and be held at once.
+    had not ended then: no more than could wait, execute and be held at once; or it was accepted after `now`, by a clock
+    that was wrong: such a run must not keep all that came after it.
     """
     old: list[int] = []
     looked = 0
@@ -36,7 +37,7 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int)
         (before, after, WALK),
     )
     for seq, created_at, is_old in rows:
-        if created_at >= before or len(old) == limit:
+        if before <= created_at <= now or len(old) == limit:
             break
         looked += 1
         after = seq

@@ -7,8 +7,10 @@ closed as those of a run here are, and whatever that changed is told. A session 
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -62,6 +64,10 @@ class Unusable(Exception):
     """Why one session cannot be imported."""
 
 
+class _Stopped(Exception):
+    """Nobody waits any more for what is being imported."""
+
+
 class Conversation(Struct, frozen=True, kw_only=True):
     """One session as it will stand in the journal: the messages of each of its runs, window, state, what was mended."""
 
@@ -102,7 +108,12 @@ def sessions_in(folder: Path) -> list[Path]:
 
 def read_session(folder: Path) -> Conversation:
     """Return the conversation in a session's folder. Raises `Unusable` with the reason."""
-    agents = sorted(each for each in (folder / "agents").glob(f"{AGENT}*") if each.is_dir())
+    try:
+        agents = sorted(each for each in (folder / "agents").iterdir() if each.name.startswith(AGENT) and each.is_dir())
+    except FileNotFoundError:
+        agents = []
+    except OSError as error:
+        raise Unusable(f"{folder / 'agents'} cannot be read: {error.strerror}") from error
     if any((folder / "multi_agents").glob("*")):
         raise Unusable("it belongs to several agents (a Graph or Swarm); only single agents can be imported")
     if len(agents) != 1:
@@ -139,20 +150,33 @@ def _read(file: Path, decode: Callable[[bytes], T]) -> T:
 
 def _messages(folder: Path) -> tuple[list[Message], list[str]]:
     """Return the messages in order, and what is said of those that are missing."""
-    numbers = {}
-    for file in folder.glob(f"{MESSAGE}*.json"):
+    numbers: dict[int, Path] = {}
+    try:
+        files = [each for each in folder.iterdir() if each.name.startswith(MESSAGE) and each.suffix == ".json"]
+    except OSError as error:
+        raise Unusable(f"{folder} cannot be read: {error.strerror}") from error
+    for file in files:
         number = file.stem.removeprefix(MESSAGE)
-        if not number.isdecimal():
+        if not number.isdecimal() or str(int(number)) != number:
             raise Unusable(f"{file} has no number")
         numbers[int(number)] = file
     mended = []
-    if missing := sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
-        mended.append(f"messages are missing in the folder: {', '.join(map(str, missing))}")
+    if missing := list(_missing(sorted(numbers))):
+        mended.append(f"messages are missing in the folder: {', '.join(missing)}")
     messages = []
     for _, file in sorted(numbers.items()):
         record = _read(file, _message_file)
         messages.append(formed(record.redact_message or record.message))
     return messages, mended
+
+
+def _missing(numbers: Sequence[int]) -> Iterator[str]:
+    """Yield the gaps in rising numbers that should begin at 0."""
+    for before, number in pairwise([-1, *numbers]):
+        if number - before == 2:
+            yield str(before + 1)
+        elif number - before > 2:
+            yield f"{before + 1} to {number - 1}"
 
 
 # -- closing what was left open ---------------------------------------------------------------------------
@@ -254,11 +278,22 @@ async def bring_in(
         await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)
     except JournalLocked as error:
         raise JournalLocked(f"{error} Import while no server runs on it.") from error
+    stop = threading.Event()
+
+    def step(done: int, total: int) -> None:
+        on_step(done, total)
+        if stop.is_set():
+            raise _Stopped
+
+    work = asyncio.create_task(asyncio.to_thread(_into, path, found, prefix, principal, skip_existing, dry_run, step))
     try:
-        return await asyncio.to_thread(_into, path, found, prefix, principal, skip_existing, dry_run, on_step)
+        return await asyncio.shield(work)
     except sqlite3.Error as error:
         raise unreadable(path, error) from error
     finally:
+        # Cancelled: the thread comes to the end of its session before anybody else may have the journal.
+        stop.set()
+        await asyncio.wait([work])
         ownership.release()
 
 
@@ -273,8 +308,11 @@ def _into(
 ) -> list[Imported]:
     if not check_file(path):
         create(path)
-    with closing(guard(path)) as reading, closing(connect(path)) as connection:
+    with closing(guard(path)) as reading:
         check_current(path, reading)
+        connection = connect(path)
+    # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
+    with closing(connection):
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
         return _all(found, _Store(connection, write=not dry_run), prefix, principal, skip_existing, on_step)

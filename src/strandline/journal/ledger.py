@@ -280,7 +280,7 @@ class Ledger:
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
         """Forget runs that ended before `before`; see `prune`."""
-        return prune(self._connection, before, limit, after)
+        return prune(self._connection, before, limit, after, self._clock.now())
 
     # -- parts of verbs -------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ class Ledger:
         """Write the row of history that a run leaves."""
         end = session.end
         if messages is not None:
-            messages = sealed(messages, history_owner(session.key, end.length))
+            messages = sealed(messages, history_owner(session.key, end.length, discarded=discarded))
         row = self._execute(
             "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
             " VALUES (?,?,?,?,?,?,?,?)",

@@ -215,8 +215,10 @@ class MemoryJournal:
         """
         with self._lock:
             self._check_open()
-            # In order of sequence, so the walk ends at the first that was accepted too late to have ended before.
-            accepted = takewhile(lambda run: run.new.created_at < before, self._runs.values())
+            # In order of sequence, so the walk ends at the first that was accepted too late to have ended before; one
+            # that was accepted after now, by a clock that was wrong, keeps none that came after it.
+            now = self._clock.now()
+            accepted = takewhile(lambda run: not before <= run.new.created_at <= now, self._runs.values())
             old = list(islice((run for run in accepted if run.ended_before(before)), limit))
             for run in old:
                 del self._runs[run.new.run_id]

@@ -115,14 +115,14 @@ class Tail(Struct, frozen=True):
 def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, Tail] | None:
     """Return the number of a session and where its history ends, None if there is no such session."""
     row = connection.execute(
-        "SELECT sessions.no, last, nth, first + count FROM sessions LEFT JOIN history ON history.no = last"
-        " WHERE principal = ? AND session_id = ?",
+        "SELECT sessions.no, (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth,"
+        " first + count FROM sessions LEFT JOIN history ON history.no = last WHERE principal = ? AND session_id = ?",
         key,
     ).fetchone()
     if row is None:
         return None
-    no, *tail = row
-    if tail[0] is not None and None in tail:
+    no, is_whole, *tail = row
+    if tail[0] is not None and not is_whole:
         raise damaged_record(f"the end of the history of session {key.session_id}")
     return no, Tail() if tail[0] is None else Tail(*tail)
 
@@ -156,13 +156,23 @@ class Readers:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
             connection = connect_reader(self._path)
-        connection.execute("BEGIN")
         try:
-            return question(connection)
-        finally:
+            connection.execute("BEGIN")
+            answer = question(connection)
             connection.execute("ROLLBACK")
-            with self._lock:
-                self._idle.append(connection)
+        except sqlite3.Error:
+            connection.close()  # failed I/O has ended its transaction already; who knows what else
+            raise
+        except BaseException:
+            connection.execute("ROLLBACK")
+            self._keep(connection)
+            raise
+        self._keep(connection)
+        return answer
+
+    def _keep(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            self._idle.append(connection)
 
     def close(self) -> None:
         """Wait for the calls under way, then close all connections. Blocks."""
@@ -213,21 +223,30 @@ def _between(
         (session, end),
     ).fetchone()
     rows = connection.execute(
-        f"{CHAIN} SELECT history.first, count, messages FROM chain JOIN history USING (no)"
-        " WHERE history.first < ? AND messages IS NOT NULL AND discarded <= ? ORDER BY no",
-        (tail.row if mark is None else mark[0], start, end, hidden),
+        f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain JOIN history USING (no)"
+        " WHERE history.first < ? ORDER BY no",
+        (tail.row if mark is None else mark[0], start, end),
     )
     found: list[tuple[int, Message]] = []
-    for first, count, stored in rows:
-        messages = messages_in(stored, key, first, count)
-        found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
+    until: int | None = None
+    for first, count, discarded, stored in rows:
+        if first != until and (until is not None or first > start):
+            raise damaged_record(f"the history of session {key.session_id} before message {first}")
+        until = first + count
+        if stored is None and not count:
+            continue
+        messages = messages_in(stored or b"", key, first, count, discarded=bool(discarded))
+        if discarded <= hidden:
+            found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
+    if start < end and (until is None or until < end):
+        raise damaged_record(f"the history of session {key.session_id} before message {end}")
     return found
 
 
-def messages_in(stored: bytes, key: SessionKey, first: int, count: int) -> list[Message]:
+def messages_in(stored: bytes, key: SessionKey, first: int, count: int, *, discarded: bool) -> list[Message]:
     """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
     what = f"the history of session {key.session_id} from message {first} on"
-    messages = read_sealed(_messages, stored, what, history_owner(key, first))
+    messages = read_sealed(_messages, stored, what, history_owner(key, first, discarded=discarded))
     if len(messages) != count:
         raise damaged_record(what)
     return messages

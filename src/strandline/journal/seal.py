@@ -57,9 +57,10 @@ def request_owner(
     return zlib.crc32(asked, run_owner(key, seq))
 
 
-def history_owner(key: SessionKey, first: int) -> int:
-    """Return whose a row of history is that begins with message `first`."""
-    return run_owner(key, ~first)
+def history_owner(key: SessionKey, first: int, *, discarded: bool = False) -> int:
+    """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
+    owner = run_owner(key, ~first)
+    return zlib.crc32(b"discarded", owner) if discarded else owner
 
 
 def agent_owner(key: SessionKey) -> int:

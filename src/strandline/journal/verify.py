@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct, field
 
@@ -25,8 +25,13 @@ from strandline.journal.soundness import check_current, check_pages, check_wal_f
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Run, RunStatus, SessionKey
 
+T = TypeVar("T")
+
 MOST_FAULTS: Final = 100
 """How many faults are told; a file with more is not sounder for it."""
+
+_NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP)
+"""What a disk without any room says when the file beside the WAL is made; the journal is none the worse."""
 
 OnStep = Callable[[str, int, int], None]
 """Told what is looked at, how much of it has been, and how much there is."""
@@ -62,34 +67,59 @@ def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Fin
     path = locate(place)
     if not check_file(path):
         raise JournalError(f"There is no journal at {place}. Name the file of one.")
+    return at_one_moment(path, lambda connection: _look(path, connection, on_step))
+
+
+def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findings:
     findings = Findings(journal=str(path), bytes=path.stat().st_size)
     try:
-        with reading(path) as connection:
-            check_current(path, connection)
-            _Check(path, connection, findings, on_step).everything()
+        check_current(path, connection)
+        _Check(path, connection, findings, on_step).everything()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY) or code in _NO_SHARED_MEMORY:
             raise JournalError(
-                f"The journal {path} cannot be opened: {error}. Look at the rights of its folder."
+                f"The journal {path} cannot be opened: {error}. Look at the rights of its folder, and at the room on"
+                " its disk."
             ) from error
         findings.add(f"the file cannot be read any further: {error}")
     return findings
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Give a connection that reads from one moment, whether a server has the journal or not, and leaves no files.
+def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """Return what `read` makes of the journal as it is at one moment, whether a server has it or not; leaves no files.
 
-    Raises `JournalDamaged` if the WAL's head is damaged.
+    Without a WAL there is nobody to heed, and nothing that would have a server that comes now heed us: if one has
+    changed the file meanwhile, `read` is called again. Raises `JournalDamaged` if the WAL's head is damaged.
     """
-    check_wal_head(path)
-    if os.path.exists(f"{path}-wal"):
-        connection = connect_reader(path)
-    else:
-        connection = sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, isolation_level=None)
-    with closing(connection):
-        connection.execute("BEGIN")
-        yield connection
+    while True:
+        check_wal_head(path)
+        if os.path.exists(f"{path}-journal"):
+            raise JournalError(
+                f"{path} is being changed to a newer version, or that was cut off in the middle. It was left as it is."
+                " Serve it, which brings it to its end, then try again."
+            )
+        if os.path.exists(f"{path}-wal"):
+            with closing(connect_reader(path)) as connection:
+                connection.execute("BEGIN")
+                return read(connection)
+        before = _stamp(path)
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, isolation_level=None)) as connection:
+                connection.execute("BEGIN")
+                made = read(connection)
+        except (sqlite3.Error, JournalError):
+            if _stamp(path) == before:
+                raise
+        else:
+            if _stamp(path) == before:
+                return made
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what is another after each change of the file."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager
@@ -195,7 +225,7 @@ class _Check:
             if stored is None and count == 0:
                 continue
             try:
-                messages = reader.messages_in(stored or b"", session.key, first, count)
+                messages = reader.messages_in(stored or b"", session.key, first, count, discarded=bool(discarded))
             except JournalUnavailable:
                 findings.add(f"{where} is damaged")
                 continue

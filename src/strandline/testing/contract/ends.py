@@ -271,6 +271,21 @@ class EndsContract(Contract):
             assert [f"r{n}" for n in range(7) if await desk.exists(f"r{n}")] == left
 
     @scenario
+    async def test_a_run_that_was_accepted_by_a_clock_ahead_of_time_keeps_no_other_from_being_forgotten(
+        self, desk: Desk
+    ) -> None:
+        start = desk.clock.at
+        desk.clock.at += 10**9
+        await desk.settle(await desk.start("ahead", key("s0")))
+        early = await desk.start("early", key("s1"))
+        desk.clock.at = start
+        await desk.settle(early)
+        await desk.settle(await desk.start("right", key("s2")))
+        desk.clock.at += 10
+        assert await desk.journal.prune(desk.clock.at - 5, 100) == 2
+        assert [each for each in ("ahead", "early", "right") if await desk.exists(each)] == ["ahead"]
+
+    @scenario
     async def test_only_runs_that_have_ended_and_are_not_held_are_forgotten(self, desk: Desk) -> None:
         held = await desk.start("held", key("s1"))
         await desk.accept("waits", key("s1"))
