@@ -20,9 +20,9 @@ from strandline.journal.driver import is_out_of_room, make_room, translated
 from strandline.journal.forgetting import delete_session, prune
 from strandline.journal.known import Executing, Known, Session
 from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
-from strandline.journal.reader import RUN_COLUMNS, Tail, facts, to_run, waiting_before
+from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
-from strandline.journal.seal import agent_owner, fact_owner, history_owner, request_owner, run_owner, sealed
+from strandline.journal.seal import end_owner, fact_owner, message_owner, request_owner, sealed
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
 
@@ -169,7 +169,7 @@ class Ledger:
             queue_deadline=new.queue_deadline,
         )
         fence = self._next_fence() if at_once else None
-        owner = request_owner(new.key, seq, new.priority, new.opaque, new.created_at, new.timeout_s)
+        owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
             " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
@@ -183,7 +183,7 @@ class Ledger:
         if fence is None:
             self._known.waits(session, place)
             return Accepted(ahead + 1)
-        self._known.claimed(Executing(session, run.run_id, seq, fence, attempt=1, staged=0), last=False)
+        self._known.claimed(Executing(session, run.run_id, seq, fence, 1, run.started_at, staged=0), last=False)
         self.made.append(Claim(token=Token(run.run_id, fence), run=run))
         return Accepted(0)
 
@@ -207,7 +207,7 @@ class Ledger:
         executing = self._executing(token)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
-        owner = run_owner(session.key, seq)
+        owner = end_owner(session.crc, seq, executing.attempt, left.discarded, executing.started_at, now)
         # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
@@ -222,7 +222,7 @@ class Ledger:
             self._execute(
                 "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
                 " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-                (session.no, *(each and sealed(each, agent_owner(session.key)) for each in (left.window, left.state))),
+                (session.no, *(each and sealed(each, session.crc) for each in (left.window, left.state))),
             )
         if executing.staged:
             self._execute("DELETE FROM staged WHERE run = ?", (seq,))
@@ -261,18 +261,20 @@ class Ledger:
         if session is None:
             return Changed(existed=False)
         row = self._execute(
-            "SELECT lane, urgency, seq, status, started_at FROM runs WHERE run_id = ? AND session = ?",
+            "SELECT lane, urgency, seq, status, started_at, attempt FROM runs WHERE run_id = ? AND session = ?",
             (run_id, session.no),
         ).fetchone()
         if row is None:
             return Changed(existed=False)
-        *place, stored, started_at = row
+        *place, stored, started_at, attempt = row
         if stored != _QUEUED or started_at is not None:
             return Busy()
         lane, urgency, seq = place
+        now = self._clock.now()
+        owner = end_owner(session.crc, seq, attempt, False, None, now)
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, sealed(outcome, run_owner(key, seq)), self._clock.now(), seq),
+            (status.value, sealed(outcome, owner), now, seq),
         )
         self._append(session, seq, None, 0, False)
         self._known.left(session, (lane, urgency, seq))
@@ -300,7 +302,7 @@ class Ledger:
         """Write the row of history that a run leaves."""
         end = session.end
         if messages is not None:
-            messages = sealed(messages, history_owner(session.key, end.length))
+            messages = sealed(messages, message_owner(session.crc, end.length))
         row = self._execute(
             "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
             " VALUES (?,?,?,?,?,?,?,?)",
@@ -357,7 +359,7 @@ class Ledger:
         if row is None:
             raise Mismatch(f"no run waits in session {session.no}")
         try:
-            waiting = to_run(row, session.key)
+            waiting = sound_run(row, session.key)
             # A run that was never claimed has nothing staged.
             staged = facts(self._connection, waiting.sequence) if waiting.started_at is not None else ()
         except JournalUnavailable as error:
@@ -380,7 +382,9 @@ class Ledger:
             (run.status.value, attempt, fence, last, run.started_at, run.sequence),
         )
         self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
-        self._known.claimed(Executing(session, run.run_id, run.sequence, fence, attempt, len(staged)), last=last)
+        self._known.claimed(
+            Executing(session, run.run_id, run.sequence, fence, attempt, run.started_at, len(staged)), last=last
+        )
         self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
         return Take.TAKEN
 
@@ -389,7 +393,7 @@ class Ledger:
         run, staged = readable(self._connection, row, session.key)
         _log.error("run %s ends as failed: %s", run.run_id, error)
         fence = self._next_fence()
-        executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, staged=1)
+        executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, run.started_at, staged=1)
         self._update("UPDATE runs SET fence = ? WHERE seq = ? AND status = 'queued'", (fence, run.sequence))
         self._known.left(session, rank(run.lane, run.priority, run.sequence))
         self._known.claimed(executing, last=False)
