@@ -176,7 +176,7 @@ class Ledger:
             " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
             (
                 seq, run.run_id, session.no, run.lane, place[1], run.priority, run.status.value, run.attempt, fence,
-                run.opaque, sealed(prompt, owner), metadata and sealed(metadata, owner), run.created_at, run.started_at,
+                int(run.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner), run.created_at, run.started_at,
                 run.timeout_s, run.queue_deadline,
             ),
         )  # fmt: skip
@@ -208,16 +208,17 @@ class Ledger:
         session, seq = executing.session, executing.seq
         now = self._clock.now()
         owner = end_owner(session.crc, seq, executing.attempt, left.discarded, executing.started_at, now)
+        discarded = int(left.discarded)  # the driver takes a whole number at once, and asks around for a bool
         # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
             " WHERE seq = ? AND fence = ?",
             (
-                left.status.value, sealed(left.outcome, owner), now, token.fence if hold else None, left.discarded, seq,
+                left.status.value, sealed(left.outcome, owner), now, token.fence if hold else None, discarded, seq,
                 token.fence,
             ),
         )  # fmt: skip
-        self._append(session, seq, left.messages, left.count, left.discarded)
+        self._append(session, seq, left.messages, left.count, discarded)
         if left.window is not None or left.state is not None:
             self._execute(
                 "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
@@ -276,7 +277,7 @@ class Ledger:
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
             (status.value, sealed(outcome, owner), now, seq),
         )
-        self._append(session, seq, None, 0, False)
+        self._append(session, seq, None, 0, 0)
         self._known.left(session, (lane, urgency, seq))
         return Changed(existed=True)
 
@@ -298,7 +299,7 @@ class Ledger:
             raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
         return executing
 
-    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: bool) -> None:
+    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
         """Write the row of history that a run leaves."""
         end = session.end
         if messages is not None:
@@ -379,7 +380,7 @@ class Ledger:
         self._update(
             "UPDATE runs SET status = ?, attempt = ?, fence = ?, last = ?, started_at = ?"
             " WHERE seq = ? AND status = 'queued'",
-            (run.status.value, attempt, fence, last, run.started_at, run.sequence),
+            (run.status.value, attempt, fence, int(last), run.started_at, run.sequence),
         )
         self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
         self._known.claimed(

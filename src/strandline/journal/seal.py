@@ -21,6 +21,7 @@ T = TypeVar("T")
 _MARK: Final = b"\x01"
 """JSON begins with no such byte."""
 _HEAD: Final = 5
+_SEAL: Final = struct.Struct("<BI")
 _REQUEST: Final = struct.Struct("<qq?dd")
 _END: Final = struct.Struct("<qq?dd")
 _MESSAGE: Final = struct.Struct("<q")
@@ -28,7 +29,7 @@ _MESSAGE: Final = struct.Struct("<q")
 
 def sealed(record: bytes, owner: int) -> bytes:
     """Return `record` with the checksum of it and of its owner before it."""
-    return _MARK + zlib.crc32(record, owner).to_bytes(4, "little") + record
+    return _SEAL.pack(1, zlib.crc32(record, owner)) + record
 
 
 def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int) -> T:
