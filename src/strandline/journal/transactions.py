@@ -22,7 +22,9 @@ class Transactions:
     """The one writing connection, what is known of its file by heart, and what is owed to it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._execute = connection.execute
+        # One cursor for all: making one for each statement takes a tenth of the time of a short one. What it returns is
+        # to be read before the next statement.
+        self._execute = connection.cursor().execute
         self._connection = connection
         self._known = Known(connection)
         self._forgot = False
