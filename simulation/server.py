@@ -147,6 +147,6 @@ class Server:
             "slots in use": service._options.max_running - service._dispatcher._free,
             "runs that arrive": len(service._dispatcher._arriving),
             "runs that are claimed": len(service._dispatcher._claimed),
-            "limits of runs that wait": len(service._worker._limits),
+            "limits of runs that wait": len(service._worker.limits),
         }
         return [f"{number} {what}" for what, number in found.items() if number]

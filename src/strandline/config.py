@@ -96,7 +96,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(description="Who keeps the conversation: the journal, or the agent's own session manager"),
     ] = "journal"
     run_retention: Annotated[
-        float, Meta(description="Seconds for which an ended run can be asked for; its messages stay", ge=0)
+        float,
+        Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
     ] = 30 * 86400.0
     drain_grace: Annotated[
         float, Meta(description="Seconds that executing runs get to finish when the server is told to stop", ge=0)

@@ -4,6 +4,7 @@ Damage is done at places drawn from a seed, to a journal in which everything tha
 """
 
 import asyncio
+import contextlib
 import random
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ import pytest
 from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.journal.damage import UNREADABLE_INPUT, WHY
-from strandline.journal.port import HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.port import Delete, HistoryQuery, RunQuery, Take, WaitingQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
@@ -393,6 +394,83 @@ def test_a_damaged_row_of_history_is_named_and_every_other_session_goes_on(origi
         await journal.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "lane = 2",
+        "lane = 7, urgency = 0",
+        "urgency = 1",
+        "priority = 1",
+        "status = 'queued'",
+        "attempt = 2",
+        "attempt = -1",
+        "opaque = 1",
+        "created_at = 2.0",
+        "started_at = NULL",
+        "ended_at = ended_at + 1",
+        "outcome = NULL",
+        "timeout_s = 9.0",
+        "discarded = 1",
+        "discarded = 2",
+        "run_id = 's9.9'",
+    ],
+)
+def test_an_ended_run_that_cannot_be_or_is_not_as_it_ended_is_told(
+    original: Original, tmp_path: Path, change: str
+) -> None:
+    path = copied(original.closed, tmp_path)
+    spoil(path, f"UPDATE runs SET {change} WHERE run_id = 's1.1'")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        run_id = "s9.9" if "run_id" in change else "s1.1"
+        with pytest.raises(JournalUnavailable, match=f"run {run_id} is damaged"):
+            await journal.read(RunQuery(ANONYMOUS, RunId(run_id)))
+        await journal.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "previous = NULL",
+        "previous = previous - 1",
+        "previous = previous - 4",
+        "previous = no + 4",
+        "previous = no",
+        "first = first + 1",
+        "count = count + 1",
+    ],
+)
+def test_a_history_that_does_not_join_is_told_and_never_deleted(
+    original: Original, tmp_path: Path, change: str
+) -> None:
+    """Neither does it take rows of another session with it, nor go round for ever."""
+    path = copied(original.closed, tmp_path)
+    spoil(path, f"UPDATE history SET {change} WHERE no = 13")  # the last but one of three of its session
+    before = rows(path)
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        orphans = await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalUnavailable, match="the history of session s0"):
+            await journal.read(HistoryQuery(key("s0"), before=7, limit=6))
+        assert len((await journal.read(HistoryQuery(key("s1")))).messages) == 8
+        ended = [each.token for each in orphans if each.run.key == key("s0")]
+        await journal.settle(ended[0], done("hi", "ho"), take=True)
+        await journal.settle((await anext(journal.claims())).token, done("hi", "ho"), take=False)
+        with contextlib.suppress(JournalUnavailable):
+            await journal.change(Delete(key("s0")))
+        await journal.close()
+
+    asyncio.run(main())
+    others = ([row for row in each if row[1] in ("s1", "s2", "s3")] for each in (before[4], rows(path)[4]))
+    assert next(others) == next(others)
+    assert [row for row in rows(path)[1] if row[1] == 2][:4] == [row for row in before[1] if row[1] == 2][:4]
 
 
 @pytest.mark.parametrize(

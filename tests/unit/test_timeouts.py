@@ -13,6 +13,7 @@ from engine_support import (
     asked,
     echo,
     history,
+    key,
     outcome,
     play_round,
     send,
@@ -273,8 +274,8 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
                 tickets = [await send(service, "x", f"s{n}") for n in range(10)]
                 for ticket in tickets:
                     await outcome(ticket)
-            assert len(service._worker._limits) == 0
-            assert len(service._worker._limits._heap) < 200
+            assert len(service._worker.limits) == 0
+            assert len(service._worker.limits._heap) < 200
 
     run_virtual(main)
 
@@ -318,5 +319,37 @@ def test_whatever_a_run_reports_is_a_sign_of_life() -> None:
 
         async with serving(clock, Played(touches), stall_after_s=120, stall_action="cancel") as service:
             assert (await outcome(await send(service, "x"))).output == "done"
+
+    run_virtual(main)
+
+
+def test_a_run_whose_wait_was_over_while_no_server_ran_is_not_even_begun_though_its_session_is_free() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(silent), journal, max_running=1) as service:
+            await send(service, "holds the slot", "other")
+            late = await send(service, "late", queue_timeout_s=20)
+        await asyncio.sleep(50)
+        target = Played(echo)
+        async with serving(clock, target, journal) as service:
+            run = (await service.wait(ANONYMOUS, late.run_id, 50)).run
+            assert run.outcome is not None
+            assert run.outcome.error is not None
+            assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
+            assert key() not in [built for built, _, _ in target.built]
+            await settled(service)
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+def test_a_clock_that_is_set_ends_what_has_waited_too_long_by_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(silent), timeout_s=10_000, queue_timeout_s=3600) as service:
+            await send(service, "first")
+            second = await send(service, "second")
+            clock._epoch += 4000  # the machine slept, or its clock was wrong
+            assert (await outcome(second)).error is not None
+            assert clock.monotonic() <= 1.01
 
     run_virtual(main)

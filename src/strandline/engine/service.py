@@ -176,7 +176,7 @@ class Service:
             for orphan in orphans:
                 await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
-            self._worker.spawn(look_after(self._watch, self._pool))
+            self._worker.spawn(look_after(self._watch, self._worker.limits, self._pool))
             self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()

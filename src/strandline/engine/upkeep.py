@@ -6,6 +6,7 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.pool import AgentPool
+from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.watch import Watch
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal
@@ -19,12 +20,13 @@ PRUNED_AT_ONCE: Final = 200
 """How many runs one commit forgets: few, so that no run waits long behind it."""
 
 
-async def look_after(watch: Watch, pool: AgentPool) -> None:
-    """Look after what executes and what is idle, until cancelled."""
+async def look_after(watch: Watch, limits: QueueLimits, pool: AgentPool) -> None:
+    """Look after what executes, what waits and what is idle, until cancelled."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
             watch.look()
+            limits.look()
             pool.tidy()
         except Exception:
             _log.exception("what is looked after every second could not be; it is tried again")

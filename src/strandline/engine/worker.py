@@ -59,7 +59,7 @@ class Worker:
         self._dispatcher = dispatcher
         self._runner = runner
         self._holds = holds
-        self._limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
+        self.limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
         self._clock = clock
         self._on_start = on_start
         self._on_end = on_end
@@ -75,11 +75,17 @@ class Worker:
     async def start(self) -> None:
         """Learn what waits, and let it start."""
         after = -1
+        overdue: list[tuple[RunId, SessionKey]] = []
         while page := await self._journal.read(WaitingQuery(after)):
             for waiting in page:
                 self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
-                self._limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
+                if waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
+                    overdue.append((waiting.run_id, waiting.key))
+                else:
+                    self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
             after = page[-1].sequence
+        for run_id, key in overdue:  # before anything starts: their time was over while no server ran
+            await self._expire(run_id, key)
         self._consumer = asyncio.create_task(self._consume())
         self._pump()
 
@@ -104,7 +110,7 @@ class Worker:
                 taken = accepted.position == 0
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
-                    self._limits.watch(new.run_id, new.key, new.queue_deadline)
+                    self.limits.watch(new.run_id, new.key, new.queue_deadline)
             return accepted
         finally:
             self._claiming.discard(claiming)
@@ -117,7 +123,7 @@ class Worker:
         """
         self._stopping = True
         self._dispatcher.stop()
-        self._limits.stop()
+        self.limits.stop()
         # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
         if self._claiming:
             await asyncio.wait(self._claiming, timeout=drain_grace_s + stop_grace_s)
@@ -141,7 +147,7 @@ class Worker:
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
-            self._limits.forget(claim.run.run_id)
+            self.limits.forget(claim.run.run_id)
             self.executing += 1
             self._on_start(claim.run.run_id)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
@@ -175,7 +181,7 @@ class Worker:
             self._dispatcher.unblock()
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self._limits.held(run.key)
+            self.limits.held(run.key)
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended.claim, ended.held))
         else:
@@ -187,7 +193,7 @@ class Worker:
     async def _hold(self, claim: Claim, call: Call[Any]) -> None:
         """Keep a session from going on while something of its last run still works."""
         await self._holds.keep(claim, call)
-        self._limits.resumed(claim.run.key)
+        self.limits.resumed(claim.run.key)
         self._dispatcher.hold_ended(claim.run.run_id, claim.run.key)
         self._pump()
 
@@ -199,7 +205,7 @@ class Worker:
             changed = await self._journal.change(EndWaiting(key, run_id, outcome))
         except StrandlineError as failure:
             _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
-            self._limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
+            self.limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
             return
         if isinstance(changed, Changed) and changed.existed:
             self._dispatcher.left(run_id, key)
@@ -210,7 +216,7 @@ class Worker:
         found = await self._found(run)
         if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
-            self._limits.watch(run.run_id, run.key, found.queue_deadline)
+            self.limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()
 
     async def _found(self, run: Run) -> Run | None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
 from strandline.history import close, fold, question
-from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
+from strandline.journal.reader import RUN_COLUMNS, each_fact, sound_run
 from strandline.model import ErrorCode, Fact, Failed, Message, Outcome, Run, RunError, RunStatus, SessionKey
 
 UNREADABLE_INPUT: Final = "(This question cannot be read any more: the journal's file is damaged.)"
@@ -22,7 +22,7 @@ def readable(connection: sqlite3.Connection, row: tuple[Any, ...], key: SessionK
     stored = dict(zip(RUN_COLUMNS.split(", "), row, strict=True))
     whole = True
     try:
-        run = to_run(row, key)
+        run = sound_run(row, key)
     except JournalUnavailable:
         whole = False
         run = Run(

@@ -5,17 +5,23 @@ from typing import Final
 
 from strandline.journal.known import Session
 from strandline.journal.reader import CHAIN
+from strandline.journal.seal import damaged_record
 
 WALK: Final = 1000
 """How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
 
 
 def delete_session(connection: sqlite3.Connection, session: Session) -> None:
-    """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history."""
+    """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history.
+
+    Raises `JournalUnavailable` if its history is damaged, so that not all of it is found.
+    """
     rows = connection.execute(
         f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (session.end.row, -1)
     ).fetchall()
-    connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq, _ in rows))
+    if len(rows) != session.end.nth:
+        raise damaged_record(f"the history of session {session.key.session_id}")
+    connection.executemany("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
     connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
     connection.execute("DELETE FROM agents WHERE session = ?", (session.no,))
     connection.execute("DELETE FROM sessions WHERE no = ?", (session.no,))

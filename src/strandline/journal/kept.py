@@ -1,11 +1,37 @@
-"""What the memory journal keeps: runs, sessions, and the line of each session. Its lock guards them all."""
+"""What the memory journal keeps, and how it is shown: runs, sessions, the line of each. Its lock guards them all.
+
+What is kept encoded is decoded anew for everyone who asks.
+"""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
+from strandline.encoding import decoder
 from strandline.journal.port import Waiting
-from strandline.journal.rules import Rank, rank
-from strandline.model import NewRun, RunId, RunStatus
+from strandline.journal.rules import Rank, rank, spans
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Fact,
+    Inline,
+    Input,
+    Message,
+    NewRun,
+    Outcome,
+    Run,
+    RunId,
+    RunStatus,
+    StateRecord,
+    Window,
+)
+
+_request: Final = decoder(tuple[Input, dict[str, Any]])
+_fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
+_message: Final = decoder(Message)
+_outcome: Final = decoder(Outcome)
+_state: Final = decoder(StateRecord)
+_window: Final = decoder(Window)
 
 
 class KeptRun:
@@ -59,6 +85,35 @@ class KeptRun:
         """Return what the dispatcher needs of it."""
         return Waiting(self.new.run_id, self.new.key, self.sequence, self.new.created_at, self.queue_deadline)
 
+    def staged(self) -> tuple[Fact, ...]:
+        """Return what is staged of it."""
+        return tuple(_fact(each) for each in self.facts)
+
+    def shown(self, position: int | None) -> Run:
+        """Return it as the port shows it; `position` is None unless it waits."""
+        prompt, metadata = _request(self.request)
+        return Run(
+            run_id=self.new.run_id,
+            key=self.new.key,
+            input=prompt,
+            lane=self.lane,
+            priority=self.new.priority,
+            opaque=self.new.opaque,
+            metadata=metadata,
+            sequence=self.sequence,
+            status=self.status,
+            attempt=self.attempt,
+            created_at=self.new.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            timeout_s=self.new.timeout_s,
+            queue_deadline=self.queue_deadline,
+            position=position,
+            outcome=None if self.outcome is None else _outcome(self.outcome),
+            held=self.held,
+            discarded=self.discarded,
+        )
+
 
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
@@ -78,6 +133,30 @@ class KeptSession:
     def indices(self, start: int, end: int, *, discarded: bool) -> list[int]:
         """Return the indices from `start` to `end` of what is to be seen, those of discarded runs only if wanted."""
         return [index for index in range(start, end) if discarded or index not in self.discarded]
+
+    def messages(self, start: int, end: int, *, discarded: bool) -> list[Message]:
+        """Return messages `start` to `end` of history, those of discarded runs only if wanted."""
+        return [_message(self.history[index]) for index in self.indices(start, end, discarded=discarded)]
+
+    def record(self) -> AgentRecord:
+        """Return what an agent is rebuilt from."""
+        window = WHOLE_HISTORY if self.window is None else _window(self.window)
+        messages: list[Message] = []
+        origins: list[int | None] = []
+        for span in spans(window, len(self.history)):
+            if isinstance(span, Inline):
+                messages.append(span.message)
+                origins.append(None)
+            else:
+                messages += self.messages(*span, discarded=False)
+                origins += self.indices(*span, discarded=False)
+        return AgentRecord(
+            messages=messages,
+            origins=origins,
+            window=window,
+            length=len(self.history),
+            state=None if self.state is None else _state(self.state),
+        )
 
 
 class Line:

@@ -11,6 +11,7 @@ from typing import Final
 
 from strandline.journal.reader import Tail, find_session, last_waiting
 from strandline.journal.rules import Rank
+from strandline.journal.seal import key_crc
 from strandline.model import RunId, SessionKey
 
 KNOWN_SESSIONS: Final = 10_000
@@ -20,11 +21,12 @@ KNOWN_SESSIONS: Final = 10_000
 class Session:
     """One session, as far as it takes to decide."""
 
-    __slots__ = ("back", "claimed", "end", "key", "no", "queued")
+    __slots__ = ("back", "claimed", "crc", "end", "key", "no", "queued")
 
     def __init__(self, no: int, key: SessionKey, end: Tail) -> None:
         self.no = no
         self.key = key
+        self.crc = key_crc(key)
         self.end = end
         """Where its history ends."""
         self.queued = 0
@@ -36,14 +38,24 @@ class Session:
 class Executing:
     """One claimed run; `staged` is how many facts of it are kept. One that is held has ended, at `held_since`."""
 
-    __slots__ = ("attempt", "fence", "held_since", "run_id", "seq", "session", "staged")
+    __slots__ = ("attempt", "fence", "held_since", "run_id", "seq", "session", "staged", "started_at")
 
-    def __init__(self, session: Session, run_id: RunId, seq: int, fence: int, attempt: int, staged: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        run_id: RunId,
+        seq: int,
+        fence: int,
+        attempt: int,
+        started_at: float | None,
+        staged: int,
+    ) -> None:
         self.session = session
         self.run_id = run_id
         self.seq = seq
         self.fence = fence
         self.attempt = attempt
+        self.started_at = started_at
         self.staged = staged
         self.held_since: float | None = None
 
@@ -80,7 +92,7 @@ class Known:
             lane, urgency, seq = place
             self.waits(by_no[no], (lane, urgency, seq))
         for no, last, ended_at, *columns in self._connection.execute(
-            "SELECT session, last, ended_at, run_id, seq, fence, attempt,"
+            "SELECT session, last, ended_at, run_id, seq, fence, attempt, started_at,"
             " (SELECT coalesce(max(no) + 1, 0) FROM staged WHERE run = seq) FROM runs WHERE fence IS NOT NULL"
         ):
             executing = Executing(by_no[no], *columns)

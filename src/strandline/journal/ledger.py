@@ -6,7 +6,6 @@ all that was known, and it is read anew from the file, which is the truth.
 
 import logging
 import sqlite3
-from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
@@ -16,23 +15,22 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
 from strandline.journal.damage import ended_unread, readable
-from strandline.journal.driver import is_out_of_room, make_room, translated
 from strandline.journal.forgetting import delete_session, prune
-from strandline.journal.known import Executing, Known, Session
+from strandline.journal.known import Executing, Session
 from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
-from strandline.journal.reader import RUN_COLUMNS, Tail, facts, to_run, waiting_before
+from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, first_fence, is_last, rank
-from strandline.journal.seal import agent_owner, fact_owner, history_owner, request_owner, run_owner, sealed
+from strandline.journal.seal import end_owner, message_owner, request_owner, sealed
+from strandline.journal.transactions import Mismatch, Transactions
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
 
 _log = logging.getLogger("strandline.journal")
 
 _QUEUED: Final = RunStatus.QUEUED.value
-
-
-class Mismatch(Exception):
-    """What is known by heart is not what is stored."""
+_TAKEN: Final = advance(RunStatus.QUEUED, Move.TAKE)
+_RUNNING: Final = _TAKEN.value
+_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 
 
 class Left(Struct, frozen=True):
@@ -47,62 +45,19 @@ class Left(Struct, frozen=True):
     discarded: bool
 
 
-class Ledger:
+class Ledger(Transactions):
     """The one writing connection and what it knows. Everything here belongs to the writer's thread."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, *, max_attempts: int) -> None:
-        self._execute = connection.execute
-        self._connection = connection
+        super().__init__(connection)
         self._clock = clock
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
-        self._known = Known(connection)
-        self._forgot = False
-        self._owed: dict[Token, list[bytes]] = {}
-        """Facts that could not be written although their caller was told that they would be."""
-        self._paid: set[Token] = set()
-        """Those of `_owed` that this transaction writes, or that it makes worthless."""
         (highest,) = self._execute(
             "SELECT max(value, (SELECT coalesce(max(seq), -1) FROM runs)) FROM meta WHERE name = 'pruned'"
         ).fetchone()
         self._seq: int = highest + 1
         self._fence = 0
-
-    # -- transactions ---------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Start a transaction; after a failed one, read first what had been known."""
-        if self._forgot:
-            if self._connection.in_transaction:
-                self._execute("ROLLBACK")
-            self._known.learn()
-            self._forgot = False
-        self._execute("BEGIN IMMEDIATE")
-
-    def commit(self) -> None:
-        """Make the transaction durable."""
-        self._execute("COMMIT")
-        if self._paid:
-            for token in self._paid:
-                self._owed.pop(token, None)
-            self._paid.clear()
-
-    def rollback(self) -> None:
-        """Undo the transaction, if it is still open, and forget what was known. Raises nothing."""
-        self._paid.clear()
-        self._forgot = True
-        if self._connection.in_transaction:
-            with suppress(sqlite3.Error):
-                self._execute("ROLLBACK")
-
-    def make_room(self, error: Exception) -> None:
-        """After a transaction that was undone because of `error`: give back what space the journal itself can."""
-        if is_out_of_room(error):
-            make_room(self._connection)
-
-    def translated(self, error: Exception) -> StrandlineError:
-        """Return an error of the driver as one of ours."""
-        return translated(error)
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -161,7 +116,7 @@ class Ledger:
             opaque=new.opaque,
             metadata=new.metadata,
             sequence=seq,
-            status=advance(RunStatus.QUEUED, Move.TAKE) if at_once else RunStatus.QUEUED,
+            status=_TAKEN if at_once else RunStatus.QUEUED,
             attempt=1 if at_once else 0,
             created_at=new.created_at,
             started_at=self._clock.now() if at_once else None,
@@ -169,21 +124,21 @@ class Ledger:
             queue_deadline=new.queue_deadline,
         )
         fence = self._next_fence() if at_once else None
-        owner = request_owner(new.key, seq, new.priority, new.opaque, new.created_at, new.timeout_s)
+        owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         self._execute(
             "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
             " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
             " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
             (
-                seq, run.run_id, session.no, run.lane, place[1], run.priority, run.status.value, run.attempt, fence,
-                run.opaque, sealed(prompt, owner), metadata and sealed(metadata, owner), run.created_at, run.started_at,
-                run.timeout_s, run.queue_deadline,
+                seq, run.run_id, session.no, run.lane, place[1], run.priority, _RUNNING if at_once else _QUEUED,
+                run.attempt, fence, int(run.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
+                run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
             ),
         )  # fmt: skip
         if fence is None:
             self._known.waits(session, place)
             return Accepted(ahead + 1)
-        self._known.claimed(Executing(session, run.run_id, seq, fence, attempt=1, staged=0), last=False)
+        self._known.claimed(Executing(session, run.run_id, seq, fence, 1, run.started_at, staged=0), last=False)
         self.made.append(Claim(token=Token(run.run_id, fence), run=run))
         return Accepted(0)
 
@@ -198,36 +153,29 @@ class Ledger:
         self._pay(token, executing)
         self._write_fact(executing, fact)
 
-    def owe(self, token: Token, fact: bytes) -> None:
-        """Remember a fact that could not be written: the next verb of this claim writes it first, or replaces it."""
-        self._owed.setdefault(token, []).append(fact)
-
     def settle(self, token: Token, left: Left, hold: bool, take: bool) -> Take:
         """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
         executing = self._executing(token)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
-        owner = run_owner(session.key, seq)
+        owner = end_owner(session.crc, seq, executing.attempt, left.discarded, executing.started_at, now)
+        discarded = int(left.discarded)  # the driver takes a whole number at once, and asks around for a bool
         # A run that has ended and has a fence is held, and the index of claims has its session.
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
             " WHERE seq = ? AND fence = ?",
             (
-                left.status.value, sealed(left.outcome, owner), now, token.fence if hold else None, left.discarded, seq,
+                left.status.value, sealed(left.outcome, owner), now, token.fence if hold else None, discarded, seq,
                 token.fence,
             ),
         )  # fmt: skip
-        self._append(session, seq, left.messages, left.count, left.discarded)
+        self._append(session, seq, left.messages, left.count, discarded)
         if left.window is not None or left.state is not None:
-            self._execute(
-                "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
-                " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-                (session.no, *(each and sealed(each, agent_owner(session.key)) for each in (left.window, left.state))),
-            )
+            window = left.window and sealed(left.window, session.crc)
+            self._keep(session, window, left.state and sealed(left.state, session.crc))
         if executing.staged:
             self._execute("DELETE FROM staged WHERE run = ?", (seq,))
-        if self._owed:
-            self._paid.add(token)
+        self._settled(token)
         if hold:
             self._known.held(executing, since=now)
             return Take.NOTHING
@@ -261,20 +209,22 @@ class Ledger:
         if session is None:
             return Changed(existed=False)
         row = self._execute(
-            "SELECT lane, urgency, seq, status, started_at FROM runs WHERE run_id = ? AND session = ?",
+            "SELECT lane, urgency, seq, status, started_at, attempt FROM runs WHERE run_id = ? AND session = ?",
             (run_id, session.no),
         ).fetchone()
         if row is None:
             return Changed(existed=False)
-        *place, stored, started_at = row
+        *place, stored, started_at, attempt = row
         if stored != _QUEUED or started_at is not None:
             return Busy()
         lane, urgency, seq = place
+        now = self._clock.now()
+        owner = end_owner(session.crc, seq, attempt, False, None, now)
         self._update(
             "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, sealed(outcome, run_owner(key, seq)), self._clock.now(), seq),
+            (status.value, sealed(outcome, owner), now, seq),
         )
-        self._append(session, seq, None, 0, False)
+        self._append(session, seq, None, 0, 0)
         self._known.left(session, (lane, urgency, seq))
         return Changed(existed=True)
 
@@ -291,16 +241,18 @@ class Ledger:
         return claimed
 
     def _executing(self, token: Token) -> Executing:
-        executing = self._claimed(token)
+        executing = self._known.executing.get(token.run_id)
+        if executing is None or executing.fence != token.fence:
+            raise ClaimLost(f"the claim on run {token.run_id} is lost")
         if executing.held_since is not None:
             raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
         return executing
 
-    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: bool) -> None:
+    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
         """Write the row of history that a run leaves."""
         end = session.end
         if messages is not None:
-            messages = sealed(messages, history_owner(session.key, end.length, discarded=discarded))
+            messages = sealed(messages, message_owner(session.crc, end.length, discarded=bool(discarded)))
         row = self._execute(
             "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
             " VALUES (?,?,?,?,?,?,?,?)",
@@ -308,6 +260,16 @@ class Ledger:
         ).lastrowid
         self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
         session.end = Tail(row, end.nth + 1, end.length + count)
+
+    def _keep(self, session: Session, window: bytes | None, state: bytes | None) -> None:
+        """Write what an agent is rebuilt from, as far as it changed. Nearly always there is a row, and only a state."""
+        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            return
+        self._execute(
+            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
+            (session.no, window, state),
+        )
 
     def _give_back(self, executing: Executing, attempt: int) -> None:
         place = rank(Lane.GIVEN_BACK, 0, executing.seq)
@@ -328,8 +290,7 @@ class Ledger:
                 " WHERE session = ? AND status = 'queued' AND queue_deadline IS NOT NULL",
                 (self._clock.now(), held.held_since, held.session.no),
             )
-        if self._owed:
-            self._paid.add(Token(held.run_id, held.fence))
+        self._settled(Token(held.run_id, held.fence))
         self._known.stopped(held)
 
     def _ahead(self, session: Session, place: Rank) -> int:
@@ -357,7 +318,7 @@ class Ledger:
         if row is None:
             raise Mismatch(f"no run waits in session {session.no}")
         try:
-            waiting = to_run(row, session.key)
+            waiting = sound_run(row, session.key)
             # A run that was never claimed has nothing staged.
             staged = facts(self._connection, waiting.sequence) if waiting.started_at is not None else ()
         except JournalUnavailable as error:
@@ -377,10 +338,12 @@ class Ledger:
         self._update(
             "UPDATE runs SET status = ?, attempt = ?, fence = ?, last = ?, started_at = ?"
             " WHERE seq = ? AND status = 'queued'",
-            (run.status.value, attempt, fence, last, run.started_at, run.sequence),
+            (run.status.value, attempt, fence, int(last), run.started_at, run.sequence),
         )
         self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
-        self._known.claimed(Executing(session, run.run_id, run.sequence, fence, attempt, len(staged)), last=last)
+        self._known.claimed(
+            Executing(session, run.run_id, run.sequence, fence, attempt, run.started_at, len(staged)), last=last
+        )
         self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
         return Take.TAKEN
 
@@ -389,7 +352,7 @@ class Ledger:
         run, staged = readable(self._connection, row, session.key)
         _log.error("run %s ends as failed: %s", run.run_id, error)
         fence = self._next_fence()
-        executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, staged=1)
+        executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, run.started_at, staged=1)
         self._update("UPDATE runs SET fence = ? WHERE seq = ? AND status = 'queued'", (fence, run.sequence))
         self._known.left(session, rank(run.lane, run.priority, run.sequence))
         self._known.claimed(executing, last=False)
@@ -401,24 +364,6 @@ class Ledger:
     def _next_fence(self) -> int:
         self._fence += 1
         return self._fence
-
-    def _write_fact(self, executing: Executing, fact: bytes) -> None:
-        self._execute(
-            "INSERT INTO staged (run, no, fact) VALUES (?,?,?)",
-            (executing.seq, executing.staged, sealed(fact, fact_owner(executing.seq, executing.staged))),
-        )
-        executing.staged += 1
-
-    def _pay(self, token: Token, executing: Executing) -> None:
-        """Write the facts that are owed for this claim."""
-        if self._owed and token not in self._paid:
-            for fact in self._owed.get(token, ()):
-                self._write_fact(executing, fact)
-            self._paid.add(token)
-
-    def _update(self, statement: str, values: tuple[object, ...]) -> None:
-        if self._execute(statement, values).rowcount != 1:
-            raise Mismatch(f"not one row was changed by: {statement}")
 
     def _add(self, key: SessionKey) -> Session:
         no = self._execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid

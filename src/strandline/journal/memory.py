@@ -9,12 +9,12 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 
 import heapq
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import islice, takewhile
-from typing import Any, Final, assert_never, overload
+from typing import assert_never, overload
 
 from strandline.clock import Clock
-from strandline.encoding import decoder, encode_messages
+from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.kept import KeptRun, KeptSession
@@ -34,35 +34,21 @@ from strandline.journal.port import (
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import check_end, first_fence, is_last, rank, spans, stood_s
+from strandline.journal.rules import check_end, first_fence, is_last, rank, stood_s
 from strandline.lifecycle import Move, advance
 from strandline.model import (
-    WHOLE_HISTORY,
     AgentRecord,
     Claim,
     Fact,
-    Inline,
-    Input,
     Lane,
-    Message,
     NewRun,
-    Outcome,
     Run,
     RunId,
     RunStatus,
     SessionKey,
     Settlement,
-    StateRecord,
     Token,
-    Window,
 )
-
-_request: Final = decoder(tuple[Input, dict[str, Any]])
-_fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
-_message: Final = decoder(Message)
-_outcome: Final = decoder(Outcome)
-_state: Final = decoder(StateRecord)
-_window: Final = decoder(Window)
 
 
 class MemoryJournal:
@@ -231,25 +217,7 @@ class MemoryJournal:
         """Return window and state of a session; an unknown session has the empty record."""
         with self._lock:
             self._check_open()
-            session = self._sessions.get(key) or KeptSession()
-            window = WHOLE_HISTORY if session.window is None else _window(session.window)
-            messages: list[Message] = []
-            origins: list[int | None] = []
-            for span in spans(window, len(session.history)):
-                if isinstance(span, Inline):
-                    messages.append(span.message)
-                    origins.append(None)
-                else:
-                    shown = session.indices(*span, discarded=False)
-                    messages += (_message(session.history[index]) for index in shown)
-                    origins += shown
-            return AgentRecord(
-                messages=messages,
-                origins=origins,
-                window=window,
-                length=len(session.history),
-                state=None if session.state is None else _state(session.state),
-            )
+            return (self._sessions.get(key) or KeptSession()).record()
 
     @overload
     async def read(self, query: RunQuery) -> Run | None: ...
@@ -271,8 +239,7 @@ class MemoryJournal:
                     session = self._sessions.get(query.key) or KeptSession()
                     end = len(session.history) if query.before is None else min(query.before, len(session.history))
                     first = max(0, end - query.limit)
-                    shown = session.indices(first, end, discarded=query.discarded)
-                    return HistoryPage([_message(session.history[index]) for index in shown], first)
+                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
@@ -353,9 +320,7 @@ class MemoryJournal:
     def _claim(self, run: KeptRun) -> Claim:
         self._fence += 1
         run.fence = self._fence
-        return Claim(
-            token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=tuple(_fact(each) for each in run.facts)
-        )
+        return Claim(token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=run.staged())
 
     def _end(self, run: KeptRun, status: RunStatus, outcome: bytes) -> None:
         run.status = status
@@ -381,25 +346,4 @@ class MemoryJournal:
         position = None
         if run.status is RunStatus.QUEUED:
             position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
-        prompt, metadata = _request(run.request)
-        return Run(
-            run_id=run.new.run_id,
-            key=run.new.key,
-            input=prompt,
-            lane=run.lane,
-            priority=run.new.priority,
-            opaque=run.new.opaque,
-            metadata=metadata,
-            sequence=run.sequence,
-            status=run.status,
-            attempt=run.attempt,
-            created_at=run.new.created_at,
-            started_at=run.started_at,
-            ended_at=run.ended_at,
-            timeout_s=run.new.timeout_s,
-            queue_deadline=run.queue_deadline,
-            position=position,
-            outcome=None if run.outcome is None else _outcome(run.outcome),
-            held=run.held,
-            discarded=run.discarded,
-        )
+        return run.shown(position)

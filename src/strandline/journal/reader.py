@@ -8,27 +8,31 @@ from threading import Lock
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import Rank, spans
+from strandline.journal.rules import Rank, rank, spans
 from strandline.journal.seal import (
     agent_owner,
     damaged_record,
+    end_owner,
     fact_owner,
     history_owner,
+    key_crc,
     read_sealed,
     request_owner,
-    run_owner,
 )
+from strandline.lifecycle import ENDED
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
     Fact,
     Inline,
     Input,
+    Lane,
     Message,
     Outcome,
     Run,
@@ -41,7 +45,11 @@ from strandline.model import (
 T = TypeVar("T")
 
 READERS: Final = 2
-_STATUSES: Final = frozenset(RunStatus)
+_MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
+    RunStatus.QUEUED: ((False, False),),
+    RunStatus.RUNNING: ((True, False),),
+}
+"""By status: whether a run is claimed, and whether it has a time of its end."""
 
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
@@ -53,19 +61,40 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, fence"
+    " timeout_s, queue_deadline, discarded, fence, urgency"
 )
 
 
-def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> Run:
-    """Return the run in a row of `RUN_COLUMNS`."""
+def sound_run(row: tuple[Any, ...], key: SessionKey) -> Run:
+    """Return the run in a row of `RUN_COLUMNS`. Raises `JournalUnavailable` if it is damaged, or cannot be."""
+    run = to_run(row, key)
+    *_, fence, urgency = row
+    ended, started = run.ended_at is not None, run.started_at is not None
+    if (
+        (fence is not None, ended) not in _MARKS[run.status]
+        or ended is (run.outcome is None)
+        or (not started and (run.attempt > 0 or run.status is RunStatus.RUNNING))
+        or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
+        or (run.lane, urgency) != rank(run.lane, run.priority, run.sequence)[:2]
+    ):
+        raise damaged_record(f"run {run.run_id}")
+    return run
+
+
+def to_run(row: tuple[Any, ...], key: SessionKey) -> Run:
+    """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
-    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence = more
-    what, owner = f"run {run_id}", run_owner(key, seq)
-    outcome = None if end is None else read_sealed(_outcome, end, what, owner)
-    asked = request_owner(key, seq, priority, bool(opaque), created_at, timeout_s)
-    if status not in _STATUSES or (outcome is not None and outcome.status != status):
+    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence, _ = more
+    what, session = f"run {run_id}", key_crc(key)
+    if status not in _MARKS or discarded not in (0, 1):
         raise damaged_record(what)
+    outcome = None
+    if end is not None:
+        owner = end_owner(session, seq, attempt, bool(discarded), started_at, ended_at)
+        outcome = read_sealed(_outcome, end, what, owner)
+        if outcome.status != status:
+            raise damaged_record(what)
+    asked = request_owner(session, seq, run_id, priority, bool(opaque), created_at, timeout_s)
     return Run(
         run_id=run_id,
         key=key,
@@ -82,7 +111,6 @@ def to_run(row: tuple[Any, ...], key: SessionKey, position: int | None = None) -
         ended_at=ended_at,
         timeout_s=timeout_s,
         queue_deadline=queue_deadline,
-        position=position,
         outcome=outcome,
         held=fence is not None and ended_at is not None,
         discarded=bool(discarded),
@@ -128,11 +156,15 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, 
 
 
 CHAIN: Final = (
-    "WITH RECURSIVE chain (no, first, previous) AS (SELECT no, first, previous FROM history WHERE no = ? UNION ALL"
-    " SELECT history.no, history.first, history.previous FROM chain JOIN history ON history.no = chain.previous"
-    " WHERE chain.first > ?) "
+    "WITH RECURSIVE chain (no, session, first, previous) AS (SELECT no, session, first, previous FROM history"
+    " WHERE no = ? UNION ALL SELECT history.no, history.session, history.first, history.previous FROM chain"
+    " JOIN history ON history.no = chain.previous AND history.session = chain.session"
+    " WHERE chain.first > ? AND chain.previous < chain.no) "
 )
-"""The rows of one session's history from a row back to the one that has message `first`; -1 is all of them."""
+"""The rows of one session's history from a row back to the one that has message `first`; -1 is all of them.
+
+Each row names an older one of the same session; where one that is damaged does not, the chain ends.
+"""
 
 
 class Readers:
@@ -267,18 +299,18 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
 def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     """Return one run of a principal, with its position if it waits."""
     row = connection.execute(
-        f"SELECT session, lane, urgency, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
+        f"SELECT session, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
         " WHERE run_id = ?",
         (query.run_id,),
     ).fetchone()
-    if row is None or row[3] != query.principal:
+    if row is None or row[1] != query.principal:
         return None
-    session, lane, urgency, principal, session_id, *columns = row
-    found = to_run(tuple(columns), SessionKey(principal, session_id))
+    session, principal, session_id, *columns = row
+    found = sound_run(tuple(columns), SessionKey(principal, session_id))
     if found.status is not RunStatus.QUEUED:
         return found
-    ahead = waiting_before(connection, session, (lane, urgency, found.sequence))
-    return to_run(tuple(columns), found.key, position=ahead + 1)
+    ahead = waiting_before(connection, session, rank(found.lane, found.priority, found.sequence))
+    return replace(found, position=ahead + 1)
 
 
 def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) -> int:

@@ -21,11 +21,15 @@ T = TypeVar("T")
 _MARK: Final = b"\x01"
 """JSON begins with no such byte."""
 _HEAD: Final = 5
+_SEAL: Final = struct.Struct("<BI")
+_REQUEST: Final = struct.Struct("<qq?dd")
+_END: Final = struct.Struct("<qq?dd")
+_MESSAGE: Final = struct.Struct("<q")
 
 
 def sealed(record: bytes, owner: int) -> bytes:
     """Return `record` with the checksum of it and of its owner before it."""
-    return _MARK + zlib.crc32(record, owner).to_bytes(4, "little") + record
+    return _SEAL.pack(1, zlib.crc32(record, owner)) + record
 
 
 def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int) -> T:
@@ -41,31 +45,49 @@ def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: i
     raise damaged_record(what)
 
 
-# -- whose a record is: a number to begin a checksum with -------------------------------------------------
+# -- whose a record is: a number to begin a checksum with; `session` is the `key_crc` of its session ---------
 
 
-def run_owner(key: SessionKey, seq: int) -> int:
-    """Return whose the outcome of a run is."""
-    return zlib.crc32(key.session_id.encode(), zlib.crc32(key.principal.encode(), seq & 0xFFFFFFFF))
+def key_crc(key: SessionKey) -> int:
+    """Return what the checksums of all records of a session begin with."""
+    return zlib.crc32(key.session_id.encode(), zlib.crc32(key.principal.encode()))
 
 
 def request_owner(
-    key: SessionKey, seq: int, priority: int, opaque: bool, created_at: float, timeout_s: float | None
+    session: int,
+    seq: int,
+    run_id: str,
+    priority: int,
+    opaque: bool,
+    created_at: float,
+    timeout_s: float | None,
 ) -> int:
     """Return whose the input and metadata of a run are; with what else was asked for, which never changes."""
-    asked = struct.pack("<q?dd", priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
-    return zlib.crc32(asked, run_owner(key, seq))
+    asked = _REQUEST.pack(seq, priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
+    return zlib.crc32(run_id.encode(), zlib.crc32(asked, session))
+
+
+def end_owner(
+    session: int, seq: int, attempt: int, discarded: bool, started_at: float | None, ended_at: float | None
+) -> int:
+    """Return whose the outcome of a run is; with what else its end has settled for good."""
+    return zlib.crc32(_END.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
 
 
 def history_owner(key: SessionKey, first: int, *, discarded: bool = False) -> int:
     """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
-    owner = run_owner(key, ~first)
+    return message_owner(key_crc(key), first, discarded=discarded)
+
+
+def message_owner(session: int, first: int, *, discarded: bool = False) -> int:
+    """Return whose a row of history is, of the session with that `key_crc`."""
+    owner = zlib.crc32(_MESSAGE.pack(first), session)
     return zlib.crc32(b"discarded", owner) if discarded else owner
 
 
 def agent_owner(key: SessionKey) -> int:
     """Return whose window and state are."""
-    return run_owner(key, 0)
+    return key_crc(key)
 
 
 def fact_owner(seq: int, no: int) -> int:
