@@ -205,17 +205,23 @@ def test_of_runs_that_ended_on_a_loop_given_up_only_the_one_that_blocks_it_is_wa
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("how", [{"idempotent_tools": frozenset({"tool"})}, {"unknown_tool": "tell"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"idempotent_tools": frozenset({"tool"})}, {"unknown_tool": "tell"}], ids=["started again", "told"]
+)
 def test_a_stranded_run_does_not_go_on_beside_a_tool_of_its_own_that_still_works(how: dict[str, Any]) -> None:
     gate, tool = Gate(), Gate()
     attempts: list[int] = []
+
+    async def works() -> str:
+        await asyncio.to_thread(tool.block)
+        return "done"
 
     async def behaviour(attempt: Attempt) -> str:
         if asked(attempt) == "blocks":
             gate.block()
         elif asked(attempt) == "tool":
             attempts.append(attempt.context.attempt)
-            await play_round(attempt, "t1", lambda: asyncio.to_thread(lambda: tool.block() or "done"))
+            await play_round(attempt, "t1", works)
         return "fine"
 
     async def main() -> None:
