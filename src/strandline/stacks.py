@@ -18,6 +18,8 @@ from strandline.journal.ownership import holder, locate, lock_of
 
 ANSWER_S: Final = 10.0
 """How long a server gets to answer."""
+ASK_AGAIN_S: Final = 1.0
+"""After this long without an answer it is asked again."""
 LOOK_EVERY_S: Final = 0.02
 
 
@@ -68,11 +70,32 @@ def ask(journal: Path) -> str:
         )
     place = _place(journal)
     place.unlink(missing_ok=True)
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        _signal(pid)
+        if (told := _told(place)) is not None:
+            return told
+    raise NobodyAnswers(f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why")
+
+
+def _signal(pid: int) -> None:
+    """Ask a process for its report. Never a process that does not listen: the signal would end it."""
+    if not _catches(pid, signal.SIGUSR1):
+        raise NobodyAnswers(
+            f"the journal is in use by process {pid}, which is no server: a `strandline journal` command, perhaps. Ask"
+            " again when a server has it"
+        )
     try:
         os.kill(pid, signal.SIGUSR1)
     except PermissionError:
         raise NobodyAnswers(f"process {pid} belongs to another user: ask as that user, or as root") from None
-    deadline = time.monotonic() + ANSWER_S
+    except ProcessLookupError:
+        raise NobodyAnswers(f"the server, process {pid}, has just ended") from None
+
+
+def _told(place: Path) -> str | None:
+    """Return the report once it is there; None after a while, since somebody else who asks may have taken it away."""
+    deadline = time.monotonic() + ASK_AGAIN_S
     while time.monotonic() < deadline:
         try:
             told = place.read_text(encoding="utf-8")
@@ -81,7 +104,17 @@ def ask(journal: Path) -> str:
             continue
         place.unlink(missing_ok=True)
         return told
-    raise NobodyAnswers(f"process {pid} has not answered within {ANSWER_S:g} s; `py-spy dump --pid {pid}` may tell why")
+    return None
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal; True where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return True
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), -1)
+    return bool(caught >> (number - 1) & 1)
 
 
 def _has_open(pid: int, path: Path) -> bool:

@@ -1,8 +1,10 @@
 """Runs that take or wait too long, as clients and operators see it: the installed command, real HTTP, real threads."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +186,36 @@ def test_stacks_show_what_every_run_does_now(at: Checkpoints, tmp_path: Path) ->
     assert nobody.returncode == 2
     assert "no server has the journal" in " ".join(nobody.stderr.split())
     assert "Traceback" not in nobody.stderr
+
+
+def test_asking_for_stacks_does_not_end_a_command_that_has_the_journal(tmp_path: Path) -> None:
+    place = tmp_path / "journal.db"
+    place.touch()
+    script = (
+        "import asyncio, sys; from pathlib import Path\n"
+        "from strandline.clock import SystemClock; from strandline.journal.ownership import Ownership\n"
+        "async def main():\n"
+        "    await Ownership(Path(sys.argv[1]), SystemClock()).acquire('tidying', wait_s=0, on_wait=None)\n"
+        "    print('has it', flush=True); sys.stdin.read()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(place)],
+        env=environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "has it\n"
+        asked = stacks(tmp_path, "--journal", "sqlite:journal.db")
+        assert asked.returncode == 2
+        assert "no server" in " ".join(asked.stderr.split())
+        command.communicate("")
+    assert command.returncode == 0
+
+
+def test_two_who_ask_for_stacks_at_once_are_both_answered(tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path), ThreadPoolExecutor(4) as askers:
+        asked = [askers.submit(stacks, tmp_path, "--journal", "sqlite:journal.db") for _ in range(4)]
+        assert [each.result(DEADLINE_S).stdout for each in asked] == ["Nothing runs.\n"] * 4

@@ -20,7 +20,7 @@ from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.service import Request
 from strandline.engine.stream import Later
-from strandline.history import ended_early, pairing_faults
+from strandline.history import UNKNOWN_OUTCOME, ended_early, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import (
     AgentRecord,
@@ -450,24 +450,31 @@ def test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call
     run(main)
 
 
-def test_a_tool_that_calls_sys_exit_fails_at_most_its_own_run(tmp_path: Path) -> None:
+def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again(tmp_path: Path) -> None:
     async def main() -> None:
+        left: list[int] = []
+
         @tool
         async def leave() -> str:
             """Leave."""
+            left.append(1)
             sys.exit(3)
 
         def script(messages: Any) -> Any:
-            # Strands leaves the result of such a tool out, so that the model could ask for it for ever.
-            first = any("text" in block for block in messages[-1]["content"])
-            return [call("leave")] if first and asked(messages) == "leave" else "fine"
+            return [call("leave"), call("echo", {"text": "x"})] if asked(messages) == "leave" else "fine"
 
-        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[leave]), tmp_path) as service:
+        async with serving(lambda: Agent(model=ScriptedModel(script), tools=[leave, echo]), tmp_path) as service:
             other = asyncio.create_task(ask(service, "x", "other"))
-            await ask(service, "leave")
+            end = await ask(service, "leave")
+            assert end.error is not None
+            assert end.error.code is ErrorCode.AGENT_ERROR
+            assert "leave" in end.error.detail
             assert (await other).output == "fine"
             assert (await ask(service, "next")).output == "fine"
-            await history(service)
+            assert left == [1]
+            told = str(await history(service))
+            assert UNKNOWN_OUTCOME in told
+            assert "echo x" in told
 
     run(main)
 

@@ -352,4 +352,29 @@ def test_a_clock_that_is_set_ends_what_has_waited_too_long_by_it() -> None:
             assert (await outcome(second)).error is not None
             assert clock.monotonic() <= 1.01
 
+
+def test_a_factory_that_swallows_its_cancel_begins_no_run_that_has_ended() -> None:
+    async def main(clock: VirtualClock) -> None:
+        began: list[str] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            began.append(attempt.context.run_id)
+            return "fine"
+
+        class Slow(Played):
+            async def build(self, *args: Any) -> Any:
+                end = clock.monotonic() + 100
+                while (left_s := end - clock.monotonic()) > 0:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.sleep(left_s)
+                return await super().build(*args)
+
+        async with serving(clock, Slow(behaviour), timeout_s=10, cancel_grace_s=1, hold_limit_s=1000) as service:
+            end = await outcome(await send(service, "late"))
+            assert end.error is not None
+            assert end.error.code is ErrorCode.TIMEOUT
+            await asyncio.sleep(200)
+            assert began == []
+            assert service.health().held == 0
+
     run_virtual(main)

@@ -142,6 +142,8 @@ class Execution:
         try:
             if agent is None:
                 agent = await self._build()
+                if attempt.stopping:  # the factory has swallowed the cancel: nothing may begin any more
+                    return Finished(ending=STOPPED)
             self._agent = agent
             del agent
             return await self._agent.run(attempt)
