@@ -30,6 +30,9 @@ _log = logging.getLogger("strandline.journal")
 _QUEUED: Final = RunStatus.QUEUED.value
 _TAKEN: Final = advance(RunStatus.QUEUED, Move.TAKE)
 _RUNNING: Final = _TAKEN.value
+_HEAD: Final = (
+    f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1"
+)
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 
 
@@ -310,15 +313,11 @@ class Ledger(Transactions):
         """Claim the first that waits; None if it was damaged: it has been ended, and the next one is to be tried."""
         if not session.queued:
             return Take.NOTHING
-        row = self._execute(
-            f"SELECT {RUN_COLUMNS} FROM runs"
-            " WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1",
-            (session.no,),
-        ).fetchone()
+        row = self._execute(_HEAD, (session.no,)).fetchone()
         if row is None:
             raise Mismatch(f"no run waits in session {session.no}")
         try:
-            waiting = sound_run(row, session.key)
+            waiting = sound_run(row, session.key, session.crc)
             # A run that was never claimed has nothing staged.
             staged = facts(self._connection, waiting.sequence) if waiting.started_at is not None else ()
         except JournalUnavailable as error:

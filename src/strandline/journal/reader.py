@@ -45,6 +45,7 @@ from strandline.model import (
 T = TypeVar("T")
 
 READERS: Final = 2
+_STATUSES: Final = {status.value: status for status in RunStatus}
 _MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
     RunStatus.QUEUED: ((False, False),),
     RunStatus.RUNNING: ((True, False),),
@@ -65,28 +66,31 @@ RUN_COLUMNS: Final = (
 )
 
 
-def sound_run(row: tuple[Any, ...], key: SessionKey) -> Run:
-    """Return the run in a row of `RUN_COLUMNS`. Raises `JournalUnavailable` if it is damaged, or cannot be."""
-    run = to_run(row, key)
-    *_, fence, urgency = row
+def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
+    """Return the run in a row of `RUN_COLUMNS`. Raises `JournalUnavailable` if it is damaged, or cannot be.
+
+    `crc` is the `key_crc` of its session, for those who know it.
+    """
+    run = to_run(row, key, crc)
+    fence, urgency = row[-2:]
     ended, started = run.ended_at is not None, run.started_at is not None
     if (
         (fence is not None, ended) not in _MARKS[run.status]
         or ended is (run.outcome is None)
         or (not started and (run.attempt > 0 or run.status is RunStatus.RUNNING))
         or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
-        or (run.lane, urgency) != rank(run.lane, run.priority, run.sequence)[:2]
+        or urgency != (run.priority if run.lane == Lane.NORMAL else 0)
     ):
         raise damaged_record(f"run {run.run_id}")
     return run
 
 
-def to_run(row: tuple[Any, ...], key: SessionKey) -> Run:
+def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence, _ = more
-    what, session = f"run {run_id}", key_crc(key)
-    if status not in _MARKS or discarded not in (0, 1):
+    what, session = f"run {run_id}", key_crc(key) if crc is None else crc
+    if status not in _STATUSES or discarded not in (0, 1):
         raise damaged_record(what)
     outcome = None
     if end is not None:
@@ -104,7 +108,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey) -> Run:
         opaque=bool(opaque),
         metadata={} if metadata is None else read_sealed(_metadata, metadata, what, asked),
         sequence=seq,
-        status=RunStatus(status),
+        status=_STATUSES[status],
         attempt=attempt,
         created_at=created_at,
         started_at=started_at,
