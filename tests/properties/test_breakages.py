@@ -19,6 +19,7 @@ from strandline.engine.attempt import LiveAttempt
 from strandline.engine.holds import Holds
 from strandline.history import close
 from strandline.journal import memory
+from strandline.journal.kept import KeptRun
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
 from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, Token, ToolResult
@@ -70,7 +71,7 @@ def order_by_time(patch: pytest.MonkeyPatch) -> None:
     def rank(run: Any) -> tuple[int, int, int]:
         return (run.lane, int(run.new.created_at * 1000), run.sequence)
 
-    patch.setattr(memory._Run, "rank", rank)
+    patch.setattr(KeptRun, "rank", rank)
 
 
 def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
