@@ -232,8 +232,10 @@ class Evidence:
 
     def _round(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
+        attempt = self._attempt(event)
         for tool, idempotent in zip(event.facts["ids"], event.facts["idempotent"], strict=True):
-            run.asked[tool] = self._attempt(event)
+            if tool not in run.asked or run.asked[tool].number <= attempt.number:  # not by one that was fenced
+                run.asked[tool] = attempt
             if idempotent:
                 run.idempotent.add(tool)
 

@@ -199,18 +199,21 @@ class World:
     async def _quiet(self) -> None:
         """Wait until nothing executes or waits; that has to come, and then nothing may be left."""
         until = self.clock.monotonic() + QUIET_S
-        while (server := self.server) is None or not server.is_quiet():
+        server = self.server
+        still = 0
+        while still < 4:  # a take that is tried again, or a run that is looked for, is nowhere to be seen for a while
+            await asyncio.sleep(0.5)
+            server = self.server
+            still = still + 1 if server is not None and server.is_quiet() else 0
             if self.clock.monotonic() > until:
                 self.record.fault(
                     until, f"it comes to no rest: {'no server' if server is None else server.service.health()}"
                 )
                 return
-            await asyncio.sleep(0.5)
-        await asyncio.sleep(1.5)  # a take that is tried again may find that nothing waits any more
-        if server.is_quiet() and self.server is server:
-            for left in server.leftovers():
-                self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
-            server.note("quiet")
+        assert server is not None
+        for left in server.leftovers():
+            self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
+        server.note("quiet")
 
     def _new_run_id(self) -> RunId:
         self.ids.append(RunId(f"r{len(self.ids)}"))

@@ -6,6 +6,7 @@ A value comes from, the first that has it: the command's flag (`--max-running 8`
 
 import difflib
 import ipaddress
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -208,7 +209,10 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
     listed = isinstance(default_of(name), list)
     value = [item.strip() for item in raw.split(",") if item.strip()] if listed and isinstance(raw, str) else raw
     try:
-        return msgspec.convert(value, kind, strict=False)
+        converted = msgspec.convert(value, kind, strict=False)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise msgspec.ValidationError("Expected a number that is finite")
+        return converted
     except msgspec.ValidationError as error:
         raise SettingsError(
             f"{name} is {raw!r} ({origin}), which it cannot be: {error}. {_description(kind)}.{_choices(kind)}"

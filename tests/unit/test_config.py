@@ -56,6 +56,17 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
         ("allow_anonymous", "perhaps"),
         ("idle_timeout_minutes", "0"),
         ("agent_id", ""),
+        ("timeout", "0"),
+        ("timeout", "nan"),
+        ("timeout", "inf"),
+        ("retry_after", "inf"),
+        ("cancel_grace", "-0.1"),
+        ("max_holds", "0"),
+        ("stall_action", "kill"),
+        ("unknown_tool", "ask"),
+        ("on_failure", "forget"),
+        ("history", "both"),
+        ("run_retention", "59"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_name_origin_and_meaning(name: str, value: str, tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from engine_support import (
     texts,
     tool_round,
 )
-from strandline.agents.port import Attempt
+from strandline.agents.port import Attempt, SessionAgent
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Draining
-from strandline.history import UNKNOWN_OUTCOME, history_faults
+from strandline.history import UNKNOWN_OUTCOME, Progress, history_faults
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, RunStatus
+from strandline.model import ANONYMOUS, AgentRecord, ErrorCode, RunStatus, SessionKey
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 Behaviour = Callable[[Attempt], Awaitable[str]]
@@ -368,5 +368,33 @@ def test_a_tool_result_of_any_form_is_told_and_holds_neither_its_session_nor_a_r
             messages = await history(service)
             assert history_faults(messages) == []
             assert "text" in str(messages)
+
+    run_virtual(main)
+
+
+def test_an_opaque_run_that_a_stop_met_before_it_began_is_given_back() -> None:
+    async def main(clock: VirtualClock) -> None:
+        class Slow(Played):
+            async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000)
+                return await super().build(key, record, progress)
+
+        journal = MemoryJournal(clock)
+        began: list[str] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            began.append(asked(attempt))
+            await asyncio.sleep(1000)
+            return "never"
+
+        async with serving(clock, Slow(behaviour, opaque=True), journal, drain_grace_s=0) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(1)
+            await service.drain()
+            assert await ticket.stream.outcome() is Later.LATER
+            assert began == []
+        async with serving(clock, Played(echo, opaque=True), journal) as service:
+            assert (await service.wait(ANONYMOUS, ticket.run_id, 10)).run.status is RunStatus.SUCCEEDED
 
     run_virtual(main)

@@ -127,7 +127,7 @@ class LiveAttempt:
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
             self._staged, self.results = staged, results
-            self.phase = "waiting for the journal"
+            self.enter("waiting for the journal")
             await asyncio.sleep(STAGE_AGAIN_S)
         raise RunStopped
 

@@ -42,7 +42,9 @@ class Execution:
         "_timers",
         "asked",
         "attempt",
+        "begun",
         "call",
+        "deadline",
         "named",
         "reported",
         "stranded",
@@ -52,6 +54,8 @@ class Execution:
         self.attempt = attempt
         self.asked: Ending | None = None
         """What the run is to end as, if it was asked to end."""
+        self.begun = False
+        """Whether the agent may have done anything."""
         self.stranded = False
         """Whether it ends because its agent loop was given up."""
         self.reported = False
@@ -64,6 +68,8 @@ class Execution:
         self._agent: SessionAgent | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._limited = False
+        self.deadline: float | None = None
+        """When the run has to have ended, on the monotonic clock."""
         self._left_at: float | None = None
         self.call: Call[Finished] | None = None
 
@@ -142,10 +148,12 @@ class Execution:
         try:
             if agent is None:
                 agent = await self._build()
-                if attempt.stopping:  # the factory has swallowed the cancel: nothing may begin any more
-                    return Finished(ending=STOPPED)
             self._agent = agent
             del agent
+            self.begun = True  # before the look: whoever stops it looks in the other order
+            if attempt.stopping:  # also if the factory has swallowed the cancel: nothing may begin any more
+                self.begun = False
+                return Finished(ending=STOPPED)
             return await self._agent.run(attempt)
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))

@@ -39,8 +39,12 @@ def is_discarded(ending: Ending, options: Options) -> bool:
     return options.on_failure == "drop" and isinstance(ending, Failed)
 
 
-def defective(claim: Claim) -> Settlement:
+def defective(claim: Claim, options: Options, *, external: bool) -> Settlement:
     """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
     ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
     closed = close([question(claim.run.input)], {}, ending)
-    return Settlement(outcome=outcome_of(ending, closed), messages=closed)
+    return Settlement(
+        outcome=outcome_of(ending, closed),
+        messages=[] if external else closed,
+        discarded=is_discarded(ending, options),
+    )

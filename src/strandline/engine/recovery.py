@@ -30,7 +30,7 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float,
         raise
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
-        await journal.settle(orphan.token, defective(orphan), take=False)
+        await journal.settle(orphan.token, defective(orphan, options, external=external), take=False)
 
 
 async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> None:

@@ -115,11 +115,11 @@ class Runner:
             # The agent may be in the pool, with messages that are in no history.
             self._pool.drop(run.key)
             _log.warning("the claim of run %s is lost: its commit failed, or a newer owner has it", run.run_id)
-            return Ended(claim=claim, lost=True)
+            return Ended(claim=claim, lost=True, held=_alive(execution), phase="a claim that was lost")
         except Exception:
             self._pool.drop(run.key)
             _log.exception("run %s could not be ended as it should; it ends as failed", run.run_id)
-            return await self._give_up(claim, None if execution is None else execution.call)
+            return await self._give_up(claim, _alive(execution))
         finally:
             self._live.pop(run.run_id, None)
             if execution is not None and (agent := execution.take_agent()) is not None:
@@ -150,8 +150,10 @@ class Runner:
         execution.start(agent)
         del agent
         self._live[claim.run.run_id] = execution
-        if left_s is not None and left_s < SOON_S:
-            execution.limit(left_s, self._time_out)
+        if left_s is not None:
+            execution.deadline = started + left_s  # from here on by a clock that nobody sets
+            if left_s < SOON_S:
+                execution.limit(left_s, self._time_out)
         finished = await execution.finished()
         stranded = execution.stranded and finished.ending is execution.asked
         if (stranded or finished.ending is STOPPED) and self._can_go_on(execution):
@@ -161,7 +163,7 @@ class Runner:
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
         run, call = execution.attempt.claim.run, execution.call
-        if run.opaque or (execution.stranded and run.attempt >= self._options.max_attempts):
+        if (run.opaque and execution.begun) or (execution.stranded and run.attempt >= self._options.max_attempts):
             return False
         staged = execution.attempt.staged()
         if execution.stranded and call is not None and call.threads and staged.open_tools():
@@ -182,11 +184,10 @@ class Runner:
 
     def limit(self) -> None:
         """Set the timers of runs whose deadline is near; to be called every second."""
-        now = self._clock.now()
+        soon = self._clock.monotonic() + SOON_S
         for execution in self._live.values():
-            deadline = execution.attempt.claim.run.deadline
-            if deadline is not None and deadline - now < SOON_S:
-                execution.limit(deadline - now, self._time_out)
+            if execution.deadline is not None and execution.deadline < soon:
+                execution.limit(execution.deadline - soon + SOON_S, self._time_out)
 
     def stop(self, grace_s: float) -> None:
         """Have every run that executes end within `grace_s` seconds: those that can go on later are given back."""
@@ -197,7 +198,7 @@ class Runner:
 
     async def _settle(self, execution: Execution, finished: Finished, started: float) -> Ended:
         attempt, claim = execution.attempt, execution.attempt.claim
-        held = execution.call if execution.call is not None and execution.call.is_alive else None
+        held = _alive(execution)
         so_far = attempt.so_far()
         closed = close(so_far, attempt.results, finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
@@ -236,19 +237,27 @@ class Runner:
                 await asyncio.sleep(SETTLE_AGAIN_S)
 
     async def _give_back(self, claim: Claim, *, counted: bool, requeued: bool) -> Ended:
-        try:
-            take = await self._journal.release(claim.token, counted=counted, take=False)
-        except JournalUnavailable as error:
-            _log.error("run %s could not be given back (%s); it is taken up at the next start", claim.run.run_id, error)
-            return Ended(claim=claim)
-        return Ended(claim=claim, take=take, requeued=requeued)
+        while True:
+            try:
+                take = await self._journal.release(claim.token, counted=counted, take=False)
+                return Ended(claim=claim, take=take, requeued=requeued)
+            except JournalUnavailable as error:
+                _log.error("run %s could not be given back: %s", claim.run.run_id, error)
+            if not requeued:  # the process ends: it is taken up at the next start
+                return Ended(claim=claim)
+            await asyncio.sleep(SETTLE_AGAIN_S)
 
-    async def _give_up(self, claim: Claim, call: Call[Any] | None) -> Ended:
+    async def _give_up(self, claim: Claim, held: Call[Any] | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
-        held = call if call is not None and call.is_alive else None
         try:
-            settlement = defective(claim)
+            settlement = defective(claim, self._options, external=self._target.external)
             await self._settle_at_last(claim, settlement, hold=held is not None, take=False)
         except ClaimLost:
             return Ended(claim=claim, lost=True)
         return Ended(claim=claim, outcome=settlement.outcome, held=held)
+
+
+def _alive(execution: Execution | None) -> Call[Any] | None:
+    """Return the call of an execution of which something still works."""
+    call = None if execution is None else execution.call
+    return call if call is not None and call.is_alive else None

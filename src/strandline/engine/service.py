@@ -300,7 +300,7 @@ class Service:
         quiet_s = self._runner.quiet_s()
         return Health(
             ready=self._ready and not self._draining and not self.exhausted.is_set(),
-            draining=self._draining,
+            draining=self._draining or self.exhausted.is_set(),
             processing=self._worker.executing > 0 or len(self._holds) > 0,
             running=self._worker.executing,
             held=len(self._holds),
