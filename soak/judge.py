@@ -22,6 +22,9 @@ STALL_S: Final = 1.0
 """How long a server that lives may come too late to end a run whose time is up; tools of the soak take up to 2.5 s."""
 EARLY: Final = "(This run ended early: {}.)"
 
+UNSEEN: Final = 255
+"""What Python says of a process that had ended when it was killed, and whose code it has lost therefore."""
+
 
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
@@ -193,6 +196,8 @@ def _exits(case: Case) -> Iterator[str]:
     """Servers end when they are told to, with the exit code that this has."""
     for each in case.records.exits:
         allowed = {-9} if "KILL" in each.signals else set()
+        if {"TERM", "KILL"} <= set(each.signals):
+            allowed.add(UNSEEN)
         if "TERM" in each.signals:
             allowed |= {0} if each.stage != "starting" else {0, -15}
         if each.code not in allowed:

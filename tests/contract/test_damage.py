@@ -20,6 +20,7 @@ from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.journal.damage import UNREADABLE_INPUT, WHY
 from strandline.journal.port import Delete, HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
@@ -542,3 +543,41 @@ def test_damage_that_is_found_late_leaves_file_and_wal_as_they_are(
         (folder / WAL).write_bytes(wal)
         found += asyncio.run(opened(folder / FILE)) is None
     assert found > (2 if checked == 0 else pages // 2)
+
+
+def test_the_rest_of_a_commit_that_a_killed_server_made_and_its_successor_wrote_over_is_no_damage(
+    tmp_path: Path,
+) -> None:
+    """Somebody reads all the while, so that the successor takes over the WAL's index as the killed one left it."""
+    path = tmp_path / "some.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("CREATE TABLE t (x)")
+        wal = path.with_name(path.name + "-wal")
+        frame_bytes = 24 + connection.execute("PRAGMA page_size").fetchone()[0]
+
+        def whole() -> int:
+            return int(wal.stat().st_size - 32) // int(frame_bytes)
+
+        connection.execute("INSERT INTO t VALUES (1)")
+        known = whole()
+        before = {each: each.read_bytes() for each in (path, wal)}
+        connection.execute("INSERT INTO t VALUES (randomblob(50000))")
+        killed = wal.read_bytes()
+        copy = tmp_path / "copy.db"
+        for each, content in before.items():
+            copy.with_name(each.name.replace("some", "copy")).write_bytes(content)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as other:
+            other.execute("PRAGMA wal_autocheckpoint = 0")
+            other.execute("INSERT INTO t VALUES (2)")
+            written_over = copy.with_name("copy.db-wal").read_bytes()
+    wal.write_bytes(written_over + killed[len(written_over) :])
+    assert whole() > (len(written_over) - 32) // frame_bytes > known
+    check_wal_frames(path, known)
+    check_wal_frames(path)
+    damaged = bytearray(wal.read_bytes())
+    damaged[32 + 30] ^= 1  # in the first frame, before several commits
+    wal.write_bytes(damaged)
+    with pytest.raises(JournalDamaged, match="in its middle"):
+        check_wal_frames(path)

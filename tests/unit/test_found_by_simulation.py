@@ -1,13 +1,16 @@
 """What the simulation has found, each reduced to the least that shows it."""
 
 import asyncio
+from typing import Any
 
-from engine_support import Played, key, play_round, send, serving, settled, tool_texts
+from engine_support import Played, Stubborn, key, play_round, send, serving, settled, tool_texts
 from engine_support import history as history_of
 from strandline.agents.port import Attempt
 from strandline.engine.dispatcher import Dispatcher
+from strandline.errors import ClaimLost
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey
+from strandline.journal.port import Take
+from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey, Settlement, Token
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -72,3 +75,38 @@ def test_a_run_that_was_claimed_again_before_its_lost_claim_was_noticed_can_wait
     dispatcher.restored(run, session, 0.0)  # it is given back
     assert dispatcher.is_waiting(run)
     assert dispatcher.next() == session
+
+
+def test_a_run_whose_claim_was_lost_while_a_thread_of_it_works_runs_when_that_is_over() -> None:
+    class Loses(MemoryJournal):
+        """Finds at the first settle that the commit which made the claim has failed: the run waits as before."""
+
+        lost = False
+
+        async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Take:
+            if not self.lost:
+                self.lost = True
+                await super().release(token, counted=False, take=False)
+                raise ClaimLost("its commit failed")
+            return await super().settle(token, settlement, **options)
+
+    async def main(clock: VirtualClock) -> None:
+        work, began = Stubborn(), list[float]()
+
+        async def behaviour(attempt: Attempt) -> str:
+            began.append(clock.monotonic())
+            if len(began) == 1:
+                work.leave()
+            return "done"
+
+        async with serving(clock, Played(behaviour), Loses(clock), hold_limit_s=60) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(10)
+            assert len(began) == 1, "it would run beside the thread of its first attempt"
+            work.end()
+            await settled(service)
+            await asyncio.sleep(1)
+            assert (await service.run(ANONYMOUS, ticket.run_id)).run.status is RunStatus.SUCCEEDED
+            assert len(began) == 2
+
+    run_virtual(main)

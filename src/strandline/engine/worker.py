@@ -173,8 +173,6 @@ class Worker:
     def _after_end(self, ended: Ended) -> None:
         run = ended.claim.run
         self.executing -= 1
-        if ended.lost:
-            self.spawn(self._look_again(run))
         if not ended.requeued:
             self._on_end(run.run_id, ended.outcome, ended.duration_s)
         if run.attempt > 1:
@@ -183,19 +181,24 @@ class Worker:
             self._dispatcher.held(run.key)
             self.limits.held(run.key)
             self._holds.begin(ended.claim, ended.held, ended.phase)
-            self.spawn(self._hold(ended.claim, ended.held))
+            self.spawn(self._hold(ended, ended.held))
         else:
             self._dispatcher.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
+            if ended.lost:
+                self.spawn(self._look_again(run))
         if ended.requeued:
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
         self._pump()
 
-    async def _hold(self, claim: Claim, call: Call[Any]) -> None:
+    async def _hold(self, ended: Ended, call: Call[Any]) -> None:
         """Keep a session from going on while something of its last run still works."""
-        await self._holds.keep(claim, call)
-        self.limits.resumed(claim.run.key)
-        self._dispatcher.hold_ended(claim.run.run_id, claim.run.key)
+        run = ended.claim.run
+        await self._holds.keep(ended.claim, call)
+        self.limits.resumed(run.key)
+        self._dispatcher.hold_ended(run.run_id, run.key)
         self._pump()
+        if ended.lost:
+            await self._look_again(run)
 
     async def _expire(self, run_id: RunId, key: SessionKey) -> None:
         """End a run that has waited too long."""

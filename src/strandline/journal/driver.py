@@ -95,6 +95,20 @@ def make_room(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
 
 
+def begin_wal_anew(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and begin it anew, if nobody reads from it just now.
+
+    Whatever a killed process has left at its end, and nobody knows of, can then not be taken for a part of it.
+    """
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+    except sqlite3.Error:  # no room, or somebody reads: it stays as it is, which is sound
+        pass
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+
+
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write; each statement, or transaction, sees what was committed before it."""
     connection = sqlite3.connect(

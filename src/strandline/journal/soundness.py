@@ -43,7 +43,7 @@ def guard(path: Path) -> sqlite3.Connection:
         return connect_reader(path)
     with closing(connect_reader(path)) as connection:
         check_pages(path, connection, CHECKED_BYTES)
-    check_wal_frames(path)
+    check_wal_frames(path, _indexed_frames(path))
     connection = connect_reader(path)
     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from its first read on it holds the file
     return connection
@@ -130,39 +130,65 @@ def check_wal_head(path: Path) -> None:
             f"{wal} does not belong to the journal {path}, which is a backup that was put there. Both were left as they"
             f" are. Move {wal.name} away, and {path.name}-shm with it."
         )
-    magic, _, _, _, _, _, *stored = struct.unpack(">8I", head)
-    first = second = 0
-    for left, right in struct.iter_unpack(f"{'>' if magic & 1 else '<'}2I", head[:24]):
-        first = (first + left + second) & 0xFFFFFFFF
-        second = (second + right + first) & 0xFFFFFFFF
-    if magic not in _WAL_MAGIC or [first, second] != stored:
+    (magic,) = struct.unpack(">I", head[:4])
+    if magic not in _WAL_MAGIC or _checksum(head[:24], bytes(8), ">" if magic & 1 else "<") != head[24:]:
         raise _damaged_wal(path, "at its head")
 
 
-def check_wal_frames(path: Path) -> None:
+def check_wal_frames(path: Path, whole: int = 0) -> None:
     """Raise `JournalDamaged` if the WAL has commits after a frame that is not whole; what they hold had been told.
 
-    A commit is synced before the next one is written, so at most the frames of one can be spoilt by a power failure.
-    SQLite has read the WAL on a connection of the caller, so that the index beside it says how far it is whole; that
-    connection is closed. With one open, closing the index here would drop all locks that SQLite holds on it in this
-    process (POSIX), and the next process to open the journal would make it anew under the feet of this one.
+    The first `whole` frames are known to be. A commit is synced before the next one is written, so at most the frames
+    of one can be spoilt by a power failure. One commit after the last whole frame can also be a rest: of a commit of a
+    killed process that its successor did not know of, and wrote over.
     """
-    # Formats: https://sqlite.org/fileformat2.html#walformat and https://sqlite.org/walformat.html#walidxfmt
-    with open(f"{path}-shm", "rb") as index:
-        version, whole = struct.unpack("=I12xI", index.read(20))
+    # Format: https://sqlite.org/fileformat2.html#walformat
     with open(f"{path}-wal", "rb") as wal:
         head = wal.read(_WAL_HEAD)
-        if version != _INDEX_VERSION or len(head) < _WAL_HEAD:
+        if len(head) < _WAL_HEAD:
             return
-        (page_bytes,) = struct.unpack(">I", head[8:12])
+        magic, _, page_bytes = struct.unpack(">3I", head[:12])
         frame_bytes = _FRAME_HEAD + page_bytes
-        committed = False
-        for at in range(_WAL_HEAD + whole * frame_bytes, os.fstat(wal.fileno()).st_size, frame_bytes):
-            frame = os.pread(wal.fileno(), _FRAME_HEAD, at)
-            if frame[8:16] == head[16:24]:  # of this WAL, not a leftover of the one before
+        frames = (os.fstat(wal.fileno()).st_size - _WAL_HEAD) // frame_bytes
+        if whole > frames:
+            return
+        at = _WAL_HEAD + whole * frame_bytes
+        checksum = head[24:] if not whole else os.pread(wal.fileno(), 8, at - frame_bytes + 16)
+        is_whole, committed = True, False
+        for _ in range(whole, frames):
+            frame = os.pread(wal.fileno(), frame_bytes, at)
+            at += frame_bytes
+            if frame[8:16] != head[16:24]:  # a leftover of the WAL before
+                is_whole = False
+                continue
+            if is_whole:
+                checksum = _checksum(frame[:8] + frame[_FRAME_HEAD:], checksum, ">" if magic & 1 else "<")
+                is_whole = checksum == frame[16:_FRAME_HEAD]
+            if not is_whole:
                 if committed:
                     raise _damaged_wal(path, "in its middle")
                 committed = any(frame[4:8])
+
+
+def _checksum(data: bytes, before: bytes, order: str) -> bytes:
+    """Return SQLite's running checksum of a WAL; `data` is a whole number of 8 bytes."""
+    first, second = struct.unpack(">2I", before)
+    for left, right in struct.iter_unpack(f"{order}2I", data):
+        first = (first + left + second) & 0xFFFFFFFF
+        second = (second + right + first) & 0xFFFFFFFF
+    return struct.pack(">2I", first, second)
+
+
+def _indexed_frames(path: Path) -> int:
+    """Return how many frames of the WAL its index has, which is how far SQLite found it whole when it last looked.
+
+    No connection of this process to the journal may be open: closing the index here would drop all locks that SQLite
+    holds on it in this process (POSIX), and the next process to open the journal would make it anew under its feet.
+    """
+    # Format: https://sqlite.org/walformat.html#walidxfmt
+    with open(f"{path}-shm", "rb") as index:
+        version, whole = struct.unpack("=I12xI", index.read(20))
+    return whole if version == _INDEX_VERSION else 0
 
 
 def _damaged_wal(path: Path, where: str) -> JournalDamaged:

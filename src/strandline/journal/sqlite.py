@@ -16,7 +16,7 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import reader
-from strandline.journal.driver import connect, create, translated, unreadable
+from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
@@ -117,6 +117,7 @@ class SqliteJournal:
                 ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
                 claims.extend(ledger.take_over())
                 guarding.close()
+                begin_wal_anew(connections[0])
             except Exception as error:
                 raise unreadable(path, error) from error
             self._ledger = ledger

@@ -179,7 +179,7 @@ class _Check:
         try:
             check_pages(self._path, self._connection, most_bytes=None)
             with unowned(self._path) as still:
-                if still and os.path.exists(f"{self._path}-shm"):
+                if still and os.path.exists(f"{self._path}-wal"):
                     check_wal_frames(self._path)
         except JournalDamaged as error:
             self._findings.add(str(error))
