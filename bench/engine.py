@@ -19,18 +19,20 @@ from typing import Any
 
 import uvloop
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from strandline.agents.function import FunctionTarget, Session
+from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import SystemClock
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
 from strandline.engine.service import Request, Service
+from strandline.history import Progress
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, RunId, SessionId, SessionKey
+from strandline.model import ANONYMOUS, AgentRecord, RunId, SessionId, SessionKey, Succeeded
 
 MakeJournal = Callable[[Path], Journal]
 JOURNALS: dict[str, MakeJournal] = {
@@ -55,18 +57,61 @@ class NoOp:
         return "done"
 
 
+class Rounds:
+    """A target whose agents do `rounds` rounds with one tool that does nothing, and tell of them if they `stage`."""
+
+    opaque = exclusive = external = False
+    description = "rounds"
+
+    def __init__(self, *, stage: bool) -> None:
+        self.stage = stage
+        self.waits: list[float] = []
+        """How many seconds the tools of each round waited before they started."""
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        return RoundsAgent(self)
+
+
+class RoundsAgent:
+    """One session's."""
+
+    def __init__(self, target: Rounds) -> None:
+        self._target = target
+
+    async def run(self, attempt: Attempt) -> Finished:
+        attempt.add({"role": "user", "content": [{"text": "x"}]})
+        use = {"toolUseId": "t1", "name": "tool", "input": {"n": 1}}
+        result = {"toolUseId": "t1", "status": "success", "content": [{"text": "done"}]}
+        attempt.add({"role": "assistant", "content": [{"toolUse": use}]})
+        if self._target.stage:
+            began = time.perf_counter()
+            await attempt.begin_round()
+            self._target.waits.append(time.perf_counter() - began)
+            await attempt.end_tool("t1", result)
+        attempt.add({"role": "user", "content": [{"toolResult": result}]})
+        if self._target.stage:
+            await attempt.end_round(None)
+        attempt.add({"role": "assistant", "content": [{"text": "done"}]})
+        return Finished(ending=Succeeded())
+
+    def rest(self) -> None:
+        """Keep nothing."""
+
+
 def key(session: str) -> SessionKey:
     return SessionKey(ANONYMOUS, SessionId(session))
 
 
 @asynccontextmanager
-async def serving(make_journal: MakeJournal, agent: NoOp, **options: Any) -> AsyncIterator[Service]:
+async def serving(
+    make_journal: MakeJournal, agent: NoOp, target: Target | None = None, **options: Any
+) -> AsyncIterator[Service]:
     numbers = count()
     loops = AgentLoops(executor_threads=8, clock=SystemClock(), new_loop=uvloop.new_event_loop)
     with tempfile.TemporaryDirectory() as folder:
         service = Service(
             journal=make_journal(Path(folder)),
-            target=FunctionTarget(agent.answer, description="no-op"),
+            target=target or FunctionTarget(agent.answer, description="no-op"),
             loops=loops,
             clock=SystemClock(),
             new_run_id=lambda: RunId(f"run_{next(numbers):09d}"),
@@ -85,6 +130,37 @@ async def serving(make_journal: MakeJournal, agent: NoOp, **options: Any) -> Asy
 async def ask(service: Service, session: str, text: str = "x") -> None:
     ticket = await service.submit(Request(key=key(session), input=text))
     await ticket.stream.outcome()
+
+
+async def staging(make_journal: MakeJournal, samples: int, *, stage: bool) -> dict[str, float]:
+    """Return the milliseconds of a run with a round of one tool, and of the wait before it, and the CPU of such a run.
+
+    The times are those of one client alone, with no other commit to be shared; the CPU is that of a run among many.
+    """
+    target = Rounds(stage=stage)
+    async with serving(make_journal, NoOp(), target=target) as service:
+        for _ in range(samples // 10):
+            await ask(service, "s")
+        target.waits.clear()
+        times = []
+        for _ in range(samples):
+            sent = time.perf_counter()
+            await ask(service, "s")
+            times.append((time.perf_counter() - sent) * 1000)
+        wait_ms = statistics.median(target.waits) * 1000 if target.waits else 0.0
+
+        async def client(session: str) -> None:
+            for _ in range(4 * samples // SESSIONS):
+                await ask(service, session)
+
+        cpu = time.process_time()
+        await asyncio.gather(*(client(f"s{n}") for n in range(SESSIONS)))
+        cpu = time.process_time() - cpu
+        return {
+            "run p50 ms": statistics.median(times),
+            "wait p50 ms": wait_ms,
+            "CPU us": cpu / (4 * samples // SESSIONS * SESSIONS) * 1e6,
+        }
 
 
 async def throughput(make_journal: MakeJournal, runs: int) -> dict[str, float]:
@@ -155,8 +231,8 @@ def main() -> None:
     rows: list[tuple[str, str, str, str]] = []
     console = Console()
     names = [args.journal] if args.journal else list(JOURNALS)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("engine", total=len(names) * 8)
+    with ProgressBar(console=console, transient=True) as progress:
+        task = progress.add_task("engine", total=len(names) * 10)
 
         def measure(title: str, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
             progress.update(task, description=title)
@@ -170,6 +246,13 @@ def main() -> None:
             rows.append((name, "throughput, 50 sessions", f"{first['runs/s']:,.0f} runs/s", ""))
             idle = measure(f"{name}: latency", latency(make, samples))
             rows += [(name, f"idle session, {title}", f"{value:.2f}", "") for title, value in idle.items()]
+            none, one = (measure(f"{name}: staging", staging(make, samples, stage=stage)) for stage in (False, True))
+            rows.append(ratio(name, "run with a round that is staged / that is not", one, none, "run p50 ms"))
+            rows.append((name, "wait before the tools of a round", f"{one['wait p50 ms']:.3f} ms", ""))
+            share = f"{one['CPU us'] / none['CPU us']:.2f}"
+            rows.append(
+                (name, "CPU of such a run, 50 sessions", f"{one['CPU us']:.0f} / {none['CPU us']:.0f} us", share)
+            )
             short = measure(f"{name}: 10 messages", latency(make, samples, messages=10))
             long = measure(f"{name}: 1,000 messages", latency(make, samples, messages=1000))
             rows.append(ratio(name, "run with 1,000 messages / with 10", long, short, "round trip p50 ms"))
