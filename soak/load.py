@@ -201,8 +201,12 @@ class Load:
         """Ask for a run, note how it ended, and return what was shown. Raises `Broken` or `Silent`."""
         headers = "" if wait_s is None else f"Prefer: wait={wait_s}\r\n"
         reply = await ask(server.port, "GET", f"/v1/runs/{run_id}", headers=headers)
+        if reply.status_code == 503 and "not open" in reply.body["detail"]:
+            raise Broken("the server has just stopped")
         if reply.status_code != 200:
-            self.records.faults.append(f"run {run_id} was acknowledged, and asking for it gives {reply.status_code}")
+            self.records.faults.append(
+                f"run {run_id} was acknowledged, and asking for it gives {reply.status_code}: {reply.body}"
+            )
             return View(status_code=reply.status_code)
         run = reply.body
         ended = ended_of_run(run)
