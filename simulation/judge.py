@@ -97,7 +97,9 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     if code is ErrorCode.CRASHED:
         if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
-        in_a_tool = last is not None and last.crashed and last in run.asked.values()
+        # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
+        cut_off = last is not None and (last.crashed or (life.faulty and bool(evidence.drains)))
+        in_a_tool = cut_off and last in run.asked.values()
         fails = in_a_tool and life.options.unknown_tool == "fail"
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
