@@ -155,10 +155,9 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
     assert "Traceback" not in server.stderr, server.stderr
 
 
+@pytest.mark.parametrize("disk", ["mounted"], indirect=True)
 def test_a_small_disk_holds_many_runs(disk: Disk, at: Checkpoints) -> None:
     """The room goes to what is kept, not to versions of pages in the WAL (which took 41 KB for each run)."""
-    if not isinstance(disk, SmallDisk):
-        pytest.skip("needs a disk that is small")
     with serving(TARGETS / "agent.py", folder=disk.folder, variables=at.environment) as server:
         for n in range(100):
             server.chat(f"q{n}", f"s{n}")

@@ -12,7 +12,6 @@ import strands_sessions
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, serving, texts
 from strandline.history import NO_ANSWER
-from strandline.journal.sqlite import SqliteJournal
 
 
 @pytest.fixture
@@ -116,7 +115,6 @@ def test_a_server_prunes_by_itself(tmp_path: Path) -> None:
         assert "run_retention" in said
 
 
-@pytest.mark.skipif(not hasattr(SqliteJournal, "prune"), reason="the journal cannot forget runs yet")
 def test_old_runs_are_forgotten_and_their_room_given_back(tmp_path: Path) -> None:
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         for n in range(30):

@@ -10,7 +10,6 @@ import pytest
 
 import strands_sessions
 from acceptance.server import COMMAND, TARGETS, environment, serving
-from strandline.journal.sqlite import SqliteJournal
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 COMMANDS = [
@@ -34,8 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_works_as_it_stands_there(folder: Path, command: str) -> None:
-    if " prune " in command and not hasattr(SqliteJournal, "prune"):
-        pytest.skip("the journal cannot forget runs yet")
     path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
     variables = environment({"HOME": str(folder), "PATH": path})
     done = subprocess.run(

@@ -62,9 +62,9 @@ class QueueLimits:
                 self.watch(run_id, key, deadline + now - max(began, since))
 
     def look(self) -> None:
-        """Look now. The timer counts seconds; it does not see that a clock was set, or that the machine slept."""
+        """Look soon. The timer counts seconds; it does not see that a clock was set, or that the machine slept."""
         if self._heap and self._heap[0][0] <= self._clock.now():
-            self._look()
+            self._arm()  # in place of the timer that is too late, not beside it
 
     def stop(self) -> None:
         """Tell of nothing any more, also not of runs whose accept comes to its end only now."""
