@@ -151,6 +151,12 @@ def resolve(
     return Resolved(Settings(**values), origins)
 
 
+def journal_file(settings: Settings) -> Path | None:
+    """Return the file that the journal is, None if it is no file."""
+    kind, _, place = settings.journal.partition(":")
+    return Path(place) if kind == "sqlite" and place else None
+
+
 def check_exposure(settings: Settings) -> None:
     """Raise `SettingsError` if the server would listen beyond this machine without anybody having allowed it."""
     if settings.allow_anonymous or is_loopback(settings.host):

@@ -4,45 +4,38 @@ They say in a few lines what was done, on the standard output; progress and erro
 stands in `strandline.journal`. Exit codes: 0 done and sound, 1 faults found or a session refused, 2 could not be done.
 """
 
-import asyncio
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
-from strandline.clock import SystemClock
-from strandline.config import resolve
-from strandline.encoding import encode
-from strandline.errors import SettingsError, StrandlineError
+from strandline.cli import say
+from strandline.config import journal_file, resolve
+from strandline.errors import SettingsError
 from strandline.model import ANONYMOUS
 
 journal_app = typer.Typer(
-    help="Back up, check, tidy and fill the journal, the file in which runs and history are kept.",
+    help="Back up, check, tidy and fill the journal.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
-ERRORS: Final = 2
 FAULTS: Final = 1
 _UNITS: Final = {"": 86_400.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 
 Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with settings [dim]\\[strandline.toml][/]", metavar="FILE")
+    Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 OptionalPath = Annotated[
     str | None,
     typer.Argument(
-        help="The journal: a file, or `sqlite:FILE` [dim]\\[the one that the settings name][/]",
+        help="The journal: a file, or `sqlite:FILE` [the one that the settings name]",
         metavar="PATH",
         show_default=False,
     ),
@@ -69,10 +62,10 @@ def backup(
     from strandline.journal.backup import backup as copy
 
     if len(places) > 2:
-        _fail(f"{len(places)} files were named: name the journal and the file to make.")
-    with _told(), _progress("pages") as step:
+        say.fail(f"{len(places)} files were named: name the journal and the file to make.")
+    with say.told(), _progress("pages") as step:
         size = copy(_path(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
-    _out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", highlight=False, soft_wrap=True)
+    say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
 
 
 @journal_app.command()
@@ -83,11 +76,15 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
 
     Example: strandline journal verify .strandline/journal.db --json
     """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strandline.encoding import encode
     from strandline.journal.verify import verify as check
 
-    with _told(), _progress("pages") as step:
+    with say.told(), _progress("pages") as step:
         findings = check(_path(path, config), lambda what, done, total: step(done, total, what))
-    out = _out()
+    console = say.out()
     if as_json:
         sys.stdout.write(encode(findings).decode() + "\n")
     else:
@@ -107,11 +104,11 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
         table.add_row("of discarded runs", hidden)
         count = len(findings.faults) + findings.more_faults
         table.add_row("faults", "[green]none: it is sound[/]" if findings.sound else f"[bold red]{count:,}[/]")
-        out.print(table)
+        console.print(table)
         for fault in findings.faults:
-            out.print(f"[red]-[/] {escape(fault)}", highlight=False)
+            console.print(f"[red]-[/] {escape(fault)}")
         if findings.more_faults:
-            out.print(f"[red]-[/] and {findings.more_faults:,} more")
+            console.print(f"[red]-[/] and {findings.more_faults:,} more")
     if not findings.sound:
         raise typer.Exit(FAULTS)
 
@@ -136,18 +133,21 @@ def prune(
 
     Example: strandline journal prune --older-than 30d --vacuum
     """
+    import asyncio
+
+    from strandline.clock import SystemClock
     from strandline.journal import pruning
 
     age_s = _seconds(older_than)
     clock = SystemClock()
-    with _told():
+    with say.told():
         place = _path(path, config)
         with _progress("runs forgotten") as step:
             forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
-        _out().print(f"{forgotten:,} runs forgotten.", highlight=False)
+        say.out().print(f"{forgotten:,} runs forgotten.")
         if vacuum:
             freed = asyncio.run(pruning.vacuum(place, clock))
-            _out().print(f"{_size(max(freed, 0))} given back.", highlight=False)
+            say.out().print(f"{_size(max(freed, 0))} given back.")
 
 
 @journal_app.command("import")
@@ -178,9 +178,16 @@ def import_(
 
     Example: strandline journal import ~/.strands/sessions .strandline/journal.db --dry-run
     """
+    import asyncio
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from strandline.clock import SystemClock
+    from strandline.encoding import encode
     from strandline.journal.importing import bring_in
 
-    with _told(), _progress("sessions") as step:
+    with say.told(), _progress("sessions") as step:
         results = asyncio.run(
             bring_in(
                 folder.expanduser(),
@@ -193,7 +200,7 @@ def import_(
                 on_step=step,
             )
         )
-    out = _out()
+    console = say.out()
     if as_json:
         sys.stdout.write(encode(results).decode() + "\n")
     else:
@@ -209,10 +216,10 @@ def import_(
             table.add_row(
                 escape(each.session_id), f"[{colours[each.result]}]{each.result}[/]", messages, escape(remarks)
             )
-        out.print(table)
+        console.print(table)
         counts = {name: sum(each.result == name for each in results) for name in colours}
         told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-        out.print(f"{told}{' (nothing was written)' if dry_run else ''}", highlight=False)
+        console.print(f"{told}{' (nothing was written)' if dry_run else ''}")
     if any(each.result == "refused" for each in results):
         raise typer.Exit(FAULTS)
 
@@ -222,19 +229,21 @@ def import_(
 
 def _path(named: str | None, config: Path | None) -> Path:
     """Return the file that PATH names, or the settings. Raises `SettingsError` if a journal is no file."""
-    journal = named if named is not None else resolve({}, os.environ, toml=config).settings.journal
     if named is not None and not re.match(r"(sqlite|memory):", named):
         return Path(named).expanduser()
-    kind, _, place = journal.partition(":")
-    if kind != "sqlite" or not place:
-        raise SettingsError(f"The journal {journal!r} is no file, so there is nothing to work on. Name a file.")
-    return Path(place).expanduser()
+    settings = resolve({"journal": named}, os.environ, toml=config).settings
+    place = journal_file(settings)
+    if place is None:
+        raise SettingsError(
+            f"The journal {settings.journal!r} is no file, so there is nothing to work on. Name a file."
+        )
+    return place.expanduser()
 
 
 def _seconds(age: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([dhms]?)", age.strip())
     if found is None:
-        _fail(f"--older-than is {age!r}, which is no age. Write days (`30`) or a number with a unit (`30d`, `12h`).")
+        say.fail(f"--older-than is {age!r}, which is no age. Write days (`30`) or a number with a unit (`30d`, `12h`).")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -249,31 +258,15 @@ def _size(count: float) -> str:
 # -- what is told -----------------------------------------------------------------------------------------
 
 
-def _out() -> Console:
-    return Console(highlight=False)
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=True, highlight=False)
-    raise typer.Exit(ERRORS)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell an error in one paragraph, and leave."""
-    try:
-        yield
-    except StrandlineError as error:
-        _fail(str(error))
-
-
 Step = Callable[..., None]
 
 
 @contextmanager
 def _progress(what: str) -> Iterator[Step]:
     """Give a function `step(done, total, what)` that shows how far it is, on a terminal, gone when it is done."""
-    console = Console(stderr=True)
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    console = say.err()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task: TaskID = progress.add_task(what, total=None)

@@ -1,37 +1,29 @@
-"""The composition root: builds the server from settings, runs it, and stops it cleanly.
+"""A server's process, from its first to its last moment.
 
-`run` is the whole life of a process: listen, open the journal, serve, drain on SIGTERM or SIGINT, leave. It listens
+`run` is all of it: listen, open the journal, serve, drain on SIGTERM or SIGINT, leave. It listens
 before the journal is open, so that probes are answered while another server still owns it.
 """
 
 import asyncio
 import contextlib
 import gc
-import hashlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import uvicorn
 import uvloop
 
 from strandline import __version__
-from strandline.agents.port import Target, TriedAtStart
+from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
-from strandline.config import Settings, check_exposure, is_loopback
-from strandline.engine.loops import AgentLoops
-from strandline.engine.options import Options
-from strandline.engine.service import Service
-from strandline.errors import SettingsError, SetupError
-from strandline.http.app import HttpOptions, build_app
-from strandline.journal.memory import MemoryJournal
+from strandline.composition import build_face, build_loops, build_service, open_journal, start
+from strandline.config import Settings, check_exposure, is_loopback, journal_file
+from strandline.errors import SetupError
 from strandline.journal.port import Journal
-from strandline.model import RunId, SessionKey
 from strandline.stacks import answer
 
 _log = logging.getLogger("strandline")
@@ -66,39 +58,6 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
     return code
 
 
-def new_run_id(clock: Clock) -> RunId:
-    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 of chance."""
-    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
-
-
-def open_journal(settings: Settings, clock: Clock) -> Journal:
-    """Return the journal that the settings name, not yet opened. Raises `SettingsError`."""
-    kind, _, place = settings.journal.partition(":")
-    if kind == "memory" and not place:
-        return MemoryJournal(clock)
-    if kind == "sqlite" and place:
-        from strandline.journal.sqlite import SqliteJournal
-
-        return SqliteJournal(Path(place), clock, lock_wait_s=settings.lock_wait, on_wait=_log.warning)
-    raise SettingsError(f"journal is {settings.journal!r}; it must be `sqlite:PATH` or `memory:`")
-
-
-def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
-    """Return a function that names a session's folder: by the SHA-256 of its key."""
-    if settings.workspace is not None:
-        root = Path(settings.workspace)
-    elif settings.journal.startswith("sqlite:"):
-        root = Path(settings.journal.removeprefix("sqlite:")).parent / "workspace"
-    else:
-        root = Path(".strandline") / "workspace"
-    prefix = f"{root.absolute()}{os.sep}"
-
-    def workspace(key: SessionKey) -> str:
-        return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
-
-    return workspace
-
-
 class _Server:
     """One process's life."""
 
@@ -116,53 +75,13 @@ class _Server:
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
-        self.loops = AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=uvloop.new_event_loop)
-        self._service = Service(
-            journal=journal,
-            target=target,
-            loops=self.loops,
-            clock=clock,
-            new_run_id=lambda: new_run_id(clock),
-            workspace=workspaces(settings),
-            options=Options(
-                max_running=settings.max_running,
-                max_queued_per_session=settings.max_queued_per_session,
-                max_queued=settings.max_queued,
-                timeout_s=settings.timeout,
-                queue_timeout_s=settings.queue_timeout,
-                cancel_grace_s=settings.cancel_grace,
-                hold_limit_s=settings.hold_limit,
-                max_holds=settings.max_holds,
-                stall_after_s=settings.stall_after,
-                stall_action=settings.stall_action,
-                unknown_tool=settings.unknown_tool,
-                idempotent_tools=frozenset(settings.idempotent_tools),
-                on_failure=settings.on_failure,
-                run_retention_s=settings.run_retention,
-                max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
-                retry_after_s=settings.retry_after,
-                drain_grace_s=settings.drain_grace,
-                max_agents=settings.max_agents,
-                agent_idle_s=settings.agent_idle,
-                survives=not isinstance(journal, MemoryJournal),
-            ),
-            owner=settings.agent_id,
-        )
+        self.loops = build_loops(settings, clock, uvloop.new_event_loop)
+        self._service = build_service(settings, target, journal, self.loops, clock)
 
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_app(
-            self._service,
-            HttpOptions(
-                agent_id=settings.agent_id,
-                max_body_bytes=settings.max_body_bytes,
-                retry_after_s=settings.retry_after,
-                loopback=is_loopback(settings.host),
-                allowed_hosts=settings.allowed_hosts,
-                cors_origins=settings.cors_origins,
-            ),
-        )
+        app = build_face(settings, self._service, loopback=is_loopback(settings.host))
         web = _Web(
             uvicorn.Config(
                 app,
@@ -181,7 +100,7 @@ class _Server:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         serving = asyncio.create_task(web.serve(sockets=[self._listener]))
-        starting = asyncio.create_task(self._start())
+        starting = asyncio.create_task(start(self._service, self._target, self.loops))
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -210,18 +129,11 @@ class _Server:
 
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""
-        kind, _, place = self._settings.journal.partition(":")
-        if kind == "sqlite":
+        if (place := journal_file(self._settings)) is not None:
             try:
-                answer(Path(place), self._service.stacks())
+                answer(place, self._service.stacks())
             except OSError as error:
                 _log.error("what runs do could not be written down: %s", error)
-
-    async def _start(self) -> None:
-        """Learn what is served, then open the journal and let runs in."""
-        if isinstance(self._target, TriedAtStart):
-            await self.loops.start(self._target.try_out).done
-        await self._service.start()
 
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""

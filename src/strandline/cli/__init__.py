@@ -1,0 +1,43 @@
+"""The command: `strandline`. Here its commands are put together; each has a module of its own.
+
+What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from strandline import __version__
+from strandline.cli import say
+from strandline.cli.journal import journal_app
+from strandline.cli.serve import serve
+from strandline.cli.stacks import stacks
+
+app = typer.Typer(
+    help="Put a stateful agent behind HTTP. Requests to one conversation wait their turn; they never race.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _strandline(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        sys.stdout.write(f"{__version__}\n")
+        raise typer.Exit
+
+
+app.command("serve")(serve)
+app.command()(stacks)
+app.add_typer(journal_app, name="journal")
+
+
+def main() -> None:
+    """Run the command; a defect of ours is told in one paragraph too."""
+    try:
+        app()
+    except Exception as error:
+        say.say_defect(error)
+        sys.exit(say.DEFECT)

@@ -1,0 +1,72 @@
+"""How the commands speak: results on the standard output, everything else on the other one.
+
+An error is one paragraph that says what to do, and never a traceback of ours. Rich is imported when something is said,
+so that `--help` stays quick.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import typer
+
+from strandline.errors import StrandlineError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ERRORS: Final = 2
+"""The exit code of a command that could not do what it was asked to."""
+DEFECT: Final = 1
+"""The exit code of a command that has a defect."""
+TRACEBACK_VARIABLE: Final = "STRANDLINE_TRACEBACK"
+
+
+def out() -> "Console":
+    """Return the console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def err() -> "Console":
+    """Return the console for errors, progress and whatever else is no result."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say_error(message: str) -> None:
+    """Say one paragraph about what went wrong."""
+    from rich.markup import escape
+
+    err().print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=True)
+
+
+def fail(message: str) -> NoReturn:
+    """Say one paragraph about what went wrong, and leave with exit code 2."""
+    say_error(message)
+    raise typer.Exit(ERRORS)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say an error of ours in one paragraph, and leave with exit code 2."""
+    try:
+        yield
+    except StrandlineError as error:
+        fail(str(error))
+
+
+def say_defect(error: BaseException) -> None:
+    """Say that the command has a defect, with what whoever mends it needs."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exception(error, file=sys.stderr)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    say_error(
+        f"a defect of Strandline, not of yours: {type(error).__name__}: {error} ({os.path.basename(frame.filename)},"
+        f" line {frame.lineno}). Set {TRACEBACK_VARIABLE}=1 to see all of it, and please report it"
+    )

@@ -1,0 +1,97 @@
+"""`strandline serve`: one flag per setting, from the one place where settings are written down."""
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from strandline.cli import say
+from strandline.config import default_of, descriptions, resolve
+
+
+def _serve(target: str, config: Path | None = None, verbose: bool = False, **flags: Any) -> None:
+    """Serve TARGET over HTTP until SIGTERM or Ctrl-C.
+
+    TARGET is `path/file.py`, `path/file.py:name` or `package.module:name`. It names a factory that makes a Strands
+    agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for.
+    """
+    console = say.err()
+    with say.told():
+        resolved = resolve(flags, os.environ, toml=config)
+        from strandline.agents.load import load_target
+        from strandline.logs import log_to_stderr
+        from strandline.server import run
+
+        log_to_stderr(verbose=verbose)
+        served = load_target(target, history=resolved.settings.history)
+        code = run(served, resolved.settings, announce=lambda line: console.print(line, soft_wrap=True))
+    raise typer.Exit(code)
+
+
+def _flag(name: str, meaning: str) -> inspect.Parameter:
+    """Return the flag of a setting, as Typer reads it; values are checked where all settings are."""
+    default = default_of(name)
+    flag = f"--{name.replace('_', '-')}"
+    help_text = f"{meaning} [{_shown(default)}]"
+    if isinstance(default, bool):
+        kind: Any = bool | None
+        option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
+    else:
+        kind = str | None
+        option = typer.Option(flag, help=help_text, metavar=_metavar(default))
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+def _shown(default: object) -> str:
+    match default:
+        case bool():
+            return "yes" if default else "no"
+        case None:
+            return "none"
+        case list():
+            return ", ".join(default) or "none"
+        case _:
+            return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _metavar(default: object) -> str:
+    if isinstance(default, float):
+        return "SECONDS"
+    if isinstance(default, int):
+        return "N"
+    return "LIST" if isinstance(default, list) else "TEXT"
+
+
+def _with_flags() -> Callable[..., None]:
+    """Give the command one flag per setting."""
+    parameters = [
+        inspect.Parameter(
+            "target",
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            annotation=Annotated[str, typer.Argument(help="What to serve.", metavar="TARGET")],
+        ),
+        inspect.Parameter(
+            "config",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]")
+            ],
+        ),
+        inspect.Parameter(
+            "verbose",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")],
+        ),
+        *(_flag(name, meaning) for name, meaning in descriptions().items()),
+    ]
+    _serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    _serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return _serve
+
+
+serve: Final = _with_flags()

@@ -1,0 +1,125 @@
+"""The composition root: builds journal, service and HTTP face from settings, for whoever gives them a life.
+
+`strandline.server` is the life of a process of its own, `strandline.library` that of a service inside another one.
+Nothing here starts anything.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from strandline.agents.port import Target, TriedAtStart
+from strandline.clock import Clock
+from strandline.config import Settings, journal_file
+from strandline.engine.loops import AgentLoops
+from strandline.engine.options import Options
+from strandline.engine.service import Service
+from strandline.errors import SettingsError
+from strandline.http.app import HttpOptions, build_app
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Journal
+from strandline.model import RunId, SessionKey
+
+_log = logging.getLogger("strandline")
+
+
+def new_run_id(clock: Clock) -> RunId:
+    """Return an id that sorts by time: `run_`, 12 hex digits of milliseconds, 16 of chance."""
+    return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
+
+
+def open_journal(settings: Settings, clock: Clock) -> Journal:
+    """Return the journal that the settings name, not yet opened. Raises `SettingsError`."""
+    if settings.journal == "memory:":
+        return MemoryJournal(clock)
+    if (file := journal_file(settings)) is not None:
+        from strandline.journal.sqlite import SqliteJournal
+
+        return SqliteJournal(file, clock, lock_wait_s=settings.lock_wait, on_wait=_log.warning)
+    raise SettingsError(f"journal is {settings.journal!r}; it must be `sqlite:PATH` or `memory:`")
+
+
+def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
+    """Return a function that names a session's folder: by the SHA-256 of its key."""
+    if settings.workspace is not None:
+        root = Path(settings.workspace)
+    elif (file := journal_file(settings)) is not None:
+        root = file.parent / "workspace"
+    else:
+        root = Path(".strandline") / "workspace"
+    prefix = f"{root.absolute()}{os.sep}"
+
+    def workspace(key: SessionKey) -> str:
+        return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
+
+    return workspace
+
+
+def build_loops(
+    settings: Settings, clock: Clock, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+) -> AgentLoops:
+    """Return where the agents will run; its threads start when they are needed, and `close` ends them."""
+    return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
+
+
+def build_service(settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock) -> Service:
+    """Return a service that has not been started."""
+    return Service(
+        journal=journal,
+        target=target,
+        loops=loops,
+        clock=clock,
+        new_run_id=lambda: new_run_id(clock),
+        workspace=workspaces(settings),
+        options=Options(
+            max_running=settings.max_running,
+            max_queued_per_session=settings.max_queued_per_session,
+            max_queued=settings.max_queued,
+            timeout_s=settings.timeout,
+            queue_timeout_s=settings.queue_timeout,
+            cancel_grace_s=settings.cancel_grace,
+            hold_limit_s=settings.hold_limit,
+            max_holds=settings.max_holds,
+            stall_after_s=settings.stall_after,
+            stall_action=settings.stall_action,
+            unknown_tool=settings.unknown_tool,
+            idempotent_tools=frozenset(settings.idempotent_tools),
+            on_failure=settings.on_failure,
+            run_retention_s=settings.run_retention,
+            max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
+            retry_after_s=settings.retry_after,
+            drain_grace_s=settings.drain_grace,
+            max_agents=settings.max_agents,
+            agent_idle_s=settings.agent_idle,
+            survives=not isinstance(journal, MemoryJournal),
+        ),
+        owner=settings.agent_id,
+    )
+
+
+def build_face(settings: Settings, service: Service, *, loopback: bool) -> ASGIApp:
+    """Return the HTTP face of a service. `loopback`: it is known to be reached from this machine only."""
+    return build_app(
+        service,
+        HttpOptions(
+            agent_id=settings.agent_id,
+            max_body_bytes=settings.max_body_bytes,
+            retry_after_s=settings.retry_after,
+            loopback=loopback,
+            allowed_hosts=settings.allowed_hosts,
+            cors_origins=settings.cors_origins,
+        ),
+    )
+
+
+async def start(service: Service, target: Target, loops: AgentLoops) -> None:
+    """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
+    if isinstance(target, TriedAtStart):
+        await loops.start(target.try_out).done
+    await service.start()
