@@ -34,7 +34,8 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     agent_id: str
     max_body_bytes: int
     retry_after_s: float
-    loopback: bool
+    loopback: bool | None
+    """Whether it is reached from this machine only; None: each request has to say it."""
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
 
