@@ -97,6 +97,8 @@ def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppS
 def serve(target: object, *, config: Place | None = None, **settings: Unpack[ServerSettings]) -> int:
     """Serve `target` until SIGTERM or Ctrl-C, and return the exit code: `strandline serve` in one call.
 
+    It logs to the standard error output, unless the program has said where its log goes.
+
     What keeps it from serving is told on the standard error output, in one paragraph. Raises `SetupError` only if it is
     called where no server can live: outside the main thread, or inside a running event loop.
     """
@@ -104,10 +106,11 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
     from strandline.logs import log_to_stderr
     from strandline.server import run
 
-    log_to_stderr()
+    if not logging.getLogger().handlers:
+        log_to_stderr()
     try:
         served, resolved = _recipe("strandline.serve", target, config, settings, frozenset())
-        return run(served, resolved, announce=lambda line: _say(line))
+        return run(served, resolved, announce=_say)
     except SetupError as error:
         _say(f"strandline: {error}")
         return FAILED

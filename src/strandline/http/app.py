@@ -79,7 +79,7 @@ class Endpoint:
         try:
             response = await self._handler(Request(scope, receive))
         except ClientDisconnect:
-            return
+            response = Response(status_code=wire.CLIENT_LEFT)  # a middleware around us takes silence for a defect
         except Exception as error:
             response = _response_to(error, scope)
         await response(scope, receive, send)

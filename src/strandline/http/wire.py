@@ -26,6 +26,8 @@ CONFLICT: Final = 409
 TOO_LARGE: Final = 413
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
+CLIENT_LEFT: Final = 499
+"""Nobody reads it."""
 BROKEN: Final = 500
 UNAVAILABLE: Final = 503
 
