@@ -126,7 +126,7 @@ class Server:
         self._process = subprocess.Popen(
             self._command(),
             cwd=self.folder,
-            env=environment(self.variables),
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -140,6 +140,9 @@ class Server:
 
     def _command(self) -> list[str]:
         return [str(COMMAND), "serve", self._target, *self._places, *self.flags]
+
+    def _environment(self) -> dict[str, str]:
+        return environment(self.variables)
 
     def until_ready(self) -> None:
         """Return when the process has announced its address; its journal is open then."""
