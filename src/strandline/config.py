@@ -133,17 +133,22 @@ def default_of(name: str) -> Any:
 
 
 def resolve(
-    flags: Mapping[str, Any], environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    toml: Path | None = None,
+    folder: Path | None = None,
+    given: str | None = None,
 ) -> Resolved:
     """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
 
     `flags` holds only what was given; `toml` names a file that must exist, else `strandline.toml` of `folder` (the
-    current one) is read if it is there.
+    current one) is read if it is there. `given` says where `flags` come from, if they are none of a command.
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.__struct_fields__, "default")
     hints = get_type_hints(Settings, include_extras=True)
-    sources = [_from_toml(toml, folder or Path.cwd()), _from_environment(environ), _from_flags(flags)]
+    sources = [_from_toml(toml, folder or Path.cwd()), _from_environment(environ), _from_flags(flags, given)]
     for source in sources:
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
@@ -181,8 +186,11 @@ def is_loopback(host: str) -> bool:
 Source = dict[str, tuple[Any, str]]
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Source:
-    return {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
+def _from_flags(flags: Mapping[str, Any], given: str | None) -> Source:
+    for name in flags:
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(f"`{name}` is no setting{_meant(name)}")
+    return {name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Source:
@@ -205,10 +213,13 @@ def _from_toml(path: Path | None, folder: Path) -> Source:
         raise SettingsError(f"{file} cannot be read: {error}") from error
     for name in table:
         if name not in Settings.__struct_fields__:
-            close = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise SettingsError(f"{file} has `{name}`, which is no setting{hint}")
+            raise SettingsError(f"{file} has `{name}`, which is no setting{_meant(name)}")
     return {name: (value, str(file)) for name, value in table.items()}
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
