@@ -10,6 +10,7 @@ import typer
 
 from strandline import __version__
 from strandline.cli import say
+from strandline.cli.init import init
 from strandline.cli.journal import journal_app
 from strandline.cli.serve import serve
 from strandline.cli.stacks import stacks
@@ -29,6 +30,7 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
         raise typer.Exit
 
 
+app.command()(init)
 app.command("serve")(serve)
 app.command()(stacks)
 app.add_typer(journal_app, name="journal")
