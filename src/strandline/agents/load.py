@@ -209,8 +209,7 @@ def _import_failure(where: str, error: BaseException, folder: Path) -> str:
     if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
         reason = "".join(traceback.format_exception_only(error)).strip()
         return f"{where} cannot be imported:\n\n  {reason}"
-    frames = _own_frames(traceback.extract_tb(error.__traceback__), folder)
-    lines = "".join(f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}" for frame in frames)
+    lines = own_lines(error, folder)
     if isinstance(error, SetupError):  # what we had to say to the user's code, it says already what to do
         return f"{where} cannot be served: {error}{lines}"
     reason = "".join(traceback.format_exception_only(error)).strip()
@@ -218,6 +217,12 @@ def _import_failure(where: str, error: BaseException, folder: Path) -> str:
     if isinstance(error, ModuleNotFoundError):
         hint = f"\n\nInstall it where strandline is installed, or correct the name {error.name!r}."
     return f"{where} cannot be imported: {reason}{lines}{hint}"
+
+
+def own_lines(error: BaseException, folder: Path) -> str:
+    """Return the user's own lines that an error went through, as text to be put after the reason."""
+    frames = _own_frames(traceback.extract_tb(error.__traceback__), folder)
+    return "".join(f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}" for frame in frames)
 
 
 def _own_frames(frames: list[traceback.FrameSummary], folder: Path) -> list[traceback.FrameSummary]:
