@@ -96,10 +96,9 @@ def lacks(provider: str) -> str | None:
         )
     if provider == "bedrock" and not _aws_credentials():
         return (
-            "boto3 finds no AWS credentials. It looks, in this order, for AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,"
-            " the profile that AWS_PROFILE names, ~/.aws/credentials and ~/.aws/config (`aws configure` or"
-            " `aws sso login` fill them), and the role of the container or machine. A Bedrock key goes into"
-            " AWS_BEARER_TOKEN_BEDROCK."
+            "boto3 finds no AWS credentials. It looks for AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile that"
+            " AWS_PROFILE names, ~/.aws (`aws configure` or `aws sso login` fill it) and the role of the container or"
+            " machine; a Bedrock key goes into AWS_BEARER_TOKEN_BEDROCK."
         )
     return None
 

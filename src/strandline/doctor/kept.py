@@ -49,7 +49,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
     looked = (
         "sound" if path.stat().st_size <= CHECKED_BYTES else "its head is sound (the rest: strandline journal verify)"
     )
-    size = f"{path.stat().st_size / (1 << 20):,.1f} MiB"
+    size = _size(path.stat().st_size)
     if owner is None:
         yield ok("journal", f"{named}, {size}, {looked}, used by nobody now")
     else:
@@ -90,6 +90,10 @@ def _folder(path: Path) -> Iterator[Finding]:
             yield note("disk", told, "make room on that disk")
         else:
             yield ok("disk", told + (f", {kind}" if kind else ""))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024:,.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):,.1f} MiB"
 
 
 def _existing(path: Path) -> Path:
