@@ -46,6 +46,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = say.INTERRUPTED
+    except KeyboardInterrupt:
+        code = say.INTERRUPTED
     except Exception as error:
-        code = say.say_usage(error) if say.is_usage(error) else say.say_defect(error)
+        code = say.say_unforeseen(error)
     sys.exit(code)
