@@ -91,7 +91,7 @@ class Server:
 
     def __init__(
         self,
-        target: str | Path,
+        target: str | Path | None,
         *flags: str,
         folder: Path,
         variables: Mapping[str, str] | None = None,
@@ -104,7 +104,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port or 0}"
         self.stderr = ""
         """What all processes so far have written, also for the message of a failing test."""
-        self._target = str(target)
+        self._target = [] if target is None else [str(target)]
         self._journal = journal
         self._places = [
             *([] if port is None else ["--port", str(port)]),
@@ -139,7 +139,7 @@ class Server:
             self.until_ready()
 
     def _command(self) -> list[str]:
-        return [str(COMMAND), "serve", self._target, *self._places, *self.flags]
+        return [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
 
     def _environment(self) -> dict[str, str]:
         return environment(self.variables)
