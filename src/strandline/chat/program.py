@@ -22,12 +22,16 @@ MESSAGES_PER_TURN: Final = 12
 AGENT_FAILED: Final = 1
 INTERRUPTED: Final = 130
 HELP: Final = """\
-  /session NAME   go on in another session       /health   what goes on in the server
-  /sessions       the sessions you were in       /help     this
-  /history [N]    the last N turns, in full      /quit     leave (so does Ctrl-D)
+  /session NAME   go on in another session
+  /sessions       the sessions you were in
+  /history [N]    the last N turns, in full
+  /health         what goes on in the server
+  /help           this
+  /quit           leave (so does Ctrl-D)
 
-Everything else is a question. End a line with \\ to go on in the next one; text of several lines can be pasted.
-Ctrl-C leaves a wait: the run goes on, and its answer will be in the history."""
+Everything else is a question. End a line with \\ to go on in the next one;
+text of several lines can be pasted. Ctrl-C leaves a wait: the run goes on,
+and its answer will be in the history."""
 
 
 def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def chat(
-    url: Annotated[str | None, typer.Argument(help="Address of the server [this folder's settings]")] = None,
-    session: Annotated[str, typer.Option("--session", "-s", help="Session to talk in.")] = "default",
+    url: Annotated[
+        str | None, typer.Argument(help="Address of the server [from this folder's settings]", metavar="URL")
+    ] = None,
+    session: Annotated[str, typer.Option("--session", "-s", help="Session to talk in.", metavar="NAME")] = "default",
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
     ] = None,
-    history: Annotated[int, typer.Option(help="Turns of the past to show at first.", min=0, max=1000)] = 3,
+    history: Annotated[int, typer.Option(help="Turns of the past to show at first.", metavar="N", min=0, max=1000)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")] = False,
 ) -> None:
     """Talk to a server, http://127.0.0.1:8080 if no other is named.
