@@ -10,6 +10,7 @@ import typer
 
 from strandline import __version__
 from strandline.cli import say
+from strandline.cli.demo import demo_app
 from strandline.cli.journal import journal_app
 from strandline.cli.serve import serve
 from strandline.cli.stacks import stacks
@@ -32,6 +33,7 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
 app.command("serve")(serve)
 app.command()(stacks)
 app.add_typer(journal_app, name="journal")
+app.add_typer(demo_app, name="demo")
 
 
 def main() -> None:
