@@ -4,7 +4,7 @@ The same record gives the same picture, byte for byte. It brings its own card an
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import groupby
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
@@ -13,19 +13,24 @@ from strandline.demo.race.record import Act, Asked, Got, Play, Race, Server, Spe
 from strandline.demo.race.words import ACTS, NAMES, findings
 
 WIDTH: Final = 860
-HEIGHT: Final = 506
+HEIGHT: Final = 564
 _PANEL: Final = 400
 _LEFT: Final = 24
 _BARS: Final = 282
 _ROW: Final = 27
 _TOP: Final = 118
 
+_CONDITIONS: Final = (
+    "The model is a script that refuses a conversation as Amazon Bedrock does. "
+    "Unprotected: Strands was told to let several calls in."
+)
 _STYLE: Final = """
 svg { color-scheme: light dark; }
 text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 13px; fill: #1f2328; }
 .card { fill: #ffffff; stroke: #d1d9e0; }
 .title { font-size: 19px; font-weight: 600; }
 .head { font-size: 15px; font-weight: 600; }
+.own { font-weight: 600; }
 .dim { fill: #59636e; font-size: 12px; }
 .good { fill: #1a7f37; } .bad { fill: #cf222e; }
 .bar-good { fill: #2da44e; } .bar-bad { fill: #e5534b; }
@@ -55,11 +60,17 @@ def draw(race: Race) -> str:
         f"<style>{_STYLE}</style>",
         f'<rect class="card" x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="10"/>',
         _text(_LEFT, 38, "Five requests to one session, all at once", "title"),
-        _text(_LEFT, 60, "The same agent behind three servers. Every bar is measured: strandline demo race", "dim"),
+        _text(
+            _LEFT,
+            60,
+            "The same agent behind three servers, each a real process. Measured by: strandline demo race",
+            "dim",
+        ),
         *_panel(left, _LEFT, scale_s),
         *_panel(right, WIDTH - _LEFT - _PANEL + 12, scale_s),
         *_grid(race),
-        _text(_LEFT, HEIGHT - 16, f"Strandline {race.strandline}, Strands {race.strands}, Python {race.python}", "dim"),
+        _text(_LEFT, HEIGHT - 38, _CONDITIONS, "dim"),
+        _text(_LEFT, HEIGHT - 18, f"Strandline {race.strandline}, Strands {race.strands}, Python {race.python}", "dim"),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -86,9 +97,10 @@ def _panel(play: Play, x: int, scale_s: float) -> Iterator[str]:
     yield f'<line class="line" x1="{x + 18}" y1="{floor}" x2="{x + 18 + _BARS}" y2="{floor}"/>'
     for second in range(int(scale_s) + 1):
         yield _text(x + 18 + round(second * per_s), floor + 15, f"{second} s", "dim")
-    yield from _conversation(play.history, x, floor + 34)
+    yield _text(x, floor + 43, "The conversation afterwards, a square for each message", "dim")
+    yield from _conversation(play.history, x, floor + 53)
     for line, (good, text) in enumerate(_last_words(play, judgement)):
-        yield _text(x, floor + 72 + line * 18, f"{'✓' if good else '✗'} {text}", "good" if good else "bad")
+        yield _text(x, floor + 91 + line * 18, f"{'✓' if good else '✗'} {text}", "good" if good else "bad")
 
 
 def _row(play: Play, asked: Asked, x: int, y: int, per_s: float) -> Iterator[str]:
@@ -108,15 +120,18 @@ def _got(asked: Asked, judgement: Judgement) -> tuple[str, bool]:
 
 
 def _conversation(history: Sequence[Any], x: int, y: int) -> Iterator[str]:
-    """Draw the messages as a row of squares, and a frame around two neighbours of one role."""
+    """Draw the messages as a row of squares, and a frame around neighbours of one role."""
     step, size = 19, 15
     roles = [message["role"] for message in history]
     for place, role in enumerate(roles):
         yield _rect(role, x + place * step, y, size, size)
-    for place, (before, after) in enumerate(pairwise(roles)):
-        if before == after:
-            left = x + place * step - 2
-            yield f'<rect class="wrong" x="{left}" y="{y - 2}" width="{step + size + 4}" height="{size + 4}" rx="4"/>'
+    place = 0
+    for _, same in groupby(roles):
+        count = len(list(same))
+        if count > 1:
+            left, wide = x + place * step - 2, (count - 1) * step + size + 4
+            yield f'<rect class="wrong" x="{left}" y="{y - 2}" width="{wide}" height="{size + 4}" rx="4"/>'
+        place += count
     words = x + len(roles) * step + 8
     if words < x + 250:
         yield _rect("user", words, y + 3, 9, 9) + _text(words + 13, y + 12, "user", "dim")
@@ -130,13 +145,13 @@ def _last_words(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
 
 def _grid(race: Race) -> Iterator[str]:
     """Draw who held in which act."""
-    top, columns = 392, (_LEFT, 286, 440, 640)
-    yield f'<line class="line" x1="{_LEFT}" y1="{top - 20}" x2="{WIDTH - _LEFT}" y2="{top - 20}"/>'
+    top, columns = 424, (_LEFT, 262, 448, 650)
+    yield f'<line class="line" x1="{_LEFT}" y1="{top - 24}" x2="{WIDTH - _LEFT}" y2="{top - 24}"/>'
     for x, act in zip(columns[1:], Act, strict=True):
         yield _text(x, top, ACTS[act].split(",")[0], "dim")
     for number, server in enumerate(Server, 1):
         y = top + number * 24
-        yield _text(_LEFT, y, NAMES[server], "head" if server is Server.STRANDLINE else "")
+        yield _text(_LEFT, y, NAMES[server], "own" if server is Server.STRANDLINE else "")
         for x, act in zip(columns[1:], Act, strict=True):
             judgement = judge(race.play(server, act))
             word = "✓ holds" if judgement.holds else f"✗ {_worst(judgement)}"
