@@ -120,9 +120,8 @@ class Server:
         """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
         assert self._process is None, "it runs already"
         self._announced.clear()
-        command = [str(COMMAND), "serve", self._target, *self._places, *self.flags]
         self._process = subprocess.Popen(
-            command,
+            self.command(),
             cwd=self.folder,
             env=environment(self.variables),
             stdin=subprocess.DEVNULL,
@@ -135,6 +134,10 @@ class Server:
         self._connect()
         if ready:
             self.until_ready()
+
+    def command(self) -> list[str]:
+        """Return what starts the process."""
+        return [str(COMMAND), "serve", self._target, *self._places, *self.flags]
 
     def until_ready(self) -> None:
         """Return when the process has announced its address; its journal is open then."""
