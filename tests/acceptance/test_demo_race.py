@@ -1,12 +1,16 @@
 """`strandline demo race`: what it measures, what its judge says of that, and that it ends what it starts."""
 
+import io
 import json
+import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +91,8 @@ def test_strandline_holds_in_every_act(told: str) -> None:
     killed = race.play(Server.STRANDLINE, Act.KILL)
     assert [asked.got for asked in killed.asked] == [Got.ANSWER] + [Got.NOTHING] * 4
     assert killed.tools == [1, 2, 3, 4, 5]
-    assert killed.ready_at is not None
-    assert [spell.seat for spell in killed.spells if spell.begun_at > killed.ready_at - 1] == [3, 4, 5]
+    assert killed.killed_at is not None
+    assert [spell.seat for spell in killed.spells if spell.begun_at > killed.killed_at] == [3, 4, 5]
 
 
 def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
@@ -109,20 +113,33 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+def started(folder: Path) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[], str]]"]:
+    """Start the command on a terminal; give the process, and what returns all that was on the screen once it ended."""
+    ours, its = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, "demo", "race"],
         cwd=folder,
-        env=environment({"TMPDIR": str(folder)}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        env=environment({"TMPDIR": str(folder), "TERM": "xterm-256color"}),
+        stdin=its,
+        stdout=its,
+        stderr=its,
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    os.close(its)
+    with open(ours, "rb", buffering=0) as terminal, ThreadPoolExecutor(1) as reader:
+        read = reader.submit(_all_of, terminal)
+        try:
+            yield process, lambda: read.result(30)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _all_of(terminal: io.FileIO) -> str:
+    pieces = []
+    with suppress(OSError):  # what a terminal says when nobody is at its other end
+        while piece := terminal.read(4096):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
 
 
 def ports(folder: Path) -> list[int]:
@@ -135,17 +152,21 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    """No process, no file, no traceback."""
-    with started(tmp_path) as process:
-        until(lambda: len(ports(tmp_path)) == 3, "three servers run")
+    """No process, no file, no traceback; until then it shows what goes on."""
+    with started(tmp_path) as (process, screen):
+        until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
         began = ports(tmp_path)
+        assert len(began) == 3
         assert all(map(is_listening, began))
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.strip() == "Broken off; all that was started has been ended."
+        assert process.wait(30) == 130
+        said = screen()
+    assert "Broken off; all that was started has been ended." in said
+    assert "Three servers start" in said
+    assert "1. Five at once" in said
+    assert "Traceback" not in said
     assert not any(map(is_listening, began))
     assert list(tmp_path.iterdir()) == []
 

@@ -13,13 +13,15 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from strandline.demo.race import ledger
-from strandline.demo.race.agent import ask
+from strandline.demo.race.agent import FAILS, KILLED, ask
 from strandline.demo.race.processes import Contestant
 from strandline.demo.race.record import Act, Asked, Got, Play, Spell
 
 REQUESTS: Final = 5
 STRUCK: Final = 2
 """The seat whose request fails, or in whose tool the server is killed."""
+BESIDES: Final = {Act.TOGETHER: "", Act.FAILURE: FAILS, Act.KILL: KILLED}
+"""What the struck request says besides."""
 NEXT: Final = REQUESTS + 1
 
 
@@ -43,7 +45,7 @@ class Playing:
         self._began = time.monotonic()
         self.note = "requests arrive"
         for seat in range(1, REQUESTS + 1):
-            self._send(seat, fails=self._act is Act.FAILURE and seat == STRUCK)
+            self._send(seat, BESIDES[self._act] if seat == STRUCK else "")
             self._on.until(lambda inside=seat: self._on.inside() >= inside, f"request {seat} is inside")  # type: ignore[misc]
         ledger.gate(self._on.folder, self._act).touch()
         self.note = "the agent works"
@@ -106,6 +108,7 @@ class Playing:
         self._on.until(in_its_tool, f"the tool of seat {STRUCK} has started")
         self._on.kill()
         self._killed_at = self.now()
+        ledger.killed(self._on.folder).touch()
         self.note = "killed with kill -9; it starts again"
         for thread in self._threads:
             thread.join()
@@ -113,9 +116,9 @@ class Playing:
         self._ready_at = self.now()
         self.note = "it runs again"
 
-    def _send(self, seat: int, *, fails: bool = False) -> None:
-        text = ask(seat, fails=fails)
-        self._asked[seat] = Asked(seat=seat, question=text, fails=fails, sent_at=self.now())
+    def _send(self, seat: int, besides: str = "") -> None:
+        text = ask(seat, besides)
+        self._asked[seat] = Asked(seat=seat, question=text, fails=besides == FAILS, sent_at=self.now())
         thread = threading.Thread(target=self._wait_for_answer, args=(seat, text), name=f"client-{seat}", daemon=True)
         self._threads.append(thread)
         thread.start()

@@ -30,6 +30,8 @@ GATE_S: Final = 60.0
 FAILS: Final = "(the model will fail)"
 """A question with these words is the failure of its provider, after the tool has booked."""
 
+KILLED: Final = "(the server will be killed)"
+"""With these words the tool takes its time, until the server has been killed."""
 PROVIDER_FAILED: Final = "the model's provider does not answer"
 
 _SEAT: Final = re.compile(r"\bseat (\d+)", re.IGNORECASE)
@@ -40,9 +42,9 @@ class Refused(Exception):
     """What a provider says of a conversation that it does not take."""
 
 
-def ask(seat: int, *, fails: bool = False) -> str:
-    """Return the question that books a seat."""
-    return f"Book seat {seat}, please. {FAILS}" if fails else f"Book seat {seat}, please."
+def ask(seat: int, besides: str = "") -> str:
+    """Return the question that books a seat; `besides` is `FAILS` or `KILLED`."""
+    return f"Book seat {seat}, please. {besides}".rstrip()
 
 
 def seat_of(text: str) -> int:
@@ -65,14 +67,17 @@ def _make(session_id: str, mode: ConcurrentInvocationMode) -> Agent:
     folder = Path(os.environ[ledger.FOLDER_VARIABLE])
 
     @tool
-    def book(seat: int) -> str:
+    def book(seat: int, slowly: bool = False) -> str:
         """Book a seat.
 
         Args:
             seat: its number
+            slowly: whether to go on until the server has been killed
         """
         ledger.write(folder, session_id, "tool", seat)
-        time.sleep(BOOKS_S)
+        deadline = time.monotonic() + (GATE_S if slowly else BOOKS_S)
+        while (left := deadline - time.monotonic()) > 0 and not (slowly and ledger.killed(folder).exists()):
+            time.sleep(min(left, 0.02) if slowly else left)
         return f"seat {seat} is booked"
 
     def begun(event: BeforeInvocationEvent) -> None:
@@ -106,7 +111,7 @@ def _script(gate: Path) -> Script:
             raise Refused(refusal)
         asked, told = question(messages), results(messages)
         if not told:
-            return [say("Let me book it. "), call("book", {"seat": seat_of(asked)})]
+            return [say("Let me book it. "), call("book", {"seat": seat_of(asked), "slowly": KILLED in asked})]
         if FAILS in asked:
             raise ConnectionError(PROVIDER_FAILED)
         return f"Seat {seat_of(asked)} is yours."

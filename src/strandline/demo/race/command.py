@@ -40,7 +40,8 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
             for act in Act:
                 console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
     elif as_json:
-        with _terminated():
+        # Seen on a terminal only.
+        with _terminated(), Console(stderr=True).status("Three servers, three acts: about 15 seconds ..."):
             race = run(Silent())
     else:
         with _terminated(), Screen(console) as screen:

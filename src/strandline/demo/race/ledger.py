@@ -46,3 +46,8 @@ def read(folder: Path, session_id: str) -> Sequence[Step]:
 def gate(folder: Path, session_id: str) -> Path:
     """Return the file that lets the model of a session answer, once it is there."""
     return folder / f"{session_id}.go"
+
+
+def killed(folder: Path) -> Path:
+    """Return the file that tells a slow tool that its server has been killed, once it is there."""
+    return folder / "killed"
