@@ -26,7 +26,7 @@ class MountedServer(Server):
         self.mounted_at = mounted_at
         super().__init__(app, *flags, folder=folder, variables=variables, journal=None)
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
         return [sys.executable, "-m", "uvicorn", self._target, *self._places, *self.flags]
 
 

@@ -124,7 +124,7 @@ class Server:
         assert self._process is None, "it runs already"
         self._announced.clear()
         self._process = subprocess.Popen(
-            self._command(),
+            self.command(),
             cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -138,7 +138,8 @@ class Server:
         if ready:
             self.until_ready()
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
+        """Return what starts the process."""
         return [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
 
     def _environment(self) -> dict[str, str]:

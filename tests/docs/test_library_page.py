@@ -64,7 +64,7 @@ def test_each_app_starts_and_its_agent_answers(module: str, place: str, folder: 
 
 
 class Script(Server):
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
         return [sys.executable, self._target]
 
 
