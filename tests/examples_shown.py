@@ -67,6 +67,6 @@ def with_real_model(folder: Path, shown: Example, module: str = "agent.py") -> N
     file = folder / module
     text = file.read_text()
     assert text.count(SCRIPTED) == 1, f"{file} does not have the line that {shown.folder.name}/README.md names"
-    lines = next(block for block in shown.blocks("python") if "Model(" in block)
+    lines = next(block for block in shown.blocks("python") if "\nmodel = " in block)
     file.write_text(text.replace(SCRIPTED, lines))
     (folder / "script.py").unlink()
