@@ -70,8 +70,8 @@ def test_what_stands_after_is_served_and_answers_knowing_the_session(
     page: str, command: list[str], tmp_path: Path
 ) -> None:
     with serving(*command, folder=written(page, tmp_path)) as server:
-        assert server.chat("hello", "ada")["response"] == "You asked: hello"
-        assert server.chat("and now?", "ada")["response"] == "You asked: and now?"
+        assert server.chat("hello", "ada")["response"] == "Question 1: hello"
+        assert server.chat("and now?", "ada")["response"] == "Question 2: and now?"
         assert len(server.history("ada")) == 4
         assert server.history("bob") == []
 
@@ -129,7 +129,7 @@ def test_a_lock_leaves_two_questions_in_a_row_and_forgets_all_in_a_crash(tmp_pat
         assert judge(messages) != []
         process.kill()
     with uvicorn("app", folder) as (url, _):
-        assert post(url, "three").json() == {"response": "You asked: three\n"}
+        assert post(url, "three").json() == {"response": "Question 1: three\n"}
         assert len(httpx.get(f"{url}/history", trust_env=False).json()["messages"]) == 2
 
 
@@ -169,8 +169,8 @@ def langgraph(tmp_path: Path) -> Iterator[Server]:
 def test_the_new_client_of_the_langgraph_page_is_answered(langgraph: Server) -> None:
     names: dict[str, Any] = {}
     exec(files("langgraph")["newclient.py"], names)
-    assert asyncio.run(names["ask"](langgraph.url, "hello", "ada")) == "You asked: hello"
-    assert asyncio.run(names["ask"](langgraph.url, "again", "ada")) == "You asked: again"
+    assert asyncio.run(names["ask"](langgraph.url, "hello", "ada")) == "Question 1: hello"
+    assert asyncio.run(names["ask"](langgraph.url, "again", "ada")) == "Question 2: again"
 
 
 def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -> None:
@@ -190,7 +190,7 @@ def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(files("langgraph")[file.removeprefix("./")], names)
     end = asyncio.run(names[name].ainvoke({"messages": [{"role": "user", "content": "hello"}]}))
-    assert end["messages"][-1].text == "You asked: hello"
+    assert end["messages"][-1].text == "Question 1: hello"
     client = get_client(url="http://127.0.0.1:1")
     client_block = files("langgraph")["client.py"]
     (call,) = (

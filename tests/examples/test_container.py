@@ -68,7 +68,8 @@ def test_four_lines_make_an_image_whose_conversations_are_in_its_volume(base: st
         with volume(mine) as data:
             with container(mine, *data.mount) as server:
                 assert ask(server.until_ready(), "hello")["response"] == "Question 1: hello"
-                assert server.execute("python", "-c", "import openai; print(openai.__name__)") == "openai"
+                look = "cd /app && OPENAI_API_KEY=key python -c 'import agent; print(type(agent.model).__name__)'"
+                assert server.execute("sh", "-c", look) == "OpenAIModel"
                 server.kill()
             with container(mine, *data.mount) as server:
                 assert ask(server.until_ready(), "still there?")["response"] == "Question 2: still there?"
@@ -141,21 +142,23 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
     """Ready when `up --wait` returns, the second answer counts on in a new container, and a stop is a clean one."""
     if "--network=host" in os.environ.get("DOCKER_BUILD_FLAGS", ""):
         (folder / "compose.override.yaml").write_text(f"services: {{agent: {{{NETWORK_OF_ITS_OWN}}}}}\n")
-    ups = [
+    shown = [
         shlex.split(line, comments=True)[2:]
         for block in SHOWN.blocks("sh")
         for line in block.splitlines()
-        if line.startswith("docker compose up")
+        if line.startswith("docker compose ")
     ]
+    assert [command[0] for command in shown] == ["up", "down", "up"]
     first, second = SHOWN.asked
     with project(folder) as agent:
-        agent.compose(*ups[0])
+        agent.compose(*shown[0])
         before = agent.container
         assert docker("inspect", "--format", "{{.State.Health.Status}}", before) == "healthy"
         answer = ask(agent.url, first["message"])
         assert (answer["response"], answer["agent_id"]) == ("Question 1: hello", "compose")
 
-        agent.compose(*ups[1])
+        agent.compose(*shown[1])
+        agent.compose(*shown[2])
         assert agent.container != before
         assert ask(agent.url, second["message"])["response"] == "Question 2: still there?"
 
