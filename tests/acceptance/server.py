@@ -88,7 +88,7 @@ class Server:
 
     def __init__(
         self,
-        target: str | Path,
+        target: str | Path | None,
         *flags: str,
         folder: Path,
         variables: Mapping[str, str] | None = None,
@@ -101,7 +101,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port or 0}"
         self.stderr = ""
         """What all processes so far have written, also for the message of a failing test."""
-        self._target = str(target)
+        self._target = [] if target is None else [str(target)]
         self._journal = journal
         self._places = [
             *([] if port is None else ["--port", str(port)]),
@@ -120,7 +120,7 @@ class Server:
         """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
         assert self._process is None, "it runs already"
         self._announced.clear()
-        command = [str(COMMAND), "serve", self._target, *self._places, *self.flags]
+        command = [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
@@ -22,6 +22,8 @@ ERRORS: Final = 2
 """The exit code of a command that could not do what it was asked to."""
 DEFECT: Final = 1
 """The exit code of a command that has a defect."""
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as shells have it."""
 TRACEBACK_VARIABLE: Final = "STRANDLINE_TRACEBACK"
 
 
@@ -61,8 +63,25 @@ def told() -> Iterator[None]:
         fail(str(error))
 
 
-def say_defect(error: BaseException) -> None:
-    """Say that the command has a defect, with what whoever mends it needs."""
+def is_usage(error: Exception) -> bool:
+    """Tell whether an error says that the command was typed wrong."""
+    return any(kind.__name__ == "ClickException" for kind in type(error).__mro__)
+
+
+def say_usage(error: Any) -> int:
+    """Say what was typed wrong and where the right way is told; return the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return ERRORS
+    message = error.format_message().strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    command = getattr(getattr(error, "ctx", None), "command_path", "strandline")
+    say_error(f"{message}{'' if message.endswith('?') else '.'} `{command} --help` shows what can be written.")
+    return ERRORS
+
+
+def say_defect(error: BaseException) -> int:
+    """Say that the command has a defect, with what whoever mends it needs; return the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error, file=sys.stderr)
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -70,3 +89,4 @@ def say_defect(error: BaseException) -> None:
         f"a defect of Strandline, not of yours: {type(error).__name__}: {error} ({os.path.basename(frame.filename)},"
         f" line {frame.lineno}). Set {TRACEBACK_VARIABLE}=1 to see all of it, and please report it"
     )
+    return DEFECT

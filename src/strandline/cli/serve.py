@@ -12,21 +12,22 @@ from strandline.cli import say
 from strandline.config import default_of, descriptions, resolve
 
 
-def _serve(target: str, config: Path | None = None, verbose: bool = False, **flags: Any) -> None:
+def _serve(target: str | None = None, config: Path | None = None, verbose: bool = False, **flags: Any) -> None:
     """Serve TARGET over HTTP until SIGTERM or Ctrl-C.
 
     TARGET is `path/file.py`, `path/file.py:name` or `package.module:name`. It names a factory that makes a Strands
-    agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for.
+    agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for;
+    without TARGET, `agent.py` of this folder is served.
     """
     console = say.err()
     with say.told():
         resolved = resolve(flags, os.environ, toml=config)
-        from strandline.agents.load import load_target
+        from strandline.agents.load import default_target, load_target
         from strandline.logs import log_to_stderr
         from strandline.server import run
 
         log_to_stderr(verbose=verbose)
-        served = load_target(target, history=resolved.settings.history)
+        served = load_target(target or default_target(), history=resolved.settings.history)
         code = run(served, resolved.settings, announce=lambda line: console.print(line, soft_wrap=True))
     raise typer.Exit(code)
 
@@ -71,7 +72,10 @@ def _with_flags() -> Callable[..., None]:
         inspect.Parameter(
             "target",
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            annotation=Annotated[str, typer.Argument(help="What to serve.", metavar="TARGET")],
+            default=None,
+            annotation=Annotated[
+                str | None, typer.Argument(help="What to serve [agent.py]", metavar="TARGET", show_default=False)
+            ],
         ),
         inspect.Parameter(
             "config",
