@@ -181,7 +181,7 @@ def test_a_body_is_refused_by_the_proxy_at_the_limit_of_the_server(front: Front)
 
 def test_the_container_is_given_only_settings_that_exist() -> None:
     variables = re.findall(r"-e STRANDLINE_(\w+)=", block("sh", "docker run"))
-    assert variables == ["ALLOWED_HOSTS", "DEMO_MODEL"]
+    assert variables == ["ALLOWED_HOSTS"]
     assert "allowed_hosts" in descriptions()
     assert re.findall(r"^([\w.]+)", block("toml"), re.MULTILINE) == list(SETTINGS)
     assert SETTINGS.keys() <= descriptions().keys()

@@ -28,9 +28,9 @@ def test_init_writes_the_file_that_is_shown(server: Server) -> None:
 def test_the_two_questions_get_the_answers_that_are_shown(server: Server) -> None:
     command, shown = next(pair for pair in asked_and_shown(PAGE) if "and hello" in pair[0])
     # Two that are sent at once arrive in either order; the page shows one of them.
-    first, second = command.splitlines()
+    first, second = command.splitlines(keepends=True)[:2]
     inside = "until curl -s localhost:8080/health | grep -q '\"processing\":true'; do :; done"
-    got = printed(f"{first}\n{inside}\n{second}", folder=server.folder, url=server.url)
+    got = printed(f"{first}{inside}\n{second}wait", folder=server.folder, url=server.url)
     assert documents(got) == documents(shown)
 
 
