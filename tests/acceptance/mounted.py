@@ -27,7 +27,7 @@ class MountedServer(Server):
         super().__init__(app, *flags, folder=folder, variables=variables, journal=None)
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "uvicorn", self._target, *self._places, *self.flags]
+        return [sys.executable, "-m", "uvicorn", *self._target, *self._places, *self.flags]
 
 
 @contextmanager

@@ -184,7 +184,7 @@ class Script(Server):
     """A script that calls `strandline.serve`."""
 
     def command(self) -> list[str]:
-        return [sys.executable, self._target]
+        return [sys.executable, *self._target]
 
 
 def script(folder: Path, more: str = "") -> Path:

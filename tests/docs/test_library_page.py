@@ -65,7 +65,7 @@ def test_each_app_starts_and_its_agent_answers(module: str, place: str, folder: 
 
 class Script(Server):
     def command(self) -> list[str]:
-        return [sys.executable, self._target]
+        return [sys.executable, *self._target]
 
 
 def test_the_script_serves(folder: Path) -> None:
