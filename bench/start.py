@@ -45,7 +45,7 @@ def main() -> None:
         await begin(service)
         step("journal: open, migrate, recover")
 
-    Service.start = begun  # type: ignore[method-assign]
+    Service.start = begun  # type: ignore[method-assign, assignment]
 
     def ready(line: str) -> None:
         step("until it says so")

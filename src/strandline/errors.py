@@ -123,6 +123,12 @@ class TargetError(SetupError):
     code = "target"
 
 
+class ModelError(SetupError):
+    """A model cannot be loaded by its name: the message says which name, package or credentials are missing."""
+
+    code = "model"
+
+
 class JournalError(SetupError):
     """The journal cannot be opened; the file was left as it is."""
 

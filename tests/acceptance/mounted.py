@@ -26,8 +26,8 @@ class MountedServer(Server):
         self.mounted_at = mounted_at
         super().__init__(app, *flags, folder=folder, variables=variables, journal=None)
 
-    def _command(self) -> list[str]:
-        return [sys.executable, "-m", "uvicorn", self._target, *self._places, *self.flags]
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "uvicorn", *self._target, *self._places, *self.flags]
 
 
 @contextmanager

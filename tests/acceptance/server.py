@@ -91,7 +91,7 @@ class Server:
 
     def __init__(
         self,
-        target: str | Path,
+        target: str | Path | None,
         *flags: str,
         folder: Path,
         variables: Mapping[str, str] | None = None,
@@ -104,7 +104,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port or 0}"
         self.stderr = ""
         """What all processes so far have written, also for the message of a failing test."""
-        self._target = str(target)
+        self._target = [] if target is None else [str(target)]
         self._journal = journal
         self._places = [
             *([] if port is None else ["--port", str(port)]),
@@ -124,7 +124,7 @@ class Server:
         assert self._process is None, "it runs already"
         self._announced.clear()
         self._process = subprocess.Popen(
-            self._command(),
+            self.command(),
             cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -138,8 +138,9 @@ class Server:
         if ready:
             self.until_ready()
 
-    def _command(self) -> list[str]:
-        return [str(COMMAND), "serve", self._target, *self._places, *self.flags]
+    def command(self) -> list[str]:
+        """Return what starts the process."""
+        return [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
 
     def _environment(self) -> dict[str, str]:
         return environment(self.variables)

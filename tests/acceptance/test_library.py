@@ -183,8 +183,8 @@ def test_of_two_workers_one_serves(at: Checkpoints, tmp_path: Path) -> None:
 class Script(Server):
     """A script that calls `strandline.serve`."""
 
-    def _command(self) -> list[str]:
-        return [sys.executable, self._target]
+    def command(self) -> list[str]:
+        return [sys.executable, *self._target]
 
 
 def script(folder: Path, more: str = "") -> Path:

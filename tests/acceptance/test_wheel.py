@@ -101,7 +101,7 @@ class Installed(Server):
         self._words = command
         super().__init__("", folder=folder, journal=None, port=None)
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
         return self._words
 
     def _environment(self) -> dict[str, str]:

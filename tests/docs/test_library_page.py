@@ -64,8 +64,8 @@ def test_each_app_starts_and_its_agent_answers(module: str, place: str, folder: 
 
 
 class Script(Server):
-    def _command(self) -> list[str]:
-        return [sys.executable, self._target]
+    def command(self) -> list[str]:
+        return [sys.executable, *self._target]
 
 
 def test_the_script_serves(folder: Path) -> None:
