@@ -122,7 +122,8 @@ def install(folder: Path, *what: str, cold: bool) -> tuple[Path, float]:
 def sizes(environment: Path) -> dict[str, tuple[float, float]]:
     """Return what each installed package takes, in MB: without its compiled modules, and with them."""
     (packages,) = environment.glob("lib/python*/site-packages")
-    return {each.name.lower(): size(each) for each in distributions(path=[str(packages)])}
+    found = {each.name.lower(): size(each) for each in distributions(path=[str(packages)])}
+    return {name: both for name, both in found.items() if name not in ("pip", "setuptools")}
 
 
 def size(package: Distribution) -> tuple[float, float]:
@@ -193,7 +194,7 @@ def installed_part(console: Console, folder: Path, *, cold: bool) -> None:
     both = [sum(ours[name][place] for name in added) for place in (0, 1)]
     table.add_row("together", *(f"{each:.1f}" for each in both), "15", style="bold")
     alone = [sum(each[place] for each in theirs.values()) for place in (0, 1)]
-    table.add_row(f"(strands-agents and its {len(theirs) - 2}", *(f"{each:.1f}" for each in alone))
+    table.add_row(f"strands-agents alone, {len(theirs)} packages", *(f"{each:.1f}" for each in alone))
     console.print(table)
 
 
