@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from strandline.cli import say
+from strandline.cli.complete import MODELS
 
 FILE: Final = "agent.py"
 KEPT: Final = ".strandline"
@@ -56,7 +57,9 @@ def make_agent(session_id: str) -> Agent:
 
 def init(
     folder: Annotated[Path, typer.Argument(help=FOLDER_HELP, metavar="FOLDER", show_default=False)] = Path(),
-    model: Annotated[str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL")] = "scripted",
+    model: Annotated[
+        str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL", autocompletion=MODELS)
+    ] = "scripted",
 ) -> None:
     """Write an agent.py to begin with, and say what to type next.
 

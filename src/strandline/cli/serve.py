@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from strandline.cli import say
-from strandline.config import default_of, descriptions, resolve
+from strandline.cli.complete import TARGETS, TOML, choices, one_of
+from strandline.config import default_of, descriptions, kind_of, resolve
 
 
 def _serve(target: str | None = None, config: Path | None = None, verbose: bool = False, **flags: Any) -> None:
@@ -42,7 +43,9 @@ def _flag(name: str, meaning: str) -> inspect.Parameter:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
     else:
         kind = str | None
-        option = typer.Option(flag, help=help_text, metavar=_metavar(default))
+        values = choices(kind_of(name))
+        offered = one_of(*values) if values else None
+        option = typer.Option(flag, help=help_text, metavar=_metavar(default), autocompletion=offered)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
@@ -74,7 +77,13 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=None,
             annotation=Annotated[
-                str | None, typer.Argument(help="What to serve [agent.py]", metavar="TARGET", show_default=False)
+                str | None,
+                typer.Argument(
+                    help="What to serve [agent.py]",
+                    metavar="TARGET",
+                    show_default=False,
+                    autocompletion=TARGETS,
+                ),
             ],
         ),
         inspect.Parameter(
@@ -82,7 +91,8 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]")
+                Path | None,
+                typer.Option("--config", help="TOML file with settings [strandline.toml]", autocompletion=TOML),
             ],
         ),
         inspect.Parameter(
