@@ -321,7 +321,7 @@ def _wanted(error: msgspec.ValidationError) -> str:
     expected = str(error).partition(", got")[0].partition(" - at")[0]
     for name, words in _TYPES.items():
         expected = expected.replace(f"`{name}`", words)
-    return expected.removeprefix("Expected ")
+    return expected.removeprefix("Expected ").removesuffix(".0")
 
 
 def _description(kind: Any) -> str:

@@ -49,7 +49,8 @@ def settings(
         if changed and not shown:
             say.err().print("Every setting is its default.")
     for remark in [] if as_json else found.remarks:
-        say.err().print(f"note: {remark}", markup=False, soft_wrap=True)
+        err = say.err()
+        err.print(f"note: {remark}", markup=False, soft_wrap=not err.is_terminal)
     for error in [] if as_json else found.errors:
         say.say_error(error)
     if found.errors:
