@@ -1,7 +1,5 @@
 """The image, in real containers: the line as in a process, and whatever only a container can get wrong."""
 
-import os
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +12,11 @@ import pytest
 from acceptance.race import judge, race
 from docker_engine import (
     DEADLINE_S,
-    build_image,
     container,
     docker,
     run_to_end,
     until,
     volume,
-    why_no_engine,
 )
 
 pytestmark = pytest.mark.docker
@@ -58,20 +54,6 @@ class App:
 
     def open(self) -> None:
         (self.folder / "open").touch()
-
-
-@pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """The image of this checkout. No engine: the test is skipped, or fails where CI promised one."""
-    reason = why_no_engine()
-    if reason is not None:
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    name = f"strandline-test:{uuid.uuid4().hex[:12]}"
-    build_image(name)
-    yield name
-    docker("rmi", "--force", name)
 
 
 @pytest.fixture
