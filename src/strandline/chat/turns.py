@@ -1,11 +1,14 @@
 """History as people read it: turns, each a question, the tools that were used for it, and what was said."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Message = dict[str, Any]
+EARLY: Final = re.compile(r"\(This run ended early: (\w+)\.\)$")
+"""How history tells of a run that did not end well."""
 
 
 @dataclass(slots=True)
@@ -29,6 +32,12 @@ class Turn:
     def tools(self) -> list[ToolCall]:
         """The tools that were used."""
         return [each for each in self.said if isinstance(each, ToolCall)]
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the turn's run did not end well; None if it did. A limit that was reached is no failure."""
+        found = EARLY.search(self.answer or "")
+        return found.group(1) if found is not None and found.group(1) != "limit" else None
 
     @property
     def answer(self) -> str | None:

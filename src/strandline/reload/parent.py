@@ -114,6 +114,8 @@ class _Parent:
         changes.start()
         try:
             self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
+            if self._plan.settings.journal == "memory:":
+                self._say("The journal is in memory: each reload forgets all conversations and runs")
             await self._start_next()
             while self._code is None:
                 act = await self._happened.get()
@@ -151,6 +153,8 @@ class _Parent:
     def _heard(self, child: _Child, message: dict[str, Any]) -> None:
         """Act on what a child says."""
         match message:
+            case _ if self._stopping:
+                pass
             case {"event": "loaded"} if child is self._next:
                 child.loaded = True
                 if self._serving is None:
@@ -165,7 +169,7 @@ class _Parent:
                 if self._away_since is not None:
                     self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{_go_on(runs)}")
                     self._away_since = None
-            case {"event": "stopping", "running": running, "waiting": waiting} if not self._stopping:
+            case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
                 if running or waiting:
                     self._say(_unfinished(running, waiting, self._plan.settings.drain_grace))
@@ -185,7 +189,7 @@ class _Parent:
         elif child is self._serving:
             self._serving = None
             if self._stopping:
-                self._code = 0 if code == 0 else code
+                self._code = code if code >= 0 else 128 - code  # (as shells tell of a signal)
             elif child.stopping:
                 if self._next is not None and self._next.loaded:
                     self._give_turn()
