@@ -109,7 +109,7 @@ def test_a_request_during_a_reload_waits_and_is_answered_by_the_new_code(at: Che
         old = server.line_up("old", session_id="old")[0]
         at.reached("old model 0")
         edit(tmp_path / "agent.py", "else label", 'else f"new {label}"')
-        said(server, "1 run executes and has 25 s to finish")
+        said(server, "1 run executes: 25 s to finish")
         with ThreadPoolExecutor(20) as pool:
             waiting = [pool.submit(answer, server, f"q{n}", f"s{n}") for n in range(20)]
             assert not any(step.startswith("q") for step in at.steps)
@@ -147,7 +147,7 @@ def test_a_change_while_the_old_code_finishes_is_served_next(at: Checkpoints, tm
         old = server.line_up("old", session_id="old")[0]
         at.reached("old model 0")
         edit(tmp_path / "agent.py", "else label", 'else f"second {label}"')
-        said(server, "1 run executes and has 25 s to finish")
+        said(server, "1 run executes: 25 s to finish")
         edit(tmp_path / "agent.py", "second {label}", "third {label}")
         said(server, "agent.py changed; loading", 2)
         at.release()

@@ -45,6 +45,7 @@ def test_a_turn_is_a_question_and_all_until_the_next() -> None:
 
 def test_a_call_is_one_line() -> None:
     assert brief(ToolCall("f", {"a": "é\n", "b": [1]}, "two\nlines")) == 'f(a="é\\n", b=[1]) -> two lines'
+    assert brief(ToolCall("f", {"a": "x" * 99}, "seen")) == f'f(a="{"x" * 37}...) -> seen'
     assert brief(ToolCall("f", {}, None)) == "f() -> (no result)"
     assert brief(ToolCall("f", {}, "why", failed=True)) == "f() -> failed: why"
 

@@ -80,7 +80,7 @@ class Screen:
         else:
             if answer.found:
                 self.note("Found in the history:")
-            self._out.print(Padding(_Markdown(clean(answer.text)), (0, 0, 0, 2)))
+            self._out.print(Padding(_Markdown(clean(answer.text)), (0, 0, 1, 2)))
 
     def write(self, text: str) -> None:
         """Write a result to the standard output, as it is. Raises `BrokenPipeError`."""
@@ -105,12 +105,13 @@ class Screen:
             how_many = "The last turn" if len(turns) == 1 else f"The last {len(turns)} turns"
             self._out.print(Text(f"{how_many} of session {session}:", "dim"))
         for turn in turns:
-            self._out.print(Text(f"{session}> ", "bold cyan") + Text(_cut(clean(turn.question), whole)))
+            self._out.print(Text.assemble((f"{session}> ", "bold cyan"), _cut(clean(turn.question), whole)))
             for said in turn.said:
                 if isinstance(said, ToolCall):
                     self.tool(said)
                 else:
                     self._out.print(Padding(_Markdown(_cut(clean(said), whole)), (0, 0, 0, 2)))
+            self._out.print()
 
     def tools(self, turn: Turn) -> None:
         """Draw which tools a turn used."""
@@ -119,15 +120,16 @@ class Screen:
 
     def tool(self, call: ToolCall) -> None:
         """Draw a tool's call, on one line."""
-        line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim", no_wrap=True, overflow="ellipsis")
-        self._out.print(line)
+        line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim")
+        line.truncate(self._out.width, overflow="ellipsis")
+        self._out.print(line, no_wrap=True, crop=True)
 
     def table(self, values: dict[str, Any]) -> None:
         """Draw names and values."""
         width = max(map(len, values), default=0)
         for name, value in values.items():
             shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-            self._out.print(Text(f"  {name:<{width}}  ", "dim") + Text(str(shown)))
+            self._out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), clean(str(shown))))
 
     def text(self, text: str) -> None:
         """Write lines as they are."""
@@ -142,7 +144,7 @@ class Screen:
         """Say what went wrong."""
         self.clear_line()
         console = self._err if self.plain else self._out
-        console.print(Text("strandline: ", "bold red") + Text(clean(text)), soft_wrap=self.plain)
+        console.print(Text.assemble(("strandline: ", "bold red"), clean(text)), soft_wrap=self.plain)
 
     # -- the line at the bottom --------------------------------------------------------------------
 

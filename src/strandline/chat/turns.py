@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 Message = dict[str, Any]
+MOST_GIVEN: Final = 40
+"""How many characters of a tool's arguments are shown."""
 EARLY: Final = re.compile(r"\(This run ended early: (\w+)\.\)$")
 """How history tells of a run that did not end well."""
 
@@ -87,9 +89,11 @@ def new_since(before: Sequence[Message], now: Sequence[Message]) -> list[Message
 
 
 def brief(call: ToolCall) -> str:
-    """Return a call on one line: `add(a=1, b=2) -> 3`."""
+    """Return a call on one line: `add(a=1, b=2) -> 3`; of long arguments the beginning, so that the result is seen."""
     arguments = call.arguments if isinstance(call.arguments, dict) else {"input": call.arguments}
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    if len(given) > MOST_GIVEN:
+        given = f"{given[:MOST_GIVEN].rstrip()}..."
     result = "(no result)" if call.result is None else " ".join(call.result.split())
     return f"{call.name}({given}) -> {'failed: ' if call.failed else ''}{result}"
 

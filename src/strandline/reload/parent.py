@@ -171,8 +171,8 @@ class _Parent:
                     self._away_since = None
             case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
-                if running or waiting:
-                    self._say(_unfinished(running, waiting, self._plan.settings.drain_grace))
+                for line in _unfinished(running, waiting, self._plan.settings.drain_grace):
+                    self._say(line)
 
     async def _ended(self, child: _Child, code: int) -> None:
         """Act on the end of a child, wanted or not."""
@@ -305,15 +305,15 @@ def _how(code: int) -> str:
     return "too many runs that cannot be stopped" if code == EXHAUSTED else f"exit code {code}"
 
 
-def _unfinished(running: int, waiting: int, grace_s: float) -> str:
+def _unfinished(running: int, waiting: int, grace_s: float) -> list[str]:
     """Say what becomes of the runs that a server has when it stops for its successor."""
     told = []
     if running:
-        runs = "1 run executes and has" if running == 1 else f"{running} runs execute and have"
-        told.append(f"{runs} {grace_s:g} s to finish; what has not by then goes on with the new code")
+        runs = "1 run executes" if running == 1 else f"{running} runs execute"
+        told.append(f"{runs}: {grace_s:g} s to finish, then the new code goes on")
     if waiting:
-        told.append("1 run waits for it" if waiting == 1 else f"{waiting} runs wait for it")
-    return "; ".join(told)
+        told.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
+    return told
 
 
 def _go_on(runs: int) -> str:
