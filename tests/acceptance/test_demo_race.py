@@ -101,6 +101,7 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
     shown = command("--from", "race.json", folder=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert not any(line.endswith(" ") for line in shown.stdout.splitlines())
     assert "\x1b" not in shown.stdout
     assert "✓ holds" in shown.stdout
     plain = command("--from", "race.json", folder=tmp_path, PYTHONIOENCODING="ascii")

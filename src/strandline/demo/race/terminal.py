@@ -137,6 +137,8 @@ def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> l
 
 def _wrapped(text: Text) -> list[Text]:
     lines = text.wrap(Console(width=WIDTH - 2), WIDTH - 2)
+    for line in lines:
+        line.rstrip()
     return [line if number == 0 else Text("  ").append(line) for number, line in enumerate(lines)]
 
 
@@ -197,6 +199,7 @@ def summary(race: Race, marks: Marks) -> Text:
             holds = judge(race.play(server, act)).holds
             word = f"{marks.yes} holds" if holds else f"{marks.no} breaks"
             text.append(f"{word:<16}", "green" if holds else "red")
+        text.rstrip()
         text.append("\n")
     text.append(
         f"\nMeasured in {race.seconds:g} s with Strandline {race.strandline}, Strands {race.strands}, Python "
