@@ -36,7 +36,7 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
         race = from_json(kept.read_bytes())
         if not as_json:
             marks = marks_for(console)
-            console.print(introduction(marks))
+            console.print(introduction(marks, kept=True))
             for act in Act:
                 console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
     elif as_json:

@@ -55,7 +55,7 @@ class Screen:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._console.print(introduction(self._marks))
+        self._console.print(introduction(self._marks, kept=False))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,15 +80,17 @@ class Screen:
             self._live.update(what, refresh=True)
 
 
-def introduction(marks: Marks) -> Text:
-    """Return what stands above the acts."""
+def introduction(marks: Marks, *, kept: bool) -> Text:
+    """Return what stands above the acts of a race, one that is run now or one that was kept."""
     text = Text("One session, five requests at once, three servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
         "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
         "does. Unprotected means too that Strands was told to let several calls in.\n"
-        "It takes about 15 seconds; all that is drawn is measured in them.\n\n"
     )
+    if not kept:
+        text.append("It takes about 15 seconds; all that is drawn is measured in them.\n")
+    text.append("\n")
     text.append(f"{marks.waits * 3}", "dim").append(" waits  ")
     text.append(f"{marks.works * 3}", "green").append(" in the agent  ")
     text.append(f"{marks.fails * 3}", "red").append(" in the agent, and fails  ")
@@ -115,11 +117,13 @@ def _end(play: Play) -> float:
 
 def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> list[Text]:
     judgement = judge(play) if now is None else None
-    head = Text(f"{NAMES[play.server]}", "bold")
+    head = Text().append(NAMES[play.server], "bold")
+    if play.killed_at is not None and play.ready_at is not None:
+        head.append(f"  killed at {play.killed_at:.1f} s, up at {play.ready_at:.1f} s", "dim")
     if judgement is not None:
         word, style = (f"{marks.yes} holds", "bold green") if judgement.holds else (f"{marks.no} breaks", "bold red")
         head.append(" " * (WIDTH - len(head) - len(word))).append(word, style)
-    elif play.note:
+    elif play.note and play.ready_at is None:
         head.append(f"  {play.note}", "dim")
     lines = [head]
     for asked in play.asked:
