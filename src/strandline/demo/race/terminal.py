@@ -82,7 +82,7 @@ class Screen:
 
 def introduction(marks: Marks, *, kept: bool) -> Text:
     """Return what stands above the acts of a race, one that is run now or one that was kept."""
-    text = Text("One session, five requests at once, three servers, one agent\n", "bold")
+    text = Text().append("One session, five requests at once, three servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
         "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
@@ -100,7 +100,7 @@ def introduction(marks: Marks, *, kept: bool) -> Text:
 def draw_act(act: Act, plays: Sequence[Play], marks: Marks, now: float | None = None) -> Group:
     """Draw an act on all servers, on one scale; with `now`, while it goes on."""
     number = list(Act).index(act) + 1
-    title = Text(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
+    title = Text().append(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
     title.append(marks.rule * (WIDTH - len(title)), "dim")
     lines = [title, Text(f"{MEANINGS[act]}", "dim")]
     ends = [_end(play) for play in plays]
