@@ -10,7 +10,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate bench soak image
+.PHONY: help run test check simulate bench soak docs pictures image
 
 BIN := .venv/bin
 BASE_IMAGE ?= python:3.13-slim
@@ -38,7 +38,7 @@ test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench container simulation soak
+	$(BIN)/mypy src tests bench container simulation soak tools
 	@# Each folder has an agent.py of its own, served from there.
 	@for each in examples/*/; do MYPYPATH=$$each $(BIN)/mypy $$each || exit; done
 	$(BIN)/lint-imports
@@ -51,6 +51,13 @@ bench: .venv/.dev ## Measure the engine and the server (one of them: make bench 
 
 soak: .venv/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
 	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+docs: .venv/.dev ## Build the documentation as a site, to be read without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@printf 'built; open it: file://%s/site/index.html\n' "$$PWD"
+
+pictures: .venv/.dev ## Draw the pictures of the documentation anew
+	@$(BIN)/python -m tools.pictures
 
 image: ## Build the container image
 	docker build $(DOCKER_BUILD_FLAGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) \

@@ -8,7 +8,7 @@ import difflib
 import ipaddress
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -17,10 +17,25 @@ from msgspec import Meta, Struct
 
 from strandline.errors import SettingsError
 
+DEFAULT: Final = "default"
+"""The origin of a setting that nobody gave."""
 PREFIX: Final = "STRANDLINE_"
 TOML_FILE: Final = "strandline.toml"
 ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
 """Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
+
+
+_TYPES: Final = {
+    "int | null": "a whole number",
+    "float | null": "a number",
+    "int": "a whole number",
+    "float": "a number",
+    "str | null": "text",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+}
+"""What msgspec calls types, and what people do."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -114,6 +129,30 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class Told(Struct, frozen=True):
+    """One setting as it stands: `value` is what was written, if that is wrong; `error` says why then."""
+
+    name: str
+    value: Any
+    default: Any
+    origin: str
+    meaning: str
+    error: str | None
+
+
+class Survey(Struct, frozen=True):
+    """All settings, what is wrong with the file that they are in, and remarks about what is no setting."""
+
+    settings: list[Told]
+    faults: list[str]
+    remarks: list[str]
+
+    @property
+    def errors(self) -> list[str]:
+        """Everything for which a server would refuse to start."""
+        return [*self.faults, *(each.error for each in self.settings if each.error)]
+
+
 class Resolved(Struct, frozen=True):
     """Settings, and for each of them where its value came from, in words."""
 
@@ -133,22 +172,46 @@ def default_of(name: str) -> Any:
 
 
 def resolve(
-    flags: Mapping[str, Any], environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    toml: Path | None = None,
+    folder: Path | None = None,
+    given: str | None = None,
 ) -> Resolved:
     """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
 
     `flags` holds only what was given; `toml` names a file that must exist, else `strandline.toml` of `folder` (the
-    current one) is read if it is there.
+    current one) is read if it is there. `given` says where `flags` come from, if they are none of a command.
     """
+    table, faults = _from_toml(toml, folder or Path.cwd())
+    if faults:
+        raise SettingsError(faults[0])
     values: dict[str, Any] = {}
-    origins = dict.fromkeys(Settings.__struct_fields__, "default")
+    origins = dict.fromkeys(Settings.__struct_fields__, DEFAULT)
     hints = get_type_hints(Settings, include_extras=True)
-    sources = [_from_toml(toml, folder or Path.cwd()), _from_environment(environ), _from_flags(flags)]
-    for source in sources:
+    for source in (table, _from_environment(environ), _from_flags(flags, given)):
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
             origins[name] = origin
     return Resolved(Settings(**values), origins)
+
+
+def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None) -> Survey:
+    """Return every setting as it stands, also where it is wrong, and whatever else is wrong with them. Never raises."""
+    table, faults = _from_toml(toml, folder or Path.cwd())
+    found = table | _from_environment(environ)
+    hints = get_type_hints(Settings, include_extras=True)
+    told = []
+    for name in Settings.__struct_fields__:
+        value, origin = found.get(name, (default_of(name), DEFAULT))
+        error = None
+        try:
+            value = _convert(name, value, hints[name], origin)
+        except SettingsError as wrong:
+            error = str(wrong)
+        told.append(Told(name, value, default_of(name), origin, _description(hints[name]), error))
+    return Survey(told, faults, _unknown_variables(environ))
 
 
 def journal_file(settings: Settings) -> Path | None:
@@ -181,8 +244,11 @@ def is_loopback(host: str) -> bool:
 Source = dict[str, tuple[Any, str]]
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Source:
-    return {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
+def _from_flags(flags: Mapping[str, Any], given: str | None) -> Source:
+    for name in flags:
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(f"`{name}` is no setting{_meant(name, Settings.__struct_fields__)}")
+    return {name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Source:
@@ -195,20 +261,42 @@ def _from_environment(environ: Mapping[str, str]) -> Source:
     return found
 
 
-def _from_toml(path: Path | None, folder: Path) -> Source:
+def _from_toml(path: Path | None, folder: Path) -> tuple[Source, list[str]]:
+    """Return what the file says, and what is wrong with it."""
     file = path or folder / TOML_FILE
+    shown = file if path else TOML_FILE
     if path is None and not file.is_file():
-        return {}
+        return {}, []
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file} cannot be read: {error}") from error
+    except OSError as error:
+        return {}, [f"{shown} cannot be read: {error.strerror}. Name another file with --config, or mend this one."]
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return {}, [f"{shown} cannot be read: {error}. It is TOML: a line for each setting, such as `port = 8080`."]
+    faults = []
     for name in table:
         if name not in Settings.__struct_fields__:
-            close = difflib.get_close_matches(name, Settings.__struct_fields__, n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise SettingsError(f"{file} has `{name}`, which is no setting{hint}")
-    return {name: (value, str(file)) for name, value in table.items()}
+            hint = _meant(name, Settings.__struct_fields__)
+            faults.append(
+                f"{shown} has `{name}`, which is no setting{hint or '.'} `strandline settings` shows all of them."
+            )
+    found = {name: (value, str(shown)) for name, value in table.items() if name in Settings.__struct_fields__}
+    return found, faults
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a remark for each variable that reads like a misspelt one of ours."""
+    variables = {PREFIX + name.upper() for name in Settings.__struct_fields__}
+    return [
+        f"the variable {name} is no setting{hint}"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in variables and (hint := _meant(name, variables))
+    ]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
@@ -221,8 +309,16 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
         return converted
     except msgspec.ValidationError as error:
         raise SettingsError(
-            f"{name} is {raw!r} ({origin}), which it cannot be: {error}. {_description(kind)}.{_choices(kind)}"
+            f"{name} is {raw!r} ({origin}); it must be {_choices(kind) or _wanted(error)}. {_description(kind)}."
         ) from None
+
+
+def _wanted(error: msgspec.ValidationError) -> str:
+    """Say what was expected, in words of people: msgspec's name types."""
+    expected = str(error).partition(", got")[0].partition(" - at")[0]
+    for name, words in _TYPES.items():
+        expected = expected.replace(f"`{name}`", words)
+    return expected.removeprefix("Expected ")
 
 
 def _description(kind: Any) -> str:
@@ -231,6 +327,6 @@ def _description(kind: Any) -> str:
 
 
 def _choices(kind: Any) -> str:
-    """Return a sentence with the values that a setting of few values may have."""
+    """Return the values that a setting of few values may have."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return f" It may be {' or '.join(get_args(inner))}." if get_origin(inner) is Literal else ""
+    return " or ".join(get_args(inner)) if get_origin(inner) is Literal else ""

@@ -111,10 +111,22 @@ class SettingsError(SetupError):
     code = "settings"
 
 
+class NotStarted(SetupError):
+    """The app into which this one is mounted does not start it; the detail says which line is missing."""
+
+    code = "not_started"
+
+
 class TargetError(SetupError):
     """TARGET cannot be served; the message says why and what to write instead."""
 
     code = "target"
+
+
+class ModelError(SetupError):
+    """A model cannot be loaded by its name: the message says which name, package or credentials are missing."""
+
+    code = "model"
 
 
 class JournalError(SetupError):

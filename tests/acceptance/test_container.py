@@ -263,6 +263,15 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
         assert "That was message 2 of this session." in second.result(DEADLINE_S).json()["response"]
 
 
+def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
+    """Its client is in the image, so that only the key is missing."""
+    done = run_to_end(image, "--env", "STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini")
+
+    assert done.status == 2
+    assert "Set OPENAI_API_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_port_is_honoured_and_the_health_check_finds_it(image: str, app: App) -> None:
     with container(image, "--env", "PORT=9090", *app.mount, port=9090) as server:
         server.until_ready()

@@ -4,10 +4,12 @@ Every way in which a TARGET can be wrong is a `TargetError` that says what to wr
 only when a target of theirs is at hand.
 """
 
+import difflib
 import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import sysconfig
 import traceback
@@ -17,13 +19,29 @@ from types import ModuleType
 from typing import Any, Final
 
 from strandline.agents.port import Target
-from strandline.errors import TargetError
+from strandline.errors import SetupError, TargetError
 
+DEFAULT_FILE: Final = "agent.py"
 DEFAULT_NAMES: Final = ("make_agent", "agent")
 FACTORY_EXAMPLE: Final = "def make_agent(session_id):\n    return Agent(...)"
 FUNCTION_EXAMPLE: Final = "async def answer(message, session):\n    return ..."
+MOST_FRAMES: Final = 4
+"""How many lines of the user's own code are shown where it has failed."""
+_PACKAGE: Final = Path(__file__).resolve().parents[1]
 _STDLIB: Final = frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+
+
+def default_target() -> str:
+    """Return what is served if nothing is named: `agent.py` of the current folder. Raises `TargetError` without one."""
+    file = Path(DEFAULT_FILE)
+    if file.is_file():
+        return DEFAULT_FILE
+    what = f"{DEFAULT_FILE} here is a folder" if file.is_dir() else f"there is no {DEFAULT_FILE} here"
+    raise TargetError(
+        f"{what} (in {Path.cwd()}), and no TARGET is named. `strandline init` makes one; for another file, write"
+        " `strandline serve path/file.py`"
+    )
 
 
 def load_target(text: str, *, history: str = "journal") -> Target:
@@ -142,6 +160,8 @@ def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
 def _import(where: str) -> ModuleType:
     if where.endswith(".py") or "/" in where or where.startswith("."):
         return _import_file(Path(where))
+    if Path(where).is_dir() and not (Path(where) / "__init__.py").exists():
+        return _import_file(Path(where))  # which says what to name
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -160,10 +180,17 @@ def _import(where: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise TargetError(f"{path} {what}. TARGET is the path of a Python file, seen from {Path.cwd()}")
+        if path.is_dir():
+            inside = next((each for each in (path / DEFAULT_FILE, *sorted(path.glob("*.py"))) if each.is_file()), None)
+            hint = f" Name a file in it: `{inside}`" if inside else " There is no Python file in it: name another"
+            raise TargetError(f"{path} is a folder, not a file.{hint}")
+        close = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean `{path.parent / close[0]}`?" if close else ". `strandline init` makes an agent.py here"
+        raise TargetError(f"{path} does not exist, seen from {Path.cwd()}{hint}")
     if path.suffix != ".py":
         raise TargetError(f"{path} is not a Python file: its name must end in .py")
+    if not os.access(path, os.R_OK):
+        raise TargetError(f"{path} may not be read by this user. Change its owner or its rights: chmod u+r {path}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -186,32 +213,47 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _import_failure(where: str, error: BaseException, folder: Path) -> str:
-    """Say in one paragraph why an import failed, with the line in the user's own file, if possible in `folder`."""
-    reason = "".join(traceback.format_exception_only(error)).strip()
+    """Say in one paragraph why an import failed, with the lines in the user's own files, if possible in `folder`."""
     if isinstance(error, SyntaxError) and Path(error.filename or "").is_file():
-        return f"{where} cannot be imported:\n\n{reason}"
-    frame = _own_frame(traceback.extract_tb(error.__traceback__), folder)
-    line = "" if frame is None else f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}"
+        reason = "".join(traceback.format_exception_only(error)).strip()
+        return f"{where} cannot be imported:\n\n  {reason}"
+    lines = own_lines(error, folder)
+    if isinstance(error, SetupError):  # what we had to say to the user's code, it says already what to do
+        return f"{where} cannot be served: {error}{lines}"
+    reason = "".join(traceback.format_exception_only(error)).strip()
     hint = ""
     if isinstance(error, ModuleNotFoundError):
         hint = f"\n\nInstall it where strandline is installed, or correct the name {error.name!r}."
-    return f"{where} cannot be imported: {reason}{line}{hint}"
+    return f"{where} cannot be imported: {reason}{lines}{hint}"
 
 
-def _own_frame(frames: list[traceback.FrameSummary], folder: Path) -> traceback.FrameSummary | None:
-    """Return where the user's own code was last: in `folder`, else here, else in any file that is not Python's own."""
+def own_lines(error: BaseException, folder: Path) -> str:
+    """Return the user's own lines that an error went through, as text to be put after the reason."""
+    frames = _own_frames(traceback.extract_tb(error.__traceback__), folder)
+    return "".join(f"\n\n  {frame.filename}, line {frame.lineno}:\n    {frame.line}" for frame in frames)
+
+
+def _own_frames(frames: list[traceback.FrameSummary], folder: Path) -> list[traceback.FrameSummary]:
+    """Return where the user's own code was: in `folder`, else here, else in the last file that is not Python's own.
+
+    The last few of them, the innermost last; none of a framework's, and none of ours.
+    """
     files = [
         (frame, Path(frame.filename).resolve())
         for frame in frames
-        if not frame.filename.startswith("<") and frame.filename != __file__
+        if not frame.filename.startswith("<") and not _is_ours(Path(frame.filename))
     ]
     installed = [(frame, file) for frame, file in files if not _INSTALLED.isdisjoint(file.parts)]
     own = [each for each in files if each not in installed and _STDLIB.isdisjoint(each[1].parents)]
     for home in (folder, Path.cwd()):
         at_home = [frame for frame, file in own if home in file.parents]
         if at_home:
-            return at_home[-1]
-    return next((frame for frame, _ in reversed(own or installed)), None)
+            return at_home[-MOST_FRAMES:]
+    return [frame for frame, _ in (own or installed)][-1:]
+
+
+def _is_ours(file: Path) -> bool:
+    return _PACKAGE in file.resolve().parents
 
 
 def _code(thing: object) -> object:

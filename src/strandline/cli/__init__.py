@@ -10,8 +10,13 @@ import typer
 
 from strandline import __version__
 from strandline.cli import say
+from strandline.cli.chat import chat
+from strandline.cli.demo import demo_app
+from strandline.cli.doctor import doctor
+from strandline.cli.init import init
 from strandline.cli.journal import journal_app
 from strandline.cli.serve import serve
+from strandline.cli.settings import settings
 from strandline.cli.stacks import stacks
 
 app = typer.Typer(
@@ -29,15 +34,24 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
         raise typer.Exit
 
 
+app.command()(init)
 app.command("serve")(serve)
+app.command()(chat)
+app.command()(settings)
+app.command()(doctor)
 app.command()(stacks)
 app.add_typer(journal_app, name="journal")
+app.add_typer(demo_app, name="demo")
 
 
 def main() -> None:
-    """Run the command; a defect of ours is told in one paragraph too."""
+    """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = say.INTERRUPTED
+    except KeyboardInterrupt:
+        code = say.INTERRUPTED
     except Exception as error:
-        say.say_defect(error)
-        sys.exit(say.DEFECT)
+        code = say.say_unforeseen(error)
+    sys.exit(code)

@@ -4,12 +4,13 @@ An error is one paragraph that says what to do, and never a traceback of ours. R
 so that `--help` stays quick.
 """
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
@@ -22,6 +23,9 @@ ERRORS: Final = 2
 """The exit code of a command that could not do what it was asked to."""
 DEFECT: Final = 1
 """The exit code of a command that has a defect."""
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C, as shells have it."""
 TRACEBACK_VARIABLE: Final = "STRANDLINE_TRACEBACK"
 
 
@@ -43,6 +47,8 @@ def say_error(message: str) -> None:
     """Say one paragraph about what went wrong."""
     from rich.markup import escape
 
+    if message.startswith(("The ", "There ")):
+        message = message[0].lower() + message[1:]
     err().print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=True)
 
 
@@ -61,8 +67,30 @@ def told() -> Iterator[None]:
         fail(str(error))
 
 
-def say_defect(error: BaseException) -> None:
-    """Say that the command has a defect, with what whoever mends it needs."""
+def say_unforeseen(error: Exception) -> int:
+    """Say what was typed wrong, what cannot be written, or that there is a defect; return the exit code."""
+    if any(kind.__name__ == "ClickException" for kind in type(error).__mro__):
+        return _say_usage(error)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        say_error(f"what it has to say cannot be written: {error.strerror}. Make room there, or write it elsewhere.")
+        return ERRORS
+    return say_defect(error)
+
+
+def _say_usage(error: Any) -> int:
+    """Say what was typed wrong and where the right way is told; return the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return ERRORS
+    message = error.format_message().strip().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    command = getattr(getattr(error, "ctx", None), "command_path", "strandline")
+    say_error(f"{message}{'' if message.endswith('?') else '.'} `{command} --help` shows what can be written.")
+    return ERRORS
+
+
+def say_defect(error: BaseException) -> int:
+    """Say that the command has a defect, with what whoever mends it needs; return the exit code."""
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(error, file=sys.stderr)
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -70,3 +98,4 @@ def say_defect(error: BaseException) -> None:
         f"a defect of Strandline, not of yours: {type(error).__name__}: {error} ({os.path.basename(frame.filename)},"
         f" line {frame.lineno}). Set {TRACEBACK_VARIABLE}=1 to see all of it, and please report it"
     )
+    return DEFECT

@@ -75,7 +75,7 @@ def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise JournalError(f"The journal's folder {folder} is not writable. Name another file, or change its owner.")
     kind = file_system(folder.resolve(), mountinfo)
-    if kind in _NETWORK:
+    if is_network(kind):
         raise JournalError(
             f"The journal {path} would be on a network file system ({kind}), where locks and syncs are not reliable. "
             "Name a file on a local disk."
@@ -100,6 +100,11 @@ def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
         if inside and len(point) >= len(best):
             best, kind = point, tail.split(" ")[0]
     return kind
+
+
+def is_network(kind: str | None) -> bool:
+    """Tell whether a type of file system is one over a network."""
+    return kind in _NETWORK
 
 
 def check_file(path: Path) -> bool:

@@ -1,0 +1,152 @@
+"""`strandline doctor`: what it finds in good and in bad states, and that nobody notices that it looked."""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.server import COMMAND, DEADLINE_S, environment, serving
+
+AGENT = """
+from strands import Agent
+from strandline.providers import load_model
+
+
+def make_agent(session_id: str) -> Agent:
+    print("noise")
+    return Agent(model=load_model("scripted"))
+"""
+BARE = {
+    **{name: "" for name in os.environ if name.startswith(("AWS_", "OPENAI_", "OLLAMA_"))},
+    "HOME": "/nowhere", "AWS_EC2_METADATA_DISABLED": "true",
+}  # fmt: skip
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [COMMAND, "doctor", *arguments], cwd=folder, env=environment({**BARE, **variables}), capture_output=True,
+        text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done
+
+
+def doctor(folder: Path, *arguments: str, **variables: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Return what it finds, by what it is about; the exit code must fit."""
+    done = run(folder, *arguments, "--json", **variables)
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for each in json.loads(done.stdout):
+        found.setdefault(each["about"], []).append(each)
+    bad = any(each["level"] == "problem" for several in found.values() for each in several)
+    assert done.returncode == (1 if bad else 0)
+    return found
+
+
+def problems(found: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, str]:
+    return {about: each["told"] for about, several in found.items() for each in several if each["level"] == "problem"}
+
+
+def test_a_fresh_folder_with_an_agent_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(AGENT)
+    found = doctor(tmp_path, STRANDLINE_PORT="0")
+    assert problems(found) == {}
+    assert found["agent"][0]["told"].endswith("agent.py:make_agent was imported, and makes an agent")
+    assert "not there yet" in found["journal"][0]["told"]
+    assert {each for each in found if found[each][0]["level"] == "note"} == {"openai", "bedrock", "ollama"}
+    assert "OPENAI_API_KEY" in found["openai"][0]["fix"]
+    assert not (tmp_path / ".strandline").exists(), "it made something"
+
+
+def test_every_line_is_one_for_grep_and_a_problem_says_what_to_do(tmp_path: Path) -> None:
+    done = run(tmp_path, STRANDLINE_PORT="zz", COLUMNS="50")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("problem")]
+    assert "settings" in line
+    assert "port is 'zz' (STRANDLINE_PORT); it must be a whole number" in line
+    assert done.stdout.splitlines()[-1] == "1 problem."
+    assert "`strandline init` makes one" in done.stdout
+
+
+def test_beside_a_server_it_says_who_answers_and_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(AGENT)
+    with serving("agent.py", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:
+        server.chat("hello")
+        server.quiet()
+        server.settled()
+        before = {
+            each.name: each.read_bytes() for each in tmp_path.glob("journal.db*") if not each.name.endswith("-shm")
+        }
+        port = server.url.rpartition(":")[2]
+        found = doctor(tmp_path, STRANDLINE_PORT=port, STRANDLINE_JOURNAL="sqlite:journal.db")
+        after = {
+            each.name: each.read_bytes() for each in tmp_path.glob("journal.db*") if not each.name.endswith("-shm")
+        }
+        assert after == before
+        assert problems(found) == {}
+        assert "(strandline) answers there, ready: 0 running, 0 waiting" in found["port"][0]["told"]
+        assert f"sound, in use by process {server.pid} on {socket.gethostname()}" in found["journal"][0]["told"]
+        assert server.chat("again")["status"] == "success"
+
+
+def test_a_port_of_another_program_and_one_of_another_address(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "taken by another program" in problems(doctor(tmp_path, STRANDLINE_PORT=port))["port"]
+    assert "cannot assign" in problems(doctor(tmp_path, STRANDLINE_HOST="192.0.2.1"))["port"].lower()
+
+
+def test_who_may_reach_it(tmp_path: Path) -> None:
+    told = problems(doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0"))
+    assert "STRANDLINE_ALLOW_ANONYMOUS=1" in told["exposure"]
+    found = doctor(tmp_path, STRANDLINE_HOST="0.0.0.0", STRANDLINE_PORT="0", STRANDLINE_ALLOW_ANONYMOUS="1")
+    assert (found["exposure"][0]["level"], problems(found)) == ("note", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import no_such_package", ["agent.py, line 1", "Install it"]),
+        ("def make_agent(:", ["line 1"]),
+        ("import os\nos._exit(7)", ["ended with status 7"]),
+        ("def make_agent(sid):\n    return 5", ["the factory returned"]),
+        ("import json\ndef make_agent(sid):\n    return json.loads('{')", ["JSONDecodeError", "agent.py, line 3"]),
+        (
+            "from strandline.providers import load_model\nmodel = load_model('openai:x')",
+            ["Set OPENAI_API_KEY", "line 2"],
+        ),
+    ],
+)
+def test_an_agent_that_cannot_be_served(tmp_path: Path, text: str, told: list[str]) -> None:
+    (tmp_path / "agent.py").write_text(text + "\n")
+    said = problems(doctor(tmp_path, STRANDLINE_PORT="0"))["agent"]
+    for each in told:
+        assert each in said
+    assert "site-packages" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"not a database, but long enough to have a head" * 10, "is no SQLite database"),
+        (b"SQLite format 3\0" + bytes(200), "another program"),
+    ],
+)
+def test_a_journal_that_is_none_is_left_as_it_is(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "j.db").write_bytes(content)
+    found = doctor(tmp_path, STRANDLINE_JOURNAL="sqlite:j.db", STRANDLINE_PORT="0")
+    assert told in problems(found)["journal"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["j.db"]
+    assert (tmp_path / "j.db").read_bytes() == content
+
+
+def test_no_key_is_ever_shown(tmp_path: Path) -> None:
+    secrets = {"OPENAI_API_KEY": "sk-very-secret", "AWS_ACCESS_KEY_ID": "AKIASECRET", "AWS_SECRET_ACCESS_KEY": "hidden"}
+    done = run(tmp_path, STRANDLINE_PORT="0", **secrets)
+    for secret in secrets.values():
+        assert secret not in done.stdout
+    assert done.stdout.count("credentials are there") == 2

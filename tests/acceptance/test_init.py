@@ -1,0 +1,147 @@
+"""From nothing to a queued answer: `strandline init`, `strandline serve`, two requests at once, history."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, texts, until
+
+BIN = COMMAND.parent
+
+
+def strandline(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [COMMAND, *arguments],
+        cwd=folder,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def commands(said: str) -> list[str]:
+    """Return what is to be typed: the indented lines that are commands."""
+    lines = [line.strip() for line in said.splitlines() if line.startswith("  ")]
+    return [line for line in lines if re.match(r"(cd|strandline|curl)\b", line)]
+
+
+def test_from_nothing_to_two_answers_that_waited_for_each_other(tmp_path: Path) -> None:
+    """What init says to type is typed, and what it says comes back comes back; the file is served as it stands."""
+    made = strandline("init", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".strandline", "agent.py"]
+    serve, first, second, history = commands(made.stdout)
+    assert serve == "strandline serve"
+
+    port = free_port()
+    server = Server(None, folder=tmp_path, port=port, journal=None)
+    try:
+        server.start()
+        asking = f"{first} {second}".replace("localhost:8080", f"127.0.0.1:{port}")
+        done = subprocess.run(["sh", "-c", asking], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+        assert sorted(re.findall(r'"status":"(\w+)"', done.stdout)) == ["success", "success"]
+        told = "".join(re.findall(r'"response":"([^"]*)"', done.stdout))
+        assert "message 1 of this session" in told
+        assert "message 2 of this session" in told
+        assert "add returned 5." in told
+        assert "I am a script. You said: and hello." in told
+        kept = subprocess.run(
+            ["sh", "-c", history.replace("localhost:8080", f"127.0.0.1:{port}")],
+            capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+        ).stdout  # fmt: skip
+        assert '"add 2 and 3"' in kept
+        assert sorted(texts(server.history(), "user")) == ["add 2 and 3", "and hello"]
+        assert "callback_handler" not in server.stderr
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+    assert (tmp_path / ".strandline" / "journal.db").is_file()
+
+
+def test_the_second_request_really_waits(tmp_path: Path) -> None:
+    """The scripted model thinks long enough that the queue can be seen."""
+    assert strandline("init", folder=tmp_path).returncode == 0
+    server = Server("agent.py", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0.5"})
+    try:
+        server.start()
+        first, second = server.line_up("add 2 and 3", "and hello")
+        assert server.health()["queue_depth"] == 1
+        assert first.result(DEADLINE_S).json()["response"].endswith("That was message 1 of this session.")
+        assert "That was message 2 of this session." in second.result(DEADLINE_S).json()["response"]
+        until(lambda: server.inside() == 0, "nothing is left")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("model", ["scripted", "openai:gpt-4o-mini", "bedrock:us.amazon.nova-lite-v1:0"])
+def test_the_file_pleases_ruff_and_mypy(tmp_path: Path, model: str) -> None:
+    """With their own defaults and mypy's strictest, since it becomes part of somebody's project."""
+    assert strandline("init", "--model", model, folder=tmp_path).returncode == 0
+    for command in (
+        ["ruff", "check", "--isolated", "--select", "E,F,W,I,D1,UP,B", "--line-length", "88", "agent.py"],
+        ["ruff", "format", "--isolated", "--check", "agent.py"],
+    ):
+        done = subprocess.run(
+            [BIN / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+    text = (tmp_path / "agent.py").read_text()
+    assert f'model = load_model("{model}")\n' in text
+    ast.parse(text)
+
+
+def test_mypy_finds_nothing_in_it(tmp_path: Path) -> None:
+    assert strandline("init", folder=tmp_path).returncode == 0
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "agent.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("mine = True\n")
+    refused = strandline("init", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "agent.py is there already, and was left as it is" in refused.stderr
+    assert (tmp_path / "agent.py").read_text() == "mine = True\n"
+
+
+def test_in_a_folder_of_its_own_it_says_how_to_get_there(tmp_path: Path) -> None:
+    made = strandline("init", "my agent/one", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert commands(made.stdout)[0] == "cd 'my agent/one' && strandline serve"
+    assert (tmp_path / "my agent" / "one" / ".strandline" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+    refused = strandline("init", "/proc/mine", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "cannot be written" in refused.stderr
+    assert "`strandline init FOLDER`" in refused.stderr
+
+
+def test_a_model_that_lacks_its_key_is_told_at_once_and_again_by_serve(tmp_path: Path) -> None:
+    """The file is made all the same; serving it says the same in one paragraph, with the line of the file."""
+    made = strandline("init", "--model", "openai:gpt-4o-mini", folder=tmp_path, OPENAI_API_KEY="")
+    assert made.returncode == 0
+    assert "Set OPENAI_API_KEY" in made.stdout
+    served = strandline("serve", folder=tmp_path, OPENAI_API_KEY="", OPENAI_BASE_URL="")
+    assert served.returncode == 2
+    assert "Set OPENAI_API_KEY" in served.stderr
+    line = 'model = load_model("openai:gpt-4o-mini")'
+    number = (tmp_path / "agent.py").read_text().splitlines().index(line) + 1
+    assert f"agent.py, line {number}:\n    {line}" in served.stderr
+    assert "Traceback" not in served.stderr
+
+
+def test_without_a_file_serve_names_init(tmp_path: Path) -> None:
+    refused = strandline("serve", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "there is no agent.py here" in refused.stderr
+    assert "`strandline init` makes one" in refused.stderr

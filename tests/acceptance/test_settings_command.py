@@ -1,0 +1,64 @@
+"""`strandline settings`: values, where they come from, and what is wrong with them, for people and for programs."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from acceptance.server import COMMAND, DEADLINE_S, environment
+from strandline.config import Settings
+
+
+def settings(folder: Path, *arguments: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [COMMAND, "settings", *arguments], cwd=folder, env=environment(variables), capture_output=True, text=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_every_setting_is_one_line_in_a_pipe(tmp_path: Path) -> None:
+    """Whatever the width of a terminal is: lines are for grep."""
+    lines = settings(tmp_path, COLUMNS="40").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(Settings.__struct_fields__)
+    assert next(line for line in lines if line.startswith("port ")).split()[:3] == ["port", "8080", "default"]
+
+
+def test_where_values_come_from(tmp_path: Path) -> None:
+    (tmp_path / "strandline.toml").write_text('port = 9000\nmax_running = 3\nidempotent_tools = ["a", "b"]\n')
+    (tmp_path / "other.toml").write_text("max_running = 4\n")
+    lines = settings(tmp_path, "--changed", PORT="9001", AGENT_ID="ada").stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["agent_id", "port", "max_running", "idempotent_tools"]
+    assert [line.split()[:3] for line in lines[:3]] == [
+        ["agent_id", "ada", "AGENT_ID"], ["port", "9001", "PORT"], ["max_running", "3", "strandline.toml"]
+    ]  # fmt: skip
+    assert "a, b" in lines[3]
+    told = json.loads(settings(tmp_path, "--json", "--changed", "--config", "other.toml").stdout)
+    assert [(each["name"], each["value"], each["origin"]) for each in told["settings"]] == [
+        ("max_running", 4, "other.toml")
+    ]
+
+
+def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
+    """All of it at once, each with its origin, and with what it may be."""
+    (tmp_path / "strandline.toml").write_text('max_runing = 3\nstall_action = "hope"\n')
+    done = settings(tmp_path, code=2, STRANDLINE_TIMEOUT="soon", STRANDLINE_MAX_QEUED="7")
+    assert "STRANDLINE_TIMEOUT, WRONG" in next(line for line in done.stdout.splitlines() if line.startswith("timeout"))
+    told = done.stderr.splitlines()
+    assert len(told) == 4
+    assert told[0] == "note: the variable STRANDLINE_MAX_QEUED is no setting; did you mean `STRANDLINE_MAX_QUEUED`?"
+    assert "strandline.toml has `max_runing`, which is no setting; did you mean `max_running`?" in told[1]
+    assert "timeout is 'soon' (STRANDLINE_TIMEOUT); it must be a number" in told[2]
+    assert "stall_action is 'hope' (strandline.toml); it must be report or cancel" in told[3]
+    as_json = json.loads(settings(tmp_path, "--json", code=2).stdout)
+    assert [each["name"] for each in as_json["settings"] if each["error"]] == ["stall_action"]
+    assert len(as_json["faults"]) == 1
+
+
+@pytest.mark.parametrize(("text", "told"), [("port =\n", "line 1"), ("\xff", "cannot be read")])
+def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "strandline.toml").write_text(text, encoding="latin-1")
+    assert told in settings(tmp_path, code=2).stderr

@@ -1,0 +1,75 @@
+"""Pages of the documentation, for tests that do what stands there."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from acceptance.server import COMMAND, environment
+
+ROOT: Final = Path(__file__).parents[2]
+DOCS: Final = ROOT / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a language, in order."""
+    text = (DOCS / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def block(page: str, language: str, containing: str) -> str:
+    """Return the first code block of a language that contains a text."""
+    return next(text for text in blocks(page, language) if containing in text)
+
+
+def asked_and_shown(page: str) -> list[tuple[str, str]]:
+    """Return each block of commands that is followed by what it prints as JSON, with only prose between them."""
+    text = (DOCS / page).read_text()
+    found = re.findall(r"^```sh\n((?:(?!^```).)*?)^```\n((?:(?!^```).)*)^```json\n(.*?)^```", text, re.M | re.S)
+    return [(command, shown) for command, _, shown in found]
+
+
+def printed(command: str, *, folder: Path, url: str | None = None, **variables: str) -> str:
+    """Run commands of a page in a shell, with a server's address in place of the page's; return what they print."""
+    for there in ("http://localhost:8080", "http://127.0.0.1:8080", "localhost:8080", "127.0.0.1:8080"):
+        if url is not None:
+            command = command.replace(there, url)
+    path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env=environment({"PATH": path, "NO_COLOR": "1", **variables}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def documents(text: str) -> list[Any]:
+    """Return the JSON documents that stand one after the other, without what differs each time."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.strip():
+        document, end = decoder.raw_decode(text)
+        found.append(_plain(document))
+        text = text[end:]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(each) if not _differs(key) else "..." for key, each in value.items()}
+        case list():
+            return [_plain(each) for each in value]
+        case _:
+            return value
+
+
+def _differs(key: str) -> bool:
+    return key in {"run_id", "toolUseId", "version"} or key.endswith(("_s", "_at"))

@@ -1,0 +1,84 @@
+"""The quick start does what it says, as it stands there: init, serve, two at once, history."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.server import Server, serving
+from docs.pages import ROOT, asked_and_shown, block, blocks, documents, printed
+
+PAGE = "quick-start.md"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("quick")
+    printed(block(PAGE, "sh", "strandline init"), folder=folder)
+    pace = {"STRANDLINE_DEMO_PACE": "0.3"}
+    with serving("agent.py", folder=folder / "my-agent", variables=pace, journal=None) as server:
+        yield server
+
+
+def test_init_writes_the_file_that_is_shown(server: Server) -> None:
+    assert (server.folder / "agent.py").read_text() == block(PAGE, "python", "make_agent")
+
+
+def test_the_two_questions_get_the_answers_that_are_shown(server: Server) -> None:
+    command, shown = next(pair for pair in asked_and_shown(PAGE) if "and hello" in pair[0])
+    # Two that are sent at once arrive in either order; the page shows one of them.
+    first, second = command.splitlines(keepends=True)[:2]
+    inside = "until curl -s localhost:8080/health | grep -q '\"processing\":true'; do :; done"
+    got = printed(f"{first}{inside}\n{second}wait", folder=server.folder, url=server.url)
+    assert documents(got) == documents(shown)
+
+
+def test_history_is_as_it_is_shown(server: Server) -> None:
+    if not server.history("ada"):
+        test_the_two_questions_get_the_answers_that_are_shown(server)
+    command, shown = next(pair for pair in asked_and_shown(PAGE) if "/history" in pair[0])
+    assert documents(printed(command, folder=server.folder, url=server.url)) == documents(shown)
+
+
+def test_health_can_be_asked_as_it_is_shown(server: Server) -> None:
+    (got,) = documents(printed(block(PAGE, "sh", "/health"), folder=server.folder, url=server.url))
+    assert got["status"] == "healthy"
+
+
+def test_the_journal_is_where_the_page_says(server: Server) -> None:
+    assert (server.folder / ".strandline" / "journal.db").exists()
+
+
+def test_what_is_served_without_a_target_is_the_file_that_init_wrote(server: Server) -> None:
+    assert block(PAGE, "sh", "strandline serve") == "cd my-agent\nstrandline serve\n"
+    server.terminate()
+    assert server.ended() == 0
+    with _served_as_it_stands(server.folder) as again:
+        assert [each["role"] for each in again.history("ada")][:1] == ["user"]
+
+
+def test_the_way_of_installing_names_extras_and_folders_that_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "pip install '.[demo]'" in (ROOT / "docs" / PAGE).read_text()
+    assert "demo" in project["optional-dependencies"]
+    container = block(PAGE, "sh", "docker run")
+    entry = (ROOT / "container" / "entry.py").read_text()
+    for place in ("/app", "/data"):
+        assert f":{place}" in container
+        assert f'Path("{place}' in entry
+    assert len(blocks(PAGE, "sh")) == 7, "a block that no test knows"
+
+
+class _served_as_it_stands(Server):  # noqa: N801
+    """`strandline serve`, without a TARGET."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("--port", "0", folder=folder, journal=None, port=None)
+
+    def __enter__(self) -> "_served_as_it_stands":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
