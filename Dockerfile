@@ -12,7 +12,8 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=secret,id=pip_ca,required=false \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi; \
     /opt/venv/bin/python -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['demo'], sep='\n')" > requirements.txt \
     && /opt/venv/bin/pip install --constraint constraints.txt --requirement requirements.txt
 
 # -- Strandline itself, as a wheel ------------------------------------------------------------------------

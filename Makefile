@@ -39,6 +39,8 @@ check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src tests bench container simulation soak tools
+	@# Each folder has an agent.py of its own, served from there.
+	@for each in examples/*/; do MYPYPATH=$$each $(BIN)/mypy $$each || exit; done
 	$(BIN)/lint-imports
 
 simulate: .venv/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)

@@ -25,7 +25,8 @@ EXIT_SETUP: Final = 2
 NOTHING_TO_SERVE: Final = (
     "There is no agent to serve: put a Strands agent into a file agent.py that defines make_agent(session_id), and "
     'mount its folder to /app, as in docker run -p 8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data IMAGE '
-    "(or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours)."
+    "(or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours, or with a model of a provider "
+    "-e STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini -e OPENAI_API_KEY)."
 )
 
 
@@ -174,7 +175,7 @@ def _target(environment: Mapping[str, str]) -> str:
     except PermissionError as error:
         raise _unreadable(AGENT.parent) from error
     except OSError:
-        if environment.get("STRANDLINE_DEMO_MODEL") == "scripted":
+        if environment.get("STRANDLINE_DEMO_MODEL", "local") not in ("", "local"):
             return DEMO
         raise CannotStart(NOTHING_TO_SERVE) from None
     if not os.access(AGENT, os.R_OK):

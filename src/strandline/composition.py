@@ -103,8 +103,8 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
     )
 
 
-def build_face(settings: Settings, service: Service, *, loopback: bool) -> ASGIApp:
-    """Return the HTTP face of a service. `loopback`: it is known to be reached from this machine only."""
+def build_face(settings: Settings, service: Service, *, loopback: bool | None) -> ASGIApp:
+    """Return the HTTP face of a service. `loopback`: whether it is reached from this machine only; None: not known."""
     return build_app(
         service,
         HttpOptions(

@@ -172,12 +172,17 @@ def default_of(name: str) -> Any:
 
 
 def resolve(
-    flags: Mapping[str, Any], environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    toml: Path | None = None,
+    folder: Path | None = None,
+    given: str | None = None,
 ) -> Resolved:
     """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
 
     `flags` holds only what was given; `toml` names a file that must exist, else `strandline.toml` of `folder` (the
-    current one) is read if it is there.
+    current one) is read if it is there. `given` says where `flags` come from, if they are none of a command.
     """
     table, faults = _from_toml(toml, folder or Path.cwd())
     if faults:
@@ -185,7 +190,7 @@ def resolve(
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.__struct_fields__, DEFAULT)
     hints = get_type_hints(Settings, include_extras=True)
-    for source in (table, _from_environment(environ), _from_flags(flags)):
+    for source in (table, _from_environment(environ), _from_flags(flags, given)):
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
             origins[name] = origin
@@ -239,8 +244,11 @@ def is_loopback(host: str) -> bool:
 Source = dict[str, tuple[Any, str]]
 
 
-def _from_flags(flags: Mapping[str, Any]) -> Source:
-    return {name: (value, f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
+def _from_flags(flags: Mapping[str, Any], given: str | None) -> Source:
+    for name in flags:
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(f"`{name}` is no setting{_meant(name, Settings.__struct_fields__)}")
+    return {name: (value, given or f"--{name.replace('_', '-')}") for name, value in flags.items() if value is not None}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Source:

@@ -111,6 +111,12 @@ class SettingsError(SetupError):
     code = "settings"
 
 
+class NotStarted(SetupError):
+    """The app into which this one is mounted does not start it; the detail says which line is missing."""
+
+    code = "not_started"
+
+
 class TargetError(SetupError):
     """TARGET cannot be served; the message says why and what to write instead."""
 

@@ -37,6 +37,11 @@ class SessionKey(NamedTuple):
     session_id: SessionId
 
 
+def session_key(id: str = DEFAULT_SESSION, *, principal: str = ANONYMOUS) -> SessionKey:  # noqa: A002
+    """Return the key of a session. Raises `Invalid` if `id` cannot be a session's."""
+    return SessionKey(Principal(principal), session_id(id))
+
+
 Block = dict[str, Any]
 
 

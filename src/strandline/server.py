@@ -2,6 +2,9 @@
 
 `run` is all of it: listen, open the journal, serve, drain on SIGTERM or SIGINT, leave. It listens
 before the journal is open, so that probes are answered while another server still owns it.
+
+A server whose socket was handed in (`strandline.reload`) has a successor: it stops accepting before it drains, so that
+connections that arrive meanwhile wait in the socket for the next one, and none is refused.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import uvicorn
 import uvloop
@@ -22,8 +26,8 @@ from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
 from strandline.config import Settings, check_exposure, is_loopback, journal_file
-from strandline.errors import SetupError
 from strandline.journal.port import Journal
+from strandline.listener import listen
 from strandline.stacks import answer
 
 _log = logging.getLogger("strandline")
@@ -34,9 +38,29 @@ EXHAUSTED = 70
 """The exit code if so many runs have ended and still work that the process has to be replaced (`max_holds`)."""
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
+ARRIVAL_S = 0.05
+"""How long a request may be under way on a connection that has been accepted, when a successor takes the others."""
 
 
-def run(target: Target, settings: Settings, *, announce: Callable[[str], None] = lambda line: None) -> int:
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a server gets from the process that holds its socket, and what that process wants to hear.
+
+    `ready` is told how many runs of its predecessors go on; `stopping` how many execute and wait when it stops.
+    """
+
+    listener: socket.socket
+    ready: Callable[[int], None]
+    stopping: Callable[[int, int], None]
+
+
+def run(
+    target: Target,
+    settings: Settings,
+    *,
+    announce: Callable[[str], None] = lambda line: None,
+    handed: Handed | None = None,
+) -> int:
     """Serve until told to stop and return the exit code. Raises a `SetupError` if it cannot start.
 
     `announce` is told one line for people once the server is ready, with its address.
@@ -46,8 +70,8 @@ def run(target: Target, settings: Settings, *, announce: Callable[[str], None] =
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
     journal = open_journal(settings, clock)
-    listener = _listen(settings)
-    server = _Server(target, settings, clock, journal, listener, announce)
+    listener = listen(settings) if handed is None else handed.listener
+    server = _Server(target, settings, clock, journal, listener, announce, handed)
     code = uvloop.run(server.life())
     if not server.loops.close():
         # A thread of user code still works; Python would wait for it at exit.
@@ -69,7 +93,9 @@ class _Server:
         journal: Journal,
         listener: socket.socket,
         announce: Callable[[str], None],
+        handed: Handed | None,
     ) -> None:
+        self._handed = handed
         self._settings = settings
         self._target = target
         self._listener = listener
@@ -97,10 +123,13 @@ class _Server:
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        if self._handed is None:  # (else Ctrl-C is for the parent to act on, which gets it too)
+            loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
-        serving = asyncio.create_task(web.serve(sockets=[self._listener]))
         starting = asyncio.create_task(start(self._service, self._target, self.loops))
+        # Probes are answered while it starts; but a successor lets them wait, since nobody has seen it stop.
+        first = starting if self._handed is not None else None
+        serving = asyncio.create_task(web.serve_after(first, self._listener))
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
         exhausting = asyncio.create_task(self._service.exhausted.wait())
@@ -110,11 +139,16 @@ class _Server:
                 starting.result()
                 gc.freeze()  # what was imported will not become garbage: it need not be looked at again
                 self._announce(self._welcome())
+                if self._handed is not None:
+                    health = self._service.health()
+                    self._handed.ready(health.running + health.queue_depth)
                 await asyncio.wait([stopping, serving, exhausting], return_when=asyncio.FIRST_COMPLETED)
             else:
                 starting.cancel()
                 await asyncio.wait([starting])
             _log.info("stopping")
+            if self._handed is not None:
+                await self._leave_the_rest(web, self._handed)
             await self._service.drain()
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
@@ -126,6 +160,14 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+
+    async def _leave_the_rest(self, web: "_Web", handed: Handed) -> None:
+        """Accept no connection any more, and no further request on those that are open."""
+        web.stop_accepting()
+        await asyncio.sleep(ARRIVAL_S)
+        web.let_go()
+        health = self._service.health()
+        handed.stopping(health.running, health.queue_depth)
 
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""
@@ -167,20 +209,20 @@ class _Web(uvicorn.Server):
         """Install nothing."""
         yield
 
+    async def serve_after(self, first: "asyncio.Task[None] | None", listener: socket.socket) -> None:
+        """Serve, once `first` has ended well."""
+        if first is not None:
+            await asyncio.wait([first])
+            if first.cancelled() or first.exception() is not None:
+                return
+        await self.serve(sockets=[listener])
 
-def _listen(settings: Settings) -> socket.socket:
-    """Return a listening socket. Raises `SetupError` that says what to do if there is none to be had."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host.strip("[]"), settings.port))
-    except OSError as error:
-        listener.close()
-        raise SetupError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}. Name another with"
-            " --port (0 lets the system choose), or stop what listens there"
-        ) from None
-    listener.listen(2048)
-    listener.setblocking(False)
-    return listener
+    def stop_accepting(self) -> None:
+        """Leave connections that nobody has accepted to whoever else holds the socket."""
+        for server in getattr(self, "servers", ()):
+            server.close()
+
+    def let_go(self) -> None:
+        """Close connections that wait for a request, and each other one once it has its answer."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()

@@ -30,7 +30,6 @@ TESTS: Final = Path(__file__).parents[1]
 DEADLINE_S: Final = 30.0
 POLL_S: Final = 0.005
 CLIENTS: Final = 128
-_URL: Final = re.compile(r" at http://[\w.]+:(\d+)$")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
 
 
@@ -86,6 +85,10 @@ class Stored(NamedTuple):
 class Server:
     """`strandline serve TARGET`, in `folder`, with a journal there that outlives the process."""
 
+    mounted_at = ""
+    announcement = re.compile(r" at http://[\w.]+:(\d+)$")
+    """What it says when it is ready, with its port."""
+
     def __init__(
         self,
         target: str | Path | None,
@@ -120,11 +123,10 @@ class Server:
         """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
         assert self._process is None, "it runs already"
         self._announced.clear()
-        command = [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
         self._process = subprocess.Popen(
-            command,
+            self.command(),
             cwd=self.folder,
-            env=environment(self.variables),
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -135,6 +137,13 @@ class Server:
         self._connect()
         if ready:
             self.until_ready()
+
+    def command(self) -> list[str]:
+        """Return what starts the process."""
+        return [str(COMMAND), "serve", *self._target, *self._places, *self.flags]
+
+    def _environment(self) -> dict[str, str]:
+        return environment(self.variables)
 
     def until_ready(self) -> None:
         """Return when the process has announced its address; its journal is open then."""
@@ -191,7 +200,7 @@ class Server:
         assert process.stderr is not None
         for line in process.stderr:
             self.stderr += line
-            if not self._announced.is_set() and (found := _URL.search(line)) is not None:
+            if not self._announced.is_set() and (found := self.announcement.search(line)) is not None:
                 self.url = f"http://127.0.0.1:{found.group(1)}"
                 self._announced.set()
         self._announced.set()
@@ -200,7 +209,9 @@ class Server:
         if self._client is not None:
             self._client.close()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._client = httpx.Client(base_url=self.url, timeout=DEADLINE_S, limits=limits, trust_env=False)
+        self._client = httpx.Client(
+            base_url=self.url + self.mounted_at, timeout=DEADLINE_S, limits=limits, trust_env=False
+        )
 
     # -- requests -------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """The command itself: where settings come from, where it listens, how it ends, what it says when it cannot start."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -177,3 +179,21 @@ def test_what_it_cannot_serve_it_refuses_with_help(refusals: "dict[str, Future[s
     told = refusals[what].result(DEADLINE_S)
     for part in REFUSALS[what][1]:
         assert part in told
+
+
+# -- help -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["journal", "--help"]])
+def test_help_imports_nothing_that_takes_long(arguments: list[str]) -> None:
+    """Help and completions come at once: no drawing, no agent framework, no server is imported for them."""
+    script = (
+        "import sys\nfrom strandline.cli import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "Usage:" in done.stdout
+    imported = set(done.stderr.split())
+    assert {"typer", "msgspec"} <= imported
+    assert not imported & {"rich", "pygments", "markdown_it", "strands", "uvicorn", "starlette", "uvloop", "httpx"}

@@ -1,7 +1,5 @@
 """The image, in real containers: the line as in a process, and whatever only a container can get wrong."""
 
-import os
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +12,11 @@ import pytest
 from acceptance.race import judge, race
 from docker_engine import (
     DEADLINE_S,
-    build_image,
     container,
     docker,
     run_to_end,
     until,
     volume,
-    why_no_engine,
 )
 
 pytestmark = pytest.mark.docker
@@ -58,20 +54,6 @@ class App:
 
     def open(self) -> None:
         (self.folder / "open").touch()
-
-
-@pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """The image of this checkout. No engine: the test is skipped, or fails where CI promised one."""
-    reason = why_no_engine()
-    if reason is not None:
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    name = f"strandline-test:{uuid.uuid4().hex[:12]}"
-    build_image(name)
-    yield name
-    docker("rmi", "--force", name)
 
 
 @pytest.fixture
@@ -279,6 +261,15 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
 
         assert "That was message 1 of this session." in first.result(DEADLINE_S).json()["response"]
         assert "That was message 2 of this session." in second.result(DEADLINE_S).json()["response"]
+
+
+def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
+    """Its client is in the image, so that only the key is missing."""
+    done = run_to_end(image, "--env", "STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini")
+
+    assert done.status == 2
+    assert "Set OPENAI_API_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_port_is_honoured_and_the_health_check_finds_it(image: str, app: App) -> None:

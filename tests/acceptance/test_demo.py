@@ -16,6 +16,7 @@ import pytest
 from strands.types.content import Message
 
 from docker_engine import DEADLINE_S, until
+from fakes.provider import Provider
 from strandline.demo import agent, local_model
 from strandline.testing.model import call, say
 
@@ -277,7 +278,13 @@ def test_a_port_that_is_taken_is_refused_with_what_to_type(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
-    [("PORT", "http", "PORT is 'http'"), ("STRANDLINE_DEMO_MODEL", "gpt", "may be 'local'")],
+    [
+        ("PORT", "http", "PORT is 'http'"),
+        ("STRANDLINE_DEMO_MODEL", "gpt", "names no provider that is known here"),
+        ("STRANDLINE_DEMO_MODEL", "opnai:gpt-4o", "did you mean 'openai'"),
+        ("STRANDLINE_DEMO_MODEL", "openai:", "Write `openai:NAME`"),
+        ("STRANDLINE_DEMO_MODEL", "openai:gpt-4o-mini", "Set OPENAI_API_KEY"),
+    ],
 )
 def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: str, value: str, told: str) -> None:
     settings = {"PORT": str(free_port), variable: value}
@@ -285,7 +292,7 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: st
     done = subprocess.run(
         [sys.executable, "-m", "strandline.demo"],
         cwd=tmp_path,
-        env={**os.environ, "PORT": port, **settings},
+        env={**os.environ, "OPENAI_API_KEY": "", "OPENAI_BASE_URL": "", "PORT": port, **settings},
         capture_output=True,
         text=True,
         timeout=60,
@@ -294,6 +301,24 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, free_port: int, variable: st
 
     assert done.returncode == 2
     assert told in done.stdout
+
+
+def test_a_model_of_a_provider_answers_by_its_name(tmp_path: Path, free_port: int) -> None:
+    """Through the provider's real client; the agent's tool goes along."""
+    url = f"http://127.0.0.1:{free_port}"
+    with Provider("Good day.") as provider:
+        environment = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "sk"}
+        with launched(tmp_path, free_port, STRANDLINE_DEMO_MODEL="openai:small-one", **environment) as process:
+            until(lambda: _is_ready(url, process), "the demo is ready")
+            answer = httpx.post(f"{url}/chat", json={"message": "Hello."}, timeout=DEADLINE_S).json()
+            process.terminate()
+            said, _ = process.communicate(timeout=DEADLINE_S)
+        (asked,) = provider.requests
+
+    assert answer["response"].strip() == "Good day."
+    assert asked.body["model"] == "small-one"
+    assert [each["function"]["name"] for each in asked.body["tools"]] == ["roll_dice"]
+    assert "The demo answers with openai:small-one." in said
 
 
 # -- the small model itself ---------------------------------------------------------------------------

@@ -89,5 +89,5 @@ def main(make_app: Callable[[MakeAgent], FastAPI]) -> None:
     file, _, name = options.agent.rpartition(":")
     app = make_app(runpy.run_path(file)[name])
     listener = socket.create_server(("127.0.0.1", options.port), backlog=512)
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"serving at http://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)  # noqa: T201
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

@@ -4,6 +4,7 @@ Every way in which a TARGET can be wrong is a `TargetError` that says what to wr
 only when a target of theirs is at hand.
 """
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -159,6 +160,8 @@ def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
 def _import(where: str) -> ModuleType:
     if where.endswith(".py") or "/" in where or where.startswith("."):
         return _import_file(Path(where))
+    if Path(where).is_dir() and not (Path(where) / "__init__.py").exists():
+        return _import_file(Path(where))  # which says what to name
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -177,8 +180,13 @@ def _import(where: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise TargetError(f"{path} {what}. TARGET is the path of a Python file, seen from {Path.cwd()}")
+        if path.is_dir():
+            inside = next((each for each in (path / DEFAULT_FILE, *sorted(path.glob("*.py"))) if each.is_file()), None)
+            hint = f" Name a file in it: `{inside}`" if inside else " There is no Python file in it: name another"
+            raise TargetError(f"{path} is a folder, not a file.{hint}")
+        close = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean `{path.parent / close[0]}`?" if close else ". `strandline init` makes an agent.py here"
+        raise TargetError(f"{path} does not exist, seen from {Path.cwd()}{hint}")
     if path.suffix != ".py":
         raise TargetError(f"{path} is not a Python file: its name must end in .py")
     if not os.access(path, os.R_OK):

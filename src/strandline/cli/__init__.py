@@ -10,6 +10,8 @@ import typer
 
 from strandline import __version__
 from strandline.cli import say
+from strandline.cli.chat import chat
+from strandline.cli.demo import demo_app
 from strandline.cli.doctor import doctor
 from strandline.cli.init import init
 from strandline.cli.journal import journal_app
@@ -34,10 +36,12 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
 
 app.command()(init)
 app.command("serve")(serve)
+app.command()(chat)
 app.command()(settings)
 app.command()(doctor)
 app.command()(stacks)
 app.add_typer(journal_app, name="journal")
+app.add_typer(demo_app, name="demo")
 
 
 def main() -> None:
@@ -46,6 +50,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = say.INTERRUPTED
+    except KeyboardInterrupt:
+        code = say.INTERRUPTED
     except Exception as error:
-        code = say.say_usage(error) if say.is_usage(error) else say.say_defect(error)
+        code = say.say_unforeseen(error)
     sys.exit(code)

@@ -64,7 +64,7 @@ def backup(
     if len(places) > 2:
         say.fail(f"{len(places)} files were named: name the journal and the file to make.")
     with say.told(), _progress("pages") as step:
-        size = copy(_path(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
+        size = copy(path_of(places[0] if len(places) == 2 else None, config), Path(places[-1]), step)
     say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
 
 
@@ -83,7 +83,7 @@ def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = 
     from strandline.journal.verify import verify as check
 
     with say.told(), _progress("pages") as step:
-        findings = check(_path(path, config), lambda what, done, total: step(done, total, what))
+        findings = check(path_of(path, config), lambda what, done, total: step(done, total, what))
     console = say.out()
     if as_json:
         sys.stdout.write(encode(findings).decode() + "\n")
@@ -141,7 +141,7 @@ def prune(
     age_s = _seconds(older_than)
     clock = SystemClock()
     with say.told():
-        place = _path(path, config)
+        place = path_of(path, config)
         with _progress("runs forgotten") as step:
             forgotten = asyncio.run(pruning.prune(place, clock, age_s, lambda count: step(count, None)))
         say.out().print(f"{forgotten:,} runs forgotten.")
@@ -191,7 +191,7 @@ def import_(
         results = asyncio.run(
             bring_in(
                 folder.expanduser(),
-                _path(path, config),
+                path_of(path, config),
                 SystemClock(),
                 prefix=session_prefix,
                 principal=principal,
@@ -227,7 +227,7 @@ def import_(
 # -- places and ages --------------------------------------------------------------------------------------
 
 
-def _path(named: str | None, config: Path | None) -> Path:
+def path_of(named: str | None, config: Path | None) -> Path:
     """Return the file that PATH names, or the settings. Raises `SettingsError` if a journal is no file."""
     if named is not None and not re.match(r"(sqlite|memory):", named):
         return Path(named).expanduser()

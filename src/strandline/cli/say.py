@@ -4,6 +4,7 @@ An error is one paragraph that says what to do, and never a traceback of ours. R
 so that `--help` stays quick.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ ERRORS: Final = 2
 """The exit code of a command that could not do what it was asked to."""
 DEFECT: Final = 1
 """The exit code of a command that has a defect."""
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells have it."""
 TRACEBACK_VARIABLE: Final = "STRANDLINE_TRACEBACK"
@@ -45,6 +47,8 @@ def say_error(message: str) -> None:
     """Say one paragraph about what went wrong."""
     from rich.markup import escape
 
+    if message.startswith(("The ", "There ")):
+        message = message[0].lower() + message[1:]
     err().print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=True)
 
 
@@ -63,12 +67,17 @@ def told() -> Iterator[None]:
         fail(str(error))
 
 
-def is_usage(error: Exception) -> bool:
-    """Tell whether an error says that the command was typed wrong."""
-    return any(kind.__name__ == "ClickException" for kind in type(error).__mro__)
+def say_unforeseen(error: Exception) -> int:
+    """Say what was typed wrong, what cannot be written, or that there is a defect; return the exit code."""
+    if any(kind.__name__ == "ClickException" for kind in type(error).__mro__):
+        return _say_usage(error)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        say_error(f"what it has to say cannot be written: {error.strerror}. Make room there, or write it elsewhere.")
+        return ERRORS
+    return say_defect(error)
 
 
-def say_usage(error: Any) -> int:
+def _say_usage(error: Any) -> int:
     """Say what was typed wrong and where the right way is told; return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

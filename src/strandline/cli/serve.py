@@ -4,15 +4,26 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from strandline.cli import say
 from strandline.config import default_of, descriptions, resolve
 
+if TYPE_CHECKING:
+    from strandline.config import Settings
+    from strandline.reload.child import Child
 
-def _serve(target: str | None = None, config: Path | None = None, verbose: bool = False, **flags: Any) -> None:
+
+def _serve(
+    target: str | None = None,
+    config: Path | None = None,
+    verbose: bool = False,
+    reload: bool = False,
+    handed_over: str | None = None,
+    **flags: Any,
+) -> None:
     """Serve TARGET over HTTP until SIGTERM or Ctrl-C.
 
     TARGET is `path/file.py`, `path/file.py:name` or `package.module:name`. It names a factory that makes a Strands
@@ -21,15 +32,55 @@ def _serve(target: str | None = None, config: Path | None = None, verbose: bool 
     """
     console = say.err()
     with say.told():
+        child = _child(handed_over)
         resolved = resolve(flags, os.environ, toml=config)
         from strandline.agents.load import default_target, load_target
+
+        target = target or default_target()
+        if reload:
+            raise typer.Exit(_reload(target, config, verbose, flags, resolved.settings))
         from strandline.logs import log_to_stderr
         from strandline.server import run
 
         log_to_stderr(verbose=verbose)
-        served = load_target(target or default_target(), history=resolved.settings.history)
-        code = run(served, resolved.settings, announce=lambda line: console.print(line, soft_wrap=True))
+        if child is not None and not verbose:
+            child.quieten()
+        served = load_target(target, history=resolved.settings.history)
+        code = run(
+            served,
+            resolved.settings,
+            announce=child.announce if child else lambda line: console.print(line, soft_wrap=True),
+            handed=child.wait_for_turn() if child else None,
+        )
     raise typer.Exit(code)
+
+
+def _child(handed_over: str | None) -> "Child | None":
+    if handed_over is None:
+        return None
+    from strandline.reload.child import Child
+
+    return Child(handed_over)
+
+
+def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, Any], settings: "Settings") -> int:
+    """Serve in children of this process, with the same arguments."""
+    from strandline.reload.parent import plan, supervise
+
+    console = say.err()
+    arguments = [target, *(("--config", str(config)) if config else ()), *(("--verbose",) if verbose else ())]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        match value:
+            case None:
+                continue
+            case bool():
+                arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            case _:
+                arguments += [f"--{flag}", str(value)]
+    return supervise(
+        plan(target, arguments, config, settings), lambda line: console.print(line, soft_wrap=True, markup=False)
+    )
 
 
 def _flag(name: str, meaning: str) -> inspect.Parameter:
@@ -90,6 +141,20 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=False,
             annotation=Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")],
+        ),
+        inspect.Parameter(
+            "reload",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, typer.Option("--reload", help="Serve the new code whenever Python files or settings change.")
+            ],
+        ),
+        inspect.Parameter(
+            "handed_over",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option("--handed-over", hidden=True)],
         ),
         *(_flag(name, meaning) for name, meaning in descriptions().items()),
     ]

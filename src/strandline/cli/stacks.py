@@ -1,20 +1,22 @@
 """`strandline stacks`: what every run of a running server does now."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from strandline.cli.journal import path_of
 from strandline.cli.say import told
-from strandline.config import journal_file, resolve
-from strandline.errors import SetupError
 
 
 def stacks(
-    journal: Annotated[str | None, typer.Option(help="The server's journal [from its settings]")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with settings")] = None,
+    journal: Annotated[
+        str | None, typer.Option(help="The server's journal [the one that the settings name]", metavar="PATH")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
+    ] = None,
 ) -> None:
     """Show what every run of a server does now, and where.
 
@@ -24,9 +26,7 @@ def stacks(
     stacks.
     """
     with told():
-        place = journal_file(resolve({"journal": journal}, os.environ, toml=config).settings)
-        if place is None:
-            raise SetupError("only a server with a `sqlite:PATH` journal can be asked: name it with --journal")
+        place = path_of(journal, config)
         from strandline.stacks import ask
 
         sys.stdout.write(ask(place))

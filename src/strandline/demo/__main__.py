@@ -13,9 +13,12 @@ from typing import Final, NoReturn
 from rich.console import Console
 
 from strandline.demo import local_model
+from strandline.demo.local_model import MODEL_VARIABLE
+from strandline.errors import ModelError
+from strandline.providers import load_model
 
-MODEL_VARIABLE: Final = "STRANDLINE_DEMO_MODEL"
-"""`local`: the small model where it exists, a script elsewhere. `scripted`: the script."""
+LOCAL: Final = "local"
+"""The small model where it exists, a script elsewhere."""
 HOST: Final = "127.0.0.1"
 FOLDER: Final = Path(".strandline")
 EXIT_SETUP: Final = 2
@@ -24,18 +27,22 @@ EXIT_SETUP: Final = 2
 def main() -> NoReturn:
     """Serve the demo; returns never, exits 2 with one line where a setting is wrong or the port is taken."""
     console = Console(highlight=False, soft_wrap=True)
-    wanted = os.environ.get(MODEL_VARIABLE) or "local"
-    if wanted not in ("local", "scripted"):
-        _refuse(console, f"{MODEL_VARIABLE} is {wanted!r}; it may be 'local' (the default) or 'scripted'.")
+    wanted = os.environ.get(MODEL_VARIABLE) or LOCAL
+    if wanted != LOCAL:
+        _check(console, wanted)
     port = _port(console)
-    environment = dict(os.environ)
+    environment = {**os.environ, MODEL_VARIABLE: wanted}
     questions = ("Roll a die with 20 sides.", "What was my first message?")
-    if wanted == "local" and (model := _start_model(console)) is not None:
+    if wanted == LOCAL and (model := _start_model(console)) is not None:
         environment |= {local_model.URL_VARIABLE: model.url, local_model.KEY_VARIABLE: model.key}
         # The way to the model never leaves this machine, whatever proxy is set for other ways.
         environment["NO_PROXY"] = environment["no_proxy"] = f"{HOST},{environment.get('NO_PROXY', '')}"
         questions = ("Tell me a story about a lighthouse.", "What is the capital of France?")
+    elif wanted not in (LOCAL, "scripted"):
+        environment.pop(local_model.URL_VARIABLE, None)
+        console.print(f"The demo answers with {wanted}. It has a tool that rolls dice.")
     else:
+        environment |= {MODEL_VARIABLE: "scripted"}
         environment.pop(local_model.URL_VARIABLE, None)
         console.print("The demo answers from a script. It calls its tool when you ask it to roll a die.")
     _say_what_to_try(console, f"http://{HOST}:{port}", questions)
@@ -43,6 +50,17 @@ def main() -> NoReturn:
     command += ["--host", HOST, "--port", str(port), "--journal", f"sqlite:{FOLDER / 'journal.db'}"]
     sys.stdout.flush()
     os.execve(command[0], command, environment)
+
+
+def _check(console: Console, wanted: str) -> None:
+    """Leave, saying what is missing, if the wanted model cannot be loaded."""
+    try:
+        load_model(wanted)
+    except ModelError as error:
+        _refuse(
+            console,
+            f"{MODEL_VARIABLE} is {wanted!r}: {error} Or leave it out: the small model of this machine answers.",
+        )
 
 
 def _start_model(console: Console) -> local_model.RunningModel | None:

@@ -1,12 +1,14 @@
-"""The demo's agent: a Strands agent with one tool, on a small local model or on a scripted one.
+"""The demo's agent: a Strands agent with one tool, on a small local model, a scripted one, or one that is named.
 
 `strandline serve strandline.demo.agent` finds `make_agent` here. Which model it gets is decided by the
 environment at the time of the call: with `STRANDLINE_DEMO_URL` an OpenAI-compatible server on this machine
-(`strandline.demo.local_model` starts one), without it a script that needs nothing. The script uses its tool when
-it is asked to roll dice, and says how many messages it has got in this session, so that their order can be seen.
+(`strandline.demo.local_model` starts one); with a name such as `openai:gpt-4o-mini` in `STRANDLINE_DEMO_MODEL` what
+`load_model` makes of it; else a script that needs nothing. The script uses its tool when it is asked to roll dice,
+and says how many messages it has got in this session, so that their order can be seen.
 """
 
 import asyncio
+import functools
 import os
 import random
 import re
@@ -17,14 +19,12 @@ from strands.agent.conversation_manager import NullConversationManager, SlidingW
 from strands.models.model import Model
 from strands.types.content import Messages
 
-from strandline.demo.local_model import KEY_VARIABLE, URL_VARIABLE
-from strandline.testing.model import Answer, Script, ScriptedModel, call, question, results, say
+from strandline.demo.local_model import KEY_VARIABLE, MODEL_VARIABLE, URL_VARIABLE
+from strandline.providers import load_model
+from strandline.scripted.conversation import PACE_VARIABLE as PACE_VARIABLE
+from strandline.scripted.conversation import pace
+from strandline.scripted.model import Answer, Script, ScriptedModel, call, question, results, say
 
-PACE_VARIABLE: Final = "STRANDLINE_DEMO_PACE"
-"""How many seconds the scripted model thinks before each of its answers."""
-
-DEFAULT_PACE_S: Final = 1.0
-"""As slow as a model, so that a person sees how requests wait for each other."""
 SYSTEM_PROMPT: Final = "You are a helpful assistant. Answer in one short sentence."
 """Chosen by trial: with friendlier words the small model loses itself in lists of French places."""
 MAX_TOKENS: Final = 200
@@ -50,11 +50,14 @@ def roll_dice(sides: int = 6) -> str:
 def make_agent(session_id: str) -> Agent:
     """Make the agent of one session, on the model that the environment names."""
     url = os.environ.get(URL_VARIABLE)
-    if url is None:
-        pace_s = float(os.environ.get(PACE_VARIABLE, DEFAULT_PACE_S))
-        model: Model = ScriptedModel(_script(pace_s))
+    window: NullConversationManager | SlidingWindowConversationManager
+    if url is None and (named := _named()) is not None:
+        model: Model = _loaded(named)
+        window = SlidingWindowConversationManager()
+    elif url is None:
+        model = ScriptedModel(_script(pace()))
         # The script counts what it was told, so nothing may slide out of its sight.
-        window: NullConversationManager | SlidingWindowConversationManager = NullConversationManager()
+        window = NullConversationManager()
     else:
         model = _served_model(url, os.environ.get(KEY_VARIABLE, "none"))
         # 2,048 tokens for each of the model's four conversations: what is older is forgotten.
@@ -80,6 +83,18 @@ def answer(messages: Messages) -> Answer:
     return f"I am a script, and you said: {asked} That was message {nth} of this session."
 
 
+def _named() -> str | None:
+    """Return the model that the environment names for `load_model`; None if the demo has its own."""
+    named = os.environ.get(MODEL_VARIABLE) or "scripted"
+    return None if named in ("local", "scripted") else named
+
+
+@functools.cache
+def _loaded(named: str) -> Model:
+    """Return a model that may be shared by all sessions."""
+    return load_model(named)
+
+
 def _script(pace_s: float) -> Script:
     async def script(messages: Messages) -> Answer:
         await asyncio.sleep(pace_s)
@@ -89,7 +104,7 @@ def _script(pace_s: float) -> Script:
 
 
 def _served_model(url: str, key: str) -> Model:
-    # Only here: the container's demo has a script and no client for a model's server.
+    # Only here: a script needs no client for a model's server.
     from strandline.demo.served_model import ServedModel
 
     return ServedModel(
@@ -108,3 +123,7 @@ def _sides(asked: str) -> int:
     if found is None:
         return 6
     return min(max(int(found[1] or found[2]), 2), MAX_SIDES)
+
+
+if (_wanted := _named()) is not None:
+    _loaded(_wanted)  # what it lacks is told when the server starts, not to the first who asks

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+MODEL_VARIABLE: Final = "STRANDLINE_DEMO_MODEL"
+"""`local`: the small model where it exists, else a script. `scripted`: the script. Another name is for `load_model`."""
 URL_VARIABLE: Final = "STRANDLINE_DEMO_URL"
 """Where the server's base URL stands for the agent, ending in `/v1`."""
 KEY_VARIABLE: Final = "STRANDLINE_DEMO_KEY"

@@ -104,7 +104,5 @@ def _existing(path: Path) -> Path:
 
 
 def _shown(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)

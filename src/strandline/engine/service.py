@@ -69,6 +69,10 @@ class Ticket(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None
     stream: RunStream
 
+    async def outcome(self) -> Outcome | Later:
+        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
+        return await self.stream.outcome()
+
 
 class RunView(Struct, frozen=True, kw_only=True):
     """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
@@ -271,7 +275,7 @@ class Service:
                 pass
         return await self.run(principal, run_id)
 
-    async def history(self, key: SessionKey, *, count: int, include_tool_messages: bool) -> list[Message]:
+    async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
         self._asked()
         kept: list[Message] = []

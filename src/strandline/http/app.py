@@ -34,7 +34,8 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     agent_id: str
     max_body_bytes: int
     retry_after_s: float
-    loopback: bool
+    loopback: bool | None
+    """Whether it is reached from this machine only; None: each request has to say it."""
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
 
@@ -78,7 +79,7 @@ class Endpoint:
         try:
             response = await self._handler(Request(scope, receive))
         except ClientDisconnect:
-            return
+            response = Response(status_code=wire.CLIENT_LEFT)  # a middleware around us takes silence for a defect
         except Exception as error:
             response = _response_to(error, scope)
         await response(scope, receive, send)

@@ -67,9 +67,8 @@ class Chat:
                 "session_id": session,
                 "run_id": ticket.run_id,
             }
-            return wire.answer(
-                value, wire.ACCEPTED, {"Location": f"/v1/runs/{ticket.run_id}", **wire.retry_after(self._retry_after_s)}
-            )
+            location = wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
+            return wire.answer(value, wire.ACCEPTED, {"Location": location, **wire.retry_after(self._retry_after_s)})
         return wire.answer(self._answer(end, session, ticket.run_id))
 
     async def history(self, request: Request) -> Response:

@@ -6,9 +6,11 @@ The only file that knows HTTP status codes. Errors are RFC 9457 problem details 
 import math
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from strandline import errors
 from strandline.encoding import encode, encode_messages
@@ -24,6 +26,8 @@ CONFLICT: Final = 409
 TOO_LARGE: Final = 413
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
+CLIENT_LEFT: Final = 499
+"""Nobody reads it."""
 BROKEN: Final = 500
 UNAVAILABLE: Final = 503
 
@@ -68,6 +72,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,
+    errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,
     BodyTooLarge: TOO_LARGE,
     Foreign: FORBIDDEN,
@@ -96,6 +101,18 @@ def error_response(error: errors.StrandlineError) -> Response:
     if isinstance(error, errors.QueueFull):
         more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
     return problem(status, error.code, str(error), headers, **more)
+
+
+def place(scope: Scope, path: str) -> str:
+    """Return where `path` of this application is for the client of a request: below whatever it is mounted at."""
+    return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path
+
+
+def inner_path(scope: Scope) -> str:
+    """Return the path of a request without what this application is mounted at, whoever puts that into `path`."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def retry_after(seconds: float) -> dict[str, str]:

@@ -31,6 +31,6 @@ def script(messages: Messages) -> Answer:
     return [call("block", {"seconds": float(seconds)})]
 
 
-def make_agent() -> Agent:
+def make_agent(session_id: str) -> Agent:
     """Build the agent of one session."""
     return Agent(model=ScriptedModel(script), tools=[block])

@@ -1,0 +1,22 @@
+"""Stands in for a model, so that the example runs without a key: it understands two kinds of sentences."""
+
+import re
+
+from strands.types.content import Messages
+
+from strandline.testing import ScriptedModel, call, question, results
+from strandline.testing.model import Answer
+
+
+def script(messages: Messages) -> Answer:
+    """Answer `where is NUMBER?` and `pack NUMBER`; count whatever else is said."""
+    if told := results(messages):
+        return f"Your order is {' and '.join(told.values())}."
+    asked = question(messages)
+    if found := re.match(r"(where is|pack) (\d+)", asked):
+        return [call("pack" if found[1] == "pack" else "order_status", {"number": int(found[2])})]
+    asked_before = sum("text" in block for each in messages if each["role"] == "user" for block in each["content"])
+    return f"This is question {asked_before} of this conversation."
+
+
+model = ScriptedModel(script)

@@ -1,0 +1,21 @@
+"""Stands in for a model, so that the example runs without a key: it understands two kinds of sentences."""
+
+from strands.types.content import Messages
+
+from strandline.testing import ScriptedModel, call, question, results
+from strandline.testing.model import Answer
+
+
+def script(messages: Messages) -> Answer:
+    """Answer `how many THING?` and `keep COUNT THING`."""
+    if told := results(messages):
+        return " ".join(told.values())
+    match question(messages).rstrip("?").split():
+        case ["how", "many", thing]:
+            return [call("stock", {"thing": thing})]
+        case ["keep", count, thing] if count.isdecimal():
+            return [call("reserve", {"thing": thing, "count": int(count)})]
+    return "Ask `how many THING?`, or tell me to `keep COUNT THING`."
+
+
+model = ScriptedModel(script)

@@ -1,0 +1,24 @@
+"""Stands in for a model, so that the example runs without a key. For `fail` it breaks, as a provider may."""
+
+from strands.types.content import Messages
+
+from strandline.testing import ScriptedModel, call, question, results
+from strandline.testing.model import Answer
+
+
+def script(messages: Messages) -> Answer:
+    """Answer `lend TITLE` and `what do I have?`; tell anything else how many questions there were."""
+    if told := results(messages):
+        return " ".join(told.values())
+    asked = question(messages)
+    if asked == "fail":
+        raise ConnectionError("the provider is out of order")
+    if asked.startswith("lend "):
+        return [call("lend", {"title": asked.removeprefix("lend ")})]
+    if asked.startswith("what do I have"):
+        return [call("lent")]
+    count = sum(message["role"] == "user" and "text" in message["content"][0] for message in messages)
+    return f"This was question {count} of our conversation."
+
+
+model = ScriptedModel(script)

@@ -1,0 +1,95 @@
+"""History as people read it: turns, each a question, the tools that were used for it, and what was said."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool that an agent used; `result` is None if the history has none."""
+
+    name: str
+    arguments: Any
+    result: str | None = None
+    failed: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """A question and what came of it, in order."""
+
+    question: str
+    said: list[str | ToolCall] = field(default_factory=list)
+
+    @property
+    def tools(self) -> list[ToolCall]:
+        """The tools that were used."""
+        return [each for each in self.said if isinstance(each, ToolCall)]
+
+    @property
+    def answer(self) -> str | None:
+        """The texts after the last tool; None if there are none."""
+        texts: list[str] = []
+        for each in self.said:
+            texts = [] if isinstance(each, ToolCall) else [*texts, each]
+        return "\n\n".join(texts) or None
+
+
+def turns_of(messages: Iterable[Message]) -> list[Turn]:
+    """Return the turns of a history; what stands before the first question is left out."""
+    turns: list[Turn] = []
+    calls: dict[str, ToolCall] = {}
+    for message in messages:
+        text = text_of(message)
+        if message["role"] == "user" and text:
+            turns.append(Turn(text))
+        if not turns:
+            continue
+        for block in message["content"]:
+            if "toolResult" in block:
+                _give_result(calls, block["toolResult"])
+            elif message["role"] == "assistant" and block.get("text", "").strip():
+                turns[-1].said.append(block["text"])
+            elif "toolUse" in block:
+                use = block["toolUse"]
+                call = calls[use.get("toolUseId", "")] = ToolCall(use.get("name", "?"), use.get("input"))
+                turns[-1].said.append(call)
+    return turns
+
+
+def text_of(message: Message) -> str:
+    """Return what a message says in words."""
+    return "\n".join(block["text"] for block in message["content"] if "text" in block)
+
+
+def new_since(before: Sequence[Message], now: Sequence[Message]) -> list[Message]:
+    """Return the messages of `now` that came after those of `before`: both are ends of one history."""
+    if not before:
+        return list(now)
+    size = len(before)
+    for end in range(len(now), size - 1, -1):
+        if list(now[end - size : end]) == list(before):
+            return list(now[end:])
+    return []
+
+
+def brief(call: ToolCall) -> str:
+    """Return a call on one line: `add(a=1, b=2) -> 3`."""
+    arguments = call.arguments if isinstance(call.arguments, dict) else {"input": call.arguments}
+    given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    result = "(no result)" if call.result is None else " ".join(call.result.split())
+    return f"{call.name}({given}) -> {'failed: ' if call.failed else ''}{result}"
+
+
+def _give_result(calls: dict[str, ToolCall], result: dict[str, Any]) -> None:
+    call = calls.get(result.get("toolUseId", ""))
+    if call is not None:
+        parts = (
+            part.get("text") or json.dumps(part.get("json", "..."), ensure_ascii=False) for part in result["content"]
+        )
+        call.result = " ".join(parts)
+        call.failed = result.get("status") == "error"

@@ -1,0 +1,62 @@
+"""`strandline demo`: what Strandline is for, shown in a terminal."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from strandline.cli import say
+
+demo_app = typer.Typer(
+    help="See what Strandline is for.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED: Final = 130
+
+
+@demo_app.callback()
+def _demo() -> None:
+    """See what Strandline is for."""
+
+
+@demo_app.command()
+def race(
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was measured and judged as JSON.")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Draw it in a file too.", metavar="FILE")] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--from", help="Show a race that was kept with --json; run none.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Race five requests to one session against three servers: unprotected, with a lock, and Strandline.
+
+    Three acts: five at once, one of them fails in the middle, kill -9 in the middle. All three servers are real
+    processes on this machine and serve the same agent; it needs no network, no key and about 15 seconds.
+
+    Example: strandline demo race
+    """
+    import msgspec
+
+    from strandline.demo.race.command import show
+    from strandline.demo.race.processes import NotPlayed
+
+    if svg is not None and not svg.absolute().parent.is_dir():
+        say.fail(f"the picture cannot be written: there is no folder {svg.parent}. Make it, or name another file.")
+    try:
+        done = show(say.out(), kept=kept, as_json=as_json)
+        if svg is not None:
+            from strandline.demo.race.picture import draw
+
+            svg.write_text(draw(done), encoding="utf-8")
+            say.err().print(f"Drawn in {svg}.", markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        say.err().print("Broken off; all that was started has been ended.")
+        raise typer.Exit(INTERRUPTED) from None
+    except NotPlayed as error:
+        say.fail(f"the race could not be run: {error}")
+    except OSError as error:
+        say.fail(f"{error.filename}: {error.strerror}. Name another file.")
+    except msgspec.MsgspecError:
+        say.fail(f"{kept} holds no race. `strandline demo race --json > FILE` makes such a file.")

@@ -1,0 +1,97 @@
+"""What was seen of a race, as data: from it alone everything is drawn and judged, so it can be kept and judged again.
+
+Times are seconds since the first request of a play.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+
+class Server(StrEnum):
+    """Who is in the race."""
+
+    UNPROTECTED = "unprotected"
+    LOCK = "lock"
+    STRANDLINE = "strandline"
+
+
+class Act(StrEnum):
+    """What happens to the five requests."""
+
+    TOGETHER = "together"
+    FAILURE = "failure"
+    KILL = "kill"
+
+
+class Got(StrEnum):
+    """What a client got for its request."""
+
+    WAITS = "waits"
+    ANSWER = "answer"
+    ERROR = "error"
+    NOTHING = "nothing"
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """One request as its client saw it."""
+
+    seat: int
+    question: str
+    fails: bool = False
+    """Whether it asks for the failure of the model."""
+    sent_at: float
+    ended_at: float | None = None
+    got: Got = Got.WAITS
+    text: str = ""
+    """The answer, or what the error says."""
+
+
+class Spell(Struct, frozen=True, kw_only=True):
+    """One invocation of the agent, as the agent's ledger has it."""
+
+    seat: int
+    begun_at: float
+    ended_at: float | None
+    """None: it was cut off, or is still going on."""
+    failed: bool = False
+
+
+class Play(Struct, frozen=True, kw_only=True):
+    """One act on one server."""
+
+    server: Server
+    act: Act
+    asked: Sequence[Asked]
+    spells: Sequence[Spell]
+    tools: Sequence[int]
+    """The seat of every start of the tool, in order."""
+    killed_at: float | None = None
+    ready_at: float | None = None
+    """When the server answered again after it was killed."""
+    history: Sequence[Any] = ()
+    """The conversation as the server tells it in the end, before the next message."""
+    following: Asked | None = None
+    """The next message, sent when everything was over."""
+    note: str = ""
+    """What goes on just now, for whoever watches."""
+    over: bool = False
+
+
+class Race(Struct, frozen=True, kw_only=True):
+    """All acts on all servers, from one run."""
+
+    strandline: str
+    strands: str
+    python: str
+    seconds: float
+    plays: Sequence[Play]
+
+    def play(self, server: Server, act: Act) -> Play:
+        """Return one play. Raises `KeyError` when it was not played."""
+        for each in self.plays:
+            if (each.server, each.act) == (server, act):
+                return each
+        raise KeyError(f"{act} on {server}")

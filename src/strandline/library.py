@@ -1,0 +1,340 @@
+"""Strandline inside another program: an ASGI app to mount, the server in one call, the service without HTTP.
+
+Whoever calls is told at once, as a `SetupError`, what cannot be. Nothing starts, and no file is touched, before a
+server or a `with` starts it: a module that is imported by several processes is harmless.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Literal, TypedDict, Unpack
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from strandline.agents.load import load_target, target_for
+from strandline.agents.port import Target
+from strandline.clock import SystemClock
+from strandline.composition import build_face, build_loops, build_service, open_journal, start
+from strandline.config import Settings, resolve
+from strandline.engine.service import Service
+from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
+from strandline.http import wire
+
+_log = logging.getLogger("strandline")
+
+FAILED: Final = 2
+"""What `serve` returns if it could not serve; the reason stands on the standard error output."""
+OF_A_SERVER: Final = frozenset({"host", "port", "allow_anonymous", "idle_timeout_minutes"})
+OF_HTTP: Final = frozenset({"allowed_hosts", "cors_origins", "max_body_bytes"})
+
+Place = str | os.PathLike[str]
+
+
+class ServiceSettings(TypedDict, total=False):
+    """The settings of a service, by name; what is not given comes from where `strandline serve` has it from."""
+
+    agent_id: str
+    journal: str
+    workspace: Place | None
+    max_running: int
+    executor_threads: int
+    max_queued_per_session: int
+    max_queued: int
+    retry_after: float
+    timeout: float
+    queue_timeout: float
+    cancel_grace: float
+    hold_limit: float
+    max_holds: int
+    stall_after: float
+    stall_action: Literal["report", "cancel"]
+    max_attempts: int
+    after_crash: Literal["resume", "fail"]
+    unknown_tool: Literal["fail", "tell"]
+    idempotent_tools: Sequence[str]
+    on_failure: Literal["keep", "drop"]
+    history: Literal["journal", "external"]
+    run_retention: float
+    drain_grace: float
+    lock_wait: float
+    max_agents: int
+    agent_idle: float
+
+
+class AppSettings(ServiceSettings, total=False):
+    """The settings of an ASGI app."""
+
+    allowed_hosts: Sequence[str]
+    cors_origins: Sequence[str]
+    max_body_bytes: int
+
+
+class ServerSettings(AppSettings, total=False):
+    """The settings of a server: all that there are."""
+
+    host: str
+    port: int
+    allow_anonymous: bool
+    idle_timeout_minutes: float | None
+
+
+def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppSettings]) -> "AgentApp":
+    """Return an ASGI app that serves `target`, to be mounted in another app or served by itself.
+
+    `target` is a factory, a function, an agent, or a TARGET as the command takes it (`"agent.py:make_agent"`).
+    `config` names a TOML file with settings. Raises `SetupError` for what cannot be served or set.
+    """
+    return AgentApp(*_recipe("strandline.asgi", target, config, settings, OF_A_SERVER))
+
+
+def serve(target: object, *, config: Place | None = None, **settings: Unpack[ServerSettings]) -> int:
+    """Serve `target` until SIGTERM or Ctrl-C, and return the exit code: `strandline serve` in one call.
+
+    It logs to the standard error output, unless the program has said where its log goes.
+
+    What keeps it from serving is told on the standard error output, in one paragraph. Raises `SetupError` only if it is
+    called where no server can live: outside the main thread, or inside a running event loop.
+    """
+    _check_thread()
+    from strandline.logs import log_to_stderr
+    from strandline.server import run
+
+    if not logging.getLogger().handlers:
+        log_to_stderr()
+    try:
+        served, resolved = _recipe("strandline.serve", target, config, settings, frozenset())
+        return run(served, resolved, announce=_say)
+    except SetupError as error:
+        _say(f"strandline: {error}")
+        return FAILED
+
+
+@asynccontextmanager
+async def open_service(
+    target: object, *, config: Place | None = None, **settings: Unpack[ServiceSettings]
+) -> AsyncIterator[Service]:
+    """Start a service for the time of an `async with`, on the event loop that runs; drain it at the end.
+
+    Raises `SetupError` if it cannot start.
+    """
+    life = _Life(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
+    try:
+        await life.begin()
+        yield life.service
+    finally:
+        await life.end()
+
+
+class AgentApp:
+    """An ASGI app with a life of its own: it has to be started by the server or by the app that it is mounted in."""
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self._target = target
+        self._settings = settings
+        self._life: _Life | None = None
+        self._face: ASGIApp | None = None
+        self._ended = False
+
+    @property
+    def service(self) -> Service:
+        """The service, for routes of one's own. Raises `NotStarted` before the app has started and after its end."""
+        if self._life is None or self._face is None:
+            raise self._missing()
+        return self._life.service
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Run it for the time of an `async with`; may be given to an app as its lifespan. Raises `SetupError`.
+
+        SIGTERM and Ctrl-C begin the drain at once if a server in the main thread listens to them: it would wait for
+        all answers otherwise before it tells anybody that it stops. The server's own handler is called too.
+        """
+        if self._life is not None:
+            raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
+        life = self._life = _Life(self._target, self._settings)
+        try:
+            with _early(life.drain_soon):
+                await life.begin()
+                self._face = build_face(self._settings, life.service, loopback=None)
+                yield
+        except JournalLocked as error:
+            raise JournalLocked(
+                f"{error} One process owns a journal and serves all its sessions: start the server with one worker"
+                " (uvicorn --workers 1)."
+            ) from None
+        finally:
+            self._life = self._face = None
+            self._ended = True
+            await life.end()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or live as the server says (the lifespan protocol of ASGI)."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._face is not None:
+            await self._face({**scope}, receive, send)
+        elif scope["type"] == "http":
+            await wire.error_response(self._missing())(scope, receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        began = False
+        try:
+            async with self.lifespan():
+                began = True
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except SetupError as error:
+            if began:
+                raise
+            await send({"type": "lifespan.startup.failed", "message": f"strandline: {error}"})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _missing(self) -> NotStarted:
+        if self._ended:
+            return NotStarted("this agent was stopped together with its server")
+        return NotStarted(
+            "this agent was mounted and never started, since a mounted app is not told when the server starts. Give its"
+            " lifespan to the app around it: FastAPI(lifespan=agent.lifespan), agent being what strandline.asgi(...)"
+            " returned; or write `async with agent.lifespan(app):` around the `yield` of the lifespan that you have"
+        )
+
+
+class _Life:
+    """One life of a service on the running event loop, from its start to the end of its drain."""
+
+    def __init__(self, target: Target, settings: Settings) -> None:
+        clock = SystemClock()
+        journal = open_journal(settings, clock)
+        self._loop = asyncio.get_running_loop()
+        self._loops = build_loops(settings, clock, _kind_of_loop())
+        self.service = build_service(settings, target, journal, self._loops, clock)
+        self._start = self._loop.create_task(start(self.service, target, self._loops))
+        self._watch = self._loop.create_task(self._exhausted())
+        self._drain: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Return when it has started. Raises `SetupError`, also if it is told to stop meanwhile."""
+        try:
+            await self._start
+        except asyncio.CancelledError:
+            if self._drain is None:
+                raise
+            raise SetupError("told to stop before it had started") from None
+
+    def drain_soon(self) -> None:
+        """Begin to drain; may be called from a signal handler."""
+        self._loop.call_soon_threadsafe(self._drained)
+
+    async def end(self) -> None:
+        """Return when everything has ended; a drain that was begun is waited for."""
+        try:
+            await asyncio.shield(self._drained())
+        finally:
+            self._watch.cancel()
+            if not await asyncio.to_thread(self._loops.close):
+                _log.warning("user code still works in a thread; Python waits for it before it leaves")
+
+    def _drained(self) -> "asyncio.Task[None]":
+        if self._drain is None:
+            self._drain = self._loop.create_task(self._stop())
+        return self._drain
+
+    async def _stop(self) -> None:
+        self._start.cancel()
+        await asyncio.wait([self._start])
+        if not self._start.cancelled() and self._start.exception() is None:
+            await self.service.drain()
+
+    async def _exhausted(self) -> None:
+        await self.service.exhausted.wait()
+        _log.error("nothing is accepted any more: too much still works of runs that have ended. Restart this process")
+
+
+def _recipe(
+    name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]
+) -> tuple[Target, Settings]:
+    """Return what to serve and how. Raises `SetupError`."""
+    for each in settings.keys() & foreign:
+        whose = "the command and of strandline.serve" if each in OF_A_SERVER else "strandline.asgi and strandline.serve"
+        raise SettingsError(f"{name} has no use for `{each}`, which is a setting of {whose}: leave it out")
+    given = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
+    toml = None if config is None else Path(config)
+    resolved = resolve(given, os.environ, toml=toml, given=f"given to {name}").settings
+    if isinstance(target, (str, os.PathLike)):
+        return load_target(os.fspath(target), history=resolved.history), resolved
+    return target_for(target, _describe(target), history=resolved.history), resolved
+
+
+def _describe(target: object) -> str:
+    """Return how people recognise an object: the module or script that it was made in, and its name."""
+    thing = target if hasattr(target, "__qualname__") else type(target)
+    where = getattr(thing, "__module__", None) or "?"
+    if where == "__main__":
+        where = Path(getattr(sys.modules["__main__"], "__file__", None) or "script").name
+    return f"{where}:{getattr(thing, '__qualname__', thing)}"
+
+
+def _kind_of_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of the kind that runs: agents get what the program around them has chosen."""
+    if type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+@contextmanager
+def _early(stop: Callable[[], None]) -> Iterator[None]:
+    """Have `stop` called when SIGTERM or Ctrl-C comes, before the handler that is there; if there is one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+        before[signal.Signals(number)](number, frame)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            before[number] = handler
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)
+
+
+def _check_thread() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise SetupError(
+            "strandline.serve was called in a thread, where no signal could stop it. Call it in the main thread, or use"
+            " strandline.open_service in an event loop"
+        )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise SetupError(
+        "strandline.serve was called while an event loop runs, which it would block. Call it outside of asyncio.run,"
+        " or use strandline.open_service here"
+    )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

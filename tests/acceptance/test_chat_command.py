@@ -1,0 +1,335 @@
+"""`strandline chat` in a terminal and in pipes, with a real server."""
+
+import http.server
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving, until
+from acceptance.terminal import CTRL_C, CTRL_D, terminal
+
+TELLING = '''
+from strands import Agent, tool
+from strandline.testing import ScriptedModel, call, question, results, say
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def script(messages):
+    asked = question(messages)
+    if results(messages):
+        return f"It is **{', '.join(results(messages).values())}**."
+    if asked.startswith("add"):
+        return [say("Let me see. "), call("add", {"a": 1, "b": 2})]
+    if asked == "fail":
+        raise ConnectionError("the provider is out of order")
+    return f"# Title\\n\\nYou said *{asked}*."
+
+
+def make_agent(session_id: str) -> Agent:
+    return Agent(model=ScriptedModel(script), tools=[add])
+'''
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("chat")
+    (folder / "agent.py").write_text(TELLING)
+    with serving("agent.py", folder=folder) as server:
+        yield server
+
+
+def piped(*arguments: str, folder: Path, typed: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the command without a terminal; None is typed into /dev/null."""
+    return subprocess.run(
+        [str(COMMAND), "chat", *arguments],
+        cwd=folder,
+        env=environment({}),
+        input=typed,
+        stdin=subprocess.DEVNULL if typed is None else None,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+
+
+# -- in a pipe ----------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_the_answer_and_nothing_else(server: Server, tmp_path: Path) -> None:
+    done = piped(server.url, typed="hello\n", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "# Title\n\nYou said *hello*.\n", "")
+    done = piped(server.url, "-m", "two\nlines", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "# Title\n\nYou said *two\nlines*.\n", "")
+
+
+def test_json_is_the_whole_answer(server: Server, tmp_path: Path) -> None:
+    done = piped(server.url, "-m", "hello", "--session", "j", "--json", folder=tmp_path)
+    answer = json.loads(done.stdout)
+    assert answer.keys() == {"status", "response", "agent_id", "session_id", "run_id"}
+    assert (answer["session_id"], done.stdout.count("\n")) == ("j", 1)
+
+
+def test_an_agent_that_fails_is_exit_code_1_and_an_error(server: Server, tmp_path: Path) -> None:
+    done = piped(server.url, "-m", "fail", "--session", "f", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("strandline: the agent failed (agent_error): ")
+    done = piped(server.url, "-m", "fail", "--session", "f", "--json", folder=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["error_code"]) == (1, "agent_error")
+
+
+def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    for arguments, typed, told in [
+        ((nobody, "-m", "x"), None, "strandline serve"),
+        (("ftp://x", "-m", "x"), None, "http://HOST:PORT"),
+        ((server.url, "-m", "x", "--session", "no spaces"), None, "session_id"),
+        ((server.url,), "", "nothing to ask"),
+        ((server.url,), None, "nothing to ask"),
+        ((f"{server.url}/elsewhere", "-m", "x"), None, "no Strandline server"),
+    ]:
+        done = piped(*arguments, folder=tmp_path, typed=typed)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert told in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            done = piped(f"http://127.0.0.1:{other.server_port}", "-m", "x", folder=tmp_path)
+        finally:
+            other.shutdown()
+            thread.join()
+    assert done.returncode == 2
+    assert "is no Strandline server" in done.stderr
+
+
+def test_a_message_that_is_too_large_is_told(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(TELLING)
+    with serving("agent.py", "--max-body-bytes", "1000", folder=tmp_path) as server:
+        done = piped(server.url, typed="x" * 2000, folder=tmp_path)
+        assert done.returncode == 2
+        assert "1000 bytes (setting max_body_bytes) (413)" in done.stderr
+
+
+def test_the_address_comes_from_the_settings_of_the_folder(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "strandline.toml").write_text(f"port = {server.url.rpartition(':')[2]}\n")
+    assert piped("-m", "here", folder=tmp_path).stdout == "# Title\n\nYou said *here*.\n"
+
+
+def test_a_full_queue_is_waited_for_and_said(at: Checkpoints, tmp_path: Path) -> None:
+    flags = ["--max-queued-per-session", "0"]
+    with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
+        at.hold("first model 0")
+        server.line_up("first")
+        with subprocess.Popen(
+            [str(COMMAND), "chat", server.url, "-m", "second"],
+            env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as asking:  # fmt: skip
+            assert asking.stderr is not None
+            line = asking.stderr.readline()
+            assert "0 runs of session default wait already (429)" in line
+            assert "trying again in 1 s" in line
+            at.release()
+            assert asking.communicate(timeout=DEADLINE_S)[0] == "second\n"
+            assert asking.returncode == 0
+
+
+# -- a server that goes -------------------------------------------------------------------------------
+
+
+def asking(server: Server, message: str, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [str(COMMAND), "chat", server.url, "-m", message],
+        cwd=folder,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_path: Path) -> None:
+    """SIGTERM while it waits: 202, and the answer comes from the server that is started next."""
+    port = free_port()
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
+        at.hold("first model 0")
+        server.line_up("first")
+        with asking(server, "second", tmp_path) as waiting:
+            assert waiting.stderr is not None
+            until(lambda: server.health()["queue_depth"] == 1, "it waits")
+            server.terminate()
+            assert "it keeps this run (run_" in waiting.stderr.readline()
+            at.release()
+            assert server.ended() == 0
+            server.start()
+            assert waiting.communicate(timeout=DEADLINE_S)[0] == "second\n"
+            assert waiting.returncode == 0
+
+
+def test_the_answer_is_found_in_the_history_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
+    port = free_port()
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
+        server.chat("again")  # the same question has been answered before: that is not this answer
+        at.hold("again model 1")
+        with asking(server, "again a", tmp_path) as waiting:
+            assert waiting.stderr is not None
+            at.reached("again model 1")
+            server.settled()
+            server.kill()
+            assert "The connection broke" in waiting.stderr.readline()
+            at.release()
+            server.start()
+            assert waiting.communicate(timeout=DEADLINE_S)[0] == "again: did a\n"
+            assert waiting.returncode == 0
+
+
+def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) -> None:
+    """The journal is in memory: the next server knows nothing of it."""
+    port = free_port()
+    with serving(
+        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port, journal="memory:"
+    ) as server:
+        at.hold("one model 0")
+        with asking(server, "one", tmp_path) as waiting:
+            at.reached("one model 0")
+            server.kill()
+            at.release()
+            server.start()
+            told = waiting.communicate(timeout=DEADLINE_S)[1]
+            assert waiting.returncode == 2
+            assert "its history has no answer to this" in told.replace("\n", " ")
+
+
+# -- in a terminal ------------------------------------------------------------------------------------
+
+
+def test_a_conversation_in_a_terminal(server: Server, tmp_path: Path) -> None:
+    with terminal("chat", server.url, "--session", "t1", folder=tmp_path) as at:
+        shown = at.until("t1> ")
+        assert f"strandline answers at {server.url}" in shown
+        assert "Nothing has been said in session t1 yet" in shown
+        at.type("hello\n")
+        shown = at.until("You said hello.")
+        assert "Title" in shown
+        assert "#" not in shown, "Markdown is rendered"
+        at.until("t1> ")
+        at.type("add them\n")
+        assert "* add(a=1, b=2) -> 3" in at.until("It is 3.")
+        at.until("t1> ")
+        at.type("/session t2\n")
+        at.until("Nothing has been said in session t2 yet")
+        at.until("t2> ")
+        at.type("/sessions\n")
+        assert "  t1\n* t2" in at.until("t2> ")
+        at.type("/health\n")
+        assert "queue_depth" in at.until("t2> ")
+        at.type("/history 0\n")
+        at.until("say how many turns")
+        at.type("/nonsense\n")
+        at.until("/help shows what is")
+        at.type("fail\n")
+        at.until("the agent failed (agent_error)")
+        at.until("t2> ")
+        at.type(CTRL_D)
+        assert at.ended() == 0
+    with terminal("chat", server.url, "--session", "t1", "--history", "1", folder=tmp_path) as at:
+        shown = at.until("It is 3.")
+        assert "The last turn of session t1:" in shown
+        assert "t1> add them" in shown
+        assert "hello" not in shown
+        at.until("t1> ")
+        at.type("/history\n")
+        assert "t1> hello" in at.until("It is 3.")
+        at.type("/quit\n")
+        assert at.ended() == 0
+
+
+def test_text_of_several_lines_is_one_question(server: Server, tmp_path: Path) -> None:
+    with terminal("chat", server.url, "--session", "lines", folder=tmp_path) as at:
+        at.until("lines> ")
+        at.paste("one\ntwo\nthree")
+        at.type("\n")
+        at.until("You said one two three.")
+        at.until("lines> ")
+        at.type("four\\\n")
+        at.until("... ")
+        at.type("five\n")
+        at.until("You said four five.")
+    questions = [m["content"][0]["text"] for m in server.history("lines") if m["role"] == "user"]
+    assert questions == ["one\ntwo\nthree", "four\nfive"]
+
+
+def test_ctrl_c_leaves_the_wait_and_not_the_program(at: Checkpoints, tmp_path: Path) -> None:
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+        terminal("chat", server.url, folder=tmp_path) as shown,
+    ):
+        at.hold("one model 0")
+        shown.until("default> ")
+        shown.type("one\n")
+        shown.until("1 s · on the server 1 run executes, 0 wait")
+        shown.type(CTRL_C)
+        shown.until("goes on without you")
+        shown.until("default> ")
+        shown.type("half a line" + CTRL_C)
+        shown.until("default> ")
+        at.release()
+        server.quiet()
+        shown.type("/history\n")
+        assert "default> one\n" in shown.until("  one")
+        shown.type("two\n")
+        shown.until("  two")
+        shown.type("/quit\n")
+        assert shown.ended() == 0
+        assert server.history()[0]["content"][0]["text"] == "one"
+
+
+def test_a_server_that_stops_is_no_end_of_the_program(at: Checkpoints, tmp_path: Path) -> None:
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()) as server,
+        terminal("chat", server.url, folder=tmp_path) as shown,
+    ):
+        shown.until("default> ")
+        server.terminate()
+        server.ended()
+        shown.type("one\n")
+        shown.until("strandline serve")
+        shown.until("default> ")
+        server.start()
+        shown.type("one\n")
+        shown.until("  one")
+        shown.until("default> ")
+        shown.type(CTRL_D)
+        assert shown.ended() == 0
+
+
+def test_without_colours_there_are_none(server: Server, tmp_path: Path) -> None:
+    with terminal("chat", server.url, "-s", "plain", folder=tmp_path, variables={"NO_COLOR": "1"}) as at:
+        at.until("plain> ")
+        at.type("你好，世界\n")
+        at.until("You said 你好，世界.")
+        at.until("plain> ")
+        at.type(CTRL_D)
+        assert at.ended() == 0
+        assert re.search(r"\x1b\[[0-9;]*\b(3[0-8]|9[0-7])\b[0-9;]*m", at.raw) is None, "no colour"

@@ -1,0 +1,353 @@
+"""What docs/comparison.md says is what came out: its rows are done to a FastAPI server with a lock, and to Strandline.
+
+A test measures both servers in the same way, puts what it measured into words, and finds these words in its row of the
+page. A cell is never written by hand: when a test fails, either the page or a server has to change.
+"""
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from acceptance import alternative
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, TESTS, Server, serving, texts, tool_results, until
+from strandline.history import UNKNOWN_OUTCOME
+from strandline.testing.checker import check_history
+
+PAGE: Final = (TESTS.parent / "docs/comparison.md").read_text()
+MANY: Final = 1000
+BLOCKED_S: Final = 1.0
+PATIENCE_S: Final = 3.0
+"""How long a server gets to show that it does not do something by itself."""
+
+Measure = Callable[[Server, Checkpoints], str]
+
+
+def row(when: str) -> tuple[str, str]:
+    """Return the two cells of the page's row that begins with `when`."""
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and cells[0] == when:
+            return cells[1], cells[2]
+    raise AssertionError(f"docs/comparison.md has no row {when!r}")
+
+
+@contextmanager
+def lock(folder: Path, target: str, *flags: str) -> Iterator[tuple[Server, Checkpoints]]:
+    folder.mkdir()
+    with (
+        checkpoints() as at,
+        alternative.serving("lock", TARGETS / target, folder=folder, variables=at.environment) as server,
+    ):
+        yield server, at
+
+
+@contextmanager
+def strandline(folder: Path, target: str, *flags: str) -> Iterator[tuple[Server, Checkpoints]]:
+    folder.mkdir()
+    with (
+        checkpoints() as at,
+        serving(TARGETS / target, *flags, folder=folder, variables=at.environment) as server,
+    ):
+        yield server, at
+
+
+def both(folder: Path, measure: Measure, *flags: str, target: str = "agent.py") -> tuple[str, str]:
+    """Measure both servers, in words."""
+
+    def one(serve: Callable[..., AbstractContextManager[tuple[Server, Checkpoints]]], name: str) -> str:
+        with serve(folder / name, target, *flags) as (server, at):
+            return measure(server, at)
+
+    return one(lock, "lock"), one(strandline, "strandline")
+
+
+def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
+    body: dict[str, Any] = asked.result(DEADLINE_S).json()
+    return body
+
+
+def answered(asked: "list[Future[httpx.Response]]", texts_: list[str]) -> int:
+    """Return how many clients got the answer that they should; `texts_` are those answers."""
+    wait(asked, DEADLINE_S)
+    got = [None if each.exception() else each.result() for each in asked]
+    return sum(
+        reply is not None and reply.status_code == 200 and reply.json()["response"] == text
+        for reply, text in zip(got, texts_, strict=True)
+    )
+
+
+def said(server: Server, session_id: str = "default") -> list[str]:
+    """Return what the conversation tells of the user and of the assistant."""
+    messages = server.history(session_id)
+    return texts(messages, "user") + texts(messages, "assistant")
+
+
+# -- the rows -----------------------------------------------------------------------------------------
+
+
+def test_five_requests_at_once(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("q1 model 0")
+        asked = server.line_up(*(f"q{number} a" for number in range(1, 6)))
+        at.release()
+        count = answered(asked, [f"q{number}: did a" for number in range(1, 6)])
+        labels = [step.split()[0] for step in at.steps]
+        in_order = labels == sorted(labels)  # each one's steps in one piece, one after the other
+        sound = check_history(server.history()) == []
+        return f"{count} answered, {'one at a time, in order' if in_order and sound else 'mixed up'}"
+
+    assert both(tmp_path, measure) == row("Five requests at once")
+
+
+def test_a_request_fails_in_the_middle(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        server.chat("q1")
+        assert server.chat("q2 a fail")["status"] == "error"
+        after = server.chat("q3")
+        if after["status"] == "error":
+            return "every later message is refused" if server.chat("q4")["status"] == "error" else "one more fails"
+        kept = tool_results(server.history()) == ["did a"]
+        told = "(This run ended early: agent_error.)" in said(server)
+        return f"the next one is answered{'; history tells the failure and what the tool did' if kept and told else ''}"
+
+    assert both(tmp_path, measure) == row("A request fails after a tool has worked")
+
+
+def test_a_client_leaves(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("q1 a")
+        with pytest.raises(httpx.ReadTimeout):
+            server.client.post("/chat", json={"message": "q1 a"}, timeout=httpx.Timeout(30, read=0.2))
+        at.reached("q1 a")
+        at.release()
+        after = server.chat("q2")
+        goes_on = "q1: did a" in said(server) and after["response"] == "q2"
+        return "its run goes on, then the next one" if goes_on else "its run is lost"
+
+    assert both(tmp_path, measure) == row("A client hangs up while its run executes")
+
+
+def test_a_client_asks_again(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("q1 a")
+        with pytest.raises(httpx.ReadTimeout):
+            server.client.post("/chat", json={"message": "q1 a"}, timeout=httpx.Timeout(30, read=0.2))
+        at.reached("q1 a")
+        at.release()
+        server.chat("q1 a")
+        return "it runs twice" if at.steps.count("q1 a") == 2 else "it runs once"
+
+    assert both(tmp_path, measure) == row("A client gives up and sends the same again")
+
+
+def test_killed_while_three_wait(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        server.chat("q0")
+        at.hold("q1 a")
+        server.line_up("q1 a", "q2 a", "q3 a", "q4 a")
+        at.reached("q1 a")
+        server.kill()
+        at.release()
+        server.start()
+        until(lambda: server.inside() == 0, "quiet")
+        told = said(server)
+        if "q0" not in told:
+            return f"all {4 - len(told)} are lost, and the conversation"
+        ran = sum(f"q{number}: did a" in told for number in (2, 3, 4))
+        once = sorted(step for step in at.steps if step.endswith(" a")) == ["q1 a", "q2 a", "q3 a", "q4 a"]
+        unknown = tool_results(server.history())[0] == UNKNOWN_OUTCOME
+        return f"{ran} run after the start; history tells of the fourth" if once and unknown else "something ran twice"
+
+    assert both(tmp_path, measure) == row("`kill -9` with one in a tool and three waiting")
+
+
+def test_stopped_with_time_enough(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("q1 a")
+        asked = server.line_up("q1 a", "q2", "q3", "q4")
+        at.reached("q1 a")
+        server.terminate()
+        told, _ = wait(asked[1:], PATIENCE_S)  # while the first one still executes
+        later = [each.result() for each in asked[1:] if each in told]
+        at.release()
+        count = answered(asked, ["q1: did a", "q2", "q3", "q4"])
+        assert server.ended() in (0, -15)
+        if not later:
+            return f"{count} are answered before it ends"
+        places = [reply.headers["location"] for reply in later if reply.status_code == 202]
+        server.start()
+        runs = [server.client.get(place, headers={"Prefer": "wait=20"}).json()["output"] for place in places]
+        assert runs == ["q2", "q3", "q4"]
+        return f"{count} is answered; {len(runs)} are told where to ask, and run after the start"
+
+    assert both(tmp_path, measure, "--drain-grace", "20") == row("SIGTERM, and what executes ends in time")
+
+
+def test_stopped_without_time_enough(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        server.chat("q0")
+        at.hold("q1 a")
+        server.line_up("q1 a", "q2")
+        at.reached("q1 a")
+        server.terminate()
+        try:
+            code = server.ended(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            server.kill()  # as a supervisor does when its patience is over
+            code = -9
+        at.release()
+        server.start()
+        until(lambda: server.inside() == 0, "quiet")
+        told = said(server)
+        if code == -9 and told == []:
+            return "it waits until it is killed; all is lost"
+        assert code == 0
+        assert "(This run ended early: stopped.)" in told
+        assert told[-1] == "q2"
+        return "it ends by itself; one is told as stopped, one runs after the start"
+
+    assert both(tmp_path, measure, "--drain-grace", "0.2") == row("SIGTERM, and what executes does not end")
+
+
+def test_a_restart(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        server.chat("q1")
+        server.terminate()
+        server.ended()
+        server.start()
+        return {0: "every conversation is gone", 2: "every conversation is there"}[len(server.history())]
+
+    assert both(tmp_path, measure) == row("A restart")
+
+
+def test_a_tool_hangs(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("q1 a")
+        asked = server.line_up("q1 a", "q2")
+        at.reached("q1 a")
+        done, _ = wait(asked, PATIENCE_S)
+        if not done:
+            return "neither it nor the next one is answered"
+        assert answer(asked[0])["error_code"] == "timeout"
+        assert answer(asked[1])["response"] == "q2"
+        return "it is answered at its `timeout`; the next one runs"
+
+    flags = ("--timeout", "0.5", "--cancel-grace", "0.3", "--hold-limit", "0.5")
+    assert both(tmp_path, measure, *flags) == row("A tool never returns")
+
+
+def test_code_blocks_the_event_loop(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        blocked = server.ask(f"block {BLOCKED_S}", "blocked")
+        at.reached("blocks")
+        slowest = 0.0
+        while not blocked.done():
+            begun = time.monotonic()
+            server.health()
+            slowest = max(slowest, time.monotonic() - begun)
+        if slowest > 0.7 * BLOCKED_S:
+            return "`/health` waits for as long"
+        return "`/health` answers in milliseconds" if slowest < 0.3 * BLOCKED_S else f"`/health` took {slowest:.1f} s"
+
+    assert both(tmp_path, measure, target="blocking.py") == row("Agent code blocks its event loop")
+
+
+async def flood(server: Server, count: int) -> None:
+    """Send many requests to one session at once, and return when each is inside or was answered."""
+    body = b'{"message": "more"}'
+    request = b"POST /chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    replies: list[bytes] = []
+    writers = []
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+        writers.append(writer)
+        writer.write(request % len(body) + body)
+        await writer.drain()
+        listeners.append(asyncio.create_task(listen(reader)))
+
+    async def listen(reader: asyncio.StreamReader) -> None:
+        replies.append(await reader.readuntil(b"\r\n\r\n"))
+
+    listeners: list[asyncio.Task[None]] = []
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(0, count, 100):
+            await asyncio.gather(*(one() for _ in range(100)))
+        while await asyncio.to_thread(server.inside) + len(replies) < count:
+            pass
+    for listener in listeners:
+        listener.cancel()
+    await asyncio.gather(*listeners, return_exceptions=True)
+    for writer in writers:
+        writer.transport.abort()
+    statuses = [re.match(rb"HTTP/1.1 (\d+)", reply) for reply in replies]
+    assert all(found is not None and found[1] == b"429" for found in statuses)
+    assert all(b"retry-after" in reply.lower() for reply in replies)
+
+
+def test_a_thousand_requests_to_one_session(tmp_path: Path) -> None:
+    def measure(server: Server, at: Checkpoints) -> str:
+        at.hold("more model 0")
+        asyncio.run(flood(server, MANY))
+        waiting = server.inside() - 1
+        at.release()
+        if waiting == MANY - 1:
+            return "all wait in memory"
+        return f"{waiting} wait; the others get 429 with `Retry-After`"
+
+    assert both(tmp_path, measure) == row("A thousand requests to one session")
+
+
+# -- what the page says besides -----------------------------------------------------------------------
+
+
+def test_without_a_lock_strands_refuses_all_but_one(tmp_path: Path) -> None:
+    with (
+        checkpoints() as at,
+        alternative.serving("unprotected", TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+    ):
+        at.hold("q1 model 0")
+        first = server.line_up("q1")
+        at.reached("q1 model 0")
+        others = [server.ask(f"q{number}") for number in range(2, 6)]
+        wait(others, DEADLINE_S)
+        at.release()
+        replies = [answer(each) for each in [*first, *others]]
+    assert [reply["status"] for reply in replies] == ["success"] + ["error"] * 4
+    assert all("concurrent" in reply["response"].lower() for reply in replies[1:]), replies
+    assert "one of five requests is answered and four get an error" in PAGE
+
+
+def test_figures_are_those_of_the_performance_page() -> None:
+    """The page repeats figures; they stand, measured, in docs/performance.md."""
+    performance = (TESTS.parent / "docs/performance.md").read_text()
+    for ours, lock_, line in (("1.69", "1.05", "p50 ms"), ("872", "873", "answers/s")):
+        assert line in performance
+        assert re.search(rf"\| FastAPI and a lock .*\| {lock_} \|", performance)
+        assert re.search(rf"\| \*\*Strandline, SQLite\*\* .*\*\*{ours}\*\*", performance)
+        assert lock_ in PAGE
+        assert ours in PAGE
+    assert "| an idle session, FastAPI and a lock | 49 |" in performance
+    assert re.search(r"\| an idle session, agent with .* \| 15 \|", performance)
+    assert "49 KB" in PAGE
+    assert "15 KB" in PAGE
+
+
+def test_every_row_of_the_page_is_measured_and_every_link_leads_somewhere() -> None:
+    measured = set(re.findall(r'== row\("(.+)"\)', Path(__file__).read_text()))
+    rows = [line.split("|")[1].strip() for line in PAGE.splitlines() if line.startswith("| ")]
+    figures = {"One client, an answer, p50", "64 sessions, answers a second", "An idle session, memory"}
+    assert set(rows) == measured | figures | {"When this happens", ""}
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert target.startswith("http") or (TESTS.parent / "docs" / target).exists(), target
+    assert "```" not in PAGE.replace("```sh\nstrandline demo race\n```", "")

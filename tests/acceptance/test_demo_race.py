@@ -1,0 +1,275 @@
+"""`strandline demo race`: what it measures, what its judge says of that, and that it ends what it starts."""
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from acceptance.server import COMMAND, environment, until
+from strandline.demo.race.command import from_json
+from strandline.demo.race.judge import judge
+from strandline.demo.race.picture import draw
+from strandline.demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
+
+ROOT = Path(__file__).parents[2]
+PICTURE = ROOT / "docs/pictures/race.svg"
+KEPT = ROOT / "docs/pictures/race.json"
+RUN_S = 180
+
+
+def command(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `strandline demo race` to its end, with its temporary folder in `folder`."""
+    return subprocess.run(
+        [COMMAND, "demo", "race", *arguments],
+        cwd=folder,
+        env=environment({"TMPDIR": str(folder), "COLUMNS": "80", **variables}),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=RUN_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the command prints as JSON."""
+    folder = tmp_path_factory.mktemp("race")
+    done = command("--json", folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(folder.iterdir()) == [], "something is left in the temporary folder"
+    return done.stdout
+
+
+def judgement(told: str, server: Server, act: Act) -> dict[str, Any]:
+    plays = json.loads(told)["plays"]
+    return next(play["judgement"] for play in plays if (play["server"], play["act"]) == (server, act))
+
+
+# -- what is measured ---------------------------------------------------------------------------------
+
+
+def test_without_protection_requests_meet_in_one_agent(told: str) -> None:
+    """All five are inside it at once, and the conversation is refused from then on."""
+    found = judgement(told, Server.UNPROTECTED, Act.TOGETHER)
+    assert not found["holds"]
+    assert found["at_once"] == 5
+    assert found["faults"] != []
+    assert not found["goes_on"]
+    assert not judgement(told, Server.UNPROTECTED, Act.FAILURE)["holds"]
+    assert judgement(told, Server.UNPROTECTED, Act.KILL)["lost"] == [1, 2, 3, 4, 5]
+
+
+def test_a_lock_holds_until_something_fails(told: str) -> None:
+    """It serialises; a failure makes its conversation unusable, and a kill takes all of it."""
+    found = judgement(told, Server.LOCK, Act.TOGETHER)
+    assert (found["holds"], found["at_once"], found["own"]) == (True, 1, [1, 2, 3, 4, 5])
+    found = judgement(told, Server.LOCK, Act.FAILURE)
+    assert (found["holds"], found["at_once"], found["own"], found["errors"]) == (False, 1, [1], [3, 4, 5])
+    assert not found["goes_on"]
+    found = judgement(told, Server.LOCK, Act.KILL)
+    assert (found["holds"], found["own"], found["lost"]) == (False, [1], [1, 2, 3, 4, 5])
+    assert found["goes_on"]
+
+
+def test_strandline_holds_in_every_act(told: str) -> None:
+    """What fails is told, what waited runs, and no tool is started twice."""
+    assert all(judgement(told, Server.STRANDLINE, act)["holds"] for act in Act)
+    assert judgement(told, Server.STRANDLINE, Act.FAILURE)["own"] == [1, 3, 4, 5]
+    race = from_json(told.encode())
+    killed = race.play(Server.STRANDLINE, Act.KILL)
+    assert [asked.got for asked in killed.asked] == [Got.ANSWER] + [Got.NOTHING] * 4
+    assert killed.tools == [1, 2, 3, 4, 5]
+    assert killed.killed_at is not None
+    assert [spell.seat for spell in killed.spells if spell.begun_at > killed.killed_at] == [3, 4, 5]
+
+
+def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
+    """From the file, in 80 columns, without colours when nobody would see them, in any encoding."""
+    (tmp_path / "race.json").write_text(told)
+    shown = command("--from", "race.json", folder=tmp_path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "\x1b" not in shown.stdout
+    assert "✓ holds" in shown.stdout
+    plain = command("--from", "race.json", folder=tmp_path, PYTHONIOENCODING="ascii")
+    assert plain.returncode == 0, plain.stderr
+    assert "ok holds" in plain.stdout
+    assert json.loads(command("--from", "race.json", "--json", folder=tmp_path).stdout) == json.loads(told)
+
+
+# -- what it starts, it ends --------------------------------------------------------------------------
+
+
+@contextmanager
+def started(folder: Path) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[], str]]"]:
+    """Start the command on a terminal; give the process, and what returns all that was on the screen once it ended."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "demo", "race"],
+        cwd=folder,
+        env=environment({"TMPDIR": str(folder), "TERM": "xterm-256color"}),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    with open(ours, "rb", buffering=0) as terminal, ThreadPoolExecutor(1) as reader:
+        read = reader.submit(_all_of, terminal)
+        try:
+            yield process, lambda: read.result(30)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _all_of(terminal: io.FileIO) -> str:
+    pieces = []
+    with suppress(OSError):  # what a terminal says when nobody is at its other end
+        while piece := terminal.read(4096):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
+
+
+def ports(folder: Path) -> list[int]:
+    logs = [log.read_text() for log in folder.glob("strandline-race-*/*/server-*.log")]
+    return [int(found[1]) for text in logs if (found := re.search(r"http://127\.0\.0\.1:(\d+)", text))]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """No process, no file, no traceback; until then it shows what goes on."""
+    with started(tmp_path) as (process, screen):
+        until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
+        began = ports(tmp_path)
+        assert len(began) == 3
+        assert all(map(is_listening, began))
+        process.send_signal(number)
+        assert process.wait(30) == 130
+        said = screen()
+    assert "Broken off; all that was started has been ended." in said
+    assert "Three servers start" in said
+    assert "1. Five at once" in said
+    assert "Traceback" not in said
+    assert not any(map(is_listening, began))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path: Path) -> None:
+    """Exit code 2, one paragraph, no traceback."""
+    (tmp_path / "other.json").write_text("{}")
+    for arguments, says in (
+        (["--svg", "nowhere/race.svg"], "there is no folder nowhere"),
+        (["--from", "nothing.json"], "nothing.json: No such file"),
+        (["--from", "other.json"], "other.json holds no race"),
+    ):
+        refused = command(*arguments, folder=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert says in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+# -- the judge ----------------------------------------------------------------------------------------
+
+
+def message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"text": text}]}
+
+
+def good_play() -> Play:
+    """Return a play in which nothing is wrong, made by hand."""
+
+    def asked(seat: int) -> Asked:
+        text = f"Book seat {seat}, please."
+        answer = f"Seat {seat} is yours."
+        return Asked(seat=seat, question=text, sent_at=0, ended_at=seat, got=Got.ANSWER, text=answer)
+
+    history = [
+        message(*told)
+        for each in (asked(1), asked(2))
+        for told in (("user", each.question), ("assistant", each.text))
+    ]  # fmt: skip
+    spells = [Spell(seat=seat, begun_at=seat - 1, ended_at=seat) for seat in (1, 2)]
+    return Play(
+        server=Server.STRANDLINE,
+        act=Act.TOGETHER,
+        asked=[asked(1), asked(2)],
+        spells=spells,
+        tools=[1, 2],
+        history=history,
+        following=asked(6),
+        over=True,
+    )
+
+
+def test_the_judge_finds_nothing_where_nothing_is_wrong() -> None:
+    assert judge(good_play()).holds
+
+
+@pytest.mark.parametrize(
+    ("broken", "finds"),
+    [
+        (lambda play: {"spells": [replace(play.spells[0], ended_at=1.5), play.spells[1]]}, {"at_once": 2}),
+        (lambda play: {"spells": [replace(play.spells[0], ended_at=None), play.spells[1]]}, {"at_once": 2}),
+        (lambda play: {"history": play.history[:2]}, {"lost": [2]}),
+        (lambda play: {"history": play.history[:3]}, {"unfinished": [2]}),
+        (lambda play: {"history": [play.history[0], *play.history[2:]]}, {"unfinished": [1]}),
+        (lambda play: {"tools": [1, 2, 1]}, {"twice": [1]}),
+        (lambda play: {"following": replace(play.following, got=Got.ERROR)}, {"goes_on": False}),
+        (lambda play: {"asked": [play.asked[0], replace(play.asked[1], got=Got.ERROR)]}, {"errors": [2]}),
+        (lambda play: {"asked": [play.asked[0], replace(play.asked[1], text="Seat 1 is yours.")]}, {"others": [2]}),
+    ],
+)
+def test_the_judge_finds_what_is_wrong_on_whatever_server(
+    broken: Callable[[Play], dict[str, Any]], finds: dict[str, Any]
+) -> None:
+    for server in Server:
+        play = replace(good_play(), server=server)
+        found = judge(replace(play, **broken(play)))
+        assert not found.holds
+        assert {name: getattr(found, name) for name in finds} == finds
+
+
+def test_what_an_act_breaks_on_purpose_is_not_held_against_a_server() -> None:
+    play = good_play()
+    fails = replace(play.asked[1], fails=True, got=Got.ERROR)
+    assert judge(replace(play, asked=[play.asked[0], fails])).holds
+    assert judge(replace(play, asked=[play.asked[0], replace(play.asked[1], got=Got.NOTHING)])).holds
+
+
+# -- the picture --------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_race_beside_it() -> None:
+    race = from_json(KEPT.read_bytes())
+    assert PICTURE.read_text(encoding="utf-8") == draw(race), "draw it again: see docs/comparison.md"
+    assert len(race.plays) == len(Server) * len(Act)
+
+
+def test_the_picture_follows_what_was_measured() -> None:
+    """A race with another outcome gives another picture, not the same words."""
+    race = from_json(KEPT.read_bytes())
+    good = replace(good_play(), act=Act.TOGETHER)
+    plays = [
+        replace(good, server=play.server) if play.server is Server.UNPROTECTED and play.act is Act.TOGETHER else play
+        for play in race.plays
+    ]
+    other = Race(strandline="1", strands="1", python="3", seconds=1, plays=plays)
+    assert "roles do not alternate" in draw(race)
+    assert "roles do not alternate" not in draw(other)

@@ -1,0 +1,204 @@
+"""The pages for people who come from something else are true: their code runs, before and after, and so do the claims.
+
+What they say is not there yet is looked for too, so that a page changes when it comes.
+"""
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+
+from acceptance.race import judge
+from acceptance.server import DEADLINE_S, Server, environment, free_port, serving, until
+
+ROOT = Path(__file__).parents[2]
+PAGES = {page.stem.removeprefix("coming-from-"): page for page in (ROOT / "docs").glob("coming-from-*.md")}
+BUILT_APART = {"examples/fastapi/"}
+
+
+def text(page: str) -> str:
+    return PAGES[page].read_text()
+
+
+def files(page: str) -> dict[str, str]:
+    """Return the files that a page shows, by name."""
+    return dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL))
+
+
+def written(page: str, folder: Path) -> Path:
+    for name, code in files(page).items():
+        (folder / name).write_text(code)
+    return folder
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the arguments of each `strandline serve` that a page shows."""
+    return [shlex.split(line) for line in re.findall(r"^strandline serve (.+)$", text(page), re.MULTILINE)]
+
+
+SERVED = [pytest.param(page, command, id=f"{page} {' '.join(command)}") for page in PAGES for command in commands(page)]
+
+
+def test_there_are_three_pages() -> None:
+    assert PAGES.keys() == {"a-lock", "agentcore", "langgraph"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_a_file_or_a_command_that_is_tried_here(page: str) -> None:
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+    assert {language for language, _ in blocks} <= {"python", "sh", "json"}
+    assert sum(language == "python" for language, _ in blocks) == len(files(page))
+    assert [block for language, block in blocks if language == "sh" and not block.startswith("strandline serve ")] == []
+    for code in files(page).values():
+        ast.parse(code)
+
+
+@pytest.mark.parametrize(("page", "command"), SERVED)
+def test_what_stands_after_is_served_and_answers_knowing_the_session(
+    page: str, command: list[str], tmp_path: Path
+) -> None:
+    with serving(*command, folder=written(page, tmp_path)) as server:
+        assert server.chat("hello", "ada")["response"] == "Question 1: hello"
+        assert server.chat("and now?", "ada")["response"] == "Question 2: and now?"
+        assert len(server.history("ada")) == 4
+        assert server.history("bob") == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", prose):
+        file, _, anchor = target.partition("#")
+        there = (ROOT / "docs" / file).read_text() if file else text(page)
+        headings = [
+            re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in re.findall("^#+ (.+)", there, re.M)
+        ]
+        assert not anchor or anchor in headings, target
+    for folder in set(re.findall(r"`(examples/\w+/)`", text(page))) - BUILT_APART:
+        assert (ROOT / folder).is_dir(), folder
+
+
+# -- a lock -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def uvicorn(module: str, folder: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Serve an app of a page as its makers would, in a process of its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port), "--log-level", "critical"]
+    process = subprocess.Popen(command, cwd=folder, env=environment({}), stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: process.poll() is not None or _listens(url), "the app answers")
+        yield url, process
+    finally:
+        process.kill()
+        process.wait(DEADLINE_S)
+
+
+def _listens(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/docs", trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def post(url: str, message: str) -> httpx.Response:
+    return httpx.post(f"{url}/chat", json={"message": message}, timeout=DEADLINE_S, trust_env=False)
+
+
+def test_a_lock_leaves_two_questions_in_a_row_and_forgets_all_in_a_crash(tmp_path: Path) -> None:
+    folder = written("a-lock", tmp_path)
+    with uvicorn("app", folder) as (url, process):
+        assert [post(url, message).status_code for message in ("one", "fail", "two")] == [200, 500, 200]
+        messages = httpx.get(f"{url}/history", trust_env=False).json()["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant", "user", "user", "assistant"]
+        assert judge(messages) != []
+        process.kill()
+    with uvicorn("app", folder) as (url, _):
+        assert post(url, "three").json() == {"response": "Question 1: three\n"}
+        assert len(httpx.get(f"{url}/history", trust_env=False).json()["messages"]) == 2
+
+
+def test_what_comes_after_a_lock_keeps_both_in_order(tmp_path: Path) -> None:
+    with serving(*commands("a-lock")[0], folder=written("a-lock", tmp_path)) as server:
+        assert [server.chat(message)["status"] for message in ("one", "fail", "two")] == ["success", "error", "success"]
+        assert {"response", "status", "agent_id", "run_id"} <= server.chat("three").keys()
+        assert judge(server.history()) == []
+        server.kill()
+        server.start()
+        assert len(server.history()) == 8
+
+
+# -- agentcore ----------------------------------------------------------------------------------------
+
+
+def test_the_routes_of_agentcore_are_not_there_yet_as_the_page_says(tmp_path: Path) -> None:
+    """When they come, the page has to change."""
+    with serving("agent.py", folder=written("agentcore", tmp_path)) as server:
+        assert server.client.post("/invocations", json={"prompt": "hello"}).status_code == 404
+        assert server.client.get("/ping").status_code == 404
+        assert server.chat("hello", "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e")["status"] == "success"
+    opening = text("agentcore").split("## ")[0]
+    assert "`POST /invocations` and `GET /ping`" in opening
+    assert "are not served" in opening
+
+
+# -- langgraph ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def langgraph(tmp_path: Path) -> Iterator[Server]:
+    with serving("agent.py:answer", folder=written("langgraph", tmp_path)) as server:
+        yield server
+
+
+def test_the_new_client_of_the_langgraph_page_is_answered(langgraph: Server) -> None:
+    names: dict[str, Any] = {}
+    exec(files("langgraph")["newclient.py"], names)
+    assert asyncio.run(names["ask"](langgraph.url, "hello", "ada")) == "Question 1: hello"
+    assert asyncio.run(names["ask"](langgraph.url, "again", "ada")) == "Question 2: again"
+
+
+def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -> None:
+    run_id = langgraph.chat("hello")["run_id"]
+    assert langgraph.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=1"}).status_code == 200
+    assert langgraph.client.post(f"/v1/runs/{run_id}/cancel").status_code == 404
+    assert langgraph.client.get(f"/v1/runs/{run_id}/events").status_code == 404
+    assert (
+        langgraph.client.post("/v1/sessions/default/runs", json={"input": "x", "if_busy": "reject"}).status_code == 404
+    )
+    assert langgraph.client.delete("/v1/sessions/default").status_code == 204
+
+
+def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:
+    (config,) = re.findall(r"^```json\n(.*?)^```", text("langgraph"), re.MULTILINE | re.DOTALL)
+    file, _, name = json.loads(config)["graphs"]["agent"].partition(":")
+    names: dict[str, Any] = {}
+    exec(files("langgraph")[file.removeprefix("./")], names)
+    end = asyncio.run(names[name].ainvoke({"messages": [{"role": "user", "content": "hello"}]}))
+    assert end["messages"][-1].text == "Question 1: hello"
+    client = get_client(url="http://127.0.0.1:1")
+    client_block = files("langgraph")["client.py"]
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(client_block))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "client.runs.wait"
+    )
+    parameters = inspect.signature(client.runs.wait).parameters
+    assert {keyword.arg for keyword in call.keywords} <= parameters.keys()
+    strategies = re.findall(r'multitask_strategy="(\w+)"', text("langgraph"))
+    assert {"enqueue", "reject"} <= set(strategies)

@@ -1,0 +1,61 @@
+"""The page of examples names them all, and each of their pages is short, true to its folder, and tried by a test."""
+
+import re
+
+import pytest
+
+from examples_shown import EXAMPLES, SCRIPTED, Example
+
+ROOT = EXAMPLES.parent
+PAGE = (ROOT / "docs" / "examples.md").read_text()
+FOLDERS = sorted(each for each in EXAMPLES.iterdir() if (each / "README.md").exists())
+BUILT_APART = {"fastapi"}
+"""Named on the page, and not asked for here."""
+
+every_example = pytest.mark.parametrize("shown", [Example(each) for each in FOLDERS], ids=[f.name for f in FOLDERS])
+
+
+def test_the_page_names_every_example_once() -> None:
+    named = re.findall(r"^\| `examples/(\w+)/`", PAGE, re.MULTILINE)
+    assert sorted(set(named) | BUILT_APART) == sorted({each.name for each in FOLDERS} | BUILT_APART)
+    assert len(named) == len(set(named))
+
+
+def test_the_commands_of_the_page_are_those_of_the_example() -> None:
+    (block,) = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    change, serve = block.splitlines()
+    folder = ROOT / change.removeprefix("cd ")
+    assert serve in Example(folder).readme
+
+
+def test_every_link_of_the_page_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (ROOT / "docs" / target).exists(), target
+
+
+@every_example
+def test_its_page_is_short_and_its_links_lead_somewhere(shown: Example) -> None:
+    assert len(shown.readme.splitlines()) <= 25
+    for target in re.findall(r"\]\(([^)]+)\)", shown.readme):
+        file, _, anchor = target.partition("#")
+        assert (shown.folder / file).exists(), target
+        headings = re.findall("^#+ (.+)", (shown.folder / file).read_text(), re.MULTILINE)
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], target
+
+
+@every_example
+def test_its_page_names_only_files_that_are_there(shown: Example) -> None:
+    for name in re.findall(r"`([\w.]+\.(?:py|txt|yaml))`", shown.readme):
+        assert (shown.folder / name).exists(), name
+
+
+@every_example
+def test_its_page_says_how_to_put_a_real_model_in(shown: Example) -> None:
+    assert re.search(r"^\*\*(With a real model|Your model)\*\*", shown.readme, re.MULTILINE)
+    if SCRIPTED.strip() in shown.readme:
+        assert sum(SCRIPTED in file.read_text() for file in shown.folder.glob("*.py")) >= 1
+
+
+@every_example
+def test_it_has_a_test_of_its_own(shown: Example) -> None:
+    assert (ROOT / "tests" / "examples" / f"test_{shown.folder.name}.py").exists()

@@ -1,0 +1,119 @@
+"""The page of the library is true: every file of it runs, is typed, and answers as the page says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.mounted import MountedServer, mounted
+from acceptance.server import DEADLINE_S, Server, environment
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/library.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+MYPY_S = 240.0
+
+
+def block(language: str, containing: str) -> str:
+    return str(next(text for kind, text in BLOCKS if kind == language and containing in text))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_every_python_block_is_a_file_and_every_other_one_is_looked_at() -> None:
+    assert set(FILES) == {
+        "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py"
+    }  # fmt: skip
+    assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text"]
+    assert sum(kind == "python" for kind, _ in BLOCKS) == len(FILES)
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[MountedServer]:
+    _, app = block("sh", "uvicorn").split()
+    with mounted(app, folder=folder) as server:
+        yield server
+
+
+def test_the_two_curls_get_what_the_page_says(shop: MountedServer) -> None:
+    commands = block("sh", "curl").replace("http://127.0.0.1:8000", shop.url).splitlines()
+    for command, line in zip(commands, block("json", "success").splitlines(), strict=True):
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+        assert {**json.loads(done.stdout), "run_id": "run_..."} == {"run_id": "run_...", **json.loads(line)}
+
+
+@pytest.mark.parametrize(("module", "place"), [("own_lifespan", "/agent"), ("own_route", "/agent"), ("alone", "")])
+def test_each_app_starts_and_its_agent_answers(module: str, place: str, folder: Path) -> None:
+    with mounted(f"{module}:app", folder=folder, mounted_at=place) as server:
+        assert server.chat("hello", "ada")["response"] == "ada asked: hello"
+        if module == "own_route":
+            answer = server.client.get(f"{server.url}/orders/17/about").json()
+            assert answer == {"answer": "order-17 asked: how far is it?"}
+            assert len(server.history("order-17")) == 2
+
+
+class Script(Server):
+    def command(self) -> list[str]:
+        return [sys.executable, *self._target]
+
+
+def test_the_script_serves(folder: Path) -> None:
+    file = folder / "serve_it.py"
+    file.write_text(file.read_text().replace("port=8000", "port=0"))
+    server = Script(file, folder=folder)
+    try:
+        server.start()
+        assert server.chat("hello", "ada")["response"] == "ada asked: hello"
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+
+
+def test_the_service_without_http_says_what_the_page_says(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "direct.py"], cwd=folder, env=environment({}), capture_output=True, text=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == (block("text", "ada"), "", 0)
+
+
+WRONG = {
+    "strandline.asgi(make_agent, max_runing=3)": 'Unexpected keyword argument "max_runing"',
+    "strandline.asgi(make_agent, max_running='3')": 'incompatible type "str"; expected "int"',
+    "strandline.asgi(make_agent, port=3)": 'Unexpected keyword argument "port"',
+    "strandline.serve(make_agent, stall_action='explode')": "expected \"Literal['report', 'cancel']\"",
+}
+
+
+def test_mypy_accepts_every_file_of_the_page_and_of_the_example_and_no_wrong_setting(folder: Path) -> None:
+    example = [file.name for file in (ROOT / "examples/fastapi").glob("*.py")]
+    for name in example:
+        shutil.copy(ROOT / "examples/fastapi" / name, folder)
+    (folder / "wrong.py").write_text("\n".join(["import strandline", "from agent import make_agent", *WRONG, ""]))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--cache-dir", "cache", *FILES, *example, "wrong.py"],
+        cwd=folder, env={**environment({}), "MYPYPATH": str(ROOT / "src")}, capture_output=True, text=True,
+        timeout=MYPY_S, check=False,
+    )  # fmt: skip
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == len(WRONG), done.stdout
+    for number, (error, told) in enumerate(zip(errors, WRONG.values(), strict=True), 3):
+        assert error.startswith(f"wrong.py:{number}:")
+        assert told in error
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE):
+        assert target.startswith("http") or (ROOT / "docs" / target).exists(), target

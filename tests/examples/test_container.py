@@ -1,0 +1,167 @@
+"""examples/container: an image of one's own and its compose file, built and run by a real engine."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from docker_engine import DEADLINE_S, container, docker, volume
+from examples_shown import example
+
+pytestmark = pytest.mark.docker
+
+SHOWN = example("container")
+BUILD_S = 300.0
+FROM = "FROM strandline\n"
+NETWORK_OF_ITS_OWN = "build: {network: host}"
+"""How a build reaches a package registry on machines where only the host can."""
+
+
+@pytest.fixture(scope="module")
+def base(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image that `FROM strandline` stands for; on a network with an authority of its own, pip knows that one."""
+    authority = os.environ.get("CA_BUNDLE") or os.environ.get("PIP_CERT")
+    if not authority:
+        yield image
+        return
+    folder = tmp_path_factory.mktemp("base")
+    shutil.copy(authority, folder / "authority.crt")
+    dockerfile = f"FROM {image}\nCOPY authority.crt /etc/authority.crt\nENV PIP_CERT=/etc/authority.crt\n"
+    (folder / "Dockerfile").write_text(dockerfile)
+    name = f"{image}-here"
+    docker("build", "--tag", name, str(folder), deadline_s=BUILD_S)
+    yield name
+    docker("rmi", "--force", name)
+
+
+@pytest.fixture
+def folder(base: str, tmp_path: Path) -> Path:
+    """A copy of the example that builds on the image of this checkout."""
+    folder = SHOWN.copy(tmp_path / "container")
+    dockerfile = (folder / "Dockerfile").read_text()
+    assert dockerfile.startswith(FROM)
+    (folder / "Dockerfile").write_text(dockerfile.replace(FROM, f"FROM {base}\n"))
+    return folder
+
+
+def ask(url: str, message: str) -> dict[str, Any]:
+    response = httpx.post(f"{url}/chat", json={"message": message}, timeout=DEADLINE_S, trust_env=False)
+    answer: dict[str, Any] = response.raise_for_status().json()
+    return answer
+
+
+def test_four_lines_make_an_image_whose_conversations_are_in_its_volume(base: str, folder: Path) -> None:
+    assert len(SHOWN.folder.joinpath("Dockerfile").read_text().splitlines()) == 4
+    mine = f"strandline-test-mine:{uuid.uuid4().hex[:12]}"
+    flags = shlex.split(os.environ.get("DOCKER_BUILD_FLAGS", ""))
+    docker("build", *flags, "--tag", mine, str(folder), deadline_s=BUILD_S)
+    try:
+        with volume(mine) as data:
+            with container(mine, *data.mount) as server:
+                assert ask(server.until_ready(), "hello")["response"] == "Question 1: hello"
+                look = "cd /app && OPENAI_API_KEY=key python -c 'import agent; print(type(agent.model).__name__)'"
+                assert server.execute("sh", "-c", look) == "OpenAIModel"
+                server.kill()
+            with container(mine, *data.mount) as server:
+                assert ask(server.until_ready(), "still there?")["response"] == "Question 2: still there?"
+                assert server.stop() in (0, 143)
+    finally:
+        docker("rmi", "--force", mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A compose file in a folder, under a name of its own, on a port that the system chooses."""
+
+    folder: Path
+    name: str
+
+    def compose(self, *arguments: str, deadline_s: float = BUILD_S) -> str:
+        """Run one command of compose and return what it printed. Fails with what it complained about."""
+        done = subprocess.run(
+            ["docker", "compose", "--project-name", self.name, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PORT": "0"},
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"docker compose {shlex.join(arguments)}: {done.stderr}{self.logs()}")
+        return done.stdout.strip()
+
+    def logs(self) -> str:
+        """Return what its containers have said."""
+        command = ["docker", "compose", "--project-name", self.name, "logs"]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False).stdout
+
+    @property
+    def url(self) -> str:
+        """Where its server is reached; another one for each new container."""
+        return f"http://{self.compose('port', 'agent', '8080')}"
+
+    @property
+    def container(self) -> str:
+        """The id of its container."""
+        return self.compose("ps", "--all", "--quiet", "agent")
+
+
+@contextmanager
+def project(folder: Path) -> Iterator[Project]:
+    """Make what a compose file names; nothing of it is left on the way out."""
+    made = Project(folder, f"strandline-test-{uuid.uuid4().hex[:12]}")
+    try:
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--rmi", "local", "--timeout", "1")
+
+
+@pytest.fixture
+def _compose(image: str) -> None:
+    """Compose is there: else the test is skipped, or fails where CI promised it. (`image` asks for an engine first.)"""
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = "docker compose is not installed (Debian: apt install docker-compose)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("_compose")
+def test_what_the_page_says_about_compose(folder: Path) -> None:
+    """Ready when `up --wait` returns, the second answer counts on in a new container, and a stop is a clean one."""
+    if "--network=host" in os.environ.get("DOCKER_BUILD_FLAGS", ""):
+        (folder / "compose.override.yaml").write_text(f"services: {{agent: {{{NETWORK_OF_ITS_OWN}}}}}\n")
+    shown = [
+        shlex.split(line, comments=True)[2:]
+        for block in SHOWN.blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("docker compose ")
+    ]
+    assert [command[0] for command in shown] == ["up", "down", "up"]
+    first, second = SHOWN.asked
+    with project(folder) as agent:
+        agent.compose(*shown[0])
+        before = agent.container
+        assert docker("inspect", "--format", "{{.State.Health.Status}}", before) == "healthy"
+        answer = ask(agent.url, first["message"])
+        assert (answer["response"], answer["agent_id"]) == ("Question 1: hello", "compose")
+
+        agent.compose(*shown[1])
+        agent.compose(*shown[2])
+        assert agent.container != before
+        assert ask(agent.url, second["message"])["response"] == "Question 2: still there?"
+
+        assert docker("inspect", "--format", "{{.Config.StopTimeout}}", agent.container) == "40"
+        agent.compose("stop")
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")

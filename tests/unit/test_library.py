@@ -1,0 +1,277 @@
+"""The library in one process: what is started, refused, and left at the end."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+from strands import Agent
+
+import strandline
+from strandline.config import Settings
+from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError, TargetError
+from strandline.library import FAILED, OF_A_SERVER, OF_HTTP, AppSettings, ServerSettings, ServiceSettings
+from strandline.testing import Gate, ScriptedModel, question
+
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+Runs = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def make_agent(session_id: str) -> Agent:
+    return Agent(model=ScriptedModel(lambda messages: f"{session_id}: {question(messages)}"), callback_handler=None)
+
+
+def request(text: str, session: str = "ada") -> strandline.Request:
+    return strandline.Request(key=strandline.session_key(session), input=text)
+
+
+async def ask(service: strandline.Service, text: str, session: str = "ada") -> str:
+    end = await asyncio.wait_for((await service.submit(request(text, session))).outcome(), 20)
+    assert isinstance(end, strandline.Outcome)
+    assert end.status is strandline.RunStatus.SUCCEEDED, end
+    return end.output
+
+
+# -- the service ---------------------------------------------------------------------------------------
+
+
+@LOOPS
+def test_a_service_keeps_what_was_said_on_any_loop(run: Runs) -> None:
+    async def first() -> None:
+        async with strandline.open_service(make_agent, journal="sqlite:journal.db") as service:
+            assert await asyncio.gather(*(ask(service, each) for each in "abc")) == [f"ada: {each}" for each in "abc"]
+            assert service.health().ready
+
+    async def second() -> None:
+        async with strandline.open_service(make_agent, journal="sqlite:journal.db") as service:
+            said = await service.history(strandline.session_key("ada"))
+            assert [block["text"] for each in said for block in each["content"] if each["role"] == "user"] == [*"abc"]
+            assert await service.delete(strandline.session_key("ada"))
+            assert await service.history(strandline.session_key("ada")) == []
+
+    run(first())
+    run(second())
+
+
+def test_what_executes_at_the_end_finishes_and_what_waits_is_told_so_and_goes_on() -> None:
+    async def main() -> None:
+        gate = Gate()
+
+        async def held(messages: Any) -> str:
+            await gate.wait()
+            return question(messages)
+
+        def make_held() -> Agent:
+            return Agent(model=ScriptedModel(held), callback_handler=None)
+
+        async def open_when_it_stops(waiting: strandline.Ticket) -> None:
+            assert await waiting.outcome() is strandline.Later.LATER
+            gate.open()
+
+        async with strandline.open_service(make_held, journal="sqlite:journal.db") as service:
+            first, second = [await service.submit(request(each)) for each in ("one", "two")]
+            assert [first.position, second.position] == [0, 1]
+            opening = asyncio.create_task(open_when_it_stops(second))
+        await opening
+        ended = await first.outcome()
+        assert isinstance(ended, strandline.Outcome)
+        assert ended.output == "one"
+        async with strandline.open_service(make_held, journal="sqlite:journal.db") as service:
+            view = await service.wait(strandline.ANONYMOUS, second.run_id, 20)
+            assert view.run.outcome is not None
+            assert view.run.outcome.output == "two"
+
+    asyncio.run(main())
+
+
+def test_no_thread_outlives_it() -> None:
+    async def main() -> None:
+        async with strandline.open_service(make_agent, journal="sqlite:journal.db") as service:
+            await ask(service, "hello")
+
+    before = set(threading.enumerate())
+    asyncio.run(main())
+    assert not [each for each in threading.enumerate() if each not in before and each.is_alive()]
+
+
+def test_an_agent_object_and_a_function_and_a_name_can_be_given(tmp_path: Path) -> None:
+    async def function(message: str, session: Any) -> str:
+        return f"{session.id} said {message}"
+
+    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return message.upper()\n")
+
+    async def main() -> None:
+        for target, answer in [
+            (make_agent("one for all"), "one for all: hello"),
+            (function, "ada said hello"),
+            ("agent.py:answer", "HELLO"),
+            (tmp_path / "agent.py:answer", "HELLO"),
+        ]:
+            async with strandline.open_service(target, journal="memory:") as service:
+                assert await ask(service, "hello") == answer
+
+    asyncio.run(main())
+
+
+def test_a_program_that_fails_inside_still_drains() -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with strandline.open_service(make_agent, journal="sqlite:journal.db"):
+                raise ZeroDivisionError
+        async with strandline.open_service(make_agent, journal="sqlite:journal.db", lock_wait=0):
+            with pytest.raises(JournalLocked):
+                async with strandline.open_service(make_agent, journal="sqlite:journal.db", lock_wait=0):
+                    pytest.fail("two own one journal")
+
+    asyncio.run(main())
+
+
+# -- the app -------------------------------------------------------------------------------------------
+
+
+def test_an_app_may_be_started_again_and_again_but_not_twice_at_once() -> None:
+    async def main() -> None:
+        agent = strandline.asgi(make_agent, journal="sqlite:journal.db")
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app=agent), base_url="http://testserver")
+        async with client:
+            for number in (1, 2):
+                async with agent.lifespan():
+                    assert (await client.post("/chat", json={"message": "hello"})).status_code == 200
+                    assert len(await agent.service.history(strandline.session_key())) == 2 * number
+                    with pytest.raises(SetupError, match="runs already"):
+                        async with agent.lifespan():
+                            pytest.fail("it lives twice")
+                assert (await client.get("/health")).json()["detail"].startswith("this agent was stopped")
+
+    asyncio.run(main())
+
+
+def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
+    with pytest.raises(NotStarted, match="lifespan"):
+        _ = strandline.asgi(make_agent).service
+
+
+def test_the_scope_of_the_app_around_it_is_left_as_it_is() -> None:
+    async def main() -> None:
+        agent = strandline.asgi(make_agent, journal="memory:")
+        async with agent.lifespan():
+            sent: list[Any] = []
+            scope: dict[str, Any] = {"type": "http", "path": "/health", "method": "GET", "headers": [], "app": "outer"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await agent(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+            assert sent[0]["status"] == 200
+            assert scope == {"type": "http", "path": "/health", "method": "GET", "headers": [], "app": "outer"}
+
+    asyncio.run(main())
+
+
+def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
+    before = threading.active_count()
+    strandline.asgi(make_agent)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == before
+
+
+# -- what is refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_runing": 3}, "`max_runing` is no setting; did you mean `max_running`?"),
+        ({"max_running": 0}, r"max_running is 0 \(given to strandline.asgi\), which it cannot be: .*at once"),
+        ({"stall_action": "explode"}, "It may be report or cancel"),
+        ({"port": 80}, "strandline.asgi has no use for `port`, which is a setting of the command and of"),
+        ({"config": "none.toml"}, "none.toml cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        strandline.asgi(make_agent, **settings)
+
+
+def test_a_service_without_http_has_no_use_for_settings_of_http() -> None:
+    async def main() -> None:
+        with pytest.raises(SettingsError, match=r"setting of strandline\.asgi and strandline.serve"):
+            async with strandline.open_service(make_agent, cors_origins=["x"]):  # type: ignore[call-arg]
+                pytest.fail("it started")
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_served_is_refused_by_its_name() -> None:
+    with pytest.raises(TargetError, match=r"config:Settings is a class"):
+        strandline.asgi(Settings)
+    with pytest.raises(TargetError, match=r"nowhere\.py does not exist"):
+        strandline.asgi("nowhere.py")
+
+
+def test_variables_and_the_file_of_settings_count_unless_something_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strandline.toml").write_text("max_queued_per_session = 0\ntimeout = 7\n")
+    monkeypatch.setenv("STRANDLINE_TIMEOUT", "8")
+
+    async def longest(**settings: Any) -> str:
+        async with strandline.open_service(make_agent, journal="memory:", **settings) as service:
+            with pytest.raises(strandline.StrandlineError) as refused:
+                await service.submit(strandline.Request(key=strandline.session_key(), input="", timeout_s=100))
+            return str(refused.value)
+
+    assert "at most 8 seconds" in asyncio.run(longest())
+    assert "at most 9 seconds" in asyncio.run(longest(timeout=9))
+
+
+def test_serve_says_where_it_cannot_be_called() -> None:
+    raised: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            strandline.serve(make_agent)
+        except SetupError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(20)
+    assert "main thread" in str(raised[0])
+
+    async def inside() -> None:
+        with pytest.raises(SetupError, match="open_service"):
+            strandline.serve(make_agent)
+
+    asyncio.run(inside())
+
+
+def test_serve_tells_what_is_wrong_and_returns_the_code_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert strandline.serve(Settings, journal="memory:") == FAILED
+    assert capsys.readouterr().err.startswith("strandline: strandline.config:Settings is a class")
+
+
+# -- what is exported ----------------------------------------------------------------------------------
+
+
+def test_every_setting_can_be_given_by_its_name_with_a_type() -> None:
+    service, app, server = (set(each.__annotations__) for each in (ServiceSettings, AppSettings, ServerSettings))
+    assert server == set(Settings.__struct_fields__)
+    assert app == server - OF_A_SERVER
+    assert service == app - OF_HTTP
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    assert {name: getattr(strandline, name) for name in strandline.__all__}
+    assert set(strandline.__all__) <= set(dir(strandline))
+    with pytest.raises(AttributeError, match="asgy"):
+        _ = strandline.asgy  # type: ignore[attr-defined]
