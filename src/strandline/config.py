@@ -5,6 +5,7 @@ A value comes from, the first that has it: the command's flag (`--max-running 8`
 """
 
 import difflib
+import functools
 import ipaddress
 import math
 import tomllib
@@ -162,13 +163,18 @@ class Resolved(Struct, frozen=True):
 
 def descriptions() -> dict[str, str]:
     """Return the meaning of each setting, in the order of the record."""
-    hints = get_type_hints(Settings, include_extras=True)
+    hints = _hints()
     return {name: _description(hints[name]) for name in Settings.__struct_fields__}
 
 
 def default_of(name: str) -> Any:
     """Return the default of a setting."""
     return getattr(Settings(), name)
+
+
+def kind_of(name: str) -> Any:
+    """Return the type of a setting, with its limits."""
+    return _hints()[name]
 
 
 def resolve(
@@ -189,7 +195,7 @@ def resolve(
         raise SettingsError(faults[0])
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.__struct_fields__, DEFAULT)
-    hints = get_type_hints(Settings, include_extras=True)
+    hints = _hints()
     for source in (table, _from_environment(environ), _from_flags(flags, given)):
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
@@ -201,7 +207,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
     """Return every setting as it stands, also where it is wrong, and whatever else is wrong with them. Never raises."""
     table, faults = _from_toml(toml, folder or Path.cwd())
     found = table | _from_environment(environ)
-    hints = get_type_hints(Settings, include_extras=True)
+    hints = _hints()
     told = []
     for name in Settings.__struct_fields__:
         value, origin = found.get(name, (default_of(name), DEFAULT))
@@ -239,6 +245,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings, include_extras=True)
 
 
 Source = dict[str, tuple[Any, str]]
@@ -318,7 +329,7 @@ def _wanted(error: msgspec.ValidationError) -> str:
     expected = str(error).partition(", got")[0].partition(" - at")[0]
     for name, words in _TYPES.items():
         expected = expected.replace(f"`{name}`", words)
-    return expected.removeprefix("Expected ")
+    return expected.removeprefix("Expected ").removesuffix(".0")
 
 
 def _description(kind: Any) -> str:

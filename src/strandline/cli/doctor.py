@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from strandline.cli import say
+from strandline.cli.complete import TARGETS, TOML
 
 if TYPE_CHECKING:
     from strandline.doctor.finding import Finding
@@ -21,11 +22,15 @@ _COLOURS: Final = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 def doctor(
     target: Annotated[
-        str | None, typer.Argument(help="What would be served [agent.py]", metavar="TARGET", show_default=False)
+        str | None,
+        typer.Argument(
+            help="What would be served [agent.py]", metavar="TARGET", show_default=False, autocompletion=TARGETS
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
+        Path | None,
+        typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
     """Look at everything that a server needs: machine, settings, journal, agent, models.

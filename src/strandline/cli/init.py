@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from strandline.cli import say
+from strandline.cli.complete import MODELS
 
 FILE: Final = "agent.py"
 KEPT: Final = ".strandline"
@@ -56,7 +57,9 @@ def make_agent(session_id: str) -> Agent:
 
 def init(
     folder: Annotated[Path, typer.Argument(help=FOLDER_HELP, metavar="FOLDER", show_default=False)] = Path(),
-    model: Annotated[str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL")] = "scripted",
+    model: Annotated[
+        str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL", autocompletion=MODELS)
+    ] = "scripted",
 ) -> None:
     """Write an agent.py to begin with, and say what to type next.
 
@@ -115,7 +118,8 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     def line(text: str = "", style: str | None = None) -> None:
         console.print(text, style=style, markup=False, soft_wrap=True)
 
-    line(f"Made {file}: an agent with one tool, with the model {model}.")
+    needs = ", which needs no key" if provider == "scripted" else ""
+    line(f"Made {file}: an agent with one tool. Its model is {model}{needs}.")
     if not installed(provider):
         line(f"{provider} models need the package {PACKAGES[provider]}: {to_install(provider)}", "yellow")
     elif (missing := lacks(provider)) is not None:
@@ -143,5 +147,6 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     line()
     line("  curl -s 'localhost:8080/history?count=0'", "bold")
     line()
+    line("To talk with it: `strandline chat`. If something does not work: `strandline doctor`.")
     if provider == "scripted":
         line(f"For a real model, change one line of {file}; it says how.")

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import typer
 
 from strandline.cli import say
+from strandline.cli.complete import JOURNALS, TOML
 from strandline.config import journal_file, resolve
 from strandline.errors import SettingsError
 from strandline.model import ANONYMOUS
@@ -29,7 +30,8 @@ FAULTS: Final = 1
 _UNITS: Final = {"": 86_400.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 
 Config = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
+    Path | None,
+    typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 OptionalPath = Annotated[
@@ -38,6 +40,7 @@ OptionalPath = Annotated[
         help="The journal: a file, or `sqlite:FILE` [the one that the settings name]",
         metavar="PATH",
         show_default=False,
+        autocompletion=JOURNALS,
     ),
 ]
 

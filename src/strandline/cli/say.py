@@ -49,7 +49,9 @@ def say_error(message: str) -> None:
 
     if message.startswith(("The ", "There ")):
         message = message[0].lower() + message[1:]
-    err().print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=True)
+    console = err()
+    # On a terminal it is broken between words; elsewhere a line stays one.
+    console.print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=not console.is_terminal)
 
 
 def fail(message: str) -> NoReturn:

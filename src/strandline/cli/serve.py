@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from strandline.cli import say
-from strandline.config import default_of, descriptions, resolve
+from strandline.cli.complete import TARGETS, TOML, choices, one_of
+from strandline.config import default_of, descriptions, kind_of, resolve
 
 if TYPE_CHECKING:
     from strandline.config import Settings
@@ -93,7 +94,9 @@ def _flag(name: str, meaning: str) -> inspect.Parameter:
         option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text, show_default=False)
     else:
         kind = str | None
-        option = typer.Option(flag, help=help_text, metavar=_metavar(default))
+        values = choices(kind_of(name))
+        offered = one_of(*values) if values else None
+        option = typer.Option(flag, help=help_text, metavar=_metavar(default), autocompletion=offered)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
@@ -125,7 +128,13 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
             default=None,
             annotation=Annotated[
-                str | None, typer.Argument(help="What to serve [agent.py]", metavar="TARGET", show_default=False)
+                str | None,
+                typer.Argument(
+                    help="What to serve [agent.py]",
+                    metavar="TARGET",
+                    show_default=False,
+                    autocompletion=TARGETS,
+                ),
             ],
         ),
         inspect.Parameter(
@@ -133,7 +142,8 @@ def _with_flags() -> Callable[..., None]:
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]")
+                Path | None,
+                typer.Option("--config", help="TOML file with settings [strandline.toml]", autocompletion=TOML),
             ],
         ),
         inspect.Parameter(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from strandline.cli import say
+from strandline.cli.complete import TOML
 from strandline.config import DEFAULT, Survey, Told, survey
 
 WIDE: Final = 120
@@ -24,7 +25,8 @@ def settings(
     changed: Annotated[bool, typer.Option("--changed", help="Only those that are not the default.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
+        Path | None,
+        typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
     """Show every setting: its value, where that comes from, and what it means.
@@ -47,7 +49,8 @@ def settings(
         if changed and not shown:
             say.err().print("Every setting is its default.")
     for remark in [] if as_json else found.remarks:
-        say.err().print(f"note: {remark}", markup=False, soft_wrap=True)
+        err = say.err()
+        err.print(f"note: {remark}", markup=False, soft_wrap=not err.is_terminal)
     for error in [] if as_json else found.errors:
         say.say_error(error)
     if found.errors:

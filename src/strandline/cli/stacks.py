@@ -6,16 +6,21 @@ from typing import Annotated
 
 import typer
 
+from strandline.cli.complete import JOURNALS, TOML
 from strandline.cli.journal import path_of
 from strandline.cli.say import told
 
 
 def stacks(
     journal: Annotated[
-        str | None, typer.Option(help="The server's journal [the one that the settings name]", metavar="PATH")
+        str | None,
+        typer.Option(
+            help="The server's journal [the one that the settings name]", metavar="PATH", autocompletion=JOURNALS
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE")
+        Path | None,
+        typer.Option("--config", help="TOML file with settings [strandline.toml]", metavar="FILE", autocompletion=TOML),
     ] = None,
 ) -> None:
     """Show what every run of a server does now, and where.
