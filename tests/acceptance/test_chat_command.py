@@ -192,16 +192,20 @@ def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_
 def test_the_answer_is_found_in_the_history_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
     port = free_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
-        server.chat("again")  # the same question has been answered before: that is not this answer
+        server.chat("again a")  # the same question has been answered before: that is not this answer
+        before = at.steps.count("again model 1")
         at.hold("again model 1")
         with asking(server, "again a", tmp_path) as waiting:
             assert waiting.stderr is not None
-            at.reached("again model 1")
+            at.reached("again model 1", times=before + 1)
             server.settled()
             server.kill()
             assert "The connection broke" in waiting.stderr.readline()
-            at.release()
             server.start()
+            at.reached("again model 1", times=before + 2)
+            with pytest.raises(AssertionError, match="takes the answer of before"):
+                until(lambda: waiting.poll() is not None, "it takes the answer of before", deadline_s=1)
+            at.release()
             assert waiting.communicate(timeout=DEADLINE_S)[0] == "again: did a\n"
             assert waiting.returncode == 0
 

@@ -24,6 +24,7 @@ import os
 async def answer(message, session):
     return f"{WORD} {os.getpid()}"
 """
+SAVED_AT = 1_700_000_000
 RELOADED = "Reloaded; nobody served for "
 
 
@@ -46,8 +47,9 @@ def reloading(target: str, *flags: str, folder: Path, **options: Any) -> Iterato
 
 
 def write(folder: Path, word: str, name: str = "agent.py") -> None:
-    """Save the code of a function that answers `word` and the id of its process."""
+    """Save the code of a function that answers `word` and the id of its process, always at the same moment."""
     (folder / name).write_text(ANSWERING.replace("{WORD}", word))
+    os.utime(folder / name, (SAVED_AT, SAVED_AT))
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -90,8 +92,10 @@ def gone(pid: int) -> bool:
 def test_saved_code_answers_next(tmp_path: Path) -> None:
     """Also when it has the size of the old code, and is saved within the same second."""
     write(tmp_path, "one")
-    with reloading("agent.py:answer", folder=tmp_path) as server:
+    compiles = {"PYTHONDONTWRITEBYTECODE": ""}
+    with reloading("agent.py:answer", folder=tmp_path, variables=compiles) as server:
         assert word(server) == "one"
+        assert list(tmp_path.glob("__pycache__/agent.*.pyc"))
         url = server.url
         for number, name in enumerate(["two", "six", "ten"], start=1):
             write(tmp_path, name)
@@ -274,8 +278,13 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> N
     write(tmp_path, "one")
     with reloading("agent.py:answer", folder=tmp_path) as server:
         child = process(server)
-        server.kill()
-        until(lambda: gone(child), "the child has ended")
+        server.signal(signal.SIGKILL)
+        try:
+            until(lambda: gone(child), "the child has ended")
+        finally:
+            if not gone(child):
+                os.kill(child, signal.SIGKILL)
+        server.ended()
         server.start()
         assert process(server) != child
 
