@@ -26,7 +26,7 @@ SEED ?=
 
 help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: .venv/.demo ## Serve the demo agent on a small model of this machine
 	@tools/venv.sh model

@@ -4,9 +4,10 @@ import os
 
 from script import scripted
 from strands import Agent
-from strands.models.openai import OpenAIModel
 
-model = OpenAIModel(model_id="gpt-5-mini") if os.environ.get("OPENAI_API_KEY") else scripted
+from strandline.providers import load_model
+
+model = load_model("openai:gpt-4o-mini") if os.environ.get("OPENAI_API_KEY") else scripted
 
 
 def make_agent(session_id: str) -> Agent:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -103,6 +104,7 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
         ((server.url, "-m", "x", "--session", "no spaces"), None, "session_id"),
         ((server.url,), "", "nothing to ask"),
         ((server.url,), None, "nothing to ask"),
+        ((server.url, "-m", " "), None, "nothing to ask"),
         ((f"{server.url}/elsewhere", "-m", "x"), None, "no Strandline server"),
     ]:
         done = piped(*arguments, folder=tmp_path, typed=typed)
@@ -190,18 +192,36 @@ def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_
 def test_the_answer_is_found_in_the_history_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
     port = free_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
-        server.chat("again")  # the same question has been answered before: that is not this answer
+        server.chat("again a")  # the same question has been answered before: that is not this answer
+        before = at.steps.count("again model 1")
         at.hold("again model 1")
         with asking(server, "again a", tmp_path) as waiting:
             assert waiting.stderr is not None
-            at.reached("again model 1")
+            at.reached("again model 1", times=before + 1)
             server.settled()
             server.kill()
             assert "The connection broke" in waiting.stderr.readline()
-            at.release()
             server.start()
+            at.reached("again model 1", times=before + 2)
+            with pytest.raises(AssertionError, match="takes the answer of before"):
+                until(lambda: waiting.poll() is not None, "it takes the answer of before", deadline_s=1)
+            at.release()
             assert waiting.communicate(timeout=DEADLINE_S)[0] == "again: did a\n"
             assert waiting.returncode == 0
+
+
+def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path: Path) -> None:
+    """The history tells what became of it: the server died while a tool was at work."""
+    port = free_port()
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server,
+        asking(server, "one a ~^b", tmp_path) as waiting,
+    ):
+        assert server.ended() == -signal.SIGKILL
+        server.start()
+        out, told = waiting.communicate(timeout=DEADLINE_S)
+        assert (waiting.returncode, out) == (1, "")
+        assert "the agent failed (crashed)" in told
 
 
 def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) -> None:
@@ -219,6 +239,14 @@ def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) 
             told = waiting.communicate(timeout=DEADLINE_S)[1]
             assert waiting.returncode == 2
             assert "its history has no answer to this" in told.replace("\n", " ")
+
+
+def test_a_reader_that_has_enough_is_no_defect(server: Server, tmp_path: Path) -> None:
+    command = f"{COMMAND} chat {server.url} -m hello | true"
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.stderr == ""
 
 
 # -- in a terminal ------------------------------------------------------------------------------------
@@ -263,6 +291,26 @@ def test_a_conversation_in_a_terminal(server: Server, tmp_path: Path) -> None:
         assert "t1> hello" in at.until("It is 3.")
         at.type("/quit\n")
         assert at.ended() == 0
+
+
+def test_what_controls_a_terminal_does_not_reach_it(server: Server, tmp_path: Path) -> None:
+    evil = "a\x1b]0;owned\x07b\x9b2Jc\x1b[2Jd"
+    server.chat(evil, "evil")
+    with terminal("chat", server.url, "-s", "evil", folder=tmp_path) as at:
+        at.until("You said a]0;ownedb2Jc[2Jd.")
+        at.until("evil> ")
+        assert "\x1b]0" not in at.raw
+        assert "\x1b[2J" not in at.raw
+    assert evil in piped(server.url, "-m", evil, "-s", "evil", folder=tmp_path).stdout, "a pipe gets it as it is"
+
+
+def test_turns_of_many_messages_are_shown_whole(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        server.chat("long " + " ".join("abcdefghijklmnopqrstuvwxyz"))
+        with terminal("chat", server.url, "--history", "1", folder=tmp_path) as shown:
+            told = shown.until("did z\n  long: did a")
+            assert "default> long a b c" in told
+            assert told.count("* work(") == 26
 
 
 def test_text_of_several_lines_is_one_question(server: Server, tmp_path: Path) -> None:

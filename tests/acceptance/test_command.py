@@ -80,12 +80,12 @@ def test_allowed_hosts_and_origins(at: Checkpoints, tmp_path: Path) -> None:
 
 def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: Path) -> None:
     """Not while a run executes, however long; then, after the time, with exit code 0."""
-    variables = {"IDLE_TIMEOUT_MINUTES": "0.008", **at.environment}  # about half a second
+    variables = {"IDLE_TIMEOUT_MINUTES": "0.03", **at.environment}  # about two seconds
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables) as server:
         at.hold("one model 0")
         (asked,) = server.line_up("one")
         run_id = server.stored()[0].run_id
-        assert server.run(run_id, wait_s=1)["status"] == "running"
+        assert server.run(run_id, wait_s=3)["status"] == "running"
         at.release()
         assert asked.result(DEADLINE_S).json()["response"] == "one"
         assert server.ended() == 0

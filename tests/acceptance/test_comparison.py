@@ -6,10 +6,11 @@ page. A cell is never written by hand: when a test fails, either the page or a s
 
 import asyncio
 import re
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -62,13 +63,15 @@ def strandline(folder: Path, target: str, *flags: str) -> Iterator[tuple[Server,
 
 
 def both(folder: Path, measure: Measure, *flags: str, target: str = "agent.py") -> tuple[str, str]:
-    """Measure both servers, in words."""
+    """Measure both servers, side by side, in words."""
 
     def one(serve: Callable[..., AbstractContextManager[tuple[Server, Checkpoints]]], name: str) -> str:
         with serve(folder / name, target, *flags) as (server, at):
             return measure(server, at)
 
-    return one(lock, "lock"), one(strandline, "strandline")
+    with ThreadPoolExecutor(2) as threads:
+        measured = [threads.submit(one, lock, "lock"), threads.submit(one, strandline, "strandline")]
+    return measured[0].result(), measured[1].result()
 
 
 def answer(asked: "Future[httpx.Response]") -> dict[str, Any]:
@@ -250,14 +253,15 @@ def test_code_blocks_the_event_loop(tmp_path: Path) -> None:
     def measure(server: Server, at: Checkpoints) -> str:
         blocked = server.ask(f"block {BLOCKED_S}", "blocked")
         at.reached("blocks")
-        slowest = 0.0
+        times = []
         while not blocked.done():
             begun = time.monotonic()
             server.health()
-            slowest = max(slowest, time.monotonic() - begun)
-        if slowest > 0.7 * BLOCKED_S:
+            times.append(time.monotonic() - begun)
+        if max(times) > 0.7 * BLOCKED_S:
             return "`/health` waits for as long"
-        return "`/health` answers in milliseconds" if slowest < 0.3 * BLOCKED_S else f"`/health` took {slowest:.1f} s"
+        assert max(times) < 0.5 * BLOCKED_S, max(times)
+        return "`/health` answers in milliseconds" if statistics.median(times) < 0.02 else "`/health` is slow"
 
     assert both(tmp_path, measure, target="blocking.py") == row("Agent code blocks its event loop")
 

@@ -100,7 +100,10 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
     (tmp_path / "race.json").write_text(told)
     shown = command("--from", "race.json", folder=tmp_path)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert max(map(len, shown.stdout.splitlines())) <= 80
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.endswith((" holds", " breaks")) for line in lines) == 9 + 3, "a line was broken in two"
+    assert not any(line.endswith(" ") for line in lines)
     assert "\x1b" not in shown.stdout
     assert "✓ holds" in shown.stdout
     plain = command("--from", "race.json", folder=tmp_path, PYTHONIOENCODING="ascii")

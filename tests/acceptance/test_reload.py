@@ -15,6 +15,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, refused, until
+from acceptance.terminal import terminal
 
 ANSWERING = """
 import os
@@ -23,6 +24,7 @@ import os
 async def answer(message, session):
     return f"{WORD} {os.getpid()}"
 """
+SAVED_AT = 1_700_000_000
 RELOADED = "Reloaded; nobody served for "
 
 
@@ -45,8 +47,9 @@ def reloading(target: str, *flags: str, folder: Path, **options: Any) -> Iterato
 
 
 def write(folder: Path, word: str, name: str = "agent.py") -> None:
-    """Save the code of a function that answers `word` and the id of its process."""
+    """Save the code of a function that answers `word` and the id of its process, always at the same moment."""
     (folder / name).write_text(ANSWERING.replace("{WORD}", word))
+    os.utime(folder / name, (SAVED_AT, SAVED_AT))
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -89,8 +92,10 @@ def gone(pid: int) -> bool:
 def test_saved_code_answers_next(tmp_path: Path) -> None:
     """Also when it has the size of the old code, and is saved within the same second."""
     write(tmp_path, "one")
-    with reloading("agent.py:answer", folder=tmp_path) as server:
+    compiles = {"PYTHONDONTWRITEBYTECODE": ""}
+    with reloading("agent.py:answer", folder=tmp_path, variables=compiles) as server:
         assert word(server) == "one"
+        assert list(tmp_path.glob("__pycache__/agent.*.pyc"))
         url = server.url
         for number, name in enumerate(["two", "six", "ten"], start=1):
             write(tmp_path, name)
@@ -108,7 +113,7 @@ def test_a_request_during_a_reload_waits_and_is_answered_by_the_new_code(at: Che
         old = server.line_up("old", session_id="old")[0]
         at.reached("old model 0")
         edit(tmp_path / "agent.py", "else label", 'else f"new {label}"')
-        said(server, "1 run executes and has 25 s to finish")
+        said(server, "1 run executes: 25 s to finish")
         with ThreadPoolExecutor(20) as pool:
             waiting = [pool.submit(answer, server, f"q{n}", f"s{n}") for n in range(20)]
             assert not any(step.startswith("q") for step in at.steps)
@@ -136,6 +141,43 @@ def test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code(at: Checkpoints, tmp_
         assert found.json()["output"] == "new long: did a, did b, did c"
         tools = [step for step in at.steps if " model " not in step and not step.endswith("ended")]
         assert tools == ["long a", "long b", "long c"]
+
+
+def test_a_change_while_the_old_code_finishes_is_served_next(at: Checkpoints, tmp_path: Path) -> None:
+    """What was loaded first is given up before it has served anybody."""
+    shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
+    with reloading("agent.py", "--drain-grace", "25", folder=tmp_path, variables=at.environment) as server:
+        at.hold("old model 0")
+        old = server.line_up("old", session_id="old")[0]
+        at.reached("old model 0")
+        edit(tmp_path / "agent.py", "else label", 'else f"second {label}"')
+        said(server, "1 run executes: 25 s to finish")
+        edit(tmp_path / "agent.py", "second {label}", "third {label}")
+        said(server, "agent.py changed; loading", 2)
+        at.release()
+        assert old.result(DEADLINE_S).json()["response"] == "old"
+        said(server, RELOADED)
+        assert answer(server, "new") == "third new"
+        assert server.stderr.count(RELOADED) == 1
+
+
+def test_a_conversation_in_a_terminal_sees_a_run_through_a_reload(at: Checkpoints, tmp_path: Path) -> None:
+    shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
+    with (
+        reloading("agent.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server,
+        terminal("chat", server.url, folder=tmp_path) as shown,
+    ):
+        at.hold("long model 1")
+        shown.until("default> ")
+        shown.type("long a b\n")
+        at.reached("long model 1")
+        edit(tmp_path / "agent.py", 'f"{label}: {', 'f"new {label}: {')
+        shown.until("it keeps this run")
+        at.release()
+        shown.until("new long: did a, did b")
+        shown.until("default> ")
+        shown.type("/quit\n")
+        assert shown.ended() == 0
 
 
 @pytest.mark.parametrize(
@@ -236,8 +278,13 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> N
     write(tmp_path, "one")
     with reloading("agent.py:answer", folder=tmp_path) as server:
         child = process(server)
-        server.kill()
-        until(lambda: gone(child), "the child has ended")
+        server.signal(signal.SIGKILL)
+        try:
+            until(lambda: gone(child), "the child has ended")
+        finally:
+            if not gone(child):
+                os.kill(child, signal.SIGKILL)
+        server.ended()
         server.start()
         assert process(server) != child
 

@@ -33,7 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_python_block_is_a_file_and_every_other_one_is_looked_at() -> None:
     assert set(FILES) == {
-        "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py"
+        "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py",
+        "test_shop.py",
     }  # fmt: skip
     assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text"]
     assert sum(kind == "python" for kind, _ in BLOCKS) == len(FILES)
@@ -79,6 +80,15 @@ def test_the_script_serves(folder: Path) -> None:
         assert server.ended() == 0
     finally:
         server.close()
+
+
+def test_the_test_passes(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
+        cwd=folder, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
 
 
 def test_the_service_without_http_says_what_the_page_says(folder: Path) -> None:

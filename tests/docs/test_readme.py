@@ -1,16 +1,17 @@
 """The README is true: its code runs as it stands there, its links lead somewhere, its guarantees name real tests."""
 
 import ast
-import json
 import re
-import shutil
-import subprocess
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from acceptance.server import Server, serving
+from acceptance.server import DEADLINE_S, Server, serving
+from docker_engine import container, volume
+from docs.pages import documents, printed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -23,22 +24,69 @@ def block(language: str, containing: str) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """What the README's commands start, on a port and with a journal as they come."""
+    install, init, serve = block("sh", "strandline init").splitlines()
+    assert install == "pip install ."  # as test_wheel.py does
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "agent.py").write_text(block("python", "make_agent"))
-    with serving("agent.py", folder=folder) as server:
+    place = printed(f"{init}\npwd", folder=folder).splitlines()[-1]
+    command, subcommand, *flags = shlex.split(serve)
+    assert [command, subcommand] == ["strandline", "serve"]
+    with serving(None, *flags, folder=Path(place), variables={"STRANDLINE_DEMO_PACE": "0.2"}) as server:
         yield server
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's commands use curl, which is not here")
 def test_the_two_curls_get_what_the_readme_says(server: Server) -> None:
-    commands = block("sh", "curl").replace("http://127.0.0.1:8080", server.url)
-    done = subprocess.run(["sh", "-c", commands], capture_output=True, text=True, timeout=60, check=True)
-    got = sorted(re.findall(r"\{.*?\}", done.stdout))
-    shown = [json.loads(line) for line in block("json", "question 1").splitlines()]
-    answers = sorted((json.loads(each) for each in got), key=lambda answer: str(answer["response"]))
-    assert [answer.keys() for answer in answers] == [each.keys() for each in shown]
-    for answer, expected in zip(answers, shown, strict=True):
-        assert {**answer, "run_id": "run_..."} == expected
+    """Which of the two is first is theirs to decide: each says which message it was."""
+    got = documents(printed(block("sh", "add 2 and 3"), folder=server.folder, url=server.url))
+    shown = documents(block("json", "message 1"))
+    assert [each.keys() for each in got] == [each.keys() for each in shown]
+    number = re.compile(r"message [12] of this session")
+    assert sorted(number.sub("", each["response"]) for each in got) == sorted(
+        number.sub("", each["response"]) for each in shown
+    )
+    assert {number.findall(each["response"])[0] for each in got} == {
+        "message 1 of this session",
+        "message 2 of this session",
+    }
+
+
+def test_the_readmes_container_serves_the_file_that_init_writes(image: str, tmp_path: Path) -> None:
+    """The command as it stands, but for names that other containers on this machine have."""
+    (init,) = [line for line in block("sh", "strandline init").splitlines() if "init" in line]
+    place = Path(printed(f"{init}\npwd", folder=tmp_path).splitlines()[-1])
+    make, run = block("sh", "docker run").splitlines()
+    assert make == "make -C .. image"  # which has built `image`, from the folder in which init was called
+    words = shlex.split(run.replace("$PWD", str(place)))
+    assert words[:4] == ["docker", "run", "-p", "8080:8080"]
+    assert words[-1] == "strandline"
+    with (
+        volume(image) as data,
+        container(image, *(w.replace("strandline-data", data.name) for w in words[4:-1])) as one,
+    ):
+        said = httpx.post(f"{one.until_ready()}/chat", json={"message": "add 2 and 3"}, timeout=DEADLINE_S).json()
+        assert said["response"] == "add returned 5. That was message 1 of this session."
+        assert one.stop() in (0, 143)
+        one.start()
+        history = httpx.get(f"{one.until_ready()}/history?count=0", timeout=DEADLINE_S).json()["messages"]
+        assert history[0] == {"role": "user", "content": [{"text": "add 2 and 3"}]}
+
+
+def test_make_knows_what_the_readme_tells_to_make() -> None:
+    """`make run` is tried by test_demo.py, and this is `make test`."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake(?: -C \.\.)? ([a-z]+)", README)) - {"one"}
+    assert {"run", "test", "image", "docs"} <= named <= targets | {"makes"}
+
+
+def test_the_readme_has_no_block_that_no_test_knows() -> None:
+    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "sh", "json", "sh"]
+
+
+def test_the_rows_about_a_lock_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs" / "comparison.md").read_text().splitlines()
+    rows = [line for line in README.partition("## Why not a lock?")[2].partition("##")[0].splitlines() if "|" in line]
+    assert len(rows) > 6
+    assert [row for row in rows if row not in measured and not set(row) <= set("|-")] == []
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:

@@ -26,7 +26,7 @@ from strandline.chat.events import (
     Untold,
     Waiting,
 )
-from strandline.chat.turns import Message, new_since, turns_of
+from strandline.chat.turns import Message, Turn, new_since, turns_of
 
 TICK_S: Final = 0.25
 CONNECT_S: Final = 5.0
@@ -37,6 +37,8 @@ BACK_S: Final = 60.0
 TRIES: Final = 10
 TAIL: Final = 12
 """How many messages are kept to know where the history ended when a question was sent."""
+MOST_NEW: Final = 500
+"""How many messages are looked through for an answer."""
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "needs_input"})
 OK, ACCEPTED, NOT_FOUND, TOO_MANY, UNAVAILABLE = 200, 202, 404, 429, 503
 
@@ -91,6 +93,16 @@ class Conversation:
             raise NotTaken(f"the history of {self.session} cannot be shown: {_why(response)}")
         messages: list[Message] = found.get("messages", [])
         return messages
+
+    async def turns(self, count: int) -> list[Turn]:
+        """Return the last `count` turns of the session, however many messages they have."""
+        asked = 8 * count
+        while True:
+            messages = await self.history(asked)
+            found = turns_of(messages)
+            if len(found) > count or len(messages) < asked:
+                return found[-count:]
+            asked *= 4
 
     # -- a question --------------------------------------------------------------------------------
 
@@ -201,18 +213,8 @@ class Conversation:
                 health = await self.health()
             if health.get("ready"):
                 idle = not health.get("running") and not health.get("queue_depth")
-                found = await self._found(text, before)
-                if found is not None:
-                    yield Answer(
-                        {
-                            "status": "success",
-                            "response": found,
-                            "agent_id": self.agent_id,
-                            "session_id": self.session,
-                        },
-                        clock() - begun,
-                        found=True,
-                    )
+                if (turn := await self._found(text, before)) is not None:
+                    yield Answer(self._as_found(turn), clock() - begun, found=True)
                     return
                 if idle:
                     raise Untold(
@@ -229,14 +231,14 @@ class Conversation:
             yield Waiting(clock() - begun, health.get("running"), health.get("queue_depth"))
             await asyncio.sleep(TICK_S)
 
-    async def _found(self, text: str, before: list[Message] | None) -> str | None:
+    async def _found(self, text: str, before: list[Message] | None) -> Turn | None:
         if before is None:
             return None
         with suppress(ChatError):
-            now = await self.history(8 * TAIL)
+            now = await self.history(MOST_NEW)
             for turn in turns_of(new_since(before, now)):
                 if turn.question == text and turn.answer is not None:
-                    return turn.answer
+                    return turn
         return None
 
     async def _tail(self) -> list[Message] | None:
@@ -257,6 +259,18 @@ class Conversation:
         if run["status"] != "succeeded":
             error = run.get("error") or {"code": run["status"], "detail": f"the run was {run['status']}"}
             answer |= {"status": "error", "response": error["detail"] or error["code"], "error_code": error["code"]}
+        return answer
+
+    def _as_found(self, turn: Turn) -> dict[str, Any]:
+        """Return what the history tells of a run as `POST /chat` would have answered it, without the run's id."""
+        answer = {
+            "status": "success",
+            "response": turn.answer or "",
+            "agent_id": self.agent_id,
+            "session_id": self.session,
+        }
+        if (code := turn.ended_early) is not None:
+            answer |= {"status": "error", "error_code": code}
         return answer
 
     def _nobody(self, error: Exception) -> NoServer:

@@ -4,6 +4,7 @@ One loop for as long as the program lives, and nothing runs in it while a person
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,11 +15,10 @@ import msgspec
 from strandline.chat.conversation import Conversation
 from strandline.chat.events import Answer, ChatError, Event, InLine, Kept
 from strandline.chat.screen import Screen
-from strandline.chat.turns import Turn, turns_of
+from strandline.chat.turns import Turn
 from strandline.errors import Invalid
 from strandline.model import session_id
 
-MESSAGES_PER_TURN: Final = 12
 AGENT_FAILED: Final = 1
 INTERRUPTED: Final = 130
 HELP: Final = """\
@@ -59,10 +59,13 @@ def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
         return INTERRUPTED
     finally:
         screen.clear_line()
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(answer.body).decode() + "\n")
-    if not as_json or not answer.ok:
-        screen.show(answer)
+    try:
+        if as_json:
+            screen.write(msgspec.json.encode(answer.body).decode())
+        if not as_json or not answer.ok:
+            screen.show(answer)
+    except BrokenPipeError:  # (whoever reads has enough)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if answer.ok else AGENT_FAILED
 
 
@@ -135,7 +138,7 @@ class Program:
             last[:] = [event]
             if isinstance(event, Answer) and event.ok:
                 with suppress(ChatError):
-                    turn = _turn_of(text, turns_of(await conversation.history(2 * MESSAGES_PER_TURN)))
+                    turn = _turn_of(text, await conversation.turns(2))
                     if turn is not None:
                         self._screen.clear_line()
                         self._screen.tools(turn)
@@ -169,8 +172,7 @@ class Program:
     async def _history(self, conversation: Conversation, turns: int, *, whole: bool) -> None:
         if turns == 0:
             return
-        found = turns_of(await conversation.history(turns * MESSAGES_PER_TURN))
-        self._screen.turns(found[-turns:], conversation.session, whole=whole)
+        self._screen.turns(await conversation.turns(turns), conversation.session, whole=whole)
 
 
 def _turn_of(question: str, turns: list[Turn]) -> Turn | None:

@@ -5,6 +5,7 @@ the answer on the standard output, and nothing else.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from rich.text import Text
 from strandline.chat.events import Answer, Event, InLine, Kept, Lost, Refused, Waiting
 from strandline.chat.turns import ToolCall, Turn, brief
 
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 ASCII_SPINNER: Final = "|/-\\"
 BRIEF_LINES: Final = 8
@@ -74,12 +76,16 @@ class Screen:
         if not answer.ok:
             self.error(f"the agent failed ({answer.body.get('error_code', 'error')}): {answer.text}")
         elif self.plain:
-            sys.stdout.write(answer.text if answer.text.endswith("\n") else f"{answer.text}\n")
-            sys.stdout.flush()
+            self.write(clean(answer.text) if self._out.is_terminal else answer.text)
         else:
             if answer.found:
                 self.note("Found in the history:")
-            self._out.print(Padding(_Markdown(answer.text), (0, 0, 0, 2)))
+            self._out.print(Padding(_Markdown(clean(answer.text)), (0, 0, 1, 2)))
+
+    def write(self, text: str) -> None:
+        """Write a result to the standard output, as it is. Raises `BrokenPipeError`."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
 
     # -- a conversation ----------------------------------------------------------------------------
 
@@ -99,12 +105,13 @@ class Screen:
             how_many = "The last turn" if len(turns) == 1 else f"The last {len(turns)} turns"
             self._out.print(Text(f"{how_many} of session {session}:", "dim"))
         for turn in turns:
-            self._out.print(Text(f"{session}> ", "bold cyan") + Text(_cut(turn.question, whole)))
+            self._out.print(Text.assemble((f"{session}> ", "bold cyan"), _cut(clean(turn.question), whole)))
             for said in turn.said:
                 if isinstance(said, ToolCall):
                     self.tool(said)
                 else:
-                    self._out.print(Padding(_Markdown(_cut(said, whole)), (0, 0, 0, 2)))
+                    self._out.print(Padding(_Markdown(_cut(clean(said), whole)), (0, 0, 0, 2)))
+            self._out.print()
 
     def tools(self, turn: Turn) -> None:
         """Draw which tools a turn used."""
@@ -113,15 +120,16 @@ class Screen:
 
     def tool(self, call: ToolCall) -> None:
         """Draw a tool's call, on one line."""
-        line = Text(f"  * {brief(call)}", "red" if call.failed else "dim", no_wrap=True, overflow="ellipsis")
-        self._out.print(line)
+        line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim")
+        line.truncate(self._out.width, overflow="ellipsis")
+        self._out.print(line, no_wrap=True, crop=True)
 
     def table(self, values: dict[str, Any]) -> None:
         """Draw names and values."""
         width = max(map(len, values), default=0)
         for name, value in values.items():
             shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-            self._out.print(Text(f"  {name:<{width}}  ", "dim") + Text(str(shown)))
+            self._out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), clean(str(shown))))
 
     def text(self, text: str) -> None:
         """Write lines as they are."""
@@ -136,7 +144,7 @@ class Screen:
         """Say what went wrong."""
         self.clear_line()
         console = self._err if self.plain else self._out
-        console.print(Text("strandline: ", "bold red") + Text(text[:1].lower() + text[1:]), soft_wrap=self.plain)
+        console.print(Text.assemble(("strandline: ", "bold red"), clean(text)), soft_wrap=self.plain)
 
     # -- the line at the bottom --------------------------------------------------------------------
 
@@ -206,6 +214,11 @@ def _standing(event: Waiting | InLine) -> str:
         case Waiting(running=running, queued=queued):
             executes = "1 run executes" if running == 1 else f"{running} runs execute"
             return f"{seconds} · on the server {executes}, {queued} {'waits' if queued == 1 else 'wait'}"
+
+
+def clean(text: str) -> str:
+    """Return a text without what would control the terminal: agents say what models and web pages told them."""
+    return CONTROL.sub("", text)
 
 
 def _cut(text: str, whole: bool) -> str:

@@ -1,11 +1,16 @@
 """History as people read it: turns, each a question, the tools that were used for it, and what was said."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 Message = dict[str, Any]
+MOST_GIVEN: Final = 40
+"""How many characters of a tool's arguments are shown."""
+EARLY: Final = re.compile(r"\(This run ended early: (\w+)\.\)$")
+"""How history tells of a run that did not end well."""
 
 
 @dataclass(slots=True)
@@ -29,6 +34,12 @@ class Turn:
     def tools(self) -> list[ToolCall]:
         """The tools that were used."""
         return [each for each in self.said if isinstance(each, ToolCall)]
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the turn's run did not end well; None if it did. A limit that was reached is no failure."""
+        found = EARLY.search(self.answer or "")
+        return found.group(1) if found is not None and found.group(1) != "limit" else None
 
     @property
     def answer(self) -> str | None:
@@ -78,9 +89,11 @@ def new_since(before: Sequence[Message], now: Sequence[Message]) -> list[Message
 
 
 def brief(call: ToolCall) -> str:
-    """Return a call on one line: `add(a=1, b=2) -> 3`."""
+    """Return a call on one line: `add(a=1, b=2) -> 3`; of long arguments the beginning, so that the result is seen."""
     arguments = call.arguments if isinstance(call.arguments, dict) else {"input": call.arguments}
     given = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in arguments.items())
+    if len(given) > MOST_GIVEN:
+        given = f"{given[:MOST_GIVEN].rstrip()}..."
     result = "(no result)" if call.result is None else " ".join(call.result.split())
     return f"{call.name}({given}) -> {'failed: ' if call.failed else ''}{result}"
 

@@ -41,17 +41,17 @@ def chat(
         if talks:
             code = Program(address, session, history).run()
         else:
-            code = ask_once(address, session, _piped() if message is None else message, as_json=as_json)
+            asked = _piped() if message is None else message
+            if not asked.strip():
+                say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
+            code = ask_once(address, session, asked, as_json=as_json)
     raise typer.Exit(code)
 
 
 def _piped() -> str:
     if sys.stdin.isatty():
         say.err().print("What do you want to ask? (Ctrl-D ends it)")
-    text = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\r\n")
-    if not text.strip():
-        say.fail("there is nothing to ask: the standard input is empty. Write it there, or say -m TEXT")
-    return text
+    return sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\r\n")
 
 
 def _address(url: str | None) -> str:

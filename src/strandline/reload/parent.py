@@ -114,6 +114,8 @@ class _Parent:
         changes.start()
         try:
             self._say(f"Strandline {__version__} reloads whenever Python files in {self._plan.folder} change")
+            if self._plan.settings.journal == "memory:":
+                self._say("The journal is in memory: each reload forgets all conversations and runs")
             await self._start_next()
             while self._code is None:
                 act = await self._happened.get()
@@ -151,6 +153,8 @@ class _Parent:
     def _heard(self, child: _Child, message: dict[str, Any]) -> None:
         """Act on what a child says."""
         match message:
+            case _ if self._stopping:
+                pass
             case {"event": "loaded"} if child is self._next:
                 child.loaded = True
                 if self._serving is None:
@@ -165,10 +169,10 @@ class _Parent:
                 if self._away_since is not None:
                     self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{_go_on(runs)}")
                     self._away_since = None
-            case {"event": "stopping", "running": running, "waiting": waiting} if not self._stopping:
+            case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
-                if running or waiting:
-                    self._say(_unfinished(running, waiting, self._plan.settings.drain_grace))
+                for line in _unfinished(running, waiting, self._plan.settings.drain_grace):
+                    self._say(line)
 
     async def _ended(self, child: _Child, code: int) -> None:
         """Act on the end of a child, wanted or not."""
@@ -185,7 +189,7 @@ class _Parent:
         elif child is self._serving:
             self._serving = None
             if self._stopping:
-                self._code = 0 if code == 0 else code
+                self._code = code if code >= 0 else 128 - code  # (as shells tell of a signal)
             elif child.stopping:
                 if self._next is not None and self._next.loaded:
                     self._give_turn()
@@ -301,15 +305,15 @@ def _how(code: int) -> str:
     return "too many runs that cannot be stopped" if code == EXHAUSTED else f"exit code {code}"
 
 
-def _unfinished(running: int, waiting: int, grace_s: float) -> str:
+def _unfinished(running: int, waiting: int, grace_s: float) -> list[str]:
     """Say what becomes of the runs that a server has when it stops for its successor."""
     told = []
     if running:
-        runs = "1 run executes and has" if running == 1 else f"{running} runs execute and have"
-        told.append(f"{runs} {grace_s:g} s to finish; what has not by then goes on with the new code")
+        runs = "1 run executes" if running == 1 else f"{running} runs execute"
+        told.append(f"{runs}: {grace_s:g} s to finish, then the new code goes on")
     if waiting:
-        told.append("1 run waits for it" if waiting == 1 else f"{waiting} runs wait for it")
-    return "; ".join(told)
+        told.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
+    return told
 
 
 def _go_on(runs: int) -> str:

@@ -36,15 +36,15 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
         race = from_json(kept.read_bytes())
         if not as_json:
             marks = marks_for(console)
-            console.print(introduction(marks))
+            console.print(introduction(marks, kept=True))
             for act in Act:
                 console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
     elif as_json:
         # Seen on a terminal only.
-        with _terminated(), Console(stderr=True).status("Three servers, three acts: about 15 seconds ..."):
+        with _interrupted_once(), Console(stderr=True).status("Three servers, three acts: about 15 seconds ..."):
             race = run(Silent())
     else:
-        with _terminated(), Screen(console) as screen:
+        with _interrupted_once(), Screen(console) as screen:
             race = run(screen)
     if as_json:
         sys.stdout.write(to_json(race))
@@ -68,13 +68,17 @@ def from_json(text: bytes) -> Race:
 
 
 @contextmanager
-def _terminated() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal end the race as Ctrl-C does."""
+def _interrupted_once() -> Iterator[None]:
+    """Make SIGTERM and a closed terminal end the race as Ctrl-C does; nobody interrupts the tidying up after that."""
+    asked = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked
+        if not asked:
+            asked = True
+            raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield

@@ -55,7 +55,7 @@ class Screen:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._console.print(introduction(self._marks))
+        self._console.print(introduction(self._marks, kept=False))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,15 +80,17 @@ class Screen:
             self._live.update(what, refresh=True)
 
 
-def introduction(marks: Marks) -> Text:
-    """Return what stands above the acts."""
-    text = Text("One session, five requests at once, three servers, one agent\n", "bold")
+def introduction(marks: Marks, *, kept: bool) -> Text:
+    """Return what stands above the acts of a race, one that is run now or one that was kept."""
+    text = Text().append("One session, five requests at once, three servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
         "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
         "does. Unprotected means too that Strands was told to let several calls in.\n"
-        "It takes about 15 seconds; all that is drawn is measured in them.\n\n"
     )
+    if not kept:
+        text.append("It takes about 15 seconds; all that is drawn is measured in them.\n")
+    text.append("\n")
     text.append(f"{marks.waits * 3}", "dim").append(" waits  ")
     text.append(f"{marks.works * 3}", "green").append(" in the agent  ")
     text.append(f"{marks.fails * 3}", "red").append(" in the agent, and fails  ")
@@ -98,7 +100,7 @@ def introduction(marks: Marks) -> Text:
 def draw_act(act: Act, plays: Sequence[Play], marks: Marks, now: float | None = None) -> Group:
     """Draw an act on all servers, on one scale; with `now`, while it goes on."""
     number = list(Act).index(act) + 1
-    title = Text(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
+    title = Text().append(f"{marks.rule * 2} {number}. {ACTS[act]} ", "bold")
     title.append(marks.rule * (WIDTH - len(title)), "dim")
     lines = [title, Text(f"{MEANINGS[act]}", "dim")]
     ends = [_end(play) for play in plays]
@@ -115,11 +117,13 @@ def _end(play: Play) -> float:
 
 def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> list[Text]:
     judgement = judge(play) if now is None else None
-    head = Text(f"{NAMES[play.server]}", "bold")
+    head = Text().append(NAMES[play.server], "bold")
+    if play.killed_at is not None and play.ready_at is not None:
+        head.append(f"  killed at {play.killed_at:.1f} s, up at {play.ready_at:.1f} s", "dim")
     if judgement is not None:
         word, style = (f"{marks.yes} holds", "bold green") if judgement.holds else (f"{marks.no} breaks", "bold red")
         head.append(" " * (WIDTH - len(head) - len(word))).append(word, style)
-    elif play.note:
+    elif play.note and play.ready_at is None:
         head.append(f"  {play.note}", "dim")
     lines = [head]
     for asked in play.asked:
@@ -137,6 +141,8 @@ def _draw_play(play: Play, marks: Marks, scale_s: float, now: float | None) -> l
 
 def _wrapped(text: Text) -> list[Text]:
     lines = text.wrap(Console(width=WIDTH - 2), WIDTH - 2)
+    for line in lines:
+        line.rstrip()
     return [line if number == 0 else Text("  ").append(line) for number, line in enumerate(lines)]
 
 
@@ -197,6 +203,7 @@ def summary(race: Race, marks: Marks) -> Text:
             holds = judge(race.play(server, act)).holds
             word = f"{marks.yes} holds" if holds else f"{marks.no} breaks"
             text.append(f"{word:<16}", "green" if holds else "red")
+        text.rstrip()
         text.append("\n")
     text.append(
         f"\nMeasured in {race.seconds:g} s with Strandline {race.strandline}, Strands {race.strands}, Python "

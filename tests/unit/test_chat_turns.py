@@ -1,0 +1,67 @@
+"""History as `strandline chat` reads it."""
+
+from typing import Any
+
+from strandline.chat.turns import ToolCall, Turn, brief, new_since, turns_of
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"text": text}]}
+
+
+def assistant(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(blocks)}
+
+
+def use(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"toolUse": {"toolUseId": f"id-{name}", "name": name, "input": arguments}}
+
+
+def result(name: str, text: str, status: str = "success") -> dict[str, Any]:
+    return {"toolResult": {"toolUseId": f"id-{name}", "status": status, "content": [{"text": text}]}}
+
+
+def test_a_turn_is_a_question_and_all_until_the_next() -> None:
+    tools = {"role": "user", "content": [result("add", "3"), result("sub", "no", "error")]}
+    turns = turns_of(
+        [
+            assistant({"text": "the end of a turn whose question is not here"}),
+            user("one"),
+            assistant({"text": "Let me see."}, use("add", a=1), use("sub")),
+            tools,
+            assistant({"text": "It is"}, {"text": "3."}),
+            user("two"),
+        ]
+    )
+    assert turns == [
+        Turn(
+            "one",
+            ["Let me see.", ToolCall("add", {"a": 1}, "3"), ToolCall("sub", {}, "no", failed=True), "It is", "3."],
+        ),
+        Turn("two"),
+    ]
+    assert [turn.answer for turn in turns] == ["It is\n\n3.", None]
+
+
+def test_a_call_is_one_line() -> None:
+    assert brief(ToolCall("f", {"a": "é\n", "b": [1]}, "two\nlines")) == 'f(a="é\\n", b=[1]) -> two lines'
+    assert brief(ToolCall("f", {"a": "x" * 99}, "seen")) == f'f(a="{"x" * 37}...) -> seen'
+    assert brief(ToolCall("f", {}, None)) == "f() -> (no result)"
+    assert brief(ToolCall("f", {}, "why", failed=True)) == "f() -> failed: why"
+
+
+def test_how_a_run_ended_early_is_read() -> None:
+    def ended(text: str) -> str | None:
+        return Turn("q", ["part", text]).ended_early
+
+    assert ended("(This run ended early: crashed.)") == "crashed"
+    assert ended("(This run ended early: limit.)") is None
+    assert ended("all is well") is None
+
+
+def test_what_is_new_comes_after_the_last_place_where_the_old_end_stands() -> None:
+    before = [user("yes"), assistant({"text": "1"})]
+    assert new_since(before, [*before, *before, user("new")]) == [user("new")]
+    assert new_since(before, before) == []
+    assert new_since([], before) == before
+    assert new_since(before, [user("another history")]) == []
