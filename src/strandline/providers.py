@@ -7,7 +7,6 @@ is given to the provider's own class of Strands.
 
 import difflib
 import os
-from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +49,8 @@ def load_model(spec: str) -> "Model":
         raise ModelError(f"{spec} cannot be used: {missing}")
     match provider:
         case "openai":
-            model: Model = make(client_args=_openai_arguments(os.environ), model_id=name)
+            # Its client reads OPENAI_BASE_URL. A server of one's own may want no key, but the client does.
+            model: Model = make(client_args={"api_key": os.environ.get("OPENAI_API_KEY") or "none"}, model_id=name)
         case "bedrock":
             model = make(model_id=name)
         case _:
@@ -119,14 +119,6 @@ def _class_of(provider: str) -> Any:
             f"the package {PACKAGES[provider]!r}, which {provider} models need, is not installed. Install it where"
             f" strandline is installed: {to_install(provider)}"
         ) from None
-
-
-def _openai_arguments(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what OpenAI's client is made with. A server of one's own may want no key, but the client does."""
-    arguments: dict[str, Any] = {"api_key": environ.get("OPENAI_API_KEY") or "none"}
-    if environ.get("OPENAI_BASE_URL"):
-        arguments["base_url"] = environ["OPENAI_BASE_URL"]
-    return arguments
 
 
 def _aws_credentials() -> bool:
