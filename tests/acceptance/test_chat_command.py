@@ -4,6 +4,7 @@ import http.server
 import json
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
             thread.join()
     assert done.returncode == 2
     assert "is no Strandline server" in done.stderr
+
+
+def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    """As one with --reload whose code does not load: connections wait in its socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = piped(f"127.0.0.1:{listener.getsockname()[1]}", "-m", "x", folder=tmp_path)
+    assert done.returncode == 2
+    assert "somebody listens" in done.stderr
+    assert "--reload" in done.stderr
 
 
 def test_a_message_that_is_too_large_is_told(tmp_path: Path) -> None:

@@ -267,11 +267,28 @@ def test_ctrl_c_reaches_both_and_ends_them_cleanly(at: Checkpoints, tmp_path: Pa
             at.reached("one model 0")
             os.killpg(parent.pid, signal.SIGINT)
             next(line for line in lines if line == "Stopping\n")
+            assert next(lines) == "1 run executes: 6 s to finish; Ctrl-C again leaves at once\n"
             at.release()
             assert asked.result(DEADLINE_S).json()["response"] == "one"
         rest = "".join(lines)
         assert parent.wait(DEADLINE_S) == 0
         assert "Traceback" not in rest
+
+
+def test_a_second_ctrl_c_ends_both_at_once(at: Checkpoints, tmp_path: Path) -> None:
+    shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
+    with reloading("agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        server.ask("one")
+        at.reached("one model 0")
+        server.signal(signal.SIGINT)
+        said(server, "Ctrl-C again leaves at once")
+        server.signal(signal.SIGINT)
+        assert server.ended() == 130
+        at.release()
+        server.start()
+        server.quiet()
+        assert [run.status for run in server.stored()] == ["succeeded"]
 
 
 def test_the_child_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Conversation:
         """Return the last `count` messages of the session, 0 for all of them."""
         query = {"session_id": self.session, "count": str(count), "include_tool_messages": str(tools).lower()}
         try:
-            response = await self._client.get("/history", params=query, timeout=4 * CONNECT_S)
+            response = await self._client.get("/history", params=query, timeout=BACK_S)
         except httpx.TransportError as error:
             raise self._nobody(error) from None
         found = _json(response)
@@ -113,7 +113,13 @@ class Conversation:
         """
         clock = asyncio.get_running_loop().time
         begun = clock()
-        before = await self._tail()
+        tail = asyncio.ensure_future(self._tail())
+        try:
+            async for waiting in self._standing_until(tail, begun):
+                yield waiting
+            before = tail.result()
+        finally:
+            tail.cancel()
         for _ in range(TRIES):
             post = asyncio.ensure_future(self._client.post("/chat", json={"message": text, "session_id": self.session}))
             try:
@@ -274,6 +280,11 @@ class Conversation:
         return answer
 
     def _nobody(self, error: Exception) -> NoServer:
+        if isinstance(error, httpx.ReadTimeout):
+            return NoServer(
+                f"somebody listens at {self.url}, but does not answer. If it is a server with --reload, it waits for"
+                " runs of the old code, or for code that loads: its own terminal says which"
+            )
         return NoServer(
             f"nobody answers at {self.url} ({str(error) or type(error).__name__}). Start a server there: strandline"
             " serve agent.py; or name the address of one: strandline chat http://HOST:PORT"

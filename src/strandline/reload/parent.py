@@ -153,6 +153,9 @@ class _Parent:
     def _heard(self, child: _Child, message: dict[str, Any]) -> None:
         """Act on what a child says."""
         match message:
+            case {"event": "stopping", "running": int(running)} if self._stopping and running:
+                grace_s = self._plan.settings.drain_grace
+                self._say(f"{_executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
             case _ if self._stopping:
                 pass
             case {"event": "loaded"} if child is self._next:
@@ -305,12 +308,15 @@ def _how(code: int) -> str:
     return "too many runs that cannot be stopped" if code == EXHAUSTED else f"exit code {code}"
 
 
+def _executing(runs: int) -> str:
+    return "1 run executes" if runs == 1 else f"{runs} runs execute"
+
+
 def _unfinished(running: int, waiting: int, grace_s: float) -> list[str]:
     """Say what becomes of the runs that a server has when it stops for its successor."""
     told = []
     if running:
-        runs = "1 run executes" if running == 1 else f"{running} runs execute"
-        told.append(f"{runs}: {grace_s:g} s to finish, then the new code goes on")
+        told.append(f"{_executing(running)}: {grace_s:g} s to finish, then the new code goes on")
     if waiting:
         told.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
     return told
