@@ -53,7 +53,7 @@ soak: .venv/.dev ## Kill real servers under load, and judge what became of their
 	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 docs: .venv/.dev ## Build the documentation as a site, to be read without a network
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@printf 'built; open it: file://%s/site/index.html\n' "$$PWD"
 
 pictures: .venv/.dev ## Draw the pictures of the documentation anew

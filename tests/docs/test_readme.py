@@ -108,7 +108,8 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples"
 @pytest.mark.parametrize("page", sorted(page.relative_to(ROOT).as_posix() for page in PAGES))
 def test_every_link_leads_somewhere(page: str) -> None:
     file = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+    prose = re.sub(r"^```.*?^```", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
         if not target.startswith("http"):
             assert (file.parent / target).exists(), f"{page} links to {target}"
 
