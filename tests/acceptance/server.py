@@ -315,9 +315,12 @@ def tool_results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
 
 @contextmanager
 def serving(
-    target: str | Path, *flags: str, folder: Path, variables: Mapping[str, str] | None = None, **options: Any
+    target: str | Path | None, *flags: str, folder: Path, variables: Mapping[str, str] | None = None, **options: Any
 ) -> Iterator[Server]:
-    """Serve `target` for the time of a `with`. The server must not have written of an error of its own."""
+    """Serve `target` for the time of a `with`; None is what the command finds by itself.
+
+    The server must not have written of an error of its own.
+    """
     server = Server(target, *flags, folder=folder, variables=variables, **options)
     try:
         server.start()
