@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, free_port, refused, serving
+from acceptance.server import DEADLINE_S, TARGETS, free_port, refused, serving, until
 
 
 @pytest.fixture
@@ -84,6 +84,7 @@ def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: 
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables) as server:
         at.hold("one model 0")
         (asked,) = server.line_up("one")
+        until(server.stored, "it is kept")  # it executes while its commit is under way
         run_id = server.stored()[0].run_id
         assert server.run(run_id, wait_s=3)["status"] == "running"
         at.release()
