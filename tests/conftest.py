@@ -1,8 +1,10 @@
 """What tests of several folders share."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,15 @@ def image() -> Iterator[str]:
     build_image(name)
     yield name
     docker("rmi", "--force", name)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, empty; what is imported from it is forgotten afterwards, so that no test meets another's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+        if any(place is not None and Path(place).is_relative_to(tmp_path) for place in places):
+            del sys.modules[name]

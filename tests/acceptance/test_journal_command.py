@@ -76,14 +76,14 @@ def test_the_settings_name_the_journal_unless_the_command_does(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["verify", "none.db"], "There is no journal at none.db"),
+        (["verify", "none.db"], "there is no journal at none.db"),
         (["verify", "text.db"], "is no SQLite database"),
         (["verify", "."], "is a folder, not a file"),
-        (["backup", "none.db", "to.db"], "There is no journal at none.db"),
+        (["backup", "none.db", "to.db"], "there is no journal at none.db"),
         (["backup", "a", "b", "c"], "3 files were named"),
-        (["prune", "none.db", "--older-than", "30d"], "There is no journal at none.db"),
+        (["prune", "none.db", "--older-than", "30d"], "there is no journal at none.db"),
         (["prune", "none.db", "--older-than", "old"], "which is no age"),
-        (["import", "nowhere", "to.db"], "The folder nowhere cannot be read"),
+        (["import", "nowhere", "to.db"], "the folder nowhere cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_one_paragraph(tmp_path: Path, arguments: list[str], said: str) -> None:

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,16 +23,9 @@ ANSWERS = {
 
 
 @pytest.fixture
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _folder(own_folder: Path) -> None:
     for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if f"{name}.py" in FILES:
-            del sys.modules[name]
+        (own_folder / name).write_text(text)
 
 
 def test_every_python_block_is_a_file_and_every_file_but_the_model_is_served() -> None:

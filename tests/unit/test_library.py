@@ -22,8 +22,8 @@ Runs = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _here(own_folder: Path) -> None:
+    """Journals and targets are files of the current folder."""
 
 
 def make_agent(session_id: str) -> Agent:

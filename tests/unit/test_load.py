@@ -1,7 +1,5 @@
 """How a TARGET is found, and what is said when it cannot be served."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,8 @@ from strandline.errors import TargetError
 
 
 @pytest.fixture(autouse=True)
-def _clean_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = set(sys.modules)
-    path = list(sys.path)
-    monkeypatch.chdir(tmp_path)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if name.startswith(("agent", "mine", "package")):
-            del sys.modules[name]
+def _here(own_folder: Path) -> None:
+    """Targets are files of the current folder."""
 
 
 def write(text: str, name: str = "agent.py") -> str:
