@@ -9,7 +9,7 @@ from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
 from strandline.engine.service import Request
 from strandline.engine.stream import Later
-from strandline.errors import NotFound, StrandlineError, Unavailable
+from strandline.errors import AlreadyEnded, NotFound, StrandlineError, Unavailable
 from strandline.lifecycle import ENDED
 from strandline.model import Outcome, RunId, SessionKey
 
@@ -61,12 +61,35 @@ async def send(town: Town) -> None:
         return
     run = ticket.run_id
     town.note("accepted", run, text=text, session=key, position=ticket.position, process=server.number)
+    cancels = asyncio.ensure_future(_cancel(town, key, run)) if chance.happens(town.traits.cancels) else None
     told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
     if told is not None:
         _note_end(town, run, told)
+    if cancels is not None:
+        await cancels
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
+
+
+async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:
+    """Cancel a run, after a while, wherever a server can be reached."""
+    await asyncio.sleep(town.chance.random() ** 2 * 6)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    force = town.chance.happens(0.3)
+    town.note("cancelling", run, force=force)
+    try:
+        view = await server.ask(server.service.cancel(key.principal, run, force=force))
+    except AlreadyEnded:
+        town.note("too_late", run)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("cancelled", run, process=server.number)
+        if view.run.outcome is not None:
+            _note_end(town, run, view.run.outcome)
 
 
 async def _wait(

@@ -47,6 +47,9 @@ class RunEvidence:
         self.position = 0
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
+        self.cancelling = self.forced = self.too_late = False
+        self.cancelled_at: float | None = None
+        """When a client was told that its cancel is accepted."""
         self.lost = False
         """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
@@ -201,6 +204,18 @@ class Evidence:
 
     def _missing(self, nth: int, event: Event) -> None:
         self._run(event.run).missing = True
+
+    def _cancelling(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        run.cancelling, run.forced = True, event.facts["force"]
+        if run.forced:
+            self.interruptions.append(event.at)
+
+    def _too_late(self, nth: int, event: Event) -> None:
+        self._run(event.run).too_late = True
+
+    def _cancelled(self, nth: int, event: Event) -> None:
+        self._run(event.run).cancelled_at = event.at
 
     def _history(self, nth: int, event: Event) -> None:
         self.histories_seen.append((event.facts["session"], event.facts["messages"]))

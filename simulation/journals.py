@@ -19,9 +19,8 @@ from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     Accepted,
     Bounds,
-    Busy,
     Change,
-    Changed,
+    ChangeAnswer,
     Journal,
     Refused,
     Take,
@@ -125,7 +124,7 @@ class SlowJournal:
         """Give a run back, or end its hold."""
         return await self._written(lambda: self._inner.release(token, counted=counted, take=take), token)
 
-    async def change(self, change: Change) -> Changed | Busy:
+    async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change."""
         return await self._written(lambda: self._inner.change(change))
 

@@ -61,6 +61,8 @@ class Traits(Struct, frozen=True):
     swallows: float = 0.1
     slow_builds: float = 0.1
     failing_builds: float = 0.03
+    cancels: float = 0.0
+    """How likely it is that the client of a run cancels it."""
 
 
 def draw(chance: Chance, traits: Traits) -> Script:

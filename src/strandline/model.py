@@ -107,7 +107,9 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """Somebody asked for the end."""
+    """Somebody asked for the end; `discard`: and that what the run did is hidden."""
+
+    discard: bool = False
 
 
 Ending = Succeeded | Failed | Cancelled
@@ -212,7 +214,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits.
 
     `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: what it left in
-    history is flagged, hidden, and no part of the window.
+    history is flagged, hidden, and no part of the window. `cancel_requested`: it can only end as cancelled, and with
+    `discard` also discarded; both stay as they were when it ended.
     """
 
     run_id: RunId
@@ -234,6 +237,8 @@ class Run(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     held: bool = False
     discarded: bool = False
+    cancel_requested: bool = False
+    discard: bool = False
 
     @property
     def deadline(self) -> float | None:

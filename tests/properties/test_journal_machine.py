@@ -16,20 +16,26 @@ from typing import Any, TypeVar
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
-from strandline.errors import ClaimLost
+from strandline.errors import CancelRequested, ClaimLost
+from strandline.history import close, fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     Accepted,
     Bounds,
     Busy,
+    Cancel,
+    CancelSession,
     Changed,
     Delete,
+    Ended,
     EndWaiting,
     HistoryQuery,
     Journal,
     Refused,
     RunQuery,
+    Stopped,
     Take,
     WaitingQuery,
 )
@@ -37,6 +43,7 @@ from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
     WHOLE_HISTORY,
+    Cancelled,
     Claim,
     Fact,
     Inline,
@@ -85,6 +92,7 @@ class ModelRun:
     ended_at: float | None = None
     held: bool = False
     discarded: bool = False
+    cancelled: bool = False
 
 
 @dataclass
@@ -197,6 +205,30 @@ class ListModel:
             return Busy()
         run.status, run.facts, run.ended_at = status.value, [], now
         return Changed(existed=True)
+
+    def cancel(self, run: ModelRun, now: float) -> Stopped | Ended:
+        if run.ended_at is not None:
+            return Ended()
+        if run.status == "running":
+            run.cancelled = True
+            return Stopped(ended={}, asked=[run.run_id])
+        progress = fold(run.facts)
+        left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
+        run.status, run.facts, run.ended_at = "cancelled", [], now
+        self.sessions[run.key].messages += [(each, False) for each in left]
+        outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
+        return Stopped(ended={run.run_id: outcome}, asked=[])
+
+    def cancel_session(self, key: SessionKey, running: bool, now: float) -> Stopped | Changed:
+        if key not in self.sessions:
+            return Changed(existed=False)
+        done = Stopped(ended={}, asked=[])
+        for run in self.waiting(key) + [run for run in self.executing() if running and run.key == key]:
+            each = self.cancel(run, now)
+            assert isinstance(each, Stopped)
+            done.ended.update(each.ended)
+            done.asked.extend(each.asked)
+        return done
 
     def prune(self, before: float, limit: int) -> list[ModelRun]:
         old = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
@@ -413,7 +445,13 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _settle(self, token: Token, settlement: Settlement, take: bool, hold: bool) -> None:
         run = self.model.worker(token)
-        expected = None if run is None else self.model.settle(run, settlement, take, hold, self.clock.at)
+        expected: Take | None = None
+        if run is not None and run.cancelled and settlement.outcome.status is not RunStatus.CANCELLED:
+            results = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
+            assert [type(result) for result in results] == [CancelRequested]
+            settlement = replace(settlement, outcome=Outcome(status=RunStatus.CANCELLED))
+        if run is not None:
+            expected = self.model.settle(run, settlement, take, hold, self.clock.at)
         (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
         self._compare(result, expected)
 
@@ -422,6 +460,10 @@ class JournalMachine(RuleBasedStateMachine):
     def release(self, pick: int, counted: bool, take: bool) -> None:
         token = self._token(pick)
         run = self.model.holder(token)
+        if run is not None and run.cancelled and not run.held:
+            (result,) = self.call(self.journal.release(token, counted=counted, take=take))
+            assert isinstance(result, CancelRequested)
+            return
         expected = None if run is None else self.model.release(run, counted, take, self.clock.at)
         (result,) = self.call(self.journal.release(token, counted=counted, take=take))
         self._compare(result, expected)
@@ -445,6 +487,27 @@ class JournalMachine(RuleBasedStateMachine):
         for each in {key, run.key}:
             expected = self.model.end_waiting(each, run.run_id, status, self.clock.at)
             assert self.call(self.journal.change(EndWaiting(each, run.run_id, Outcome(status=status)))) == [expected]
+
+    @precondition(lambda self: self.model.runs)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        run = self._named(pick)
+        expected = self.model.cancel(run, self.clock.at)
+        assert self.call(self.journal.change(Cancel(run.key.principal, run.run_id))) == [expected]
+
+    @precondition(lambda self: self.model.executing())
+    @rule(pick=picks)
+    def cancel_executing(self, pick: int) -> None:
+        executing = self.model.executing()
+        run = executing[pick % len(executing)]
+        expected = self.model.cancel(run, self.clock.at)
+        assert self.call(self.journal.change(Cancel(run.key.principal, run.run_id))) == [expected]
+
+    @precondition(lambda self: self.model.sessions)
+    @rule(key=sessions, running=st.booleans())
+    def cancel_session(self, key: SessionKey, running: bool) -> None:
+        expected = self.model.cancel_session(key, running, self.clock.at)
+        assert self.call(self.journal.change(CancelSession(key, running))) == [expected]
 
     @precondition(lambda self: any(run.ended_at is not None for run in self.model.runs))
     @rule(age_s=st.sampled_from([0, 0, 1, 3]), limit=st.sampled_from([9, 1, 0]))
@@ -487,6 +550,7 @@ class JournalMachine(RuleBasedStateMachine):
             position = line.index(run) + 1 if run in line else None
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
             assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
+            assert found.cancel_requested == run.cancelled
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
             for hidden in (False, True):

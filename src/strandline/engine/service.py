@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
@@ -26,7 +27,7 @@ from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.errors import Draining, Invalid, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
-from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
+from strandline.journal.port import Accepted, Bounds, Changed, Delete, HistoryQuery, Journal, Refused, RunQuery, Stopped
 from strandline.lifecycle import ENDED
 from strandline.model import (
     ErrorCode,
@@ -161,6 +162,7 @@ class Service:
             on_start=self._run_started,
             on_end=self._run_ended,
         )
+        self._control = Control(journal, self._worker, self._is_expected)
         self._streams: dict[RunId, RunStream] = {}
         self._mean_s: float | None = None
         self._ready = False
@@ -271,6 +273,20 @@ class Service:
                 pass
         return await self.run(principal, run_id)
 
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
+        """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
+
+        With `force` nothing that still works of it holds its session. Raises `NotFound`, `AlreadyEnded`.
+        """
+        self._asked()
+        await self._control.cancel(principal, run_id, force=force)
+        return await self.run(principal, run_id)
+
+    async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
+        """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
+        self._asked()
+        return await self._control.cancel_session(key, running=running, force=force)
+
     async def history(self, key: SessionKey, *, count: int, include_tool_messages: bool) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
         self._asked()
@@ -290,7 +306,7 @@ class Service:
         # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
         self._pool.drop(key)
         changed = await self._journal.change(Delete(key))
-        if isinstance(changed, Busy):
+        if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
         return changed.existed
 
@@ -340,6 +356,10 @@ class Service:
         """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
         self._dispatcher.stop()
         self.exhausted.set()
+
+    def _is_expected(self, run_id: RunId) -> bool:
+        """Tell whether the end of a run is still to come in this process."""
+        return run_id in self._streams or self._dispatcher.is_waiting(run_id)
 
     def _admit(self) -> None:
         self._asked()

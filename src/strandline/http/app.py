@@ -47,14 +47,18 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
     )
+    runs = Runs(service, max_body_bytes=options.max_body_bytes)
+    sessions = Sessions(service, max_body_bytes=options.max_body_bytes)
     probes = Probes(service, agent_id=options.agent_id, auth="none")
     router = Router(
         [
             Route("/chat", Endpoint(chat.chat), methods=["POST"]),
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
-            Route("/v1/runs/{run_id}", Endpoint(Runs(service).read), methods=["GET"]),
-            Route("/v1/sessions/{session_id}", Endpoint(Sessions(service).delete), methods=["DELETE"]),
+            Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
+            Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
+            Route("/v1/sessions/{session_id}", Endpoint(sessions.delete), methods=["DELETE"]),
+            Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
             Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
         ],

@@ -1,7 +1,7 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -14,6 +14,8 @@ from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
+
+READS: Final = "The body is an object with `message`, a string; `timeout` and `queue_timeout` are seconds"
 
 
 class ChatBody(Struct, frozen=True):
@@ -48,7 +50,7 @@ class Chat:
 
     async def chat(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
-        body = self._decode(await wire.read_body(request, self._max_body_bytes))
+        body = wire.decoded(await wire.read_body(request, self._max_body_bytes), self._decoder, READS)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
             RunRequest(
@@ -83,16 +85,6 @@ class Chat:
         )
         shown = [{"role": message["role"], "content": message["content"]} for message in messages]
         return wire.answer({"status": "success", "messages": shown})
-
-    def _decode(self, body: bytes) -> ChatBody:
-        try:
-            return self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise Invalid(
-                f"{error}. The body is an object with `message`, a string; `timeout` and `queue_timeout` are seconds"
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise wire.Malformed(f"the body is not JSON: {error}") from None
 
     def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
         status, text = "success", outcome.output

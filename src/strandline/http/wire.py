@@ -4,14 +4,20 @@ The only file that knows HTTP status codes. Errors are RFC 9457 problem details 
 """
 
 import math
+import re
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from strandline import errors
 from strandline.encoding import encode, encode_messages
+
+T = TypeVar("T")
+
+_JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 
 OK: Final = 200
 ACCEPTED: Final = 202
@@ -22,6 +28,7 @@ NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
 CONFLICT: Final = 409
 TOO_LARGE: Final = 413
+UNSUPPORTED: Final = 415
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
 BROKEN: Final = 500
@@ -34,6 +41,7 @@ TITLES: Final = {
     METHOD_NOT_ALLOWED: "Method not allowed",
     CONFLICT: "Conflict",
     TOO_LARGE: "Body too large",
+    UNSUPPORTED: "Unsupported media type",
     UNPROCESSABLE: "Invalid value",
     TOO_MANY: "Queue full",
     BROKEN: "Internal error",
@@ -53,6 +61,12 @@ class BodyTooLarge(errors.CallerError):
     code = "body_too_large"
 
 
+class NotJson(errors.CallerError):
+    """The body is not announced as JSON; send it with `Content-Type: application/json`."""
+
+    code = "not_json"
+
+
 class Foreign(errors.CallerError):
     """The request names a `Host` that is not this server, or comes from a web page of another origin."""
 
@@ -63,6 +77,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Invalid: UNPROCESSABLE,
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
+    errors.AlreadyEnded: CONFLICT,
     errors.QueueFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,
@@ -70,6 +85,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.JournalUnavailable: UNAVAILABLE,
     Malformed: BAD_REQUEST,
     BodyTooLarge: TOO_LARGE,
+    NotJson: UNSUPPORTED,
     Foreign: FORBIDDEN,
 }
 
@@ -126,6 +142,29 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def read_json(request: Request, limit: int, decoder: "msgspec.json.Decoder[T]", reads: str) -> tuple[T, bytes]:
+    """Return what the body holds, and the body itself; no body at all is an empty object. `reads` says what it may be.
+
+    Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
+    """
+    body = await read_body(request, limit)
+    if not body:
+        body = b"{}"
+    elif not _JSON.match(request.headers.get("content-type", "")):
+        raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
+    return decoded(body, decoder, reads), body
+
+
+def decoded(body: bytes, decoder: "msgspec.json.Decoder[T]", reads: str) -> T:
+    """Return what a body holds. Raises `Malformed` if it is not JSON, `Invalid` if it is not what the route reads."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise errors.Invalid(f"{error}. {reads}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the body is not JSON: {error}") from None
 
 
 def timestamp(at: float | None) -> datetime | None:

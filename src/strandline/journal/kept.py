@@ -39,6 +39,8 @@ class KeptRun:
 
     __slots__ = (
         "attempt",
+        "cancel_requested",
+        "discard",
         "discarded",
         "ended_at",
         "facts",
@@ -66,6 +68,8 @@ class KeptRun:
         self.ended_at: float | None = None
         self.queue_deadline = new.queue_deadline
         self.outcome: bytes | None = None
+        self.cancel_requested = False
+        self.discard = False
         self.discarded = False
 
     @property
@@ -112,6 +116,8 @@ class KeptRun:
             outcome=None if self.outcome is None else _outcome(self.outcome),
             held=self.held,
             discarded=self.discarded,
+            cancel_requested=self.cancel_requested,
+            discard=self.discard,
         )
 
 
@@ -175,6 +181,10 @@ class Line:
 
     def __iter__(self) -> Iterator[KeptRun]:
         return iter(self._runs.values())
+
+    def in_order(self) -> list[KeptRun]:
+        """Return the runs, the next one first."""
+        return [self._runs[place] for place in self._ranks[self._gone :]]
 
     def ahead(self, place: Rank) -> int:
         """Return how many runs stand before `place`."""

@@ -1,4 +1,4 @@
-"""The verbs of the SQLite journal, as they run on the writer's thread: what is decided, and the rows that are written.
+"""The verbs of the SQLite journal for runs, as they run on the writer's thread: what is decided, and the rows written.
 
 Each verb decides by what is `known` by heart, before it writes; then it writes one to three rows. A rollback forgets
 all that was known, and it is read anew from the file, which is the truth.
@@ -15,15 +15,15 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
 from strandline.journal.damage import ended_unread, readable
-from strandline.journal.forgetting import delete_session, prune
+from strandline.journal.forgetting import prune
 from strandline.journal.known import Executing, Session
-from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
+from strandline.journal.port import Accepted, Bounds, Refused, Take
 from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
-from strandline.journal.rules import Rank, first_fence, is_last, rank
+from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, message_owner, request_owner, sealed
 from strandline.journal.transactions import Mismatch, Transactions
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
+from strandline.model import Claim, Lane, NewRun, Run, RunStatus, SessionKey, Token
 
 _log = logging.getLogger("strandline.journal")
 
@@ -159,6 +159,8 @@ class Ledger(Transactions):
     def settle(self, token: Token, left: Left, hold: bool, take: bool) -> Take:
         """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
         executing = self._executing(token)
+        if executing.cancel_requested:
+            check_cancel(executing, left.status, discarded=left.discarded)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
         owner = end_owner(session.crc, seq, executing.attempt, left.discarded, executing.started_at, now)
@@ -189,47 +191,12 @@ class Ledger(Transactions):
         """Give a run back to the head of its queue, `counted` False without its attempt; or end the hold of one."""
         executing = self._claimed(token)
         if executing.held_since is None:
+            check_cancel(executing, RunStatus.QUEUED, discarded=False)
             self._pay(token, executing)
             self._give_back(executing, executing.attempt - (not counted))
         else:
             self._end_hold(executing)
         return self._take_next(executing.session) if take else Take.NOTHING
-
-    def delete(self, key: SessionKey) -> Changed | Busy:
-        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
-        session = self._known.session(key)
-        if session is None:
-            return Changed(existed=False)
-        if session.queued or session.claimed is not None:
-            return Busy()
-        delete_session(self._connection, session)
-        self._known.forget(session)
-        return Changed(existed=True)
-
-    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, outcome: bytes) -> Changed | Busy:
-        """End a run of this session if it still waits; it leaves a row of history without messages, as all do."""
-        session = self._known.session(key)
-        if session is None:
-            return Changed(existed=False)
-        row = self._execute(
-            "SELECT lane, urgency, seq, status, started_at, attempt FROM runs WHERE run_id = ? AND session = ?",
-            (run_id, session.no),
-        ).fetchone()
-        if row is None:
-            return Changed(existed=False)
-        *place, stored, started_at, attempt = row
-        if stored != _QUEUED or started_at is not None:
-            return Busy()
-        lane, urgency, seq = place
-        now = self._clock.now()
-        owner = end_owner(session.crc, seq, attempt, False, None, now)
-        self._update(
-            "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, sealed(outcome, owner), now, seq),
-        )
-        self._append(session, seq, None, 0, 0)
-        self._known.left(session, (lane, urgency, seq))
-        return Changed(existed=True)
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
         """Forget runs that ended before `before`; see `prune`."""

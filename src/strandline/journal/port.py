@@ -16,6 +16,9 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   nothing of it is taken, and the `queue_deadline` of what waits in it stands still: the release moves each on by the
   time that it stood. Opening the journal ends every hold in the same way.
 * A run that was given back has begun: it has no `queue_deadline` any more.
+* A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
+  `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
+  a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
@@ -94,7 +97,24 @@ class EndWaiting(Struct, frozen=True):
     outcome: Outcome
 
 
-Change = Delete | EndWaiting
+class Cancel(Struct, frozen=True):
+    """End a run of a principal: one that waits at once, one that executes as soon as its owner can.
+
+    Answered by `Stopped`; by `Ended` if it has ended, by `Changed(existed=False)` if there is no such run.
+    """
+
+    principal: Principal
+    run_id: RunId
+
+
+class CancelSession(Struct, frozen=True):
+    """End all runs that wait in a session, with `running` also the one that executes. Answered as `Cancel` is."""
+
+    key: SessionKey
+    running: bool
+
+
+Change = Delete | EndWaiting | Cancel | CancelSession
 
 
 class Changed(Struct, frozen=True):
@@ -105,6 +125,20 @@ class Changed(Struct, frozen=True):
 
 class Busy(Struct, frozen=True):
     """Nothing was changed: what should be changed is not (or no longer) at rest."""
+
+
+class Ended(Struct, frozen=True):
+    """Nothing was changed: the run has ended."""
+
+
+class Stopped(Struct, frozen=True):
+    """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end."""
+
+    ended: dict[RunId, Outcome]
+    asked: list[RunId]
+
+
+ChangeAnswer = Changed | Busy | Ended | Stopped
 
 
 class RunQuery(Struct, frozen=True):
@@ -192,7 +226,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def change(self, change: Change) -> Changed | Busy:
+    async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change that somebody asked for."""
         ...
 

@@ -52,6 +52,9 @@ _MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
 }
 """By status: whether a run is claimed, and whether it has a time of its end."""
 
+_ASKED: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
+"""What a run of which a cancel was requested can be."""
+
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
@@ -62,7 +65,7 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, fence, urgency"
+    " timeout_s, queue_deadline, discarded, cancel_requested, discard, fence, urgency"
 )
 
 
@@ -78,6 +81,8 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
         (fence is not None, ended) not in _MARKS[run.status]
         or ended is (run.outcome is None)
         or (not started and (run.attempt > 0 or run.status is RunStatus.RUNNING))
+        or run.cancel_requested > (run.status in _ASKED)
+        or run.discard > run.cancel_requested
         or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
         or urgency != (run.priority if run.lane == Lane.NORMAL else 0)
     ):
@@ -88,9 +93,11 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
 def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
-    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence, _ = more
+    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, cancel_requested, discard, fence, _ = (
+        more
+    )
     what, session = f"run {run_id}", key_crc(key) if crc is None else crc
-    if status not in _STATUSES or discarded not in (0, 1):
+    if status not in _STATUSES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
     outcome = None
     if end is not None:
@@ -118,6 +125,8 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         outcome=outcome,
         held=fence is not None and ended_at is not None,
         discarded=bool(discarded),
+        cancel_requested=bool(cancel_requested),
+        discard=bool(discard),
     )
 
 

@@ -1,11 +1,12 @@
-"""What every journal decides in the same way: order, last attempts, legal ends, fences, holds, windows. Pure."""
+"""What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
 
-from strandline.errors import InvariantBroken
+from strandline.errors import CancelRequested, InvariantBroken
+from strandline.history import close, fold
 from strandline.lifecycle import ENDED, MOVES, advance
-from strandline.model import Inline, Lane, RunStatus, Window
+from strandline.model import Cancelled, Fact, Inline, Lane, Message, Outcome, RunStatus, Window
 
 Rank = tuple[int, int, int]
 """Where a run stands among those of its session: (lane, priority or 0, sequence); the smallest is next."""
@@ -29,6 +30,28 @@ def check_end(start: RunStatus, end: RunStatus) -> None:
     if move is None:
         raise InvariantBroken(f"a run cannot end as {end}")
     advance(start, move)
+
+
+class Cancellable(Protocol):
+    """A run that executes, as a journal knows it."""
+
+    cancel_requested: bool
+    discard: bool
+
+
+def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
+    """Raise `CancelRequested` if an executing run may not become `end`: the cancel was accepted before."""
+    if run.cancel_requested and not (end is RunStatus.CANCELLED and discarded >= run.discard):
+        raise CancelRequested("a cancel of this run was accepted before", discard=run.discard)
+
+
+def cancelled(staged: Iterable[Fact], *, discard: bool = False) -> tuple[Outcome, list[Message]]:
+    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some."""
+    progress = fold(staged)
+    closed: list[Message] = []
+    if progress.messages:
+        closed = close(progress.messages, progress.results, Cancelled(discard=discard))
+    return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
 
 
 def stood_s(held_since: float, created_at: float, now: float) -> float:

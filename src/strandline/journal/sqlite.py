@@ -1,8 +1,8 @@
 """The journal in one SQLite file: the embedded default.
 
 This room joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
-group commit), `ledger` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded on the caller's
-side, so that the one writer has nothing to do but to write.
+group commit), `ledger` and `control` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded
+on the caller's side, so that the one writer has nothing to do but to write.
 """
 
 import asyncio
@@ -16,17 +16,19 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import reader
+from strandline.journal.control import Controls
 from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.ledger import Ledger, Left
+from strandline.journal.ledger import Left
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
     Accepted,
     Bounds,
-    Busy,
+    Cancel,
+    CancelSession,
     Change,
-    Changed,
+    ChangeAnswer,
     Delete,
     EndWaiting,
     HistoryPage,
@@ -80,7 +82,7 @@ class SqliteJournal:
         self._mountinfo = mountinfo
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
-        self._ledger: Ledger | None = None
+        self._ledger: Controls | None = None
         self._readers: Readers | None = None
         self._watch: Watch | None = None
 
@@ -105,7 +107,7 @@ class SqliteJournal:
         connections: list[sqlite3.Connection] = []
         claims: list[Claim] = []
 
-        def prepare() -> Ledger:
+        def prepare() -> Controls:
             if not check_file(path):
                 create(path)
             try:
@@ -210,20 +212,23 @@ class SqliteJournal:
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
         return taken
 
-    async def change(self, change: Change) -> Changed | Busy:
-        """Apply a change that somebody asked for, unless what it is about is not (or no longer) at rest."""
+    async def change(self, change: Change) -> ChangeAnswer:
+        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
         verbs = self._verbs()
-        call: Callable[[], Changed | Busy]
+        call: Callable[[], ChangeAnswer]
         match change:
             case Delete():
-                call = partial(verbs.delete, change.key)
+                call = partial(verbs.delete, change)
             case EndWaiting():
-                status = change.outcome.status
-                check_end(RunStatus.QUEUED, status)
-                call = partial(verbs.end_waiting, change.key, change.run_id, status, encode_messages(change.outcome))
+                check_end(RunStatus.QUEUED, change.outcome.status)
+                call = partial(verbs.end_waiting, change, encode_messages(change.outcome))
+            case Cancel():
+                call = partial(verbs.cancel, change)
+            case CancelSession():
+                call = partial(verbs.cancel_session, change)
             case _:
                 assert_never(change)
-        changed: Changed | Busy = await self._written(call)
+        changed: ChangeAnswer = await self._written(call)
         return changed
 
     async def prune(self, before: float, limit: int) -> int:
@@ -239,7 +244,7 @@ class SqliteJournal:
             forgotten += count
         return forgotten
 
-    def _verbs(self) -> Ledger:
+    def _verbs(self) -> Controls:
         if self._ledger is None:
             raise JournalUnavailable("the journal is not open")
         return self._ledger
@@ -294,7 +299,7 @@ class SqliteJournal:
             raise translated(error) from error
 
 
-class _WatchedLedger(Ledger):
+class _WatchedLedger(Controls):
     """A ledger that begins no transaction in a file that was deleted or replaced."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, watch: Watch, *, max_attempts: int) -> None:

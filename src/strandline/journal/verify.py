@@ -273,6 +273,10 @@ class _Check:
             yield "is running without a claim"
         if run.status is RunStatus.QUEUED and fence is not None:
             yield "waits and is claimed"
+        if run.cancel_requested and run.status not in (RunStatus.RUNNING, RunStatus.CANCELLED):
+            yield f"is {run.status} although its cancel was accepted before"
+        if run.discard > (run.cancel_requested if not ended else run.discarded):
+            yield "was to be discarded, and is not"
         if fence is not None and epoch is not None and fence >> 32 > epoch:
             yield "has a claim from the future"
         if self._told.get(run.sequence, in_session) != in_session:

@@ -9,8 +9,9 @@ from typing import Any, Final
 from strandline.journal.port import (
     Accepted,
     Bounds,
-    Busy,
-    Changed,
+    Cancel,
+    CancelSession,
+    ChangeAnswer,
     EndWaiting,
     HistoryQuery,
     Journal,
@@ -137,10 +138,18 @@ class Desk:
         """End a run, leaving no messages if nothing else is said."""
         return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
 
-    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> Changed | Busy:
+    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
         """End a run that waits, as cancelled if nothing else is said."""
         outcome = outcome or Outcome(status=RunStatus.CANCELLED)
         return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
+
+    async def cancel(self, run_id: str, principal: str = ANONYMOUS) -> ChangeAnswer:
+        """Cancel a run."""
+        return await self.journal.change(Cancel(Principal(principal), RunId(run_id)))
+
+    async def cancel_all(self, at: SessionKey | None = None, *, running: bool = False) -> ChangeAnswer:
+        """Cancel what waits in a session, and with `running` what executes."""
+        return await self.journal.change(CancelSession(at or key(), running))
 
     async def run(self, run_id: str, principal: str = ANONYMOUS) -> Run:
         """Return a run that exists."""

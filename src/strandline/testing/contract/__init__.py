@@ -14,6 +14,7 @@ not exist.
 """
 
 from strandline.testing.contract.claims import ClaimsContract
+from strandline.testing.contract.control import ControlContract
 from strandline.testing.contract.ends import EndsContract
 from strandline.testing.contract.history import HistoryContract
 from strandline.testing.contract.holds import HoldsContract
@@ -22,5 +23,5 @@ from strandline.testing.contract.line import LineContract
 __all__ = ["JournalContract"]
 
 
-class JournalContract(LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract):
+class JournalContract(LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract, ControlContract):
     """The conformance suite: subclass it with a name that starts with `Test`."""
