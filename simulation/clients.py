@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from simulation.loop import Chance
 from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
-from strandline.engine.service import Request
+from strandline.engine.service import Request, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import AlreadyEnded, NotFound, StrandlineError, Unavailable
 from strandline.lifecycle import ENDED
@@ -51,11 +54,16 @@ async def send(town: Town) -> None:
     else:
         return
     town.note("asked", text, session=key, **limits)
+    request = Request(key=key, input=text, **limits)  # type: ignore[arg-type]
+    if chance.happens(town.traits.keys):
+        request = replace(request, idempotency_key=text, fingerprint=text.encode())
     try:
-        ticket = await server.ask(server.service.submit(Request(key=key, input=text, **limits)))  # type: ignore[arg-type]
+        ticket = await server.ask(server.service.submit(request))
     except Gone:
         town.note("unsure", text)
-        return
+        if request.idempotency_key is None or (again := await _send_again(town, request)) is None:
+            return
+        server, ticket = again
     except Unavailable as error:
         town.note("refused", text, code=error.code)
         return
@@ -70,6 +78,17 @@ async def send(town: Town) -> None:
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
+
+
+async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | None:
+    """Send a request again of which nobody knows whether it was accepted."""
+    for _ in range(5):
+        await asyncio.sleep(town.chance.between(0.0, 2.0))
+        server = town.server
+        if server is not None and server.ready:
+            with suppress(Gone, StrandlineError):
+                return server, await server.ask(server.service.submit(request))
+    return None
 
 
 async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:

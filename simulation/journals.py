@@ -17,12 +17,11 @@ from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
-    Accepted,
+    AcceptAnswer,
     Bounds,
     Change,
     ChangeAnswer,
     Journal,
-    Refused,
     Take,
 )
 from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
@@ -97,7 +96,7 @@ class SlowJournal:
             alive(self._process)
             yield claim
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run."""
         return await self._written(lambda: self._inner.accept(new, bounds, take=take))
 

@@ -92,6 +92,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             idempotent_tools=frozenset(settings.idempotent_tools),
             on_failure=settings.on_failure,
             run_retention_s=settings.run_retention,
+            idempotency_retention_s=settings.idempotency_retention,
             max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
             retry_after_s=settings.retry_after,
             drain_grace_s=settings.drain_grace,

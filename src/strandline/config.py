@@ -100,6 +100,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
     ] = 30 * 86400.0
+    idempotency_retention: Annotated[
+        float,
+        Meta(description="Seconds after its end for which an `Idempotency-Key` stands for its run", ge=0),
+    ] = 86400.0
     drain_grace: Annotated[
         float, Meta(description="Seconds that executing runs get to finish when the server is told to stop", ge=0)
     ] = 6.0
@@ -148,7 +152,15 @@ def resolve(
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
             origins[name] = origin
-    return Resolved(Settings(**values), origins)
+    settings = Settings(**values)
+    if settings.idempotency_retention > settings.run_retention:
+        name = "run_retention" if origins["run_retention"] != "default" else "idempotency_retention"
+        raise SettingsError(
+            f"{name} is {getattr(settings, name):g} ({origins[name]}), but an idempotency key is kept with its run:"
+            f" run_retention ({settings.run_retention:g} s) must not be below idempotency_retention"
+            f" ({settings.idempotency_retention:g} s). Make the one longer or the other shorter."
+        )
+    return Resolved(settings, origins)
 
 
 def journal_file(settings: Settings) -> Path | None:

@@ -46,6 +46,12 @@ class SessionBusy(CallerError):
     code = "session_busy"
 
 
+class KeyReused(CallerError):
+    """This `Idempotency-Key` was used for another request in the same session; take a new one."""
+
+    code = "key_reused"
+
+
 class AlreadyEnded(CallerError):
     """The run has ended; nothing of it can be changed any more."""
 

@@ -192,6 +192,17 @@ Fact = RoundStarted | ToolDone | RoundDone
 # -- runs ---------------------------------------------------------------------------------------------
 
 
+class Keyed(Struct, frozen=True):
+    """A request that may be sent again: its `key`, unique in its session, and the SHA-256 of what it asks for.
+
+    A key whose run ended before `ended_before` (seconds since the epoch) stands for nothing any more.
+    """
+
+    key: str
+    fingerprint: bytes
+    ended_before: float
+
+
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
@@ -208,6 +219,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     queue_deadline: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     created_at: float
+    keyed: Keyed | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):

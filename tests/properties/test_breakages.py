@@ -29,7 +29,7 @@ from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, T
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
-SEEDS = 200
+SEEDS = 500
 
 
 def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,10 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
-    "a stale token that is taken": (take_any_token, "told as|the model said|forgotten|succeeded|ended with another"),
+    "a stale token that is taken": (
+        take_any_token,
+        "told as|the model said|forgotten|succeeded|ended with another|executed at once|started 2 times",
+    ),
     "a round that is staged after its tools start": (stage_too_late, "forgotten|was started"),
     "an order by time": (order_by_time, "started before|started after"),
     "a hold that is not taken": (hold_nothing, "executed at once"),

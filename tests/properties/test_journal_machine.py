@@ -22,7 +22,9 @@ from strandline.errors import CancelRequested, ClaimLost
 from strandline.history import close, fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
+    Attached,
     Bounds,
     Busy,
     Cancel,
@@ -34,6 +36,7 @@ from strandline.journal.port import (
     HistoryQuery,
     Journal,
     Refused,
+    Reused,
     RunQuery,
     Stopped,
     Take,
@@ -47,6 +50,7 @@ from strandline.model import (
     Claim,
     Fact,
     Inline,
+    Keyed,
     Message,
     NewRun,
     Outcome,
@@ -93,6 +97,7 @@ class ModelRun:
     held: bool = False
     discarded: bool = False
     cancelled: bool = False
+    keyed: Keyed | None = None
 
 
 @dataclass
@@ -141,7 +146,13 @@ class ListModel:
         run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
         self.taken.append(run)
 
-    def accept(self, run: ModelRun, bounds: Bounds, take: bool) -> Accepted | Refused:
+    def accept(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
+        for other in reversed(self.runs):
+            if run.keyed is None or other.keyed is None or (other.key, other.keyed.key) != (run.key, run.keyed.key):
+                continue
+            if other.ended_at is None or other.ended_at >= run.keyed.ended_before:
+                return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
+            break
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
@@ -258,8 +269,15 @@ mostly = st.sampled_from([True, True, True, False])
 bounds = st.sampled_from([Bounds(5, 9)] * 4 + [Bounds(each, total) for each, total in ((0, 0), (0, 9), (1, 1), (2, 3))])
 deadlines = st.sampled_from([0, 1, 3, None])
 asked = st.tuples(
-    sessions, st.sampled_from([3, 3, 3, 2, 1, 0]), st.sampled_from([3, 3, 1, 5]), mostly, st.booleans(), deadlines
+    sessions,
+    st.sampled_from([3, 3, 3, 2, 1, 0]),
+    st.sampled_from([3, 3, 1, 5]),
+    mostly,
+    st.booleans(),
+    deadlines,
+    st.sampled_from([None, None, b"k1", b"k2"]),
 )
+Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None]
 picks = st.integers(0, 11)
 """Which of those that there are. The last two may be of those that were."""
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
@@ -352,10 +370,10 @@ class JournalMachine(RuleBasedStateMachine):
     # -- what can be asked for ------------------------------------------------------------------------
 
     @rule(burst=st.lists(asked, min_size=1, max_size=3), bounds=bounds)
-    def accept(self, burst: list[tuple[SessionKey, int, int, bool, bool, int | None]], bounds: Bounds) -> None:
-        verbs: list[Awaitable[Accepted | Refused]] = []
-        expected: list[Accepted | Refused] = []
-        for key, lane, priority, take, opaque, wait_s in burst:
+    def accept(self, burst: list[Asked], bounds: Bounds) -> None:
+        verbs: list[Awaitable[AcceptAnswer]] = []
+        expected: list[AcceptAnswer] = []
+        for key, lane, priority, take, opaque, wait_s, text in burst:
             self.made += 1
             run_id = RunId(f"r{self.made}")
             new = NewRun(
@@ -366,9 +384,10 @@ class JournalMachine(RuleBasedStateMachine):
                 priority=priority,
                 opaque=opaque,
                 created_at=self.clock.at,
+                keyed=None if text is None else Keyed("k", text, self.clock.at - 3),
                 queue_deadline=None if wait_s is None else self.clock.at + wait_s,
             )
-            run = ModelRun(run_id, key, lane, priority, new.created_at, new.queue_deadline)
+            run = ModelRun(run_id, key, lane, priority, new.created_at, new.queue_deadline, keyed=new.keyed)
             verbs.append(self.journal.accept(new, bounds, take=take))
             expected.append(self.model.accept(run, bounds, take))
         assert self.call(*verbs) == expected
@@ -377,12 +396,12 @@ class JournalMachine(RuleBasedStateMachine):
     def hold(
         self,
         key: SessionKey,
-        behind: list[tuple[SessionKey, int, int, bool, bool, int | None]],
+        behind: list[Asked],
         messages: list[Message],
         discarded: bool,
     ) -> None:
         """Have a session execute if it can, hold what does, and have others wait behind it."""
-        self.accept([(key, 3, 1, True, False, None)], Bounds(9, 99))
+        self.accept([(key, 3, 1, True, False, None, None)], Bounds(9, 99))
         if self.model.free(key):
             self.take(key)
         executing = next((run for run in self.model.executing() if run.key == key), None)

@@ -23,6 +23,7 @@ class Options(Struct, frozen=True, kw_only=True):
     idempotent_tools: frozenset[str] = frozenset()
     on_failure: Literal["keep", "drop"] = "keep"
     run_retention_s: float = 30 * 86400.0
+    idempotency_retention_s: float = 86400.0
     retry_after_s: float = 5.0
     drain_grace_s: float = 6.0
     stop_grace_s: float = 1.0

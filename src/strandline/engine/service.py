@@ -26,12 +26,26 @@ from strandline.engine.stream import Later, RunStream
 from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, Invalid, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
-from strandline.journal.port import Accepted, Bounds, Changed, Delete, HistoryQuery, Journal, Refused, RunQuery, Stopped
+from strandline.errors import Draining, Invalid, KeyReused, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Changed,
+    Delete,
+    HistoryQuery,
+    Journal,
+    Refused,
+    Reused,
+    RunQuery,
+    Stopped,
+)
 from strandline.lifecycle import ENDED
 from strandline.model import (
     ErrorCode,
     Input,
+    Keyed,
     Message,
     NewRun,
     Outcome,
@@ -48,6 +62,9 @@ _log = logging.getLogger("strandline.service")
 MEAN_WEIGHT = 0.2
 """The share of the newest run in the decaying mean of run times."""
 HISTORY_PAGE = 500
+NO_ROOM = Bounds(0, 0)
+"""Lets no new run in, but tells which run a key stands for."""
+ATTACH_AGAIN_S = 0.01
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -59,16 +76,23 @@ class Request(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
-    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start."""
+    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
+
+    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already.
+    """
 
     run_id: RunId
     key: SessionKey
     position: int
     estimated_wait_s: float | None
     stream: RunStream
+    replayed: bool = False
 
 
 class RunView(Struct, frozen=True, kw_only=True):
@@ -212,9 +236,9 @@ class Service:
     async def submit(self, request: Request) -> Ticket:
         """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
 
-        A caller that is cancelled meanwhile does not undo an accept.
+        A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
+        raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
-        self._admit()
         key = request.key
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
@@ -229,7 +253,19 @@ class Service:
             queue_deadline=now + queue_timeout_s,
             metadata=request.metadata,
             created_at=now,
+            keyed=self._keyed(request, now),
         )
+        try:
+            self._admit()
+        except Draining:
+            if new.keyed is None or not self._ready:
+                raise
+            match await self._journal.accept(new, NO_ROOM, take=False):
+                case Attached(run_id=run_id):
+                    return await self._attached(key, run_id)
+                case Reused():
+                    raise _reused(request) from None
+            raise
         stream = self._streams[run_id] = RunStream(run_id)
         accept = asyncio.create_task(self._accept(new))
         accept.add_done_callback(_looked_at)
@@ -246,6 +282,10 @@ class Service:
                 )
             case Refused() as refused:
                 raise self._refusal(key, refused)
+            case Attached(run_id=run_id):
+                return await self._attached(key, run_id)
+            case Reused():
+                raise _reused(request)
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal."""
@@ -352,6 +392,38 @@ class Service:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _keyed(self, request: Request, now: float) -> Keyed | None:
+        if request.idempotency_key is None:
+            return None
+        ended_before = now - self._options.idempotency_retention_s
+        return Keyed(request.idempotency_key, request.fingerprint, ended_before)
+
+    async def _attached(self, key: SessionKey, run_id: RunId) -> Ticket:
+        """Return the ticket of a run that was accepted before, whether it has ended or not. Raises `NotFound`."""
+        while True:
+            run = await self._journal.read(RunQuery(key.principal, run_id))
+            if run is None:
+                raise NotFound(f"run {run_id} is not there any more")
+            stream = self._streams.get(run_id)
+            if run.outcome is not None:
+                stream = RunStream(run_id)
+                stream.finish(run.outcome)
+            elif stream is None and (self._draining or self._dispatcher.is_waiting(run_id)):
+                stream = self._streams[run_id] = RunStream(run_id)
+                if self._draining:
+                    self._later(run_id)
+            if stream is not None:
+                position = run.position or 0
+                return Ticket(
+                    run_id=run_id,
+                    key=key,
+                    position=position,
+                    estimated_wait_s=self._estimate_s(position),
+                    stream=stream,
+                    replayed=run.outcome is not None,
+                )
+            await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
+
     def _exhaust(self) -> None:
         """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
         self._dispatcher.stop()
@@ -371,14 +443,14 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    async def _accept(self, new: NewRun) -> Accepted | Refused:
+    async def _accept(self, new: NewRun) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
         try:
             accepted = await self._worker.accept(new, self._bounds)
         except BaseException:
             self._streams.pop(new.run_id, None)
             raise
-        if isinstance(accepted, Refused):
+        if not isinstance(accepted, Accepted):
             self._streams.pop(new.run_id, None)
         return accepted
 
@@ -433,6 +505,10 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
     """Note that whoever asked knows of a failure, or is not there any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _reused(request: Request) -> KeyReused:
+    return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:

@@ -17,12 +17,12 @@ from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
     Changed,
     EndWaiting,
     Journal,
-    Refused,
     RunQuery,
     Take,
     WaitingQuery,
@@ -89,7 +89,7 @@ class Worker:
         self._consumer = asyncio.create_task(self._consume())
         self._pump()
 
-    async def accept(self, new: NewRun, bounds: Bounds) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:
         """Have the journal accept a run, claimed at once if a slot is free, and keep the books of it.
 
         Not to be cancelled: shield it.
@@ -104,7 +104,7 @@ class Worker:
             self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             raise
         else:
-            if isinstance(accepted, Refused):
+            if not isinstance(accepted, Accepted):
                 self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             else:
                 taken = accepted.position == 0

@@ -13,6 +13,7 @@ from strandline.engine.service import Service, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.keys import REPLAYED, fingerprint, idempotency_key
 from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
 
 READS: Final = "The body is an object with `message`, a string; `timeout` and `queue_timeout` are seconds"
@@ -50,7 +51,9 @@ class Chat:
 
     async def chat(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
-        body = wire.decoded(await wire.read_body(request, self._max_body_bytes), self._decoder, READS)
+        sent = await wire.read_body(request, self._max_body_bytes)
+        body = wire.decoded(sent, self._decoder, READS)
+        key = idempotency_key(request)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
             RunRequest(
@@ -58,6 +61,8 @@ class Chat:
                 input=body.message,
                 timeout_s=body.timeout,
                 queue_timeout_s=body.queue_timeout,
+                idempotency_key=key,
+                fingerprint=b"" if key is None else fingerprint(sent),
             )
         )
         end = await _end_of(ticket, request)
@@ -72,7 +77,7 @@ class Chat:
             return wire.answer(
                 value, wire.ACCEPTED, {"Location": f"/v1/runs/{ticket.run_id}", **wire.retry_after(self._retry_after_s)}
             )
-        return wire.answer(self._answer(end, session, ticket.run_id))
+        return wire.answer(self._answer(end, session, ticket.run_id), headers=REPLAYED if ticket.replayed else None)
 
     async def history(self, request: Request) -> Response:
         """Return the last messages of a session."""

@@ -78,6 +78,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
     errors.AlreadyEnded: CONFLICT,
+    errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,

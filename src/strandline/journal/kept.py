@@ -124,7 +124,7 @@ class KeptRun:
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
-    __slots__ = ("claimed", "discarded", "history", "line", "runs", "state", "window")
+    __slots__ = ("claimed", "discarded", "history", "keys", "line", "runs", "state", "window")
 
     def __init__(self) -> None:
         self.line = Line()
@@ -135,6 +135,15 @@ class KeptSession:
         self.window: bytes | None = None
         self.state: bytes | None = None
         self.runs: set[RunId] = set()
+        self.keys: dict[str, KeptRun] = {}
+        """The run that each idempotency key stands for."""
+
+    def forget(self, run: KeptRun) -> None:
+        """Forget a run that has ended, and its key; not what it has left in history."""
+        self.runs.remove(run.new.run_id)
+        keyed = run.new.keyed
+        if keyed is not None and self.keys.get(keyed.key) is run:
+            del self.keys[keyed.key]
 
     def indices(self, start: int, end: int, *, discarded: bool) -> list[int]:
         """Return the indices from `start` to `end` of what is to be seen, those of discarded runs only if wanted."""

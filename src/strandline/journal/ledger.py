@@ -14,10 +14,11 @@ from msgspec.structs import replace
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
+from strandline.journal import keys
 from strandline.journal.damage import ended_unread, readable
 from strandline.journal.forgetting import prune
 from strandline.journal.known import Executing, Session
-from strandline.journal.port import Accepted, Bounds, Refused, Take
+from strandline.journal.port import AcceptAnswer, Accepted, Bounds, Refused, Take
 from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, message_owner, request_owner, sealed
@@ -93,11 +94,13 @@ class Ledger(Transactions):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def accept(
-        self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool
-    ) -> Accepted | Refused:
+    def accept(self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
         session = self._known.session(new.key)
+        if new.keyed is not None and session is not None:
+            known = keys.find(self._execute, session, new.keyed)
+            if known is not None:
+                return known
         seq = self._seq
         place = rank(new.lane, new.priority, seq)
         ahead = self._ahead(session, place) if session is not None and session.queued else 0
@@ -138,6 +141,8 @@ class Ledger(Transactions):
                 run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
             ),
         )  # fmt: skip
+        if new.keyed is not None:
+            keys.keep(self._execute, session, seq, new.keyed)
         if fence is None:
             self._known.waits(session, place)
             return Accepted(ahead + 1)

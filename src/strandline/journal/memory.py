@@ -18,6 +18,7 @@ from strandline.journal.feed import ClaimFeed
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory_control import MemoryControls
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
     Cancel,
@@ -34,7 +35,7 @@ from strandline.journal.port import (
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import check_cancel, check_end, first_fence, rank
+from strandline.journal.rules import answers_key, check_cancel, check_end, first_fence, rank
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     AgentRecord,
@@ -83,7 +84,7 @@ class MemoryJournal(MemoryControls):
 
     # -- runs -----------------------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
         request = encode_messages((new.input, new.metadata))
         with self._lock:
@@ -91,6 +92,11 @@ class MemoryJournal(MemoryControls):
             if new.run_id in self._runs:
                 raise InvariantBroken(f"run id {new.run_id} is taken")
             session = self._sessions.get(new.key) or KeptSession()
+            if new.keyed is not None and (known := session.keys.get(new.keyed.key)) is not None:
+                assert known.new.keyed is not None
+                answer = answers_key(new.keyed, known.new.run_id, known.ended_at, known.new.keyed.fingerprint)
+                if answer is not None:
+                    return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
             at_once = take and session.claimed is None and ahead == 0
             if not at_once:
@@ -103,6 +109,8 @@ class MemoryJournal(MemoryControls):
             self._sessions[new.key] = session
             self._runs[new.run_id] = run
             session.runs.add(new.run_id)
+            if new.keyed is not None:
+                session.keys[new.keyed.key] = run
             if at_once:
                 self._start(session, run)
                 return Accepted(0)
@@ -199,7 +207,7 @@ class MemoryJournal(MemoryControls):
             old = list(islice((run for run in accepted if run.ended_before(before)), limit))
             for run in old:
                 del self._runs[run.new.run_id]
-                self._sessions[run.new.key].runs.remove(run.new.run_id)
+                self._sessions[run.new.key].forget(run)
             return len(old)
 
     # -- what is read ---------------------------------------------------------------------------------

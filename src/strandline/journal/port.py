@@ -69,6 +69,19 @@ class Refused(Struct, frozen=True):
     position: int
 
 
+class Attached(Struct, frozen=True):
+    """Nothing was kept: the request was accepted before under the same key, as this run."""
+
+    run_id: RunId
+
+
+class Reused(Struct, frozen=True):
+    """Nothing was kept: another request was accepted before under the same key."""
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused
+
+
 class Take(StrEnum):
     """What came of asking for a session's next run."""
 
@@ -200,8 +213,12 @@ class Journal(Protocol):
         """Yield every claim once, as it is made; ends when the journal is closed. One consumer."""
         ...
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first.
+
+        If the run is `keyed`, its key is looked at first: one that stands for a run keeps nothing and is no matter of
+        `bounds`. A refusal is not kept either; the key of a run is forgotten together with it.
+        """
         ...
 
     async def take(self, key: SessionKey) -> Take:

@@ -5,8 +5,9 @@ from typing import Final, Protocol
 
 from strandline.errors import CancelRequested, InvariantBroken
 from strandline.history import close, fold
+from strandline.journal.port import Attached, Reused
 from strandline.lifecycle import ENDED, MOVES, advance
-from strandline.model import Cancelled, Fact, Inline, Lane, Message, Outcome, RunStatus, Window
+from strandline.model import Cancelled, Fact, Inline, Keyed, Lane, Message, Outcome, RunId, RunStatus, Window
 
 Rank = tuple[int, int, int]
 """Where a run stands among those of its session: (lane, priority or 0, sequence); the smallest is next."""
@@ -52,6 +53,13 @@ def cancelled(staged: Iterable[Fact], *, discard: bool = False) -> tuple[Outcome
     if progress.messages:
         closed = close(progress.messages, progress.results, Cancelled(discard=discard))
     return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
+
+
+def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:
+    """Return how a request is answered whose key stands for a run; None if the key's time is over."""
+    if ended_at is not None and ended_at < keyed.ended_before:
+        return None
+    return Attached(run_id) if fingerprint == keyed.fingerprint else Reused()
 
 
 def stood_s(held_since: float, created_at: float, now: float) -> float:

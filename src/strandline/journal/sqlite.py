@@ -23,7 +23,7 @@ from strandline.journal.ledger import Left
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
-    Accepted,
+    AcceptAnswer,
     Bounds,
     Cancel,
     CancelSession,
@@ -33,7 +33,6 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
-    Refused,
     RunQuery,
     Take,
     Waiting,
@@ -161,12 +160,12 @@ class SqliteJournal:
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
         prompt = encode_messages(new.input)
         metadata = encode_messages(new.metadata) if new.metadata else None
         call = partial(self._verbs().accept, new, prompt, metadata, bounds, take)
-        accepted: Accepted | Refused = await self._written(call, new=True)
+        accepted: AcceptAnswer = await self._written(call, new=True)
         return accepted
 
     async def take(self, key: SessionKey) -> Take:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
     Cancel,
@@ -15,7 +16,6 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryQuery,
     Journal,
-    Refused,
     RunQuery,
     Take,
     WaitingQuery,
@@ -120,7 +120,7 @@ class Desk:
 
     async def accept(
         self, run_id: str, at: SessionKey | None = None, *, take: bool = True, bounds: Bounds = WIDE, **fields: Any
-    ) -> Accepted | Refused:
+    ) -> AcceptAnswer:
         """Accept a run with the input `ask RUN_ID`, if nothing else is said."""
         fields.setdefault("input", f"ask {run_id}")
         fields.setdefault("created_at", self.clock.at)

@@ -18,10 +18,13 @@ from strandline.testing.contract.control import ControlContract
 from strandline.testing.contract.ends import EndsContract
 from strandline.testing.contract.history import HistoryContract
 from strandline.testing.contract.holds import HoldsContract
+from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
 
 __all__ = ["JournalContract"]
 
 
-class JournalContract(LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract, ControlContract):
+class JournalContract(
+    LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract, ControlContract, KeysContract
+):
     """The conformance suite: subclass it with a name that starts with `Test`."""
