@@ -81,6 +81,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             max_running=settings.max_running,
             max_queued_per_session=settings.max_queued_per_session,
             max_queued=settings.max_queued,
+            priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,
             cancel_grace_s=settings.cancel_grace,

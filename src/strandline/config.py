@@ -50,6 +50,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0
+    priority: Annotated[
+        int, Meta(description="Place of a run in its queue, 1 to 5, 1 first; a request may ask for another", ge=1, le=5)
+    ] = 3
     timeout: Annotated[
         float, Meta(description="Seconds a run may take from its first start; a request may ask for less", gt=0)
     ] = 3600.0

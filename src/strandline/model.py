@@ -85,6 +85,8 @@ class Lane:
 
 
 DEFAULT_PRIORITY: Final = 3
+HIGHEST_PRIORITY: Final = 1
+LOWEST_PRIORITY: Final = 5
 """Of 1 to 5, 1 first."""
 
 
@@ -258,6 +260,19 @@ class Run(Struct, frozen=True, kw_only=True):
         if self.timeout_s is None or self.started_at is None:
             return None
         return self.started_at + self.timeout_s
+
+
+class SessionView(Struct, frozen=True, kw_only=True):
+    """A session as the journal knows it: how many messages its history has, how many runs wait, which one is claimed.
+
+    `held`: that one has ended, and something of it still works.
+    """
+
+    key: SessionKey
+    messages: int
+    waiting: int
+    claimed: RunId | None
+    held: bool
 
 
 class Token(NamedTuple):

@@ -34,15 +34,22 @@ from strandline.journal.port import (
     Bounds,
     Changed,
     Delete,
+    HistoryPage,
     HistoryQuery,
     Journal,
     Refused,
     Reused,
     RunQuery,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
     Stopped,
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
     ErrorCode,
     Input,
     Keyed,
@@ -54,7 +61,9 @@ from strandline.model import (
     RunError,
     RunId,
     RunStatus,
+    SessionId,
     SessionKey,
+    SessionView,
 )
 
 _log = logging.getLogger("strandline.service")
@@ -75,6 +84,8 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
+    priority: int | None = None
+    """Of 1 to 5, 1 first; None: what the service has as its default."""
     metadata: dict[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     fingerprint: bytes = b""
@@ -248,6 +259,7 @@ class Service:
             run_id=run_id,
             key=key,
             input=request.input,
+            priority=self._priority(request),
             opaque=self._target.opaque,
             timeout_s=timeout_s,
             queue_deadline=now + queue_timeout_s,
@@ -293,9 +305,12 @@ class Service:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
+        return self._view(run)
+
+    def _view(self, run: Run) -> RunView:
         phase = "held" if run.held else None
         if run.status not in ENDED:
-            phase = self._runner.phase(run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+            phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
         return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
@@ -326,6 +341,37 @@ class Service:
         """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
         self._asked()
         return await self._control.cancel_session(key, running=running, force=force)
+
+    async def runs(
+        self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
+    ) -> tuple[list[RunView], str | None]:
+        """Return runs of a session, the last in line first, the latest end last, and the cursor of the next page.
+
+        Raises `Invalid` for a cursor that is none; an unknown session has no runs.
+        """
+        self._asked()
+        page = await self._journal.read(RunsQuery(key, cursor, limit))
+        return [self._view(run) for run in page.runs], page.after
+
+    async def session(self, key: SessionKey) -> SessionView:
+        """Return a session. Raises `NotFound`."""
+        self._asked()
+        session = await self._journal.read(SessionQuery(key))
+        if session is None:
+            raise NotFound(f"there is no session {key.session_id}")
+        return session
+
+    async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
+        """Return sessions of a principal in the order of their ids, those after `after`."""
+        self._asked()
+        return await self._journal.read(SessionsQuery(principal, after, limit))
+
+    async def history_page(
+        self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
+    ) -> HistoryPage:
+        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too."""
+        self._asked()
+        return await self._journal.read(HistoryQuery(key, before, limit, discarded))
 
     async def history(self, key: SessionKey, *, count: int, include_tool_messages: bool) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
@@ -391,6 +437,12 @@ class Service:
         return self._clock.monotonic() - self._last_asked
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _priority(self, request: Request) -> int:
+        priority = self._options.priority if request.priority is None else request.priority
+        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+            raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+        return priority
 
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:

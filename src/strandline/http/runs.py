@@ -77,7 +77,7 @@ class Runs:
     def __init__(self, service: Service, *, max_body_bytes: int) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
-        self._cancel = msgspec.json.Decoder(CancelBody)
+        self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
     async def read(self, request: Request) -> Response:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
@@ -92,7 +92,7 @@ class Runs:
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
         run_id = RunId(request.path_params["run_id"])
-        body, _ = await wire.read_json(request, self._max_body_bytes, self._cancel, "`force` is true or false")
+        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, "`force` is true or false")
         view = await self._service.cancel(ANONYMOUS, run_id, force=body.force)
         return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
 

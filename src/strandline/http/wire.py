@@ -5,6 +5,7 @@ The only file that knows HTTP status codes. Errors are RFC 9457 problem details 
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,8 @@ from strandline.encoding import encode, encode_messages
 T = TypeVar("T")
 
 _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+
+MOST_ON_A_PAGE: Final = 1000
 
 OK: Final = 200
 ACCEPTED: Final = 202
@@ -145,7 +148,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def read_json(request: Request, limit: int, decoder: "msgspec.json.Decoder[T]", reads: str) -> tuple[T, bytes]:
+async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
     """Return what the body holds, and the body itself; no body at all is an empty object. `reads` says what it may be.
 
     Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
@@ -155,17 +158,33 @@ async def read_json(request: Request, limit: int, decoder: "msgspec.json.Decoder
         body = b"{}"
     elif not _JSON.match(request.headers.get("content-type", "")):
         raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
-    return decoded(body, decoder, reads), body
+    return decoded(body, decode, reads), body
 
 
-def decoded(body: bytes, decoder: "msgspec.json.Decoder[T]", reads: str) -> T:
+def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
     """Return what a body holds. Raises `Malformed` if it is not JSON, `Invalid` if it is not what the route reads."""
     try:
-        return decoder.decode(body)
+        return decode(body)
     except msgspec.ValidationError as error:
         raise errors.Invalid(f"{error}. {reads}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"the body is not JSON: {error}") from None
+
+
+def page_limit(request: Request) -> int:
+    """Return how many entries a page has at most: `limit`, 1 to 1000, else 100. Raises `Invalid`."""
+    text = request.query_params.get("limit", "100")
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_ON_A_PAGE):
+        raise errors.Invalid(f"limit must be a whole number of 1 to {MOST_ON_A_PAGE}")
+    return int(text)
+
+
+def flag(name: str, text: str) -> bool:
+    """Return what a flag in a query says. Raises `Invalid`."""
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in flags:
+        raise errors.Invalid(f"{name} must be true or false")
+    return flags[text.lower()]
 
 
 def timestamp(at: float | None) -> datetime | None:

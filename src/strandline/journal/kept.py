@@ -124,7 +124,7 @@ class KeptRun:
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
-    __slots__ = ("claimed", "discarded", "history", "keys", "line", "runs", "state", "window")
+    __slots__ = ("claimed", "discarded", "ended", "history", "keys", "line", "runs", "state", "window")
 
     def __init__(self) -> None:
         self.line = Line()
@@ -135,6 +135,8 @@ class KeptSession:
         self.window: bytes | None = None
         self.state: bytes | None = None
         self.runs: set[RunId] = set()
+        self.ended: list[RunId] = []
+        """All that have ended, in that order; some may be forgotten by now."""
         self.keys: dict[str, KeptRun] = {}
         """The run that each idempotency key stands for."""
 

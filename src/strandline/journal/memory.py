@@ -17,6 +17,7 @@ from strandline.errors import InvariantBroken
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory_control import MemoryControls
+from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -29,8 +30,14 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    Query,
     Refused,
     RunQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -46,12 +53,13 @@ from strandline.model import (
     Run,
     RunStatus,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
 
 
-class MemoryJournal(MemoryControls):
+class MemoryJournal(MemoryControls, MemoryLists):
     """Everything in dictionaries. An object that was closed can be opened again and still has its runs."""
 
     # -- ownership ------------------------------------------------------------------------------------
@@ -224,7 +232,13 @@ class MemoryJournal(MemoryControls):
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    async def read(self, query: RunQuery | HistoryQuery | WaitingQuery) -> Run | HistoryPage | list[Waiting] | None:
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    async def read(self, query: Query) -> object:
         """Answer a query as of now."""
         with self._lock:
             self._check_open()
@@ -238,10 +252,18 @@ class MemoryJournal(MemoryControls):
                     session = self._sessions.get(query.key) or KeptSession()
                     end = len(session.history) if query.before is None else min(query.before, len(session.history))
                     first = max(0, end - query.limit)
-                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first)
+                    indices = session.indices(first, end, discarded=query.discarded)
+                    hidden = [place for place, index in enumerate(indices) if index in session.discarded]
+                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first, hidden)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
                     return [run.waiting() for run in page]
+                case RunsQuery():
+                    return self._list_runs(query)
+                case SessionQuery():
+                    return self._show_session(query)
+                case SessionsQuery():
+                    return self._list_sessions(query)
                 case _:
                     assert_never(query)

@@ -43,7 +43,9 @@ from strandline.model import (
     Principal,
     Run,
     RunId,
+    SessionId,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
@@ -178,6 +180,46 @@ class HistoryPage(Struct, frozen=True):
 
     messages: list[Message]
     first: int
+    discarded: list[int] = []
+    """The places in `messages` of those that discarded runs have left."""
+
+
+class RunsQuery(Struct, frozen=True):
+    """Runs of a session: those that wait, the last in line first, then the one that executes, then the ended ones, the
+    latest end first. `cursor` is None for the first page, else what a page has named as its next.
+    """
+
+    key: SessionKey
+    cursor: str | None = None
+    limit: int = 100
+
+
+class RunsPage(Struct, frozen=True):
+    """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile."""
+
+    runs: list[Run]
+    after: str | None
+
+
+class SessionQuery(Struct, frozen=True):
+    """One session."""
+
+    key: SessionKey
+
+
+class SessionsQuery(Struct, frozen=True):
+    """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first)."""
+
+    principal: Principal
+    after: SessionId | None = None
+    limit: int = 100
+
+
+class SessionsPage(Struct, frozen=True):
+    """Some sessions, and the id after which the next page begins, None at the end."""
+
+    sessions: list[SessionView]
+    after: SessionId | None
 
 
 class WaitingQuery(Struct, frozen=True):
@@ -195,6 +237,9 @@ class Waiting(Struct, frozen=True):
     sequence: int
     created_at: float
     queue_deadline: float | None = None
+
+
+Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | WaitingQuery
 
 
 class Journal(Protocol):
@@ -265,6 +310,12 @@ class Journal(Protocol):
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

@@ -247,7 +247,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
             messages.append(span.message)
             origins.append(None)
             continue
-        for index, message in _between(connection, key, session, tail, *span, hidden=False):
+        for index, message, _ in _between(connection, key, session, tail, *span, hidden=False):
             messages.append(message)
             origins.append(index)
     return AgentRecord(
@@ -261,8 +261,8 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
 
 def _between(
     connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int, *, hidden: bool
-) -> list[tuple[int, Message]]:
-    """Return messages `start` to `end` with their indices; those of discarded runs only if `hidden`."""
+) -> list[tuple[int, Message, int]]:
+    """Return messages `start` to `end`, with their indices and whether they were discarded; such only if `hidden`."""
     mark = connection.execute(
         "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
         (session, end),
@@ -272,7 +272,7 @@ def _between(
         " WHERE history.first < ? ORDER BY no",
         (tail.row if mark is None else mark[0], start, end),
     )
-    found: list[tuple[int, Message]] = []
+    found: list[tuple[int, Message, int]] = []
     until: int | None = None
     for first, count, discarded, stored in rows:
         if first != until and (until is not None or first > start):
@@ -282,7 +282,7 @@ def _between(
             continue
         messages = messages_in(stored or b"", key, first, count, discarded=bool(discarded))
         if discarded <= hidden:
-            found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
+            found += ((index, each, discarded) for index, each in enumerate(messages, first) if start <= index < end)
     if start < end and (until is None or until < end):
         raise damaged_record(f"the history of session {key.session_id} before message {end}")
     return found
@@ -306,7 +306,8 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
     messages = _between(connection, query.key, session, tail, first, end, hidden=query.discarded)
-    return HistoryPage([message for _, message in messages], first)
+    hidden = [place for place, (_, _, discarded) in enumerate(messages) if discarded]
+    return HistoryPage([message for _, message, _ in messages], first, hidden)
 
 
 def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:

@@ -1,9 +1,9 @@
 """What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from strandline.errors import CancelRequested, InvariantBroken
+from strandline.errors import CancelRequested, Invalid, InvariantBroken
 from strandline.history import close, fold
 from strandline.journal.port import Attached, Reused
 from strandline.lifecycle import ENDED, MOVES, advance
@@ -65,6 +65,17 @@ def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint
 def stood_s(held_since: float, created_at: float, now: float) -> float:
     """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
     return max(0.0, now - max(held_since, created_at))
+
+
+def place_of(cursor: str | None) -> tuple[str, Any]:
+    """Return where a page of runs begins: `w` and a rank, `r`, or `h` and a number. Raises `Invalid`."""
+    if cursor is None:
+        return "w", ()
+    kind, numbers = cursor[:1], cursor[1:].split(".") if cursor[1:] else []
+    wanted = {"w": 3, "r": 0, "h": 1}.get(kind)
+    if wanted != len(numbers) or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
+        raise Invalid("cursor must be one that a page of this list has named as its next")
+    return kind, tuple(map(int, numbers)) if kind != "h" else int(numbers[0])
 
 
 def first_fence(epoch: int) -> int:

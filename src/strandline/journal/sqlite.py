@@ -15,7 +15,7 @@ from typing import Any, TypeVar, assert_never, overload
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
-from strandline.journal import reader
+from strandline.journal import lists, reader
 from strandline.journal.control import Controls
 from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
@@ -33,7 +33,13 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    Query,
     RunQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -51,6 +57,7 @@ from strandline.model import (
     Run,
     RunStatus,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
@@ -272,7 +279,13 @@ class SqliteJournal:
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    async def read(self, query: RunQuery | HistoryQuery | WaitingQuery) -> Run | HistoryPage | list[Waiting] | None:
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
         match query:
             case RunQuery():
@@ -281,6 +294,12 @@ class SqliteJournal:
                 return await self._answered(partial(reader.history, query=query))
             case WaitingQuery():
                 return await self._answered(partial(reader.waiting, query=query))
+            case RunsQuery():
+                return await self._answered(partial(lists.runs, query=query))
+            case SessionQuery():
+                return await self._answered(partial(lists.session, query=query))
+            case SessionsQuery():
+                return await self._answered(partial(lists.sessions, query=query))
             case _:
                 assert_never(query)
 

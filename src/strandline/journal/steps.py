@@ -87,6 +87,7 @@ class Steps:
         run.outcome = outcome
         run.ended_at = self._clock.now()
         run.facts = []
+        self._sessions[run.new.key].ended.append(run.new.run_id)
 
     def _end_hold(self, session: KeptSession, held: KeptRun) -> None:
         """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood."""

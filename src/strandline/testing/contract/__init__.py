@@ -20,11 +20,19 @@ from strandline.testing.contract.history import HistoryContract
 from strandline.testing.contract.holds import HoldsContract
 from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
+from strandline.testing.contract.lists import ListsContract
 
 __all__ = ["JournalContract"]
 
 
 class JournalContract(
-    LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract, ControlContract, KeysContract
+    LineContract,
+    ClaimsContract,
+    HistoryContract,
+    HoldsContract,
+    EndsContract,
+    ControlContract,
+    KeysContract,
+    ListsContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""
