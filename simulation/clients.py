@@ -12,9 +12,11 @@ from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
 from strandline.engine.service import Request, Ticket
 from strandline.engine.stream import Later
-from strandline.errors import AlreadyEnded, NotFound, StrandlineError, Unavailable
+from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, Unavailable
 from strandline.lifecycle import ENDED
-from strandline.model import Outcome, RunId, SessionKey
+from strandline.model import IfBusy, Outcome, RunId, SessionKey
+
+POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 
 
 class Town(Protocol):
@@ -53,8 +55,9 @@ async def send(town: Town) -> None:
         await asyncio.sleep(1.0)
     else:
         return
-    town.note("asked", text, session=key, **limits)
-    request = Request(key=key, input=text, **limits)  # type: ignore[arg-type]
+    if_busy = chance.choice(POLICIES) if chance.happens(town.traits.interrupts) else IfBusy.ENQUEUE
+    town.note("asked", text, session=key, if_busy=if_busy, **limits)
+    request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
     if chance.happens(town.traits.keys):
         request = replace(request, idempotency_key=text, fingerprint=text.encode())
     try:
@@ -64,7 +67,7 @@ async def send(town: Town) -> None:
         if request.idempotency_key is None or (again := await _send_again(town, request)) is None:
             return
         server, ticket = again
-    except Unavailable as error:
+    except (Unavailable, SessionBusy) as error:
         town.note("refused", text, code=error.code)
         return
     run = ticket.run_id

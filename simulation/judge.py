@@ -13,7 +13,7 @@ from simulation.life import Life
 from simulation.script import Ends
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
-from strandline.model import ErrorCode, Outcome, Run, RunStatus
+from strandline.model import INTERRUPTS, ErrorCode, IfBusy, Outcome, Run, RunStatus
 
 SETTLE_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
@@ -67,11 +67,15 @@ def _cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
         is_cancelled = outcome.status is RunStatus.CANCELLED
         if run.cancelled_at is not None and not (is_cancelled or run.forced):
             yield f"run {run.id} ended as {_as_told(outcome)} although its cancel was accepted"
-        if is_cancelled and not run.cancelling:
+        interrupted = INTERRUPTS & evidence.policies[life.runs[run.id].key]
+        if is_cancelled and not run.cancelling and not interrupted:
             yield f"run {run.id} was cancelled, which nobody asked for"
-        if is_cancelled and run.too_late:
+        if is_cancelled and run.too_late and not interrupted:
             yield f"run {run.id} was cancelled, and its client was told that it is too late"
-        ended_at = life.runs[run.id].ended_at
+        kept = life.runs[run.id]
+        if (kept.discard or (is_cancelled and kept.discarded)) and IfBusy.ROLLBACK not in interrupted:
+            yield f"run {run.id} was rolled back, which nobody asked for"
+        ended_at = kept.ended_at
         if run.cancelled_at is None or ended_at is None or not life.steady or life.faulty:
             continue
         took_s = ended_at - EPOCH - run.cancelled_at
@@ -219,11 +223,17 @@ def _may_be_left(life: Life) -> bool:
     return bool(life.traits.threads or life.traits.swallows)
 
 
+def _out_of_order(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
+    for earlier, later in pairwise(runs):
+        if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
+            yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+
+
 def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
-    for key, runs in evidence.in_order_of_start().items():
-        for earlier, later in pairwise(runs):
-            if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
-                yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+    for key, every in evidence.in_order_of_start().items():
+        runs = [run for run in every if run.if_busy not in INTERRUPTS]
+        yield from _out_of_order(life, [run for run in every if run.if_busy in INTERRUPTS])
+        yield from _out_of_order(life, runs)
         known = [run for run in runs if run.accepted]
         latest_asked_nth = 0
         for run in known:

@@ -15,9 +15,9 @@ from simulation.agents import Process, alive
 from simulation.journals import Disk
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
-from strandline.journal.control import Controls
 from strandline.journal.driver import schema_after, translated
 from strandline.journal.feed import ClaimFeed
+from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.writer import Job, Store, Writer, _resolve
@@ -41,7 +41,7 @@ class SqliteStore:
         return InlineJournal(self._connection, self._clock, process, disk)
 
 
-class FaultyLedger(Controls):
+class FaultyLedger(Ledger):
     """A ledger on a disk that may be full."""
 
     disk: Disk
@@ -69,7 +69,7 @@ class FaultyLedger(Controls):
 class InlineWriter(Writer):
     """A writer whose thread is a task."""
 
-    def __init__(self, ledger: Controls, feed: ClaimFeed, process: Process, disk: Disk) -> None:
+    def __init__(self, ledger: Ledger, feed: ClaimFeed, process: Process, disk: Disk) -> None:
         super().__init__(lambda: ledger, lambda: None, feed, name="inline")
         self._ledger = ledger
         self._process = process

@@ -66,6 +66,8 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
 def _hidden(life: Life, run: RunEvidence | None) -> bool:
     """Tell whether what a run left is to be flagged and hidden."""
     kept = None if run is None else life.runs.get(run.id)
+    if kept is not None and kept.status is RunStatus.CANCELLED:
+        return kept.discarded
     return kept is not None and kept.status is RunStatus.FAILED and life.options.on_failure == "drop"
 
 

@@ -194,6 +194,22 @@ Fact = RoundStarted | ToolDone | RoundDone
 # -- runs ---------------------------------------------------------------------------------------------
 
 
+class IfBusy(StrEnum):
+    """What a run does to a session in which others wait or execute."""
+
+    ENQUEUE = "enqueue"
+    """Wait."""
+    REJECT = "reject"
+    """Be refused."""
+    INTERRUPT = "interrupt"
+    """Cancel what has begun, keep what that did, and go next."""
+    ROLLBACK = "rollback"
+    """Cancel what has begun, discard what that did, and go next."""
+
+
+INTERRUPTS: Final = frozenset({IfBusy.INTERRUPT, IfBusy.ROLLBACK})
+
+
 class Keyed(Struct, frozen=True):
     """A request that may be sent again: its `key`, unique in its session, and the SHA-256 of what it asks for.
 
@@ -208,7 +224,8 @@ class Keyed(Struct, frozen=True):
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
-    `timeout_s` counts from the run's first start; at `queue_deadline` (seconds since the epoch) it waits no longer.
+    One that interrupts (`if_busy`) is in `Lane.FRONT`. `timeout_s` counts from the run's first start; at
+    `queue_deadline` (seconds since the epoch) it waits no longer.
     """
 
     run_id: RunId
@@ -222,6 +239,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = field(default_factory=dict)
     created_at: float
     keyed: Keyed | None = None
+    if_busy: IfBusy = IfBusy.ENQUEUE
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -253,6 +271,7 @@ class Run(Struct, frozen=True, kw_only=True):
     discarded: bool = False
     cancel_requested: bool = False
     discard: bool = False
+    if_busy: IfBusy = IfBusy.ENQUEUE
 
     @property
     def deadline(self) -> float | None:

@@ -52,6 +52,35 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
+# -- if_busy ------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_and_a_rollback(server: Server, at: Checkpoints) -> None:
+    first = server.submit(server.client.post, "/chat", json={"message": "i1 a ?b", "session_id": "busy"})
+    at.reached("i1 ?b")
+    told = problem(post(server, "sessions/busy/runs", input="no", if_busy="reject"), 409, "session_busy")
+    assert "busy" in told["detail"]
+    chat = {"message": "i2", "session_id": "busy", "if_busy": "interrupt"}
+    assert server.client.post("/chat", json=chat).json()["response"] == "i2"
+    assert first.result(DEADLINE_S).json()["error_code"] == "cancelled"
+    assert texts(server.history("busy"), "user") == ["i1 a ?b", "i2"]
+    at.hold("i3 c")
+    third = server.submit(server.client.post, "/chat", json={"message": "i3 c", "session_id": "busy"})
+    at.reached("i3 c")
+    answer = post(server, "sessions/busy/runs", input="i4", if_busy="rollback")
+    assert (answer.status_code, answer.json()["if_busy"], answer.json()["position"]) == (202, "rollback", 1)
+    assert third.result(DEADLINE_S).json()["error_code"] == "cancelled"
+    at.release()
+    ended = server.client.get(answer.headers["location"], headers={"Prefer": "wait=20"}).json()
+    assert (ended["status"], ended["output"]) == ("succeeded", "i4")
+    assert texts(server.history("busy"), "user") == ["i1 a ?b", "i2", "i4"]
+    page = server.client.get("/v1/sessions/busy/history", params={"discarded": "true"}).json()["messages"]
+    assert texts([message for message in page if message["discarded"]], "user") == ["i3 c"]
+    told = problem(post(server, "sessions/busy/runs", input="no", if_busy="shout"), 422, "invalid")
+    assert "if_busy" in told["detail"]
+    assert post(server, "sessions/idle/runs", input="i5", if_busy="reject").status_code == 202
+
+
 # -- cancel -------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,7 @@ from strandline.model import (
     Cancelled,
     Claim,
     Fact,
+    IfBusy,
     Inline,
     Keyed,
     Message,
@@ -98,6 +99,8 @@ class ModelRun:
     discarded: bool = False
     cancelled: bool = False
     keyed: Keyed | None = None
+    if_busy: IfBusy = IfBusy.ENQUEUE
+    discard: bool = False
 
 
 @dataclass
@@ -146,13 +149,40 @@ class ListModel:
         run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
         self.taken.append(run)
 
-    def accept(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
+    def accept(self, run: ModelRun, bounds: Bounds, take: bool, now: float) -> AcceptAnswer:
         for other in reversed(self.runs):
             if run.keyed is None or other.keyed is None or (other.key, other.keyed.key) != (run.key, run.keyed.key):
                 continue
             if other.ended_at is None or other.ended_at >= run.keyed.ended_before:
                 return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
             break
+        line = self.waiting(run.key)
+        if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key)):
+            self.runs.append(run)
+            position = self.waiting(run.key).index(run) + 1
+            self.runs.remove(run)
+            return Refused("session_busy", position)
+        interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
+        begun = [each for each in line if interrupts and each.lane == 0 and each.begun]
+        for each in begun:
+            each.status = "leaves"
+        try:
+            answer = self._enter(run, bounds, take)
+        finally:
+            for each in begun:
+                each.status = "queued"
+        if not isinstance(answer, Accepted) or not interrupts:
+            return answer
+        stopped = Stopped(ended={}, asked=[])
+        others = [each for each in self.executing() if each.key == run.key and each is not run]
+        for each in begun + others:
+            done = self.cancel(each, now, discard=run.if_busy is IfBusy.ROLLBACK)
+            assert isinstance(done, Stopped)
+            stopped.ended.update(done.ended)
+            stopped.asked.extend(done.asked)
+        return Accepted(answer.position, stopped if begun or others else None)
+
+    def _enter(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
@@ -217,16 +247,18 @@ class ListModel:
         run.status, run.facts, run.ended_at = status.value, [], now
         return Changed(existed=True)
 
-    def cancel(self, run: ModelRun, now: float) -> Stopped | Ended:
+    def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
         if run.ended_at is not None:
             return Ended()
         if run.status == "running":
             run.cancelled = True
+            run.discard = run.discard or discard
             return Stopped(ended={}, asked=[run.run_id])
         progress = fold(run.facts)
         left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
         run.status, run.facts, run.ended_at = "cancelled", [], now
-        self.sessions[run.key].messages += [(each, False) for each in left]
+        run.discarded = discard
+        self.sessions[run.key].messages += [(each, discard) for each in left]
         outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
         return Stopped(ended={run.run_id: outcome}, asked=[])
 
@@ -276,8 +308,9 @@ asked = st.tuples(
     st.booleans(),
     deadlines,
     st.sampled_from([None, None, b"k1", b"k2"]),
+    st.sampled_from([IfBusy.ENQUEUE, IfBusy.ENQUEUE, *IfBusy]),
 )
-Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None]
+Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy]
 picks = st.integers(0, 11)
 """Which of those that there are. The last two may be of those that were."""
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
@@ -373,7 +406,9 @@ class JournalMachine(RuleBasedStateMachine):
     def accept(self, burst: list[Asked], bounds: Bounds) -> None:
         verbs: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
-        for key, lane, priority, take, opaque, wait_s, text in burst:
+        for key, lane, priority, take, opaque, wait_s, text, if_busy in burst:
+            if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
+                lane = 2
             self.made += 1
             run_id = RunId(f"r{self.made}")
             new = NewRun(
@@ -384,12 +419,15 @@ class JournalMachine(RuleBasedStateMachine):
                 priority=priority,
                 opaque=opaque,
                 created_at=self.clock.at,
+                if_busy=if_busy,
                 keyed=None if text is None else Keyed("k", text, self.clock.at - 3),
                 queue_deadline=None if wait_s is None else self.clock.at + wait_s,
             )
-            run = ModelRun(run_id, key, lane, priority, new.created_at, new.queue_deadline, keyed=new.keyed)
+            run = ModelRun(
+                run_id, key, lane, priority, new.created_at, new.queue_deadline, keyed=new.keyed, if_busy=if_busy
+            )
             verbs.append(self.journal.accept(new, bounds, take=take))
-            expected.append(self.model.accept(run, bounds, take))
+            expected.append(self.model.accept(run, bounds, take, self.clock.at))
         assert self.call(*verbs) == expected
 
     @rule(key=sessions, behind=st.lists(asked, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
@@ -401,7 +439,7 @@ class JournalMachine(RuleBasedStateMachine):
         discarded: bool,
     ) -> None:
         """Have a session execute if it can, hold what does, and have others wait behind it."""
-        self.accept([(key, 3, 1, True, False, None, None)], Bounds(9, 99))
+        self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE)], Bounds(9, 99))
         if self.model.free(key):
             self.take(key)
         executing = next((run for run in self.model.executing() if run.key == key), None)
@@ -465,10 +503,12 @@ class JournalMachine(RuleBasedStateMachine):
     def _settle(self, token: Token, settlement: Settlement, take: bool, hold: bool) -> None:
         run = self.model.worker(token)
         expected: Take | None = None
-        if run is not None and run.cancelled and settlement.outcome.status is not RunStatus.CANCELLED:
+        wrong = settlement.outcome.status is not RunStatus.CANCELLED
+        if run is not None and run.cancelled and (wrong or settlement.discarded < run.discard):
             results = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
             assert [type(result) for result in results] == [CancelRequested]
-            settlement = replace(settlement, outcome=Outcome(status=RunStatus.CANCELLED))
+            discarded = settlement.discarded or run.discard
+            settlement = replace(settlement, outcome=Outcome(status=RunStatus.CANCELLED), discarded=discarded)
         if run is not None:
             expected = self.model.settle(run, settlement, take, hold, self.clock.at)
         (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
@@ -569,7 +609,7 @@ class JournalMachine(RuleBasedStateMachine):
             position = line.index(run) + 1 if run in line else None
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
             assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
-            assert found.cancel_requested == run.cancelled
+            assert (found.cancel_requested, found.discard, found.if_busy) == (run.cancelled, run.discard, run.if_busy)
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
             for hidden in (False, True):

@@ -70,12 +70,13 @@ class Control:
     async def _change(self, key: SessionKey, change: Cancel | CancelSession, force: bool) -> ChangeAnswer:
         answer = await self._journal.change(change)
         if isinstance(answer, Stopped):
-            self._tell(key, answer, force=force)
+            self.tell(key, answer, force=force)
         return answer
 
-    def _tell(self, key: SessionKey, stopped: Stopped, *, force: bool) -> None:
+    def tell(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
+        """Tell whoever has to know what the journal has cancelled; without a wait after its answer."""
         for run_id, outcome in stopped.ended.items():
             self._worker.ended(run_id, key, outcome)
         for run_id in stopped.asked:
             if self._is_expected(run_id):
-                self._worker.asked(run_id, force=force)
+                self._worker.asked(run_id, force=force, discard=discard)

@@ -230,7 +230,8 @@ class Runner:
         closed = close(so_far, attempt.results, finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
         if self._target.external:
-            settlement = Settlement(outcome=outcome, messages=[])
+            discarded = is_discarded(finished.ending, self._options)
+            settlement = Settlement(outcome=outcome, messages=[], discarded=discarded)
         elif is_discarded(finished.ending, self._options):
             settlement = Settlement(outcome=outcome, messages=closed, discarded=True)
         else:

@@ -49,10 +49,13 @@ from strandline.journal.port import (
 from strandline.lifecycle import ENDED
 from strandline.model import (
     HIGHEST_PRIORITY,
+    INTERRUPTS,
     LOWEST_PRIORITY,
     ErrorCode,
+    IfBusy,
     Input,
     Keyed,
+    Lane,
     Message,
     NewRun,
     Outcome,
@@ -84,6 +87,8 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
+    if_busy: IfBusy = IfBusy.ENQUEUE
+    """What becomes of it, or of the others, if the session has runs that wait or execute."""
     priority: int | None = None
     """Of 1 to 5, 1 first; None: what the service has as its default."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -251,6 +256,8 @@ class Service:
         raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
         key = request.key
+        if request.if_busy is IfBusy.ROLLBACK and self._target.external:
+            raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         run_id = self._new_run_id()
@@ -259,6 +266,8 @@ class Service:
             run_id=run_id,
             key=key,
             input=request.input,
+            if_busy=request.if_busy,
+            lane=Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL,
             priority=self._priority(request),
             opaque=self._target.opaque,
             timeout_s=timeout_s,
@@ -291,6 +300,10 @@ class Service:
                     position=position,
                     estimated_wait_s=self._estimate_s(position),
                     stream=stream,
+                )
+            case Refused(reason="session_busy"):
+                raise SessionBusy(
+                    f"session {key.session_id} has runs that execute or wait, and this one is not to wait"
                 )
             case Refused() as refused:
                 raise self._refusal(key, refused)
@@ -504,6 +517,8 @@ class Service:
             raise
         if not isinstance(accepted, Accepted):
             self._streams.pop(new.run_id, None)
+        elif accepted.stopped is not None:
+            self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:

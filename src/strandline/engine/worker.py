@@ -215,9 +215,9 @@ class Worker:
         self._on_end(run_id, outcome, None)
         self._pump()
 
-    def asked(self, run_id: RunId, *, force: bool) -> None:
+    def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
         """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""
-        self._runner.cancel(run_id)
+        self._runner.cancel(run_id, discard=discard)
         if force:
             self._holds.force(run_id)
 

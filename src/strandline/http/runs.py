@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from strandline.engine.service import RunView, Service
 from strandline.http import wire
-from strandline.model import ANONYMOUS, Message, RunError, RunId, RunStatus, SessionId
+from strandline.model import ANONYMOUS, IfBusy, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -26,6 +26,7 @@ class RunBody(Struct, frozen=True, kw_only=True):
     phase: str | None
     attempt: int
     priority: int
+    if_busy: IfBusy
     position: int | None
     estimated_wait_s: float | None
     created_at: datetime | None
@@ -56,6 +57,7 @@ def run_body(view: RunView) -> RunBody:
         phase=view.phase,
         attempt=run.attempt,
         priority=run.priority,
+        if_busy=run.if_busy,
         position=run.position,
         estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
         created_at=wire.timestamp(run.created_at),

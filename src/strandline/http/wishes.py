@@ -6,12 +6,15 @@ from msgspec import Meta, Struct, field
 
 from strandline.engine.service import Request
 from strandline.http.keys import fingerprint
-from strandline.model import Input, SessionKey
+from strandline.model import IfBusy, Input, SessionKey
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
     """The part of a body that `/chat` and `/v1/sessions/{session_id}/runs` have in common."""
 
+    if_busy: Annotated[
+        IfBusy, Meta(description="What becomes of the run, or of others, if the session has runs that wait or execute")
+    ] = IfBusy.ENQUEUE
     priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
@@ -25,6 +28,7 @@ def wished(key: SessionKey, prompt: Input, wishes: Wishes, idempotency_key: str 
     return Request(
         key=key,
         input=prompt,
+        if_busy=wishes.if_busy,
         priority=wishes.priority,
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,

@@ -118,6 +118,7 @@ class KeptRun:
             discarded=self.discarded,
             cancel_requested=self.cancel_requested,
             discard=self.discard,
+            if_busy=self.new.if_busy,
         )
 
 

@@ -15,16 +15,17 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
 from strandline.journal import keys
+from strandline.journal.control import Controls
 from strandline.journal.damage import ended_unread, readable
 from strandline.journal.forgetting import prune
 from strandline.journal.known import Executing, Session
 from strandline.journal.port import AcceptAnswer, Accepted, Bounds, Refused, Take
-from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
+from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
-from strandline.journal.seal import end_owner, message_owner, request_owner, sealed
-from strandline.journal.transactions import Mismatch, Transactions
+from strandline.journal.seal import end_owner, request_owner, sealed
+from strandline.journal.transactions import Mismatch
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, Lane, NewRun, Run, RunStatus, SessionKey, Token
+from strandline.model import Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token
 
 _log = logging.getLogger("strandline.journal")
 
@@ -34,7 +35,6 @@ _RUNNING: Final = _TAKEN.value
 _HEAD: Final = (
     f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1"
 )
-_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 
 
 class Left(Struct, frozen=True):
@@ -49,12 +49,11 @@ class Left(Struct, frozen=True):
     discarded: bool
 
 
-class Ledger(Transactions):
+class Ledger(Controls):
     """The one writing connection and what it knows. Everything here belongs to the writer's thread."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, *, max_attempts: int) -> None:
-        super().__init__(connection)
-        self._clock = clock
+        super().__init__(connection, clock)
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
         (highest,) = self._execute(
@@ -104,14 +103,22 @@ class Ledger(Transactions):
         seq = self._seq
         place = rank(new.lane, new.priority, seq)
         ahead = self._ahead(session, place) if session is not None and session.queued else 0
-        at_once = take and not ahead and (session is None or session.claimed is None)
+        queued = session.queued if session is not None else 0
+        given_back: list[list[Any]] = []
+        if new.if_busy is not IfBusy.ENQUEUE and session is not None:
+            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None):
+                return Refused("session_busy", ahead + 1)
+            given_back = self._given_back(session, new.if_busy)
+        at_once = take and ahead == len(given_back) and (session is None or session.claimed is None)
         if not at_once:
-            if (session.queued if session is not None else 0) >= bounds.per_session:
-                return Refused("queue_full", ahead + 1)
-            if self._known.waiting >= bounds.total:
-                return Refused("server_full", ahead + 1)
+            if queued - len(given_back) >= bounds.per_session:
+                return Refused("queue_full", ahead - len(given_back) + 1)
+            if self._known.waiting - len(given_back) >= bounds.total:
+                return Refused("server_full", ahead - len(given_back) + 1)
         if session is None:
             session = self._add(new.key)
+        stopped = None if new.if_busy is IfBusy.ENQUEUE else self._interrupt(session, given_back, new.if_busy)
+        ahead -= len(given_back)
         self._seq = seq + 1
         run = Run(
             run_id=new.run_id,
@@ -128,6 +135,7 @@ class Ledger(Transactions):
             started_at=self._clock.now() if at_once else None,
             timeout_s=new.timeout_s,
             queue_deadline=new.queue_deadline,
+            if_busy=new.if_busy,
         )
         fence = self._next_fence() if at_once else None
         owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
@@ -143,12 +151,14 @@ class Ledger(Transactions):
         )  # fmt: skip
         if new.keyed is not None:
             keys.keep(self._execute, session, seq, new.keyed)
+        if new.if_busy is not IfBusy.ENQUEUE:
+            self._execute("UPDATE runs SET if_busy = ? WHERE seq = ?", (new.if_busy.value, seq))
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1)
+            return Accepted(ahead + 1, stopped)
         self._known.claimed(Executing(session, run.run_id, seq, fence, 1, run.started_at, staged=0), last=False)
         self.made.append(Claim(token=Token(run.run_id, fence), run=run))
-        return Accepted(0)
+        return Accepted(0, stopped)
 
     def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -223,29 +233,6 @@ class Ledger(Transactions):
             raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
         return executing
 
-    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
-        """Write the row of history that a run leaves."""
-        end = session.end
-        if messages is not None:
-            messages = sealed(messages, message_owner(session.crc, end.length, discarded=bool(discarded)))
-        row = self._execute(
-            "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
-            " VALUES (?,?,?,?,?,?,?,?)",
-            (session.no, end.nth + 1, end.length, count, end.row, seq, discarded, messages),
-        ).lastrowid
-        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
-        session.end = Tail(row, end.nth + 1, end.length + count)
-
-    def _keep(self, session: Session, window: bytes | None, state: bytes | None) -> None:
-        """Write what an agent is rebuilt from, as far as it changed. Nearly always there is a row, and only a state."""
-        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
-            return
-        self._execute(
-            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
-            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-            (session.no, window, state),
-        )
-
     def _give_back(self, executing: Executing, attempt: int) -> None:
         place = rank(Lane.GIVEN_BACK, 0, executing.seq)
         self._update(
@@ -311,7 +298,7 @@ class Ledger(Transactions):
             " WHERE seq = ? AND status = 'queued'",
             (run.status.value, attempt, fence, int(last), run.started_at, run.sequence),
         )
-        self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
+        self._known.left(session, (waiting.lane, row[-1], waiting.sequence))
         self._known.claimed(
             Executing(session, run.run_id, run.sequence, fence, attempt, run.started_at, len(staged)), last=last
         )
@@ -325,7 +312,7 @@ class Ledger(Transactions):
         fence = self._next_fence()
         executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, run.started_at, staged=1)
         self._update("UPDATE runs SET fence = ? WHERE seq = ? AND status = 'queued'", (fence, run.sequence))
-        self._known.left(session, rank(run.lane, run.priority, run.sequence))
+        self._known.left(session, (run.lane, row[-1], run.sequence))
         self._known.claimed(executing, last=False)
         outcome, closed = ended_unread(run, staged)
         encoded = encode_messages(closed) if closed else None
@@ -335,10 +322,3 @@ class Ledger(Transactions):
     def _next_fence(self) -> int:
         self._fence += 1
         return self._fence
-
-    def _add(self, key: SessionKey) -> Session:
-        no = self._execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
-        assert no is not None
-        session = Session(no, key, Tail())
-        self._known.add(session)
-        return session

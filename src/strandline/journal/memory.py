@@ -48,6 +48,7 @@ from strandline.model import (
     AgentRecord,
     Claim,
     Fact,
+    IfBusy,
     Lane,
     NewRun,
     Run,
@@ -106,12 +107,18 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 if answer is not None:
                     return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
+            if new.if_busy is IfBusy.REJECT and (session.claimed is not None or len(session.line)):
+                return Refused("session_busy", ahead + 1)
+            begun = self._begun(session, new.if_busy)
+            leaving = sum(run.status is RunStatus.QUEUED for run in begun)
+            ahead -= leaving
             at_once = take and session.claimed is None and ahead == 0
             if not at_once:
-                if len(session.line) >= bounds.per_session:
+                if len(session.line) - leaving >= bounds.per_session:
                     return Refused("queue_full", ahead + 1)
-                if len(self._waiting) >= bounds.total:
+                if len(self._waiting) - leaving >= bounds.total:
                     return Refused("server_full", ahead + 1)
+            stopped = self._stop_all(begun, discard=new.if_busy is IfBusy.ROLLBACK) if begun else None
             run = KeptRun(new, request, self._sequence)
             self._sequence += 1
             self._sessions[new.key] = session
@@ -121,9 +128,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 session.keys[new.keyed.key] = run
             if at_once:
                 self._start(session, run)
-                return Accepted(0)
+                return Accepted(0, stopped)
             self._enqueue(session, run)
-            return Accepted(ahead + 1)
+            return Accepted(ahead + 1, stopped)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -153,10 +160,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             check_cancel(run, settlement.outcome.status, discarded=settlement.discarded)
             session = self._sessions[run.new.key]
             self._end(run, settlement.outcome.status, outcome)
-            if settlement.discarded:
-                run.discarded = True
-                session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
-            session.history += messages
+            self._leave(session, run, messages, discarded=settlement.discarded)
             session.window = window or session.window
             session.state = state or session.state
             if hold:

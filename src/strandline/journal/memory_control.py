@@ -1,7 +1,7 @@
 """The changes that somebody asks the memory journal for, each one step under its lock."""
 
 from strandline.encoding import encode_messages
-from strandline.journal.kept import KeptRun
+from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.port import (
     Busy,
     Cancel,
@@ -14,7 +14,7 @@ from strandline.journal.port import (
 )
 from strandline.journal.rules import cancelled, check_end
 from strandline.journal.steps import Steps
-from strandline.model import Outcome, RunId, RunStatus
+from strandline.model import INTERRUPTS, IfBusy, Lane, Outcome, RunId, RunStatus
 
 
 class MemoryControls(Steps):
@@ -58,16 +58,26 @@ class MemoryControls(Steps):
             runs.append(session.claimed)
         return self._stop_all(runs)
 
-    def _stop_all(self, runs: list[KeptRun]) -> Stopped:
+    def _begun(self, session: KeptSession, if_busy: IfBusy) -> list[KeptRun]:
+        """Return what an interrupt cancels in a session: what has begun and has not ended."""
+        if if_busy not in INTERRUPTS:
+            return []
+        begun = [run for run in session.line.in_order() if run.lane == Lane.GIVEN_BACK and run.started_at is not None]
+        if session.claimed is not None and not session.claimed.held:
+            begun.append(session.claimed)
+        return begun
+
+    def _stop_all(self, runs: list[KeptRun], *, discard: bool = False) -> Stopped:
         """End those that wait, and note of those that execute that they can only end as cancelled."""
         ended: dict[RunId, Outcome] = {}
         asked: list[RunId] = []
         for run in runs:
             if run.status is RunStatus.QUEUED:
                 outcome, messages = cancelled(run.staged())
-                self._end_waiting(run, outcome, [encode_messages(message) for message in messages])
+                self._end_waiting(run, outcome, [encode_messages(each) for each in messages], discarded=discard)
                 ended[run.new.run_id] = outcome
             else:
                 run.cancel_requested = True
+                run.discard = run.discard or discard
                 asked.append(run.new.run_id)
         return Stopped(ended=ended, asked=asked)

@@ -59,15 +59,19 @@ class Bounds(Struct, frozen=True):
 
 
 class Accepted(Struct, frozen=True):
-    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start."""
+    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
+
+    `stopped` is what one that interrupts has cancelled, if anything.
+    """
 
     position: int
+    stopped: "Stopped | None" = None
 
 
 class Refused(Struct, frozen=True):
-    """Nothing was kept: a queue is full. `position` is where the run would have stood."""
+    """Nothing was kept: a queue is full, or the run is not to wait. `position` is where it would have stood."""
 
-    reason: Literal["queue_full", "server_full"]
+    reason: Literal["queue_full", "server_full", "session_busy"]
     position: int
 
 
@@ -260,6 +264,9 @@ class Journal(Protocol):
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first.
+
+        What `if_busy` says is done in the same transaction, unless the run is refused: an interrupt cancels what has
+        begun in the session (what executes, and what was given back), a rollback has it discarded too.
 
         If the run is `keyed`, its key is looked at first: one that stands for a run keeps nothing and is no matter of
         `bounds`. A refusal is not kept either; the key of a run is forgotten together with it.

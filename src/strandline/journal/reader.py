@@ -14,7 +14,7 @@ from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import Rank, rank, spans
+from strandline.journal.rules import Rank, spans
 from strandline.journal.seal import (
     agent_owner,
     damaged_record,
@@ -30,6 +30,7 @@ from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
     Fact,
+    IfBusy,
     Inline,
     Input,
     Lane,
@@ -52,6 +53,7 @@ _MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
 }
 """By status: whether a run is claimed, and whether it has a time of its end."""
 
+_POLICIES: Final = {None: IfBusy.ENQUEUE} | {policy.value: policy for policy in IfBusy}
 _ASKED: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
 """What a run of which a cancel was requested can be."""
 
@@ -65,7 +67,7 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, cancel_requested, discard, fence, urgency"
+    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, fence, urgency"
 )
 
 
@@ -84,20 +86,26 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
         or run.cancel_requested > (run.status in _ASKED)
         or run.discard > run.cancel_requested
         or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
-        or urgency != (run.priority if run.lane == Lane.NORMAL else 0)
+        or not _is_urgency(urgency, run)
     ):
         raise damaged_record(f"run {run.run_id}")
     return run
 
 
+def _is_urgency(urgency: int, run: Run) -> bool:
+    """Tell whether the second part of a run's rank can be what it is."""
+    if run.lane == Lane.FRONT:
+        return urgency >= run.sequence
+    return urgency == (run.priority if run.lane == Lane.NORMAL else 0)
+
+
 def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
-    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, cancel_requested, discard, fence, _ = (
-        more
-    )
+    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
+    cancel_requested, discard, if_busy = wanted
     what, session = f"run {run_id}", key_crc(key) if crc is None else crc
-    if status not in _STATUSES or not {discarded, cancel_requested, discard} <= {0, 1}:
+    if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
     outcome = None
     if end is not None:
@@ -127,6 +135,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         discarded=bool(discarded),
         cancel_requested=bool(cancel_requested),
         discard=bool(discard),
+        if_busy=_POLICIES[if_busy],
     )
 
 
@@ -323,7 +332,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     found = sound_run(tuple(columns), SessionKey(principal, session_id))
     if found.status is not RunStatus.QUEUED:
         return found
-    ahead = waiting_before(connection, session, rank(found.lane, found.priority, found.sequence))
+    ahead = waiting_before(connection, session, (found.lane, columns[-1], found.sequence))
     return replace(found, position=ahead + 1)
 
 

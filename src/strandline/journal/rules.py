@@ -10,14 +10,17 @@ from strandline.lifecycle import ENDED, MOVES, advance
 from strandline.model import Cancelled, Fact, Inline, Keyed, Lane, Message, Outcome, RunId, RunStatus, Window
 
 Rank = tuple[int, int, int]
-"""Where a run stands among those of its session: (lane, priority or 0, sequence); the smallest is next."""
+"""Where a run stands among those of its session: (lane, urgency, sequence); the smallest is next.
+
+The urgency is the priority in the normal lane, the place that was drawn in the front one, and 0 in all others.
+"""
 
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
 
 def rank(lane: int, priority: int, sequence: int) -> Rank:
-    """Return where a run stands; priority counts in the normal lane only."""
-    return (lane, priority if lane == Lane.NORMAL else 0, sequence)
+    """Return where a run stands: by priority in the normal lane, by its arrival there in the front one."""
+    return (lane, priority if lane == Lane.NORMAL else sequence if lane == Lane.FRONT else 0, sequence)
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:

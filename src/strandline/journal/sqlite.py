@@ -16,10 +16,9 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import lists, reader
-from strandline.journal.control import Controls
 from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.ledger import Left
+from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
@@ -88,7 +87,7 @@ class SqliteJournal:
         self._mountinfo = mountinfo
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
-        self._ledger: Controls | None = None
+        self._ledger: Ledger | None = None
         self._readers: Readers | None = None
         self._watch: Watch | None = None
 
@@ -113,7 +112,7 @@ class SqliteJournal:
         connections: list[sqlite3.Connection] = []
         claims: list[Claim] = []
 
-        def prepare() -> Controls:
+        def prepare() -> Ledger:
             if not check_file(path):
                 create(path)
             try:
@@ -250,7 +249,7 @@ class SqliteJournal:
             forgotten += count
         return forgotten
 
-    def _verbs(self) -> Controls:
+    def _verbs(self) -> Ledger:
         if self._ledger is None:
             raise JournalUnavailable("the journal is not open")
         return self._ledger
@@ -317,7 +316,7 @@ class SqliteJournal:
             raise translated(error) from error
 
 
-class _WatchedLedger(Controls):
+class _WatchedLedger(Ledger):
     """A ledger that begins no transaction in a file that was deleted or replaced."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, watch: Watch, *, max_attempts: int) -> None:

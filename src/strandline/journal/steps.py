@@ -98,6 +98,13 @@ class Steps:
                 run.queue_deadline += stood_s(held.ended_at, run.new.created_at, now)
         self._stop(session, held)
 
+    def _leave(self, session: KeptSession, run: KeptRun, messages: list[bytes], *, discarded: bool) -> None:
+        """Append what a run leaves to history."""
+        if discarded:
+            run.discarded = True
+            session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
+        session.history += messages
+
     def _stop(self, session: KeptSession, run: KeptRun) -> None:
         session.claimed = None
         run.fence = None
@@ -109,10 +116,10 @@ class Steps:
             position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
         return run.shown(position)
 
-    def _end_waiting(self, run: KeptRun, outcome: Outcome, messages: list[bytes]) -> None:
+    def _end_waiting(self, run: KeptRun, outcome: Outcome, messages: list[bytes], *, discarded: bool = False) -> None:
         """End a run that waits, leaving `messages` in history."""
         session = self._sessions[run.new.key]
         session.line.remove(run)
         del self._waiting[run.sequence]
         self._end(run, outcome.status, encode_messages(outcome))
-        session.history += messages
+        self._leave(session, run, messages, discarded=discarded)

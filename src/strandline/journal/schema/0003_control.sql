@@ -6,3 +6,6 @@ ALTER TABLE runs ADD COLUMN discard INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE runs ADD COLUMN key TEXT;
 ALTER TABLE runs ADD COLUMN fingerprint BLOB;
 CREATE UNIQUE INDEX runs_keyed ON runs (session, key) WHERE key IS NOT NULL;
+
+-- What the run was to do to a busy session, as its name; NULL: wait.
+ALTER TABLE runs ADD COLUMN if_busy TEXT;

@@ -21,6 +21,7 @@ from strandline.testing.contract.holds import HoldsContract
 from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
 from strandline.testing.contract.lists import ListsContract
+from strandline.testing.contract.policies import PoliciesContract
 
 __all__ = ["JournalContract"]
 
@@ -34,5 +35,6 @@ class JournalContract(
     ControlContract,
     KeysContract,
     ListsContract,
+    PoliciesContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""
