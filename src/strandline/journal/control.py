@@ -94,7 +94,7 @@ class Controls(Rows):
             return []
         return [list(row) for row in self._execute(_GIVEN_BACK, (session.no,)).fetchall()]
 
-    def _interrupt(self, session: Session, given_back: list[list[Any]], if_busy: IfBusy) -> Stopped | None:
+    def _interrupt(self, session: Session, given_back: Sequence[list[Any]], if_busy: IfBusy) -> Stopped | None:
         """Cancel what has begun in a session, for a run that goes before all that has not."""
         if if_busy not in INTERRUPTS:
             return None

@@ -49,7 +49,6 @@ def damaged(connection: sqlite3.Connection, sessions: Mapping[int, int]) -> Iter
             yield run_id
 
 
-def keep(execute: Execute, session: Session, seq: int, keyed: Keyed) -> None:
-    """Have a key stand for the run with this sequence."""
-    fingerprint = sealed(keyed.fingerprint, key_owner(session.crc, seq, keyed.key))
-    execute("UPDATE runs SET key = ?, fingerprint = ? WHERE seq = ?", (keyed.key, fingerprint, seq))
+def kept(session: Session, seq: int, keyed: Keyed) -> tuple[str, bytes]:
+    """Return what is kept of a key with the run that it stands for, whose sequence is `seq`."""
+    return keyed.key, sealed(keyed.fingerprint, key_owner(session.crc, seq, keyed.key))

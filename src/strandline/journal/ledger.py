@@ -6,6 +6,7 @@ all that was known, and it is read anew from the file, which is the truth.
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -29,9 +30,18 @@ from strandline.model import Claim, IfBusy, Lane, NewRun, Run, RunStatus, Sessio
 
 _log = logging.getLogger("strandline.journal")
 
+_ENQUEUE: Final = IfBusy.ENQUEUE
 _QUEUED: Final = RunStatus.QUEUED.value
 _TAKEN: Final = advance(RunStatus.QUEUED, Move.TAKE)
 _RUNNING: Final = _TAKEN.value
+_COLUMNS: Final = (
+    "seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque, input, metadata, created_at,"
+    " started_at, timeout_s, queue_deadline"
+)
+_INSERT: Final = f"INSERT INTO runs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)"
+_INSERT_MORE: Final = (
+    f"INSERT INTO runs ({_COLUMNS}, key, fingerprint, if_busy) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?)"
+)
 _HEAD: Final = (
     f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1"
 )
@@ -102,24 +112,31 @@ class Ledger(Controls):
                 return known
         seq = self._seq
         place = rank(new.lane, new.priority, seq)
-        ahead = self._ahead(session, place) if session is not None and session.queued else 0
         queued = session.queued if session is not None else 0
-        given_back: list[list[Any]] = []
-        if new.if_busy is not IfBusy.ENQUEUE and session is not None:
+        ahead = self._ahead(session, place) if session is not None and queued else 0
+        leaving: Sequence[list[Any]] = ()
+        if new.if_busy is not _ENQUEUE and session is not None:
             if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None):
                 return Refused("session_busy", ahead + 1)
-            given_back = self._given_back(session, new.if_busy)
-        at_once = take and ahead == len(given_back) and (session is None or session.claimed is None)
+            leaving = self._given_back(session, new.if_busy)
+            ahead -= len(leaving)
+        at_once = take and not ahead and (session is None or session.claimed is None)
         if not at_once:
-            if queued - len(given_back) >= bounds.per_session:
-                return Refused("queue_full", ahead - len(given_back) + 1)
-            if self._known.waiting - len(given_back) >= bounds.total:
-                return Refused("server_full", ahead - len(given_back) + 1)
+            if queued - len(leaving) >= bounds.per_session:
+                return Refused("queue_full", ahead + 1)
+            if self._known.waiting - len(leaving) >= bounds.total:
+                return Refused("server_full", ahead + 1)
         if session is None:
             session = self._add(new.key)
-        stopped = None if new.if_busy is IfBusy.ENQUEUE else self._interrupt(session, given_back, new.if_busy)
-        ahead -= len(given_back)
+        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         self._seq = seq + 1
+        fence = self._next_fence() if at_once else None
+        started_at = self._clock.now() if at_once else None
+        self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
+        if fence is None:
+            self._known.waits(session, place)
+            return Accepted(ahead + 1, stopped)
+        self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,
             key=new.key,
@@ -129,36 +146,40 @@ class Ledger(Controls):
             opaque=new.opaque,
             metadata=new.metadata,
             sequence=seq,
-            status=_TAKEN if at_once else RunStatus.QUEUED,
-            attempt=1 if at_once else 0,
+            status=_TAKEN,
+            attempt=1,
             created_at=new.created_at,
-            started_at=self._clock.now() if at_once else None,
+            started_at=started_at,
             timeout_s=new.timeout_s,
             queue_deadline=new.queue_deadline,
             if_busy=new.if_busy,
         )
-        fence = self._next_fence() if at_once else None
-        owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
-        self._execute(
-            "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
-            " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
-            " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
-            (
-                seq, run.run_id, session.no, run.lane, place[1], run.priority, _RUNNING if at_once else _QUEUED,
-                run.attempt, fence, int(run.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
-                run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
-            ),
-        )  # fmt: skip
-        if new.keyed is not None:
-            keys.keep(self._execute, session, seq, new.keyed)
-        if new.if_busy is not IfBusy.ENQUEUE:
-            self._execute("UPDATE runs SET if_busy = ? WHERE seq = ?", (new.if_busy.value, seq))
-        if fence is None:
-            self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped)
-        self._known.claimed(Executing(session, run.run_id, seq, fence, 1, run.started_at, staged=0), last=False)
-        self.made.append(Claim(token=Token(run.run_id, fence), run=run))
+        self.made.append(Claim(token=Token(new.run_id, fence), run=run))
         return Accepted(0, stopped)
+
+    def _insert(
+        self,
+        session: Session,
+        new: NewRun,
+        seq: int,
+        place: Rank,
+        fence: int | None,
+        started_at: float | None,
+        prompt: bytes,
+        metadata: bytes | None,
+    ) -> None:
+        owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
+        values = (
+            seq, new.run_id, session.no, new.lane, place[1], new.priority, _QUEUED if fence is None else _RUNNING,
+            int(fence is not None), fence, int(new.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
+            new.created_at, started_at, new.timeout_s, new.queue_deadline,
+        )  # fmt: skip
+        if new.keyed is None and new.if_busy is _ENQUEUE:
+            self._execute(_INSERT, values)
+            return
+        kept = (None, None) if new.keyed is None else keys.kept(session, seq, new.keyed)
+        if_busy = None if new.if_busy is _ENQUEUE else new.if_busy.value
+        self._execute(_INSERT_MORE, (*values, *kept, if_busy))
 
     def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
