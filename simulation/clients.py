@@ -2,16 +2,21 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from simulation.loop import Chance
 from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
-from strandline.engine.service import Request
+from strandline.engine.service import Request, Ticket
 from strandline.engine.stream import Later
-from strandline.errors import NotFound, StrandlineError, Unavailable
+from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, Unavailable
 from strandline.lifecycle import ENDED
-from strandline.model import Outcome, RunId, SessionKey
+from strandline.model import IfBusy, Outcome, RunId, SessionKey
+
+POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 
 
 class Town(Protocol):
@@ -50,23 +55,63 @@ async def send(town: Town) -> None:
         await asyncio.sleep(1.0)
     else:
         return
-    town.note("asked", text, session=key, **limits)
+    if_busy = chance.choice(POLICIES) if chance.happens(town.traits.interrupts) else IfBusy.ENQUEUE
+    town.note("asked", text, session=key, if_busy=if_busy, **limits)
+    request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
+    if chance.happens(town.traits.keys):
+        request = replace(request, idempotency_key=text, fingerprint=text.encode())
     try:
-        ticket = await server.ask(server.service.submit(Request(key=key, input=text, **limits)))  # type: ignore[arg-type]
+        ticket = await server.ask(server.service.submit(request))
     except Gone:
         town.note("unsure", text)
-        return
-    except Unavailable as error:
+        if request.idempotency_key is None or (again := await _send_again(town, request)) is None:
+            return
+        server, ticket = again
+    except (Unavailable, SessionBusy) as error:
         town.note("refused", text, code=error.code)
         return
     run = ticket.run_id
     town.note("accepted", run, text=text, session=key, position=ticket.position, process=server.number)
+    cancels = asyncio.ensure_future(_cancel(town, key, run)) if chance.happens(town.traits.cancels) else None
     told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
     if told is not None:
         _note_end(town, run, told)
+    if cancels is not None:
+        await cancels
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
+
+
+async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | None:
+    """Send a request again of which nobody knows whether it was accepted."""
+    for _ in range(5):
+        await asyncio.sleep(town.chance.between(0.0, 2.0))
+        server = town.server
+        if server is not None and server.ready:
+            with suppress(Gone, StrandlineError):
+                return server, await server.ask(server.service.submit(request))
+    return None
+
+
+async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:
+    """Cancel a run, after a while, wherever a server can be reached."""
+    await asyncio.sleep(town.chance.random() ** 2 * 6)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    force = town.chance.happens(0.3)
+    town.note("cancelling", run, force=force)
+    try:
+        view = await server.ask(server.service.cancel(key.principal, run, force=force))
+    except AlreadyEnded:
+        town.note("too_late", run)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("cancelled", run, process=server.number)
+        if view.run.outcome is not None:
+            _note_end(town, run, view.run.outcome)
 
 
 async def _wait(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from simulation.life import Life
 from simulation.record import Event, told
-from strandline.model import Ending, ErrorCode, Failed, Message, Outcome, SessionKey, ToolResult
+from strandline.model import Ending, ErrorCode, Failed, IfBusy, Message, Outcome, SessionKey, ToolResult
 from strandline.testing.checker import Ledger
 
 
@@ -47,6 +47,9 @@ class RunEvidence:
         self.position = 0
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
+        self.cancelling = self.forced = self.too_late = False
+        self.cancelled_at: float | None = None
+        """When a client was told that its cancel is accepted."""
         self.lost = False
         """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
@@ -56,6 +59,7 @@ class RunEvidence:
         self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
         self.kept: set[str] = set()
         """The tools whose results are durable for sure."""
+        self.if_busy = IfBusy.ENQUEUE
         self.limits: dict[str, float] = {}
         """What the client asked for: `timeout_s`, `queue_timeout_s`."""
 
@@ -118,6 +122,9 @@ class Evidence:
         """When processes died, lost their journal or began to drain."""
         self._asked: dict[str, int] = {}
         self._limits: dict[str, dict[str, float]] = {}
+        self._policies: dict[str, IfBusy] = {}
+        self.policies: dict[SessionKey, set[IfBusy]] = defaultdict(set)
+        """How runs of each session were asked for."""
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
@@ -133,6 +140,7 @@ class Evidence:
             run = self._run(kept.run_id)
             run.text = str(kept.input)
             run.limits = self._limits[run.text]
+            run.if_busy = self._policies[run.text]
 
     @staticmethod
     def as_line(messages: list[Message]) -> str:
@@ -178,7 +186,10 @@ class Evidence:
 
     def _asked_(self, nth: int, event: Event) -> None:
         self._asked[event.run] = nth
-        self._limits[event.run] = {name: each for name, each in event.facts.items() if name != "session"}
+        facts = event.facts
+        self._limits[event.run] = {name: each for name, each in facts.items() if name not in ("session", "if_busy")}
+        self._policies[event.run] = facts["if_busy"]
+        self.policies[facts["session"]].add(facts["if_busy"])
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.facts["code"]
@@ -201,6 +212,18 @@ class Evidence:
 
     def _missing(self, nth: int, event: Event) -> None:
         self._run(event.run).missing = True
+
+    def _cancelling(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        run.cancelling, run.forced = True, event.facts["force"]
+        if run.forced:
+            self.interruptions.append(event.at)
+
+    def _too_late(self, nth: int, event: Event) -> None:
+        self._run(event.run).too_late = True
+
+    def _cancelled(self, nth: int, event: Event) -> None:
+        self._run(event.run).cancelled_at = event.at
 
     def _history(self, nth: int, event: Event) -> None:
         self.histories_seen.append((event.facts["session"], event.facts["messages"]))

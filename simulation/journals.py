@@ -17,13 +17,11 @@ from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
-    Accepted,
+    AcceptAnswer,
     Bounds,
-    Busy,
     Change,
-    Changed,
+    ChangeAnswer,
     Journal,
-    Refused,
     Take,
 )
 from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
@@ -98,7 +96,7 @@ class SlowJournal:
             alive(self._process)
             yield claim
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run."""
         return await self._written(lambda: self._inner.accept(new, bounds, take=take))
 
@@ -125,7 +123,7 @@ class SlowJournal:
         """Give a run back, or end its hold."""
         return await self._written(lambda: self._inner.release(token, counted=counted, take=take), token)
 
-    async def change(self, change: Change) -> Changed | Busy:
+    async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change."""
         return await self._written(lambda: self._inner.change(change))
 

@@ -13,7 +13,7 @@ from simulation.life import Life
 from simulation.script import Ends
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
-from strandline.model import ErrorCode, Outcome, Run, RunStatus
+from strandline.model import INTERRUPTS, ErrorCode, IfBusy, Outcome, Run, RunStatus
 
 SETTLE_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
@@ -22,8 +22,9 @@ SETTLE_S = 1.0
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _caused, _exclusive, _ordered, tools_once, truthful, remembered, _in_time)
-    return [*life.faults, *(fault for rule in rules for fault in rule(life, evidence))]
+    rules = (_durable, _told_the_same, _cancelled, _caused, _exclusive, _ordered, _in_time)
+    truths = (tools_once, truthful, remembered)
+    return [*life.faults, *(fault for rule in (*rules, *truths) for fault in rule(life, evidence))]
 
 
 # -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
@@ -59,6 +60,28 @@ def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"run {run.id} was told as {told} and is kept as {_as_told(kept.outcome)}"
         if run.later and not (evidence.drains or life.faulty):
             yield f"run {run.id} was told to go on later, without a cause"
+
+
+def _cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
+    for run, outcome in evidence.ended():
+        is_cancelled = outcome.status is RunStatus.CANCELLED
+        if run.cancelled_at is not None and not (is_cancelled or run.forced):
+            yield f"run {run.id} ended as {_as_told(outcome)} although its cancel was accepted"
+        interrupted = INTERRUPTS & evidence.policies[life.runs[run.id].key]
+        if is_cancelled and not run.cancelling and not interrupted:
+            yield f"run {run.id} was cancelled, which nobody asked for"
+        if is_cancelled and run.too_late and not interrupted:
+            yield f"run {run.id} was cancelled, and its client was told that it is too late"
+        kept = life.runs[run.id]
+        if (kept.discard or (is_cancelled and kept.discarded)) and IfBusy.ROLLBACK not in interrupted:
+            yield f"run {run.id} was rolled back, which nobody asked for"
+        ended_at = kept.ended_at
+        if run.cancelled_at is None or ended_at is None or not life.steady or life.faulty:
+            continue
+        took_s = ended_at - EPOCH - run.cancelled_at
+        quiet = not any(run.cancelled_at <= each <= ended_at - EPOCH + SLACK_S for each in evidence.interruptions)
+        if is_cancelled and quiet and took_s > life.options.cancel_grace_s + SLACK_S:
+            yield f"run {run.id} ended {took_s:.1f} s after its cancel was accepted"
 
 
 def _as_told(outcome: Outcome) -> tuple[str, str, str]:
@@ -112,6 +135,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
+    elif outcome.status is RunStatus.CANCELLED:
+        pass  # see `_cancelled`
     elif last is None:
         if not (code is ErrorCode.AGENT_ERROR and life.faulty):
             yield "and never began"
@@ -180,8 +205,8 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
 def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
     """Tell whether the hold of an attempt whose code still works was over when another began."""
     kept = life.runs.get(earlier.run)
-    if evidence.runs[earlier.run].lost:
-        return True  # what executes without a claim can neither start tools nor write
+    if evidence.runs[earlier.run].lost or evidence.runs[earlier.run].forced:
+        return True  # its hold was not wanted, or: what executes without a claim can neither start tools nor write
     if kept is None or kept.ended_at is None or not _may_be_left(life):
         return False
     held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at
@@ -198,11 +223,17 @@ def _may_be_left(life: Life) -> bool:
     return bool(life.traits.threads or life.traits.swallows)
 
 
+def _out_of_order(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
+    for earlier, later in pairwise(runs):
+        if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
+            yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+
+
 def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
-    for key, runs in evidence.in_order_of_start().items():
-        for earlier, later in pairwise(runs):
-            if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
-                yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
+    for key, every in evidence.in_order_of_start().items():
+        runs = [run for run in every if run.if_busy not in INTERRUPTS]
+        yield from _out_of_order(life, [run for run in every if run.if_busy in INTERRUPTS])
+        yield from _out_of_order(life, runs)
         known = [run for run in runs if run.accepted]
         latest_asked_nth = 0
         for run in known:

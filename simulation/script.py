@@ -61,6 +61,12 @@ class Traits(Struct, frozen=True):
     swallows: float = 0.1
     slow_builds: float = 0.1
     failing_builds: float = 0.03
+    interrupts: float = 0.0
+    """How likely it is that a request interrupts its session, rolls it back, or may not wait."""
+    keys: float = 0.0
+    """How likely it is that a request has an idempotency key, and is sent again if nobody knows what became of it."""
+    cancels: float = 0.0
+    """How likely it is that the client of a run cancels it."""
 
 
 def draw(chance: Chance, traits: Traits) -> Script:

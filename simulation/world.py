@@ -45,6 +45,9 @@ class World:
             raises=chance.choice((0.0, 0.05, 0.3)),
             hangs=0.1 if self.options.timeout_s < 60 else 0.0,
             threads=chance.choice((0.0, 0.5)),
+            interrupts=0.0 if chance.happens(0.7) else 0.3,
+            keys=chance.choice((0.0, 0.7)),
+            cancels=chance.choice((0.0, 0.0, 0.3)),
         )
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):

@@ -66,6 +66,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0
+    priority: Annotated[
+        int, Meta(description="Place of a run in its queue, 1 to 5, 1 first; a request may ask for another", ge=1, le=5)
+    ] = 3
     timeout: Annotated[
         float, Meta(description="Seconds a run may take from its first start; a request may ask for less", gt=0)
     ] = 3600.0
@@ -116,6 +119,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
     ] = 30 * 86400.0
+    idempotency_retention: Annotated[
+        float,
+        Meta(description="Seconds after its end for which an `Idempotency-Key` stands for its run", ge=0),
+    ] = 86400.0
     drain_grace: Annotated[
         float, Meta(description="Seconds that executing runs get to finish when the server is told to stop", ge=0)
     ] = 6.0
@@ -200,7 +207,15 @@ def resolve(
         for name, (raw, origin) in source.items():
             values[name] = _convert(name, raw, hints[name], origin)
             origins[name] = origin
-    return Resolved(Settings(**values), origins)
+    settings = Settings(**values)
+    if settings.idempotency_retention > settings.run_retention:
+        name = "run_retention" if origins["run_retention"] != "default" else "idempotency_retention"
+        raise SettingsError(
+            f"{name} is {getattr(settings, name):g} ({origins[name]}), but an idempotency key is kept with its run:"
+            f" run_retention ({settings.run_retention:g} s) must not be below idempotency_retention"
+            f" ({settings.idempotency_retention:g} s). Make the one longer or the other shorter."
+        )
+    return Resolved(settings, origins)
 
 
 def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None) -> Survey:

@@ -3,7 +3,8 @@
 * `CallerError`: the caller sent something wrong; sending it again will not help.
 * `Unavailable`: the environment cannot do it now; nothing was accepted, trying again later may help.
 * `SetupError`: the operator's settings, target or files are wrong; the message says what to change.
-* `ClaimLost`: inner control flow; a newer owner executes the run, nothing was changed.
+* `ClaimLost`, `CancelRequested`: inner control flow; a newer owner executes the run, or its cancel was accepted before.
+  Nothing was changed.
 * `AgentFailed`: the user's agent could not be built or run.
 * `InvariantBroken`: a defect of Strandline itself.
 
@@ -43,6 +44,18 @@ class SessionBusy(CallerError):
     """The session has a run that waits or executes; wait for it, then try again."""
 
     code = "session_busy"
+
+
+class KeyReused(CallerError):
+    """This `Idempotency-Key` was used for another request in the same session; take a new one."""
+
+    code = "key_reused"
+
+
+class AlreadyEnded(CallerError):
+    """The run has ended; nothing of it can be changed any more."""
+
+    code = "already_ended"
 
 
 # -- the environment ----------------------------------------------------------------------------------
@@ -166,6 +179,19 @@ class ClaimLost(StrandlineError):
     """The token is stale: the run has ended, was given back, or a newer owner fenced it. Nothing was changed."""
 
     code = "claim_lost"
+
+
+class CancelRequested(StrandlineError):
+    """A cancel of the run was accepted before: it can only end as cancelled now, with `discard` also discarded.
+
+    Nothing was changed.
+    """
+
+    code = "cancel_requested"
+
+    def __init__(self, message: str, *, discard: bool) -> None:
+        super().__init__(message)
+        self.discard = discard
 
 
 class AgentFailed(StrandlineError):

@@ -90,6 +90,8 @@ class Lane:
 
 
 DEFAULT_PRIORITY: Final = 3
+HIGHEST_PRIORITY: Final = 1
+LOWEST_PRIORITY: Final = 5
 """Of 1 to 5, 1 first."""
 
 
@@ -112,7 +114,9 @@ class Failed(Struct, frozen=True, tag="failed"):
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
-    """Somebody asked for the end."""
+    """Somebody asked for the end; `discard`: and that what the run did is hidden."""
+
+    discard: bool = False
 
 
 Ending = Succeeded | Failed | Cancelled
@@ -195,10 +199,38 @@ Fact = RoundStarted | ToolDone | RoundDone
 # -- runs ---------------------------------------------------------------------------------------------
 
 
+class IfBusy(StrEnum):
+    """What a run does to a session in which others wait or execute."""
+
+    ENQUEUE = "enqueue"
+    """Wait."""
+    REJECT = "reject"
+    """Be refused."""
+    INTERRUPT = "interrupt"
+    """Cancel what has begun, keep what that did, and go next."""
+    ROLLBACK = "rollback"
+    """Cancel what has begun, discard what that did, and go next."""
+
+
+INTERRUPTS: Final = frozenset({IfBusy.INTERRUPT, IfBusy.ROLLBACK})
+
+
+class Keyed(Struct, frozen=True):
+    """A request that may be sent again: its `key`, unique in its session, and the SHA-256 of what it asks for.
+
+    A key whose run ended before `ended_before` (seconds since the epoch) stands for nothing any more.
+    """
+
+    key: str
+    fingerprint: bytes
+    ended_before: float
+
+
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
-    `timeout_s` counts from the run's first start; at `queue_deadline` (seconds since the epoch) it waits no longer.
+    One that interrupts (`if_busy`) is in `Lane.FRONT`. `timeout_s` counts from the run's first start; at
+    `queue_deadline` (seconds since the epoch) it waits no longer.
     """
 
     run_id: RunId
@@ -211,13 +243,16 @@ class NewRun(Struct, frozen=True, kw_only=True):
     queue_deadline: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     created_at: float
+    keyed: Keyed | None = None
+    if_busy: IfBusy = IfBusy.ENQUEUE
 
 
 class Run(Struct, frozen=True, kw_only=True):
     """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits.
 
     `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: what it left in
-    history is flagged, hidden, and no part of the window.
+    history is flagged, hidden, and no part of the window. `cancel_requested`: it can only end as cancelled, and with
+    `discard` also discarded; both stay as they were when it ended.
     """
 
     run_id: RunId
@@ -239,6 +274,9 @@ class Run(Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     held: bool = False
     discarded: bool = False
+    cancel_requested: bool = False
+    discard: bool = False
+    if_busy: IfBusy = IfBusy.ENQUEUE
 
     @property
     def deadline(self) -> float | None:
@@ -246,6 +284,19 @@ class Run(Struct, frozen=True, kw_only=True):
         if self.timeout_s is None or self.started_at is None:
             return None
         return self.started_at + self.timeout_s
+
+
+class SessionView(Struct, frozen=True, kw_only=True):
+    """A session as the journal knows it: how many messages its history has, how many runs wait, which one is claimed.
+
+    `held`: that one has ended, and something of it still works.
+    """
+
+    key: SessionKey
+    messages: int
+    waiting: int
+    claimed: RunId | None
+    held: bool
 
 
 class Token(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_
 
 from simulation.journals import SlowJournal
 from simulation.trial import play
@@ -20,6 +21,7 @@ from strandline.engine.holds import Holds
 from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
+from strandline.journal import memory
 from strandline.journal.kept import KeptRun
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
@@ -27,7 +29,7 @@ from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, T
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
-SEEDS = 200
+SEEDS = 500
 
 
 def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
@@ -134,9 +136,28 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recovery, "reopened", reckless)
 
 
+def let_a_cancelled_run_succeed(patch: pytest.MonkeyPatch) -> None:
+    """A run that comes to its own end after its cancel was accepted ends as that."""
+    patch.setattr(memory, "check_cancel", lambda run, end, *, discarded: None)
+
+
+def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
+    """What a dead process was asked to end goes on in the next."""
+    recover = recovery._ending
+
+    def forgetting(orphan: Claim, progress: Any, options: Any, now: float) -> Any:
+        return recover(replace_(orphan, run=replace_(orphan.run, cancel_requested=False)), progress, options, now)
+
+    patch.setattr(recovery, "_ending", forgetting)
+    patch.setattr(memory, "check_cancel", lambda run, end, *, discarded: None)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
-    "a stale token that is taken": (take_any_token, "told as|the model said|forgotten|succeeded|ended with another"),
+    "a stale token that is taken": (
+        take_any_token,
+        "told as|the model said|forgotten|succeeded|ended with another|executed at once|started 2 times",
+    ),
     "a round that is staged after its tools start": (stage_too_late, "forgotten|was started"),
     "an order by time": (order_by_time, "started before|started after"),
     "a hold that is not taken": (hold_nothing, "executed at once"),
@@ -144,6 +165,8 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a queue deadline that is lost": (lose_queue_deadlines, "started .* after it had waited too long"),
     "a staged result that is lost": (keep_no_result, "ended with another result"),
     "an attempt that is not counted": (count_no_attempt, "was cut off and not counted"),
+    "a cancel that does not win": (let_a_cancelled_run_succeed, "although its cancel was accepted"),
+    "a cancel that a crash forgets": (forget_a_cancel, "although its cancel was accepted"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 

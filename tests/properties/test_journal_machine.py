@@ -16,20 +16,29 @@ from typing import Any, TypeVar
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
-from strandline.errors import ClaimLost
+from strandline.errors import CancelRequested, ClaimLost
+from strandline.history import close, fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
+    Attached,
     Bounds,
     Busy,
+    Cancel,
+    CancelSession,
     Changed,
     Delete,
+    Ended,
     EndWaiting,
     HistoryQuery,
     Journal,
     Refused,
+    Reused,
     RunQuery,
+    Stopped,
     Take,
     WaitingQuery,
 )
@@ -37,9 +46,12 @@ from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
     WHOLE_HISTORY,
+    Cancelled,
     Claim,
     Fact,
+    IfBusy,
     Inline,
+    Keyed,
     Message,
     NewRun,
     Outcome,
@@ -85,6 +97,10 @@ class ModelRun:
     ended_at: float | None = None
     held: bool = False
     discarded: bool = False
+    cancelled: bool = False
+    keyed: Keyed | None = None
+    if_busy: IfBusy = IfBusy.ENQUEUE
+    discard: bool = False
 
 
 @dataclass
@@ -133,7 +149,40 @@ class ListModel:
         run.last = run.attempt > 1 and run.attempt >= MAX_ATTEMPTS
         self.taken.append(run)
 
-    def accept(self, run: ModelRun, bounds: Bounds, take: bool) -> Accepted | Refused:
+    def accept(self, run: ModelRun, bounds: Bounds, take: bool, now: float) -> AcceptAnswer:
+        for other in reversed(self.runs):
+            if run.keyed is None or other.keyed is None or (other.key, other.keyed.key) != (run.key, run.keyed.key):
+                continue
+            if other.ended_at is None or other.ended_at >= run.keyed.ended_before:
+                return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
+            break
+        line = self.waiting(run.key)
+        if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key)):
+            self.runs.append(run)
+            position = self.waiting(run.key).index(run) + 1
+            self.runs.remove(run)
+            return Refused("session_busy", position)
+        interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
+        begun = [each for each in line if interrupts and each.lane == 0 and each.begun]
+        for each in begun:
+            each.status = "leaves"
+        try:
+            answer = self._enter(run, bounds, take)
+        finally:
+            for each in begun:
+                each.status = "queued"
+        if not isinstance(answer, Accepted) or not interrupts:
+            return answer
+        stopped = Stopped(ended={}, asked=[])
+        others = [each for each in self.executing() if each.key == run.key and each is not run]
+        for each in begun + others:
+            done = self.cancel(each, now, discard=run.if_busy is IfBusy.ROLLBACK)
+            assert isinstance(done, Stopped)
+            stopped.ended.update(done.ended)
+            stopped.asked.extend(done.asked)
+        return Accepted(answer.position, stopped if begun or others else None)
+
+    def _enter(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
@@ -198,6 +247,32 @@ class ListModel:
         run.status, run.facts, run.ended_at = status.value, [], now
         return Changed(existed=True)
 
+    def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
+        if run.ended_at is not None:
+            return Ended()
+        if run.status == "running":
+            run.cancelled = True
+            run.discard = run.discard or discard
+            return Stopped(ended={}, asked=[run.run_id])
+        progress = fold(run.facts)
+        left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
+        run.status, run.facts, run.ended_at = "cancelled", [], now
+        run.discarded = discard
+        self.sessions[run.key].messages += [(each, discard) for each in left]
+        outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
+        return Stopped(ended={run.run_id: outcome}, asked=[])
+
+    def cancel_session(self, key: SessionKey, running: bool, now: float) -> Stopped | Changed:
+        if key not in self.sessions:
+            return Changed(existed=False)
+        done = Stopped(ended={}, asked=[])
+        for run in self.waiting(key) + [run for run in self.executing() if running and run.key == key]:
+            each = self.cancel(run, now)
+            assert isinstance(each, Stopped)
+            done.ended.update(each.ended)
+            done.asked.extend(each.asked)
+        return done
+
     def prune(self, before: float, limit: int) -> list[ModelRun]:
         old = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
         self.runs = [run for run in self.runs if run not in old[:limit]]
@@ -226,8 +301,16 @@ mostly = st.sampled_from([True, True, True, False])
 bounds = st.sampled_from([Bounds(5, 9)] * 4 + [Bounds(each, total) for each, total in ((0, 0), (0, 9), (1, 1), (2, 3))])
 deadlines = st.sampled_from([0, 1, 3, None])
 asked = st.tuples(
-    sessions, st.sampled_from([3, 3, 3, 2, 1, 0]), st.sampled_from([3, 3, 1, 5]), mostly, st.booleans(), deadlines
+    sessions,
+    st.sampled_from([3, 3, 3, 2, 1, 0]),
+    st.sampled_from([3, 3, 1, 5]),
+    mostly,
+    st.booleans(),
+    deadlines,
+    st.sampled_from([None, None, b"k1", b"k2"]),
+    st.sampled_from([IfBusy.ENQUEUE, IfBusy.ENQUEUE, *IfBusy]),
 )
+Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy]
 picks = st.integers(0, 11)
 """Which of those that there are. The last two may be of those that were."""
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
@@ -320,10 +403,12 @@ class JournalMachine(RuleBasedStateMachine):
     # -- what can be asked for ------------------------------------------------------------------------
 
     @rule(burst=st.lists(asked, min_size=1, max_size=3), bounds=bounds)
-    def accept(self, burst: list[tuple[SessionKey, int, int, bool, bool, int | None]], bounds: Bounds) -> None:
-        verbs: list[Awaitable[Accepted | Refused]] = []
-        expected: list[Accepted | Refused] = []
-        for key, lane, priority, take, opaque, wait_s in burst:
+    def accept(self, burst: list[Asked], bounds: Bounds) -> None:
+        verbs: list[Awaitable[AcceptAnswer]] = []
+        expected: list[AcceptAnswer] = []
+        for key, lane, priority, take, opaque, wait_s, text, if_busy in burst:
+            if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
+                lane = 2
             self.made += 1
             run_id = RunId(f"r{self.made}")
             new = NewRun(
@@ -334,23 +419,27 @@ class JournalMachine(RuleBasedStateMachine):
                 priority=priority,
                 opaque=opaque,
                 created_at=self.clock.at,
+                if_busy=if_busy,
+                keyed=None if text is None else Keyed("k", text, self.clock.at - 3),
                 queue_deadline=None if wait_s is None else self.clock.at + wait_s,
             )
-            run = ModelRun(run_id, key, lane, priority, new.created_at, new.queue_deadline)
+            run = ModelRun(
+                run_id, key, lane, priority, new.created_at, new.queue_deadline, keyed=new.keyed, if_busy=if_busy
+            )
             verbs.append(self.journal.accept(new, bounds, take=take))
-            expected.append(self.model.accept(run, bounds, take))
+            expected.append(self.model.accept(run, bounds, take, self.clock.at))
         assert self.call(*verbs) == expected
 
     @rule(key=sessions, behind=st.lists(asked, min_size=1, max_size=3), messages=messages, discarded=st.booleans())
     def hold(
         self,
         key: SessionKey,
-        behind: list[tuple[SessionKey, int, int, bool, bool, int | None]],
+        behind: list[Asked],
         messages: list[Message],
         discarded: bool,
     ) -> None:
         """Have a session execute if it can, hold what does, and have others wait behind it."""
-        self.accept([(key, 3, 1, True, False, None)], Bounds(9, 99))
+        self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE)], Bounds(9, 99))
         if self.model.free(key):
             self.take(key)
         executing = next((run for run in self.model.executing() if run.key == key), None)
@@ -413,7 +502,15 @@ class JournalMachine(RuleBasedStateMachine):
 
     def _settle(self, token: Token, settlement: Settlement, take: bool, hold: bool) -> None:
         run = self.model.worker(token)
-        expected = None if run is None else self.model.settle(run, settlement, take, hold, self.clock.at)
+        expected: Take | None = None
+        wrong = settlement.outcome.status is not RunStatus.CANCELLED
+        if run is not None and run.cancelled and (wrong or settlement.discarded < run.discard):
+            results = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
+            assert [type(result) for result in results] == [CancelRequested]
+            discarded = settlement.discarded or run.discard
+            settlement = replace(settlement, outcome=Outcome(status=RunStatus.CANCELLED), discarded=discarded)
+        if run is not None:
+            expected = self.model.settle(run, settlement, take, hold, self.clock.at)
         (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
         self._compare(result, expected)
 
@@ -422,6 +519,10 @@ class JournalMachine(RuleBasedStateMachine):
     def release(self, pick: int, counted: bool, take: bool) -> None:
         token = self._token(pick)
         run = self.model.holder(token)
+        if run is not None and run.cancelled and not run.held:
+            (result,) = self.call(self.journal.release(token, counted=counted, take=take))
+            assert isinstance(result, CancelRequested)
+            return
         expected = None if run is None else self.model.release(run, counted, take, self.clock.at)
         (result,) = self.call(self.journal.release(token, counted=counted, take=take))
         self._compare(result, expected)
@@ -445,6 +546,27 @@ class JournalMachine(RuleBasedStateMachine):
         for each in {key, run.key}:
             expected = self.model.end_waiting(each, run.run_id, status, self.clock.at)
             assert self.call(self.journal.change(EndWaiting(each, run.run_id, Outcome(status=status)))) == [expected]
+
+    @precondition(lambda self: self.model.runs)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        run = self._named(pick)
+        expected = self.model.cancel(run, self.clock.at)
+        assert self.call(self.journal.change(Cancel(run.key.principal, run.run_id))) == [expected]
+
+    @precondition(lambda self: self.model.executing())
+    @rule(pick=picks)
+    def cancel_executing(self, pick: int) -> None:
+        executing = self.model.executing()
+        run = executing[pick % len(executing)]
+        expected = self.model.cancel(run, self.clock.at)
+        assert self.call(self.journal.change(Cancel(run.key.principal, run.run_id))) == [expected]
+
+    @precondition(lambda self: self.model.sessions)
+    @rule(key=sessions, running=st.booleans())
+    def cancel_session(self, key: SessionKey, running: bool) -> None:
+        expected = self.model.cancel_session(key, running, self.clock.at)
+        assert self.call(self.journal.change(CancelSession(key, running))) == [expected]
 
     @precondition(lambda self: any(run.ended_at is not None for run in self.model.runs))
     @rule(age_s=st.sampled_from([0, 0, 1, 3]), limit=st.sampled_from([9, 1, 0]))
@@ -487,6 +609,7 @@ class JournalMachine(RuleBasedStateMachine):
             position = line.index(run) + 1 if run in line else None
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
             assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
+            assert (found.cancel_requested, found.discard, found.if_busy) == (run.cancelled, run.discard, run.if_busy)
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
             for hidden in (False, True):

@@ -156,6 +156,8 @@ class Dispatcher:
         if self._waiting.pop(run_id, None) is not None:
             line = self._lines[key]
             line.waiting -= 1
+            if key in self._blocked:  # it may have been what had to wait for another session's last attempt
+                self._blocked.remove(key)
             self._at_rest(key, line)
 
     def emptied(self, key: SessionKey) -> None:

@@ -1,13 +1,15 @@
 """Holds: claims that are kept after their runs have ended, because a thread or task of theirs still works.
 
 A held session takes nothing, so that what still works there is never joined by a second run. A hold ends when nothing
-of its run works any more, or at `limit_s`: then it is given up, and counted for as long as its thread lives. Too many
+of its run works any more, or at `limit_s` or because somebody wants it: then it is given up, and counted for as long as
+its thread lives. Too many
 of them exhaust the process; `on_full` is told, once.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from strandline.clock import Clock
@@ -45,6 +47,8 @@ class Holds:
         self._on_full = on_full
         self._held: dict[RunId, tuple[Claim, Call[Any], float]] = {}
         self._given_up: list[Call[Any]] = []
+        self._forced: dict[RunId, asyncio.Event] = {}
+        """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
         self._full = False
 
     def __len__(self) -> int:
@@ -74,20 +78,38 @@ class Holds:
             _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)
             self._on_full()
 
+    def force(self, run_id: RunId) -> asyncio.Event:
+        """Have the hold of a run end at once, now or as soon as there is one; what is returned is set then."""
+        return self._forced.setdefault(run_id, asyncio.Event())
+
+    def forget(self, run_id: RunId) -> None:
+        """Note that a run has ended without a hold."""
+        self._forced.pop(run_id, None)
+
+    async def end(self, run_id: RunId, timeout_s: float) -> None:
+        """End the hold of a run, if there is one; return when the journal knows it, or after `timeout_s` seconds."""
+        if run_id in self._held:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.force(run_id).wait(), timeout_s)
+
     async def keep(self, claim: Claim, call: Call[Any]) -> None:
         """Return when the hold is over and the journal knows it."""
         began = self._clock.monotonic()
         run_id = claim.run.run_id
         left_s = self._limit_s
-        while call.is_alive and left_s > 0:
+        while call.is_alive and left_s > 0 and run_id not in self._forced:
             await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
             left_s = began + self._limit_s - self._clock.monotonic()
-        if call.is_alive:
+        if call.is_alive and run_id in self._forced:
+            _log.warning("run %s still works; its session goes on without it, as somebody wanted", run_id)
+        elif call.is_alive:
             _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)
         else:
             _log.info("nothing of run %s works any more; its session goes on", run_id)
         await self._release(claim)
         del self._held[run_id]
+        if (over := self._forced.pop(run_id, None)) is not None:
+            over.set()
         if call.is_alive:
             self._given_up.append(call)
 

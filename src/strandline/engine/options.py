@@ -11,6 +11,7 @@ class Options(Struct, frozen=True, kw_only=True):
     max_running: int = 64
     max_queued_per_session: int = 100
     max_queued: int = 10_000
+    priority: int = 3
     timeout_s: float = 3600.0
     queue_timeout_s: float = 3600.0
     cancel_grace_s: float = 5.0
@@ -23,6 +24,7 @@ class Options(Struct, frozen=True, kw_only=True):
     idempotent_tools: frozenset[str] = frozenset()
     on_failure: Literal["keep", "drop"] = "keep"
     run_retention_s: float = 30 * 86400.0
+    idempotency_retention_s: float = 86400.0
     retry_after_s: float = 5.0
     drain_grace_s: float = 6.0
     stop_grace_s: float = 1.0

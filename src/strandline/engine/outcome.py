@@ -36,12 +36,18 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
 
 def is_discarded(ending: Ending, options: Options) -> bool:
     """Tell whether what the run left in history is to be flagged and hidden."""
-    return options.on_failure == "drop" and isinstance(ending, Failed)
+    match ending:
+        case Cancelled(discard=discard):
+            return discard
+        case Failed():
+            return options.on_failure == "drop"
+    return False
 
 
-def defective(claim: Claim, options: Options, *, external: bool) -> Settlement:
+def defective(claim: Claim, options: Options, *, external: bool, ending: Ending | None = None) -> Settlement:
     """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
-    ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
+    if ending is None:
+        ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
     closed = close([question(claim.run.input)], {}, ending)
     return Settlement(
         outcome=outcome_of(ending, closed),

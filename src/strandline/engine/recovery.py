@@ -1,8 +1,9 @@
 """What becomes of a run that was executing when its process died.
 
-A run whose deadline has passed ends so. One with a tool in the middle (begun, no result staged; an opaque run counts as
-one from its start) fails as `crashed`, and history says that the tool's outcome is unknown, unless a setting tells how
-to go on: the model is told so, or the tool may be started again. A run that has used up its attempts fails too. Any
+A run whose cancel was accepted ends as cancelled, one whose deadline has passed as timed out. One with a tool in the
+middle (begun, no result staged; an opaque run counts as one from its start) fails as `crashed`, and history says that
+the tool's outcome is unknown, unless a setting tells how to go on: the model is told so, or the tool may be started
+again. A run that has used up its attempts fails too. Any
 other goes back to the head of its queue and goes on from its last staged round: nothing that finished is done again.
 """
 
@@ -13,7 +14,7 @@ from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.errors import JournalUnavailable
 from strandline.history import Progress, close, fold, question, reopened
 from strandline.journal.port import Journal
-from strandline.model import Claim, ErrorCode, Failed, Message, Settlement
+from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Message, Settlement
 
 _log = logging.getLogger("strandline.recovery")
 
@@ -30,7 +31,8 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float,
         raise
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
-        await journal.settle(orphan.token, defective(orphan, options, external=external), take=False)
+        ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
+        await journal.settle(orphan.token, defective(orphan, options, external=external, ending=ending), take=False)
 
 
 async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> None:
@@ -49,9 +51,11 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
     await journal.settle(orphan.token, settlement, take=False)
 
 
-def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Failed | None:
+def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:
     """Return how a run ends whose server died, None if it goes on."""
     run = orphan.run
+    if run.cancel_requested:
+        return Cancelled(discard=run.discard)
     if run.deadline is not None and run.deadline <= now:
         return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s; the server died meanwhile")
     detail = _why_it_ends(orphan, progress, options)

@@ -22,10 +22,11 @@ from strandline.engine.loops import Loops
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import Progress, close, fold, reopened
 from strandline.journal.port import Journal, Take
 from strandline.model import (
+    Cancelled,
     Claim,
     Ending,
     ErrorCode,
@@ -85,6 +86,8 @@ class Runner:
         self._workspace = workspace
         self._keeps_slot = keeps_slot
         self._live: dict[RunId, Execution] = {}
+        self._wanted: set[RunId] = set()
+        """Runs that are to be cancelled as soon as their claims come."""
 
     # -- what it tells -----------------------------------------------------------------------------
 
@@ -122,6 +125,7 @@ class Runner:
             return await self._give_up(claim, _alive(execution))
         finally:
             self._live.pop(run.run_id, None)
+            self._wanted.discard(run.run_id)
             if execution is not None and (agent := execution.take_agent()) is not None:
                 self._loops.discard(agent)
                 del agent
@@ -144,6 +148,9 @@ class Runner:
             # What this run leaves, or has staged in an attempt that ended, is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
+        if claim.run.run_id in self._wanted:
+            execution.attempt.freeze()
+            return await self._settle(execution, Finished(ending=Cancelled()), started)
         if is_late:  # the deadline was passed while the run was claimed, or waited to go on
             execution.attempt.freeze()
             return await self._settle(execution, Finished(ending=self._timed_out(claim)), started)
@@ -157,7 +164,10 @@ class Runner:
         finished = await execution.finished()
         stranded = execution.stranded and finished.ending is execution.asked
         if (stranded or finished.ending is STOPPED) and self._can_go_on(execution):
-            return await self._give_back(claim, counted=stranded, requeued=stranded)
+            try:
+                return await self._give_back(claim, counted=stranded, requeued=stranded)
+            except CancelRequested:
+                finished = Finished(ending=Cancelled(), usage=finished.usage)
         return await self._settle(execution, finished, started)
 
     def _can_go_on(self, execution: Execution) -> bool:
@@ -182,6 +192,14 @@ class Runner:
     def _timed_out(self, claim: Claim) -> Ending:
         return Failed(ErrorCode.TIMEOUT, f"the run took longer than {claim.run.timeout_s:g} s")
 
+    def cancel(self, run_id: RunId, *, discard: bool = False) -> None:
+        """Have a run end as cancelled that executes, or whose claim is on its way; the journal knows it already."""
+        execution = self._live.get(run_id)
+        if execution is not None:
+            execution.end(Cancelled(discard=discard), self._options.cancel_grace_s)
+        else:
+            self._wanted.add(run_id)
+
     def limit(self) -> None:
         """Set the timers of runs whose deadline is near; to be called every second."""
         soon = self._clock.monotonic() + SOON_S
@@ -197,13 +215,23 @@ class Runner:
     # -- the end -----------------------------------------------------------------------------------
 
     async def _settle(self, execution: Execution, finished: Finished, started: float) -> Ended:
+        """Keep the end of a run; if a cancel of it was accepted before, that is what it ends as."""
+        while True:
+            try:
+                return await self._settle_as(execution, finished, started)
+            except CancelRequested as wanted:
+                self._pool.drop(execution.attempt.claim.run.key)
+                finished = Finished(ending=Cancelled(discard=wanted.discard), usage=finished.usage)
+
+    async def _settle_as(self, execution: Execution, finished: Finished, started: float) -> Ended:
         attempt, claim = execution.attempt, execution.attempt.claim
         held = _alive(execution)
         so_far = attempt.so_far()
         closed = close(so_far, attempt.results, finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
         if self._target.external:
-            settlement = Settlement(outcome=outcome, messages=[])
+            discarded = is_discarded(finished.ending, self._options)
+            settlement = Settlement(outcome=outcome, messages=[], discarded=discarded)
         elif is_discarded(finished.ending, self._options):
             settlement = Settlement(outcome=outcome, messages=closed, discarded=True)
         else:
@@ -249,12 +277,17 @@ class Runner:
 
     async def _give_up(self, claim: Claim, held: Call[Any] | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
-        try:
-            settlement = defective(claim, self._options, external=self._target.external)
-            await self._settle_at_last(claim, settlement, hold=held is not None, take=False)
-        except ClaimLost:
-            return Ended(claim=claim, lost=True)
-        return Ended(claim=claim, outcome=settlement.outcome, held=held)
+        ending: Cancelled | None = None
+        while True:
+            settlement = defective(claim, self._options, external=self._target.external, ending=ending)
+            try:
+                await self._settle_at_last(claim, settlement, hold=held is not None, take=False)
+            except ClaimLost:
+                return Ended(claim=claim, lost=True)
+            except CancelRequested as wanted:
+                ending = Cancelled(discard=wanted.discard)
+            else:
+                return Ended(claim=claim, outcome=settlement.outcome, held=held)
 
 
 def _alive(execution: Execution | None) -> Call[Any] | None:

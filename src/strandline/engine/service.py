@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
@@ -25,12 +26,36 @@ from strandline.engine.stream import Later, RunStream
 from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, Invalid, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
-from strandline.journal.port import Accepted, Bounds, Busy, Delete, HistoryQuery, Journal, Refused, RunQuery
+from strandline.errors import Draining, Invalid, KeyReused, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Changed,
+    Delete,
+    HistoryPage,
+    HistoryQuery,
+    Journal,
+    Refused,
+    Reused,
+    RunQuery,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
+    Stopped,
+)
 from strandline.lifecycle import ENDED
 from strandline.model import (
+    HIGHEST_PRIORITY,
+    INTERRUPTS,
+    LOWEST_PRIORITY,
     ErrorCode,
+    IfBusy,
     Input,
+    Keyed,
+    Lane,
     Message,
     NewRun,
     Outcome,
@@ -39,7 +64,9 @@ from strandline.model import (
     RunError,
     RunId,
     RunStatus,
+    SessionId,
     SessionKey,
+    SessionView,
 )
 
 _log = logging.getLogger("strandline.service")
@@ -47,6 +74,9 @@ _log = logging.getLogger("strandline.service")
 MEAN_WEIGHT = 0.2
 """The share of the newest run in the decaying mean of run times."""
 HISTORY_PAGE = 500
+NO_ROOM = Bounds(0, 0)
+"""Lets no new run in, but tells which run a key stands for."""
+ATTACH_AGAIN_S = 0.01
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -57,17 +87,28 @@ class Request(Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
+    if_busy: IfBusy = IfBusy.ENQUEUE
+    """What becomes of it, or of the others, if the session has runs that wait or execute."""
+    priority: int | None = None
+    """Of 1 to 5, 1 first; None: what the service has as its default."""
     metadata: dict[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
-    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start."""
+    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
+
+    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already.
+    """
 
     run_id: RunId
     key: SessionKey
     position: int
     estimated_wait_s: float | None
     stream: RunStream
+    replayed: bool = False
 
     async def outcome(self) -> Outcome | Later:
         """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
@@ -165,6 +206,7 @@ class Service:
             on_start=self._run_started,
             on_end=self._run_ended,
         )
+        self._control = Control(journal, self._worker, self._is_expected)
         self._streams: dict[RunId, RunStream] = {}
         self._mean_s: float | None = None
         self._ready = False
@@ -214,10 +256,12 @@ class Service:
     async def submit(self, request: Request) -> Ticket:
         """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
 
-        A caller that is cancelled meanwhile does not undo an accept.
+        A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
+        raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
-        self._admit()
         key = request.key
+        if request.if_busy is IfBusy.ROLLBACK and self._target.external:
+            raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         run_id = self._new_run_id()
@@ -226,12 +270,27 @@ class Service:
             run_id=run_id,
             key=key,
             input=request.input,
+            if_busy=request.if_busy,
+            lane=Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL,
+            priority=self._priority(request),
             opaque=self._target.opaque,
             timeout_s=timeout_s,
             queue_deadline=now + queue_timeout_s,
             metadata=request.metadata,
             created_at=now,
+            keyed=self._keyed(request, now),
         )
+        try:
+            self._admit()
+        except Draining:
+            if new.keyed is None or not self._ready:
+                raise
+            match await self._journal.accept(new, NO_ROOM, take=False):
+                case Attached(run_id=run_id):
+                    return await self._attached(key, run_id)
+                case Reused():
+                    raise _reused(request) from None
+            raise
         stream = self._streams[run_id] = RunStream(run_id)
         accept = asyncio.create_task(self._accept(new))
         accept.add_done_callback(_looked_at)
@@ -246,8 +305,16 @@ class Service:
                     estimated_wait_s=self._estimate_s(position),
                     stream=stream,
                 )
+            case Refused(reason="session_busy"):
+                raise SessionBusy(
+                    f"session {key.session_id} has runs that execute or wait, and this one is not to wait"
+                )
             case Refused() as refused:
                 raise self._refusal(key, refused)
+            case Attached(run_id=run_id):
+                return await self._attached(key, run_id)
+            case Reused():
+                raise _reused(request)
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal."""
@@ -255,9 +322,12 @@ class Service:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
+        return self._view(run)
+
+    def _view(self, run: Run) -> RunView:
         phase = "held" if run.held else None
         if run.status not in ENDED:
-            phase = self._runner.phase(run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+            phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
         return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
@@ -274,6 +344,51 @@ class Service:
             except TimeoutError:
                 pass
         return await self.run(principal, run_id)
+
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
+        """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
+
+        With `force` nothing that still works of it holds its session. Raises `NotFound`, `AlreadyEnded`.
+        """
+        self._asked()
+        await self._control.cancel(principal, run_id, force=force)
+        return await self.run(principal, run_id)
+
+    async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
+        """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
+        self._asked()
+        return await self._control.cancel_session(key, running=running, force=force)
+
+    async def runs(
+        self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
+    ) -> tuple[list[RunView], str | None]:
+        """Return runs of a session, the last in line first, the latest end last, and the cursor of the next page.
+
+        Raises `Invalid` for a cursor that is none; an unknown session has no runs.
+        """
+        self._asked()
+        page = await self._journal.read(RunsQuery(key, cursor, limit))
+        return [self._view(run) for run in page.runs], page.after
+
+    async def session(self, key: SessionKey) -> SessionView:
+        """Return a session. Raises `NotFound`."""
+        self._asked()
+        session = await self._journal.read(SessionQuery(key))
+        if session is None:
+            raise NotFound(f"there is no session {key.session_id}")
+        return session
+
+    async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
+        """Return sessions of a principal in the order of their ids, those after `after`."""
+        self._asked()
+        return await self._journal.read(SessionsQuery(principal, after, limit))
+
+    async def history_page(
+        self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
+    ) -> HistoryPage:
+        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too."""
+        self._asked()
+        return await self._journal.read(HistoryQuery(key, before, limit, discarded))
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
@@ -294,7 +409,7 @@ class Service:
         # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
         self._pool.drop(key)
         changed = await self._journal.change(Delete(key))
-        if isinstance(changed, Busy):
+        if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
         return changed.existed
 
@@ -340,10 +455,52 @@ class Service:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _priority(self, request: Request) -> int:
+        priority = self._options.priority if request.priority is None else request.priority
+        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+            raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+        return priority
+
+    def _keyed(self, request: Request, now: float) -> Keyed | None:
+        if request.idempotency_key is None:
+            return None
+        ended_before = now - self._options.idempotency_retention_s
+        return Keyed(request.idempotency_key, request.fingerprint, ended_before)
+
+    async def _attached(self, key: SessionKey, run_id: RunId) -> Ticket:
+        """Return the ticket of a run that was accepted before, whether it has ended or not. Raises `NotFound`."""
+        while True:
+            run = await self._journal.read(RunQuery(key.principal, run_id))
+            if run is None:
+                raise NotFound(f"run {run_id} is not there any more")
+            stream = self._streams.get(run_id)
+            if run.outcome is not None:
+                stream = RunStream(run_id)
+                stream.finish(run.outcome)
+            elif stream is None and (self._draining or self._dispatcher.is_waiting(run_id)):
+                stream = self._streams[run_id] = RunStream(run_id)
+                if self._draining:
+                    self._later(run_id)
+            if stream is not None:
+                position = run.position or 0
+                return Ticket(
+                    run_id=run_id,
+                    key=key,
+                    position=position,
+                    estimated_wait_s=self._estimate_s(position),
+                    stream=stream,
+                    replayed=run.outcome is not None,
+                )
+            await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
+
     def _exhaust(self) -> None:
         """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
         self._dispatcher.stop()
         self.exhausted.set()
+
+    def _is_expected(self, run_id: RunId) -> bool:
+        """Tell whether the end of a run is still to come in this process."""
+        return run_id in self._streams or self._dispatcher.is_waiting(run_id)
 
     def _admit(self) -> None:
         self._asked()
@@ -355,15 +512,17 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    async def _accept(self, new: NewRun) -> Accepted | Refused:
+    async def _accept(self, new: NewRun) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
         try:
             accepted = await self._worker.accept(new, self._bounds)
         except BaseException:
             self._streams.pop(new.run_id, None)
             raise
-        if isinstance(accepted, Refused):
+        if not isinstance(accepted, Accepted):
             self._streams.pop(new.run_id, None)
+        elif accepted.stopped is not None:
+            self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
@@ -417,6 +576,10 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
     """Note that whoever asked knows of a failure, or is not there any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _reused(request: Request) -> KeyReused:
+    return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:

@@ -15,14 +15,14 @@ from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.runner import Ended, Runner
-from strandline.errors import StrandlineError
+from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
     Changed,
     EndWaiting,
     Journal,
-    Refused,
     RunQuery,
     Take,
     WaitingQuery,
@@ -89,7 +89,7 @@ class Worker:
         self._consumer = asyncio.create_task(self._consume())
         self._pump()
 
-    async def accept(self, new: NewRun, bounds: Bounds) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:
         """Have the journal accept a run, claimed at once if a slot is free, and keep the books of it.
 
         Not to be cancelled: shield it.
@@ -104,7 +104,7 @@ class Worker:
             self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             raise
         else:
-            if isinstance(accepted, Refused):
+            if not isinstance(accepted, Accepted):
                 self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             else:
                 taken = accepted.position == 0
@@ -166,6 +166,10 @@ class Worker:
         """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
         try:
             await self._journal.release(claim.token, counted=False, take=False)
+        except CancelRequested as wanted:
+            self._runner.cancel(claim.run.run_id, discard=wanted.discard)
+            await self._execute(claim)  # to be ended: it does not begin
+            return
         except StrandlineError:
             _log.exception("run %s could not be given back; it is taken up at the next start", claim.run.run_id)
         self._after_end(Ended(claim=claim))
@@ -177,6 +181,8 @@ class Worker:
             self._on_end(run.run_id, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._dispatcher.unblock()
+        if ended.held is None:
+            self._holds.forget(run.run_id)
         if ended.held is not None:
             self._dispatcher.held(run.key)
             self.limits.held(run.key)
@@ -199,6 +205,25 @@ class Worker:
         self._pump()
         if ended.lost:
             await self._look_again(run)
+
+    # -- what somebody has cancelled ---------------------------------------------------------------
+
+    def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
+        """Note that a run that waited has ended."""
+        self.limits.forget(run_id)
+        self._dispatcher.left(run_id, key)
+        self._on_end(run_id, outcome, None)
+        self._pump()
+
+    def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
+        """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""
+        self._runner.cancel(run_id, discard=discard)
+        if force:
+            self._holds.force(run_id)
+
+    async def unheld(self, run_id: RunId, timeout_s: float) -> None:
+        """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
+        await self._holds.end(run_id, timeout_s)
 
     async def _expire(self, run_id: RunId, key: SessionKey) -> None:
         """End a run that has waited too long."""

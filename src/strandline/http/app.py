@@ -48,14 +48,29 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
     )
+    runs = Runs(service, max_body_bytes=options.max_body_bytes)
+    sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
     probes = Probes(service, agent_id=options.agent_id, auth="none")
     router = Router(
         [
             Route("/chat", Endpoint(chat.chat), methods=["POST"]),
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
-            Route("/v1/runs/{run_id}", Endpoint(Runs(service).read), methods=["GET"]),
-            Route("/v1/sessions/{session_id}", Endpoint(Sessions(service).delete), methods=["DELETE"]),
+            Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
+            Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
+            Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),
+            Route(
+                "/v1/sessions/{session_id}",
+                Endpoint(by_method(GET=sessions.read, DELETE=sessions.delete)),
+                methods=["GET", "DELETE"],
+            ),
+            Route(
+                "/v1/sessions/{session_id}/runs",
+                Endpoint(by_method(GET=sessions.runs, POST=sessions.create)),
+                methods=["GET", "POST"],
+            ),
+            Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
+            Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
             Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
         ],
@@ -66,6 +81,15 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     if options.cors_origins:
         app = CORSMiddleware(app, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
     return app
+
+
+def by_method(**handlers: Handler) -> Handler:
+    """Return a handler for all methods of one path."""
+
+    async def handle(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return handle
 
 
 class Endpoint:

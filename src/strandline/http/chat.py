@@ -1,28 +1,29 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
 import asyncio
-from typing import Any
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from strandline.engine.service import Request as RunRequest
 from strandline.engine.service import Service, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.wishes import Wishes, wished
 from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
 
+READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
 
-class ChatBody(Struct, frozen=True):
+
+class ChatBody(Wishes, frozen=True, kw_only=True):
     """What `/chat` reads; further keys are ignored."""
 
     message: str
     session_id: str | None = None
-    timeout: float | None = None
-    queue_timeout: float | None = None
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,19 +45,15 @@ class Chat:
         self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._max_body_bytes = max_body_bytes
-        self._decoder = msgspec.json.Decoder(ChatBody)
+        self._decode = msgspec.json.Decoder(ChatBody).decode
 
     async def chat(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
-        body = self._decode(await wire.read_body(request, self._max_body_bytes))
+        sent = await wire.read_body(request, self._max_body_bytes)
+        body = wire.decoded(sent, self._decode, READS)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
-            RunRequest(
-                key=SessionKey(ANONYMOUS, session),
-                input=body.message,
-                timeout_s=body.timeout,
-                queue_timeout_s=body.queue_timeout,
-            )
+            wished(SessionKey(ANONYMOUS, session), body.message, body, idempotency_key(request), sent)
         )
         end = await _end_of(ticket, request)
         if isinstance(end, Later):
@@ -69,29 +66,19 @@ class Chat:
             }
             location = wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
             return wire.answer(value, wire.ACCEPTED, {"Location": location, **wire.retry_after(self._retry_after_s)})
-        return wire.answer(self._answer(end, session, ticket.run_id))
+        return wire.answer(self._answer(end, session, ticket.run_id), headers=REPLAYED if ticket.replayed else None)
 
     async def history(self, request: Request) -> Response:
         """Return the last messages of a session."""
         query = request.query_params
         session = session_id(query["session_id"]) if "session_id" in query else DEFAULT_SESSION
         count = _count(query.get("count", "1"))
-        with_tools = _flag("include_tool_messages", query.get("include_tool_messages", "false"))
+        with_tools = wire.flag("include_tool_messages", query.get("include_tool_messages", "false"))
         messages = await self._service.history(
             SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
         )
         shown = [{"role": message["role"], "content": message["content"]} for message in messages]
         return wire.answer({"status": "success", "messages": shown})
-
-    def _decode(self, body: bytes) -> ChatBody:
-        try:
-            return self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise Invalid(
-                f"{error}. The body is an object with `message`, a string; `timeout` and `queue_timeout` are seconds"
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise wire.Malformed(f"the body is not JSON: {error}") from None
 
     def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
         status, text = "success", outcome.output
@@ -127,10 +114,3 @@ def _count(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
         raise Invalid("count must be a whole number; 0 is all messages")
     return int(text)
-
-
-def _flag(name: str, text: str) -> bool:
-    flags: dict[str, Any] = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in flags:
-        raise Invalid(f"{name} must be true or false")
-    return bool(flags[text.lower()])

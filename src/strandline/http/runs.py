@@ -1,16 +1,17 @@
-"""The run API: `GET /v1/runs/{run_id}`."""
+"""The run API: one run is read, waited for, cancelled."""
 
 import re
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.engine.service import RunView, Service
 from strandline.http import wire
-from strandline.model import ANONYMOUS, Message, RunError, RunId, RunStatus, SessionId
+from strandline.model import ANONYMOUS, IfBusy, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -25,6 +26,7 @@ class RunBody(Struct, frozen=True, kw_only=True):
     phase: str | None
     attempt: int
     priority: int
+    if_busy: IfBusy
     position: int | None
     estimated_wait_s: float | None
     created_at: datetime | None
@@ -35,7 +37,14 @@ class RunBody(Struct, frozen=True, kw_only=True):
     error: RunError | None
     usage: dict[str, int] | None
     held: bool
+    cancel_requested: bool
     metadata: dict[str, Any]
+
+
+class CancelBody(Struct, frozen=True):
+    """What a cancel of a run reads."""
+
+    force: bool = False
 
 
 def run_body(view: RunView) -> RunBody:
@@ -48,6 +57,7 @@ def run_body(view: RunView) -> RunBody:
         phase=view.phase,
         attempt=run.attempt,
         priority=run.priority,
+        if_busy=run.if_busy,
         position=run.position,
         estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
         created_at=wire.timestamp(run.created_at),
@@ -58,6 +68,7 @@ def run_body(view: RunView) -> RunBody:
         error=outcome.error if outcome else None,
         usage=outcome.usage if outcome else None,
         held=run.held,
+        cancel_requested=run.cancel_requested,
         metadata=run.metadata,
     )
 
@@ -65,8 +76,10 @@ def run_body(view: RunView) -> RunBody:
 class Runs:
     """The routes of runs."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, max_body_bytes: int) -> None:
         self._service = service
+        self._max_body_bytes = max_body_bytes
+        self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
     async def read(self, request: Request) -> Response:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
@@ -77,6 +90,13 @@ class Runs:
             return wire.answer(run_body(view))
         view = await self._service.wait(ANONYMOUS, run_id, wait_s)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
+        run_id = RunId(request.path_params["run_id"])
+        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, "`force` is true or false")
+        view = await self._service.cancel(ANONYMOUS, run_id, force=body.force)
+        return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
 
 
 def preferred_wait_s(request: Request) -> int | None:

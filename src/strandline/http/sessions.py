@@ -1,23 +1,198 @@
-"""The session API: `DELETE /v1/sessions/{session_id}`."""
+"""The session API: its runs, its history; a run is added, all are cancelled, all is forgotten."""
 
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline.encoding import decoder
 from strandline.engine.service import Service
-from strandline.errors import NotFound
+from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.model import ANONYMOUS, SessionKey, session_id
+from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.runs import RunBody, preferred_wait_s, run_body
+from strandline.http.wishes import Wishes, wished
+from strandline.model import ANONYMOUS, Block, Input, RunId, SessionId, SessionKey, SessionView, session_id
+
+READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
+
+
+class NewRunBody(Wishes, frozen=True, kw_only=True):
+    """What a new run is asked for with; further keys are ignored."""
+
+    input: Annotated[str | list[Block], Meta(description="A text, or content blocks in the form of Strands")]
+
+
+class CancelSessionBody(Struct, frozen=True):
+    """What a cancel of a session reads."""
+
+    running: Annotated[bool, Meta(description="Cancel the run that executes, too")] = False
+    force: Annotated[bool, Meta(description="Do not wait for what still works of it")] = False
+
+
+class CancelledBody(Struct, frozen=True):
+    """What a cancel of a session has done: runs that have ended by it, and those that execute and were asked to end."""
+
+    cancelled: list[RunId]
+    cancelling: list[RunId]
+
+
+class SessionBody(Struct, frozen=True, kw_only=True):
+    """A session on the wire."""
+
+    session_id: SessionId
+    messages: int
+    queue_depth: int
+    running: RunId | None
+    held: RunId | None
+
+
+class SessionsBody(Struct, frozen=True, kw_only=True):
+    """A page of sessions."""
+
+    sessions: list[SessionBody]
+    next_cursor: str | None
+
+
+class RunsBody(Struct, frozen=True, kw_only=True):
+    """A page of runs."""
+
+    runs: list[RunBody]
+    next_cursor: str | None
+
+
+class MessageBody(Struct, frozen=True, kw_only=True):
+    """A message of history; `discarded`: it is hidden from the agent, and shown only to those who ask for it."""
+
+    role: str
+    content: list[Block]
+    discarded: bool
+
+
+class HistoryBody(Struct, frozen=True, kw_only=True):
+    """A page of history, oldest message first; the next page has older ones."""
+
+    messages: list[MessageBody]
+    next_cursor: str | None
 
 
 class Sessions:
     """The routes of sessions."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, max_body_bytes: int, retry_after_s: float) -> None:
         self._service = service
+        self._max_body_bytes = max_body_bytes
+        self._retry_after_s = retry_after_s
+        self._decode_run = decoder(NewRunBody)
+        self._decode_cancel = msgspec.json.Decoder(CancelSessionBody).decode
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Response:
+        """Accept a run: 202, or with `Prefer: wait=N` 200 once it has ended within N seconds; a replay is 200."""
+        key = _key(request)
+        wait_s = preferred_wait_s(request)
+        body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
+        wishes = wished(key, _input(body.input), body, idempotency_key(request), sent)
+        ticket = await self._service.submit(wishes)
+        if wait_s is None:
+            view = await self._service.run(key.principal, ticket.run_id)
+        else:
+            view = await self._service.wait(key.principal, ticket.run_id, wait_s)
+        headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
+        if ticket.replayed:
+            headers |= REPLAYED
+        if wait_s is not None:
+            headers["Preference-Applied"] = f"wait={wait_s}"
+        if view.run.outcome is not None and (ticket.replayed or wait_s is not None):
+            return wire.answer(run_body(view), wire.OK, headers)
+        if self._service.health().draining:
+            headers |= wire.retry_after(self._retry_after_s)
+        return wire.answer(run_body(view), wire.ACCEPTED, headers)
+
+    async def runs(self, request: Request) -> Response:
+        """Return runs of a session: those that wait, the last in line first, the one that executes, the ended ones."""
+        limit = wire.page_limit(request)
+        views, after = await self._service.runs(_key(request), cursor=request.query_params.get("cursor"), limit=limit)
+        return wire.answer(RunsBody(runs=[run_body(view) for view in views], next_cursor=after))
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""
+        reads = "`running` and `force` are true or false"
+        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, reads)
+        stopped = await self._service.cancel_session(_key(request), running=body.running, force=body.force)
+        shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.asked)
+        return wire.answer(shown, wire.ACCEPTED if stopped.asked else wire.OK)
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    async def sessions(self, request: Request) -> Response:
+        """Return the sessions of whoever asks, in the order of their ids."""
+        cursor = request.query_params.get("cursor")
+        after = None if cursor is None else session_id(cursor)
+        page = await self._service.sessions(ANONYMOUS, after=after, limit=wire.page_limit(request))
+        return wire.answer(
+            SessionsBody(sessions=[session_body(each) for each in page.sessions], next_cursor=page.after)
+        )
+
+    async def read(self, request: Request) -> Response:
+        """Return a session."""
+        return wire.answer(session_body(await self._service.session(_key(request))))
 
     async def delete(self, request: Request) -> Response:
         """Forget a session and its history; 409 while a run of it waits or executes."""
-        key = SessionKey(ANONYMOUS, session_id(request.path_params["session_id"]))
+        key = _key(request)
         if not await self._service.delete(key):
             raise NotFound(f"there is no session {key.session_id}")
         return Response(status_code=wire.NO_CONTENT)
+
+    async def history(self, request: Request) -> Response:
+        """Return the last messages of a session before the cursor, oldest first; with `discarded` hidden ones too."""
+        query = request.query_params
+        page = await self._service.history_page(
+            _key(request),
+            before=_before(query.get("cursor")),
+            limit=wire.page_limit(request),
+            discarded=wire.flag("discarded", query.get("discarded", "false")),
+        )
+        hidden = frozenset(page.discarded)
+        shown = [
+            MessageBody(role=message["role"], content=message["content"], discarded=place in hidden)
+            for place, message in enumerate(page.messages)
+        ]
+        return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
+
+
+def session_body(session: SessionView) -> SessionBody:
+    """Return a session as it looks on the wire."""
+    return SessionBody(
+        session_id=session.key.session_id,
+        messages=session.messages,
+        queue_depth=session.waiting,
+        running=None if session.held else session.claimed,
+        held=session.claimed if session.held else None,
+    )
+
+
+def _key(request: Request) -> SessionKey:
+    return SessionKey(ANONYMOUS, session_id(request.path_params["session_id"]))
+
+
+def _input(given: str | list[dict[str, Any]]) -> Input:
+    """Return the input of a run. Raises `Invalid` if it is content that nobody can ask with."""
+    if not isinstance(given, str) and (
+        not given or any(len(block) != 1 or not block.keys().isdisjoint(("toolUse", "toolResult")) for block in given)
+    ):
+        raise Invalid(
+            "input must be a text or a list of content blocks, each with one key such as `text` or `image`, and no tool"
+            " blocks"
+        )
+    return given
+
+
+def _before(cursor: str | None) -> int | None:
+    if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
+        raise Invalid("cursor must be one that a page of this list has named as its next")
+    return None if cursor is None else int(cursor)

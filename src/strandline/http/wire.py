@@ -4,16 +4,25 @@ The only file that knows HTTP status codes. Errors are RFC 9457 problem details 
 """
 
 import math
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
 from strandline import errors
 from strandline.encoding import encode, encode_messages
+
+T = TypeVar("T")
+
+_JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+
+MOST_ON_A_PAGE: Final = 1000
 
 OK: Final = 200
 ACCEPTED: Final = 202
@@ -24,6 +33,7 @@ NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
 CONFLICT: Final = 409
 TOO_LARGE: Final = 413
+UNSUPPORTED: Final = 415
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
 CLIENT_LEFT: Final = 499
@@ -38,6 +48,7 @@ TITLES: Final = {
     METHOD_NOT_ALLOWED: "Method not allowed",
     CONFLICT: "Conflict",
     TOO_LARGE: "Body too large",
+    UNSUPPORTED: "Unsupported media type",
     UNPROCESSABLE: "Invalid value",
     TOO_MANY: "Queue full",
     BROKEN: "Internal error",
@@ -57,6 +68,12 @@ class BodyTooLarge(errors.CallerError):
     code = "body_too_large"
 
 
+class NotJson(errors.CallerError):
+    """The body is not announced as JSON; send it with `Content-Type: application/json`."""
+
+    code = "not_json"
+
+
 class Foreign(errors.CallerError):
     """The request names a `Host` that is not this server, or comes from a web page of another origin."""
 
@@ -67,6 +84,8 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Invalid: UNPROCESSABLE,
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
+    errors.AlreadyEnded: CONFLICT,
+    errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,
@@ -75,6 +94,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,
     BodyTooLarge: TOO_LARGE,
+    NotJson: UNSUPPORTED,
     Foreign: FORBIDDEN,
 }
 
@@ -143,6 +163,45 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
+    """Return what the body holds, and the body itself; no body at all is an empty object. `reads` says what it may be.
+
+    Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
+    """
+    body = await read_body(request, limit)
+    if not body:
+        body = b"{}"
+    elif not _JSON.match(request.headers.get("content-type", "")):
+        raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
+    return decoded(body, decode, reads), body
+
+
+def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
+    """Return what a body holds. Raises `Malformed` if it is not JSON, `Invalid` if it is not what the route reads."""
+    try:
+        return decode(body)
+    except msgspec.ValidationError as error:
+        raise errors.Invalid(f"{error}. {reads}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the body is not JSON: {error}") from None
+
+
+def page_limit(request: Request) -> int:
+    """Return how many entries a page has at most: `limit`, 1 to 1000, else 100. Raises `Invalid`."""
+    text = request.query_params.get("limit", "100")
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MOST_ON_A_PAGE):
+        raise errors.Invalid(f"limit must be a whole number of 1 to {MOST_ON_A_PAGE}")
+    return int(text)
+
+
+def flag(name: str, text: str) -> bool:
+    """Return what a flag in a query says. Raises `Invalid`."""
+    flags = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in flags:
+        raise errors.Invalid(f"{name} must be true or false")
+    return flags[text.lower()]
 
 
 def timestamp(at: float | None) -> datetime | None:

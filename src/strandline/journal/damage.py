@@ -38,6 +38,8 @@ def readable(connection: sqlite3.Connection, row: tuple[Any, ...], key: SessionK
             attempt=stored["attempt"],
             created_at=stored["created_at"],
             started_at=stored["started_at"],
+            cancel_requested=bool(stored["cancel_requested"]),
+            discard=bool(stored["discard"]),
         )
     staged: list[Fact] = []
     try:

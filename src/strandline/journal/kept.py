@@ -39,6 +39,8 @@ class KeptRun:
 
     __slots__ = (
         "attempt",
+        "cancel_requested",
+        "discard",
         "discarded",
         "ended_at",
         "facts",
@@ -66,6 +68,8 @@ class KeptRun:
         self.ended_at: float | None = None
         self.queue_deadline = new.queue_deadline
         self.outcome: bytes | None = None
+        self.cancel_requested = False
+        self.discard = False
         self.discarded = False
 
     @property
@@ -112,13 +116,16 @@ class KeptRun:
             outcome=None if self.outcome is None else _outcome(self.outcome),
             held=self.held,
             discarded=self.discarded,
+            cancel_requested=self.cancel_requested,
+            discard=self.discard,
+            if_busy=self.new.if_busy,
         )
 
 
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
-    __slots__ = ("claimed", "discarded", "history", "line", "runs", "state", "window")
+    __slots__ = ("claimed", "discarded", "ended", "history", "keys", "line", "runs", "state", "window")
 
     def __init__(self) -> None:
         self.line = Line()
@@ -129,6 +136,17 @@ class KeptSession:
         self.window: bytes | None = None
         self.state: bytes | None = None
         self.runs: set[RunId] = set()
+        self.ended: list[RunId] = []
+        """All that have ended, in that order; some may be forgotten by now."""
+        self.keys: dict[str, KeptRun] = {}
+        """The run that each idempotency key stands for."""
+
+    def forget(self, run: KeptRun) -> None:
+        """Forget a run that has ended, and its key; not what it has left in history."""
+        self.runs.remove(run.new.run_id)
+        keyed = run.new.keyed
+        if keyed is not None and self.keys.get(keyed.key) is run:
+            del self.keys[keyed.key]
 
     def indices(self, start: int, end: int, *, discarded: bool) -> list[int]:
         """Return the indices from `start` to `end` of what is to be seen, those of discarded runs only if wanted."""
@@ -175,6 +193,10 @@ class Line:
 
     def __iter__(self) -> Iterator[KeptRun]:
         return iter(self._runs.values())
+
+    def in_order(self) -> list[KeptRun]:
+        """Return the runs, the next one first."""
+        return [self._runs[place] for place in self._ranks[self._gone :]]
 
     def ahead(self, place: Rank) -> int:
         """Return how many runs stand before `place`."""

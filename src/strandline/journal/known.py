@@ -38,7 +38,18 @@ class Session:
 class Executing:
     """One claimed run; `staged` is how many facts of it are kept. One that is held has ended, at `held_since`."""
 
-    __slots__ = ("attempt", "fence", "held_since", "run_id", "seq", "session", "staged", "started_at")
+    __slots__ = (
+        "attempt",
+        "cancel_requested",
+        "discard",
+        "fence",
+        "held_since",
+        "run_id",
+        "seq",
+        "session",
+        "staged",
+        "started_at",
+    )
 
     def __init__(
         self,
@@ -57,6 +68,8 @@ class Executing:
         self.attempt = attempt
         self.started_at = started_at
         self.staged = staged
+        self.cancel_requested = False
+        self.discard = False
         self.held_since: float | None = None
 
 
@@ -91,11 +104,12 @@ class Known:
         ):
             lane, urgency, seq = place
             self.waits(by_no[no], (lane, urgency, seq))
-        for no, last, ended_at, *columns in self._connection.execute(
-            "SELECT session, last, ended_at, run_id, seq, fence, attempt, started_at,"
+        for no, last, ended_at, cancel_requested, discard, *columns in self._connection.execute(
+            "SELECT session, last, ended_at, cancel_requested, discard, run_id, seq, fence, attempt, started_at,"
             " (SELECT coalesce(max(no) + 1, 0) FROM staged WHERE run = seq) FROM runs WHERE fence IS NOT NULL"
         ):
             executing = Executing(by_no[no], *columns)
+            executing.cancel_requested, executing.discard = bool(cancel_requested), bool(discard)
             self.claimed(executing, last=last)
             if ended_at is not None:
                 self.held(executing, since=ended_at)

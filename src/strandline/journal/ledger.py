@@ -1,4 +1,4 @@
-"""The verbs of the SQLite journal, as they run on the writer's thread: what is decided, and the rows that are written.
+"""The verbs of the SQLite journal for runs, as they run on the writer's thread: what is decided, and the rows written.
 
 Each verb decides by what is `known` by heart, before it writes; then it writes one to three rows. A rollback forgets
 all that was known, and it is read anew from the file, which is the truth.
@@ -6,6 +6,7 @@ all that was known, and it is read anew from the file, which is the truth.
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -14,26 +15,36 @@ from msgspec.structs import replace
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable, StrandlineError
+from strandline.journal import keys
+from strandline.journal.control import Controls
 from strandline.journal.damage import ended_unread, readable
-from strandline.journal.forgetting import delete_session, prune
+from strandline.journal.forgetting import prune
 from strandline.journal.known import Executing, Session
-from strandline.journal.port import Accepted, Bounds, Busy, Changed, Refused, Take
-from strandline.journal.reader import RUN_COLUMNS, Tail, facts, sound_run, waiting_before
-from strandline.journal.rules import Rank, first_fence, is_last, rank
-from strandline.journal.seal import end_owner, message_owner, request_owner, sealed
-from strandline.journal.transactions import Mismatch, Transactions
+from strandline.journal.port import AcceptAnswer, Accepted, Bounds, Refused, Take
+from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
+from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
+from strandline.journal.seal import end_owner, request_owner, sealed
+from strandline.journal.transactions import Mismatch
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, Lane, NewRun, Run, RunId, RunStatus, SessionKey, Token
+from strandline.model import Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token
 
 _log = logging.getLogger("strandline.journal")
 
+_ENQUEUE: Final = IfBusy.ENQUEUE
 _QUEUED: Final = RunStatus.QUEUED.value
 _TAKEN: Final = advance(RunStatus.QUEUED, Move.TAKE)
 _RUNNING: Final = _TAKEN.value
+_COLUMNS: Final = (
+    "seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque, input, metadata, created_at,"
+    " started_at, timeout_s, queue_deadline"
+)
+_INSERT: Final = f"INSERT INTO runs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)"
+_INSERT_MORE: Final = (
+    f"INSERT INTO runs ({_COLUMNS}, key, fingerprint, if_busy) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?)"
+)
 _HEAD: Final = (
     f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1"
 )
-_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 
 
 class Left(Struct, frozen=True):
@@ -48,12 +59,11 @@ class Left(Struct, frozen=True):
     discarded: bool
 
 
-class Ledger(Transactions):
+class Ledger(Controls):
     """The one writing connection and what it knows. Everything here belongs to the writer's thread."""
 
     def __init__(self, connection: sqlite3.Connection, clock: Clock, *, max_attempts: int) -> None:
-        super().__init__(connection)
-        self._clock = clock
+        super().__init__(connection, clock)
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
         (highest,) = self._execute(
@@ -93,23 +103,40 @@ class Ledger(Transactions):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def accept(
-        self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool
-    ) -> Accepted | Refused:
+    def accept(self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
         session = self._known.session(new.key)
+        if new.keyed is not None and session is not None:
+            known = keys.find(self._execute, session, new.keyed)
+            if known is not None:
+                return known
         seq = self._seq
         place = rank(new.lane, new.priority, seq)
-        ahead = self._ahead(session, place) if session is not None and session.queued else 0
+        queued = session.queued if session is not None else 0
+        ahead = self._ahead(session, place) if session is not None and queued else 0
+        leaving: Sequence[list[Any]] = ()
+        if new.if_busy is not _ENQUEUE and session is not None:
+            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None):
+                return Refused("session_busy", ahead + 1)
+            leaving = self._given_back(session, new.if_busy)
+            ahead -= len(leaving)
         at_once = take and not ahead and (session is None or session.claimed is None)
         if not at_once:
-            if (session.queued if session is not None else 0) >= bounds.per_session:
+            if queued - len(leaving) >= bounds.per_session:
                 return Refused("queue_full", ahead + 1)
-            if self._known.waiting >= bounds.total:
+            if self._known.waiting - len(leaving) >= bounds.total:
                 return Refused("server_full", ahead + 1)
         if session is None:
             session = self._add(new.key)
+        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         self._seq = seq + 1
+        fence = self._next_fence() if at_once else None
+        started_at = self._clock.now() if at_once else None
+        self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
+        if fence is None:
+            self._known.waits(session, place)
+            return Accepted(ahead + 1, stopped)
+        self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,
             key=new.key,
@@ -119,31 +146,40 @@ class Ledger(Transactions):
             opaque=new.opaque,
             metadata=new.metadata,
             sequence=seq,
-            status=_TAKEN if at_once else RunStatus.QUEUED,
-            attempt=1 if at_once else 0,
+            status=_TAKEN,
+            attempt=1,
             created_at=new.created_at,
-            started_at=self._clock.now() if at_once else None,
+            started_at=started_at,
             timeout_s=new.timeout_s,
             queue_deadline=new.queue_deadline,
+            if_busy=new.if_busy,
         )
-        fence = self._next_fence() if at_once else None
+        self.made.append(Claim(token=Token(new.run_id, fence), run=run))
+        return Accepted(0, stopped)
+
+    def _insert(
+        self,
+        session: Session,
+        new: NewRun,
+        seq: int,
+        place: Rank,
+        fence: int | None,
+        started_at: float | None,
+        prompt: bytes,
+        metadata: bytes | None,
+    ) -> None:
         owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
-        self._execute(
-            "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque,"
-            " input, metadata, created_at, started_at, timeout_s, queue_deadline)"
-            " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)",
-            (
-                seq, run.run_id, session.no, run.lane, place[1], run.priority, _RUNNING if at_once else _QUEUED,
-                run.attempt, fence, int(run.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
-                run.created_at, run.started_at, run.timeout_s, run.queue_deadline,
-            ),
+        values = (
+            seq, new.run_id, session.no, new.lane, place[1], new.priority, _QUEUED if fence is None else _RUNNING,
+            int(fence is not None), fence, int(new.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
+            new.created_at, started_at, new.timeout_s, new.queue_deadline,
         )  # fmt: skip
-        if fence is None:
-            self._known.waits(session, place)
-            return Accepted(ahead + 1)
-        self._known.claimed(Executing(session, run.run_id, seq, fence, 1, run.started_at, staged=0), last=False)
-        self.made.append(Claim(token=Token(run.run_id, fence), run=run))
-        return Accepted(0)
+        if new.keyed is None and new.if_busy is _ENQUEUE:
+            self._execute(_INSERT, values)
+            return
+        kept = (None, None) if new.keyed is None else keys.kept(session, seq, new.keyed)
+        if_busy = None if new.if_busy is _ENQUEUE else new.if_busy.value
+        self._execute(_INSERT_MORE, (*values, *kept, if_busy))
 
     def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -159,6 +195,8 @@ class Ledger(Transactions):
     def settle(self, token: Token, left: Left, hold: bool, take: bool) -> Take:
         """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
         executing = self._executing(token)
+        if executing.cancel_requested:
+            check_cancel(executing, left.status, discarded=left.discarded)
         session, seq = executing.session, executing.seq
         now = self._clock.now()
         owner = end_owner(session.crc, seq, executing.attempt, left.discarded, executing.started_at, now)
@@ -189,47 +227,12 @@ class Ledger(Transactions):
         """Give a run back to the head of its queue, `counted` False without its attempt; or end the hold of one."""
         executing = self._claimed(token)
         if executing.held_since is None:
+            check_cancel(executing, RunStatus.QUEUED, discarded=False)
             self._pay(token, executing)
             self._give_back(executing, executing.attempt - (not counted))
         else:
             self._end_hold(executing)
         return self._take_next(executing.session) if take else Take.NOTHING
-
-    def delete(self, key: SessionKey) -> Changed | Busy:
-        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
-        session = self._known.session(key)
-        if session is None:
-            return Changed(existed=False)
-        if session.queued or session.claimed is not None:
-            return Busy()
-        delete_session(self._connection, session)
-        self._known.forget(session)
-        return Changed(existed=True)
-
-    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, outcome: bytes) -> Changed | Busy:
-        """End a run of this session if it still waits; it leaves a row of history without messages, as all do."""
-        session = self._known.session(key)
-        if session is None:
-            return Changed(existed=False)
-        row = self._execute(
-            "SELECT lane, urgency, seq, status, started_at, attempt FROM runs WHERE run_id = ? AND session = ?",
-            (run_id, session.no),
-        ).fetchone()
-        if row is None:
-            return Changed(existed=False)
-        *place, stored, started_at, attempt = row
-        if stored != _QUEUED or started_at is not None:
-            return Busy()
-        lane, urgency, seq = place
-        now = self._clock.now()
-        owner = end_owner(session.crc, seq, attempt, False, None, now)
-        self._update(
-            "UPDATE runs SET status = ?, outcome = ?, ended_at = ? WHERE seq = ? AND status = 'queued'",
-            (status.value, sealed(outcome, owner), now, seq),
-        )
-        self._append(session, seq, None, 0, 0)
-        self._known.left(session, (lane, urgency, seq))
-        return Changed(existed=True)
 
     def prune(self, before: float, limit: int, after: int) -> tuple[int, int | None]:
         """Forget runs that ended before `before`; see `prune`."""
@@ -250,29 +253,6 @@ class Ledger(Transactions):
         if executing.held_since is not None:
             raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
         return executing
-
-    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
-        """Write the row of history that a run leaves."""
-        end = session.end
-        if messages is not None:
-            messages = sealed(messages, message_owner(session.crc, end.length, discarded=bool(discarded)))
-        row = self._execute(
-            "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
-            " VALUES (?,?,?,?,?,?,?,?)",
-            (session.no, end.nth + 1, end.length, count, end.row, seq, discarded, messages),
-        ).lastrowid
-        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
-        session.end = Tail(row, end.nth + 1, end.length + count)
-
-    def _keep(self, session: Session, window: bytes | None, state: bytes | None) -> None:
-        """Write what an agent is rebuilt from, as far as it changed. Nearly always there is a row, and only a state."""
-        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
-            return
-        self._execute(
-            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
-            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
-            (session.no, window, state),
-        )
 
     def _give_back(self, executing: Executing, attempt: int) -> None:
         place = rank(Lane.GIVEN_BACK, 0, executing.seq)
@@ -339,7 +319,7 @@ class Ledger(Transactions):
             " WHERE seq = ? AND status = 'queued'",
             (run.status.value, attempt, fence, int(last), run.started_at, run.sequence),
         )
-        self._known.left(session, rank(waiting.lane, waiting.priority, waiting.sequence))
+        self._known.left(session, (waiting.lane, row[-1], waiting.sequence))
         self._known.claimed(
             Executing(session, run.run_id, run.sequence, fence, attempt, run.started_at, len(staged)), last=last
         )
@@ -353,7 +333,7 @@ class Ledger(Transactions):
         fence = self._next_fence()
         executing = Executing(session, run.run_id, run.sequence, fence, run.attempt, run.started_at, staged=1)
         self._update("UPDATE runs SET fence = ? WHERE seq = ? AND status = 'queued'", (fence, run.sequence))
-        self._known.left(session, rank(run.lane, run.priority, run.sequence))
+        self._known.left(session, (run.lane, row[-1], run.sequence))
         self._known.claimed(executing, last=False)
         outcome, closed = ended_unread(run, staged)
         encoded = encode_messages(closed) if closed else None
@@ -363,10 +343,3 @@ class Ledger(Transactions):
     def _next_fence(self) -> int:
         self._fence += 1
         return self._fence
-
-    def _add(self, key: SessionKey) -> Session:
-        no = self._execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
-        assert no is not None
-        session = Session(no, key, Tail())
-        self._known.add(session)
-        return session

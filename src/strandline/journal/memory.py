@@ -8,65 +8,60 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 """
 
 import heapq
-import threading
 from collections.abc import AsyncIterator
 from itertools import islice, takewhile
 from typing import assert_never, overload
 
-from strandline.clock import Clock
 from strandline.encoding import encode_messages
-from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable
+from strandline.errors import InvariantBroken
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.memory_control import MemoryControls
+from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
-    Busy,
+    Cancel,
+    CancelSession,
     Change,
-    Changed,
+    ChangeAnswer,
     Delete,
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    Query,
     Refused,
     RunQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
     Take,
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import check_end, first_fence, is_last, rank, stood_s
+from strandline.journal.rules import answers_key, check_cancel, check_end, first_fence, rank
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     AgentRecord,
     Claim,
     Fact,
+    IfBusy,
     Lane,
     NewRun,
     Run,
-    RunId,
     RunStatus,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
 
 
-class MemoryJournal:
+class MemoryJournal(MemoryControls, MemoryLists):
     """Everything in dictionaries. An object that was closed can be opened again and still has its runs."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._feed = ClaimFeed()
-        self._open = False
-        self._max_attempts = 1
-        self._epoch = 0
-        self._fence = 0
-        self._sequence = 0
-        self._sessions: dict[SessionKey, KeptSession] = {}
-        self._runs: dict[RunId, KeptRun] = {}
-        self._waiting: dict[int, KeptRun] = {}
-        self._last_attempts: set[int] = set()
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class MemoryJournal:
 
     # -- runs -----------------------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
         request = encode_messages((new.input, new.metadata))
         with self._lock:
@@ -106,23 +101,36 @@ class MemoryJournal:
             if new.run_id in self._runs:
                 raise InvariantBroken(f"run id {new.run_id} is taken")
             session = self._sessions.get(new.key) or KeptSession()
+            if new.keyed is not None and (known := session.keys.get(new.keyed.key)) is not None:
+                assert known.new.keyed is not None
+                answer = answers_key(new.keyed, known.new.run_id, known.ended_at, known.new.keyed.fingerprint)
+                if answer is not None:
+                    return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
+            if new.if_busy is IfBusy.REJECT and (session.claimed is not None or len(session.line)):
+                return Refused("session_busy", ahead + 1)
+            begun = self._begun(session, new.if_busy)
+            leaving = sum(run.status is RunStatus.QUEUED for run in begun)
+            ahead -= leaving
             at_once = take and session.claimed is None and ahead == 0
             if not at_once:
-                if len(session.line) >= bounds.per_session:
+                if len(session.line) - leaving >= bounds.per_session:
                     return Refused("queue_full", ahead + 1)
-                if len(self._waiting) >= bounds.total:
+                if len(self._waiting) - leaving >= bounds.total:
                     return Refused("server_full", ahead + 1)
+            stopped = self._stop_all(begun, discard=new.if_busy is IfBusy.ROLLBACK) if begun else None
             run = KeptRun(new, request, self._sequence)
             self._sequence += 1
             self._sessions[new.key] = session
             self._runs[new.run_id] = run
             session.runs.add(new.run_id)
+            if new.keyed is not None:
+                session.keys[new.keyed.key] = run
             if at_once:
                 self._start(session, run)
-                return Accepted(0)
+                return Accepted(0, stopped)
             self._enqueue(session, run)
-            return Accepted(ahead + 1)
+            return Accepted(ahead + 1, stopped)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -149,12 +157,10 @@ class MemoryJournal:
         state = None if settlement.state is None else encode_messages(settlement.state)
         with self._lock:
             run = self._executing(token)
+            check_cancel(run, settlement.outcome.status, discarded=settlement.discarded)
             session = self._sessions[run.new.key]
             self._end(run, settlement.outcome.status, outcome)
-            if settlement.discarded:
-                run.discarded = True
-                session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
-            session.history += messages
+            self._leave(session, run, messages, discarded=settlement.discarded)
             session.window = window or session.window
             session.state = state or session.state
             if hold:
@@ -174,6 +180,7 @@ class MemoryJournal:
             if run.held:
                 self._end_hold(session, run)
             else:
+                check_cancel(run, RunStatus.QUEUED, discarded=False)
                 self._stop(session, run)
                 run.status = advance(run.status, Move.GIVE_BACK)
                 run.attempt -= not counted
@@ -182,15 +189,19 @@ class MemoryJournal:
                 self._enqueue(session, run)
             return self._take_next(session) if take else Take.NOTHING
 
-    async def change(self, change: Change) -> Changed | Busy:
-        """Apply a change that somebody asked for, unless what it is about is not (or no longer) at rest."""
+    async def change(self, change: Change) -> ChangeAnswer:
+        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
         with self._lock:
             self._check_open()
             match change:
                 case Delete():
-                    return self._delete(change.key)
+                    return self._delete(change)
                 case EndWaiting():
-                    return self._end_waiting(change)
+                    return self._end_one(change)
+                case Cancel():
+                    return self._cancel(change)
+                case CancelSession():
+                    return self._cancel_session(change)
                 case _:
                     assert_never(change)
 
@@ -208,7 +219,7 @@ class MemoryJournal:
             old = list(islice((run for run in accepted if run.ended_before(before)), limit))
             for run in old:
                 del self._runs[run.new.run_id]
-                self._sessions[run.new.key].runs.remove(run.new.run_id)
+                self._sessions[run.new.key].forget(run)
             return len(old)
 
     # -- what is read ---------------------------------------------------------------------------------
@@ -225,7 +236,13 @@ class MemoryJournal:
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    async def read(self, query: RunQuery | HistoryQuery | WaitingQuery) -> Run | HistoryPage | list[Waiting] | None:
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    async def read(self, query: Query) -> object:
         """Answer a query as of now."""
         with self._lock:
             self._check_open()
@@ -239,111 +256,18 @@ class MemoryJournal:
                     session = self._sessions.get(query.key) or KeptSession()
                     end = len(session.history) if query.before is None else min(query.before, len(session.history))
                     first = max(0, end - query.limit)
-                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first)
+                    indices = session.indices(first, end, discarded=query.discarded)
+                    hidden = [place for place, index in enumerate(indices) if index in session.discarded]
+                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first, hidden)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
                     return [run.waiting() for run in page]
+                case RunsQuery():
+                    return self._list_runs(query)
+                case SessionQuery():
+                    return self._show_session(query)
+                case SessionsQuery():
+                    return self._list_sessions(query)
                 case _:
                     assert_never(query)
-
-    # -- within one step; the lock is held ------------------------------------------------------------
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise JournalUnavailable("the journal is not open")
-
-    def _claimed(self, token: Token) -> KeptRun:
-        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
-        self._check_open()
-        run = self._runs.get(token.run_id)
-        if run is None or run.fence != token.fence:
-            raise ClaimLost(f"the claim on run {token.run_id} is lost")
-        return run
-
-    def _executing(self, token: Token) -> KeptRun:
-        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
-        run = self._claimed(token)
-        if run.held:
-            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
-        return run
-
-    def _delete(self, key: SessionKey) -> Changed | Busy:
-        session = self._sessions.get(key)
-        if session is None:
-            return Changed(existed=False)
-        if session.claimed is not None or len(session.line):
-            return Busy()
-        del self._sessions[key]
-        for run_id in session.runs:
-            del self._runs[run_id]
-        return Changed(existed=True)
-
-    def _end_waiting(self, change: EndWaiting) -> Changed | Busy:
-        status = change.outcome.status
-        check_end(RunStatus.QUEUED, status)
-        run = self._runs.get(change.run_id)
-        if run is None or run.new.key != change.key:
-            return Changed(existed=False)
-        if run.status is not RunStatus.QUEUED or run.started_at is not None:
-            return Busy()
-        self._sessions[change.key].line.remove(run)
-        del self._waiting[run.sequence]
-        self._end(run, status, encode_messages(change.outcome))
-        return Changed(existed=True)
-
-    def _enqueue(self, session: KeptSession, run: KeptRun) -> None:
-        session.line.add(run)
-        self._waiting[run.sequence] = run
-
-    def _take_next(self, session: KeptSession) -> Take:
-        if session.claimed is not None or not len(session.line):
-            return Take.NOTHING
-        head = session.line.head()
-        if self._last_attempts and is_last(head.attempt + 1, self._max_attempts):
-            return Take.BLOCKED
-        session.line.remove(head)
-        del self._waiting[head.sequence]
-        self._start(session, head)
-        return Take.TAKEN
-
-    def _start(self, session: KeptSession, run: KeptRun) -> None:
-        session.claimed = run
-        run.status = advance(run.status, Move.TAKE)
-        run.attempt += 1
-        if run.started_at is None:
-            run.started_at = self._clock.now()
-        if is_last(run.attempt, self._max_attempts):
-            self._last_attempts.add(run.sequence)
-        self._feed.put([self._claim(run)])
-
-    def _claim(self, run: KeptRun) -> Claim:
-        self._fence += 1
-        run.fence = self._fence
-        return Claim(token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=run.staged())
-
-    def _end(self, run: KeptRun, status: RunStatus, outcome: bytes) -> None:
-        run.status = status
-        run.outcome = outcome
-        run.ended_at = self._clock.now()
-        run.facts = []
-
-    def _end_hold(self, session: KeptSession, held: KeptRun) -> None:
-        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood."""
-        assert held.ended_at is not None
-        now = self._clock.now()
-        for run in session.line:
-            if run.queue_deadline is not None:
-                run.queue_deadline += stood_s(held.ended_at, run.new.created_at, now)
-        self._stop(session, held)
-
-    def _stop(self, session: KeptSession, run: KeptRun) -> None:
-        session.claimed = None
-        run.fence = None
-        self._last_attempts.discard(run.sequence)
-
-    def _shown(self, run: KeptRun) -> Run:
-        position = None
-        if run.status is RunStatus.QUEUED:
-            position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
-        return run.shown(position)

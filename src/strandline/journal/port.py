@@ -16,6 +16,9 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   nothing of it is taken, and the `queue_deadline` of what waits in it stands still: the release moves each on by the
   time that it stood. Opening the journal ends every hold in the same way.
 * A run that was given back has begun: it has no `queue_deadline` any more.
+* A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
+  `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
+  a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
@@ -40,7 +43,9 @@ from strandline.model import (
     Principal,
     Run,
     RunId,
+    SessionId,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
@@ -54,16 +59,33 @@ class Bounds(Struct, frozen=True):
 
 
 class Accepted(Struct, frozen=True):
-    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start."""
+    """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
+
+    `stopped` is what one that interrupts has cancelled, if anything.
+    """
 
     position: int
+    stopped: "Stopped | None" = None
 
 
 class Refused(Struct, frozen=True):
-    """Nothing was kept: a queue is full. `position` is where the run would have stood."""
+    """Nothing was kept: a queue is full, or the run is not to wait. `position` is where it would have stood."""
 
-    reason: Literal["queue_full", "server_full"]
+    reason: Literal["queue_full", "server_full", "session_busy"]
     position: int
+
+
+class Attached(Struct, frozen=True):
+    """Nothing was kept: the request was accepted before under the same key, as this run."""
+
+    run_id: RunId
+
+
+class Reused(Struct, frozen=True):
+    """Nothing was kept: another request was accepted before under the same key."""
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused
 
 
 class Take(StrEnum):
@@ -94,7 +116,24 @@ class EndWaiting(Struct, frozen=True):
     outcome: Outcome
 
 
-Change = Delete | EndWaiting
+class Cancel(Struct, frozen=True):
+    """End a run of a principal: one that waits at once, one that executes as soon as its owner can.
+
+    Answered by `Stopped`; by `Ended` if it has ended, by `Changed(existed=False)` if there is no such run.
+    """
+
+    principal: Principal
+    run_id: RunId
+
+
+class CancelSession(Struct, frozen=True):
+    """End all runs that wait in a session, with `running` also the one that executes. Answered as `Cancel` is."""
+
+    key: SessionKey
+    running: bool
+
+
+Change = Delete | EndWaiting | Cancel | CancelSession
 
 
 class Changed(Struct, frozen=True):
@@ -105,6 +144,20 @@ class Changed(Struct, frozen=True):
 
 class Busy(Struct, frozen=True):
     """Nothing was changed: what should be changed is not (or no longer) at rest."""
+
+
+class Ended(Struct, frozen=True):
+    """Nothing was changed: the run has ended."""
+
+
+class Stopped(Struct, frozen=True):
+    """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end."""
+
+    ended: dict[RunId, Outcome]
+    asked: list[RunId]
+
+
+ChangeAnswer = Changed | Busy | Ended | Stopped
 
 
 class RunQuery(Struct, frozen=True):
@@ -131,6 +184,46 @@ class HistoryPage(Struct, frozen=True):
 
     messages: list[Message]
     first: int
+    discarded: list[int] = []
+    """The places in `messages` of those that discarded runs have left."""
+
+
+class RunsQuery(Struct, frozen=True):
+    """Runs of a session: those that wait, the last in line first, then the one that executes, then the ended ones, the
+    latest end first. `cursor` is None for the first page, else what a page has named as its next.
+    """
+
+    key: SessionKey
+    cursor: str | None = None
+    limit: int = 100
+
+
+class RunsPage(Struct, frozen=True):
+    """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile."""
+
+    runs: list[Run]
+    after: str | None
+
+
+class SessionQuery(Struct, frozen=True):
+    """One session."""
+
+    key: SessionKey
+
+
+class SessionsQuery(Struct, frozen=True):
+    """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first)."""
+
+    principal: Principal
+    after: SessionId | None = None
+    limit: int = 100
+
+
+class SessionsPage(Struct, frozen=True):
+    """Some sessions, and the id after which the next page begins, None at the end."""
+
+    sessions: list[SessionView]
+    after: SessionId | None
 
 
 class WaitingQuery(Struct, frozen=True):
@@ -150,6 +243,9 @@ class Waiting(Struct, frozen=True):
     queue_deadline: float | None = None
 
 
+Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | WaitingQuery
+
+
 class Journal(Protocol):
     """Where accepted runs and history are kept. See the module's invariants."""
 
@@ -166,8 +262,15 @@ class Journal(Protocol):
         """Yield every claim once, as it is made; ends when the journal is closed. One consumer."""
         ...
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first.
+
+        What `if_busy` says is done in the same transaction, unless the run is refused: an interrupt cancels what has
+        begun in the session (what executes, and what was given back), a rollback has it discarded too.
+
+        If the run is `keyed`, its key is looked at first: one that stands for a run keeps nothing and is no matter of
+        `bounds`. A refusal is not kept either; the key of a run is forgotten together with it.
+        """
         ...
 
     async def take(self, key: SessionKey) -> Take:
@@ -192,7 +295,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def change(self, change: Change) -> Changed | Busy:
+    async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change that somebody asked for."""
         ...
 
@@ -214,6 +317,12 @@ class Journal(Protocol):
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

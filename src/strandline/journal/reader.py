@@ -14,7 +14,7 @@ from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import Rank, rank, spans
+from strandline.journal.rules import Rank, spans
 from strandline.journal.seal import (
     agent_owner,
     damaged_record,
@@ -30,6 +30,7 @@ from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
     Fact,
+    IfBusy,
     Inline,
     Input,
     Lane,
@@ -52,6 +53,10 @@ _MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
 }
 """By status: whether a run is claimed, and whether it has a time of its end."""
 
+_POLICIES: Final = {None: IfBusy.ENQUEUE} | {policy.value: policy for policy in IfBusy}
+_ASKED: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
+"""What a run of which a cancel was requested can be."""
+
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
@@ -62,7 +67,7 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, fence, urgency"
+    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, fence, urgency"
 )
 
 
@@ -78,19 +83,29 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
         (fence is not None, ended) not in _MARKS[run.status]
         or ended is (run.outcome is None)
         or (not started and (run.attempt > 0 or run.status is RunStatus.RUNNING))
+        or run.cancel_requested > (run.status in _ASKED)
+        or run.discard > run.cancel_requested
         or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
-        or urgency != (run.priority if run.lane == Lane.NORMAL else 0)
+        or not _is_urgency(urgency, run)
     ):
         raise damaged_record(f"run {run.run_id}")
     return run
 
 
+def _is_urgency(urgency: int, run: Run) -> bool:
+    """Tell whether the second part of a run's rank can be what it is."""
+    if run.lane == Lane.FRONT:
+        return urgency >= run.sequence
+    return urgency == (run.priority if run.lane == Lane.NORMAL else 0)
+
+
 def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
-    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, fence, _ = more
+    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
+    cancel_requested, discard, if_busy = wanted
     what, session = f"run {run_id}", key_crc(key) if crc is None else crc
-    if status not in _STATUSES or discarded not in (0, 1):
+    if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
     outcome = None
     if end is not None:
@@ -118,6 +133,9 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         outcome=outcome,
         held=fence is not None and ended_at is not None,
         discarded=bool(discarded),
+        cancel_requested=bool(cancel_requested),
+        discard=bool(discard),
+        if_busy=_POLICIES[if_busy],
     )
 
 
@@ -238,7 +256,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
             messages.append(span.message)
             origins.append(None)
             continue
-        for index, message in _between(connection, key, session, tail, *span, hidden=False):
+        for index, message, _ in _between(connection, key, session, tail, *span, hidden=False):
             messages.append(message)
             origins.append(index)
     return AgentRecord(
@@ -252,8 +270,8 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
 
 def _between(
     connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int, *, hidden: bool
-) -> list[tuple[int, Message]]:
-    """Return messages `start` to `end` with their indices; those of discarded runs only if `hidden`."""
+) -> list[tuple[int, Message, int]]:
+    """Return messages `start` to `end`, with their indices and whether they were discarded; such only if `hidden`."""
     mark = connection.execute(
         "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
         (session, end),
@@ -263,7 +281,7 @@ def _between(
         " WHERE history.first < ? ORDER BY no",
         (tail.row if mark is None else mark[0], start, end),
     )
-    found: list[tuple[int, Message]] = []
+    found: list[tuple[int, Message, int]] = []
     until: int | None = None
     for first, count, discarded, stored in rows:
         if first != until and (until is not None or first > start):
@@ -273,7 +291,7 @@ def _between(
             continue
         messages = messages_in(stored or b"", key, first, count, discarded=bool(discarded))
         if discarded <= hidden:
-            found += ((index, each) for index, each in enumerate(messages, first) if start <= index < end)
+            found += ((index, each, discarded) for index, each in enumerate(messages, first) if start <= index < end)
     if start < end and (until is None or until < end):
         raise damaged_record(f"the history of session {key.session_id} before message {end}")
     return found
@@ -297,7 +315,8 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
     messages = _between(connection, query.key, session, tail, first, end, hidden=query.discarded)
-    return HistoryPage([message for _, message in messages], first)
+    hidden = [place for place, (_, _, discarded) in enumerate(messages) if discarded]
+    return HistoryPage([message for _, message, _ in messages], first, hidden)
 
 
 def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
@@ -313,7 +332,7 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     found = sound_run(tuple(columns), SessionKey(principal, session_id))
     if found.status is not RunStatus.QUEUED:
         return found
-    ahead = waiting_before(connection, session, rank(found.lane, found.priority, found.sequence))
+    ahead = waiting_before(connection, session, (found.lane, columns[-1], found.sequence))
     return replace(found, position=ahead + 1)
 
 

@@ -1,21 +1,26 @@
-"""What every journal decides in the same way: order, last attempts, legal ends, fences, holds, windows. Pure."""
+"""What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Protocol
 
-from strandline.errors import InvariantBroken
+from strandline.errors import CancelRequested, Invalid, InvariantBroken
+from strandline.history import close, fold
+from strandline.journal.port import Attached, Reused
 from strandline.lifecycle import ENDED, MOVES, advance
-from strandline.model import Inline, Lane, RunStatus, Window
+from strandline.model import Cancelled, Fact, Inline, Keyed, Lane, Message, Outcome, RunId, RunStatus, Window
 
 Rank = tuple[int, int, int]
-"""Where a run stands among those of its session: (lane, priority or 0, sequence); the smallest is next."""
+"""Where a run stands among those of its session: (lane, urgency, sequence); the smallest is next.
+
+The urgency is the priority in the normal lane, the place that was drawn in the front one, and 0 in all others.
+"""
 
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
 
 def rank(lane: int, priority: int, sequence: int) -> Rank:
-    """Return where a run stands; priority counts in the normal lane only."""
-    return (lane, priority if lane == Lane.NORMAL else 0, sequence)
+    """Return where a run stands: by priority in the normal lane, by its arrival there in the front one."""
+    return (lane, priority if lane == Lane.NORMAL else sequence if lane == Lane.FRONT else 0, sequence)
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
@@ -31,9 +36,49 @@ def check_end(start: RunStatus, end: RunStatus) -> None:
     advance(start, move)
 
 
+class Cancellable(Protocol):
+    """A run that executes, as a journal knows it."""
+
+    cancel_requested: bool
+    discard: bool
+
+
+def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
+    """Raise `CancelRequested` if an executing run may not become `end`: the cancel was accepted before."""
+    if run.cancel_requested and not (end is RunStatus.CANCELLED and discarded >= run.discard):
+        raise CancelRequested("a cancel of this run was accepted before", discard=run.discard)
+
+
+def cancelled(staged: Iterable[Fact], *, discard: bool = False) -> tuple[Outcome, list[Message]]:
+    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some."""
+    progress = fold(staged)
+    closed: list[Message] = []
+    if progress.messages:
+        closed = close(progress.messages, progress.results, Cancelled(discard=discard))
+    return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
+
+
+def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:
+    """Return how a request is answered whose key stands for a run; None if the key's time is over."""
+    if ended_at is not None and ended_at < keyed.ended_before:
+        return None
+    return Attached(run_id) if fingerprint == keyed.fingerprint else Reused()
+
+
 def stood_s(held_since: float, created_at: float, now: float) -> float:
     """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
     return max(0.0, now - max(held_since, created_at))
+
+
+def place_of(cursor: str | None) -> tuple[str, Any]:
+    """Return where a page of runs begins: `w` and a rank, `r`, or `h` and a number. Raises `Invalid`."""
+    if cursor is None:
+        return "w", ()
+    kind, numbers = cursor[:1], cursor[1:].split(".") if cursor[1:] else []
+    wanted = {"w": 3, "r": 0, "h": 1}.get(kind)
+    if wanted != len(numbers) or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
+        raise Invalid("cursor must be one that a page of this list has named as its next")
+    return kind, tuple(map(int, numbers)) if kind != "h" else int(numbers[0])
 
 
 def first_fence(epoch: int) -> int:

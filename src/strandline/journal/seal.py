@@ -32,6 +32,11 @@ def sealed(record: bytes, owner: int) -> bytes:
     return _SEAL.pack(1, zlib.crc32(record, owner)) + record
 
 
+def is_sealed(stored: bytes | None) -> bool:
+    """Tell whether a record has a checksum before it."""
+    return stored is not None and stored.startswith(_MARK)
+
+
 def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int) -> T:
     """Return what `decode` makes of a stored record. Raises `JournalUnavailable` that names it if it is damaged."""
     try:
@@ -88,6 +93,11 @@ def message_owner(session: int, first: int, *, discarded: bool = False) -> int:
 def agent_owner(key: SessionKey) -> int:
     """Return whose window and state are."""
     return key_crc(key)
+
+
+def key_owner(session: int, seq: int, key: str) -> int:
+    """Return whose the fingerprint is that belongs to an idempotency key of a run."""
+    return zlib.crc32(key.encode(), zlib.crc32(_MESSAGE.pack(seq), session))
 
 
 def fact_owner(seq: int, no: int) -> int:

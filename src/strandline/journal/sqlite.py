@@ -1,8 +1,8 @@
 """The journal in one SQLite file: the embedded default.
 
 This room joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
-group commit), `ledger` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded on the caller's
-side, so that the one writer has nothing to do but to write.
+group commit), `ledger` and `control` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded
+on the caller's side, so that the one writer has nothing to do but to write.
 """
 
 import asyncio
@@ -15,24 +15,30 @@ from typing import Any, TypeVar, assert_never, overload
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
-from strandline.journal import reader
+from strandline.journal import lists, reader
 from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
-    Accepted,
+    AcceptAnswer,
     Bounds,
-    Busy,
+    Cancel,
+    CancelSession,
     Change,
-    Changed,
+    ChangeAnswer,
     Delete,
     EndWaiting,
     HistoryPage,
     HistoryQuery,
-    Refused,
+    Query,
     RunQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -50,6 +56,7 @@ from strandline.model import (
     Run,
     RunStatus,
     SessionKey,
+    SessionView,
     Settlement,
     Token,
 )
@@ -159,12 +166,12 @@ class SqliteJournal:
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> Accepted | Refused:
+    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
         prompt = encode_messages(new.input)
         metadata = encode_messages(new.metadata) if new.metadata else None
         call = partial(self._verbs().accept, new, prompt, metadata, bounds, take)
-        accepted: Accepted | Refused = await self._written(call, new=True)
+        accepted: AcceptAnswer = await self._written(call, new=True)
         return accepted
 
     async def take(self, key: SessionKey) -> Take:
@@ -210,20 +217,23 @@ class SqliteJournal:
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
         return taken
 
-    async def change(self, change: Change) -> Changed | Busy:
-        """Apply a change that somebody asked for, unless what it is about is not (or no longer) at rest."""
+    async def change(self, change: Change) -> ChangeAnswer:
+        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
         verbs = self._verbs()
-        call: Callable[[], Changed | Busy]
+        call: Callable[[], ChangeAnswer]
         match change:
             case Delete():
-                call = partial(verbs.delete, change.key)
+                call = partial(verbs.delete, change)
             case EndWaiting():
-                status = change.outcome.status
-                check_end(RunStatus.QUEUED, status)
-                call = partial(verbs.end_waiting, change.key, change.run_id, status, encode_messages(change.outcome))
+                check_end(RunStatus.QUEUED, change.outcome.status)
+                call = partial(verbs.end_waiting, change, encode_messages(change.outcome))
+            case Cancel():
+                call = partial(verbs.cancel, change)
+            case CancelSession():
+                call = partial(verbs.cancel_session, change)
             case _:
                 assert_never(change)
-        changed: Changed | Busy = await self._written(call)
+        changed: ChangeAnswer = await self._written(call)
         return changed
 
     async def prune(self, before: float, limit: int) -> int:
@@ -268,7 +278,13 @@ class SqliteJournal:
     async def read(self, query: HistoryQuery) -> HistoryPage: ...
     @overload
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    async def read(self, query: RunQuery | HistoryQuery | WaitingQuery) -> Run | HistoryPage | list[Waiting] | None:
+    @overload
+    async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: SessionQuery) -> SessionView | None: ...
+    @overload
+    async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
         match query:
             case RunQuery():
@@ -277,6 +293,12 @@ class SqliteJournal:
                 return await self._answered(partial(reader.history, query=query))
             case WaitingQuery():
                 return await self._answered(partial(reader.waiting, query=query))
+            case RunsQuery():
+                return await self._answered(partial(lists.runs, query=query))
+            case SessionQuery():
+                return await self._answered(partial(lists.session, query=query))
+            case SessionsQuery():
+                return await self._answered(partial(lists.sessions, query=query))
             case _:
                 assert_never(query)
 

@@ -16,11 +16,12 @@ from msgspec import Struct, field
 
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
-from strandline.journal import reader
+from strandline.journal import keys, reader
 from strandline.journal.driver import connect_reader
 from strandline.journal.ownership import check_file, locate
 from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
 from strandline.journal.rules import spans
+from strandline.journal.seal import key_crc
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Run, RunStatus, SessionKey
@@ -171,6 +172,7 @@ class _Check:
         self._read_sessions()
         self._history()
         self._runs()
+        self._keys()
         self._staged()
         self._agents()
 
@@ -273,10 +275,19 @@ class _Check:
             yield "is running without a claim"
         if run.status is RunStatus.QUEUED and fence is not None:
             yield "waits and is claimed"
+        if run.cancel_requested and run.status not in (RunStatus.RUNNING, RunStatus.CANCELLED):
+            yield f"is {run.status} although its cancel was accepted before"
+        if run.discard > (run.cancel_requested if not ended else run.discarded):
+            yield "was to be discarded, and is not"
         if fence is not None and epoch is not None and fence >> 32 > epoch:
             yield "has a claim from the future"
         if self._told.get(run.sequence, in_session) != in_session:
             yield "is in the history of another session"
+
+    def _keys(self) -> None:
+        sessions = {no: key_crc(session.key) for no, session in self._sessions.items()}
+        for run_id in keys.damaged(self._connection, sessions):
+            self._findings.add(f"the idempotency key of run {run_id} is damaged")
 
     def _staged(self) -> None:
         for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from strandline.journal.port import (
+    AcceptAnswer,
     Accepted,
     Bounds,
-    Busy,
-    Changed,
+    Cancel,
+    CancelSession,
+    ChangeAnswer,
     EndWaiting,
     HistoryQuery,
     Journal,
-    Refused,
     RunQuery,
     Take,
     WaitingQuery,
@@ -119,7 +120,7 @@ class Desk:
 
     async def accept(
         self, run_id: str, at: SessionKey | None = None, *, take: bool = True, bounds: Bounds = WIDE, **fields: Any
-    ) -> Accepted | Refused:
+    ) -> AcceptAnswer:
         """Accept a run with the input `ask RUN_ID`, if nothing else is said."""
         fields.setdefault("input", f"ask {run_id}")
         fields.setdefault("created_at", self.clock.at)
@@ -137,10 +138,18 @@ class Desk:
         """End a run, leaving no messages if nothing else is said."""
         return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
 
-    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> Changed | Busy:
+    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
         """End a run that waits, as cancelled if nothing else is said."""
         outcome = outcome or Outcome(status=RunStatus.CANCELLED)
         return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
+
+    async def cancel(self, run_id: str, principal: str = ANONYMOUS) -> ChangeAnswer:
+        """Cancel a run."""
+        return await self.journal.change(Cancel(Principal(principal), RunId(run_id)))
+
+    async def cancel_all(self, at: SessionKey | None = None, *, running: bool = False) -> ChangeAnswer:
+        """Cancel what waits in a session, and with `running` what executes."""
+        return await self.journal.change(CancelSession(at or key(), running))
 
     async def run(self, run_id: str, principal: str = ANONYMOUS) -> Run:
         """Return a run that exists."""

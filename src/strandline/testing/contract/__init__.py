@@ -14,13 +14,27 @@ not exist.
 """
 
 from strandline.testing.contract.claims import ClaimsContract
+from strandline.testing.contract.control import ControlContract
 from strandline.testing.contract.ends import EndsContract
 from strandline.testing.contract.history import HistoryContract
 from strandline.testing.contract.holds import HoldsContract
+from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
+from strandline.testing.contract.lists import ListsContract
+from strandline.testing.contract.policies import PoliciesContract
 
 __all__ = ["JournalContract"]
 
 
-class JournalContract(LineContract, ClaimsContract, HistoryContract, HoldsContract, EndsContract):
+class JournalContract(
+    LineContract,
+    ClaimsContract,
+    HistoryContract,
+    HoldsContract,
+    EndsContract,
+    ControlContract,
+    KeysContract,
+    ListsContract,
+    PoliciesContract,
+):
     """The conformance suite: subclass it with a name that starts with `Test`."""

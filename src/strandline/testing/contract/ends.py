@@ -228,7 +228,9 @@ class EndsContract(Contract):
         for before in range(8):
             for limit in (1, 3, 9):
                 first = max(0, before - limit)
-                assert await page(before, limit, True) == HistoryPage(every[first:before], first)
+                assert await page(before, limit, True) == HistoryPage(
+                    every[first:before], first, [n - first for n in range(2, 5) if first <= n < before]
+                )
                 seen = [every[index] for index in range(first, before) if not 2 <= index < 5]
                 assert await page(before, limit, False) == HistoryPage(seen, first)
         assert await page(5, 3, False) == HistoryPage([], 2)

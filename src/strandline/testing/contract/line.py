@@ -129,7 +129,8 @@ class LineContract(Contract):
     @scenario
     async def test_of_many_at_once_one_is_claimed(self, desk: Desk) -> None:
         answers = await asyncio.gather(*(desk.accept(f"r{index}") for index in range(30)))
-        assert sorted(answer.position for answer in answers) == list(range(30))
+        positions = [answer.position for answer in answers if isinstance(answer, Accepted)]
+        assert sorted(positions) == list(range(30))
         claim = await desk.claim()
         assert len(await desk.drain(claim)) == 30
 

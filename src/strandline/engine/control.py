@@ -1,0 +1,82 @@
+"""What callers may do with runs that were accepted: the journal decides, then whoever executes them is told.
+
+Belongs to the serving loop. What the journal has answered is true whatever becomes of this process.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from strandline.engine.worker import Worker
+from strandline.errors import AlreadyEnded, InvariantBroken, NotFound
+from strandline.journal.port import Cancel, CancelSession, ChangeAnswer, Changed, Ended, Journal, RunQuery, Stopped
+from strandline.model import Principal, RunId, SessionKey
+
+UNHELD_S: Final = 5.0
+"""How long to wait until the end of a hold that was forced is in the journal."""
+
+
+class Control:
+    """`is_expected` tells whether the end of a run is still to come in this process."""
+
+    def __init__(self, journal: Journal, worker: Worker, is_expected: Callable[[RunId], bool]) -> None:
+        self._journal = journal
+        self._worker = worker
+        self._is_expected = is_expected
+        self._under_way: set[asyncio.Task[ChangeAnswer]] = set()
+
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool) -> bool:
+        """Cancel a run; True if it has ended on return, False if it executes and was asked to.
+
+        With `force` its session is not held by what still works of it then, nor by what still works of it now.
+        Raises `NotFound`, and `AlreadyEnded` unless there is a hold to be ended.
+        """
+        run = await self._journal.read(RunQuery(principal, run_id))
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        match await self._changed(run.key, Cancel(principal, run_id), force=force):
+            case Stopped(asked=asked):
+                return not asked
+            case Ended():
+                run = await self._journal.read(RunQuery(principal, run_id))
+                if run is None or not (force and run.held):
+                    raise AlreadyEnded(f"run {run_id} has ended")
+                await self._worker.unheld(run_id, UNHELD_S)
+                return True
+            case Changed():
+                raise NotFound(f"there is no run {run_id}")
+            case answer:
+                raise InvariantBroken(f"the journal has answered a cancel by {answer}")
+
+    async def cancel_session(self, key: SessionKey, *, running: bool, force: bool) -> Stopped:
+        """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
+        answer = await self._changed(key, CancelSession(key, running), force=force)
+        if not isinstance(answer, Stopped):
+            raise NotFound(f"there is no session {key.session_id}")
+        return answer
+
+    async def _changed(self, key: SessionKey, change: Cancel | CancelSession, *, force: bool) -> ChangeAnswer:
+        """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
+        change_made = asyncio.create_task(self._change(key, change, force))
+        self._under_way.add(change_made)
+        change_made.add_done_callback(self._made)
+        return await asyncio.shield(change_made)
+
+    def _made(self, change_made: "asyncio.Task[ChangeAnswer]") -> None:
+        self._under_way.discard(change_made)
+        if not change_made.cancelled():
+            change_made.exception()  # whoever asked knows of it, or is not there any more
+
+    async def _change(self, key: SessionKey, change: Cancel | CancelSession, force: bool) -> ChangeAnswer:
+        answer = await self._journal.change(change)
+        if isinstance(answer, Stopped):
+            self.tell(key, answer, force=force)
+        return answer
+
+    def tell(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
+        """Tell whoever has to know what the journal has cancelled; without a wait after its answer."""
+        for run_id, outcome in stopped.ended.items():
+            self._worker.ended(run_id, key, outcome)
+        for run_id in stopped.asked:
+            if self._is_expected(run_id):
+                self._worker.asked(run_id, force=force, discard=discard)

@@ -1,0 +1,38 @@
+"""What a request may ask for besides its message: how urgent it is, how long it may take and wait."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+from strandline.engine.service import Request
+from strandline.http.keys import fingerprint
+from strandline.model import IfBusy, Input, SessionKey
+
+
+class Wishes(Struct, frozen=True, kw_only=True):
+    """The part of a body that `/chat` and `/v1/sessions/{session_id}/runs` have in common."""
+
+    if_busy: Annotated[
+        IfBusy, Meta(description="What becomes of the run, or of others, if the session has runs that wait or execute")
+    ] = IfBusy.ENQUEUE
+    priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
+    timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
+    queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
+    metadata: Annotated[dict[str, Any], Meta(description="Kept with the run, and handed to its tools")] = field(
+        default_factory=dict
+    )
+
+
+def wished(key: SessionKey, prompt: Input, wishes: Wishes, idempotency_key: str | None, sent: bytes) -> Request:
+    """Return the request for a run; `sent` is the body that asked for it."""
+    return Request(
+        key=key,
+        input=prompt,
+        if_busy=wishes.if_busy,
+        priority=wishes.priority,
+        timeout_s=wishes.timeout,
+        queue_timeout_s=wishes.queue_timeout,
+        metadata=wishes.metadata,
+        idempotency_key=idempotency_key,
+        fingerprint=b"" if idempotency_key is None else fingerprint(sent),
+    )

@@ -1,0 +1,148 @@
+"""The changes that somebody asks the SQLite journal for, as they run on the writer's thread: delete, end, cancel."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from strandline.encoding import encode_messages
+from strandline.journal.damage import readable
+from strandline.journal.forgetting import delete_session
+from strandline.journal.known import Executing, Session
+from strandline.journal.port import Busy, Cancel, CancelSession, Changed, Delete, Ended, EndWaiting, Stopped
+from strandline.journal.reader import RUN_COLUMNS
+from strandline.journal.rows import Rows
+from strandline.journal.rules import cancelled
+from strandline.journal.seal import end_owner, sealed
+from strandline.model import INTERRUPTS, IfBusy, Lane, Message, Outcome, RunId, RunStatus, SessionKey
+
+_QUEUED: Final = RunStatus.QUEUED.value
+_GIVEN_BACK: Final = (
+    "SELECT run_id, lane, urgency, seq, started_at, attempt FROM runs WHERE session = ? AND status = 'queued'"
+    f" AND lane = {Lane.GIVEN_BACK} AND started_at IS NOT NULL ORDER BY urgency, seq"
+)
+_RUNNING: Final = RunStatus.RUNNING.value
+_LINE: Final = (
+    "SELECT run_id, lane, urgency, seq, started_at, attempt FROM runs WHERE session = ? AND status = 'queued'"
+    " ORDER BY lane, urgency, seq"
+)
+
+
+class Controls(Rows):
+    """The verbs that somebody asks for, and what an accept does to a busy session."""
+
+    def delete(self, change: Delete) -> Changed | Busy:
+        """Forget a session with its history, state and ended runs, unless a run of it waits or executes."""
+        session = self._known.session(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.queued or session.claimed is not None:
+            return Busy()
+        delete_session(self._connection, session)
+        self._known.forget(session)
+        return Changed(existed=True)
+
+    def end_waiting(self, change: EndWaiting, outcome: bytes) -> Changed | Busy:
+        """End a run of this session if it still waits; it leaves a row of history without messages, as all do."""
+        session = self._known.session(change.key)
+        if session is None:
+            return Changed(existed=False)
+        row = self._execute(
+            "SELECT lane, urgency, seq, started_at, attempt, status FROM runs WHERE run_id = ? AND session = ?",
+            (change.run_id, session.no),
+        ).fetchone()
+        if row is None:
+            return Changed(existed=False)
+        *waits, status = row
+        if status != _QUEUED or waits[3] is not None:
+            return Busy()
+        self._end_waiting(session, waits, change.outcome.status, outcome)
+        return Changed(existed=True)
+
+    def cancel(self, change: Cancel) -> Stopped | Changed | Ended:
+        """End a run that waits, or note that the one that executes can only end as cancelled."""
+        row = self._execute(
+            "SELECT session_id, status, run_id, lane, urgency, seq, started_at, attempt"
+            " FROM runs JOIN sessions ON no = session WHERE run_id = ? AND principal = ?",
+            (change.run_id, change.principal),
+        ).fetchone()
+        if row is None:
+            return Changed(existed=False)
+        session_id, status, run_id, *waits = row
+        if status == _RUNNING:
+            return Stopped(ended={}, asked=[self._ask(self._known.executing[run_id])])
+        if status != _QUEUED:
+            return Ended()
+        session = self._known.session(SessionKey(change.principal, session_id))
+        assert session is not None
+        return Stopped(ended={run_id: self._cancel_waiting(session, waits)}, asked=[])
+
+    def cancel_session(self, change: CancelSession) -> Stopped | Changed:
+        """End all that waits in a session; with `running`, note that what executes can only end as cancelled."""
+        session = self._known.session(change.key)
+        if session is None:
+            return Changed(existed=False)
+        waiting = self._execute(_LINE, (session.no,)).fetchall() if session.queued else []
+        ended = {RunId(run_id): self._cancel_waiting(session, waits) for run_id, *waits in waiting}
+        claimed = session.claimed
+        asks = change.running and claimed is not None and claimed.held_since is None
+        return Stopped(ended=ended, asked=[self._ask(claimed)] if asks and claimed is not None else [])
+
+    # -- parts of verbs -------------------------------------------------------------------------------
+
+    def _given_back(self, session: Session, if_busy: IfBusy) -> list[list[Any]]:
+        """Return what an interrupt ends of the waiting runs: those that have begun."""
+        if if_busy not in INTERRUPTS or not session.queued:
+            return []
+        return [list(row) for row in self._execute(_GIVEN_BACK, (session.no,)).fetchall()]
+
+    def _interrupt(self, session: Session, given_back: Sequence[list[Any]], if_busy: IfBusy) -> Stopped | None:
+        """Cancel what has begun in a session, for a run that goes before all that has not."""
+        if if_busy not in INTERRUPTS:
+            return None
+        discard = if_busy is IfBusy.ROLLBACK
+        ended = {RunId(run_id): self._cancel_waiting(session, waits, discard) for run_id, *waits in given_back}
+        claimed = session.claimed
+        asks = claimed is not None and claimed.held_since is None
+        asked = [self._ask(claimed, discard)] if asks and claimed is not None else []
+        return Stopped(ended, asked) if ended or asked else None
+
+    def _ask(self, executing: Executing, discard: bool = False) -> RunId:
+        discard = discard or executing.discard
+        self._update(
+            "UPDATE runs SET cancel_requested = 1, discard = ? WHERE seq = ? AND fence = ? AND status = 'running'",
+            (int(discard), executing.seq, executing.fence),
+        )
+        executing.cancel_requested, executing.discard = True, discard
+        return executing.run_id
+
+    def _cancel_waiting(self, session: Session, waits: list[Any], discard: bool = False) -> Outcome:
+        """End a run that waits as cancelled; one that was given back is closed by what it had staged."""
+        seq, started_at = waits[2:4]
+        outcome, messages = cancelled(())
+        if started_at is not None:
+            row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
+            _, staged = readable(self._connection, row, session.key)
+            outcome, messages = cancelled(staged)
+        self._end_waiting(session, waits, outcome.status, encode_messages(outcome), messages, discard)
+        if started_at is not None:
+            self._execute("DELETE FROM staged WHERE run = ?", (seq,))
+        return outcome
+
+    def _end_waiting(
+        self,
+        session: Session,
+        waits: list[Any],
+        status: RunStatus,
+        outcome: bytes,
+        messages: Sequence[Message] = (),
+        discard: bool = False,
+    ) -> None:
+        """End the run that waits at (lane, urgency, seq), which comes with when it was started, and its attempts."""
+        lane, urgency, seq, started_at, attempt = waits
+        now = self._clock.now()
+        owner = end_owner(session.crc, seq, attempt, discard, started_at, now)
+        self._update(
+            "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, discarded = ? WHERE seq = ? AND status = 'queued'",
+            (status.value, sealed(outcome, owner), now, int(discard), seq),
+        )
+        self._append(session, seq, encode_messages(messages) if messages else None, len(messages), int(discard))
+        self._known.left(session, (lane, urgency, seq))

@@ -1,0 +1,83 @@
+"""The changes that somebody asks the memory journal for, each one step under its lock."""
+
+from strandline.encoding import encode_messages
+from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.port import (
+    Busy,
+    Cancel,
+    CancelSession,
+    Changed,
+    Delete,
+    Ended,
+    EndWaiting,
+    Stopped,
+)
+from strandline.journal.rules import cancelled, check_end
+from strandline.journal.steps import Steps
+from strandline.model import INTERRUPTS, IfBusy, Lane, Outcome, RunId, RunStatus
+
+
+class MemoryControls(Steps):
+    """Delete, cancel and whatever else changes what is there."""
+
+    def _delete(self, change: Delete) -> Changed | Busy:
+        session = self._sessions.get(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.claimed is not None or len(session.line):
+            return Busy()
+        del self._sessions[change.key]
+        for run_id in session.runs:
+            del self._runs[run_id]
+        return Changed(existed=True)
+
+    def _end_one(self, change: EndWaiting) -> Changed | Busy:
+        check_end(RunStatus.QUEUED, change.outcome.status)
+        run = self._runs.get(change.run_id)
+        if run is None or run.new.key != change.key:
+            return Changed(existed=False)
+        if run.status is not RunStatus.QUEUED or run.started_at is not None:
+            return Busy()
+        self._end_waiting(run, change.outcome, [])
+        return Changed(existed=True)
+
+    def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
+        run = self._runs.get(change.run_id)
+        if run is None or run.new.key.principal != change.principal:
+            return Changed(existed=False)
+        if run.outcome is not None:
+            return Ended()
+        return self._stop_all([run])
+
+    def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
+        session = self._sessions.get(change.key)
+        if session is None:
+            return Changed(existed=False)
+        runs = session.line.in_order()
+        if change.running and session.claimed is not None and not session.claimed.held:
+            runs.append(session.claimed)
+        return self._stop_all(runs)
+
+    def _begun(self, session: KeptSession, if_busy: IfBusy) -> list[KeptRun]:
+        """Return what an interrupt cancels in a session: what has begun and has not ended."""
+        if if_busy not in INTERRUPTS:
+            return []
+        begun = [run for run in session.line.in_order() if run.lane == Lane.GIVEN_BACK and run.started_at is not None]
+        if session.claimed is not None and not session.claimed.held:
+            begun.append(session.claimed)
+        return begun
+
+    def _stop_all(self, runs: list[KeptRun], *, discard: bool = False) -> Stopped:
+        """End those that wait, and note of those that execute that they can only end as cancelled."""
+        ended: dict[RunId, Outcome] = {}
+        asked: list[RunId] = []
+        for run in runs:
+            if run.status is RunStatus.QUEUED:
+                outcome, messages = cancelled(run.staged())
+                self._end_waiting(run, outcome, [encode_messages(each) for each in messages], discarded=discard)
+                ended[run.new.run_id] = outcome
+            else:
+                run.cancel_requested = True
+                run.discard = run.discard or discard
+                asked.append(run.new.run_id)
+        return Stopped(ended=ended, asked=asked)

@@ -1,0 +1,60 @@
+"""What the memory journal lists: the sessions of a principal, the runs of a session."""
+
+from strandline.journal.kept import KeptRun
+from strandline.journal.port import RunsPage, RunsQuery, SessionQuery, SessionsPage, SessionsQuery
+from strandline.journal.rules import place_of
+from strandline.journal.steps import Steps
+from strandline.model import SessionView
+
+
+class MemoryLists(Steps):
+    """Pages of lists. Whoever asks holds the lock."""
+
+    def _list_sessions(self, query: SessionsQuery) -> SessionsPage:
+        keys = sorted(key for key in self._sessions if key.principal == query.principal)
+        later = [key for key in keys if key.session_id > (query.after or "")]
+        shown = [self._show_session(SessionQuery(key)) for key in later[: query.limit]]
+        more = len(later) > query.limit
+        return SessionsPage(
+            [each for each in shown if each is not None], later[query.limit - 1].session_id if more else None
+        )
+
+    def _show_session(self, query: SessionQuery) -> SessionView | None:
+        session = self._sessions.get(query.key)
+        if session is None:
+            return None
+        claimed = session.claimed
+        return SessionView(
+            key=query.key,
+            messages=len(session.history),
+            waiting=len(session.line),
+            claimed=None if claimed is None else claimed.new.run_id,
+            held=claimed is not None and claimed.held,
+        )
+
+    def _list_runs(self, query: RunsQuery) -> RunsPage:
+        session = self._sessions.get(query.key)
+        if session is None:
+            return RunsPage([], None)
+        kind, place = place_of(query.cursor)
+        shown: list[KeptRun] = []
+        if kind == "w":
+            line = [run for run in session.line.in_order()[::-1] if query.cursor is None or run.rank() < place]
+            shown = line[: query.limit]
+            if len(line) > query.limit:
+                return self._page(shown, "w" + ".".join(map(str, shown[-1].rank())))
+        if kind in "wr":
+            if len(shown) == query.limit:
+                return self._page(shown, "r")
+            if session.claimed is not None and not session.claimed.held:
+                shown.append(session.claimed)
+        left = place if kind == "h" else len(session.ended)
+        if len(shown) < query.limit:
+            first = max(0, left - query.limit + len(shown))
+            ended = [self._runs.get(run_id) for run_id in session.ended[first:left][::-1]]
+            shown += [run for run in ended if run is not None]
+            left = first
+        return self._page(shown, f"h{left}" if left else None)
+
+    def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:
+        return RunsPage([self._shown(run) for run in runs], after)

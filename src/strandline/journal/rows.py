@@ -1,0 +1,51 @@
+"""Rows that several verbs write: of history, of windows and states, of sessions. Belongs to the writer's thread."""
+
+import sqlite3
+from typing import Final
+
+from strandline.clock import Clock
+from strandline.journal.known import Session
+from strandline.journal.reader import Tail
+from strandline.journal.seal import message_owner, sealed
+from strandline.journal.transactions import Transactions
+from strandline.model import SessionKey
+
+_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
+
+
+class Rows(Transactions):
+    """Transactions, and what they write in the same way."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        super().__init__(connection)
+        self._clock = clock
+
+    def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
+        """Write the row of history that a run leaves."""
+        end = session.end
+        if messages is not None:
+            messages = sealed(messages, message_owner(session.crc, end.length, discarded=bool(discarded)))
+        row = self._execute(
+            "INSERT INTO history (session, nth, first, count, previous, run, discarded, messages)"
+            " VALUES (?,?,?,?,?,?,?,?)",
+            (session.no, end.nth + 1, end.length, count, end.row, seq, discarded, messages),
+        ).lastrowid
+        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
+        session.end = Tail(row, end.nth + 1, end.length + count)
+
+    def _keep(self, session: Session, window: bytes | None, state: bytes | None) -> None:
+        """Write what an agent is rebuilt from, as far as it changed. Nearly always there is a row, and only a state."""
+        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            return
+        self._execute(
+            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
+            (session.no, window, state),
+        )
+
+    def _add(self, key: SessionKey) -> Session:
+        no = self._execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
+        assert no is not None
+        session = Session(no, key, Tail())
+        self._known.add(session)
+        return session

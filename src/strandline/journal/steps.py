@@ -1,0 +1,125 @@
+"""What the memory journal is made of: its state, and the steps that its verbs are put together from.
+
+Whoever calls a step holds the lock. Each leaves everything consistent, or raises before it has changed anything.
+"""
+
+import threading
+
+from strandline.clock import Clock
+from strandline.encoding import encode_messages
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.journal.feed import ClaimFeed
+from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.port import Take
+from strandline.journal.rules import is_last, stood_s
+from strandline.lifecycle import Move, advance
+from strandline.model import Claim, Outcome, Run, RunId, RunStatus, SessionKey, Token
+
+
+class Steps:
+    """Runs and sessions in dictionaries, and who executes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._feed = ClaimFeed()
+        self._open = False
+        self._max_attempts = 1
+        self._epoch = 0
+        self._fence = 0
+        self._sequence = 0
+        self._sessions: dict[SessionKey, KeptSession] = {}
+        self._runs: dict[RunId, KeptRun] = {}
+        self._waiting: dict[int, KeptRun] = {}
+        self._last_attempts: set[int] = set()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise JournalUnavailable("the journal is not open")
+
+    def _claimed(self, token: Token) -> KeptRun:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
+        self._check_open()
+        run = self._runs.get(token.run_id)
+        if run is None or run.fence != token.fence:
+            raise ClaimLost(f"the claim on run {token.run_id} is lost")
+        return run
+
+    def _executing(self, token: Token) -> KeptRun:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
+        run = self._claimed(token)
+        if run.held:
+            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
+        return run
+
+    def _enqueue(self, session: KeptSession, run: KeptRun) -> None:
+        session.line.add(run)
+        self._waiting[run.sequence] = run
+
+    def _take_next(self, session: KeptSession) -> Take:
+        if session.claimed is not None or not len(session.line):
+            return Take.NOTHING
+        head = session.line.head()
+        if self._last_attempts and is_last(head.attempt + 1, self._max_attempts):
+            return Take.BLOCKED
+        session.line.remove(head)
+        del self._waiting[head.sequence]
+        self._start(session, head)
+        return Take.TAKEN
+
+    def _start(self, session: KeptSession, run: KeptRun) -> None:
+        session.claimed = run
+        run.status = advance(run.status, Move.TAKE)
+        run.attempt += 1
+        if run.started_at is None:
+            run.started_at = self._clock.now()
+        if is_last(run.attempt, self._max_attempts):
+            self._last_attempts.add(run.sequence)
+        self._feed.put([self._claim(run)])
+
+    def _claim(self, run: KeptRun) -> Claim:
+        self._fence += 1
+        run.fence = self._fence
+        return Claim(token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=run.staged())
+
+    def _end(self, run: KeptRun, status: RunStatus, outcome: bytes) -> None:
+        run.status = status
+        run.outcome = outcome
+        run.ended_at = self._clock.now()
+        run.facts = []
+        self._sessions[run.new.key].ended.append(run.new.run_id)
+
+    def _end_hold(self, session: KeptSession, held: KeptRun) -> None:
+        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood."""
+        assert held.ended_at is not None
+        now = self._clock.now()
+        for run in session.line:
+            if run.queue_deadline is not None:
+                run.queue_deadline += stood_s(held.ended_at, run.new.created_at, now)
+        self._stop(session, held)
+
+    def _leave(self, session: KeptSession, run: KeptRun, messages: list[bytes], *, discarded: bool) -> None:
+        """Append what a run leaves to history."""
+        if discarded:
+            run.discarded = True
+            session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
+        session.history += messages
+
+    def _stop(self, session: KeptSession, run: KeptRun) -> None:
+        session.claimed = None
+        run.fence = None
+        self._last_attempts.discard(run.sequence)
+
+    def _shown(self, run: KeptRun) -> Run:
+        position = None
+        if run.status is RunStatus.QUEUED:
+            position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
+        return run.shown(position)
+
+    def _end_waiting(self, run: KeptRun, outcome: Outcome, messages: list[bytes], *, discarded: bool = False) -> None:
+        """End a run that waits, leaving `messages` in history."""
+        session = self._sessions[run.new.key]
+        session.line.remove(run)
+        del self._waiting[run.sequence]
+        self._end(run, outcome.status, encode_messages(outcome))
+        self._leave(session, run, messages, discarded=discarded)
