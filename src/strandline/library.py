@@ -62,6 +62,8 @@ class ServiceSettings(TypedDict, total=False):
     on_failure: Literal["keep", "drop"]
     history: Literal["journal", "external"]
     run_retention: float
+    idempotency_retention: float
+    priority: int
     drain_grace: float
     lock_wait: float
     max_agents: int
