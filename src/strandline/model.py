@@ -292,6 +292,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     waiting: int
     claimed: RunId | None
     held: bool
+    paused: bool = False
 
 
 class Token(NamedTuple):

@@ -355,6 +355,27 @@ class Service:
         self._asked()
         return await self._control.cancel_session(key, running=running, force=force)
 
+    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
+        """Give a run that waits another priority, or with None the last place of the front; return it.
+
+        Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate`.
+        """
+        self._asked()
+        await self._control.move(principal, run_id, None if priority is None else _in_range(priority))
+        return await self.run(principal, run_id)
+
+    async def pause(self, key: SessionKey) -> SessionView:
+        """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
+        self._asked()
+        await self._control.pause(key)
+        return await self.session(key)
+
+    async def resume(self, key: SessionKey) -> SessionView:
+        """Let a paused session go on. Raises `NotFound`."""
+        self._asked()
+        await self._control.resume(key)
+        return await self.session(key)
+
     async def runs(
         self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
     ) -> tuple[list[RunView], str | None]:
@@ -407,6 +428,7 @@ class Service:
         changed = await self._journal.change(Delete(key))
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
+        self._worker.resumed(key)  # if it was paused: another one of this name is not
         return changed.existed
 
     def health(self) -> Health:
@@ -452,10 +474,7 @@ class Service:
     # -- inside ------------------------------------------------------------------------------------
 
     def _priority(self, request: Request) -> int:
-        priority = self._options.priority if request.priority is None else request.priority
-        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
-            raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
-        return priority
+        return _in_range(self._options.priority if request.priority is None else request.priority)
 
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:
@@ -585,6 +604,12 @@ def _within(name: str, asked_s: float | None, most_s: float) -> float:
     if not 0 < asked_s <= most_s:  # (also NaN)
         raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
     return asked_s
+
+
+def _in_range(priority: int) -> int:
+    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+    return priority
 
 
 def _only_tools(message: Message) -> bool:

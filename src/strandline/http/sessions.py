@@ -47,6 +47,7 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     queue_depth: int
     running: RunId | None
     held: RunId | None
+    paused: bool
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
@@ -141,6 +142,14 @@ class Sessions:
         """Return a session."""
         return wire.answer(session_body(await self._service.session(_key(request))))
 
+    async def pause(self, request: Request) -> Response:
+        """Let nothing more of a session start."""
+        return wire.answer(session_body(await self._service.pause(_key(request))))
+
+    async def resume(self, request: Request) -> Response:
+        """Let a paused session go on."""
+        return wire.answer(session_body(await self._service.resume(_key(request))))
+
     async def delete(self, request: Request) -> Response:
         """Forget a session and its history; 409 while a run of it waits or executes."""
         key = _key(request)
@@ -173,6 +182,7 @@ def session_body(session: SessionView) -> SessionBody:
         queue_depth=session.waiting,
         running=None if session.held else session.claimed,
         held=session.claimed if session.held else None,
+        paused=session.paused,
     )
 
 
