@@ -207,6 +207,15 @@ class IfBusy(StrEnum):
     """Cancel what has begun, discard what that did, and go next."""
 
 
+class OnDisconnect(StrEnum):
+    """What becomes of a run whose clients have all been lost."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    CANCEL_IF_QUEUED = "cancel_if_queued"
+    """Cancel it as long as it has not begun."""
+
+
 INTERRUPTS: Final = frozenset({IfBusy.INTERRUPT, IfBusy.ROLLBACK})
 
 

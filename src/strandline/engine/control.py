@@ -4,11 +4,12 @@ Belongs to the serving loop. What the journal has answered is true whatever beco
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from strandline.engine.worker import Worker
-from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, TooLate
+from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, TooLate
 from strandline.journal.port import (
     Busy,
     Cancel,
@@ -16,6 +17,7 @@ from strandline.journal.port import (
     ChangeAnswer,
     Changed,
     Ended,
+    EndWaiting,
     Journal,
     Move,
     Pause,
@@ -23,10 +25,17 @@ from strandline.journal.port import (
     RunQuery,
     Stopped,
 )
-from strandline.model import Principal, RunId, SessionKey
+from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey
 
+_log = logging.getLogger("strandline.control")
+
+CANCEL_AGAIN_S: Final = 1.0
+"""How long to wait before a cancel that the journal could not keep is tried again."""
 UNHELD_S: Final = 5.0
 """How long to wait until the end of a hold that was forced is in the journal."""
+
+_Told = Cancel | CancelSession | EndWaiting | Pause | Resume
+"""Changes of which somebody in the engine has to know."""
 
 
 class Control:
@@ -68,6 +77,21 @@ class Control:
             raise NotFound(f"there is no session {key.session_id}")
         return answer
 
+    async def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
+        """Cancel a run whose clients were lost, if that is wanted; what cannot be kept now is tried again."""
+        change: Cancel | EndWaiting
+        if on_disconnect is OnDisconnect.CANCEL:
+            change = Cancel(key.principal, run_id)
+        else:
+            change = EndWaiting(key, run_id, Outcome(status=RunStatus.CANCELLED))
+        while self._is_expected(run_id):
+            try:
+                await self._changed(key, change)
+                return
+            except JournalUnavailable as error:
+                _log.error("run %s is left alone and cannot be cancelled yet: %s", run_id, error)
+            await asyncio.sleep(CANCEL_AGAIN_S)
+
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> None:
         """Give a run that waits another priority; None: the last place of those at the front.
 
@@ -95,9 +119,7 @@ class Control:
         if await self._changed(key, change) != Changed(existed=True):
             raise NotFound(f"there is no session {key.session_id}")
 
-    async def _changed(
-        self, key: SessionKey, change: Cancel | CancelSession | Pause | Resume, *, force: bool = False
-    ) -> ChangeAnswer:
+    async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
         """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
         change_made = asyncio.create_task(self._change(key, change, force))
         self._under_way.add(change_made)
@@ -109,13 +131,13 @@ class Control:
         if not change_made.cancelled():
             change_made.exception()  # whoever asked knows of it, or is not there any more
 
-    async def _change(
-        self, key: SessionKey, change: Cancel | CancelSession | Pause | Resume, force: bool
-    ) -> ChangeAnswer:
+    async def _change(self, key: SessionKey, change: _Told, force: bool) -> ChangeAnswer:
         answer = await self._journal.change(change)
         match change, answer:
             case _, Stopped():
                 self.tell(key, answer, force=force)
+            case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
+                self._worker.ended(run_id, key, outcome)
             case Pause(), Changed(existed=True):
                 self._worker.paused(key)
             case Resume(), Changed(existed=True):

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
@@ -58,6 +59,7 @@ from strandline.model import (
     Lane,
     Message,
     NewRun,
+    OnDisconnect,
     Outcome,
     Principal,
     Run,
@@ -91,6 +93,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """What becomes of it, or of the others, if the session has runs that wait or execute."""
     priority: int | None = None
     """Of 1 to 5, 1 first; None: what the service has as its default."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of it if its clients are lost; None: what the service has as its default."""
     metadata: dict[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     fingerprint: bytes = b""
@@ -100,7 +104,8 @@ class Request(Struct, frozen=True, kw_only=True):
 class Ticket(Struct, frozen=True, kw_only=True):
     """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
 
-    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already.
+    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already. `heeds`: it is
+    of importance for the run whether whoever waits for it is still there; see `Service.joined`.
     """
 
     run_id: RunId
@@ -109,6 +114,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None
     stream: RunStream
     replayed: bool = False
+    heeds: bool = False
 
 
 class RunView(Struct, frozen=True, kw_only=True):
@@ -132,6 +138,7 @@ class Health(Struct, frozen=True, kw_only=True):
     oldest_wait_s: float
     longest_no_progress_s: float
     agents_in_memory: int
+    lost_clients: int
 
 
 class RunStack(Struct, frozen=True, kw_only=True):
@@ -203,6 +210,7 @@ class Service:
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._worker, self._is_expected)
+        self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
         self._streams: dict[RunId, RunStream] = {}
         self._mean_s: float | None = None
         self._ready = False
@@ -235,6 +243,7 @@ class Service:
         if self._draining:
             return
         self._draining = True
+        self._audience.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._later(run_id)
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
@@ -288,7 +297,8 @@ class Service:
                     raise _reused(request) from None
             raise
         stream = self._streams[run_id] = RunStream(run_id)
-        accept = asyncio.create_task(self._accept(new))
+        on_disconnect = request.on_disconnect or self._options.on_disconnect
+        accept = asyncio.create_task(self._accept(new, on_disconnect))
         accept.add_done_callback(_looked_at)
         match await asyncio.shield(accept):
             case Accepted(position=position):
@@ -300,6 +310,7 @@ class Service:
                     position=position,
                     estimated_wait_s=self._estimate_s(position),
                     stream=stream,
+                    heeds=on_disconnect is not OnDisconnect.CONTINUE,
                 )
             case Refused(reason="session_busy"):
                 raise SessionBusy(
@@ -311,6 +322,14 @@ class Service:
                 return await self._attached(key, run_id)
             case Reused():
                 raise _reused(request)
+
+    def joined(self, run_id: RunId) -> None:
+        """Note that a client waits for a run; `left` follows."""
+        self._audience.joined(run_id)
+
+    def left(self, run_id: RunId, *, lost: bool) -> None:
+        """Note that a client waits no longer: it was answered, or it was `lost`, of which the run may die."""
+        self._audience.left(run_id, lost=lost)
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal."""
@@ -446,6 +465,7 @@ class Service:
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
+            lost_clients=self._audience.lost,
         )
 
     def stacks(self) -> list[RunStack]:
@@ -505,6 +525,7 @@ class Service:
                     estimated_wait_s=self._estimate_s(position),
                     stream=stream,
                     replayed=run.outcome is not None,
+                    heeds=run.outcome is None,
                 )
             await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
 
@@ -527,7 +548,7 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    async def _accept(self, new: NewRun) -> AcceptAnswer:
+    async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
         try:
             accepted = await self._worker.accept(new, self._bounds)
@@ -536,7 +557,9 @@ class Service:
             raise
         if not isinstance(accepted, Accepted):
             self._streams.pop(new.run_id, None)
-        elif accepted.stopped is not None:
+        elif new.run_id in self._streams:  # else it has ended meanwhile
+            self._audience.expect(new.run_id, new.key, on_disconnect)
+        if isinstance(accepted, Accepted) and accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
 
@@ -567,6 +590,7 @@ class Service:
             self._streams[run_id] = RunStream(run_id)
 
     def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float | None) -> None:
+        self._audience.forget(run_id)
         if outcome is None:
             self._later(run_id)
             return

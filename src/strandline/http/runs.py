@@ -1,5 +1,6 @@
 """The run API: one run is read, waited for, moved, cancelled."""
 
+import asyncio
 import re
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from strandline.engine.service import RunView, Service
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.presence import while_present
 from strandline.model import ANONYMOUS, IfBusy, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
@@ -97,7 +99,8 @@ class Runs:
         if wait_s is None:
             view = await self._service.run(ANONYMOUS, run_id)
             return wire.answer(run_body(view))
-        view = await self._service.wait(ANONYMOUS, run_id, wait_s)
+        waiting = asyncio.ensure_future(self._service.wait(ANONYMOUS, run_id, wait_s))
+        view = await while_present(request, self._service, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def move(self, request: Request) -> Response:

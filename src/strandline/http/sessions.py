@@ -1,5 +1,6 @@
 """The session API: its runs, its history; a run is added, all are cancelled, all is forgotten."""
 
+import asyncio
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from strandline.engine.service import Service
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.presence import while_present
 from strandline.http.runs import RunBody, preferred_wait_s, run_body
 from strandline.http.wishes import Wishes, wished
 from strandline.model import ANONYMOUS, Block, Input, RunId, SessionId, SessionKey, SessionView, session_id
@@ -101,7 +103,8 @@ class Sessions:
         if wait_s is None:
             view = await self._service.run(key.principal, ticket.run_id)
         else:
-            view = await self._service.wait(key.principal, ticket.run_id, wait_s)
+            waiting = asyncio.ensure_future(self._service.wait(key.principal, ticket.run_id, wait_s))
+            view = await while_present(request, self._service, ticket.run_id, waiting)
         headers = {"Location": f"/v1/runs/{ticket.run_id}"}
         if ticket.replayed:
             headers |= REPLAYED
