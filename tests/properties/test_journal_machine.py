@@ -194,7 +194,7 @@ class ListModel:
             assert isinstance(done, Stopped)
             stopped.ended.update(done.ended)
             stopped.asked.extend(done.asked)
-        return Accepted(answer.position, stopped if begun or others else None)
+        return Accepted(answer.position, stopped if begun or others else None, answer.paused_since)
 
     def _enter(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
         self.places += 1
@@ -212,8 +212,8 @@ class ListModel:
         if len(self.waiting()) > bounds.total:
             self.runs.remove(run)
             return Refused("server_full", position)
-        self.sessions.setdefault(run.key, ModelSession())
-        return Accepted(position)
+        session = self.sessions.setdefault(run.key, ModelSession())
+        return Accepted(position, paused_since=session.closed_since if session.paused else None)
 
     def take(self, key: SessionKey) -> Take:
         line = self.waiting(key)

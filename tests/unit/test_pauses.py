@@ -95,6 +95,25 @@ def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() ->
     run_virtual(main)
 
 
+def test_a_session_that_was_paused_when_nothing_waited_in_it_is_so_after_a_restart() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal, gated = MemoryJournal(clock), Gated()
+        gated.go_on.set()
+        async with serving(clock, gated.target, journal) as service:
+            await outcome(await send(service, "before"))
+            await service.pause(key())
+        async with serving(clock, gated.target, journal) as service:
+            ticket = await send(service, "waits", queue_timeout_s=20)
+            assert (ticket.position, ticket.estimated_wait_s) == (1, None)
+            await asyncio.sleep(100)
+            assert service.health().queue_depth == 1
+            await service.resume(key())
+            assert (await outcome(ticket)).output == "answer to waits"
+            nothing_is_left(service)
+
+    run_virtual(main)
+
+
 def test_a_queue_timeout_counts_the_time_in_which_a_session_is_open() -> None:
     """Whether it is held or paused or both, and in whatever order that ends."""
 

@@ -78,6 +78,10 @@ class QueueLimits:
             if session == key:
                 self.watch(run_id, key, deadline + now - max(began, since))
 
+    def is_paused(self, key: SessionKey) -> bool:
+        """Tell whether the time of a session stands still because it is paused, as far as runs wait in it."""
+        return key in self._closed and Closed.PAUSED in self._closed[key][1]
+
     def look(self) -> None:
         """Look soon. The timer counts seconds; it does not see that a clock was set, or that the machine slept."""
         if self._heap and self._heap[0][0] <= self._clock.now():

@@ -17,6 +17,7 @@ from strandline.clock import Clock
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.estimates import RunTimes
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
 from strandline.engine.options import Options
@@ -73,8 +74,6 @@ from strandline.model import (
 
 _log = logging.getLogger("strandline.service")
 
-MEAN_WEIGHT = 0.2
-"""The share of the newest run in the decaying mean of run times."""
 HISTORY_PAGE = 500
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -212,7 +211,7 @@ class Service:
         self._control = Control(journal, self._worker, self._is_expected)
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
         self._streams: dict[RunId, RunStream] = {}
-        self._mean_s: float | None = None
+        self._times = RunTimes()
         self._ready = False
         self._draining = False
         self._last_asked = clock.monotonic()
@@ -308,7 +307,7 @@ class Service:
                     run_id=run_id,
                     key=key,
                     position=position,
-                    estimated_wait_s=self._estimate_s(position),
+                    estimated_wait_s=self._estimate_s(key, position),
                     stream=stream,
                     heeds=on_disconnect is not OnDisconnect.CONTINUE,
                 )
@@ -343,7 +342,7 @@ class Service:
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
-        return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
+        return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.key, run.position or 0))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
@@ -522,7 +521,7 @@ class Service:
                     run_id=run_id,
                     key=key,
                     position=position,
-                    estimated_wait_s=self._estimate_s(position),
+                    estimated_wait_s=self._estimate_s(key, position),
                     stream=stream,
                     replayed=run.outcome is not None,
                     heeds=run.outcome is None,
@@ -564,11 +563,11 @@ class Service:
         return accepted
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
-        estimate = self._estimate_s(refused.position)
+        estimate = self._estimate_s(key, refused.position)
         if refused.reason == "queue_full":
             return QueueFull(
                 f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
-                retry_after_s=max(1.0, self._mean_s or 1.0),
+                retry_after_s=self._retry_after_s(key),
                 position=refused.position,
                 estimated_wait_s=estimate,
             )
@@ -579,24 +578,29 @@ class Service:
             estimated_wait_s=estimate,
         )
 
-    def _estimate_s(self, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait: that many runs of the mean recent time."""
-        if position == 0:
-            return 0.0
-        return None if self._mean_s is None else position * self._mean_s
+    def _estimate_s(self, key: SessionKey, position: int) -> float | None:
+        """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
+        if position and self._worker.limits.is_paused(key):
+            return None
+        return self._times.wait_s(key, position)
+
+    def _retry_after_s(self, key: SessionKey) -> float:
+        """Return when there is likely to be room in the queue of a session: when its next run has ended."""
+        if self._worker.limits.is_paused(key):
+            return self._options.retry_after_s
+        return max(1.0, self._times.mean_s(key) or 1.0)
 
     def _run_started(self, run_id: RunId) -> None:
         if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
             self._streams[run_id] = RunStream(run_id)
 
-    def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float | None) -> None:
+    def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
         self._audience.forget(run_id)
         if outcome is None:
             self._later(run_id)
             return
         if duration_s is not None:
-            mean_s = self._mean_s
-            self._mean_s = duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (duration_s - mean_s)
+            self._times.ended(key, duration_s)
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome)
 

@@ -37,8 +37,8 @@ TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
 
 OnStart = Callable[[RunId], None]
-OnEnd = Callable[[RunId, Outcome | None, float | None], None]
-"""Told the id of a run, its outcome (None: it goes on later), and how many seconds it executed (None: it never did)."""
+OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
+"""Told the id and session of a run, its outcome (None: it goes on later), how many seconds it executed (None: never)."""
 
 
 class Worker:
@@ -109,6 +109,8 @@ class Worker:
             if not isinstance(accepted, Accepted):
                 self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             else:
+                if accepted.paused_since is not None:
+                    self.limits.close(new.key, Closed.PAUSED, accepted.paused_since)
                 taken = accepted.position == 0
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
@@ -180,7 +182,7 @@ class Worker:
         run = ended.claim.run
         self.executing -= 1
         if not ended.requeued:
-            self._on_end(run.run_id, ended.outcome, ended.duration_s)
+            self._on_end(run.run_id, run.key, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._dispatcher.unblock()
         if ended.held is None:
@@ -214,7 +216,7 @@ class Worker:
         """Note that a run that waited has ended."""
         self.limits.forget(run_id)
         self._dispatcher.left(run_id, key)
-        self._on_end(run_id, outcome, None)
+        self._on_end(run_id, key, outcome, None)
         self._pump()
 
     def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
@@ -249,7 +251,7 @@ class Worker:
             return
         if isinstance(changed, Changed) and changed.existed:
             self._dispatcher.left(run_id, key)
-            self._on_end(run_id, outcome, None)
+            self._on_end(run_id, key, outcome, None)
 
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""

@@ -131,7 +131,7 @@ class Ledger(Controls):
         self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
         self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,

@@ -134,7 +134,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 self._start(session, run)
                 return Accepted(0, stopped)
             self._enqueue(session, run)
-            return Accepted(ahead + 1, stopped)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""

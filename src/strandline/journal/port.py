@@ -62,11 +62,13 @@ class Bounds(Struct, frozen=True):
 class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
-    `stopped` is what one that interrupts has cancelled, if anything.
+    `stopped` is what one that interrupts has cancelled, if anything. `paused_since`: its session is paused, and time
+    stands still there since then.
     """
 
     position: int
     stopped: "Stopped | None" = None
+    paused_since: float | None = None
 
 
 class Refused(Struct, frozen=True):

@@ -65,8 +65,9 @@ class PausesContract(Contract):
         assert session is not None
         assert session.paused
         assert await desk.settle(claim, done("hi", "ho"), take=True) is Take.NOTHING
-        assert await desk.accept("c") == Accepted(2)
-        assert await desk.accept("i", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT) == Accepted(1)
+        assert await desk.accept("c") == Accepted(2, paused_since=1_000.0)
+        interrupt = await desk.accept("i", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
+        assert interrupt == Accepted(1, paused_since=1_000.0)
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 4)
         assert await desk.journal.take(key()) is Take.NOTHING
         assert await desk.waiting() == ["b", "c", "i"]
@@ -87,7 +88,7 @@ class PausesContract(Contract):
         await desk.restart()
         for name, position in (("s", 2), ("idle", 1)):
             assert await desk.journal.take(key(name)) is Take.NOTHING
-            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position)
+            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position, paused_since=1_000.0)
         await resume(desk)
         assert await desk.journal.take(key()) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c-s"]
