@@ -62,7 +62,9 @@ def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, 
     done = subprocess.run(
         ["sh", "-c", command.replace("http://localhost:8080", server.url).replace("localhost:8080", server.url)],
         cwd=home,
-        env=environment({**BARE, "PATH": path, "HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"}),
+        env=environment(
+            {**BARE, **_asks(command, server), "PATH": path, "HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"}
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -71,6 +73,12 @@ def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, 
     )
     said = done.stdout if done.stdout.endswith("\n") else done.stdout + "\n"
     assert re.fullmatch(pattern(output), said), f"{command}:\n{said}\nshown:\n{output}"
+
+
+def _asks(command: str, server: Server) -> dict[str, str]:
+    """Return the setting by which a command of the page finds the server that is there."""
+    asks = re.match(r"strandline (chat|sessions|runs|history|cancel|move)\b", command)
+    return {"STRANDLINE_PORT": server.url.rpartition(":")[2]} if asks else {}
 
 
 def commands(command: Any, name: str = "strandline") -> Iterator[tuple[str, Any]]:
