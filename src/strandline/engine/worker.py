@@ -38,7 +38,7 @@ TAKE_AGAIN_S = 1.0
 
 OnStart = Callable[[RunId], None]
 OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
-"""Told the id and session of a run, its outcome (None: it goes on later), the seconds it executed (None: never)."""
+"""Told the id and session of a run, its outcome (None: it goes on later), how many seconds it executed (None: none)."""
 
 
 class Worker:

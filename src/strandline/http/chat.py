@@ -14,7 +14,7 @@ from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.wishes import Wishes, wished
-from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
+from strandline.model import ANONYMOUS, DEFAULT_SESSION, Block, Outcome, RunStatus, SessionId, SessionKey, session_id
 
 READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
 
@@ -24,6 +24,20 @@ class ChatBody(Wishes, frozen=True, kw_only=True):
 
     message: str
     session_id: str | None = None
+
+
+class ShownMessage(Struct, frozen=True):
+    """A message, as `/history` shows it."""
+
+    role: str
+    content: list[Block]
+
+
+class HistoryAnswer(Struct, frozen=True):
+    """What `/history` answers."""
+
+    status: str
+    messages: list[ShownMessage]
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,8 +94,8 @@ class Chat:
         messages = await self._service.history(
             SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
         )
-        shown = [{"role": message["role"], "content": message["content"]} for message in messages]
-        return wire.answer({"status": "success", "messages": shown})
+        shown = [ShownMessage(message["role"], message["content"]) for message in messages]
+        return wire.answer(HistoryAnswer("success", shown))
 
     def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
         status, text = "success", outcome.output
