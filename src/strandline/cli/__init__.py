@@ -11,6 +11,7 @@ import typer
 from strandline import __version__
 from strandline.cli import say
 from strandline.cli.chat import chat
+from strandline.cli.check import check
 from strandline.cli.demo import demo_app
 from strandline.cli.doctor import doctor
 from strandline.cli.init import init
@@ -47,6 +48,7 @@ app.command()(move)
 app.command()(settings)
 app.command()(doctor)
 app.command()(stacks)
+app.command()(check)
 app.add_typer(journal_app, name="journal")
 app.add_typer(demo_app, name="demo")
 
