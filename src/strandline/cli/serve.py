@@ -109,7 +109,7 @@ def _shown(default: object) -> str:
         case list():
             return ", ".join(default) or "none"
         case _:
-            return f"{default:g}" if isinstance(default, float) else str(default)
+            return f"{default:.12g}" if isinstance(default, float) else str(default)
 
 
 def _metavar(default: object) -> str:
