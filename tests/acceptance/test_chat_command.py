@@ -42,6 +42,8 @@ def make_agent(session_id: str) -> Agent:
     return Agent(model=ScriptedModel(script), tools=[add])
 '''
 
+EVIL = "\x1b]0;owned\x07"
+
 
 @pytest.fixture
 def at() -> Iterator[Checkpoints]:
@@ -57,12 +59,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def piped(*arguments: str, folder: Path, typed: str | None = None) -> "subprocess.CompletedProcess[str]":
+def piped(
+    *arguments: str, folder: Path, typed: str | None = None, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     """Run the command without a terminal; None is typed into /dev/null."""
     return subprocess.run(
         [str(COMMAND), "chat", *arguments],
         cwd=folder,
-        env=environment({}),
+        env=environment(variables),
         input=typed,
         stdin=subprocess.DEVNULL if typed is None else None,
         capture_output=True,
@@ -107,6 +111,9 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
         ((server.url,), None, "nothing to ask"),
         ((server.url, "-m", " "), None, "nothing to ask"),
         ((f"{server.url}/elsewhere", "-m", "x"), None, "no Strandline server"),
+        (("http://\N{SNOWMAN}.example", "-m", "x"), None, "http://HOST:PORT"),
+        (("http://local\nhost", "-m", "x"), None, "http://HOST:PORT"),
+        ((server.url.replace("http:", "https:"), "-m", "x"), None, "write http://HOST:PORT"),
     ]:
         done = piped(*arguments, folder=tmp_path, typed=typed)
         assert (done.returncode, done.stdout) == (2, ""), arguments
@@ -125,6 +132,66 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
             thread.join()
     assert done.returncode == 2
     assert "is no Strandline server" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTP_PROXY", "nonsense://x"), ("ALL_PROXY", "socks9://x"), ("SSL_CERT_FILE", "/none/such")],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told(variable: str, value: str, tmp_path: Path) -> None:
+    done = piped("https://strandline.invalid", "-m", "x", folder=tmp_path, **{variable: value})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "there is no way to https://strandline.invalid: " in done.stderr
+    assert variable in done.stderr
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Somebody who would like to control the terminal of whoever talks to it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.answer(200, {"agent_id": f"me{EVIL}", "version": EVIL, "running": 0, "queue_depth": 0, "messages": []})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(422, {"detail": f"no{EVIL}"})
+
+    def answer(self, status: int, body: object) -> None:
+        sent = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_what_a_server_says_of_itself_does_not_control_the_terminal(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        try:
+            with terminal("chat", url, folder=tmp_path) as at:
+                at.until("me]0;owned answers")
+                at.until("default> ")
+                at.type("x\n")
+                at.until("no]0;owned (422)")
+                at.until("default> ")
+                assert "\x1b]0" not in at.raw
+            done = piped(url, "-m", "x", folder=tmp_path)
+        finally:
+            other.shutdown()
+            thread.join()
+    assert (done.returncode, done.stderr.count("\x1b")) == (2, 0)
+    assert "no]0;owned (422)" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_asked_as_marks(server: Server, tmp_path: Path) -> None:
+    done = piped(server.url, "-m", b"caf\xe9".decode("utf-8", "surrogateescape"), "-s", "bytes", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "# Title\n\nYou said *caf\ufffd*.\n"), done.stderr
 
 
 def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
