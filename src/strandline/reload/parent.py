@@ -140,9 +140,11 @@ class _Parent:
 
     async def _reload(self) -> None:
         changed, self._changed = self._changed, set()
-        if self._stopping or not changed:
+        if not changed:
             return
         await self._give_up_next()
+        if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
+            return
         names = sorted(_shown(path, self._plan.folder) for path in changed)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         self._say(f"{', '.join(names[:3])}{more} changed; loading")
