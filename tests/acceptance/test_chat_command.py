@@ -8,7 +8,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -168,23 +170,29 @@ class Hostile(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_what_a_server_says_of_itself_does_not_control_the_terminal(tmp_path: Path) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as other:
+@contextmanager
+def somebody(who: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve something else than Strandline, and give its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), who) as other:
         thread = threading.Thread(target=other.serve_forever)
         thread.start()
-        url = f"http://127.0.0.1:{other.server_port}"
         try:
-            with terminal("chat", url, folder=tmp_path) as at:
-                at.until("me]0;owned answers")
-                at.until("default> ")
-                at.type("x\n")
-                at.until("no]0;owned (422)")
-                at.until("default> ")
-                assert "\x1b]0" not in at.raw
-            done = piped(url, "-m", "x", folder=tmp_path)
+            yield f"http://127.0.0.1:{other.server_port}"
         finally:
             other.shutdown()
             thread.join()
+
+
+def test_what_a_server_says_of_itself_does_not_control_the_terminal(tmp_path: Path) -> None:
+    with somebody(Hostile) as url:
+        with terminal("chat", url, folder=tmp_path) as at:
+            at.until("me]0;owned answers")
+            at.until("default> ")
+            at.type("x\n")
+            at.until("no]0;owned (422)")
+            at.until("default> ")
+            assert "\x1b]0" not in at.raw
+        done = piped(url, "-m", "x", folder=tmp_path)
     assert (done.returncode, done.stderr.count("\x1b")) == (2, 0)
     assert "no]0;owned (422)" in done.stderr
 
@@ -232,6 +240,33 @@ def test_a_full_queue_is_waited_for_and_said(at: Checkpoints, tmp_path: Path) ->
             at.release()
             assert asking.communicate(timeout=DEADLINE_S)[0] == "second\n"
             assert asking.returncode == 0
+
+
+class Busy(Hostile):
+    """Somebody who refuses three times, and then answers."""
+
+    refusals: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if len(self.refusals) == 3:
+            self.answer(200, {"status": "success", "response": "at last"})
+        else:
+            self.refusals.append(self.path)
+            self.answer(503, {"detail": "full"})
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        super().send_response(code, message)
+        self.send_header("Retry-After", "0.1")
+
+
+def test_being_refused_again_is_not_said_again(tmp_path: Path) -> None:
+    with somebody(Busy) as url:
+        done = piped(url, "-m", "x", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "at last\n")
+    assert len(Busy.refusals) == 3
+    assert done.stderr.count("Not now: full (503)") == 1
+    assert done.stderr.count("\n") == 1
 
 
 # -- a server that goes -------------------------------------------------------------------------------
@@ -379,6 +414,12 @@ def test_what_controls_a_terminal_does_not_reach_it(server: Server, tmp_path: Pa
         assert "\x1b]0" not in at.raw
         assert "\x1b[2J" not in at.raw
     assert evil in piped(server.url, "-m", evil, "-s", "evil", folder=tmp_path).stdout, "a pipe gets it as it is"
+
+
+def test_the_address_of_a_link_is_shown(server: Server, tmp_path: Path) -> None:
+    server.chat("[here](https://strandline.invalid/page)", "links")
+    with terminal("chat", server.url, "-s", "links", folder=tmp_path) as at:
+        assert "You said here (https://strandline.invalid/page)." in at.until("page).")
 
 
 def test_turns_of_many_messages_are_shown_whole(at: Checkpoints, tmp_path: Path) -> None:

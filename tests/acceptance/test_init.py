@@ -138,6 +138,17 @@ def test_a_file_where_the_journal_would_be_is_told_before_anything_is_written(tm
     assert [each.name for each in tmp_path.iterdir()] == [".strandline"]
 
 
+def test_without_room_for_it_nothing_is_left(tmp_path: Path) -> None:
+    """The system lets this process write no byte into a file."""
+    refused = subprocess.run(
+        ["sh", "-c", f"ulimit -f 0; trap '' XFSZ; exec {COMMAND} init"],
+        cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "agent.py cannot be written: File too large" in refused.stderr
+    assert not (tmp_path / "agent.py").exists()
+
+
 def test_on_a_narrow_terminal_no_word_is_broken(tmp_path: Path) -> None:
     with terminal("init", folder=tmp_path, columns=60) as shown:
         assert shown.ended() == 0

@@ -132,7 +132,7 @@ class Conversation:
             before = tail.result()
         finally:
             tail.cancel()
-        for _ in range(TRIES):
+        for tried in range(TRIES):
             post = asyncio.ensure_future(self._client.post("/chat", json={"message": text, "session_id": self.session}))
             try:
                 async for waiting in self._standing_until(post, begun):
@@ -157,7 +157,7 @@ class Conversation:
                     return
                 case 429 | 503:
                     wait_s = _retry_after(response)
-                    yield Refused(_why(response), wait_s)
+                    yield Refused(_why(response), wait_s, again=tried > 0)
                     await asyncio.sleep(wait_s)
                 case 404:
                     raise NotStrandline(f"{self.url} has no /chat: it is no Strandline server, or lives below a path")

@@ -37,9 +37,12 @@ class _Heading(Heading):
 
 
 class _Markdown(Markdown):
-    """Markdown with such headings."""
+    """Markdown with such headings, and with the addresses of its links: many terminals would not show them."""
 
     elements: ClassVar = {**Markdown.elements, "heading_open": _Heading}
+
+    def __init__(self, markup: str) -> None:
+        super().__init__(markup, hyperlinks=False)
 
 
 class Screen:
@@ -63,6 +66,8 @@ class Screen:
                     self._draw_line(_standing(event))
             case Kept(run_id=run_id):
                 self.note(f"The server stops or reloads; it keeps this run ({run_id}), which goes on when it is back")
+            case Refused(reason=reason, wait_s=wait_s, again=True):
+                self._draw_line(f"{reason}; trying again in {wait_s:g} s")
             case Refused(reason=reason, wait_s=wait_s):
                 self.note(f"Not now: {reason}. Nothing was accepted; trying again in {wait_s:g} s (Ctrl-C gives up)")
             case Lost():

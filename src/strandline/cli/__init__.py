@@ -3,6 +3,7 @@
 What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -44,8 +45,16 @@ app.add_typer(journal_app, name="journal")
 app.add_typer(demo_app, name="demo")
 
 
+def _open_what_is_closed() -> None:
+    """Give a closed input or output to /dev/null: else the next file or socket that is opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
+
+
 def main() -> None:
     """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
+    _open_what_is_closed()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

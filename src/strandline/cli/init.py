@@ -80,8 +80,7 @@ def init(
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as out:
-            out.write(AGENT.format(model=model))
+        _write_new(file, AGENT.format(model=model))
         _keep_out_of_git(kept)
     except FileExistsError as error:
         if Path(error.filename or file) != file:
@@ -92,10 +91,21 @@ def init(
         )
     except OSError as error:
         say.fail(
-            f"{file} cannot be written: {error.strerror}. Name a folder that you may write to:"
+            f"{file} cannot be written: {error.strerror}. Name a folder that you may write to, with room in it:"
             " `strandline init FOLDER`."
         )
     _say_what_to_type(folder, file, model)
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a file that is not there yet, all of it or none. Raises `OSError`."""
+    with file.open("x", encoding="utf-8") as out:
+        try:
+            out.write(text)
+            out.flush()
+        except OSError:
+            file.unlink()
+            raise
 
 
 def _keep_out_of_git(kept: Path) -> None:
