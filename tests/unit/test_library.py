@@ -13,7 +13,7 @@ from strands import Agent
 
 import strandline
 from strandline.config import Settings
-from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError, TargetError
+from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
 from strandline.library import FAILED, OF_A_SERVER, OF_HTTP, AppSettings, ServerSettings, ServiceSettings
 from strandline.testing import Gate, ScriptedModel, question
 
@@ -200,6 +200,32 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         strandline.asgi(make_agent, **settings)
+
+
+@pytest.mark.parametrize("journal", ["memory:", "sqlite:journal.db"])
+def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal: str) -> None:
+    key: Any = strandline.session_key("ada")
+    name: Any = "ada"
+    mine: Any = "mine"
+
+    async def main() -> None:
+        async with strandline.open_service(make_agent, journal=journal, drain_grace=0) as service:
+            wrong: Any
+            for wrong in (None, b"hello", ["hello"], {"text": "hello"}):
+                with pytest.raises(Invalid, match="it must be text, or a list of content blocks"):
+                    await service.submit(strandline.Request(key=key, input=wrong))
+            with pytest.raises(Invalid, match="metadata is 'mine'"):
+                await service.submit(strandline.Request(key=key, input="hello", metadata=mine))
+            for asked in (
+                lambda: service.submit(strandline.Request(key=name, input="hello")),
+                lambda: service.history(name),
+                lambda: service.delete(name),
+            ):
+                with pytest.raises(Invalid, match="the key of the session is 'ada'; make one with"):
+                    await asked()
+            assert await ask(service, "hello") == "ada: hello"
+
+    asyncio.run(main())
 
 
 def test_a_service_without_http_has_no_use_for_settings_of_http() -> None:
