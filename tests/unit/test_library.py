@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvloop
+from starlette.testclient import TestClient
 from strands import Agent
 
 import strandline
@@ -39,6 +41,14 @@ async def ask(service: strandline.Service, text: str, session: str = "ada") -> s
     assert isinstance(end, strandline.Outcome)
     assert end.status is strandline.RunStatus.SUCCEEDED, end
     return end.output
+
+
+def settle(future: "Future[None]", call: Callable[[], None]) -> None:
+    try:
+        call()
+        future.set_result(None)
+    except BaseException as error:
+        future.set_exception(error)
 
 
 # -- the service ---------------------------------------------------------------------------------------
@@ -153,6 +163,19 @@ def test_an_app_may_be_started_again_and_again_but_not_twice_at_once() -> None:
                 assert (await client.get("/health")).json()["detail"].startswith("this agent was stopped")
 
     asyncio.run(main())
+
+
+def test_a_test_client_is_told_of_an_app_that_cannot_start() -> None:
+    first = strandline.asgi(make_agent, journal="sqlite:journal.db")
+    second = strandline.asgi(make_agent, journal="sqlite:journal.db", lock_wait=0)
+
+    def enter() -> None:  # (in a thread that is left behind if it waits for ever)
+        with TestClient(first), pytest.raises(JournalLocked, match="one worker"), TestClient(second):
+            pytest.fail("two own one journal")
+
+    entering: Future[None] = Future()
+    threading.Thread(target=lambda: settle(entering, enter), daemon=True).start()
+    entering.result(20)
 
 
 def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
