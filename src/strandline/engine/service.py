@@ -50,7 +50,7 @@ HISTORY_PAGE = 500
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A run that somebody asks for."""
+    """A run that somebody asks for. Raises `Invalid` for what could be kept and never be run."""
 
     key: SessionKey
     input: Input
@@ -58,6 +58,14 @@ class Request(Struct, frozen=True, kw_only=True):
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_key(self.key)
+        text = isinstance(self.input, str)
+        if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
+            raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
+        if not isinstance(self.metadata, dict):
+            raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
@@ -277,6 +285,7 @@ class Service:
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
+        _check_key(key)
         self._asked()
         kept: list[Message] = []
         before: int | None = None
@@ -290,6 +299,7 @@ class Service:
 
     async def delete(self, key: SessionKey) -> bool:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        _check_key(key)
         self._admit()
         # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
         self._pool.drop(key)
@@ -417,6 +427,12 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
     """Note that whoever asked knows of a failure, or is not there any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _check_key(key: object) -> None:
+    """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
+    if not isinstance(key, SessionKey):
+        raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:
