@@ -10,11 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-<<<<<<< HEAD
-from acceptance.server import DEADLINE_S, TARGETS, free_port, refused, serving, until
-=======
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, refused, serving
->>>>>>> att-terminal
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, refused, serving, until
 
 
 @pytest.fixture

@@ -110,11 +110,7 @@ def _shown(default: object) -> str:
         case list():
             return ", ".join(default) or "none"
         case _:
-<<<<<<< HEAD
-            return f"{default:.12g}" if isinstance(default, float) else str(default)
-=======
             return f"{default:.15g}" if isinstance(default, float) else str(default)
->>>>>>> att-terminal
 
 
 def _metavar(default: object) -> str:
