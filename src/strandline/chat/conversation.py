@@ -51,11 +51,21 @@ class Conversation:
         self.session = session
         self.agent_id = ""
         loopback = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(CONNECT_S, read=None, pool=None),
-            trust_env=not loopback,  # (no proxy stands before this machine)
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=url,
+                timeout=httpx.Timeout(CONNECT_S, read=None, pool=None),
+                trust_env=not loopback,  # (no proxy stands before this machine)
+            )
+        except httpx.InvalidURL as error:
+            raise NotTaken(
+                f"{url!r} is no address of a server ({str(error).rstrip('.')}); write it as http://HOST:PORT"
+            ) from None
+        except (ImportError, OSError, ValueError) as error:
+            raise NoServer(
+                f"there is no way to {url}: {str(error).rstrip('.')}. Look at the variables that name a proxy or"
+                " certificates (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE), or unset them"
+            ) from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,6 +81,8 @@ class Conversation:
             response = await self._client.get("/health", timeout=CONNECT_S)
         except httpx.TransportError as error:
             raise self._nobody(error) from None
+        except httpx.DecodingError as error:
+            raise NotStrandline(f"what answers at {self.url} is no Strandline server: {error}") from None
         found = _json(response)
         if response.status_code != OK or not isinstance(found, dict) or "agent_id" not in found:
             raise NotStrandline(
@@ -120,7 +132,7 @@ class Conversation:
             before = tail.result()
         finally:
             tail.cancel()
-        for _ in range(TRIES):
+        for tried in range(TRIES):
             post = asyncio.ensure_future(self._client.post("/chat", json={"message": text, "session_id": self.session}))
             try:
                 async for waiting in self._standing_until(post, begun):
@@ -145,7 +157,7 @@ class Conversation:
                     return
                 case 429 | 503:
                     wait_s = _retry_after(response)
-                    yield Refused(_why(response), wait_s)
+                    yield Refused(_why(response), wait_s, again=tried > 0)
                     await asyncio.sleep(wait_s)
                 case 404:
                     raise NotStrandline(f"{self.url} has no /chat: it is no Strandline server, or lives below a path")
@@ -284,6 +296,17 @@ class Conversation:
             return NoServer(
                 f"somebody listens at {self.url}, but does not answer. If it is a server with --reload, it waits for"
                 " runs of the old code, or for code that loads: its own terminal says which"
+            )
+        if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
+            return NoServer(
+                f"somebody listens at {self.url}, and breaks off without an answer ({str(error) or 'closed'}). It is no"
+                " server of HTTP, or one that ends at this moment. Name the address of one: strandline chat"
+                " http://HOST:PORT"
+            )
+        if self.url.startswith("https:") and "SSL" in str(error):
+            return NoServer(
+                f"what listens at {self.url} speaks no https that can be trusted ({error}). A server of Strandline"
+                " itself speaks http: write http://HOST:PORT"
             )
         return NoServer(
             f"nobody answers at {self.url} ({str(error) or type(error).__name__}). Start a server there: strandline"

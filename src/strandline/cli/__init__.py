@@ -3,6 +3,7 @@
 What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -37,15 +38,23 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
 app.command()(init)
 app.command("serve")(serve)
 app.command()(chat)
-app.command()(settings)
-app.command()(doctor)
+app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
+app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
 app.command()(stacks)
 app.add_typer(journal_app, name="journal")
 app.add_typer(demo_app, name="demo")
 
 
+def _open_what_is_closed() -> None:
+    """Give a closed input or output to /dev/null: else the next file or socket that is opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
+
+
 def main() -> None:
     """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
+    _open_what_is_closed()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

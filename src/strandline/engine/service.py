@@ -80,7 +80,7 @@ ATTACH_AGAIN_S = 0.01
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A run that somebody asks for."""
+    """A run that somebody asks for. Raises `Invalid` for what could be kept and never be run."""
 
     key: SessionKey
     input: Input
@@ -95,6 +95,14 @@ class Request(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
+
+    def __post_init__(self) -> None:
+        _check_key(self.key)
+        text = isinstance(self.input, str)
+        if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
+            raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
+        if not isinstance(self.metadata, dict):
+            raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
@@ -392,6 +400,7 @@ class Service:
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
+        _check_key(key)
         self._asked()
         kept: list[Message] = []
         before: int | None = None
@@ -405,6 +414,7 @@ class Service:
 
     async def delete(self, key: SessionKey) -> bool:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        _check_key(key)
         self._admit()
         # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
         self._pool.drop(key)
@@ -580,6 +590,12 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
 
 def _reused(request: Request) -> KeyReused:
     return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
+
+
+def _check_key(key: object) -> None:
+    """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
+    if not isinstance(key, SessionKey):
+        raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:

@@ -100,15 +100,15 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
 
 
 def answer(value: object, status: int = OK, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON response; `value` may hold messages."""
-    return Response(encode_messages(value), status, headers, media_type="application/json")
+    """Return a JSON response, which ends its line for whoever reads it in a terminal; `value` may hold messages."""
+    return Response(encode_messages(value) + b"\n", status, headers, media_type="application/json")
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """Return a problem+json response."""
     body = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "code": code}
     body |= {"detail": detail, **more}
-    return Response(encode(body), status, headers, media_type="application/problem+json")
+    return Response(encode(body) + b"\n", status, headers, media_type="application/problem+json")
 
 
 def error_response(error: errors.StrandlineError) -> Response:
