@@ -64,6 +64,7 @@ class ServiceSettings(TypedDict, total=False):
     run_retention: float
     idempotency_retention: float
     priority: int
+    on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     drain_grace: float
     lock_wait: float
     max_agents: int
