@@ -12,14 +12,26 @@ if TYPE_CHECKING:
     from strandline.engine.stream import Later
     from strandline.errors import StrandlineError
     from strandline.library import AgentApp, asgi, open_service, serve
-    from strandline.model import ANONYMOUS, Message, Outcome, RunError, RunStatus, SessionKey, session_key
+    from strandline.model import (
+        ANONYMOUS,
+        IfBusy,
+        Message,
+        OnDisconnect,
+        Outcome,
+        RunError,
+        RunStatus,
+        SessionKey,
+        session_key,
+    )
 else:
     _HOMES = {
         "ANONYMOUS": "model",
         "AgentApp": "library",
         "Health": "engine.service",
+        "IfBusy": "model",
         "Later": "engine.stream",
         "Message": "model",
+        "OnDisconnect": "model",
         "Outcome": "model",
         "Request": "engine.service",
         "RunError": "model",
@@ -51,8 +63,10 @@ __all__ = [
     "ANONYMOUS",
     "AgentApp",
     "Health",
+    "IfBusy",
     "Later",
     "Message",
+    "OnDisconnect",
     "Outcome",
     "Request",
     "RunError",

@@ -60,6 +60,7 @@ class ServiceSettings(TypedDict, total=False):
     unknown_tool: Literal["fail", "tell"]
     idempotent_tools: Sequence[str]
     on_failure: Literal["keep", "drop"]
+    on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     history: Literal["journal", "external"]
     run_retention: float
     idempotency_retention: float

@@ -35,7 +35,9 @@ def asked(folder: Path, shell: str, line: str) -> str:
 
 
 OFFERED = {
-    "strandline se": ["serve", "settings"],
+    "strandline se": ["serve", "sessions", "settings"],
+    "strandline ca": ["cancel"],
+    "strandline cancel --r": ["--running"],
     "strandline journal v": ["verify"],
     "strandline serve ": ["agent.py", "deep/"],
     "strandline serve deep/": ["deep/other.py"],

@@ -73,3 +73,30 @@ def _plain(value: Any) -> Any:
 
 def _differs(key: str) -> bool:
     return key in {"run_id", "toolUseId", "version"} or key.endswith(("_s", "_at"))
+
+
+def typed_and_shown(page: str) -> list[tuple[str, str]]:
+    """Return each command of a page's `console` blocks, and the output that is shown below it."""
+    return [
+        (command, output)
+        for text in blocks(page, "console")
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)
+    ]
+
+
+def pattern(shown: str) -> str:
+    """Return what the shown output matches: `...` is anything, alone on a line any lines, and spaces may differ."""
+    lines = []
+    for line in shown.splitlines():
+        if line == "...":
+            lines.append(r"(?:.*\n)*?")
+            continue
+        words = [r".*?".join(re.escape(part) for part in word.split("...")) for word in re.split(r" +", line)]
+        lines.append(r" +".join(words) + r"\n")
+    return "".join(lines)
+
+
+def asks(command: str, url: str) -> dict[str, str]:
+    """Return the setting by which a command of a page finds the server that is there."""
+    is_client = re.match(r"strandline (chat|sessions|runs|history|cancel|move)\b", command)
+    return {"STRANDLINE_PORT": url.rpartition(":")[2]} if is_client else {}

@@ -175,12 +175,20 @@ def test_the_new_client_of_the_langgraph_page_is_answered(langgraph: Server) -> 
 def test_what_the_langgraph_page_says_is_missing_is_missing(langgraph: Server) -> None:
     run_id = langgraph.chat("hello")["run_id"]
     assert langgraph.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=1"}).status_code == 200
-    assert langgraph.client.post(f"/v1/runs/{run_id}/cancel").status_code == 404
     assert langgraph.client.get(f"/v1/runs/{run_id}/events").status_code == 404
-    assert (
-        langgraph.client.post("/v1/sessions/default/runs", json={"input": "x", "if_busy": "reject"}).status_code == 404
-    )
     assert langgraph.client.delete("/v1/sessions/default").status_code == 204
+
+
+def test_what_the_langgraph_page_says_is_there_is_there(langgraph: Server) -> None:
+    for policy in re.findall(r'`(?:multitask_strategy=)?"(enqueue|reject|interrupt|rollback)"`', text("langgraph")):
+        body = {"input": policy, "if_busy": policy, "on_disconnect": "cancel"}
+        created = langgraph.client.post(f"/v1/sessions/{policy}/runs", json=body)
+        assert (created.status_code, created.json()["if_busy"]) == (202, policy)
+        run = langgraph.client.get(created.headers["location"], headers={"Prefer": "wait=20"}).json()
+        assert run["status"] == "succeeded"
+        listed = langgraph.client.get(f"/v1/sessions/{policy}/runs").json()["runs"]
+        assert [each["run_id"] for each in listed] == [run["run_id"]]
+        assert langgraph.client.post(f"/v1/runs/{run['run_id']}/cancel").json()["code"] == "already_ended"
 
 
 def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def folder(tmp_path: Path) -> Path:
 def test_every_python_block_is_a_file_and_every_other_one_is_looked_at() -> None:
     assert set(FILES) == {
         "agent.py", "shop.py", "own_lifespan.py", "own_route.py", "alone.py", "serve_it.py", "direct.py",
-        "test_shop.py",
+        "control.py", "test_shop.py",
     }  # fmt: skip
-    assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text"]
+    assert sorted(kind for kind, _ in BLOCKS if kind != "python") == ["json", "sh", "sh", "text", "text"]
     assert sum(kind == "python" for kind, _ in BLOCKS) == len(FILES)
 
 
@@ -91,12 +91,13 @@ def test_the_test_passes(folder: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_the_service_without_http_says_what_the_page_says(folder: Path) -> None:
+@pytest.mark.parametrize(("script", "shown"), [("direct.py", "0 True"), ("control.py", "session_busy")])
+def test_the_service_without_http_says_what_the_page_says(script: str, shown: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "direct.py"], cwd=folder, env=environment({}), capture_output=True, text=True,
+        [sys.executable, script], cwd=folder, env=environment({}), capture_output=True, text=True,
         timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert (done.stdout, done.stderr, done.returncode) == (block("text", "ada"), "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == (block("text", shown), "", 0)
 
 
 WRONG = {

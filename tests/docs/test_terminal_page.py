@@ -11,17 +11,13 @@ import pytest
 import typer.main
 
 from acceptance.server import COMMAND, DEADLINE_S, Server, environment
+from docs.pages import asks, pattern, typed_and_shown
 from strandline.cli import app
 from strandline.config import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "terminal.md").read_text()
-BLOCKS = re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-SHOWN = [
-    (command, output)
-    for block in BLOCKS
-    for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
-]
+SHOWN = typed_and_shown("terminal.md")
 BARE = dict.fromkeys(("OPENAI_API_KEY", "OPENAI_BASE_URL", "OLLAMA_HOST", "AWS_PROFILE"), "")
 
 
@@ -43,18 +39,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         served.close()
 
 
-def pattern(shown: str) -> str:
-    """Return what the shown output matches: `...` is anything, alone on a line any lines, and spaces may differ."""
-    lines = []
-    for line in shown.splitlines():
-        if line == "...":
-            lines.append(r"(?:.*\n)*?")
-            continue
-        words = [r".*?".join(re.escape(part) for part in word.split("...")) for word in re.split(r" +", line)]
-        lines.append(r" +".join(words) + r"\n")
-    return "".join(lines)
-
-
 @pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
 def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, command: str, output: str) -> None:
     path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
@@ -62,7 +46,15 @@ def test_every_command_prints_what_the_page_shows(folder: Path, server: Server, 
     done = subprocess.run(
         ["sh", "-c", command.replace("http://localhost:8080", server.url).replace("localhost:8080", server.url)],
         cwd=home,
-        env=environment({**BARE, "PATH": path, "HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"}),
+        env=environment(
+            {
+                **BARE,
+                **asks(command, server.url),
+                "PATH": path,
+                "HOME": str(folder),
+                "AWS_EC2_METADATA_DISABLED": "true",
+            }
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -20,8 +20,12 @@ def _wait() -> None:
         time.sleep(0.01)
 
 
+def _reached(session: str) -> None:
+    Path(f"reached-{session}").touch()
+
+
 def _may_go_on() -> bool:
-    Path("reached-crash-model").touch()
+    _reached("crash-model")
     return Path("go-on").exists()
 
 
@@ -36,7 +40,7 @@ def book(city: str, tool_context: ToolContext) -> str:
     if city == "Atlantis":
         raise ValueError("there is no airport in Atlantis")
     if city == "Rome":
-        Path(f"reached-{tool_context.invocation_state['session_id']}").touch()
+        _reached(tool_context.invocation_state["session_id"])
         _wait()
     return f"booked {city}"
 
@@ -54,6 +58,9 @@ async def script(messages: Messages) -> Answer:
         return [say("Let me think. "), await asyncio.sleep(3600, "never")]
     if not done:
         return [say("I will book it. "), call("book", {"city": asked.split()[-1].rstrip(".")})]
+    if asked == "Book Paris.":
+        _reached("cancel")
+        await asyncio.sleep(3600)
     if asked == "Book Oslo." and not _may_go_on():
         await asyncio.sleep(3600)
     return f"Done: {done[0]}"

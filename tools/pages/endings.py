@@ -37,6 +37,7 @@ PLAIN: Final = (
     Case("max-tokens", "The answer is cut off at `max_tokens`", {"message": "Write a novel."}),
     Case("timeout", "Time is over, in a tool that nobody can stop", {"message": "Book Rome.", "timeout": 0.5}),
 )
+CANCELLED: Final = Case("cancel", "It is cancelled, when one tool has worked", {"message": "Book Paris."})
 QUEUED: Final = Case("queue", "It waits longer than its `queue_timeout`", {"message": "Hello?", "queue_timeout": 0.2})
 STOPPED: Final = Case("stop", "The server is stopped, with a tool in the middle", {"message": "Book Rome."})
 KILLED: Final = (
@@ -65,6 +66,7 @@ class _Play:
         with self._served() as server:
             for case in PLAIN:
                 told[case.title] = self._told(self._ask(case), case)
+            told[CANCELLED.title] = self._told(self._cancelled(), CANCELLED)
             first = self._clients.submit(self._ask, Case(QUEUED.session, "", {"message": "Book Rome."}))
             self._reached(QUEUED.session)
             told[QUEUED.title] = self._answer(self._ask(QUEUED))
@@ -120,6 +122,14 @@ class _Play:
             ).json()
             return answer
         return {}
+
+    def _cancelled(self) -> dict[str, Any]:
+        """Cancel a run once it has come where its agent waits; return what its client was told."""
+        asked = self._clients.submit(self._ask, CANCELLED)
+        self._reached(CANCELLED.session)
+        path = f"{self._url}/v1/sessions/{CANCELLED.session}/cancel"
+        httpx.post(path, json={"running": True}, timeout=DEADLINE_S, trust_env=False).raise_for_status()
+        return asked.result()
 
     def _told(self, answer: dict[str, Any], case: Case) -> str:
         """Return what the client was told and what history has, once the session's next question was answered."""

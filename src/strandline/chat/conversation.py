@@ -1,32 +1,40 @@
 """`Conversation` talks HTTP: one session of one server. It draws nothing and asks nobody.
 
-`ask` is a stream of events that ends with an `Answer`; every other end is a `ChatError`. A question that may have been
-accepted is never sent a second time: after a broken connection its answer is looked for in the history.
+`ask` is a stream of events that ends with an `Answer`; every other end is a `RemoteError`. A question that may have
+been accepted is never sent a second time: after a broken connection its answer is looked for in the history.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from strandline.chat.events import (
     Answer,
-    ChatError,
     Event,
     InLine,
     Kept,
     Lost,
-    NoServer,
-    NotStrandline,
     NotTaken,
     Refused,
     Untold,
     Waiting,
 )
 from strandline.chat.turns import Message, Turn, new_since, turns_of
+from strandline.remote.answers import (
+    NoServer,
+    NotStrandline,
+    RemoteError,
+    body_of,
+    is_loopback,
+    json_of,
+    nobody,
+    reaching,
+    retry_after_s,
+    why,
+)
 
 TICK_S: Final = 0.25
 CONNECT_S: Final = 5.0
@@ -50,22 +58,12 @@ class Conversation:
         self.url = url
         self.session = session
         self.agent_id = ""
-        loopback = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-        try:
+        with reaching(url):
             self._client = httpx.AsyncClient(
                 base_url=url,
                 timeout=httpx.Timeout(CONNECT_S, read=None, pool=None),
-                trust_env=not loopback,  # (no proxy stands before this machine)
+                trust_env=not is_loopback(url),
             )
-        except httpx.InvalidURL as error:
-            raise NotTaken(
-                f"{url!r} is no address of a server ({str(error).rstrip('.')}); write it as http://HOST:PORT"
-            ) from None
-        except (ImportError, OSError, ValueError) as error:
-            raise NoServer(
-                f"there is no way to {url}: {str(error).rstrip('.')}. Look at the variables that name a proxy or"
-                " certificates (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE), or unset them"
-            ) from None
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +81,7 @@ class Conversation:
             raise self._nobody(error) from None
         except httpx.DecodingError as error:
             raise NotStrandline(f"what answers at {self.url} is no Strandline server: {error}") from None
-        found = _json(response)
+        found = json_of(response)
         if response.status_code != OK or not isinstance(found, dict) or "agent_id" not in found:
             raise NotStrandline(
                 f"what answers at {self.url} is no Strandline server: GET /health says {response.status_code}"
@@ -100,9 +98,9 @@ class Conversation:
             response = await self._client.get("/history", params=query, timeout=BACK_S)
         except httpx.TransportError as error:
             raise self._nobody(error) from None
-        found = _json(response)
+        found = json_of(response)
         if response.status_code != OK or not isinstance(found, dict):
-            raise NotTaken(f"the history of {self.session} cannot be shown: {_why(response)}")
+            raise NotTaken(f"the history of {self.session} cannot be shown: {why(response)}")
         messages: list[Message] = found.get("messages", [])
         return messages
 
@@ -119,7 +117,7 @@ class Conversation:
     # -- a question --------------------------------------------------------------------------------
 
     async def ask(self, text: str) -> AsyncIterator[Event]:
-        """Send a question and yield what happens until its `Answer`. Raises `ChatError`.
+        """Send a question and yield what happens until its `Answer`. Raises `RemoteError`.
 
         Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
         """
@@ -149,20 +147,20 @@ class Conversation:
                 post.cancel()
             match response.status_code:
                 case 200:
-                    yield Answer(_body(response), clock() - begun)
+                    yield Answer(body_of(response), clock() - begun)
                     return
                 case 202:
-                    async for event in self._follow(str(_body(response)["run_id"]), begun):
+                    async for event in self._follow(str(body_of(response)["run_id"]), begun):
                         yield event
                     return
                 case 429 | 503:
-                    wait_s = _retry_after(response)
-                    yield Refused(_why(response), wait_s, again=tried > 0)
+                    wait_s = retry_after_s(response)
+                    yield Refused(why(response), wait_s, again=tried > 0)
                     await asyncio.sleep(wait_s)
                 case 404:
                     raise NotStrandline(f"{self.url} has no /chat: it is no Strandline server, or lives below a path")
                 case _:
-                    raise NotTaken(f"the server does not take this: {_why(response)}")
+                    raise NotTaken(f"the server does not take this: {why(response)}")
         raise NotTaken(f"the server did not take it in {TRIES} tries. Nothing was accepted; try again later")
 
     async def _standing_until(self, work: "asyncio.Future[Any]", begun: float) -> AsyncIterator[Waiting]:
@@ -212,7 +210,7 @@ class Conversation:
             if response.status_code == NOT_FOUND:
                 raise Untold(f"the server that answers now does not know run {run_id}. Does it keep another journal?")
             if response.status_code == OK:
-                run = _body(response)
+                run = body_of(response)
                 if run["status"] in ENDED:
                     yield Answer(self._as_answer(run), clock() - begun)
                     return
@@ -227,7 +225,7 @@ class Conversation:
         end = clock() + BACK_S
         while True:
             health: dict[str, Any] = {}
-            with suppress(ChatError):
+            with suppress(RemoteError):
                 health = await self.health()
             if health.get("ready"):
                 idle = not health.get("running") and not health.get("queue_depth")
@@ -252,7 +250,7 @@ class Conversation:
     async def _found(self, text: str, before: list[Message] | None) -> Turn | None:
         if before is None:
             return None
-        with suppress(ChatError):
+        with suppress(RemoteError):
             now = await self.history(MOST_NEW)
             for turn in turns_of(new_since(before, now)):
                 if turn.question == text and turn.answer is not None:
@@ -292,50 +290,4 @@ class Conversation:
         return answer
 
     def _nobody(self, error: Exception) -> NoServer:
-        if isinstance(error, httpx.ReadTimeout):
-            return NoServer(
-                f"somebody listens at {self.url}, but does not answer. If it is a server with --reload, it waits for"
-                " runs of the old code, or for code that loads: its own terminal says which"
-            )
-        if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
-            return NoServer(
-                f"somebody listens at {self.url}, and breaks off without an answer ({str(error) or 'closed'}). It is no"
-                " server of HTTP, or one that ends at this moment. Name the address of one: strandline chat"
-                " http://HOST:PORT"
-            )
-        if self.url.startswith("https:") and "SSL" in str(error):
-            return NoServer(
-                f"what listens at {self.url} speaks no https that can be trusted ({error}). A server of Strandline"
-                " itself speaks http: write http://HOST:PORT"
-            )
-        return NoServer(
-            f"nobody answers at {self.url} ({str(error) or type(error).__name__}). Start a server there: strandline"
-            " serve agent.py; or name the address of one: strandline chat http://HOST:PORT"
-        )
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def _body(response: httpx.Response) -> dict[str, Any]:
-    found = _json(response)
-    if not isinstance(found, dict):
-        raise NotStrandline(f"what answers at {response.url} is no Strandline server: its answer is no JSON object")
-    return found
-
-
-def _why(response: httpx.Response) -> str:
-    found = _json(response)
-    detail = found.get("detail") if isinstance(found, dict) else None
-    return f"{detail or response.reason_phrase} ({response.status_code})"
-
-
-def _retry_after(response: httpx.Response) -> float:
-    try:
-        return min(max(float(response.headers.get("retry-after", "1")), 0.1), 300.0)
-    except ValueError:
-        return 1.0
+        return nobody(self.url, error, "strandline chat http://HOST:PORT")

@@ -6,7 +6,7 @@ And every way in which there is no answer, as an error whose message is a paragr
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from strandline.errors import StrandlineError
+from strandline.remote.answers import RemoteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,10 @@ class Answer:
 Event = Waiting | InLine | Kept | Refused | Lost | Answer
 
 
-class ChatError(StrandlineError):
-    """There is no answer; the message says why and what to do."""
+class ChatError(RemoteError):
+    """There is no answer to a question; the message says why and what to do."""
 
     code: ClassVar[str] = "chat"
-
-
-class NoServer(ChatError):
-    """Nobody answers at the address."""
-
-
-class NotStrandline(ChatError):
-    """Somebody answers at the address, and it is no Strandline server."""
 
 
 class NotTaken(ChatError):

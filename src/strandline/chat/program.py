@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 from strandline.chat.conversation import Conversation
-from strandline.chat.events import Answer, ChatError, Event, InLine, Kept
+from strandline.chat.events import Answer, Event, InLine, Kept
 from strandline.chat.screen import Screen
 from strandline.chat.turns import Turn
 from strandline.errors import Invalid
 from strandline.model import session_id
+from strandline.remote.answers import RemoteError
 
 AGENT_FAILED: Final = 1
 INTERRUPTED: Final = 130
@@ -37,7 +38,7 @@ and its answer will be in the history."""
 def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
     """Ask one question: the answer on the standard output, all else on the other one. Return the exit code.
 
-    Raises `ChatError`.
+    Raises `RemoteError`.
     """
     screen = Screen(plain=True)
     last: list[Event] = []
@@ -83,7 +84,7 @@ class Program:
         self._left = False
 
     def run(self) -> int:
-        """Talk until the person leaves. Raises `ChatError` if nobody is there at the beginning."""
+        """Talk until the person leaves. Raises `RemoteError` if nobody is there at the beginning."""
         _prepare_editing()
         with asyncio.Runner() as runner:
             conversation = runner.run(self._open())
@@ -131,14 +132,14 @@ class Program:
                     runner.run(self._ask(conversation, line, last))
         except KeyboardInterrupt:
             self._screen.note(_left(last))
-        except (ChatError, Invalid) as error:
+        except (RemoteError, Invalid) as error:
             self._screen.error(str(error))
 
     async def _ask(self, conversation: Conversation, text: str, last: list[Event]) -> None:
         async for event in conversation.ask(text):
             last[:] = [event]
             if isinstance(event, Answer) and event.ok:
-                with suppress(ChatError):
+                with suppress(RemoteError):
                     turn = _turn_of(text, await conversation.turns(2))
                     if turn is not None:
                         self._screen.clear_line()

@@ -29,6 +29,8 @@ class Turn:
 
     question: str
     said: list[str | ToolCall] = field(default_factory=list)
+    discarded: bool = False
+    """The agent does not see it."""
 
     @property
     def tools(self) -> list[ToolCall]:
@@ -57,7 +59,7 @@ def turns_of(messages: Iterable[Message]) -> list[Turn]:
     for message in messages:
         text = text_of(message)
         if message["role"] == "user" and text:
-            turns.append(Turn(text))
+            turns.append(Turn(text, discarded=bool(message.get("discarded"))))
         if not turns:
             continue
         for block in message["content"]:

@@ -16,7 +16,9 @@ from strandline.cli.demo import demo_app
 from strandline.cli.doctor import doctor
 from strandline.cli.init import init
 from strandline.cli.journal import journal_app
+from strandline.cli.runs import cancel, move, runs
 from strandline.cli.serve import serve
+from strandline.cli.sessions import history, sessions
 from strandline.cli.settings import settings
 from strandline.cli.stacks import stacks
 
@@ -38,6 +40,11 @@ def _strandline(version: Annotated[bool, typer.Option("--version", help="Print t
 app.command()(init)
 app.command("serve")(serve)
 app.command()(chat)
+app.command()(sessions)
+app.command()(runs)
+app.command()(history)
+app.command()(cancel)
+app.command()(move)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
 app.command()(stacks)

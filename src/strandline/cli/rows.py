@@ -1,0 +1,69 @@
+"""Rows for people: on a terminal the last column is cut at its edge, in a pipe a row stays a line and whole."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from strandline.cli import say
+
+COLOURS: Final = {"running": "green", "failed": "bold red", "cancelled": "yellow", "needs_input": "bold cyan"}
+"""What is told by a colour is told in words, too."""
+BARE: Final = "-"
+_GAP: Final = "  "
+_LEAST: Final = 12
+
+
+def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their heads; a word of `COLOURS` has its colour."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    console = say.out()
+    shown = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[at]) for row in [list(head), *shown]) for at in range(len(head) - 1)]
+    for number, row in enumerate([list(head), *shown]):
+        line = Text()
+        for cell, width in zip(row, widths, strict=False):
+            style = COLOURS.get(cell.split(" ")[0], "") if number else ""
+            line.append(cell, style)
+            line.append(" " * (width - cell_len(cell)) + _GAP)
+        last = Text(row[-1])
+        if console.is_terminal:
+            last.truncate(max(_LEAST, console.width - line.cell_len), overflow="ellipsis")
+        line.append_text(last)
+        line.rstrip()
+        if number == 0:
+            line.stylize("bold")
+        console.print(line, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """Return a text on one line, without what would control the terminal."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def clock_time(text: str | None) -> str:
+    """Return a time of the wire as this machine's clock shows it, with the day unless that is today."""
+    if text is None:
+        return BARE
+    at = datetime.fromisoformat(text).astimezone()
+    today = datetime.now().astimezone().date()
+    return f"{at:%H:%M:%S}" if at.date() == today else f"{at:%Y-%m-%d %H:%M}"
+
+
+def took(run: dict[str, Any]) -> str:
+    """Return how long a run has executed."""
+    if run["started_at"] is None:
+        return BARE
+    begun = datetime.fromisoformat(run["started_at"])
+    end = datetime.fromisoformat(run["ended_at"]) if run["ended_at"] else datetime.now(begun.tzinfo)
+    return seconds(max(0.0, (end - begun).total_seconds()))
+
+
+def seconds(duration_s: float) -> str:
+    """Return a duration in as few characters as people need."""
+    if duration_s < 10:
+        return f"{duration_s:.1f} s"
+    if duration_s < 120:
+        return f"{duration_s:.0f} s"
+    return f"{duration_s / 60:.0f} min" if duration_s < 7200 else f"{duration_s / 3600:.0f} h"

@@ -1,0 +1,240 @@
+"""`strandline runs`, `strandline cancel` and `strandline move`: the runs of a server, looked at and changed."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from strandline.cli import rows, say
+from strandline.cli.address import Url, address
+
+if TYPE_CHECKING:
+    from strandline.remote.server import RemoteServer
+
+RUN: Final = "run_"
+"""How the ids of runs begin."""
+USUAL: Final = 3
+"""The priority that is not worth telling."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+RunIds = Annotated[list[str], typer.Argument(help="Ids of runs.", metavar="RUN...")]
+
+
+def runs(
+    what: Annotated[
+        str, typer.Argument(help="A session, or one run by its id.", metavar="SESSION|RUN", show_default=False)
+    ] = "default",
+    limit: Annotated[int, typer.Option(help="Runs to show at most.", metavar="N", min=1)] = 100,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show the runs of a session: what executes, what waits in its order, what has ended.
+
+    Without SESSION it is that named default; with the id of a run, all about that run.
+
+    Example: strandline runs ada
+    """
+    with say.told(), _server(url) as server:
+        from strandline.remote.server import in_line
+
+        if what.startswith(RUN):
+            run = server.run(what)
+            print_json(run) if as_json else _print_run(run)
+            return
+        found = server.runs(_session(what), limit)
+        if as_json:
+            print_json(found)
+            return
+        listed = list(in_line(found["runs"]))
+        if not listed:
+            say.err().print(f"Session {what} has no runs.", markup=False, soft_wrap=True)
+            return
+        rows.show(
+            ["RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT"],
+            [[r["run_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)] for r in listed],
+        )
+        more(found, limit)
+
+
+def cancel(
+    run: Annotated[list[str] | None, typer.Argument(help="Ids of runs.", metavar="RUN...", show_default=False)] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="All that waits in this session.", metavar="NAME")
+    ] = None,
+    running: Annotated[bool, typer.Option("--running", help="With --session: what executes, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not wait for what still works of a run: its session goes on at once.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel runs, or all that waits in a session.
+
+    A run that waits has ended by that. One that executes is asked to end, and
+    keeps in its history what it has done; the next one goes on after it.
+
+    Example: strandline cancel --session ada --running
+    """
+    if bool(run) == (session is not None):
+        say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
+    if running and session is None:
+        say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
+    with say.told(), _server(url) as server:
+        if session is not None:
+            done = server.cancel_session(_session(session), running=running, force=force)
+            print_json(done) if as_json else _print_cancelled(session, done)
+            return
+        _each(run or [], as_json, lambda run_id: server.cancel(run_id, force=force), _after_cancel)
+
+
+def move(
+    run: RunIds,
+    front: Annotated[bool, typer.Option("--front", help="Before all that waits.")] = False,
+    priority: Annotated[
+        int | None,
+        typer.Option(help="To the place of this priority: 1 to 5, 1 first.", metavar="N", min=1, max=5),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Move runs that wait: to the front, or to the place of another priority.
+
+    Example: strandline move run_... --front
+    """
+    if front == (priority is not None):
+        say.fail("say where to: --front, or --priority N (1 to 5, 1 first)")
+    with say.told(), _server(url) as server:
+        _each(run, as_json, lambda run_id: server.move(run_id, priority=priority), _after_move)
+
+
+def told(run: dict[str, Any]) -> str:
+    """Return what there is to say of a run, on one line."""
+    text = _now(run)
+    extras = []
+    if run["priority"] != USUAL and run["status"] == "queued":
+        extras.append(f"priority {run['priority']}")
+    if run["attempt"] > 1:
+        extras.append(f"attempt {run['attempt']}")
+    if run["held"]:
+        extras.append("something of it still works")
+    elif run["cancel_requested"] and run["status"] == "running":
+        extras.append("asked to end")
+    return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
+
+
+def more(found: dict[str, Any], limit: int) -> None:
+    """Say that there is more than was asked for."""
+    if found.get("next_cursor") is not None:
+        say.err().print(f"There are more; --limit {limit * 10} shows up to {limit * 10}.", soft_wrap=True)
+
+
+def print_json(body: Any) -> None:
+    """Print what the server answered."""
+    import sys
+
+    from strandline.encoding import encode
+
+    sys.stdout.write(encode(body).decode() + "\n")
+
+
+def _now(run: dict[str, Any]) -> str:
+    match run["status"]:
+        case "queued":
+            place = "next" if run["position"] == 1 else f"place {run['position']}"
+            wait_s = run.get("estimated_wait_s")
+            return f"{place}, about {rows.seconds(wait_s)}" if wait_s else place
+        case "running":
+            return str(run["phase"] or "")
+        case "failed":
+            error = run["error"] or {"code": "failed", "detail": ""}
+            return f"{error['code']}: {error['detail']}" if error.get("detail") else str(error["code"])
+        case "needs_input":
+            return ", ".join(str(each.get("name", each)) for each in run.get("input_requests") or [])
+        case _:
+            return str(run["output"])
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    """Print all about one run: a line for each thing that is worth one, then its answer."""
+    console = say.out()
+    shown = {
+        "run": run["run_id"],
+        "session": run["session_id"],
+        "status": run["status"],
+        "now": _now(run) if run["status"] not in ("succeeded", "cancelled") else "",
+        "accepted": rows.clock_time(run["created_at"]),
+        "started": rows.clock_time(run["started_at"]) if run["started_at"] else "",
+        "ended": rows.clock_time(run["ended_at"]) if run["ended_at"] else "",
+        "took": rows.took(run) if run["started_at"] else "",
+        "priority": str(run["priority"]) if run["priority"] != USUAL else "",
+        "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
+        "held": "something of it still works" if run["held"] else "",
+        "cancel": "it was asked to end" if run["cancel_requested"] and not run["ended_at"] else "",
+        "usage": ", ".join(f"{name} {number}" for name, number in (run["usage"] or {}).items()),
+        "metadata": ", ".join(f"{name}={value}" for name, value in run["metadata"].items()),
+    }
+    for name, value in shown.items():
+        if value:
+            console.print(f"{name:8}  {rows.clean(value)}", markup=False, soft_wrap=True)
+    if run["output"]:
+        from strandline.chat.screen import clean
+
+        console.print(f"\n{clean(run['output'])}", markup=False, soft_wrap=True)
+
+
+def _each(
+    run_ids: list[str],
+    as_json: bool,
+    change: Callable[[str], dict[str, Any]],
+    sentence: Callable[[dict[str, Any]], str],
+) -> None:
+    """Change each run and say what became of it; one that cannot be changed is told, and keeps no other from it."""
+    from strandline.remote.server import Late, Unknown
+
+    failed = False
+    for run_id in run_ids:
+        try:
+            run = change(run_id)
+        except (Unknown, Late) as error:
+            say.say_error(str(error))
+            failed = True
+            continue
+        if as_json:
+            print_json(run)
+        else:
+            say.out().print(sentence(run), markup=False, soft_wrap=True)
+    if failed:
+        raise typer.Exit(say.ERRORS)
+
+
+def _after_cancel(run: dict[str, Any]) -> str:
+    if run["status"] == "running":
+        return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
+    return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
+
+
+def _after_move(run: dict[str, Any]) -> str:
+    return f"{run['run_id']} is at place {run['position']} of session {run['session_id']} now."
+
+
+def _print_cancelled(session: str, done: dict[str, Any]) -> None:
+    ended, asked = done["cancelled"], done["cancelling"]
+    console = say.out()
+    for run_id in ended:
+        console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
+    for run_id in asked:
+        console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
+    if not ended and not asked:
+        say.err().print(f"Nothing waits in session {session}.", markup=False, soft_wrap=True)
+
+
+def _session(name: str) -> str:
+    from strandline.model import session_id
+
+    return session_id(name)
+
+
+def _server(url: str | None) -> "RemoteServer":
+    from strandline.remote.server import RemoteServer
+
+    return RemoteServer(address(url))

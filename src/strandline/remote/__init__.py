@@ -1,0 +1,1 @@
+"""Strandline servers, seen from outside: what commands ask them over HTTP, and how their answers are told to people."""

@@ -1,0 +1,161 @@
+"""`RemoteServer`: one server's run API, for commands that look at runs and change them.
+
+Each call is one request (a list: as many as it has pages), and returns what the server answered, in its words. What it
+refuses is an error whose message is a paragraph for people.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+
+from strandline.remote.answers import (
+    NotStrandline,
+    RemoteError,
+    body_of,
+    is_loopback,
+    json_of,
+    nobody,
+    reaching,
+    retry_after_s,
+    why,
+)
+
+CONNECT_S: Final = 5.0
+READ_S: Final = 30.0
+PAGE: Final = 1000
+"""The most that a page may have."""
+NOT_FOUND, CONFLICT, TOO_MANY, UNAVAILABLE = 404, 409, 429, 503
+FIRST_ERROR: Final = 300
+_LISTS: Final = {
+    "runs": "`strandline runs SESSION` lists the runs of a session",
+    "sessions": "`strandline sessions` lists those that there are",
+}
+
+Body = dict[str, Any]
+
+
+class Unknown(RemoteError):
+    """The server knows no such run or session."""
+
+
+class Late(RemoteError):
+    """The run has ended, or begun: it cannot be changed so any more."""
+
+
+class RemoteServer:
+    """A server at an address. Close it, or use it in a `with`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with reaching(url):
+            self._client = httpx.Client(
+                base_url=url,
+                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                trust_env=not is_loopback(url),
+                headers={"Accept": "application/json"},
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    # -- what there is -----------------------------------------------------------------------------
+
+    def sessions(self, most: int) -> Body:
+        """Return up to `most` sessions, in the order of their ids."""
+        return self._pages("/v1/sessions", "sessions", most)
+
+    def runs(self, session: str, most: int) -> Body:
+        """Return up to `most` runs of a session: what waits, the last in line first, what executes, what has ended."""
+        return self._pages(f"{_path(session)}/runs", "runs", most)
+
+    def history(self, session: str, most: int, *, discarded: bool = False) -> Body:
+        """Return the last `most` messages of a session, oldest first; with `discarded` those that are hidden too."""
+        query = {"discarded": "true"} if discarded else {}
+        return self._pages(f"{_path(session)}/history", "messages", most, older=True, query=query)
+
+    def run(self, run_id: str) -> Body:
+        """Return a run. Raises `Unknown`."""
+        return self._ask("GET", f"/v1/runs/{quote(run_id, safe='')}")
+
+    # -- what is changed ---------------------------------------------------------------------------
+
+    def cancel(self, run_id: str, *, force: bool = False) -> Body:
+        """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Unknown` and `Late`."""
+        return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/cancel", {"force": force})
+
+    def cancel_session(self, session: str, *, running: bool = False, force: bool = False) -> Body:
+        """Cancel what waits in a session, with `running` what executes too; return which those were."""
+        return self._ask("POST", f"{_path(session)}/cancel", {"running": running, "force": force})
+
+    def move(self, run_id: str, *, priority: int | None = None) -> Body:
+        """Move a run that waits to the place of a priority; None is the front. Raises `Unknown` and `Late`."""
+        body: Body = {"front": True} if priority is None else {"priority": priority}
+        return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/move", body)
+
+    # -- one request -------------------------------------------------------------------------------
+
+    def _pages(self, path: str, name: str, most: int, *, older: bool = False, query: Body | None = None) -> Body:
+        """Return up to `most` entries of a list, in one; `older`: each further page belongs before the others."""
+        entries: list[Any] = []
+        cursor: str | None = None
+        while len(entries) < most:
+            asked = {**(query or {}), "limit": min(PAGE, most - len(entries))}
+            page = self._ask("GET", path, query=asked if cursor is None else {**asked, "cursor": cursor})
+            if not isinstance(page.get(name), list):
+                raise self._other(f"GET {path} has no {name}")
+            entries = [*page[name], *entries] if older else [*entries, *page[name]]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                break
+        return {name: entries, "next_cursor": cursor}
+
+    def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
+        try:
+            response = self._client.request(method, path, json=body, params=query)
+        except httpx.TransportError as error:
+            raise nobody(self.url, error, "--url http://HOST:PORT") from None
+        if response.status_code < FIRST_ERROR:
+            return body_of(response)
+        raise self._refused(method, path, response)
+
+    def _refused(self, method: str, path: str, response: httpx.Response) -> RemoteError:
+        found = json_of(response)
+        code = found.get("code") if isinstance(found, dict) else None
+        detail = str(found.get("detail", "")) if isinstance(found, dict) else ""
+        match response.status_code:
+            case _ if code is None:
+                return self._other(f"{method} {path} says {response.status_code}")
+            case status if status == NOT_FOUND and detail.startswith("there is nothing at"):
+                return self._other(f"it has no {path}")
+            case status if status == NOT_FOUND:
+                return Unknown(f"{detail}; {_LISTS['runs' if path.startswith('/v1/runs/') else 'sessions']}")
+            case status if status == CONFLICT:
+                return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+            case status if status in (TOO_MANY, UNAVAILABLE):
+                return RemoteError(f"not now: {why(response)}. Try again in {retry_after_s(response):g} s")
+            case _:
+                return RemoteError(f"the server does not do this: {why(response)}")
+
+    def _other(self, told: str) -> NotStrandline:
+        return NotStrandline(
+            f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
+            " of one: --url http://HOST:PORT"
+        )
+
+
+def _path(session: str) -> str:
+    return f"/v1/sessions/{quote(session, safe='')}"
+
+
+def in_line(runs: list[Body]) -> Iterator[Body]:
+    """Yield runs as they will be and were started: what executes, what waits in its order, what has ended."""
+    executing = [run for run in runs if run["status"] == "running"]
+    waiting = [run for run in runs if run["status"] == "queued"]
+    yield from executing
+    yield from sorted(waiting, key=lambda run: run.get("position") or 0)
+    yield from (run for run in runs if run["status"] not in ("queued", "running"))

@@ -1,0 +1,263 @@
+"""`strandline sessions`, `runs`, `history`, `cancel` and `move`, in pipes and in a terminal, with a real server."""
+
+import http.server
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving
+from acceptance.terminal import terminal
+
+
+@pytest.fixture(scope="module")
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("runs")
+    with serving(TARGETS / "agent.py", folder=folder, variables=at.environment) as made:
+        (folder / "strandline.toml").write_text(f"port = {made.url.rpartition(':')[2]}\n")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
+    yield
+    at.release()
+    server.quiet()
+
+
+def typed(server: Server, *arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the command in a pipe, in the folder whose settings name the server."""
+    return subprocess.run(
+        [str(COMMAND), *arguments],
+        cwd=folder or server.folder,
+        env=environment({}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def said(server: Server, *arguments: str) -> str:
+    done = typed(server, *arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def sent(server: Server, session: str, prompt: str, **body: Any) -> str:
+    answer = server.client.post(f"/v1/sessions/{session}/runs", json={"input": prompt, **body})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["run_id"])
+
+
+def held(server: Server, at: Checkpoints, session: str, label: str) -> str:
+    """Send a run, and return its id once it stands in its model's first call."""
+    at.hold(f"{label} model 0")
+    run_id = sent(server, session, label)
+    at.reached(f"{label} model 0")
+    return run_id
+
+
+def ended(server: Server, run_id: str) -> dict[str, Any]:
+    run = server.run(run_id, wait_s=20)
+    assert run["ended_at"] is not None
+    return run
+
+
+def columns(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_runs_are_listed_as_they_will_be_done(server: Server, at: Checkpoints) -> None:
+    first = sent(server, "listed", "l0")
+    ended(server, first)
+    running = held(server, at, "listed", "l1")
+    last = sent(server, "listed", "l2")
+    urgent = sent(server, "listed", "l3", priority=1)
+    lines = said(server, "runs", "listed").splitlines()
+    assert columns(lines[0]) == ["RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT"]
+    assert [columns(line)[:2] for line in lines[1:]] == [
+        [running, "running"],
+        [urgent, "queued"],
+        [last, "queued"],
+        [first, "succeeded"],
+    ]
+    assert columns(lines[1])[-1] == "model"
+    assert "next" in lines[2]
+    assert "(priority 1)" in lines[2]
+    assert "place 2" in lines[3]
+    assert columns(lines[4])[-1] == "l0"
+    found = json.loads(said(server, "runs", "listed", "--json"))
+    assert found.keys() == {"runs", "next_cursor"}
+    assert {run["run_id"] for run in found["runs"]} == {first, running, last, urgent}
+
+
+def test_a_list_is_as_long_as_was_asked_for_and_says_that_there_is_more(server: Server) -> None:
+    runs = [sent(server, "long", f"n{number}") for number in range(3)]
+    ended(server, runs[-1])
+    done = typed(server, "runs", "long", "--limit", "2")
+    assert len(done.stdout.splitlines()) == 3
+    assert "There are more" in done.stderr
+    assert len(json.loads(said(server, "runs", "long", "--limit", "3", "--json"))["runs"]) == 3
+    done = typed(server, "history", "long", "--limit", "2")
+    assert done.stdout == "> n2\n  n2\n\n"
+    assert "There are more" in done.stderr
+
+
+def test_a_run_is_shown_by_its_id(server: Server) -> None:
+    failed = sent(server, "one", "o1 a fail", metadata={"from": "test"})
+    ended(server, failed)
+    lines = dict(line.split("  ", 1) for line in said(server, "runs", failed).splitlines() if "  " in line)
+    shown = {name.strip(): value.strip() for name, value in lines.items()}
+    assert (shown["run"], shown["session"], shown["status"]) == (failed, "one", "failed")
+    assert shown["now"].startswith("agent_error: ")
+    assert shown["metadata"] == "from=test"
+    assert json.loads(said(server, "runs", failed, "--json"))["run_id"] == failed
+
+
+def test_sessions_say_what_waits_and_what_executes(server: Server, at: Checkpoints) -> None:
+    ended(server, sent(server, "quiet", "q0"))
+    running = held(server, at, "busy", "b0")
+    sent(server, "busy", "b1")
+    lines = {columns(line)[0]: columns(line)[1:] for line in said(server, "sessions").splitlines()}
+    assert lines["SESSION"] == ["MESSAGES", "WAITING", "NOW"]
+    assert lines["quiet"] == ["2", "0"]
+    assert lines["busy"][1:] == ["1", f"{running} executes"]
+    found = json.loads(said(server, "sessions", "--json"))["sessions"]
+    assert {"quiet", "busy"} <= {each["session_id"] for each in found}
+
+
+def test_history_shows_questions_tools_and_answers(server: Server) -> None:
+    ended(server, sent(server, "told", "h1 a"))
+    assert said(server, "history", "told").splitlines() == [
+        "> h1 a",
+        "  Round 0. ",
+        '  * work(label="h1", name="a") -> did a',
+        "  h1: did a",
+        "",
+    ]
+    messages = json.loads(said(server, "history", "told", "--json"))["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+
+
+def test_what_was_discarded_is_shown_to_those_who_ask(server: Server, at: Checkpoints) -> None:
+    at.hold("d1 model 1")
+    sent(server, "hidden", "d1 a")
+    at.reached("d1 model 1")
+    instead = sent(server, "hidden", "d2", if_busy="rollback")
+    at.release()
+    ended(server, instead)
+    assert "d1" not in said(server, "history", "hidden")
+    assert "> (discarded) d1 a\n" in said(server, "history", "hidden", "--discarded")
+
+
+def test_a_run_that_waits_is_cancelled_and_one_that_executes_is_asked_to_end(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "stop", "s0")
+    waiting = sent(server, "stop", "s1")
+    done = typed(server, "cancel", waiting, "run_unknown", running)
+    assert done.stdout.splitlines() == [
+        f"{waiting} was cancelled; it never began.",
+        f"{running} executes (model) and was asked to end.",
+    ]
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "there is no run run_unknown; `strandline runs SESSION`" in done.stderr
+    at.release()
+    assert ended(server, running)["status"] == "cancelled"
+    done = typed(server, "cancel", running)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"strandline: run {running} has ended; `strandline runs {running}` shows what became of it\n"
+
+
+def test_all_that_waits_in_a_session_is_cancelled_and_with_running_the_rest(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "all", "w0")
+    waiting = [sent(server, "all", "w1"), sent(server, "all", "w2")]
+    lines = said(server, "cancel", "--session", "all").splitlines()
+    assert sorted(lines) == sorted(f"{each} was cancelled." for each in waiting)
+    assert said(server, "cancel", "-s", "all", "--running") == f"{running} executes and was asked to end.\n"
+    at.release()
+    assert ended(server, running)["status"] == "cancelled"
+    done = typed(server, "cancel", "-s", "all")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Nothing waits in session all.\n")
+
+
+def test_a_run_is_moved_to_the_front_or_by_priority(server: Server, at: Checkpoints) -> None:
+    held(server, at, "moved", "m0")
+    runs = [sent(server, "moved", f"m{number}") for number in (1, 2, 3)]
+    assert said(server, "move", runs[2], "--front") == f"{runs[2]} is at place 1 of session moved now.\n"
+    assert said(server, "move", runs[0], "--priority", "5") == f"{runs[0]} is at place 3 of session moved now.\n"
+    order = [columns(line)[0] for line in said(server, "runs", "moved").splitlines()[2:]]
+    assert order == [runs[2], runs[1], runs[0]]
+    at.release()
+    ended(server, runs[0])
+    done = typed(server, "move", runs[0], "--front")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"`strandline runs {runs[0]}` shows what became of it" in done.stderr
+
+
+def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for arguments, told in [
+        (("sessions", "--url", nobody), "strandline serve agent.py; or name the address of one: --url"),
+        (("runs", "--url", "ftp://x"), "http://HOST:PORT"),
+        (("runs", "no spaces", "--url", server.url), "session_id"),
+        (("runs", "run_unknown", "--url", server.url), "`strandline runs SESSION`"),
+        (("history", "--limit", "0"), "--limit"),
+        (("cancel",), "say what to cancel"),
+        (("cancel", "run_x", "--session", "y"), "say what to cancel"),
+        (("cancel", "run_x", "--running"), "--running belongs to --session"),
+        (("cancel", "--session", "unknown", "--url", server.url), "`strandline sessions` lists"),
+        (("move", "run_x"), "--front, or --priority N"),
+        (("move", "run_x", "--front", "--priority", "1"), "--front, or --priority N"),
+        (("move", "run_x", "--priority", "9"), "--priority"),
+        (("sessions", "--url", f"{server.url}/elsewhere"), "no Strandline server"),
+    ]:
+        done = typed(server, *arguments, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert told in done.stderr, arguments
+        assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_nothing_to_show_is_said_and_is_no_error(server: Server) -> None:
+    for arguments, told in [
+        (("history", "unknown"), "Nothing has been said in session unknown yet.\n"),
+        (("runs", "unknown"), "Session unknown has no runs.\n"),
+    ]:
+        done = typed(server, *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", told)
+
+
+def test_what_answers_and_is_no_strandline_server_is_told(server: Server) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            done = typed(server, "sessions", "--url", f"127.0.0.1:{other.server_port}")
+        finally:
+            other.shutdown()
+            thread.join()
+    assert done.returncode == 2
+    assert "is no Strandline server" in done.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_on_a_terminal_no_row_is_wider_than_it(server: Server, columns: int, tmp_path: Path) -> None:
+    session = f"wide-{columns}"
+    ended(server, sent(server, session, "x" * 200))
+    with terminal("runs", session, "--url", server.url, folder=tmp_path, columns=columns) as shown:
+        shown.ended()
+        rows = [line for line in shown.screen.splitlines() if line.strip()]
+    assert len(rows) == 2
+    assert max(map(len, rows)) <= columns
+    assert rows[1].rstrip().endswith(("…", "..."))
