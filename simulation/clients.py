@@ -11,7 +11,7 @@ from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
 from strandline.engine.service import Request, Ticket
 from strandline.engine.stream import Later
-from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, Unavailable
+from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 from strandline.lifecycle import ENDED
 from strandline.model import DEFAULT_PRIORITY, IfBusy, Outcome, RunId, SessionKey
 
@@ -139,12 +139,21 @@ async def _submit(town: Town, server: Server, request: Request) -> tuple[Server,
 async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) -> None:
     """Wait for a run, cancel it, come back for it."""
     chance, key, run = town.chance, request.key, ticket.run_id
-    cancels = asyncio.ensure_future(_cancel(town, key, run)) if chance.happens(town.traits.cancels) else None
+    others: list[asyncio.Task[None]] = []
+    for doing, how_likely in (
+        (_cancel, town.traits.cancels),
+        (_pause, town.traits.pauses_session),
+        (_move, town.traits.moves),
+    ):
+        if chance.happens(how_likely):
+            others.append(asyncio.ensure_future(doing(town, key, run)))
     told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
     if told is not None:
         _note_end(town, run, told)
-    if cancels is not None:
-        await cancels
+    if others:
+        await asyncio.wait(others)
+        for other in others:
+            other.result()
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
@@ -222,6 +231,53 @@ async def sweep(town: Town) -> None:
         town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.asked)
         for run, outcome in stopped.ended.items():
             _note_end(town, run, outcome)
+
+
+async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
+    """Pause a session for a while; see to it that it goes on."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    town.note("pausing", run)
+    try:
+        await server.ask(server.service.pause(key))
+    except NotFound:
+        return
+    except (Gone, StrandlineError):
+        pass
+    else:
+        town.note("paused", run, session=key)
+        await asyncio.sleep(town.chance.between(0.0, 6.0))
+    while True:  # also if nobody knows whether it was paused
+        if (server := town.server) is not None and server.ready:
+            town.note("resuming", "", session=key)
+            try:
+                await server.ask(server.service.resume(key))
+            except (Gone, Unavailable):
+                town.note("resumed", "", session=key)
+            else:
+                town.note("resumed", "", session=key)
+                return
+        await asyncio.sleep(town.chance.between(0.1, 1.0))
+
+
+async def _move(town: Town, key: SessionKey, run: RunId) -> None:
+    """Move a run, if it still waits then."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    priority = town.chance.choice((None, None, 1, 5))
+    town.note("moving", run, priority=priority)
+    try:
+        await server.ask(server.service.move(key.principal, run, priority))
+    except (AlreadyEnded, NotFound, TooLate) as error:
+        town.note("unmoved", run, code=error.code)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("moved", run)
 
 
 async def _wait(

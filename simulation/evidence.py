@@ -1,13 +1,13 @@
 """What was seen in a life, put in order for the judge: by run, by attempt, by session."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
 from simulation.life import Life
 from simulation.record import Event, told
-from simulation.seen import Asked, Attempt, RunEvidence, Sweep
+from simulation.seen import Asked, Attempt, Move, RunEvidence, Sweep
 from strandline.model import Message, Outcome, SessionKey
 
 
@@ -37,13 +37,20 @@ class Evidence:
         self.answered: set[tuple[str, str]] = set()
         """The text of each request with the run that it became, as it was told."""
         self.sweeps: dict[str, Sweep] = {}
+        self._shut: dict[SessionKey, float] = {}
+        self._pausing_nth: dict[str, int] = {}
+        self._under_way: Counter[SessionKey] = Counter()
+        """How many are resuming a session just now."""
+        self._resumed_nth: Counter[SessionKey] = Counter()
+        self.while_paused: list[tuple[Attempt, float]] = []
+        """Attempts that began when their session had been paused for sure, and since when."""
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
         self._live: dict[tuple[str, int], Attempt] = {}
         """By run and process."""
         for nth, event in enumerate(life.events):
-            handle = getattr(self, f"_{event.what}" if event.what != "asked" else "_asked_", None)
+            handle = getattr(self, f"_{event.what}", None)
             if handle is not None:
                 handle(nth, event)
         for attempt in self._live.values():
@@ -100,7 +107,7 @@ class Evidence:
 
     # -- events ----------------------------------------------------------------------------------------
 
-    def _asked_(self, nth: int, event: Event) -> None:
+    def _asked(self, nth: int, event: Event) -> None:
         self.requests[event.run] = Asked(nth=nth, at=event.at, **event.facts)
 
     def _refused(self, nth: int, event: Event) -> None:
@@ -151,6 +158,36 @@ class Evidence:
         for run_id in stopped:
             self._is_cancelled(self._run(run_id), nth, event)
 
+    def _moving(self, nth: int, event: Event) -> None:
+        self._run(event.run).move = Move(asked_at=event.at, priority=event.facts["priority"])
+
+    def _moved(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        assert run.move is not None
+        run.move = replace(run.move, told_at=event.at)
+
+    def _unmoved(self, nth: int, event: Event) -> None:
+        self._run(event.run).move = None
+
+    def _pausing(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        self._pausing_nth[event.run] = nth
+
+    def _paused(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        key = event.facts["session"]
+        if not self._under_way[key] and self._resumed_nth[key] < self._pausing_nth[event.run]:
+            self._shut[key] = event.at  # else a resume may have come after it
+
+    def _resuming(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        self._shut.pop(event.facts["session"], None)
+        self._under_way[event.facts["session"]] += 1
+
+    def _resumed(self, nth: int, event: Event) -> None:
+        self._under_way[event.facts["session"]] -= 1
+        self._resumed_nth[event.facts["session"]] = nth
+
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True
 
@@ -174,6 +211,8 @@ class Evidence:
             run.attempts.insert(0, attempt)
             return
         attempt.drained = attempt.process in self._draining_now
+        if attempt.session in self._shut:
+            self.while_paused.append((attempt, self._shut[attempt.session]))
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
         self._live[attempt.run, attempt.process] = attempt

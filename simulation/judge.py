@@ -11,7 +11,7 @@ from itertools import pairwise
 from simulation.control import as_told, cancelled, cancelled_all, keyed, went_by_policy
 from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.order import ordered
+from simulation.order import ordered, paused
 from simulation.script import Ends
 from simulation.seen import Attempt, RunEvidence
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
@@ -26,7 +26,7 @@ def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
     rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
-    wishes = (cancelled, cancelled_all, went_by_policy, keyed, ordered)
+    wishes = (cancelled, cancelled_all, went_by_policy, keyed, ordered, paused)
     truths = (tools_once, truthful, remembered)
     return [*life.faults, *(fault for rule in (*rules, *wishes, *truths) for fault in rule(life, evidence))]
 

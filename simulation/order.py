@@ -10,12 +10,14 @@ from simulation.truth import EPOCH
 from strandline.model import Run, SessionKey
 
 FRONT, NORMAL = 2, 3
+SOON_S = 1e-6
 
 
 def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say which runs started before others that should have gone first."""
     for key, runs in evidence.in_order_of_start().items():
-        equals = sorted(runs, key=_class)  # (stable: those of a class stay in the order in which they began)
+        # (stable: those of a class stay in the order in which they began)
+        equals = sorted((run for run in runs if run.move is None), key=_class)
         for _, group in groupby(equals, key=_class):
             yield from _equals(life, key, list(group))
         if life.steady:
@@ -24,19 +26,48 @@ def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs.values():
         if run.position > life.options.max_queued_per_session:
             yield f"run {run.id} was accepted at position {run.position}"
-        kept = life.runs.get(run.id)
-        if kept is not None and (kept.priority, kept.if_busy) != (run.request.priority, run.request.if_busy):
-            yield f"run {run.id} was to have priority {run.request.priority}, and has {kept.priority}"
+        if (kept := life.runs.get(run.id)) is not None:
+            yield from _as_wanted(run, kept)
+
+
+def paused(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which runs started in a session that was paused."""
+    for attempt, since in evidence.while_paused:
+        kept = life.runs.get(attempt.run)
+        if kept is None or kept.started_at is None or not life.steady:
+            continue
+        if (for_s := kept.started_at - EPOCH - since) > 0:  # else it was claimed, and only its agent began later
+            yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
+
+
+def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:
+    wanted = {run.request.priority}
+    if run.move is not None and run.move.priority is not None:
+        wanted = {run.move.priority} if run.move.told_at >= 0 else wanted | {run.move.priority}
+    if kept.priority not in wanted or kept.if_busy is not run.request.if_busy:
+        yield f"run {run.id} was to have one of the priorities {wanted}, and has {kept.priority}"
 
 
 def _class(run: RunEvidence) -> int:
     return 0 if run.request.interrupts else run.request.priority
 
 
-def _rank(run: RunEvidence, kept: Run) -> tuple[int, int, int]:
-    if run.request.interrupts:
-        return FRONT, 0, kept.sequence
-    return NORMAL, run.request.priority, kept.sequence
+def _rank(run: RunEvidence, kept: Run, at: float) -> tuple[int, int, int] | None:
+    """Return where a run that waits stands at second `at`, None if that cannot be known."""
+    priority, lane = run.request.priority, FRONT if run.request.interrupts else NORMAL
+    if (move := run.move) is not None and at >= move.asked_at:
+        if not 0 <= move.told_at < at:
+            return None
+        lane, priority = (FRONT, priority) if move.priority is None else (NORMAL, move.priority)
+        if lane == FRONT:
+            return FRONT, 1, 0  # behind those that came to the front before it, before those that come later
+    return (lane, 0, kept.sequence) if lane == FRONT else (lane, priority, kept.sequence)
+
+
+def _before(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+    """Tell whether one run goes before another for sure."""
+    moved = 1 in (one[1], other[1]) and one[0] == other[0] == FRONT
+    return one < other and not moved
 
 
 def _equals(life: Life, key: SessionKey, runs: list[RunEvidence]) -> Iterator[str]:
@@ -57,12 +88,14 @@ def _by_rank(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
         kept = life.runs[run.id]
         if kept.started_at is None:
             continue
+        at = kept.started_at - EPOCH - SOON_S
         for other in runs:
             waits = life.runs[other.id]
-            if other is run or not other.accepted or _rank(other, waits) > _rank(run, kept):
-                continue
             begins_later = waits.started_at is not None and waits.started_at > kept.started_at
-            if begins_later and other.accepted_at + EPOCH < kept.started_at - 1e-6:
+            if other is run or not begins_later or not other.accepted or other.accepted_at >= at:
+                continue
+            mine, others = _rank(run, kept, at), _rank(other, waits, at)
+            if mine is not None and others is not None and _before(others, mine):
                 yield f"run {run.id} started while {other.id} of the same session waited, which goes before it"
 
 
@@ -71,7 +104,9 @@ def _going_on(life: Life, evidence: Evidence, key: SessionKey) -> Iterator[str]:
     attempts = [
         each
         for each in evidence.by_session[key]
-        if each.run in life.runs and not evidence.runs[each.run].lost and not evidence.was_in_vain(each)
+        if each.run in life.runs
+        and not evidence.runs[each.run].lost
+        and not (each.crashed and not each.kept)  # its claim may never have been kept
     ]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}
     begun: str | None = None

@@ -69,6 +69,14 @@ class Sweep(Struct, frozen=True, kw_only=True):
     """What it was told to have ended, or asked to end."""
 
 
+class Move(Struct, frozen=True, kw_only=True):
+    """A move of a run, to a `priority` or (None) to the front. Nobody knows whether it was made if `told_at` is -1."""
+
+    asked_at: float
+    told_at: float = -1.0
+    priority: int | None
+
+
 class RunEvidence:
     """All that was seen of one run."""
 
@@ -80,6 +88,7 @@ class RunEvidence:
         self.accepted_at = -1.0
         self.position = 0
         self.request: Asked
+        self.move: Move | None = None
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
         self.cancelling = self.forced = self.too_late = False

@@ -26,7 +26,7 @@ from strandline.history import close, fold, reopened
 from strandline.journal import memory
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Take
+from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Ended, Move, Take
 from strandline.model import (
     INTERRUPTS,
     Claim,
@@ -35,6 +35,7 @@ from strandline.model import (
     Message,
     NewRun,
     RoundStarted,
+    RunStatus,
     Settlement,
     Token,
     ToolDone,
@@ -119,7 +120,7 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
     """Nothing waits too long."""
-    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline: None)
+    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline, since=None: None)
 
 
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
@@ -294,6 +295,28 @@ def begin_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Execution, "end", heedless)
 
 
+def move_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A move is answered, and changes nothing."""
+
+    def unmoved(journal: MemoryJournal, change: Move) -> Any:
+        run = journal._runs.get(change.run_id)
+        return Changed(existed=True) if run is not None and run.status is RunStatus.QUEUED else Ended()
+
+    patch.setattr(MemoryJournal, "_move", unmoved)
+
+
+def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """A pause is known to one process only."""
+    opens = MemoryJournal.open
+
+    async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
+        for session in journal._sessions.values():
+            session.paused = False
+        return await opens(journal, owner, max_attempts=max_attempts)
+
+    patch.setattr(MemoryJournal, "open", forgetful)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -323,6 +346,8 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a run that was cut off and goes last": (line_up_behind_what_is_given_back, "which had begun"),
     "a cancel of a session that overlooks one": (leave_one_out, "waited when its session was cancelled"),
     "a cancel that comes too early": (begin_what_was_cancelled, "began after its cancel was accepted"),
+    "a move that moves nothing": (move_nothing, "which goes before it|one of the priorities"),
+    "a pause that a crash forgets": (forget_pauses_in_a_crash, "had been paused for"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 
