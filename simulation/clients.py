@@ -239,7 +239,7 @@ async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
     server = town.server
     if server is None or not server.ready:
         return
-    town.note("pausing", run)
+    town.note("pausing", run, session=key)
     try:
         await server.ask(server.service.pause(key))
     except NotFound:

@@ -104,7 +104,8 @@ def went_by_policy(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield from _met(life, evidence, run, kept, other)
     for text, code in evidence.refused.items():
         request = evidence.requests[text]
-        if code == "session_busy" and life.steady and not _busy(life, request):
+        maybe = request.session in evidence.paused or _busy(life, request)
+        if code == "session_busy" and life.steady and not maybe:
             yield f"request {text} was told that its session is busy, and it was not"
 
 
@@ -144,7 +145,7 @@ def _interrupts_of(life: Life, evidence: Evidence, run: RunEvidence) -> list[Ask
 
 
 def _busy(life: Life, request: Asked) -> bool:
-    """Tell whether a session may have had a run when it was asked for another."""
+    """Tell whether a session may have had a run at some time after it was asked for another."""
     return any(
         run.key == request.session
         and run.created_at - EPOCH < request.at + 100.0

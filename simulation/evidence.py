@@ -37,6 +37,8 @@ class Evidence:
         self.answered: set[tuple[str, str]] = set()
         """The text of each request with the run that it became, as it was told."""
         self.sweeps: dict[str, Sweep] = {}
+        self.paused: set[SessionKey] = set()
+        """The sessions that were ever paused, or may have been."""
         self._shut: dict[SessionKey, float] = {}
         self._pausing_nth: dict[str, int] = {}
         self._under_way: Counter[SessionKey] = Counter()
@@ -172,6 +174,7 @@ class Evidence:
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self._pausing_nth[event.run] = nth
+        self.paused.add(event.facts["session"])
 
     def _paused(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)

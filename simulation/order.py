@@ -36,7 +36,7 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
         kept = life.runs.get(attempt.run)
         if kept is None or kept.started_at is None or not life.steady:
             continue
-        if (for_s := kept.started_at - EPOCH - since) > 0:  # else it was claimed, and only its agent began later
+        if (for_s := kept.started_at - EPOCH - since) > SOON_S:  # else it was claimed, and only its agent began later
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
 
 
