@@ -247,6 +247,48 @@ def test_a_cancelled_run_whose_thread_works_on_is_held_and_a_forced_one_is_not()
     run_virtual(main)
 
 
+def test_a_session_that_is_held_is_freed_by_a_forced_cancel_of_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        desk = Desk()
+        async with serving(clock, desk.target, cancel_grace_s=1, hold_limit_s=1000) as service:
+            held = await send(service, "hang")
+            await executes(desk, "hang")
+            await service.cancel(ANONYMOUS, held.run_id)
+            await outcome(held)
+            await service.cancel_session(key(), running=True)
+            assert (await service.run(ANONYMOUS, held.run_id)).run.held
+            await service.cancel_session(key(), running=True, force=True)
+            assert not (await service.run(ANONYMOUS, held.run_id)).run.held
+            assert (await outcome(await send(service, "next"))).output == "answer to next"
+            desk.work.end()
+
+    run_virtual(main)
+
+
+def test_whoever_asks_for_a_cancel_may_leave_before_the_journal_has_answered() -> None:
+    """The books are kept all the same: nothing waits for ever that has ended."""
+
+    class Slow(MemoryJournal):
+        async def change(self, change: Change) -> ChangeAnswer:
+            answer = await super().change(change)
+            await asyncio.sleep(1)
+            return answer
+
+    async def main(clock: VirtualClock) -> None:
+        desk = Desk()
+        async with serving(clock, desk.target, Slow(clock)) as service:
+            first, second = await send(service, "wait"), await send(service, "b")
+            for ticket in (second, first):
+                asking = asyncio.ensure_future(service.cancel(ANONYMOUS, ticket.run_id))
+                await asyncio.sleep(0.5)
+                asking.cancel()
+            assert [(await outcome(each)).status for each in (first, second)] == [RunStatus.CANCELLED] * 2
+            await settled(service)
+            nothing_is_left(service)
+
+    run_virtual(main)
+
+
 def test_a_forced_cancel_of_a_run_that_leaves_nothing_behind_leaves_nothing_behind() -> None:
     async def main(clock: VirtualClock) -> None:
         desk = Desk()
