@@ -72,12 +72,21 @@ async def send(town: Town) -> None:
         return
     run = ticket.run_id
     town.note("accepted", run, text=text, session=key, position=ticket.position, process=server.number)
-    cancels = asyncio.ensure_future(_cancel(town, key, run)) if chance.happens(town.traits.cancels) else None
+    others: list[asyncio.Task[None]] = []
+    for doing, how_likely in (
+        (_cancel, town.traits.cancels),
+        (_pause, town.traits.pauses_session),
+        (_move, town.traits.moves),
+    ):
+        if chance.happens(how_likely):
+            others.append(asyncio.ensure_future(doing(town, key, run)))
     told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
     if told is not None:
         _note_end(town, run, told)
-    if cancels is not None:
-        await cancels
+    if others:
+        await asyncio.wait(others)
+        for other in others:
+            other.result()
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
@@ -112,6 +121,42 @@ async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:
         town.note("cancelled", run, process=server.number)
         if view.run.outcome is not None:
             _note_end(town, run, view.run.outcome)
+
+
+async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
+    """Pause a session for a while; see to it that it goes on."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    town.note("pausing", run)
+    try:
+        await server.ask(server.service.pause(key))
+    except NotFound:
+        return
+    except (Gone, StrandlineError):
+        pass
+    else:
+        town.note("paused", run, session=key)
+        await asyncio.sleep(town.chance.between(0.0, 6.0))
+    while True:  # also if nobody knows whether it was paused
+        if (server := town.server) is not None and server.ready:
+            town.note("resuming", "", session=key)
+            with suppress(Gone, Unavailable):
+                await server.ask(server.service.resume(key))
+                return
+        await asyncio.sleep(town.chance.between(0.1, 1.0))
+
+
+async def _move(town: Town, key: SessionKey, run: RunId) -> None:
+    """Move a run, if it still waits then."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is not None and server.ready:
+        town.note("moving", run)
+        priority = town.chance.choice((None, None, 1, 5))
+        with suppress(Gone, StrandlineError):
+            await server.ask(server.service.move(key.principal, run, priority))
 
 
 async def _wait(

@@ -47,7 +47,7 @@ class RunEvidence:
         self.position = 0
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
-        self.cancelling = self.forced = self.too_late = False
+        self.cancelling = self.forced = self.too_late = self.moved = False
         self.cancelled_at: float | None = None
         """When a client was told that its cancel is accepted."""
         self.lost = False
@@ -120,6 +120,11 @@ class Evidence:
         """When a process was at its end."""
         self.interruptions: list[float] = []
         """When processes died, lost their journal or began to drain."""
+        self._shut: dict[SessionKey, float] = {}
+        self._pausing_nth: dict[str, int] = {}
+        self._resuming_nth: Counter[SessionKey] = Counter()
+        self.while_paused: list[tuple[Attempt, float]] = []
+        """Attempts that began when their session had been paused for sure, and since when."""
         self._asked: dict[str, int] = {}
         self._limits: dict[str, dict[str, float]] = {}
         self._policies: dict[str, IfBusy] = {}
@@ -219,6 +224,24 @@ class Evidence:
         if run.forced:
             self.interruptions.append(event.at)
 
+    def _moving(self, nth: int, event: Event) -> None:
+        self._run(event.run).moved = True
+
+    def _pausing(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        self._pausing_nth[event.run] = nth
+
+    def _paused(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        key = event.facts["session"]
+        if self._resuming_nth[key] < self._pausing_nth[event.run]:  # else that may have come after it
+            self._shut[key] = event.at
+
+    def _resuming(self, nth: int, event: Event) -> None:
+        self.interruptions.append(event.at)
+        self._shut.pop(event.facts["session"], None)
+        self._resuming_nth[event.facts["session"]] = nth
+
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True
 
@@ -238,6 +261,8 @@ class Evidence:
             run.attempts.insert(0, attempt)
             return
         attempt.drained = attempt.process in self._draining_now
+        if attempt.session in self._shut:
+            self.while_paused.append((attempt, self._shut[attempt.session]))
         run.attempts.append(attempt)
         self.by_session[attempt.session].append(attempt)
         self._live[attempt.run, attempt.process] = attempt

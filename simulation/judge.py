@@ -22,7 +22,7 @@ SETTLE_S = 1.0
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _cancelled, _caused, _exclusive, _ordered, _in_time)
+    rules = (_durable, _told_the_same, _cancelled, _caused, _exclusive, _ordered, _paused, _in_time)
     truths = (tools_once, truthful, remembered)
     return [*life.faults, *(fault for rule in (*rules, *truths) for fault in rule(life, evidence))]
 
@@ -223,6 +223,15 @@ def _may_be_left(life: Life) -> bool:
     return bool(life.traits.threads or life.traits.swallows)
 
 
+def _paused(life: Life, evidence: Evidence) -> Iterator[str]:
+    for attempt, since in evidence.while_paused:
+        kept = life.runs.get(attempt.run)
+        if kept is None or kept.started_at is None or not life.steady:
+            continue
+        if kept.started_at - EPOCH > since:  # else it was claimed already, and only its agent began later
+            yield f"run {attempt.run} was started when its session had been paused for {kept.started_at - since:.4f} s"
+
+
 def _out_of_order(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
     for earlier, later in pairwise(runs):
         if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
@@ -231,8 +240,8 @@ def _out_of_order(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
 
 def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
     for key, every in evidence.in_order_of_start().items():
-        runs = [run for run in every if run.if_busy not in INTERRUPTS]
-        yield from _out_of_order(life, [run for run in every if run.if_busy in INTERRUPTS])
+        runs = [run for run in every if run.if_busy not in INTERRUPTS and not run.moved]
+        yield from _out_of_order(life, [run for run in every if run.if_busy in INTERRUPTS and not run.moved])
         yield from _out_of_order(life, runs)
         known = [run for run in runs if run.accepted]
         latest_asked_nth = 0

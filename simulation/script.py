@@ -63,6 +63,10 @@ class Traits(Struct, frozen=True):
     failing_builds: float = 0.03
     interrupts: float = 0.0
     """How likely it is that a request interrupts its session, rolls it back, or may not wait."""
+    pauses_session: float = 0.0
+    """How likely it is that a client pauses its session for a while."""
+    moves: float = 0.0
+    """How likely it is that a client moves its run."""
     keys: float = 0.0
     """How likely it is that a request has an idempotency key, and is sent again if nobody knows what became of it."""
     cancels: float = 0.0

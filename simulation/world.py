@@ -46,6 +46,8 @@ class World:
             hangs=0.1 if self.options.timeout_s < 60 else 0.0,
             threads=chance.choice((0.0, 0.5)),
             interrupts=0.0 if chance.happens(0.7) else 0.3,
+            pauses_session=0.0 if chance.happens(0.7) else 0.15,
+            moves=0.0 if chance.happens(0.7) else 0.2,
             keys=chance.choice((0.0, 0.7)),
             cancels=chance.choice((0.0, 0.0, 0.3)),
         )

@@ -24,7 +24,7 @@ from strandline.errors import SettingsError
 from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
-from strandline.model import RunId, SessionKey
+from strandline.model import OnDisconnect, RunId, SessionKey
 
 _log = logging.getLogger("strandline")
 
@@ -93,6 +93,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             idempotent_tools=frozenset(settings.idempotent_tools),
             on_failure=settings.on_failure,
             run_retention_s=settings.run_retention,
+            on_disconnect=OnDisconnect(settings.on_disconnect),
             idempotency_retention_s=settings.idempotency_retention,
             max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
             retry_after_s=settings.retry_after,

@@ -119,6 +119,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
     ] = 30 * 86400.0
+    on_disconnect: Annotated[
+        Literal["continue", "cancel", "cancel_if_queued"],
+        Meta(description="What becomes of a run whose clients were lost; a request may ask for something else"),
+    ] = "continue"
     idempotency_retention: Annotated[
         float,
         Meta(description="Seconds after its end for which an `Idempotency-Key` stands for its run", ge=0),

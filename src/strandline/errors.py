@@ -46,6 +46,12 @@ class SessionBusy(CallerError):
     code = "session_busy"
 
 
+class TooLate(CallerError):
+    """The run has begun; only what waits can be moved."""
+
+    code = "too_late"
+
+
 class KeyReused(CallerError):
     """This `Idempotency-Key` was used for another request in the same session; take a new one."""
 

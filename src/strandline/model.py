@@ -212,6 +212,15 @@ class IfBusy(StrEnum):
     """Cancel what has begun, discard what that did, and go next."""
 
 
+class OnDisconnect(StrEnum):
+    """What becomes of a run whose clients have all been lost."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+    CANCEL_IF_QUEUED = "cancel_if_queued"
+    """Cancel it as long as it has not begun."""
+
+
 INTERRUPTS: Final = frozenset({IfBusy.INTERRUPT, IfBusy.ROLLBACK})
 
 
@@ -297,6 +306,7 @@ class SessionView(Struct, frozen=True, kw_only=True):
     waiting: int
     claimed: RunId | None
     held: bool
+    paused: bool = False
 
 
 class Token(NamedTuple):

@@ -52,6 +52,60 @@ def problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
+# -- pause and move --------------------------------------------------------------------------------
+
+
+def test_a_session_is_paused_and_resumed(server: Server, at: Checkpoints) -> None:
+    at.hold("p1 model 0")
+    first, second = server.line_up("p1", "p2", session_id="paused")
+    answer = post(server, "sessions/paused/pause")
+    assert (answer.status_code, answer.json()["paused"], answer.json()["queue_depth"]) == (200, True, 1)
+    at.release()
+    assert first.result(DEADLINE_S).json()["response"] == "p1"
+    assert server.chat("meanwhile", "another")["response"] == "meanwhile"
+    assert "p2 model 0" not in at.steps
+    answer = post(server, "sessions/paused/resume")
+    assert (answer.status_code, answer.json()["paused"]) == (200, False)
+    assert second.result(DEADLINE_S).json()["response"] == "p2"
+    problem(post(server, "sessions/none/pause"), 404, "not_found")
+    problem(post(server, "sessions/none/resume"), 404, "not_found")
+
+
+def test_runs_are_moved(server: Server, at: Checkpoints) -> None:
+    at.hold("m1 model 0")
+    asked = server.line_up("m1", "m2", "m3", "m4", session_id="moved")
+    run_ids = ids(server, "moved")
+    answer = post(server, f"runs/{run_ids[3]}/move", front=True)
+    assert (answer.status_code, answer.json()["position"]) == (200, 1)
+    answer = post(server, f"runs/{run_ids[1]}/move", priority=5)
+    assert (answer.json()["position"], answer.json()["priority"]) == (3, 5)
+    problem(post(server, f"runs/{run_ids[0]}/move", front=True), 409, "too_late")
+    for body in ({}, {"front": True, "priority": 1}, {"priority": 6}, {"front": 1}, {"front": False}):
+        problem(post(server, f"runs/{run_ids[2]}/move", **body), 422, "invalid")
+    problem(post(server, "runs/none/move", front=True), 404, "not_found")
+    at.release()
+    assert [each.result(DEADLINE_S).json()["response"] for each in asked] == ["m1", "m2", "m3", "m4"]
+    assert texts(server.history("moved"), "user") == ["m1", "m4", "m3", "m2"]
+    problem(post(server, f"runs/{run_ids[3]}/move", front=True), 409, "already_ended")
+
+
+def test_a_pause_and_a_place_survive_a_kill(tmp_path: Path) -> None:
+    with checkpoints() as at, serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        at.hold("d1 model 0")
+        server.line_up("d1", "d2", "d3", session_id="durable")
+        run_ids = ids(server, "durable")
+        assert post(server, f"runs/{run_ids[2]}/move", front=True).status_code == 200
+        assert post(server, "sessions/durable/pause").status_code == 200
+        server.kill()
+        at.release()
+        server.start()
+        assert [server.run(each)["position"] for each in run_ids] == [1, 3, 2]
+        assert server.client.get("/v1/sessions/durable").json()["paused"]
+        assert post(server, "sessions/durable/resume").status_code == 200
+        server.quiet()
+        assert texts(server.history("durable"), "user") == ["d1", "d3", "d2"]
+
+
 # -- if_busy ------------------------------------------------------------------------------------------
 
 

@@ -197,7 +197,8 @@ def test_the_runs_and_the_history_of_a_session(server: Server, at: Checkpoints) 
         assert [run["run_id"] for run in listed] == [run["run_id"] for run in runs]
     session = get(server, "sessions/lists")
     assert session == {
-        "session_id": "lists", "messages": 6, "queue_depth": 2, "running": runs[2]["run_id"], "held": None
+        "session_id": "lists", "messages": 6, "queue_depth": 2, "running": runs[2]["run_id"], "held": None,
+        "paused": False,
     }  # fmt: skip
 
     page = get(server, "sessions/lists/history", limit=3)

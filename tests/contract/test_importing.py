@@ -285,6 +285,7 @@ def test_an_import_that_is_interrupted_keeps_the_lock_until_it_writes_no_more(wr
         )  # fmt: skip
         await asyncio.wait_for(begun.wait(), 30)
         work.cancel()
+        await asyncio.sleep(0)  # it is told to stop now, before its thread goes on
         with pytest.raises(JournalLocked):
             await SqliteJournal(path, SystemClock(), lock_wait_s=0.0).open("test", max_attempts=3)
         go_on.set()

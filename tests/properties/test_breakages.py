@@ -105,7 +105,7 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
     """Nothing waits too long."""
-    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline: None)
+    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline, since=None: None)
 
 
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:

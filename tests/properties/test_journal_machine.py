@@ -35,9 +35,13 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryQuery,
     Journal,
+    Move,
+    Pause,
     Refused,
+    Resume,
     Reused,
     RunQuery,
+    SessionQuery,
     Stopped,
     Take,
     WaitingQuery,
@@ -101,6 +105,7 @@ class ModelRun:
     keyed: Keyed | None = None
     if_busy: IfBusy = IfBusy.ENQUEUE
     discard: bool = False
+    place: int = 0
 
 
 @dataclass
@@ -109,6 +114,8 @@ class ModelSession:
     """Each with whether it was discarded."""
     window: Window = WHOLE_HISTORY
     state: StateRecord | None = None
+    paused: bool = False
+    closed_since: float | None = None
 
 
 class ListModel:
@@ -117,6 +124,7 @@ class ListModel:
     def __init__(self) -> None:
         self.runs: list[ModelRun] = []
         self.sessions: dict[SessionKey, ModelSession] = {}
+        self.places = 0
         self.taken: list[ModelRun] = []
         """Runs whose claim is due, in order."""
 
@@ -124,7 +132,7 @@ class ListModel:
         """The waiting runs of a session in order of service, or of all in order of acceptance."""
         found = [run for run in self.runs if run.status == "queued" and key in (None, run.key)]
         if key is not None:  # sort is stable
-            found.sort(key=lambda run: run.priority if run.lane == 3 else 0)
+            found.sort(key=lambda run: run.priority if run.lane == 3 else run.place if run.lane == 2 else 0)
             found.sort(key=lambda run: run.lane)
         return found
 
@@ -132,7 +140,12 @@ class ListModel:
         return [run for run in self.runs if run.status == "running"]
 
     def free(self, key: SessionKey) -> bool:
-        return not any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
+        session = self.sessions.get(key)
+        paused = session is not None and session.paused
+        return not paused and not self.claimed(key)
+
+    def claimed(self, key: SessionKey) -> bool:
+        return any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
 
     def holder(self, token: Token) -> ModelRun | None:
         return next((run for run in self.runs if (run.run_id, run.fence) == token), None)
@@ -159,6 +172,7 @@ class ListModel:
         line = self.waiting(run.key)
         if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key)):
             self.runs.append(run)
+            run.place = self.places + 1
             position = self.waiting(run.key).index(run) + 1
             self.runs.remove(run)
             return Refused("session_busy", position)
@@ -180,9 +194,11 @@ class ListModel:
             assert isinstance(done, Stopped)
             stopped.ended.update(done.ended)
             stopped.asked.extend(done.asked)
-        return Accepted(answer.position, stopped if begun or others else None)
+        return Accepted(answer.position, stopped if begun or others else None, answer.paused_since)
 
     def _enter(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
+        self.places += 1
+        run.place = self.places
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
@@ -196,8 +212,8 @@ class ListModel:
         if len(self.waiting()) > bounds.total:
             self.runs.remove(run)
             return Refused("server_full", position)
-        self.sessions.setdefault(run.key, ModelSession())
-        return Accepted(position)
+        session = self.sessions.setdefault(run.key, ModelSession())
+        return Accepted(position, paused_since=session.closed_since if session.paused else None)
 
     def take(self, key: SessionKey) -> Take:
         line = self.waiting(key)
@@ -233,10 +249,49 @@ class ListModel:
 
     def end_hold(self, run: ModelRun, now: float) -> None:
         run.held, run.fence = False, None
-        assert run.ended_at is not None
-        for other in self.waiting(run.key):
+        if not self.sessions[run.key].paused:
+            self.open_again(run.key, run.ended_at, now)
+
+    def open_again(self, key: SessionKey, held_since: float | None, now: float) -> None:
+        session = self.sessions[key]
+        since = held_since if session.closed_since is None else session.closed_since
+        session.closed_since = None
+        assert since is not None
+        for other in self.waiting(key):
             if other.queue_deadline is not None:
-                other.queue_deadline += now - max(run.ended_at, other.created_at)
+                other.queue_deadline += now - max(since, other.created_at)
+
+    def held_since(self, key: SessionKey) -> float | None:
+        return next((run.ended_at for run in self.runs if run.key == key and run.held), None)
+
+    def pause(self, key: SessionKey, now: float) -> Changed:
+        session = self.sessions.get(key)
+        if session is None:
+            return Changed(existed=False)
+        if session.closed_since is None:
+            held_since = self.held_since(key)
+            session.closed_since = now if held_since is None else held_since
+        session.paused = True
+        return Changed(existed=True)
+
+    def resume(self, key: SessionKey, now: float) -> Changed:
+        session = self.sessions.get(key)
+        if session is None:
+            return Changed(existed=False)
+        was_paused, session.paused = session.paused, False
+        if was_paused and self.held_since(key) is None:
+            self.open_again(key, None, now)
+        return Changed(existed=True)
+
+    def move(self, run: ModelRun, priority: int | None) -> Changed | Busy | Ended:
+        if run.status != "queued" or run.begun:
+            return Busy() if run.ended_at is None else Ended()
+        if priority is None:
+            self.places += 1
+            run.lane, run.place = 2, self.places
+        else:
+            run.lane, run.priority = 3, priority
+        return Changed(existed=True)
 
     def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, now: float) -> Changed | Busy:
         run = next((run for run in self.runs if (run.run_id, run.key) == (run_id, key)), None)
@@ -279,7 +334,7 @@ class ListModel:
         return old[:limit]
 
     def delete(self, key: SessionKey) -> Changed | Busy:
-        if self.waiting(key) or not self.free(key):
+        if self.waiting(key) or self.claimed(key):
             return Busy()
         self.runs = [run for run in self.runs if run.key != key]
         return Changed(existed=self.sessions.pop(key, None) is not None)
@@ -568,6 +623,26 @@ class JournalMachine(RuleBasedStateMachine):
         expected = self.model.cancel_session(key, running, self.clock.at)
         assert self.call(self.journal.change(CancelSession(key, running))) == [expected]
 
+    @precondition(lambda self: self.model.sessions)
+    @rule(key=sessions)
+    def pause(self, key: SessionKey) -> None:
+        expected = self.model.pause(key, self.clock.at)
+        assert self.call(self.journal.change(Pause(key))) == [expected]
+
+    @precondition(lambda self: any(session.closed_since is not None for session in self.model.sessions.values()))
+    @rule(key=sessions, both=mostly)
+    def resume(self, key: SessionKey, both: bool) -> None:
+        for each in SESSIONS if both else [key]:
+            expected = self.model.resume(each, self.clock.at)
+            assert self.call(self.journal.change(Resume(each))) == [expected]
+
+    @precondition(lambda self: self.model.runs)
+    @rule(pick=picks, priority=st.sampled_from([None, 1, 3, 5]))
+    def move(self, pick: int, priority: int | None) -> None:
+        run = self._named(pick)
+        expected = self.model.move(run, priority)
+        assert self.call(self.journal.change(Move(run.key.principal, run.run_id, priority))) == [expected]
+
     @precondition(lambda self: any(run.ended_at is not None for run in self.model.runs))
     @rule(age_s=st.sampled_from([0, 0, 1, 3]), limit=st.sampled_from([9, 1, 0]))
     def prune(self, age_s: int, limit: int) -> None:
@@ -612,6 +687,8 @@ class JournalMachine(RuleBasedStateMachine):
             assert (found.cancel_requested, found.discard, found.if_busy) == (run.cancelled, run.discard, run.if_busy)
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
+            view = await self.journal.read(SessionQuery(key))
+            assert (view is not None and view.paused) == session.paused
             for hidden in (False, True):
                 page = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
                 assert page.messages == [message for message, dropped in session.messages if hidden or not dropped]

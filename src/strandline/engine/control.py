@@ -4,16 +4,38 @@ Belongs to the serving loop. What the journal has answered is true whatever beco
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 from strandline.engine.worker import Worker
-from strandline.errors import AlreadyEnded, InvariantBroken, NotFound
-from strandline.journal.port import Cancel, CancelSession, ChangeAnswer, Changed, Ended, Journal, RunQuery, Stopped
-from strandline.model import Principal, RunId, SessionKey
+from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, TooLate
+from strandline.journal.port import (
+    Busy,
+    Cancel,
+    CancelSession,
+    ChangeAnswer,
+    Changed,
+    Ended,
+    EndWaiting,
+    Journal,
+    Move,
+    Pause,
+    Resume,
+    RunQuery,
+    Stopped,
+)
+from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey
 
+_log = logging.getLogger("strandline.control")
+
+CANCEL_AGAIN_S: Final = 1.0
+"""How long to wait before a cancel that the journal could not keep is tried again."""
 UNHELD_S: Final = 5.0
 """How long to wait until the end of a hold that was forced is in the journal."""
+
+_Told = Cancel | CancelSession | EndWaiting | Pause | Resume
+"""Changes of which somebody in the engine has to know."""
 
 
 class Control:
@@ -55,7 +77,49 @@ class Control:
             raise NotFound(f"there is no session {key.session_id}")
         return answer
 
-    async def _changed(self, key: SessionKey, change: Cancel | CancelSession, *, force: bool) -> ChangeAnswer:
+    async def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
+        """Cancel a run whose clients were lost, if that is wanted; what cannot be kept now is tried again."""
+        change: Cancel | EndWaiting
+        if on_disconnect is OnDisconnect.CANCEL:
+            change = Cancel(key.principal, run_id)
+        else:
+            change = EndWaiting(key, run_id, Outcome(status=RunStatus.CANCELLED))
+        while self._is_expected(run_id):
+            try:
+                await self._changed(key, change)
+                return
+            except JournalUnavailable as error:
+                _log.error("run %s is left alone and cannot be cancelled yet: %s", run_id, error)
+            await asyncio.sleep(CANCEL_AGAIN_S)
+
+    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> None:
+        """Give a run that waits another priority; None: the last place of those at the front.
+
+        Raises `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
+        """
+        match await self._journal.change(Move(principal, run_id, priority)):
+            case Changed(existed=True):
+                return
+            case Busy():
+                raise TooLate(f"run {run_id} has begun")
+            case Ended():
+                raise AlreadyEnded(f"run {run_id} has ended")
+            case _:
+                raise NotFound(f"there is no run {run_id}")
+
+    async def pause(self, key: SessionKey) -> None:
+        """Let nothing more of a session start, also after a restart. Raises `NotFound`."""
+        await self._paused(key, Pause(key))
+
+    async def resume(self, key: SessionKey) -> None:
+        """Let a paused session go on. Raises `NotFound`."""
+        await self._paused(key, Resume(key))
+
+    async def _paused(self, key: SessionKey, change: Pause | Resume) -> None:
+        if await self._changed(key, change) != Changed(existed=True):
+            raise NotFound(f"there is no session {key.session_id}")
+
+    async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
         """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
         change_made = asyncio.create_task(self._change(key, change, force))
         self._under_way.add(change_made)
@@ -67,10 +131,17 @@ class Control:
         if not change_made.cancelled():
             change_made.exception()  # whoever asked knows of it, or is not there any more
 
-    async def _change(self, key: SessionKey, change: Cancel | CancelSession, force: bool) -> ChangeAnswer:
+    async def _change(self, key: SessionKey, change: _Told, force: bool) -> ChangeAnswer:
         answer = await self._journal.change(change)
-        if isinstance(answer, Stopped):
-            self.tell(key, answer, force=force)
+        match change, answer:
+            case _, Stopped():
+                self.tell(key, answer, force=force)
+            case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
+                self._worker.ended(run_id, key, outcome)
+            case Pause(), Changed(existed=True):
+                self._worker.paused(key)
+            case Resume(), Changed(existed=True):
+                self._worker.resumed(key)
         return answer
 
     def tell(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:

@@ -160,6 +160,11 @@ class Dispatcher:
                 self._blocked.remove(key)
             self._at_rest(key, line)
 
+    def resumed(self, key: SessionKey) -> None:
+        """Line up a session of which the journal would give nothing, if runs wait in it."""
+        if (line := self._lines.get(key)) is not None:
+            self._consider(key, line)
+
     def emptied(self, key: SessionKey) -> None:
         """Give back the slot of a session in which the journal found nothing to take."""
         self._free += 1

@@ -4,6 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from strandline.model import OnDisconnect
+
 
 class Options(Struct, frozen=True, kw_only=True):
     """Durations are seconds."""
@@ -24,6 +26,7 @@ class Options(Struct, frozen=True, kw_only=True):
     idempotent_tools: frozenset[str] = frozenset()
     on_failure: Literal["keep", "drop"] = "keep"
     run_retention_s: float = 30 * 86400.0
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     idempotency_retention_s: float = 86400.0
     retry_after_s: float = 5.0
     drain_grace_s: float = 6.0

@@ -1,11 +1,12 @@
 """When runs that wait have waited too long: one timer for all of them. Plain sync code.
 
-A run's time stands still while its session is held: `resumed` moves it on. Runs that leave their queue in time are not
-taken out of the heap one by one; it is made anew when most of it is stale.
+A run's time stands still while its session is closed: what opens it again moves it on, as the journal does. Runs that
+leave their queue in time are not taken out of the heap one by one; it is made anew when most of it is stale.
 """
 
 import asyncio
 from collections.abc import Callable
+from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -17,6 +18,13 @@ STALE: Final = 64
 _NONE: Final = (None, None, None)
 
 
+class Closed(StrEnum):
+    """Why nothing of a session is taken."""
+
+    HELD = "held"
+    PAUSED = "paused"
+
+
 class QueueLimits:
     """Belongs to the serving loop. `on_due` is told each run whose time is up and that still waits."""
 
@@ -26,17 +34,21 @@ class QueueLimits:
         self._due: dict[RunId, tuple[float, SessionKey, float]] = {}
         """When the time of each run is up, and since when that has been so."""
         self._heap: list[tuple[float, RunId]] = []
-        self._held: dict[SessionKey, float] = {}
+        self._closed: dict[SessionKey, tuple[float, frozenset[Closed]]] = {}
+        """Since when the time of a session stands still, and why."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def watch(self, run_id: RunId, key: SessionKey, deadline: float | None) -> None:
-        """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever."""
+    def watch(self, run_id: RunId, key: SessionKey, deadline: float | None, since: float | None = None) -> None:
+        """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever.
+
+        `since` is from when on that has been its deadline, if not from now on.
+        """
         if deadline is not None and not self._stopped:
-            self._due[run_id] = (deadline, key, self._clock.now())
+            self._due[run_id] = (deadline, key, self._clock.now() if since is None else since)
             heappush(self._heap, (deadline, run_id))
             if self._heap[0][1] == run_id:
                 self._arm()
@@ -47,19 +59,28 @@ class QueueLimits:
             self._heap = [(deadline, each) for each, (deadline, _, _) in self._due.items()]
             heapify(self._heap)
 
-    def held(self, key: SessionKey) -> None:
-        """Let the time of a session's runs stand still."""
-        self._held[key] = self._clock.now()
+    def close(self, key: SessionKey, why: Closed, since: float | None = None) -> None:
+        """Let the time of a session's runs stand still, from now on or since a moment that has passed."""
+        at, reasons = self._closed.get(key, (self._clock.now() if since is None else since, frozenset()))
+        self._closed[key] = (at, reasons | {why})
 
-    def resumed(self, key: SessionKey) -> None:
-        """Let the time of a session's runs go on, without the time that it stood still."""
-        began = self._held.pop(key, None)
-        if began is None:
+    def open(self, key: SessionKey, why: Closed) -> None:
+        """Let the time of a session's runs go on, unless there is another reason for which it stands still."""
+        began, reasons = self._closed.get(key, (0.0, frozenset()))
+        if why not in reasons:
             return
+        if left := reasons - {why}:
+            self._closed[key] = (began, left)
+            return
+        del self._closed[key]
         now = self._clock.now()
         for run_id, (deadline, session, since) in list(self._due.items()):
             if session == key:
                 self.watch(run_id, key, deadline + now - max(began, since))
+
+    def is_paused(self, key: SessionKey) -> bool:
+        """Tell whether the time of a session stands still because it is paused, as far as runs wait in it."""
+        return key in self._closed and Closed.PAUSED in self._closed[key][1]
 
     def look(self) -> None:
         """Look soon. The timer counts seconds; it does not see that a clock was set, or that the machine slept."""
@@ -88,7 +109,7 @@ class QueueLimits:
         while self._heap and self._heap[0][0] <= now:
             popped, run_id = heappop(self._heap)
             deadline, key, _ = self._due.get(run_id, _NONE)
-            if deadline != popped or key is None or key in self._held:
+            if deadline != popped or key is None or key in self._closed:
                 continue  # it waits no longer, or its time was moved on, or stands still
             del self._due[run_id]
             self._on_due(run_id, key)

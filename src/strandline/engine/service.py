@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.estimates import RunTimes
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
 from strandline.engine.options import Options
@@ -58,6 +60,7 @@ from strandline.model import (
     Lane,
     Message,
     NewRun,
+    OnDisconnect,
     Outcome,
     Principal,
     Run,
@@ -71,8 +74,6 @@ from strandline.model import (
 
 _log = logging.getLogger("strandline.service")
 
-MEAN_WEIGHT = 0.2
-"""The share of the newest run in the decaying mean of run times."""
 HISTORY_PAGE = 500
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -91,6 +92,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """What becomes of it, or of the others, if the session has runs that wait or execute."""
     priority: int | None = None
     """Of 1 to 5, 1 first; None: what the service has as its default."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of it if its clients are lost; None: what the service has as its default."""
     metadata: dict[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     fingerprint: bytes = b""
@@ -100,7 +103,8 @@ class Request(Struct, frozen=True, kw_only=True):
 class Ticket(Struct, frozen=True, kw_only=True):
     """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
 
-    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already.
+    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already. `heeds`: it is
+    of importance for the run whether whoever waits for it is still there; see `Service.joined`.
     """
 
     run_id: RunId
@@ -109,6 +113,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None
     stream: RunStream
     replayed: bool = False
+    heeds: bool = False
 
     async def outcome(self) -> Outcome | Later:
         """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
@@ -136,6 +141,7 @@ class Health(Struct, frozen=True, kw_only=True):
     oldest_wait_s: float
     longest_no_progress_s: float
     agents_in_memory: int
+    lost_clients: int
 
 
 class RunStack(Struct, frozen=True, kw_only=True):
@@ -207,8 +213,9 @@ class Service:
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._worker, self._is_expected)
+        self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
         self._streams: dict[RunId, RunStream] = {}
-        self._mean_s: float | None = None
+        self._times = RunTimes()
         self._ready = False
         self._draining = False
         self._last_asked = clock.monotonic()
@@ -239,6 +246,7 @@ class Service:
         if self._draining:
             return
         self._draining = True
+        self._audience.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._later(run_id)
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
@@ -292,7 +300,8 @@ class Service:
                     raise _reused(request) from None
             raise
         stream = self._streams[run_id] = RunStream(run_id)
-        accept = asyncio.create_task(self._accept(new))
+        on_disconnect = request.on_disconnect or self._options.on_disconnect
+        accept = asyncio.create_task(self._accept(new, on_disconnect))
         accept.add_done_callback(_looked_at)
         match await asyncio.shield(accept):
             case Accepted(position=position):
@@ -302,8 +311,9 @@ class Service:
                     run_id=run_id,
                     key=key,
                     position=position,
-                    estimated_wait_s=self._estimate_s(position),
+                    estimated_wait_s=self._estimate_s(key, position),
                     stream=stream,
+                    heeds=on_disconnect is not OnDisconnect.CONTINUE,
                 )
             case Refused(reason="session_busy"):
                 raise SessionBusy(
@@ -315,6 +325,14 @@ class Service:
                 return await self._attached(key, run_id)
             case Reused():
                 raise _reused(request)
+
+    def joined(self, run_id: RunId) -> None:
+        """Note that a client waits for a run; `left` follows."""
+        self._audience.joined(run_id)
+
+    def left(self, run_id: RunId, *, lost: bool) -> None:
+        """Note that a client waits no longer: it was answered, or it was `lost`, of which the run may die."""
+        self._audience.left(run_id, lost=lost)
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal."""
@@ -328,7 +346,7 @@ class Service:
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
-        return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.position or 0))
+        return RunView(run=run, phase=phase, estimated_wait_s=self._estimate_s(run.key, run.position or 0))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
@@ -358,6 +376,27 @@ class Service:
         """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
         self._asked()
         return await self._control.cancel_session(key, running=running, force=force)
+
+    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
+        """Give a run that waits another priority, or with None the last place of the front; return it.
+
+        Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate`.
+        """
+        self._asked()
+        await self._control.move(principal, run_id, None if priority is None else _in_range(priority))
+        return await self.run(principal, run_id)
+
+    async def pause(self, key: SessionKey) -> SessionView:
+        """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
+        self._asked()
+        await self._control.pause(key)
+        return await self.session(key)
+
+    async def resume(self, key: SessionKey) -> SessionView:
+        """Let a paused session go on. Raises `NotFound`."""
+        self._asked()
+        await self._control.resume(key)
+        return await self.session(key)
 
     async def runs(
         self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
@@ -411,6 +450,7 @@ class Service:
         changed = await self._journal.change(Delete(key))
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
+        self._worker.resumed(key)  # if it was paused: another one of this name is not
         return changed.existed
 
     def health(self) -> Health:
@@ -428,6 +468,7 @@ class Service:
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
+            lost_clients=self._audience.lost,
         )
 
     def stacks(self) -> list[RunStack]:
@@ -456,10 +497,7 @@ class Service:
     # -- inside ------------------------------------------------------------------------------------
 
     def _priority(self, request: Request) -> int:
-        priority = self._options.priority if request.priority is None else request.priority
-        if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
-            raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
-        return priority
+        return _in_range(self._options.priority if request.priority is None else request.priority)
 
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:
@@ -487,9 +525,10 @@ class Service:
                     run_id=run_id,
                     key=key,
                     position=position,
-                    estimated_wait_s=self._estimate_s(position),
+                    estimated_wait_s=self._estimate_s(key, position),
                     stream=stream,
                     replayed=run.outcome is not None,
+                    heeds=run.outcome is None,
                 )
             await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
 
@@ -512,7 +551,7 @@ class Service:
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
 
-    async def _accept(self, new: NewRun) -> AcceptAnswer:
+    async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
         try:
             accepted = await self._worker.accept(new, self._bounds)
@@ -521,16 +560,18 @@ class Service:
             raise
         if not isinstance(accepted, Accepted):
             self._streams.pop(new.run_id, None)
-        elif accepted.stopped is not None:
+        elif new.run_id in self._streams:  # else it has ended meanwhile
+            self._audience.expect(new.run_id, new.key, on_disconnect)
+        if isinstance(accepted, Accepted) and accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
-        estimate = self._estimate_s(refused.position)
+        estimate = self._estimate_s(key, refused.position)
         if refused.reason == "queue_full":
             return QueueFull(
                 f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
-                retry_after_s=max(1.0, self._mean_s or 1.0),
+                retry_after_s=self._retry_after_s(key),
                 position=refused.position,
                 estimated_wait_s=estimate,
             )
@@ -541,23 +582,29 @@ class Service:
             estimated_wait_s=estimate,
         )
 
-    def _estimate_s(self, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait: that many runs of the mean recent time."""
-        if position == 0:
-            return 0.0
-        return None if self._mean_s is None else position * self._mean_s
+    def _estimate_s(self, key: SessionKey, position: int) -> float | None:
+        """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
+        if position and self._worker.limits.is_paused(key):
+            return None
+        return self._times.wait_s(key, position)
+
+    def _retry_after_s(self, key: SessionKey) -> float:
+        """Return when there is likely to be room in the queue of a session: when its next run has ended."""
+        if self._worker.limits.is_paused(key):
+            return self._options.retry_after_s
+        return max(1.0, self._times.mean_s(key) or 1.0)
 
     def _run_started(self, run_id: RunId) -> None:
         if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
             self._streams[run_id] = RunStream(run_id)
 
-    def _run_ended(self, run_id: RunId, outcome: Outcome | None, duration_s: float | None) -> None:
+    def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
+        self._audience.forget(run_id)
         if outcome is None:
             self._later(run_id)
             return
         if duration_s is not None:
-            mean_s = self._mean_s
-            self._mean_s = duration_s if mean_s is None else mean_s + MEAN_WEIGHT * (duration_s - mean_s)
+            self._times.ended(key, duration_s)
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome)
 
@@ -589,6 +636,12 @@ def _within(name: str, asked_s: float | None, most_s: float) -> float:
     if not 0 < asked_s <= most_s:  # (also NaN)
         raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
     return asked_s
+
+
+def _in_range(priority: int) -> int:
+    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+    return priority
 
 
 def _only_tools(message: Message) -> bool:

@@ -13,7 +13,7 @@ from strandline.clock import Clock
 from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
-from strandline.engine.queue_limits import QueueLimits
+from strandline.engine.queue_limits import Closed, QueueLimits
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
@@ -37,8 +37,8 @@ TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
 
 OnStart = Callable[[RunId], None]
-OnEnd = Callable[[RunId, Outcome | None, float | None], None]
-"""Told the id of a run, its outcome (None: it goes on later), and how many seconds it executed (None: it never did)."""
+OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
+"""Told the id and session of a run, its outcome (None: it goes on later), how many seconds it executed (None: never)."""
 
 
 class Worker:
@@ -79,10 +79,12 @@ class Worker:
         while page := await self._journal.read(WaitingQuery(after)):
             for waiting in page:
                 self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
-                if waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
+                if waiting.closed_since is not None:
+                    self.limits.close(waiting.key, Closed.PAUSED, waiting.closed_since)
+                elif waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
                     overdue.append((waiting.run_id, waiting.key))
-                else:
-                    self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
+                    continue
+                self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline, waiting.created_at)
             after = page[-1].sequence
         for run_id, key in overdue:  # before anything starts: their time was over while no server ran
             await self._expire(run_id, key)
@@ -107,6 +109,8 @@ class Worker:
             if not isinstance(accepted, Accepted):
                 self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
             else:
+                if accepted.paused_since is not None:
+                    self.limits.close(new.key, Closed.PAUSED, accepted.paused_since)
                 taken = accepted.position == 0
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
@@ -178,14 +182,14 @@ class Worker:
         run = ended.claim.run
         self.executing -= 1
         if not ended.requeued:
-            self._on_end(run.run_id, ended.outcome, ended.duration_s)
+            self._on_end(run.run_id, run.key, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._dispatcher.unblock()
         if ended.held is None:
             self._holds.forget(run.run_id)
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self.limits.held(run.key)
+            self.limits.close(run.key, Closed.HELD)
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
@@ -200,19 +204,19 @@ class Worker:
         """Keep a session from going on while something of its last run still works."""
         run = ended.claim.run
         await self._holds.keep(ended.claim, call)
-        self.limits.resumed(run.key)
+        self.limits.open(run.key, Closed.HELD)
         self._dispatcher.hold_ended(run.run_id, run.key)
         self._pump()
         if ended.lost:
             await self._look_again(run)
 
-    # -- what somebody has cancelled ---------------------------------------------------------------
+    # -- what somebody has changed -----------------------------------------------------------------
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
         self.limits.forget(run_id)
         self._dispatcher.left(run_id, key)
-        self._on_end(run_id, outcome, None)
+        self._on_end(run_id, key, outcome, None)
         self._pump()
 
     def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
@@ -220,6 +224,16 @@ class Worker:
         self._runner.cancel(run_id, discard=discard)
         if force:
             self._holds.force(run_id)
+
+    def paused(self, key: SessionKey) -> None:
+        """Note that a session was paused: the journal gives nothing of it any more."""
+        self.limits.close(key, Closed.PAUSED)
+
+    def resumed(self, key: SessionKey) -> None:
+        """Note that a session goes on."""
+        self.limits.open(key, Closed.PAUSED)
+        self._dispatcher.resumed(key)
+        self._pump()
 
     async def unheld(self, run_id: RunId, timeout_s: float) -> None:
         """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
@@ -237,14 +251,14 @@ class Worker:
             return
         if isinstance(changed, Changed) and changed.existed:
             self._dispatcher.left(run_id, key)
-            self._on_end(run_id, outcome, None)
+            self._on_end(run_id, key, outcome, None)
 
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
         found = await self._found(run)
         if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
-            self.limits.watch(run.run_id, run.key, found.queue_deadline)
+            self.limits.watch(run.run_id, run.key, found.queue_deadline, found.created_at)
             self._pump()
 
     async def _found(self, run: Run) -> Run | None:

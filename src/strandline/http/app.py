@@ -58,6 +58,9 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             Route("/history", Endpoint(chat.history), methods=["GET"]),
             Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
             Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
+            Route("/v1/runs/{run_id}/move", Endpoint(runs.move), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),
+            Route("/v1/sessions/{session_id}/resume", Endpoint(sessions.resume), methods=["POST"]),
             Route("/v1/sessions", Endpoint(sessions.sessions), methods=["GET"]),
             Route(
                 "/v1/sessions/{session_id}",

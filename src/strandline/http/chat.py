@@ -1,18 +1,18 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
-import asyncio
 from typing import Final
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline.engine.service import Service, Ticket
+from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.presence import while_present
 from strandline.http.wishes import Wishes, wished
 from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
 
@@ -48,14 +48,17 @@ class Chat:
         self._decode = msgspec.json.Decoder(ChatBody).decode
 
     async def chat(self, request: Request) -> Response:
-        """Accept a message, wait its turn and its answer. A client that leaves does not end its run."""
+        """Accept a message, wait its turn and its answer. A client that leaves ends its run only if it wants that."""
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
             wished(SessionKey(ANONYMOUS, session), body.message, body, idempotency_key(request), sent)
         )
-        end = await _end_of(ticket, request)
+        if ticket.position or ticket.heeds:
+            end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
+        else:
+            end = await ticket.stream.outcome()
         if isinstance(end, Later):
             value = {
                 "status": RunStatus.QUEUED,
@@ -90,24 +93,6 @@ class Chat:
         return ChatAnswer(
             status=status, response=text, agent_id=self._agent_id, session_id=session, run_id=run_id, error_code=code
         )
-
-
-async def _end_of(ticket: Ticket, request: Request) -> Outcome | Later:
-    """Return the end of a run. Raises `ClientDisconnect` if the client leaves while its run waits: nobody is left to
-    be answered, and what an answer takes in memory is free at once."""
-    end = ticket.stream.waiter()
-    if ticket.position == 0:
-        return await end
-    gone = asyncio.ensure_future(request.receive())
-    gone.add_done_callback(lambda _: end.cancel())
-    try:
-        return await end
-    except asyncio.CancelledError:
-        if gone.done() and not gone.cancelled():
-            raise ClientDisconnect from gone.exception()
-        raise
-    finally:
-        gone.cancel()
 
 
 def _count(text: str) -> int:

@@ -30,6 +30,7 @@ class Probes:
                 "stalled": health.stalled,
                 "oldest_wait_s": wire.rounded(health.oldest_wait_s),
                 "longest_no_progress_s": wire.rounded(health.longest_no_progress_s),
+                "lost_clients": health.lost_clients,
                 "agents_in_memory": health.agents_in_memory,
                 "ready": health.ready,
                 "auth": self._auth,

@@ -1,16 +1,19 @@
-"""The run API: one run is read, waited for, cancelled."""
+"""The run API: one run is read, waited for, moved, cancelled."""
 
+import asyncio
 import re
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.engine.service import RunView, Service
+from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.presence import while_present
 from strandline.model import ANONYMOUS, IfBusy, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
@@ -41,10 +44,17 @@ class RunBody(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any]
 
 
+class MoveBody(Struct, frozen=True):
+    """Where a run is moved: to the place of another priority, or to the front."""
+
+    priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="1 to 5, 1 first")] = None
+    front: Annotated[bool, Meta(description="Before all that waits, behind those that are there already")] = False
+
+
 class CancelBody(Struct, frozen=True):
     """What a cancel of a run reads."""
 
-    force: bool = False
+    force: Annotated[bool, Meta(description="Do not wait for what still works of it")] = False
 
 
 def run_body(view: RunView) -> RunBody:
@@ -79,6 +89,7 @@ class Runs:
     def __init__(self, service: Service, *, max_body_bytes: int) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
+        self._decode_move = msgspec.json.Decoder(MoveBody).decode
         self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
     async def read(self, request: Request) -> Response:
@@ -88,8 +99,18 @@ class Runs:
         if wait_s is None:
             view = await self._service.run(ANONYMOUS, run_id)
             return wire.answer(run_body(view))
-        view = await self._service.wait(ANONYMOUS, run_id, wait_s)
+        waiting = asyncio.ensure_future(self._service.wait(ANONYMOUS, run_id, wait_s))
+        view = await while_present(request, self._service, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def move(self, request: Request) -> Response:
+        """Move a run that waits; 409 if it has begun or ended."""
+        run_id = RunId(request.path_params["run_id"])
+        reads = "`priority` is 1 to 5, or `front` is true"
+        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_move, reads)
+        if (body.priority is None) is not body.front:
+            raise Invalid(f"one of two has to be said: {reads}")
+        return wire.answer(run_body(await self._service.move(ANONYMOUS, run_id, body.priority)))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""

@@ -1,5 +1,6 @@
 """The session API: its runs, its history; a run is added, all are cancelled, all is forgotten."""
 
+import asyncio
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from strandline.engine.service import Service
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.presence import while_present
 from strandline.http.runs import RunBody, preferred_wait_s, run_body
 from strandline.http.wishes import Wishes, wished
 from strandline.model import ANONYMOUS, Block, Input, RunId, SessionId, SessionKey, SessionView, session_id
@@ -47,6 +49,7 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     queue_depth: int
     running: RunId | None
     held: RunId | None
+    paused: bool
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
@@ -100,7 +103,8 @@ class Sessions:
         if wait_s is None:
             view = await self._service.run(key.principal, ticket.run_id)
         else:
-            view = await self._service.wait(key.principal, ticket.run_id, wait_s)
+            waiting = asyncio.ensure_future(self._service.wait(key.principal, ticket.run_id, wait_s))
+            view = await while_present(request, self._service, ticket.run_id, waiting)
         headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
         if ticket.replayed:
             headers |= REPLAYED
@@ -141,6 +145,14 @@ class Sessions:
         """Return a session."""
         return wire.answer(session_body(await self._service.session(_key(request))))
 
+    async def pause(self, request: Request) -> Response:
+        """Let nothing more of a session start."""
+        return wire.answer(session_body(await self._service.pause(_key(request))))
+
+    async def resume(self, request: Request) -> Response:
+        """Let a paused session go on."""
+        return wire.answer(session_body(await self._service.resume(_key(request))))
+
     async def delete(self, request: Request) -> Response:
         """Forget a session and its history; 409 while a run of it waits or executes."""
         key = _key(request)
@@ -173,6 +185,7 @@ def session_body(session: SessionView) -> SessionBody:
         queue_depth=session.waiting,
         running=None if session.held else session.claimed,
         held=session.claimed if session.held else None,
+        paused=session.paused,
     )
 
 

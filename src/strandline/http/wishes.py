@@ -6,7 +6,7 @@ from msgspec import Meta, Struct, field
 
 from strandline.engine.service import Request
 from strandline.http.keys import fingerprint
-from strandline.model import IfBusy, Input, SessionKey
+from strandline.model import IfBusy, Input, OnDisconnect, SessionKey
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -18,6 +18,9 @@ class Wishes(Struct, frozen=True, kw_only=True):
     priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
+    on_disconnect: Annotated[
+        OnDisconnect | None, Meta(description="What becomes of the run if its clients are lost")
+    ] = None
     metadata: Annotated[dict[str, Any], Meta(description="Kept with the run, and handed to its tools")] = field(
         default_factory=dict
     )
@@ -32,6 +35,7 @@ def wished(key: SessionKey, prompt: Input, wishes: Wishes, idempotency_key: str 
         priority=wishes.priority,
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,
+        on_disconnect=wishes.on_disconnect,
         metadata=wishes.metadata,
         idempotency_key=idempotency_key,
         fingerprint=b"" if idempotency_key is None else fingerprint(sent),

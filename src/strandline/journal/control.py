@@ -7,10 +7,22 @@ from strandline.encoding import encode_messages
 from strandline.journal.damage import readable
 from strandline.journal.forgetting import delete_session
 from strandline.journal.known import Executing, Session
-from strandline.journal.port import Busy, Cancel, CancelSession, Changed, Delete, Ended, EndWaiting, Stopped
+from strandline.journal.port import (
+    Busy,
+    Cancel,
+    CancelSession,
+    Changed,
+    Delete,
+    Ended,
+    EndWaiting,
+    Move,
+    Pause,
+    Resume,
+    Stopped,
+)
 from strandline.journal.reader import RUN_COLUMNS
 from strandline.journal.rows import Rows
-from strandline.journal.rules import cancelled
+from strandline.journal.rules import cancelled, drawn
 from strandline.journal.seal import end_owner, sealed
 from strandline.model import INTERRUPTS, IfBusy, Lane, Message, Outcome, RunId, RunStatus, SessionKey
 
@@ -19,6 +31,7 @@ _GIVEN_BACK: Final = (
     "SELECT run_id, lane, urgency, seq, started_at, attempt FROM runs WHERE session = ? AND status = 'queued'"
     f" AND lane = {Lane.GIVEN_BACK} AND started_at IS NOT NULL ORDER BY urgency, seq"
 )
+_PAUSE: Final = "UPDATE sessions SET paused = ?, closed_since = ? WHERE no = ?"
 _RUNNING: Final = RunStatus.RUNNING.value
 _LINE: Final = (
     "SELECT run_id, lane, urgency, seq, started_at, attempt FROM runs WHERE session = ? AND status = 'queued'"
@@ -85,6 +98,59 @@ class Controls(Rows):
         claimed = session.claimed
         asks = change.running and claimed is not None and claimed.held_since is None
         return Stopped(ended=ended, asked=[self._ask(claimed)] if asks and claimed is not None else [])
+
+    def pause(self, change: Pause) -> Changed:
+        """Take nothing more of a session; its time stands still, since before if it is held."""
+        session = self._known.session(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.closed_since is None:
+            held = session.claimed
+            is_held = held is not None and held.held_since is not None
+            session.closed_since = held.held_since if is_held and held is not None else self._clock.now()
+        session.paused = True
+        self._execute(_PAUSE, (1, session.closed_since, session.no))
+        return Changed(existed=True)
+
+    def resume(self, change: Resume) -> Changed:
+        """Let a session go on, unless it is held: then when that is over."""
+        session = self._known.session(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.paused:
+            session.paused = False
+            self._execute(_PAUSE, (0, session.closed_since, session.no))
+            if session.claimed is None or session.claimed.held_since is None:
+                self._open(session, None)
+        return Changed(existed=True)
+
+    def move(self, change: Move) -> Changed | Busy | Ended:
+        """Give a run that waits another priority, or the last place of the front lane."""
+        row = self._execute(
+            "SELECT session_id, status, started_at, lane, urgency, seq FROM runs JOIN sessions ON no = session"
+            " WHERE run_id = ? AND principal = ?",
+            (change.run_id, change.principal),
+        ).fetchone()
+        if row is None:
+            return Changed(existed=False)
+        session_id, status, started_at, *before = row
+        if status != _QUEUED or started_at is not None:
+            return Busy() if status in (_QUEUED, _RUNNING) else Ended()
+        session = self._known.session(SessionKey(change.principal, session_id))
+        assert session is not None
+        lane, urgency, seq = before
+        if change.priority is None:
+            place = (int(Lane.FRONT), drawn(self._next_seq), seq)
+            self._next_seq += 1
+        else:
+            place = (int(Lane.NORMAL), change.priority, seq)
+        self._update(
+            "UPDATE runs SET lane = ?, urgency = ?, moved = coalesce(?, moved) WHERE seq = ? AND status = 'queued'",
+            (*place[:2], change.priority, seq),
+        )
+        self._known.left(session, (lane, urgency, seq))
+        self._known.waits(session, place)
+        return Changed(existed=True)
 
     # -- parts of verbs -------------------------------------------------------------------------------
 

@@ -48,6 +48,8 @@ class KeptRun:
         "lane",
         "new",
         "outcome",
+        "place",
+        "priority",
         "queue_deadline",
         "request",
         "sequence",
@@ -60,6 +62,9 @@ class KeptRun:
         self.request = request
         self.sequence = sequence
         self.lane = new.lane
+        self.priority = new.priority
+        self.place = sequence
+        """What it has drawn in the front lane, if it is there."""
         self.status = RunStatus.QUEUED
         self.attempt = 0
         self.fence: int | None = None
@@ -83,11 +88,13 @@ class KeptRun:
 
     def rank(self) -> Rank:
         """Return where it stands among the runs of its session."""
-        return rank(self.lane, self.new.priority, self.sequence)
+        lane, urgency, _ = rank(self.lane, self.priority, self.place)
+        return lane, urgency, self.sequence
 
-    def waiting(self) -> Waiting:
+    def waiting(self, closed_since: float | None) -> Waiting:
         """Return what the dispatcher needs of it."""
-        return Waiting(self.new.run_id, self.new.key, self.sequence, self.new.created_at, self.queue_deadline)
+        new = self.new
+        return Waiting(new.run_id, new.key, self.sequence, new.created_at, self.queue_deadline, closed_since)
 
     def staged(self) -> tuple[Fact, ...]:
         """Return what is staged of it."""
@@ -101,7 +108,7 @@ class KeptRun:
             key=self.new.key,
             input=prompt,
             lane=self.lane,
-            priority=self.new.priority,
+            priority=self.priority,
             opaque=self.new.opaque,
             metadata=metadata,
             sequence=self.sequence,
@@ -125,11 +132,26 @@ class KeptRun:
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
-    __slots__ = ("claimed", "discarded", "ended", "history", "keys", "line", "runs", "state", "window")
+    __slots__ = (
+        "claimed",
+        "closed_since",
+        "discarded",
+        "ended",
+        "history",
+        "keys",
+        "line",
+        "paused",
+        "runs",
+        "state",
+        "window",
+    )
 
     def __init__(self) -> None:
         self.line = Line()
         self.claimed: KeptRun | None = None
+        self.paused = False
+        self.closed_since: float | None = None
+        """Since when its time stands still, if it is or was paused in that time."""
         self.history: list[bytes] = []
         self.discarded: set[int] = set()
         """The indices of those messages that discarded runs have left."""

@@ -21,9 +21,11 @@ KNOWN_SESSIONS: Final = 10_000
 class Session:
     """One session, as far as it takes to decide."""
 
-    __slots__ = ("back", "claimed", "crc", "end", "key", "no", "queued")
+    __slots__ = ("back", "claimed", "closed_since", "crc", "end", "key", "no", "paused", "queued")
 
-    def __init__(self, no: int, key: SessionKey, end: Tail) -> None:
+    def __init__(
+        self, no: int, key: SessionKey, end: Tail, *, paused: bool = False, closed_since: float | None = None
+    ) -> None:
         self.no = no
         self.key = key
         self.crc = key_crc(key)
@@ -33,6 +35,9 @@ class Session:
         self.back: Rank | None = None
         """The last of those that wait, None if there is none: whatever is accepted behind it needs no counting."""
         self.claimed: Executing | None = None
+        self.paused = paused
+        self.closed_since = closed_since
+        """Since when its time stands still, if it is or was paused in that time; see the schema."""
 
 
 class Executing:
@@ -144,7 +149,9 @@ class Known:
 
     def _read(self, key: SessionKey) -> Session | None:
         found = find_session(self._connection, key)
-        return None if found is None else Session(found[0], key, found[1])
+        if found is None:
+            return None
+        return Session(found.no, key, found.tail, paused=found.paused, closed_since=found.closed_since)
 
     # -- runs -----------------------------------------------------------------------------------------
 

@@ -66,10 +66,6 @@ class Ledger(Controls):
         super().__init__(connection, clock)
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
-        (highest,) = self._execute(
-            "SELECT max(value, (SELECT coalesce(max(seq), -1) FROM runs)) FROM meta WHERE name = 'pruned'"
-        ).fetchone()
-        self._seq: int = highest + 1
         self._fence = 0
 
     # -- ownership ------------------------------------------------------------------------------------
@@ -110,17 +106,17 @@ class Ledger(Controls):
             known = keys.find(self._execute, session, new.keyed)
             if known is not None:
                 return known
-        seq = self._seq
+        seq = self._next_seq
         place = rank(new.lane, new.priority, seq)
         queued = session.queued if session is not None else 0
         ahead = self._ahead(session, place) if session is not None and queued else 0
         leaving: Sequence[list[Any]] = ()
         if new.if_busy is not _ENQUEUE and session is not None:
-            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None):
+            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None or session.paused):
                 return Refused("session_busy", ahead + 1)
             leaving = self._given_back(session, new.if_busy)
             ahead -= len(leaving)
-        at_once = take and not ahead and (session is None or session.claimed is None)
+        at_once = take and not ahead and (session is None or (session.claimed is None and not session.paused))
         if not at_once:
             if queued - len(leaving) >= bounds.per_session:
                 return Refused("queue_full", ahead + 1)
@@ -129,13 +125,13 @@ class Ledger(Controls):
         if session is None:
             session = self._add(new.key)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
-        self._seq = seq + 1
+        self._next_seq = seq + 1
         fence = self._next_fence() if at_once else None
         started_at = self._clock.now() if at_once else None
         self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
         self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,
@@ -265,14 +261,10 @@ class Ledger(Controls):
         self._known.waits(executing.session, place)
 
     def _end_hold(self, held: Executing) -> None:
-        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood (`stood_s`)."""
+        """Free the session, unless it is paused: then its time stands still on."""
         self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", (held.seq, held.fence))
-        if held.session.queued:
-            self._execute(
-                "UPDATE runs SET queue_deadline = queue_deadline + max(0.0, ? - max(?, created_at))"
-                " WHERE session = ? AND status = 'queued' AND queue_deadline IS NOT NULL",
-                (self._clock.now(), held.held_since, held.session.no),
-            )
+        if not held.session.paused:
+            self._open(held.session, held.held_since)
         self._settled(Token(held.run_id, held.fence))
         self._known.stopped(held)
 
@@ -283,7 +275,7 @@ class Ledger(Controls):
         return waiting_before(self._connection, session.no, place)
 
     def _take_next(self, session: Session) -> Take:
-        if session.claimed is not None or not session.queued:
+        if session.claimed is not None or session.paused or not session.queued:
             return Take.NOTHING
         while (taken := self._take_head(session)) is None:
             pass

@@ -41,7 +41,7 @@ def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView 
     found = find_session(connection, query.key)
     if found is None:
         return None
-    no, tail = found
+    no, tail = found.no, found.tail
     (waiting,) = connection.execute(
         "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued'", (no,)
     ).fetchone()
@@ -50,7 +50,12 @@ def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView 
     ).fetchone()
     run_id, held = claimed or (None, 0)
     return SessionView(
-        key=query.key, messages=tail.length, waiting=waiting, claimed=run_id and RunId(run_id), held=bool(held)
+        key=query.key,
+        messages=tail.length,
+        waiting=waiting,
+        claimed=run_id and RunId(run_id),
+        held=bool(held),
+        paused=found.paused,
     )
 
 
@@ -63,7 +68,7 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
     found = find_session(connection, query.key)
     if found is None:
         return RunsPage([], None)
-    no, tail = found
+    no, tail = found.no, found.tail
     kind, place = place_of(query.cursor)
     shown: list[Run] = []
     if kind == "w":

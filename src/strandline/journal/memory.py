@@ -30,8 +30,11 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    Move,
+    Pause,
     Query,
     Refused,
+    Resume,
     RunQuery,
     RunsPage,
     RunsQuery,
@@ -43,7 +46,8 @@ from strandline.journal.port import (
     WaitingQuery,
 )
 from strandline.journal.rules import answers_key, check_cancel, check_end, first_fence, rank
-from strandline.lifecycle import Move, advance
+from strandline.lifecycle import Move as LifeMove
+from strandline.lifecycle import advance
 from strandline.model import (
     AgentRecord,
     Claim,
@@ -107,12 +111,12 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 if answer is not None:
                     return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
-            if new.if_busy is IfBusy.REJECT and (session.claimed is not None or len(session.line)):
+            if new.if_busy is IfBusy.REJECT and (session.claimed is not None or session.paused or len(session.line)):
                 return Refused("session_busy", ahead + 1)
             begun = self._begun(session, new.if_busy)
             leaving = sum(run.status is RunStatus.QUEUED for run in begun)
             ahead -= leaving
-            at_once = take and session.claimed is None and ahead == 0
+            at_once = take and session.claimed is None and not session.paused and ahead == 0
             if not at_once:
                 if len(session.line) - leaving >= bounds.per_session:
                     return Refused("queue_full", ahead + 1)
@@ -130,7 +134,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 self._start(session, run)
                 return Accepted(0, stopped)
             self._enqueue(session, run)
-            return Accepted(ahead + 1, stopped)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -182,7 +186,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             else:
                 check_cancel(run, RunStatus.QUEUED, discarded=False)
                 self._stop(session, run)
-                run.status = advance(run.status, Move.GIVE_BACK)
+                run.status = advance(run.status, LifeMove.GIVE_BACK)
                 run.attempt -= not counted
                 run.lane = Lane.GIVEN_BACK
                 run.queue_deadline = None
@@ -202,6 +206,12 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return self._cancel(change)
                 case CancelSession():
                     return self._cancel_session(change)
+                case Move():
+                    return self._move(change)
+                case Pause():
+                    return self._pause(change)
+                case Resume():
+                    return self._resume(change)
                 case _:
                     assert_never(change)
 
@@ -262,7 +272,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                    return [run.waiting() for run in page]
+                    return [run.waiting(self._paused_since(run)) for run in page]
                 case RunsQuery():
                     return self._list_runs(query)
                 case SessionQuery():

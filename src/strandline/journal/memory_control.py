@@ -10,6 +10,9 @@ from strandline.journal.port import (
     Delete,
     Ended,
     EndWaiting,
+    Move,
+    Pause,
+    Resume,
     Stopped,
 )
 from strandline.journal.rules import cancelled, check_end
@@ -57,6 +60,42 @@ class MemoryControls(Steps):
         if change.running and session.claimed is not None and not session.claimed.held:
             runs.append(session.claimed)
         return self._stop_all(runs)
+
+    def _move(self, change: Move) -> Changed | Busy | Ended:
+        run = self._runs.get(change.run_id)
+        if run is None or run.new.key.principal != change.principal:
+            return Changed(existed=False)
+        if run.status is not RunStatus.QUEUED or run.started_at is not None:
+            return Busy() if run.outcome is None else Ended()
+        line = self._sessions[run.new.key].line
+        line.remove(run)
+        if change.priority is None:
+            run.lane, run.place = Lane.FRONT, self._sequence
+            self._sequence += 1
+        else:
+            run.lane, run.priority = Lane.NORMAL, change.priority
+        line.add(run)
+        return Changed(existed=True)
+
+    def _pause(self, change: Pause) -> Changed:
+        session = self._sessions.get(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.closed_since is None:
+            held = session.claimed
+            session.closed_since = held.ended_at if held is not None and held.held else self._clock.now()
+        session.paused = True
+        return Changed(existed=True)
+
+    def _resume(self, change: Resume) -> Changed:
+        session = self._sessions.get(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.paused:
+            session.paused = False
+            if session.claimed is None or not session.claimed.held:
+                self._open_again(session, None)
+        return Changed(existed=True)
 
     def _begun(self, session: KeptSession, if_busy: IfBusy) -> list[KeptRun]:
         """Return what an interrupt cancels in a session: what has begun and has not ended."""

@@ -30,6 +30,7 @@ class MemoryLists(Steps):
             waiting=len(session.line),
             claimed=None if claimed is None else claimed.new.run_id,
             held=claimed is not None and claimed.held,
+            paused=session.paused,
         )
 
     def _list_runs(self, query: RunsQuery) -> RunsPage:

@@ -12,9 +12,10 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   every claim is delivered exactly once through `claims()`.
 * A claim may be delivered while the commit that made it is under way, unless its run is opaque: an agent may ask its
   model meanwhile. No later verb of its token is durable before that commit; if it fails, the token is stale.
-* A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. While it is,
-  nothing of it is taken, and the `queue_deadline` of what waits in it stands still: the release moves each on by the
-  time that it stood. Opening the journal ends every hold in the same way.
+* A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
+  journal ends every hold.
+* A session is *closed* while it is held or paused, or both. While it is, nothing of it is taken, and the
+  `queue_deadline` of what waits in it stands still: what opens it again moves each on by the time that it stood.
 * A run that was given back has begun: it has no `queue_deadline` any more.
 * A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
   `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
@@ -61,11 +62,13 @@ class Bounds(Struct, frozen=True):
 class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
-    `stopped` is what one that interrupts has cancelled, if anything.
+    `stopped` is what one that interrupts has cancelled, if anything. `paused_since`: its session is paused, and time
+    stands still there since then.
     """
 
     position: int
     stopped: "Stopped | None" = None
+    paused_since: float | None = None
 
 
 class Refused(Struct, frozen=True):
@@ -133,7 +136,30 @@ class CancelSession(Struct, frozen=True):
     running: bool
 
 
-Change = Delete | EndWaiting | Cancel | CancelSession
+class Move(Struct, frozen=True):
+    """Give a run that waits another priority, or with None the last place of `Lane.FRONT`.
+
+    Busy if it executes or has begun, `Ended` if it has ended, `Changed(existed=False)` if there is no such run.
+    """
+
+    principal: Principal
+    run_id: RunId
+    priority: int | None
+
+
+class Pause(Struct, frozen=True):
+    """Take nothing more of a session until it is resumed, also in later processes; what executes goes on."""
+
+    key: SessionKey
+
+
+class Resume(Struct, frozen=True):
+    """Let a paused session go on."""
+
+    key: SessionKey
+
+
+Change = Delete | EndWaiting | Cancel | CancelSession | Move | Pause | Resume
 
 
 class Changed(Struct, frozen=True):
@@ -241,6 +267,8 @@ class Waiting(Struct, frozen=True):
     sequence: int
     created_at: float
     queue_deadline: float | None = None
+    closed_since: float | None = None
+    """Since when its time has stood still, if its session is paused."""
 
 
 Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | WaitingQuery

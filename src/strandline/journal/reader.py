@@ -14,7 +14,7 @@ from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import Rank, spans
+from strandline.journal.rules import Rank, drawn, spans
 from strandline.journal.seal import (
     agent_owner,
     damaged_record,
@@ -67,7 +67,7 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, fence, urgency"
+    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, moved, fence, urgency"
 )
 
 
@@ -95,7 +95,7 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
 def _is_urgency(urgency: int, run: Run) -> bool:
     """Tell whether the second part of a run's rank can be what it is."""
     if run.lane == Lane.FRONT:
-        return urgency >= run.sequence
+        return urgency >= drawn(run.sequence)
     return urgency == (run.priority if run.lane == Lane.NORMAL else 0)
 
 
@@ -103,7 +103,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
-    cancel_requested, discard, if_busy = wanted
+    cancel_requested, discard, if_busy, moved = wanted
     what, session = f"run {run_id}", key_crc(key) if crc is None else crc
     if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
@@ -119,7 +119,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         key=key,
         input=read_sealed(_input, prompt, what, asked),
         lane=lane,
-        priority=priority,
+        priority=priority if moved is None else moved,
         opaque=bool(opaque),
         metadata={} if metadata is None else read_sealed(_metadata, metadata, what, asked),
         sequence=seq,
@@ -162,19 +162,29 @@ class Tail(Struct, frozen=True):
     length: int = 0
 
 
-def find_session(connection: sqlite3.Connection, key: SessionKey) -> tuple[int, Tail] | None:
-    """Return the number of a session and where its history ends, None if there is no such session."""
+class Found(Struct, frozen=True):
+    """A session: its number, where its history ends, whether it is paused, and since when its time stands still."""
+
+    no: int
+    tail: Tail
+    paused: bool
+    closed_since: float | None
+
+
+def find_session(connection: sqlite3.Connection, key: SessionKey) -> Found | None:
+    """Return a session as it is stored, None if there is no such session."""
     row = connection.execute(
-        "SELECT sessions.no, (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth,"
-        " first + count FROM sessions LEFT JOIN history ON history.no = last WHERE principal = ? AND session_id = ?",
+        "SELECT sessions.no, paused, closed_since, (messages IS NULL) = (count = 0) AND history.session = sessions.no,"
+        " last, nth, first + count FROM sessions LEFT JOIN history ON history.no = last"
+        " WHERE principal = ? AND session_id = ?",
         key,
     ).fetchone()
     if row is None:
         return None
-    no, is_whole, *tail = row
+    no, paused, closed_since, is_whole, *tail = row
     if tail[0] is not None and not is_whole:
         raise damaged_record(f"the end of the history of session {key.session_id}")
-    return no, Tail() if tail[0] is None else Tail(*tail)
+    return Found(no, Tail() if tail[0] is None else Tail(*tail), bool(paused), closed_since)
 
 
 CHAIN: Final = (
@@ -244,7 +254,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     found = find_session(connection, key)
     if found is None:
         return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-    session, tail = found
+    session, tail = found.no, found.tail
     row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
     stored, state = row or (None, None)
     what, owner = f"the window or state of session {key.session_id}", agent_owner(key)
@@ -311,7 +321,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     found = find_session(connection, query.key)
     if found is None:
         return HistoryPage([], 0)
-    session, tail = found
+    session, tail = found.no, found.tail
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
     messages = _between(connection, query.key, session, tail, first, end, hidden=query.discarded)
@@ -358,7 +368,8 @@ def last_waiting(connection: sqlite3.Connection, session: int) -> Rank | None:
 def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
     """Return a page of the waiting runs of all sessions, in order of sequence."""
     rows = connection.execute(
-        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline FROM runs JOIN sessions ON no = session"
+        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline, CASE WHEN paused THEN closed_since END"
+        " FROM runs JOIN sessions ON no = session"
         " WHERE status = 'queued' AND seq > ? ORDER BY seq LIMIT ?",
         (query.after, query.limit),
     )

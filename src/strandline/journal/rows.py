@@ -6,10 +6,12 @@ from typing import Final
 from strandline.clock import Clock
 from strandline.journal.known import Session
 from strandline.journal.reader import Tail
+from strandline.journal.rules import drawn
 from strandline.journal.seal import message_owner, sealed
 from strandline.journal.transactions import Transactions
-from strandline.model import SessionKey
+from strandline.model import Lane, SessionKey
 
+_LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 
 
@@ -19,6 +21,11 @@ class Rows(Transactions):
     def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
         super().__init__(connection)
         self._clock = clock
+        (pruned,) = self._execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
+        (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
+        (place,) = self._execute(_LAST_PLACE).fetchone()
+        self._next_seq: int = max(pruned, highest, (place or 0) - drawn(0)) + 1
+        """The next sequence, or place in the front lane."""
 
     def _append(self, session: Session, seq: int, messages: bytes | None, count: int, discarded: int) -> None:
         """Write the row of history that a run leaves."""
@@ -49,3 +56,16 @@ class Rows(Transactions):
         session = Session(no, key, Tail())
         self._known.add(session)
         return session
+
+    def _open(self, session: Session, held_since: float | None) -> None:
+        """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
+        since = session.closed_since if session.closed_since is not None else held_since
+        if session.queued:
+            self._execute(
+                "UPDATE runs SET queue_deadline = queue_deadline + max(0.0, ? - max(?, created_at))"
+                " WHERE session = ? AND status = 'queued' AND queue_deadline IS NOT NULL",
+                (self._clock.now(), since, session.no),
+            )
+        if session.closed_since is not None:
+            self._execute("UPDATE sessions SET closed_since = NULL WHERE no = ?", (session.no,))
+            session.closed_since = None

@@ -15,12 +15,19 @@ Rank = tuple[int, int, int]
 The urgency is the priority in the normal lane, the place that was drawn in the front one, and 0 in all others.
 """
 
+_DRAWN: Final = 1 << 40
+
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
 
 def rank(lane: int, priority: int, sequence: int) -> Rank:
     """Return where a run stands: by priority in the normal lane, by its arrival there in the front one."""
-    return (lane, priority if lane == Lane.NORMAL else sequence if lane == Lane.FRONT else 0, sequence)
+    return (lane, priority if lane == Lane.NORMAL else drawn(sequence) if lane == Lane.FRONT else 0, sequence)
+
+
+def drawn(place: int) -> int:
+    """Return the urgency of a run in the front lane that has drawn `place`: one that no priority can be."""
+    return _DRAWN + place
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:

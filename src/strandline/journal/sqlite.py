@@ -32,7 +32,10 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    Move,
+    Pause,
     Query,
+    Resume,
     RunQuery,
     RunsPage,
     RunsQuery,
@@ -231,6 +234,12 @@ class SqliteJournal:
                 call = partial(verbs.cancel, change)
             case CancelSession():
                 call = partial(verbs.cancel_session, change)
+            case Move():
+                call = partial(verbs.move, change)
+            case Pause():
+                call = partial(verbs.pause, change)
+            case Resume():
+                call = partial(verbs.resume, change)
             case _:
                 assert_never(change)
         changed: ChangeAnswer = await self._written(call)

@@ -57,7 +57,7 @@ class Steps:
         self._waiting[run.sequence] = run
 
     def _take_next(self, session: KeptSession) -> Take:
-        if session.claimed is not None or not len(session.line):
+        if session.claimed is not None or session.paused or not len(session.line):
             return Take.NOTHING
         head = session.line.head()
         if self._last_attempts and is_last(head.attempt + 1, self._max_attempts):
@@ -90,13 +90,20 @@ class Steps:
         self._sessions[run.new.key].ended.append(run.new.run_id)
 
     def _end_hold(self, session: KeptSession, held: KeptRun) -> None:
-        """Free the session; the queue deadline of whatever waits in it moves on by as long as it stood."""
-        assert held.ended_at is not None
+        """Free the session, unless it is paused: then its time stands still on."""
+        if not session.paused:
+            self._open_again(session, held.ended_at)
+        self._stop(session, held)
+
+    def _open_again(self, session: KeptSession, held_since: float | None) -> None:
+        """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
+        since = session.closed_since if session.closed_since is not None else held_since
+        assert since is not None
+        session.closed_since = None
         now = self._clock.now()
         for run in session.line:
             if run.queue_deadline is not None:
-                run.queue_deadline += stood_s(held.ended_at, run.new.created_at, now)
-        self._stop(session, held)
+                run.queue_deadline += stood_s(since, run.new.created_at, now)
 
     def _leave(self, session: KeptSession, run: KeptRun, messages: list[bytes], *, discarded: bool) -> None:
         """Append what a run leaves to history."""
@@ -109,6 +116,10 @@ class Steps:
         session.claimed = None
         run.fence = None
         self._last_attempts.discard(run.sequence)
+
+    def _paused_since(self, run: KeptRun) -> float | None:
+        session = self._sessions[run.new.key]
+        return session.closed_since if session.paused else None
 
     def _shown(self, run: KeptRun) -> Run:
         position = None

@@ -196,10 +196,12 @@ class _Check:
         self._on_step(what, total, total)
 
     def _read_sessions(self) -> None:
-        for no, principal, session_id, last in self._rows(
-            "sessions", "SELECT no, principal, session_id, last FROM sessions", "sessions"
+        for no, principal, session_id, last, paused, closed_since in self._rows(
+            "sessions", "SELECT no, principal, session_id, last, paused, closed_since FROM sessions", "sessions"
         ):
-            self._sessions[no] = _Session(SessionKey(principal, session_id), last)
+            session = self._sessions[no] = _Session(SessionKey(principal, session_id), last)
+            if paused not in (0, 1) or (paused and closed_since is None):
+                self._findings.add(f"session {_name(session.key)} is paused, and nobody knows since when")
         self._findings.sessions = len(self._sessions)
 
     def _history(self) -> None:

@@ -21,6 +21,7 @@ from strandline.testing.contract.holds import HoldsContract
 from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
 from strandline.testing.contract.lists import ListsContract
+from strandline.testing.contract.pauses import PausesContract
 from strandline.testing.contract.policies import PoliciesContract
 
 __all__ = ["JournalContract"]
@@ -36,5 +37,6 @@ class JournalContract(
     KeysContract,
     ListsContract,
     PoliciesContract,
+    PausesContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

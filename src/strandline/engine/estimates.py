@@ -1,0 +1,42 @@
+"""How long a run is likely to wait: from the recent run times of its session, or of all if it has had none. Pure."""
+
+from collections import OrderedDict
+from typing import Final
+
+from strandline.model import SessionKey
+
+NEWEST_WEIGHS: Final = 0.2
+"""The share of the newest run in a decaying mean of run times."""
+KNOWN_SESSIONS: Final = 10_000
+"""Of how many sessions run times are remembered; those that had none for longest are forgotten first."""
+
+
+class RunTimes:
+    """Decaying means."""
+
+    def __init__(self) -> None:
+        self._of_all: float | None = None
+        self._of: OrderedDict[SessionKey, float] = OrderedDict()
+
+    def ended(self, key: SessionKey, took_s: float) -> None:
+        """Note how long a run took."""
+        self._of_all = _mean(self._of_all, took_s)
+        self._of[key] = _mean(self._of.get(key), took_s)
+        self._of.move_to_end(key)
+        if len(self._of) > KNOWN_SESSIONS:
+            self._of.popitem(last=False)
+
+    def mean_s(self, key: SessionKey) -> float | None:
+        """Return how long a run of a session is likely to take; None if nothing has ended yet."""
+        return self._of.get(key, self._of_all)
+
+    def wait_s(self, key: SessionKey, position: int) -> float | None:
+        """Return how long a run at `position` is likely to wait, 1 for the next to start, 0 for one that executes."""
+        mean_s = self.mean_s(key)
+        if position == 0:
+            return 0.0
+        return None if mean_s is None else position * mean_s
+
+
+def _mean(before_s: float | None, took_s: float) -> float:
+    return took_s if before_s is None else before_s + NEWEST_WEIGHS * (took_s - before_s)

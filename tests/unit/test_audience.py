@@ -1,0 +1,177 @@
+"""Runs whose clients are lost: they go on, unless that was asked for otherwise and nobody comes back in time."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine_support import Played, asked, outcome, send, serving, settled
+from strandline.agents.port import Attempt
+from strandline.engine.service import Service, Ticket
+from strandline.errors import JournalUnavailable
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Change, ChangeAnswer
+from strandline.model import ANONYMOUS, OnDisconnect, RunId, RunStatus
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Gated:
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.target = Played(self.behaviour)
+
+    async def behaviour(self, attempt: Attempt) -> str:
+        while not self.go_on.is_set():
+            await asyncio.sleep(0.01)
+            if attempt.signal.is_set():
+                raise RuntimeError("told to end")
+        return f"answer to {asked(attempt)}"
+
+
+async def ask(service: Service, text: str, on_disconnect: str, **more: Any) -> Ticket:
+    ticket = await send(service, text, on_disconnect=OnDisconnect(on_disconnect), **more)
+    service.joined(ticket.run_id)
+    return ticket
+
+
+async def status(service: Service, run_id: RunId) -> RunStatus:
+    return (await service.run(ANONYMOUS, run_id)).run.status
+
+
+@pytest.mark.parametrize(
+    ("on_disconnect", "executing", "waiting"),
+    [
+        ("continue", RunStatus.SUCCEEDED, RunStatus.SUCCEEDED),
+        ("cancel", RunStatus.CANCELLED, RunStatus.CANCELLED),
+        ("cancel_if_queued", RunStatus.SUCCEEDED, RunStatus.CANCELLED),
+    ],
+)
+def test_what_becomes_of_a_run_whose_client_is_lost(
+    on_disconnect: str, executing: RunStatus, waiting: RunStatus
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            first, second = await ask(service, "a", on_disconnect), await ask(service, "b", on_disconnect)
+            for ticket in (first, second):
+                service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(1.9)
+            assert service.health().queue_depth == 1
+            assert not (await service.run(ANONYMOUS, first.run_id)).run.cancel_requested
+            await asyncio.sleep(0.2)
+            assert (await service.run(ANONYMOUS, second.run_id)).run.started_at is None
+            gated.go_on.set()
+            await settled(service)
+            assert [await status(service, each.run_id) for each in (first, second)] == [executing, waiting]
+            assert service.health().lost_clients == 2
+            assert len(service._audience) == 0
+            assert service._audience._timers == {}
+
+    run_virtual(main)
+
+
+def test_a_client_that_comes_back_in_time_finds_its_run() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            ticket = await ask(service, "a", "cancel", idempotency_key="k", fingerprint=b"a")
+            service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(1.5)
+            again = await ask(service, "a", "cancel", idempotency_key="k", fingerprint=b"a")
+            assert (again.run_id, again.heeds) == (ticket.run_id, True)
+            await asyncio.sleep(10)
+            assert await status(service, ticket.run_id) is RunStatus.RUNNING
+            service.left(ticket.run_id, lost=True)
+            assert (await outcome(again)).status is RunStatus.CANCELLED
+
+    run_virtual(main)
+
+
+def test_a_run_is_left_alone_only_when_the_last_of_its_clients_is_lost() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            ticket = await ask(service, "a", "cancel")
+            service.joined(ticket.run_id)
+            service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(10)
+            assert await status(service, ticket.run_id) is RunStatus.RUNNING
+            service.left(ticket.run_id, lost=False)
+            await asyncio.sleep(10)
+            assert await status(service, ticket.run_id) is RunStatus.RUNNING, "who was answered is not lost"
+            service.joined(ticket.run_id)
+            service.left(ticket.run_id, lost=True)
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+
+    run_virtual(main)
+
+
+def test_a_run_that_ends_while_it_is_alone_ends_as_it_does() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            ticket = await ask(service, "a", "cancel")
+            service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(1)
+            gated.go_on.set()
+            assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
+            await asyncio.sleep(10)
+            assert len(service._audience) == 0
+            service.left(ticket.run_id, lost=True)
+            assert service._audience._there == {}
+
+    run_virtual(main)
+
+
+def test_the_service_has_a_default() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target, on_disconnect=OnDisconnect.CANCEL) as service:
+            first, second = await send(service, "a"), await ask(service, "b", "continue")
+            assert (first.heeds, second.heeds) == (True, False)
+            service.joined(first.run_id)
+            for ticket in (first, second):
+                service.left(ticket.run_id, lost=True)
+            assert (await outcome(first)).status is RunStatus.CANCELLED
+            gated.go_on.set()
+            assert (await outcome(second)).status is RunStatus.SUCCEEDED
+
+    run_virtual(main)
+
+
+def test_a_full_disk_delays_the_end_of_a_run_that_is_left_alone() -> None:
+    class Failing(MemoryJournal):
+        fails = True
+
+        async def change(self, change: Change) -> ChangeAnswer:
+            if self.fails:
+                raise JournalUnavailable("no room")
+            return await super().change(change)
+
+    async def main(clock: VirtualClock) -> None:
+        journal, gated = Failing(clock), Gated()
+        async with serving(clock, gated.target, journal) as service:
+            ticket = await ask(service, "a", "cancel")
+            service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(10)
+            assert await status(service, ticket.run_id) is RunStatus.RUNNING
+            journal.fails = False
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+
+    run_virtual(main)
+
+
+def test_nobody_is_missed_while_the_server_stops() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target, drain_grace_s=10) as service:
+            ticket = await ask(service, "a", "cancel")
+            draining = asyncio.ensure_future(service.drain())
+            await asyncio.sleep(1)
+            service.left(ticket.run_id, lost=True)
+            await asyncio.sleep(5)
+            gated.go_on.set()
+            assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
+            await draining
+
+    run_virtual(main)

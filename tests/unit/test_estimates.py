@@ -1,0 +1,63 @@
+"""How long a run is told that it will wait."""
+
+import asyncio
+
+import pytest
+
+from engine_support import Played, asked, key, outcome, send, serving
+from strandline.agents.port import Attempt
+from strandline.engine import estimates
+from strandline.engine.estimates import RunTimes
+from strandline.errors import QueueFull
+from strandline.model import ANONYMOUS
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+async def as_long_as_asked(attempt: Attempt) -> str:
+    await asyncio.sleep(float(asked(attempt)))
+    return "done"
+
+
+def test_the_recent_runs_of_a_session_say_how_long_its_next_ones_take() -> None:
+    times = RunTimes()
+    assert (times.mean_s(key()), times.wait_s(key(), 2), times.wait_s(key(), 0)) == (None, None, 0.0)
+    times.ended(key(), 10.0)
+    times.ended(key("other"), 1.0)
+    assert times.wait_s(key(), 2) == 20.0
+    assert times.wait_s(key("other"), 2) == 2.0
+    assert times.wait_s(key("new"), 1) == pytest.approx(8.2), "one that has had none goes by all"
+    for _ in range(50):
+        times.ended(key(), 1.0)
+    assert times.wait_s(key(), 3) == pytest.approx(3.0, abs=0.01), "what was long ago does not count"
+
+
+def test_sessions_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "KNOWN_SESSIONS", 2)
+    times = RunTimes()
+    for name in ("a", "b", "a", "c"):
+        times.ended(key(name), 1.0 if name == "a" else 9.0)
+    assert list(times._of) == [key("a"), key("c")]
+
+
+def test_whoever_waits_is_told_by_the_times_of_their_session() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(as_long_as_asked), max_queued_per_session=2) as service:
+            await outcome(await send(service, "10"))
+            await outcome(await send(service, "1", "other session"))
+            tickets = [await send(service, "10") for _ in range(3)]
+            assert [ticket.position for ticket in tickets] == [0, 1, 2]
+            assert [ticket.estimated_wait_s for ticket in tickets] == [0.0, pytest.approx(10.0), pytest.approx(20.0)]
+            with pytest.raises(QueueFull) as refused:
+                await send(service, "10")
+            assert refused.value.position == 3
+            assert refused.value.estimated_wait_s == pytest.approx(30.0)
+            assert refused.value.retry_after_s == pytest.approx(10.0), "then one of them has ended"
+            view = await service.run(ANONYMOUS, tickets[2].run_id)
+            assert view.estimated_wait_s == pytest.approx(20.0)
+            await service.pause(key())
+            assert (await service.run(ANONYMOUS, tickets[2].run_id)).estimated_wait_s is None
+            with pytest.raises(QueueFull) as refused:
+                await send(service, "10")
+            assert refused.value.estimated_wait_s is None
+
+    run_virtual(main)
