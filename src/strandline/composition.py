@@ -81,6 +81,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,
+            input_timeout_s=settings.input_timeout,
             cancel_grace_s=settings.cancel_grace,
             hold_limit_s=settings.hold_limit,
             max_holds=settings.max_holds,

@@ -80,6 +80,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[
         float, Meta(description="Seconds a run may wait for its turn; a request may ask for less", gt=0)
     ] = 3600.0
+    input_timeout: Annotated[
+        float, Meta(description="Seconds that other runs of a session wait for an answer to an input request", ge=0)
+    ] = 900.0
     cancel_grace: Annotated[
         float, Meta(description="Seconds a run gets to end after its deadline, or when it is cancelled", ge=0)
     ] = 5.0

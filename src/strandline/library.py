@@ -50,6 +50,7 @@ class ServiceSettings(TypedDict, total=False):
     retry_after: float
     timeout: float
     queue_timeout: float
+    input_timeout: float
     cancel_grace: float
     hold_limit: float
     max_holds: int
@@ -65,7 +66,6 @@ class ServiceSettings(TypedDict, total=False):
     run_retention: float
     idempotency_retention: float
     priority: int
-    on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     drain_grace: float
     lock_wait: float
     max_agents: int

@@ -78,8 +78,8 @@ def history(
 def _print_turn(turn: "Turn") -> None:
     from rich.text import Text
 
-    from strandline.chat.screen import clean
     from strandline.chat.turns import ToolCall, brief
+    from strandline.printable import clean
 
     console = say.out()
     mark = ("(discarded) ", "yellow") if turn.discarded else ("", "")

@@ -86,6 +86,8 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
     errors.AlreadyEnded: CONFLICT,
+    errors.AlreadyAnswered: CONFLICT,
+    errors.Dismissed: CONFLICT,
     errors.TooLate: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
