@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -12,11 +11,13 @@ from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
 from strandline.engine.service import Request, Ticket
 from strandline.engine.stream import Later
-from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, Unavailable
+from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 from strandline.lifecycle import ENDED
-from strandline.model import IfBusy, Outcome, RunId, SessionKey
+from strandline.model import DEFAULT_PRIORITY, IfBusy, Outcome, RunId, SessionKey
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
+
+LIMITS = ("timeout_s", "queue_timeout_s")
 
 
 class Town(Protocol):
@@ -28,6 +29,9 @@ class Town(Protocol):
     sessions: list[SessionKey]
     server: Server | None
     request_limits: list[dict[str, float]]
+    keyed: list[Request]
+    resends: bool
+    """Whether a key lives longer than anybody is interested in its run."""
 
     def note(self, what: str, run: str = "", **facts: object) -> None:
         """Write down an event."""
@@ -42,36 +46,99 @@ async def send(town: Town) -> None:
     """Ask for one run, wherever a server can be reached, and see what becomes of it, as long as it is of interest."""
     chance = town.chance
     await asyncio.sleep(chance.random() ** 2 * 4)
+    request = _drawn(town)
+    if (task := asyncio.current_task()) is not None:
+        task.set_name(str(request.input))
+    server = await _reachable(town)
+    if server is None:
+        return
+    _note_asked(town, request)
+    twin = None
+    if request.idempotency_key is not None:
+        town.keyed.append(request)
+        if town.resends and chance.happens(0.3):
+            twin = asyncio.ensure_future(_twin(town, request))
+    answer = await _submit(town, server, request)
+    if answer is None:
+        answer = await _send_again(town, request)
+    if answer is not None:
+        await _follow(town, *answer, request)
+    if twin is not None:
+        await twin
+
+
+def _drawn(town: Town) -> Request:
+    """Return a request with a text of its own; its key may be one that somebody else has used for another."""
+    chance = town.chance
     key = chance.choice(town.sessions)
     text = town.new_text()
     town.scripts[text] = draw(chance, town.traits)
-    if (task := asyncio.current_task()) is not None:
-        task.set_name(text)
     limits = chance.choice(town.request_limits)
+    if_busy = chance.choice(POLICIES) if chance.happens(town.traits.interrupts) else IfBusy.ENQUEUE
+    request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
+    if chance.happens(town.traits.priorities):
+        request = replace(request, priority=1 + chance.up_to(4))
+    if chance.happens(town.traits.keys):
+        request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
+        if town.keyed and chance.happens(0.15):
+            other = chance.choice(town.keyed)
+            request = replace(request, key=other.key, idempotency_key=other.idempotency_key)
+    return request
+
+
+def _note_asked(town: Town, request: Request) -> None:
+    town.note(
+        "asked",
+        str(request.input),
+        session=request.key,
+        if_busy=request.if_busy,
+        priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
+        key=request.idempotency_key,
+        limits={
+            name: seconds
+            for name in ("timeout_s", "queue_timeout_s")
+            if (seconds := getattr(request, name)) is not None
+        },
+    )
+
+
+async def _reachable(town: Town) -> Server | None:
     for _ in range(3):
         server = town.server
         if server is not None and server.ready:
-            break
+            return server
         await asyncio.sleep(1.0)
-    else:
-        return
-    if_busy = chance.choice(POLICIES) if chance.happens(town.traits.interrupts) else IfBusy.ENQUEUE
-    town.note("asked", text, session=key, if_busy=if_busy, **limits)
-    request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
-    if chance.happens(town.traits.keys):
-        request = replace(request, idempotency_key=text, fingerprint=text.encode())
+    return None
+
+
+async def _submit(town: Town, server: Server, request: Request) -> tuple[Server, Ticket] | None:
+    """Send a request and return what it is answered by; None if it is refused, or nobody knows."""
+    text = str(request.input)
     try:
         ticket = await server.ask(server.service.submit(request))
     except Gone:
         town.note("unsure", text)
-        if request.idempotency_key is None or (again := await _send_again(town, request)) is None:
-            return
-        server, ticket = again
+    except KeyReused:
+        town.note("reused", text)
     except (Unavailable, SessionBusy) as error:
         town.note("refused", text, code=error.code)
-        return
-    run = ticket.run_id
-    town.note("accepted", run, text=text, session=key, position=ticket.position, process=server.number)
+    else:
+        town.note(
+            "accepted",
+            ticket.run_id,
+            text=text,
+            session=request.key,
+            position=ticket.position,
+            replayed=ticket.replayed,
+            process=server.number,
+        )
+        return server, ticket
+    return None
+
+
+async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) -> None:
+    """Wait for a run, cancel it, come back for it."""
+    chance, key, run = town.chance, request.key, ticket.run_id
     others: list[asyncio.Task[None]] = []
     for doing, how_likely in (
         (_cancel, town.traits.cancels),
@@ -90,16 +157,37 @@ async def send(town: Town) -> None:
     if chance.happens(0.5):
         await asyncio.sleep(chance.between(0.0, 10.0))
         await _come_back(town, key, run)
+        if chance.happens(0.5):
+            await _send_again(town, request)
+
+
+async def _twin(town: Town, request: Request) -> None:
+    """Send a request as well, at about the same time: a client that has two connections, or no patience."""
+    await asyncio.sleep(town.chance.random() ** 3 * 2)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    if (answer := await _submit(town, server, request)) is not None:
+        _, ticket = answer
+        told = await _wait(town, server, ticket.stream.outcome(), town.chance.between(0.1, 20.0))
+        if told is not None:
+            _note_end(town, ticket.run_id, told)
 
 
 async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | None:
-    """Send a request again of which nobody knows whether it was accepted."""
-    for _ in range(5):
+    """Send a request with a key again: of which nobody knows anything, that was refused, or that has ended."""
+    if request.idempotency_key is None or not town.resends:
+        return None
+    for _ in range(3):
         await asyncio.sleep(town.chance.between(0.0, 2.0))
         server = town.server
-        if server is not None and server.ready:
-            with suppress(Gone, StrandlineError):
-                return server, await server.ask(server.service.submit(request))
+        if server is None or not server.ready:
+            continue
+        if (answer := await _submit(town, server, request)) is not None:
+            _, ticket = answer
+            if ticket.replayed:
+                _note_end(town, ticket.run_id, await ticket.outcome())
+            return answer
     return None
 
 
@@ -123,13 +211,35 @@ async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:
             _note_end(town, run, view.run.outcome)
 
 
+async def sweep(town: Town) -> None:
+    """Cancel all that waits in a session, maybe what executes there too."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() ** 2 * 6)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    key, running, force = chance.choice(town.sessions), chance.happens(0.5), chance.happens(0.2)
+    name = town.new_text()
+    town.note("sweeping", name, session=key, running=running, force=force)
+    try:
+        stopped = await server.ask(server.service.cancel_session(key, running=running, force=force))
+    except NotFound:
+        town.note("swept", name, ended=[], asked=[])
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.asked)
+        for run, outcome in stopped.ended.items():
+            _note_end(town, run, outcome)
+
+
 async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
     """Pause a session for a while; see to it that it goes on."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
     server = town.server
     if server is None or not server.ready:
         return
-    town.note("pausing", run)
+    town.note("pausing", run, session=key)
     try:
         await server.ask(server.service.pause(key))
     except NotFound:
@@ -142,8 +252,12 @@ async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
     while True:  # also if nobody knows whether it was paused
         if (server := town.server) is not None and server.ready:
             town.note("resuming", "", session=key)
-            with suppress(Gone, Unavailable):
+            try:
                 await server.ask(server.service.resume(key))
+            except (Gone, Unavailable):
+                town.note("resumed", "", session=key)
+            else:
+                town.note("resumed", "", session=key)
                 return
         await asyncio.sleep(town.chance.between(0.1, 1.0))
 
@@ -152,11 +266,18 @@ async def _move(town: Town, key: SessionKey, run: RunId) -> None:
     """Move a run, if it still waits then."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
     server = town.server
-    if server is not None and server.ready:
-        town.note("moving", run)
-        priority = town.chance.choice((None, None, 1, 5))
-        with suppress(Gone, StrandlineError):
-            await server.ask(server.service.move(key.principal, run, priority))
+    if server is None or not server.ready:
+        return
+    priority = town.chance.choice((None, None, 1, 5))
+    town.note("moving", run, priority=priority)
+    try:
+        await server.ask(server.service.move(key.principal, run, priority))
+    except (AlreadyEnded, NotFound, TooLate) as error:
+        town.note("unmoved", run, code=error.code)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("moved", run)
 
 
 async def _wait(

@@ -3,104 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from simulation.life import Life
 from simulation.record import Event, told
-from strandline.model import Ending, ErrorCode, Failed, IfBusy, Message, Outcome, SessionKey, ToolResult
-from strandline.testing.checker import Ledger
-
-
-class Attempt:
-    """One execution of user code, until nothing of it works or its process dies. `nth` are places in the record."""
-
-    def __init__(self, event: Event, nth: int) -> None:
-        facts = event.facts
-        self.run, self.session, self.text = event.run, facts["session"], facts["text"]
-        self.number, self.process = facts["attempt"], facts["process"]
-        self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
-        self.began_nth, self.began_at = nth, event.at
-        self.ended_nth, self.ended_at = -1, -1.0
-        self.how = "was cut off"
-        self.crashed = False
-        """Whether its process died at once, later."""
-        self.drained = False
-        self.left_nth = -1
-        self.units: set[str] = set()
-        """The tools and threads of it that work."""
-        self.said: list[tuple[float, str]] = []
-        self.kept = 0
-        """How many of `said` are durable for sure: a round was staged after them."""
-
-    def end(self, nth: int, at: float) -> None:
-        """Note where nothing of it worked any more; the first end counts."""
-        if self.ended_nth < 0:
-            self.ended_nth, self.ended_at = nth, at
-
-
-class RunEvidence:
-    """All that was seen of one run."""
-
-    def __init__(self, run_id: str) -> None:
-        self.id = run_id
-        self.text = ""
-        self.accepted = False
-        self.accepted_nth = self.asked_nth = -1
-        self.position = 0
-        self.told: set[tuple[str, str, str]] = set()
-        self.later = self.missing = False
-        self.cancelling = self.forced = self.too_late = self.moved = False
-        self.cancelled_at: float | None = None
-        """When a client was told that its cancel is accepted."""
-        self.lost = False
-        """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
-        self.attempts: list[Attempt] = []
-        self.asked: dict[str, Attempt] = {}
-        self.idempotent: set[str] = set()
-        self.begun: Counter[str] = Counter()
-        self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
-        self.kept: set[str] = set()
-        """The tools whose results are durable for sure."""
-        self.if_busy = IfBusy.ENQUEUE
-        self.limits: dict[str, float] = {}
-        """What the client asked for: `timeout_s`, `queue_timeout_s`."""
-
-    def ledger(self, ending: Ending, part: list[Message], heard_until: float) -> Ledger:
-        """Return what really happened in this run, to be compared with `part`, which is told of it.
-
-        What an attempt did after its last staged round may be lost with its process, and what it reports after second
-        `heard_until` comes too late: of such things less may be told, but nothing else.
-        """
-        crashed = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
-        unknown = set(_unknown(part))
-        said: list[str] = []
-        for attempt in self.attempts:
-            counts = attempt is self.attempts[-1] and not crashed and not self.lost
-            said += [
-                text
-                for nth, (at, text) in enumerate(attempt.said)
-                if nth < attempt.kept or (counts and at < heard_until)
-            ]
-        unfinished = set(self.begun) - set(self.finished)
-        finished = {}
-        for tool, (nth, at, result, attempt) in self.finished.items():
-            counts = attempt is self.attempts[-1] and not crashed and at < heard_until
-            counts = counts and (attempt.left_nth < 0 or nth < attempt.left_nth)
-            if tool in unknown and not counts and tool not in self.kept:
-                unfinished.add(tool)
-            else:
-                finished[tool] = result
-        # A round that was asked for and not begun may be told as unknown, or not at all.
-        unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
-        if isinstance(ending, Failed) and "secret" not in ending.detail:
-            ending = Failed(ending.code)
-        return Ledger(ending=ending, question=self.text, said=said, finished=finished, unfinished=unfinished)
-
-
-def _unknown(part: list[Message]) -> Iterator[str]:
-    """Yield the tools whose outcome is told as unknown."""
-    for message in part:
-        for block in message["content"]:
-            if "toolResult" in block and "unknown" in str(block["toolResult"]["content"]):
-                yield block["toolResult"]["toolUseId"]
+from simulation.seen import Asked, Attempt, Move, RunEvidence, Sweep
+from strandline.model import Message, Outcome, SessionKey
 
 
 class Evidence:
@@ -120,23 +28,31 @@ class Evidence:
         """When a process was at its end."""
         self.interruptions: list[float] = []
         """When processes died, lost their journal or began to drain."""
+        self.requests: dict[str, Asked] = {}
+        """By text."""
+        self.unsure: set[str] = set()
+        """The texts of requests of which a client never knew what became."""
+        self.reused: list[str] = []
+        """The texts of requests that were told that their key stands for another one."""
+        self.answered: set[tuple[str, str]] = set()
+        """The text of each request with the run that it became, as it was told."""
+        self.sweeps: dict[str, Sweep] = {}
+        self.paused: set[SessionKey] = set()
+        """The sessions that were ever paused, or may have been."""
         self._shut: dict[SessionKey, float] = {}
         self._pausing_nth: dict[str, int] = {}
-        self._resuming_nth: Counter[SessionKey] = Counter()
+        self._under_way: Counter[SessionKey] = Counter()
+        """How many are resuming a session just now."""
+        self._resumed_nth: Counter[SessionKey] = Counter()
         self.while_paused: list[tuple[Attempt, float]] = []
         """Attempts that began when their session had been paused for sure, and since when."""
-        self._asked: dict[str, int] = {}
-        self._limits: dict[str, dict[str, float]] = {}
-        self._policies: dict[str, IfBusy] = {}
-        self.policies: dict[SessionKey, set[IfBusy]] = defaultdict(set)
-        """How runs of each session were asked for."""
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
         self._live: dict[tuple[str, int], Attempt] = {}
         """By run and process."""
         for nth, event in enumerate(life.events):
-            handle = getattr(self, f"_{event.what}" if event.what != "asked" else "_asked_", None)
+            handle = getattr(self, f"_{event.what}", None)
             if handle is not None:
                 handle(nth, event)
         for attempt in self._live.values():
@@ -144,8 +60,12 @@ class Evidence:
         for kept in life.runs.values():
             run = self._run(kept.run_id)
             run.text = str(kept.input)
-            run.limits = self._limits[run.text]
-            run.if_busy = self._policies[run.text]
+        self.runs = {run.id: run for run in self.runs.values() if run.text}  # others were claimed in vain, and not kept
+        for run in self.runs.values():
+            run.request = self.requests[run.text]
+            run.forced = run.forced or any(
+                sweep.force and sweep.running and sweep.session == run.request.session for sweep in self.sweeps.values()
+            )
 
     @staticmethod
     def as_line(messages: list[Message]) -> str:
@@ -189,21 +109,26 @@ class Evidence:
 
     # -- events ----------------------------------------------------------------------------------------
 
-    def _asked_(self, nth: int, event: Event) -> None:
-        self._asked[event.run] = nth
-        facts = event.facts
-        self._limits[event.run] = {name: each for name, each in facts.items() if name not in ("session", "if_busy")}
-        self._policies[event.run] = facts["if_busy"]
-        self.policies[facts["session"]].add(facts["if_busy"])
+    def _asked(self, nth: int, event: Event) -> None:
+        self.requests[event.run] = Asked(nth=nth, at=event.at, **event.facts)
 
     def _refused(self, nth: int, event: Event) -> None:
         self.refused[event.run] = event.facts["code"]
 
+    def _unsure(self, nth: int, event: Event) -> None:
+        self.unsure.add(event.run)
+
+    def _reused(self, nth: int, event: Event) -> None:
+        self.reused.append(event.run)
+
     def _accepted(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
-        run.accepted, run.accepted_nth, run.position = True, nth, event.facts["position"]
+        self.answered.add((event.facts["text"], event.run))
+        if run.accepted:
+            return
+        run.accepted, run.accepted_nth, run.accepted_at = True, nth, event.at
+        run.position = event.facts["position"]
         run.text = event.facts["text"]
-        run.asked_nth = self._asked[run.text]
 
     def _outcome(self, nth: int, event: Event) -> None:
         facts = event.facts
@@ -224,29 +149,57 @@ class Evidence:
         if run.forced:
             self.interruptions.append(event.at)
 
+    def _sweeping(self, nth: int, event: Event) -> None:
+        self.sweeps[event.run] = Sweep(nth=nth, **event.facts)
+        if event.facts["force"]:
+            self.interruptions.append(event.at)
+
+    def _swept(self, nth: int, event: Event) -> None:
+        stopped = (*event.facts["ended"], *event.facts["asked"])
+        self.sweeps[event.run] = replace(self.sweeps[event.run], told_nth=nth, told_at=event.at, stopped=stopped)
+        for run_id in stopped:
+            self._is_cancelled(self._run(run_id), nth, event)
+
     def _moving(self, nth: int, event: Event) -> None:
-        self._run(event.run).moved = True
+        self._run(event.run).move = Move(asked_at=event.at, priority=event.facts["priority"])
+
+    def _moved(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        assert run.move is not None
+        run.move = replace(run.move, told_at=event.at)
+
+    def _unmoved(self, nth: int, event: Event) -> None:
+        self._run(event.run).move = None
 
     def _pausing(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self._pausing_nth[event.run] = nth
+        self.paused.add(event.facts["session"])
 
     def _paused(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         key = event.facts["session"]
-        if self._resuming_nth[key] < self._pausing_nth[event.run]:  # else that may have come after it
-            self._shut[key] = event.at
+        if not self._under_way[key] and self._resumed_nth[key] < self._pausing_nth[event.run]:
+            self._shut[key] = event.at  # else a resume may have come after it
 
     def _resuming(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self._shut.pop(event.facts["session"], None)
-        self._resuming_nth[event.facts["session"]] = nth
+        self._under_way[event.facts["session"]] += 1
+
+    def _resumed(self, nth: int, event: Event) -> None:
+        self._under_way[event.facts["session"]] -= 1
+        self._resumed_nth[event.facts["session"]] = nth
 
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True
 
     def _cancelled(self, nth: int, event: Event) -> None:
-        self._run(event.run).cancelled_at = event.at
+        self._is_cancelled(self._run(event.run), nth, event)
+
+    def _is_cancelled(self, run: RunEvidence, nth: int, event: Event) -> None:
+        if run.cancelled_at is None:
+            run.cancelled_at, run.cancelled_nth = event.at, nth
 
     def _history(self, nth: int, event: Event) -> None:
         self.histories_seen.append((event.facts["session"], event.facts["messages"]))

@@ -82,6 +82,8 @@ class SlowJournal:
         self._disk = disk
         self._queued: dict[Token, list[Fact]] = {}
         self._back = Way(process.chance, disk.slow_s)
+        self._unanswered = 0
+        """How many verbs have taken effect and have not returned; none that comes later returns before them."""
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
@@ -175,11 +177,15 @@ class SlowJournal:
         alive(self._process)
 
     async def _after(self) -> None:
-        if self._back.idle and self._process.chance.happens(0.3):
+        if not self._unanswered and self._process.chance.happens(0.3):
             return  # before anybody else does anything, as the journal in memory does
         answered = asyncio.get_running_loop().create_future()
+        self._unanswered += 1
         self._back.send(partial(_resolve, answered))
-        await answered
+        try:
+            await answered
+        finally:
+            self._unanswered -= 1
         alive(self._process)
 
     def _flush_soon(self, token: Token) -> None:

@@ -8,12 +8,15 @@ things cannot be seen from outside, both are allowed.
 from collections.abc import Iterator
 from itertools import pairwise
 
-from simulation.evidence import Attempt, Evidence, RunEvidence
+from simulation.control import as_told, cancelled, cancelled_all, keyed, went_by_policy
+from simulation.evidence import Evidence
 from simulation.life import Life
+from simulation.order import ordered, paused
 from simulation.script import Ends
+from simulation.seen import Attempt, RunEvidence
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
-from strandline.model import INTERRUPTS, ErrorCode, IfBusy, Outcome, Run, RunStatus
+from strandline.model import ErrorCode, Outcome, Run, RunStatus
 
 SETTLE_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
@@ -22,9 +25,10 @@ SETTLE_S = 1.0
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _cancelled, _caused, _exclusive, _ordered, _paused, _in_time)
+    rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
+    wishes = (cancelled, cancelled_all, went_by_policy, keyed, ordered, paused)
     truths = (tools_once, truthful, remembered)
-    return [*life.faults, *(fault for rule in (*rules, *truths) for fault in rule(life, evidence))]
+    return [*life.faults, *(fault for rule in (*rules, *wishes, *truths) for fault in rule(life, evidence))]
 
 
 # -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
@@ -43,7 +47,7 @@ def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id} was told to be unknown"
     for text, code in evidence.refused.items():
         for kept in life.runs.values():
-            if kept.input == text:
+            if kept.input == text and text not in evidence.unsure and (text, kept.run_id) not in evidence.answered:
                 yield f"run {kept.run_id} was refused ({code}) and is kept"
     asked = [run.input for run in life.runs.values()]
     if len(asked) != len(set(map(str, asked))):
@@ -56,36 +60,10 @@ def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
         for told in run.told:
             if kept is None or kept.outcome is None:
                 yield f"run {run.id} was told to have ended and has not"
-            elif told != _as_told(kept.outcome):
-                yield f"run {run.id} was told as {told} and is kept as {_as_told(kept.outcome)}"
+            elif told != as_told(kept.outcome):
+                yield f"run {run.id} was told as {told} and is kept as {as_told(kept.outcome)}"
         if run.later and not (evidence.drains or life.faulty):
             yield f"run {run.id} was told to go on later, without a cause"
-
-
-def _cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
-    for run, outcome in evidence.ended():
-        is_cancelled = outcome.status is RunStatus.CANCELLED
-        if run.cancelled_at is not None and not (is_cancelled or run.forced):
-            yield f"run {run.id} ended as {_as_told(outcome)} although its cancel was accepted"
-        interrupted = INTERRUPTS & evidence.policies[life.runs[run.id].key]
-        if is_cancelled and not run.cancelling and not interrupted:
-            yield f"run {run.id} was cancelled, which nobody asked for"
-        if is_cancelled and run.too_late and not interrupted:
-            yield f"run {run.id} was cancelled, and its client was told that it is too late"
-        kept = life.runs[run.id]
-        if (kept.discard or (is_cancelled and kept.discarded)) and IfBusy.ROLLBACK not in interrupted:
-            yield f"run {run.id} was rolled back, which nobody asked for"
-        ended_at = kept.ended_at
-        if run.cancelled_at is None or ended_at is None or not life.steady or life.faulty:
-            continue
-        took_s = ended_at - EPOCH - run.cancelled_at
-        quiet = not any(run.cancelled_at <= each <= ended_at - EPOCH + SLACK_S for each in evidence.interruptions)
-        if is_cancelled and quiet and took_s > life.options.cancel_grace_s + SLACK_S:
-            yield f"run {run.id} ended {took_s:.1f} s after its cancel was accepted"
-
-
-def _as_told(outcome: Outcome) -> tuple[str, str, str]:
-    return outcome.status.value, outcome.error.code.value if outcome.error else "", outcome.output
 
 
 # -- every end has a cause -----------------------------------------------------------------------------
@@ -94,7 +72,7 @@ def _as_told(outcome: Outcome) -> tuple[str, str, str]:
 def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
     for run, outcome in evidence.ended():
         for fault in _cause(life, evidence, run, outcome):
-            yield f"run {run.id} ended as {_as_told(outcome)}, {fault}"
+            yield f"run {run.id} ended as {as_told(outcome)}, {fault}"
         if (times := life.runs[run.id].attempt) > life.options.max_attempts:
             yield f"run {run.id} was attempted {times} times"
         if not run.lost:
@@ -118,7 +96,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     code = outcome.error.code if outcome.error else None
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
-        if not any(nth > run.asked_nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
+        if not any(nth > run.request.nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
         # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
         cut_off = last is not None and (last.crashed or (life.faulty and bool(evidence.drains)))
@@ -136,7 +114,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
     elif outcome.status is RunStatus.CANCELLED:
-        pass  # see `_cancelled`
+        pass  # see `cancelled`
     elif last is None:
         if not (code is ErrorCode.AGENT_ERROR and life.faulty):
             yield "and never began"
@@ -173,7 +151,7 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
         yield "which nobody asked for"
 
 
-# -- G1: exclusive, G2: ordered ------------------------------------------------------------------------
+# -- G1: exclusive ------------------------------------------------------------------------------------
 
 
 def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
@@ -221,37 +199,6 @@ def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
 def _may_be_left(life: Life) -> bool:
     """Tell whether a run may end before its code does."""
     return bool(life.traits.threads or life.traits.swallows)
-
-
-def _paused(life: Life, evidence: Evidence) -> Iterator[str]:
-    for attempt, since in evidence.while_paused:
-        kept = life.runs.get(attempt.run)
-        if kept is None or kept.started_at is None or not life.steady:
-            continue
-        if kept.started_at - EPOCH > since:  # else it was claimed already, and only its agent began later
-            yield f"run {attempt.run} was started when its session had been paused for {kept.started_at - since:.4f} s"
-
-
-def _out_of_order(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
-    for earlier, later in pairwise(runs):
-        if life.runs[earlier.id].sequence > life.runs[later.id].sequence:
-            yield f"run {earlier.id} started before {later.id} of the same session, which is first by sequence"
-
-
-def _ordered(life: Life, evidence: Evidence) -> Iterator[str]:
-    for key, every in evidence.in_order_of_start().items():
-        runs = [run for run in every if run.if_busy not in INTERRUPTS and not run.moved]
-        yield from _out_of_order(life, [run for run in every if run.if_busy in INTERRUPTS and not run.moved])
-        yield from _out_of_order(life, runs)
-        known = [run for run in runs if run.accepted]
-        latest_asked_nth = 0
-        for run in known:
-            if run.accepted_nth < latest_asked_nth:
-                yield f"run {run.id} of {key} was accepted before another was asked for, and started after it"
-            latest_asked_nth = max(latest_asked_nth, run.asked_nth)
-    for run in evidence.runs.values():
-        if run.position > life.options.max_queued_per_session:
-            yield f"run {run.id} was accepted at position {run.position}"
 
 
 # -- G9, and what has to end in time -------------------------------------------------------------------
@@ -303,7 +250,7 @@ def _held_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:
 
 
 def _limit(life: Life, run: RunEvidence, name: str) -> float:
-    return run.limits.get(name, float(getattr(life.options, name)))
+    return run.request.limits.get(name, float(getattr(life.options, name)))
 
 
 def _lasted(run: Run, seconds: float) -> bool:

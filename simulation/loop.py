@@ -75,28 +75,17 @@ class Way:
         self._chance = chance
         self._most_s = most_s
         self._free_at = 0.0
-        self._under_way = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        return self._under_way == 0
 
     def send(self, call: Callable[[], object]) -> None:
         """Have `call` called over there."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._under_way += 1
         if self._free_at < now and self._chance.happens(0.6):
-            loop.call_soon(self._arrive, call)
+            loop.call_soon(call)
             return
         # A hair later than the one before: timers of the same instant may come in any order.
         self._free_at = max(self._free_at + 1e-7, now + self._most_s * self._chance.random())
-        loop.call_at(self._free_at, self._arrive, call)
-
-    def _arrive(self, call: Callable[[], object]) -> None:
-        self._under_way -= 1
-        call()
+        loop.call_at(self._free_at, call)
 
 
 class SeededLoops(InlineLoops):

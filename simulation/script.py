@@ -68,9 +68,13 @@ class Traits(Struct, frozen=True):
     moves: float = 0.0
     """How likely it is that a client moves its run."""
     keys: float = 0.0
-    """How likely it is that a request has an idempotency key, and is sent again if nobody knows what became of it."""
+    """How likely it is that a request has an idempotency key, and is sent more than once."""
     cancels: float = 0.0
     """How likely it is that the client of a run cancels it."""
+    sweeps: float = 0.0
+    """How likely it is that somebody cancels a whole session, for each burst of requests."""
+    priorities: float = 0.0
+    """How likely it is that a request has a priority."""
 
 
 def draw(chance: Chance, traits: Traits) -> Script:

@@ -7,8 +7,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from simulation.evidence import Evidence, RunEvidence
+from simulation.evidence import Evidence
 from simulation.life import Life
+from simulation.seen import RunEvidence
 from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, RunStatus, SessionKey, Succeeded
 from strandline.testing.checker import check_history, check_truthful
 

@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from simulation.clients import send
+from simulation.clients import send, sweep
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline.engine.options import Options
+from strandline.engine.service import Request
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
@@ -50,7 +51,11 @@ class World:
             moves=0.0 if chance.happens(0.7) else 0.2,
             keys=chance.choice((0.0, 0.7)),
             cancels=chance.choice((0.0, 0.0, 0.3)),
+            sweeps=chance.choice((0.0, 0.0, 0.5)),
+            priorities=chance.choice((0.0, 0.0, 0.6)),
         )
+        self.keyed: list[Request] = []
+        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
             self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
@@ -85,6 +90,8 @@ class World:
         await self._start()
         for _ in range(2 + chance.up_to(2)):
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
+            if chance.happens(self.traits.sweeps):
+                self._clients.append(asyncio.ensure_future(sweep(self)))
             await asyncio.sleep(chance.random() ** 2 * 8)
             async with self._operating:
                 await self._something_happens()
@@ -265,4 +272,5 @@ def _options(chance: Chance) -> Options:
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
         agent_idle_s=chance.choice((0.5, 600.0)),
+        idempotency_retention_s=chance.choice((86400.0, 86400.0, 2.0)),
     )

@@ -13,7 +13,9 @@ def settings_table() -> str:
     for name, meaning in descriptions().items():
         variables = [PREFIX + name.upper(), *([ALIASES[name]] if name in ALIASES else [])]
         default = default_of(name)
-        shown = "none" if default in (None, []) else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        shown = (
+            "none" if default in (None, []) else f"`{default:.12g}`" if isinstance(default, float) else f"`{default}`"
+        )
         rows.append(f"| `{name}` | {', '.join(f'`{each}`' for each in variables)} | {shown} | {meaning} |")
     return "\n".join(rows)
 

@@ -13,9 +13,9 @@ from strandline.engine.service import Service
 from strandline.journal.memory import MemoryJournal
 from strandline.model import AgentRecord, Fact, RoundStarted, Token
 from strandline.testing import Gate
-from target_support import ask, history, run
+from target_support import answer, ask, history, run
 
-__all__ = ["Staging", "ask", "history", "loaded", "run", "serving"]
+__all__ = ["Staging", "answer", "ask", "history", "loaded", "run", "serving"]
 
 
 class Staging(MemoryJournal):

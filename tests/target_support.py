@@ -69,6 +69,15 @@ async def ask(service: Service, text: str, session: str = "s") -> Outcome:
     return end
 
 
+async def answer(service: Service, asked: Outcome, response: object = "yes", session: str = "s") -> Outcome:
+    """Return how the run ends that answers all that a run has asked for."""
+    answers = {each.id: response for each in asked.input_requests}
+    ticket = await service.submit(Request(key=key(session), answers=answers))
+    end = await asyncio.wait_for(ticket.stream.outcome(), 20)
+    assert isinstance(end, Outcome)
+    return end
+
+
 async def history(service: Service, session: str = "s") -> list[Message]:
     """Return the whole history, which must be one that a provider accepts."""
     messages = await service.history(key(session), count=0, include_tool_messages=True)

@@ -20,7 +20,6 @@ from strandline.config import Settings, journal_file
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
-from strandline.errors import SettingsError
 from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
@@ -35,14 +34,12 @@ def new_run_id(clock: Clock) -> RunId:
 
 
 def open_journal(settings: Settings, clock: Clock) -> Journal:
-    """Return the journal that the settings name, not yet opened. Raises `SettingsError`."""
-    if settings.journal == "memory:":
+    """Return the journal that the settings name, not yet opened."""
+    if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
-    if (file := journal_file(settings)) is not None:
-        from strandline.journal.sqlite import SqliteJournal
+    from strandline.journal.sqlite import SqliteJournal
 
-        return SqliteJournal(file, clock, lock_wait_s=settings.lock_wait, on_wait=_log.warning)
-    raise SettingsError(f"journal is {settings.journal!r}; it must be `sqlite:PATH` or `memory:`")
+    return SqliteJournal(file, clock, lock_wait_s=settings.lock_wait, on_wait=_log.warning)
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
@@ -84,6 +81,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,
+            input_timeout_s=settings.input_timeout,
             cancel_grace_s=settings.cancel_grace,
             hold_limit_s=settings.hold_limit,
             max_holds=settings.max_holds,

@@ -44,7 +44,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     agent_id: Annotated[str, Meta(description="Name of this server in answers", min_length=1)] = "strandline"
     journal: Annotated[
-        str, Meta(description="Where accepted runs and history are kept: `sqlite:PATH` or `memory:`")
+        str,
+        Meta(
+            description="Where accepted runs and history are kept: `sqlite:PATH` or `memory:`",
+            pattern="^(sqlite:.+|memory:)$",
+            examples=["sqlite:PATH", "memory:"],
+        ),
     ] = "sqlite:.strandline/journal.db"
     workspace: Annotated[
         str | None, Meta(description="Folder with one folder per session; default: `workspace/` beside the journal")
@@ -75,6 +80,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     queue_timeout: Annotated[
         float, Meta(description="Seconds a run may wait for its turn; a request may ask for less", gt=0)
     ] = 3600.0
+    input_timeout: Annotated[
+        float, Meta(description="Seconds that other runs of a session wait for an answer to an input request", ge=0)
+    ] = 900.0
     cancel_grace: Annotated[
         float, Meta(description="Seconds a run gets to end after its deadline, or when it is cancelled", ge=0)
     ] = 5.0
@@ -357,6 +365,9 @@ def _description(kind: Any) -> str:
 
 
 def _choices(kind: Any) -> str:
-    """Return the values that a setting of few values may have."""
+    """Return the values that a setting of few values may have, or the forms of one that has to have one of them."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return " or ".join(get_args(inner)) if get_origin(inner) is Literal else ""
+    if get_origin(inner) is Literal:
+        return " or ".join(get_args(inner))
+    forms = [each.examples for each in getattr(kind, "__metadata__", ()) if isinstance(each, Meta) and each.examples]
+    return " or ".join(f"`{form}`" for form in forms[0]) if forms else ""

@@ -58,6 +58,18 @@ class KeyReused(CallerError):
     code = "key_reused"
 
 
+class AlreadyAnswered(CallerError):
+    """The input request was answered before; only one answer counts."""
+
+    code = "already_answered"
+
+
+class Dismissed(CallerError):
+    """The input request is not open any more: its time was over, or somebody went on without an answer."""
+
+    code = "dismissed"
+
+
 class AlreadyEnded(CallerError):
     """The run has ended; nothing of it can be changed any more."""
 

@@ -27,6 +27,8 @@ from strandline.model import (
     Failed,
     Input,
     Message,
+    NeedsInput,
+    Question,
     RoundDone,
     RoundStarted,
     StateRecord,
@@ -38,6 +40,10 @@ from strandline.model import (
 EMPTY_MESSAGE: Final = "(empty message)"
 NO_ANSWER: Final = "(This run ended without an answer.)"
 NO_OUTPUT: Final = "(no output)"
+DISMISSED: Final = (
+    "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."
+)
+NOT_ANSWERED: Final = "(The input that was asked for was not given.)"
 UNKNOWN_OUTCOME: Final = (
     "The outcome of this tool call is unknown: the run ended before it returned. It may have taken effect."
 )
@@ -73,17 +79,27 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     `again` are the toolUseIds of the open round whose tools are to be started again (they are idempotent); the open
     round stays open then, and `results` has one for each of its other tools.
+
+    A run that answers a question begins in the middle of a round: its first message is that of the run that asked, and
+    `asking` the state that the agent goes on from with the answers. `begun` False: no tool of it was started since.
     """
 
     messages: list[Message]
     results: dict[str, ToolResult]
     state: StateRecord | None = None
     again: frozenset[str] = frozenset()
+    asking: StateRecord | None = None
+    begun: bool = True
+
+    @property
+    def takes_answers(self) -> bool:
+        """Tell whether the agent is to be given the answers: it has not gone on with them yet, or is to do so again."""
+        return self.asking is not None and (not self.begun or bool(self.again and len(self.messages) == 1))
 
     def open_tools(self) -> dict[str, str]:
         """Return the tools that have begun and have no result, name by id: what they did is not known."""
         ended = by_id(self.results)
-        asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]])
+        asked = _asked([_distinct(formed(message)) for message in self.messages[-1:]]) if self.begun else []
         return {use["toolUseId"]: use["name"] for use in asked if use["toolUseId"] not in ended}
 
     def ended(self) -> list[ToolResult]:
@@ -98,21 +114,23 @@ class Progress(Struct, frozen=True, kw_only=True):
         An open round is closed by the results that it has, unless tools of it are started `again`.
         """
         messages = [_distinct(formed(message)) for message in self.messages]
-        if not self.again and (asked := _asked(messages)):
+        if self.begun and not self.again and (asked := _asked(messages)):
             messages.append({"role": "user", "content": _answers(asked, by_id(self.results))})
         return messages
 
 
-def fold(facts: Iterable[Fact]) -> Progress:
-    """Return what the facts of a run add up to.
+def fold(facts: Iterable[Fact], question: Question | None = None) -> Progress:
+    """Return what the facts of a run add up to, which goes on from `question` if it answers one.
 
     A round whose `RoundDone` was never staged (the server ended before it) is closed by what was staged of it as
     soon as a later fact shows that the run went on.
     """
-    messages: list[Message] = []
-    results: dict[str, ToolResult] = {}
+    messages: list[Message] = [] if question is None else [question.message]
+    results: dict[str, ToolResult] = {} if question is None else dict(question.results)
     state: StateRecord | None = None
+    begun = question is None
     for fact in facts:
+        begun = True
         match fact:
             case RoundStarted(messages=[]):
                 pass  # the open round goes on: it is the tools that start again, not the round
@@ -127,7 +145,8 @@ def fold(facts: Iterable[Fact]) -> Progress:
                 state = fact.state
             case _:
                 assert_never(fact)
-    return Progress(messages=messages, results=results, state=state)
+    asking = None if question is None else question.state
+    return Progress(messages=messages, results=results, state=state, asking=asking, begun=begun)
 
 
 def _before(added: Sequence[Message], messages: list[Message], results: Mapping[str, ToolResult]) -> list[Message]:
@@ -188,9 +207,11 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
             if asked and content:
                 closed.append({"role": "user", "content": _answers(asked, results)})
         _append(closed, message, content)
-    if asked := _asked(closed):
+    if (asked := _asked(closed)) and not isinstance(ending, NeedsInput):
         closed.append({"role": "user", "content": _answers(asked, results)})
     match ending:
+        case NeedsInput():
+            pass  # its round stays open: whatever comes next begins with the results of it
         case Succeeded(text=text, limit=limit):
             if _ends_open(closed):
                 answer = text if text and text.strip() else None
@@ -202,6 +223,25 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
         case _:
             assert_never(ending)
     return closed
+
+
+def close_answer(
+    messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
+) -> list[Message]:
+    """Return the messages that a run leaves which answers a question: what comes after that open round's message.
+
+    `messages` begin with that message. Unless the round has `begun` again, its tools are told to have stopped at their
+    questions.
+    """
+    if not begun:
+        asked = _asked([_distinct(formed(messages[0]))])
+        results = {**{use["toolUseId"]: _dismissed(use["toolUseId"]) for use in asked}, **by_id(results)}
+    return close(messages, results, ending)[1:]
+
+
+def dismissed(question: Question, *, begun: bool = False) -> list[Message]:
+    """Return the messages that close the open round of a question that is not answered, or (`begun`) to no avail."""
+    return close_answer([question.message], question.results, Succeeded(text=NOT_ANSWERED), begun=begun)
 
 
 def _only_said(messages: Sequence[Message]) -> bool:
@@ -318,6 +358,10 @@ def _answers(asked: Iterable[Mapping[str, str]], results: Mapping[str, ToolResul
 
 def _unknown(tool_use_id: str) -> ToolResult:
     return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": UNKNOWN_OUTCOME}]}
+
+
+def _dismissed(tool_use_id: str) -> ToolResult:
+    return {"toolUseId": tool_use_id, "status": "error", "content": [{"text": DISMISSED}]}
 
 
 def _only_answers_to(asked: Iterable[Mapping[str, str]], content: list[Block]) -> list[Block]:

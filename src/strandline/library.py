@@ -50,6 +50,7 @@ class ServiceSettings(TypedDict, total=False):
     retry_after: float
     timeout: float
     queue_timeout: float
+    input_timeout: float
     cancel_grace: float
     hold_limit: float
     max_holds: int
@@ -197,10 +198,9 @@ class AgentApp:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except SetupError as error:
-            if began:
-                raise
-            await send({"type": "lifespan.startup.failed", "message": f"strandline: {error}"})
-            return
+            if not began:
+                await send({"type": "lifespan.startup.failed", "message": f"strandline: {error}"})
+            raise  # (servers have been told; a test client takes an app that only returns for one that has started)
         await send({"type": "lifespan.shutdown.complete"})
 
     def _missing(self) -> NotStarted:

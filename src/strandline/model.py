@@ -119,7 +119,22 @@ class Cancelled(Struct, frozen=True, tag="cancelled"):
     discard: bool = False
 
 
-Ending = Succeeded | Failed | Cancelled
+class InputRequest(Struct, frozen=True):
+    """What a run asks a person. `id` is unique in its session; `reason` is whatever the tool or hook gave."""
+
+    id: str
+    name: str
+    reason: Any = None
+
+
+class NeedsInput(Struct, frozen=True, tag="needs_input"):
+    """The agent stopped in the middle of a round, to go on when all `requests` are answered; `state` is how it does."""
+
+    requests: list[InputRequest]
+    state: StateRecord
+
+
+Ending = Succeeded | Failed | Cancelled | NeedsInput
 
 
 class RunError(Struct, frozen=True):
@@ -137,6 +152,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     message: Message | None = None
     error: RunError | None = None
     usage: dict[str, int] | None = None
+    input_requests: list[InputRequest] = []
 
 
 # -- the window ---------------------------------------------------------------------------------------
@@ -196,6 +212,32 @@ class RoundDone(Struct, frozen=True, tag="round_done"):
 Fact = RoundStarted | ToolDone | RoundDone
 
 
+# -- input requests -----------------------------------------------------------------------------------
+
+
+class Question(Struct, frozen=True, kw_only=True):
+    """What a run has put to a person, and what it takes to go on: the open round's message, the results of its tools
+    that have ended, the agent's `state`. Its session waits for the answer `until` then, in seconds since the epoch.
+    """
+
+    requests: list[InputRequest]
+    message: Message
+    results: dict[str, ToolResult]
+    state: StateRecord
+    until: float
+
+
+def responses(answers: dict[str, Any]) -> list[Block]:
+    """Return the input of a run that answers input requests, by their ids: in the form that Strands takes."""
+    return [{"interruptResponse": {"interruptId": each, "response": given}} for each, given in answers.items()]
+
+
+def answered(prompt: Input) -> list[str]:
+    """Return the ids of the input requests that a run's input answers."""
+    blocks = [] if isinstance(prompt, str) else prompt
+    return [block["interruptResponse"]["interruptId"] for block in blocks if "interruptResponse" in block]
+
+
 # -- runs ---------------------------------------------------------------------------------------------
 
 
@@ -238,8 +280,8 @@ class Keyed(Struct, frozen=True):
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
-    One that interrupts (`if_busy`) is in `Lane.FRONT`. `timeout_s` counts from the run's first start; at
-    `queue_deadline` (seconds since the epoch) it waits no longer.
+    One that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`. `timeout_s`
+    counts from the run's first start; at `queue_deadline` (seconds since the epoch) it waits no longer.
     """
 
     run_id: RunId
@@ -298,7 +340,8 @@ class Run(Struct, frozen=True, kw_only=True):
 class SessionView(Struct, frozen=True, kw_only=True):
     """A session as the journal knows it: how many messages its history has, how many runs wait, which one is claimed.
 
-    `held`: that one has ended, and something of it still works.
+    `held`: that one has ended, and something of it still works. While the session waits for input, `input_requests` are
+    what it is asked for, and a run that is not an answer is started at `input_until` at the earliest.
     """
 
     key: SessionKey
@@ -307,6 +350,8 @@ class SessionView(Struct, frozen=True, kw_only=True):
     claimed: RunId | None
     held: bool
     paused: bool = False
+    input_requests: list[InputRequest] = []
+    input_until: float | None = None
 
 
 class Token(NamedTuple):
@@ -317,18 +362,20 @@ class Token(NamedTuple):
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """The exclusive right to execute `run`, and what earlier attempts of it have staged."""
+    """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers."""
 
     token: Token
     run: Run
     facts: tuple[Fact, ...] = ()
+    question: Question | None = None
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
     """All that a finished run leaves: its outcome, and its own messages from its input on, closed.
 
     `window` and `state` are None where they did not change (a window's open end does not count as a change).
-    `discarded`: the messages stay in history, flagged, and are never in the window.
+    `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome
+    of `needs_input`: the last message of history is then the one whose round is open.
     """
 
     outcome: Outcome
@@ -336,3 +383,4 @@ class Settlement(Struct, frozen=True, kw_only=True):
     window: Window | None = None
     state: StateRecord | None = None
     discarded: bool = False
+    question: Question | None = None

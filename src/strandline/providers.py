@@ -71,6 +71,11 @@ def parse(spec: str) -> tuple[str, str]:
             raise ModelError(f"{spec!r}: the scripted model has no name of its own. Write `scripted`.")
     elif not name.strip():
         raise ModelError(f"{spec!r} does not say which model. Write `{provider}:NAME`, such as `{EXAMPLES[provider]}`.")
+    elif not name.isprintable() or set(name.strip()) & set(" \"'\\`"):
+        raise ModelError(
+            f"{spec!r}: no model's name has spaces, quotes or control characters in it. Write `{provider}:NAME`, such"
+            f" as `{EXAMPLES[provider]}`."
+        )
     return provider, name.strip()
 
 

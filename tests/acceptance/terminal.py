@@ -43,7 +43,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_of_a_shell,
         )
         os.close(theirs)
         self._ours = ours
@@ -95,6 +95,12 @@ class Terminal:
             return False
         self.raw += some.decode("utf-8", "replace")
         return bool(some)
+
+
+def _as_of_a_shell() -> None:
+    """Give the command its terminal, and Ctrl-C its meaning: whoever runs the tests in the background ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

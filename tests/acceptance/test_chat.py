@@ -210,6 +210,12 @@ def post(server: Server, content: bytes | str, content_type: str | None = "appli
     return server.client.post("/chat", content=content, headers=headers)
 
 
+def test_every_json_answer_is_one_line_and_ends_it(server: Server) -> None:
+    """Else two answers, and the prompt of the shell, stand on one line of a terminal."""
+    for content in ('{"message": "lines", "session_id": "lines"}', "not json"):
+        assert post(server, content).text.splitlines(keepends=True)[0].endswith("}\n")
+
+
 def test_an_answer_has_exactly_the_keys_of_the_contract(server: Server) -> None:
     told = server.chat("keys", "keys")
     run_id = told.pop("run_id")

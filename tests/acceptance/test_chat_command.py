@@ -8,7 +8,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -42,6 +44,8 @@ def make_agent(session_id: str) -> Agent:
     return Agent(model=ScriptedModel(script), tools=[add])
 '''
 
+EVIL = "\x1b]0;owned\x07"
+
 
 @pytest.fixture
 def at() -> Iterator[Checkpoints]:
@@ -57,12 +61,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def piped(*arguments: str, folder: Path, typed: str | None = None) -> "subprocess.CompletedProcess[str]":
+def piped(
+    *arguments: str, folder: Path, typed: str | None = None, **variables: str
+) -> "subprocess.CompletedProcess[str]":
     """Run the command without a terminal; None is typed into /dev/null."""
     return subprocess.run(
         [str(COMMAND), "chat", *arguments],
         cwd=folder,
-        env=environment({}),
+        env=environment(variables),
         input=typed,
         stdin=subprocess.DEVNULL if typed is None else None,
         capture_output=True,
@@ -107,6 +113,9 @@ def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: 
         ((server.url,), None, "nothing to ask"),
         ((server.url, "-m", " "), None, "nothing to ask"),
         ((f"{server.url}/elsewhere", "-m", "x"), None, "no Strandline server"),
+        (("http://\N{SNOWMAN}.example", "-m", "x"), None, "http://HOST:PORT"),
+        (("http://local\nhost", "-m", "x"), None, "http://HOST:PORT"),
+        ((server.url.replace("http:", "https:"), "-m", "x"), None, "write http://HOST:PORT"),
     ]:
         done = piped(*arguments, folder=tmp_path, typed=typed)
         assert (done.returncode, done.stdout) == (2, ""), arguments
@@ -125,6 +134,72 @@ def test_what_answers_and_is_no_strandline_server_is_told(tmp_path: Path) -> Non
             thread.join()
     assert done.returncode == 2
     assert "is no Strandline server" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTP_PROXY", "nonsense://x"), ("ALL_PROXY", "socks9://x"), ("SSL_CERT_FILE", "/none/such")],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_told(variable: str, value: str, tmp_path: Path) -> None:
+    done = piped("https://strandline.invalid", "-m", "x", folder=tmp_path, **{variable: value})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "there is no way to https://strandline.invalid: " in done.stderr
+    assert variable in done.stderr
+
+
+class Hostile(http.server.BaseHTTPRequestHandler):
+    """Somebody who would like to control the terminal of whoever talks to it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.answer(200, {"agent_id": f"me{EVIL}", "version": EVIL, "running": 0, "queue_depth": 0, "messages": []})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(422, {"detail": f"no{EVIL}"})
+
+    def answer(self, status: int, body: object) -> None:
+        sent = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def somebody(who: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve something else than Strandline, and give its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), who) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{other.server_port}"
+        finally:
+            other.shutdown()
+            thread.join()
+
+
+def test_what_a_server_says_of_itself_does_not_control_the_terminal(tmp_path: Path) -> None:
+    with somebody(Hostile) as url:
+        with terminal("chat", url, folder=tmp_path) as at:
+            at.until("me]0;owned answers")
+            at.until("default> ")
+            at.type("x\n")
+            at.until("no]0;owned (422)")
+            at.until("default> ")
+            assert "\x1b]0" not in at.raw
+        done = piped(url, "-m", "x", folder=tmp_path)
+    assert (done.returncode, done.stderr.count("\x1b")) == (2, 0)
+    assert "no]0;owned (422)" in done.stderr
+
+
+def test_bytes_that_are_no_text_are_asked_as_marks(server: Server, tmp_path: Path) -> None:
+    done = piped(server.url, "-m", b"caf\xe9".decode("utf-8", "surrogateescape"), "-s", "bytes", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "# Title\n\nYou said *caf\ufffd*.\n"), done.stderr
 
 
 def test_a_server_that_accepts_nothing_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
@@ -165,6 +240,33 @@ def test_a_full_queue_is_waited_for_and_said(at: Checkpoints, tmp_path: Path) ->
             at.release()
             assert asking.communicate(timeout=DEADLINE_S)[0] == "second\n"
             assert asking.returncode == 0
+
+
+class Busy(Hostile):
+    """Somebody who refuses three times, and then answers."""
+
+    refusals: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if len(self.refusals) == 3:
+            self.answer(200, {"status": "success", "response": "at last"})
+        else:
+            self.refusals.append(self.path)
+            self.answer(503, {"detail": "full"})
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        super().send_response(code, message)
+        self.send_header("Retry-After", "0.1")
+
+
+def test_being_refused_again_is_not_said_again(tmp_path: Path) -> None:
+    with somebody(Busy) as url:
+        done = piped(url, "-m", "x", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "at last\n")
+    assert len(Busy.refusals) == 3
+    assert done.stderr.count("Not now: full (503)") == 1
+    assert done.stderr.count("\n") == 1
 
 
 # -- a server that goes -------------------------------------------------------------------------------
@@ -312,6 +414,12 @@ def test_what_controls_a_terminal_does_not_reach_it(server: Server, tmp_path: Pa
         assert "\x1b]0" not in at.raw
         assert "\x1b[2J" not in at.raw
     assert evil in piped(server.url, "-m", evil, "-s", "evil", folder=tmp_path).stdout, "a pipe gets it as it is"
+
+
+def test_the_address_of_a_link_is_shown(server: Server, tmp_path: Path) -> None:
+    server.chat("[here](https://strandline.invalid/page)", "links")
+    with terminal("chat", server.url, "-s", "links", folder=tmp_path) as at:
+        assert "You said here (https://strandline.invalid/page)." in at.until("page).")
 
 
 def test_turns_of_many_messages_are_shown_whole(at: Checkpoints, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, free_port, refused, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, refused, serving, until
 
 
 @pytest.fixture
@@ -198,3 +198,29 @@ def test_help_imports_nothing_that_takes_long(arguments: list[str]) -> None:
     imported = set(done.stderr.split())
     assert {"typer", "msgspec"} <= imported
     assert not imported & {"rich", "pygments", "markdown_it", "strands", "uvicorn", "starlette", "uvloop", "httpx"}
+
+
+@pytest.mark.parametrize("group", [[], ["journal"], ["demo"]])
+def test_what_a_command_does_is_said_whole_where_commands_are_listed(group: list[str]) -> None:
+    shown = subprocess.run(
+        [COMMAND, *group, "--help"],
+        env=environment({"COLUMNS": "80"}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    ).stdout
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+def test_flags_name_the_values_that_a_setting_may_have() -> None:
+    shown = subprocess.run(
+        [COMMAND, "serve", "--help"],
+        env=environment({"COLUMNS": "80"}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    ).stdout
+    assert "--stall-action report|cancel" in shown
+    assert "[2592000]" in shown, "the default as it is written, not as powers of ten"

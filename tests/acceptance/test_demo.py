@@ -149,6 +149,13 @@ def test_a_server_that_ends_at_once_is_told_with_its_last_words(tmp_path: Path) 
         local_model.start(files, tmp_path / "model.log")
 
 
+def test_a_processor_that_cannot_run_the_server_is_told(tmp_path: Path) -> None:
+    files = _stand_in(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+
+    with pytest.raises(local_model.ModelUnavailable, match="instructions that this one lacks"):
+        local_model.start(files, tmp_path / "model.log")
+
+
 def test_a_server_that_never_answers_is_ended_and_told(tmp_path: Path) -> None:
     files = _stand_in(tmp_path, "import signal, sys\nprint('loading', flush=True)\nsignal.pause()\n")
 

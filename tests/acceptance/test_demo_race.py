@@ -174,6 +174,16 @@ def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_killed_it_leaves_no_server(tmp_path: Path) -> None:
+    """Its folder stays, since nobody is left to take it away; the servers end by themselves."""
+    with started(tmp_path) as (process, _):
+        until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
+        began = ports(tmp_path)
+        assert len(began) == 3
+        process.kill()
+        until(lambda: not any(map(is_listening, began)), "no server listens any more")
+
+
 def test_what_cannot_be_done_is_said_before_anything_starts(tmp_path: Path) -> None:
     """Exit code 2, one paragraph, no traceback."""
     (tmp_path / "other.json").write_text("{}")

@@ -243,6 +243,17 @@ def test_nowhere_to_write_to(tmp_path: Path) -> None:
     assert "cannot be written: No space left on device" in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["settings", "chat 127.0.0.1:1", "journal verify"])
+def test_what_is_closed_is_no_defect(tmp_path: Path, command: str, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{COMMAND} {command} {closed}"], cwd=tmp_path, env=environment({}), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 2), done.stderr
+    assert "defect" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_interrupted_while_the_agent_is_imported(tmp_path: Path, command: str) -> None:
     """It leaves at once without a word, as shells expect it; what doctor has started ends too."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, texts, until
+from acceptance.terminal import terminal
 
 BIN = COMMAND.parent
 
@@ -117,6 +118,43 @@ def test_in_a_folder_of_its_own_it_says_how_to_get_there(tmp_path: Path) -> None
     assert made.returncode == 0, made.stderr
     assert commands(made.stdout)[0] == "cd 'my agent/one' && strandline serve"
     assert (tmp_path / "my agent" / "one" / ".strandline" / ".gitignore").read_text() == "*\n"
+
+
+def test_a_model_whose_name_cannot_be_one_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for name in ('a"b', "a b", "a\nb", "a\\b", "caf\udce9"):
+        refused = strandline("init", "--model", f"openai:{name}", folder=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), name
+        assert "`openai:NAME`" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert strandline("init", "--model", " openai:small ", folder=tmp_path).returncode == 0
+    assert 'load_model("openai:small")' in (tmp_path / "agent.py").read_text()
+
+
+def test_a_file_where_the_journal_would_be_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / ".strandline").write_text("mine")
+    refused = strandline("init", folder=tmp_path)
+    assert refused.returncode == 2
+    assert ".strandline is a file" in refused.stderr
+    assert [each.name for each in tmp_path.iterdir()] == [".strandline"]
+
+
+def test_without_room_for_it_nothing_is_left(tmp_path: Path) -> None:
+    """The system lets this process write no byte into a file."""
+    refused = subprocess.run(
+        ["sh", "-c", f"ulimit -f 0; trap '' XFSZ; exec {COMMAND} init"],
+        cwd=tmp_path, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "agent.py cannot be written: File too large" in refused.stderr
+    assert not (tmp_path / "agent.py").exists()
+
+
+def test_on_a_narrow_terminal_no_word_is_broken(tmp_path: Path) -> None:
+    with terminal("init", folder=tmp_path, columns=60) as shown:
+        assert shown.ended() == 0
+    prose = [line for line in shown.screen.splitlines() if not line.startswith("  ")]
+    assert max(map(len, prose)) <= 60
+    assert "`strandline doctor`" in " ".join(prose)
 
 
 def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:

@@ -250,6 +250,21 @@ def test_a_signal_to_the_parent_ends_both_cleanly(number: signal.Signals, tmp_pa
         assert gone(child)
 
 
+def test_a_second_sigterm_is_no_reason_to_hurry(at: Checkpoints, tmp_path: Path) -> None:
+    """As without --reload: what executes is answered, however often a supervisor says to stop."""
+    shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
+    with reloading("agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        asked = server.ask("one")
+        at.reached("one model 0")
+        server.signal(signal.SIGTERM)
+        said(server, "Ctrl-C again leaves at once")
+        server.signal(signal.SIGTERM)
+        at.release()
+        assert asked.result(DEADLINE_S).json()["response"] == "one"
+        assert server.ended() == 0
+
+
 def test_ctrl_c_reaches_both_and_ends_them_cleanly(at: Checkpoints, tmp_path: Path) -> None:
     """A terminal sends it to every process; the run that executes is answered."""
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")

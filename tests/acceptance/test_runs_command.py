@@ -206,6 +206,36 @@ def test_a_run_is_moved_to_the_front_or_by_priority(server: Server, at: Checkpoi
     assert f"`strandline runs {runs[0]}` shows what became of it" in done.stderr
 
 
+def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
+    asked = ended(server, sent(server, "asks", "i1 @b"))
+    (request,) = asked["input_requests"]
+    lines = said(server, "answer", "asks").splitlines()
+    assert [columns(line) for line in lines] == [["ID", "NAME", "WHY"], [request["id"], "@b", request["reason"]]]
+    assert json.loads(said(server, "answer", "asks", "--json")) == [request]
+    assert "waits for an answer: @b" in said(server, "sessions")
+    goes_on = said(server, "answer", "asks", "gladly").split()[0]
+    assert ended(server, goes_on)["output"] == "i1: did @b (gladly)"
+    done = typed(server, "answer", "asks", "again")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nothing is asked in session asks" in done.stderr
+    done = typed(server, "answer", "asks", "--to", f"{request['id']}=again")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "answered" in done.stderr
+
+
+def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None:
+    asked = ended(server, sent(server, "several", "i2 @b+@c"))["input_requests"]
+    assert len(asked) == 2
+    done = typed(server, "answer", "several", "yes")
+    assert done.returncode == 2
+    assert "answer each of them with --to ID=TEXT" in done.stderr
+    to = [part for each in asked for part in ("--to", f"{each['id']}={each['name']}!")]
+    goes_on = said(server, "answer", "several", *to).split()[0]
+    assert ended(server, goes_on)["output"] == "i2: did @b (@b!), did @c (@c!)"
+    for wrong in (("answer", "several", "x", "--to", "a=b"), ("answer", "several", "--to", "a")):
+        assert typed(server, *wrong).returncode == 2
+
+
 def test_what_cannot_be_done_is_said_in_one_paragraph(server: Server, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     for arguments, told in [

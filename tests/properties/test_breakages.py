@@ -17,15 +17,30 @@ from simulation.trial import play
 from strandline.agents.port import RunStopped
 from strandline.engine import recovery, runner
 from strandline.engine.attempt import LiveAttempt
+from strandline.engine.control import Control
+from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
 from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import memory
-from strandline.journal.kept import KeptRun
+from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Take
-from strandline.model import Claim, Ending, Message, RoundStarted, Settlement, Token, ToolDone, ToolResult
+from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Ended, Move, Take
+from strandline.model import (
+    INTERRUPTS,
+    Claim,
+    Ending,
+    IfBusy,
+    Message,
+    NewRun,
+    RoundStarted,
+    RunStatus,
+    Settlement,
+    Token,
+    ToolDone,
+    ToolResult,
+)
 
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
@@ -152,6 +167,156 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory, "check_cancel", lambda run, end, *, discarded: None)
 
 
+def let_a_key_give_two_runs(patch: pytest.MonkeyPatch) -> None:
+    """A key is kept, and nobody looks at it."""
+    patch.setattr(memory, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
+
+
+def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """Keys are known to one process only."""
+    opens = MemoryJournal.open
+
+    async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
+        for session in journal._sessions.values():
+            session.keys.clear()
+        return await opens(journal, owner, max_attempts=max_attempts)
+
+    patch.setattr(MemoryJournal, "open", forgetful)
+
+
+def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
+    """Whatever is asked for under a key, it is answered by the run that it stands for."""
+    patch.setattr(memory, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
+
+
+def interrupt_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What interrupts only goes next."""
+    patch.setattr(MemoryJournal, "_begun", lambda journal, session, if_busy: [])
+
+
+def interrupt_the_innocent(patch: pytest.MonkeyPatch) -> None:
+    """An interrupt cancels what waits, too."""
+    begun = MemoryJournal._begun
+
+    def all_of_them(journal: MemoryJournal, session: KeptSession, if_busy: IfBusy) -> list[KeptRun]:
+        found = begun(journal, session, if_busy)
+        return [*session.line.in_order(), *found] if if_busy in INTERRUPTS else found
+
+    patch.setattr(MemoryJournal, "_begun", all_of_them)
+
+
+def roll_back_what_is_only_interrupted(patch: pytest.MonkeyPatch) -> None:
+    """An interrupt hides what it ends."""
+    stop_all = MemoryJournal._stop_all
+    patch.setattr(
+        MemoryJournal, "_stop_all", lambda journal, runs, *, discard=False: stop_all(journal, runs, discard=True)
+    )
+
+
+def roll_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    """A rollback hides nothing."""
+    stop_all, tell = MemoryJournal._stop_all, Control.tell
+
+    def keeping(journal: MemoryJournal, runs: list[KeptRun], *, discard: bool = False) -> Any:
+        return stop_all(journal, runs)
+
+    def telling(control: Control, key: Any, stopped: Any, *, force: bool = False, **_: Any) -> None:
+        tell(control, key, stopped, force=force)
+
+    patch.setattr(MemoryJournal, "_stop_all", keeping)
+    patch.setattr(Control, "tell", telling)
+
+
+def show_agents_what_is_discarded(patch: pytest.MonkeyPatch) -> None:
+    """The window has what was rolled back."""
+    record = KeptSession.record
+
+    def recorded(session: KeptSession) -> Any:
+        hidden, session.discarded = session.discarded, set()
+        try:
+            return record(session)
+        finally:
+            session.discarded = hidden
+
+    patch.setattr(KeptSession, "record", recorded)
+
+
+def let_a_run_wait_that_is_to_be_refused(patch: pytest.MonkeyPatch) -> None:
+    """A busy session refuses nobody."""
+    accept = MemoryJournal.accept
+
+    async def accepting(journal: MemoryJournal, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+        if new.if_busy is IfBusy.REJECT and (session := journal._sessions.get(new.key)) is not None:
+            claimed, session.claimed = session.claimed, None
+            try:
+                return await accept(journal, new, bounds, take=False)
+            finally:
+                session.claimed = claimed
+        return await accept(journal, new, bounds, take=take)
+
+    patch.setattr(MemoryJournal, "accept", accepting)
+
+
+def take_no_notice_of_priorities(patch: pytest.MonkeyPatch) -> None:
+    """Runs go by lane and sequence alone."""
+    patch.setattr(KeptRun, "rank", lambda run: (run.lane, 0, run.sequence))
+
+
+def line_an_interrupt_up_behind(patch: pytest.MonkeyPatch) -> None:
+    """What interrupts waits for its turn."""
+    rank = KeptRun.rank
+    patch.setattr(KeptRun, "rank", lambda run: (max(3, run.lane), *rank(run)[1:]))
+
+
+def line_up_behind_what_is_given_back(patch: pytest.MonkeyPatch) -> None:
+    """A run that was cut off lines up behind all others."""
+    patch.setattr(KeptRun, "rank", lambda run: (9 if run.lane == 0 else run.lane, run.new.priority, run.sequence))
+
+
+def leave_one_out(patch: pytest.MonkeyPatch) -> None:
+    """A cancel of a session overlooks the last that waits there."""
+    stop_all = MemoryJournal._stop_all
+
+    def nearly_all(journal: MemoryJournal, change: CancelSession) -> Any:
+        session = journal._sessions.get(change.key)
+        return stop_all(journal, [] if session is None else session.line.in_order()[:-1])
+
+    patch.setattr(MemoryJournal, "_cancel_session", nearly_all)
+
+
+def begin_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
+    """A run whose agent is being built when its cancel comes begins nevertheless."""
+    end = Execution.end
+
+    def heedless(execution: Execution, ending: Ending, grace_s: float) -> None:
+        end(execution, ending, grace_s)
+        execution.attempt.stopping = False
+
+    patch.setattr(Execution, "end", heedless)
+
+
+def move_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A move is answered, and changes nothing."""
+
+    def unmoved(journal: MemoryJournal, change: Move) -> Any:
+        run = journal._runs.get(change.run_id)
+        return Changed(existed=True) if run is not None and run.status is RunStatus.QUEUED else Ended()
+
+    patch.setattr(MemoryJournal, "_move", unmoved)
+
+
+def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """A pause is known to one process only."""
+    opens = MemoryJournal.open
+
+    async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
+        for session in journal._sessions.values():
+            session.paused = False
+        return await opens(journal, owner, max_attempts=max_attempts)
+
+    patch.setattr(MemoryJournal, "open", forgetful)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -167,6 +332,22 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "an attempt that is not counted": (count_no_attempt, "was cut off and not counted"),
     "a cancel that does not win": (let_a_cancelled_run_succeed, "although its cancel was accepted"),
     "a cancel that a crash forgets": (forget_a_cancel, "although its cancel was accepted"),
+    "a key that is not looked at": (let_a_key_give_two_runs, "became two runs"),
+    "a key that a crash forgets": (forget_keys_in_a_crash, "became two runs"),
+    "a key that takes any body": (take_any_body_for_a_key, "which is another one"),
+    "an interrupt that ends nothing": (interrupt_nothing, "had interrupted it"),
+    "an interrupt that ends what waits": (interrupt_the_innocent, "was cancelled, which nobody asked for"),
+    "an interrupt that hides": (roll_back_what_is_only_interrupted, "was rolled back, which nobody asked for"),
+    "a rollback that hides nothing": (roll_nothing_back, "is not hidden although"),
+    "a window with what was rolled back": (show_agents_what_is_discarded, "the session had"),
+    "a busy session that refuses nobody": (let_a_run_wait_that_is_to_be_refused, "was accepted beside"),
+    "a priority that counts for nothing": (take_no_notice_of_priorities, "which goes before it"),
+    "an interrupt that waits its turn": (line_an_interrupt_up_behind, "which goes before it"),
+    "a run that was cut off and goes last": (line_up_behind_what_is_given_back, "which had begun"),
+    "a cancel of a session that overlooks one": (leave_one_out, "waited when its session was cancelled"),
+    "a cancel that comes too early": (begin_what_was_cancelled, "began after its cancel was accepted"),
+    "a move that moves nothing": (move_nothing, "which goes before it|one of the priorities"),
+    "a pause that a crash forgets": (forget_pauses_in_a_crash, "had been paused for"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 

@@ -31,7 +31,7 @@ from strandline.journal.memory import MemoryJournal
 from strandline.model import WHOLE_HISTORY, ErrorCode, Message, Range, RunStatus, ToolDone
 from strandline.testing import ScriptedModel, call, fast_retries, results, say, stop, think
 from strandline.testing import question as asked
-from strands_support import Staging, ask, history, run, serving
+from strands_support import Staging, answer, ask, history, run, serving
 
 EARLY = "(This run ended early: agent_error.)"
 
@@ -494,7 +494,7 @@ def test_hooks_that_end_a_turn_or_go_on_by_themselves_leave_a_valid_history(tmp_
 
 
 @pytest.mark.parametrize("by", ["a tool", "a hook", "a hook before all tools"])
-def test_a_run_that_asks_for_input_fails_and_the_next_one_works(by: str, tmp_path: Path) -> None:
+def test_whoever_asks_for_input_is_answered(by: str, tmp_path: Path) -> None:
     async def main() -> None:
         @tool(context=True)
         def approve(tool_context: ToolContext) -> str:
@@ -507,7 +507,9 @@ def test_a_run_that_asks_for_input_fails_and_the_next_one_works(by: str, tmp_pat
 
         def factory() -> Agent:
             def script(messages: Any) -> Any:
-                return [call("approve")] if asked(messages) == "go" else "fine"
+                if asked(messages) == "go" and not results(messages):
+                    return [call("approve")]
+                return f"then {list(results(messages).values())}" if asked(messages) == "go" else "fine"
 
             agent = Agent(model=ScriptedModel(script), tools=[approve])
             if by != "a tool":
@@ -515,7 +517,13 @@ def test_a_run_that_asks_for_input_fails_and_the_next_one_works(by: str, tmp_pat
             return agent
 
         async with serving(factory, tmp_path) as service:
-            await fails(service, "go", "approval")
+            end = await ask(service, "go")
+            assert end.status is RunStatus.NEEDS_INPUT
+            assert [(each.name, each.reason) for each in end.input_requests] == [("approval", "sure?")]
+            done = "yes" if by == "a tool" else "approved"
+            assert (await answer(service, end)).output == f"then {[done]}"
+            assert len(await history(service)) == 4
+            assert (await ask(service, "next")).output == "fine"
 
     run(main)
 

@@ -3,17 +3,19 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvloop
+from starlette.testclient import TestClient
 from strands import Agent
 
 import strandline
 from strandline.config import Settings
-from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError, TargetError
+from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
 from strandline.library import FAILED, OF_A_SERVER, OF_HTTP, AppSettings, ServerSettings, ServiceSettings
 from strandline.testing import Gate, ScriptedModel, question
 
@@ -39,6 +41,14 @@ async def ask(service: strandline.Service, text: str, session: str = "ada") -> s
     assert isinstance(end, strandline.Outcome)
     assert end.status is strandline.RunStatus.SUCCEEDED, end
     return end.output
+
+
+def settle(future: "Future[None]", call: Callable[[], None]) -> None:
+    try:
+        call()
+        future.set_result(None)
+    except BaseException as error:
+        future.set_exception(error)
 
 
 # -- the service ---------------------------------------------------------------------------------------
@@ -155,6 +165,19 @@ def test_an_app_may_be_started_again_and_again_but_not_twice_at_once() -> None:
     asyncio.run(main())
 
 
+def test_a_test_client_is_told_of_an_app_that_cannot_start() -> None:
+    first = strandline.asgi(make_agent, journal="sqlite:journal.db")
+    second = strandline.asgi(make_agent, journal="sqlite:journal.db", lock_wait=0)
+
+    def enter() -> None:  # (in a thread that is left behind if it waits for ever)
+        with TestClient(first), pytest.raises(JournalLocked, match="one worker"), TestClient(second):
+            pytest.fail("two own one journal")
+
+    entering: Future[None] = Future()
+    threading.Thread(target=lambda: settle(entering, enter), daemon=True).start()
+    entering.result(20)
+
+
 def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
     with pytest.raises(NotStarted, match="lifespan"):
         _ = strandline.asgi(make_agent).service
@@ -193,6 +216,7 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
         ({"max_runing": 3}, "`max_runing` is no setting; did you mean `max_running`?"),
         ({"max_running": 0}, r"max_running is 0 \(given to strandline.asgi\); it must be a whole number >= 1"),
         ({"stall_action": "explode"}, "it must be report or cancel"),
+        ({"journal": "x.db"}, "it must be `sqlite:PATH` or `memory:`"),
         ({"port": 80}, "strandline.asgi has no use for `port`, which is a setting of the command and of"),
         ({"config": "none.toml"}, "none.toml cannot be read"),
     ],
@@ -200,6 +224,32 @@ def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         strandline.asgi(make_agent, **settings)
+
+
+@pytest.mark.parametrize("journal", ["memory:", "sqlite:journal.db"])
+def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal: str) -> None:
+    key: Any = strandline.session_key("ada")
+    name: Any = "ada"
+    mine: Any = "mine"
+
+    async def main() -> None:
+        async with strandline.open_service(make_agent, journal=journal, drain_grace=0) as service:
+            wrong: Any
+            for wrong in (None, b"hello", ["hello"], {"text": "hello"}):
+                with pytest.raises(Invalid, match="it must be text, or a list of content blocks"):
+                    await service.submit(strandline.Request(key=key, input=wrong))
+            with pytest.raises(Invalid, match="metadata is 'mine'"):
+                await service.submit(strandline.Request(key=key, input="hello", metadata=mine))
+            for asked in (
+                lambda: service.submit(strandline.Request(key=name, input="hello")),
+                lambda: service.history(name),
+                lambda: service.delete(name),
+            ):
+                with pytest.raises(Invalid, match="the key of the session is 'ada'; make one with"):
+                    await asked()
+            assert await ask(service, "hello") == "ada: hello"
+
+    asyncio.run(main())
 
 
 def test_a_service_without_http_has_no_use_for_settings_of_http() -> None:

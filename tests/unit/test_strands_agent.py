@@ -15,7 +15,7 @@ from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEv
 from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException
 
-from engine_support import key, texts
+from engine_support import key, texts, tool_texts
 from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.service import Request
@@ -36,7 +36,7 @@ from strandline.model import (
 )
 from strandline.testing import Gate, ScriptedModel, call, fast_retries, results, say, stop
 from strandline.testing import question as asked
-from strands_support import Staging, ask, history, loaded, run, serving
+from strands_support import Staging, answer, ask, history, loaded, run, serving
 
 
 @tool
@@ -378,7 +378,7 @@ def test_invocation_state_is_fresh_for_each_run_and_says_what_a_tool_needs_to_ke
     run(main)
 
 
-def test_an_interrupt_fails_the_run_and_closes_its_round(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_its_round_open_until_it_is_answered(tmp_path: Path) -> None:
     async def main() -> None:
         @tool(context=True)
         def approve(tool_context: ToolContext) -> str:
@@ -386,14 +386,19 @@ def test_an_interrupt_fails_the_run_and_closes_its_round(tmp_path: Path) -> None
             return str(tool_context.interrupt("approval", reason="sure?"))
 
         def script(messages: Any) -> Any:
-            return [call("approve"), call("echo", {"text": "x"})] if asked(messages) == "ask" else "fine"
+            if asked(messages) == "ask" and not results(messages):
+                return [call("approve"), call("echo", {"text": "x"})]
+            return "fine"
 
         async with serving(lambda: Agent(model=ScriptedModel(script), tools=[approve, echo]), tmp_path) as service:
             end = await ask(service, "ask")
-            assert end.error is not None
-            assert end.error.code is ErrorCode.AGENT_ERROR
-            assert "approval" in end.error.detail
-            assert "echo x" in str(await history(service)), "the finished sibling keeps its result"
+            assert (end.status, end.error) == (RunStatus.NEEDS_INPUT, None)
+            page = await service.history_page(key())
+            assert (len(page.messages), page.pending) == (2, True)
+            assert (await answer(service, end, "surely")).output == "fine"
+            assert sorted(tool_texts(await history(service))) == ["echo x", "surely"], (
+                "the finished sibling keeps its result"
+            )
             assert (await ask(service, "next")).output == "fine"
 
     run(main)

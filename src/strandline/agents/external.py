@@ -13,7 +13,17 @@ from strands import Agent
 from strandline.agents.port import Attempt, Finished, RunContext, RunStopped, Signal
 from strandline.agents.strands import StrandsAgent
 from strandline.history import Progress
-from strandline.model import WHOLE_HISTORY, AgentRecord, Input, Message, StateRecord, ToolResult
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    ErrorCode,
+    Failed,
+    Input,
+    Message,
+    NeedsInput,
+    StateRecord,
+    ToolResult,
+)
 
 NOTHING: Final = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
 NOT_BEGUN: Final = Progress(messages=[], results={})
@@ -28,6 +38,10 @@ class ExternalAgent:
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
         finished = await self._agent.run(_Unstaged(attempt))
+        if isinstance(finished.ending, NeedsInput):
+            names = ", ".join(each.name for each in finished.ending.requests)
+            detail = f"the agent asked for input ({names}), which cannot be answered with `history=external`"
+            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail), usage=finished.usage)
         return Finished(ending=finished.ending, usage=finished.usage, keep=finished.keep)
 
     def rest(self) -> None:

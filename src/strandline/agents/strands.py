@@ -15,6 +15,7 @@ from contextlib import aclosing
 from typing import Any, cast
 from weakref import WeakSet
 
+from msgspec.structs import replace
 from strands import Agent
 from strands.agent.agent_result import AgentResult
 from strands.handlers.callback_handler import null_callback_handler
@@ -33,7 +34,9 @@ from strandline.model import (
     Ending,
     ErrorCode,
     Failed,
+    InputRequest,
     Message,
+    NeedsInput,
     SessionId,
     SessionKey,
     StateRecord,
@@ -150,6 +153,10 @@ class StrandsAgent:
     def __init__(self, agent: Agent, record: AgentRecord, progress: Progress) -> None:
         self._agent = agent
         self._packed: Packed | None = None
+        self._carried = progress.asking is not None
+        """Whether the first message of the run under way is the open one of the run that asked for input."""
+        if self._carried:
+            record = _without_the_last(record)
         self._origins = Origins(record)
         primers = copy.deepcopy(agent.messages) if record.window == WHOLE_HISTORY else []
         # Copies, since the attempt tells these messages too, and a manager may shorten those of the agent.
@@ -160,7 +167,9 @@ class StrandsAgent:
         self._state = encode(record.state)
         _restore(agent, record.state, progress.state)
         self._reopened = bool(progress.again)
-        if self._reopened:
+        if progress.asking is not None and progress.takes_answers:
+            _ask_again(agent, progress.asking, progress)
+        elif self._reopened:
             _reopen(agent, progress)
         self._reports = Reports(agent, self._origins, _state_of)
 
@@ -170,16 +179,17 @@ class StrandsAgent:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
         result = await self._result(attempt)
+        ending = _ending(self._agent, result, cancelled=attempt.signal.is_set())
         if self._reopened:
             self._reopened = False
             _answered(self._agent)
         invocation = result.metrics.latest_agent_invocation
         usage = None if invocation is None else whole_numbers(dict(invocation.usage))
         self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
-        ending = _ending(result, cancelled=attempt.signal.is_set())
-        if not isinstance(ending, Succeeded):
+        if not isinstance(ending, Succeeded | NeedsInput):
             return Finished(ending=ending, usage=usage)
         window, keep = self._window_after(attempt, ending)
+        self._carried = False
         return Finished(ending=ending, usage=usage, window=window, state=self._changed_state(), keep=keep)
 
     def rest(self) -> None:
@@ -222,19 +232,20 @@ class StrandsAgent:
     def _prompt(self, attempt: Attempt) -> object:
         """Return what the agent is asked: nothing, or no answers to its open round, where it goes on by itself."""
         if attempt.prompt is not None:
-            return question(attempt.prompt)["content"]
+            return attempt.prompt if self._carried else question(attempt.prompt)["content"]
         return [] if self._reopened else None
 
     # -- window and state --------------------------------------------------------------------------
 
-    def _window_after(self, attempt: Attempt, ending: Succeeded) -> tuple[Window | None, bool]:
-        """Return the window after a run that succeeded, None if it has not changed, and whether the agent can stay.
+    def _window_after(self, attempt: Attempt, ending: Succeeded | NeedsInput) -> tuple[Window | None, bool]:
+        """Return the window after a run that came to an end of its own, None if it has not changed, and whether the
+        agent can stay.
 
         What the run leaves is closed here, so that the conversation in memory is the one that history has; where the
         two cannot be told apart message by message, the window has the run as history has it, and the agent goes.
         """
         told = list(attempt.messages)
-        if attempt.prompt is not None and (not told or told[0]["role"] != "user"):
+        if not self._carried and attempt.prompt is not None and (not told or told[0]["role"] != "user"):
             told.insert(0, question(attempt.prompt))
         closed = close(told, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
@@ -242,7 +253,8 @@ class StrandsAgent:
         before = messages if keep else self._origins.before_run(messages)
         window = self._origins.follow(before, len(closed), whole_run=len(before) < len(messages))
         self._origins.forget_all_but(messages)
-        if window is not None and (faults := window_faults(window, before)):
+        whole = before[:-1] if isinstance(ending, NeedsInput) and before is messages else before
+        if window is not None and (faults := window_faults(window, whole)):
             _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
             return None, False
         return window, keep
@@ -284,13 +296,17 @@ def whole_numbers(usage: Mapping[str, object]) -> dict[str, int]:
     return {str(name): int(count) for name, count in usage.items() if isinstance(count, int | float) and count < 2**53}
 
 
-def _ending(result: AgentResult, *, cancelled: bool) -> Ending:
+def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
     """Return how a run ended that returned. A cancel that nobody asked for is the agent's own way to stop."""
     if result.stop_reason == "interrupt":
-        names = ", ".join(interrupt.name for interrupt in result.interrupts or ())
+        asked = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
+        state = agent.take_snapshot(include=["interrupt_state"]).data
+        if asked and state["interrupt_state"].get("pending_tool_execution"):
+            return NeedsInput(list(asked.values()), state)
+        names = ", ".join(each.name for each in asked.values())
         return Failed(
             ErrorCode.AGENT_ERROR,
-            f"the agent asked for input ({names}), but input requests cannot be answered here yet",
+            f"the agent asked for input ({names}) outside of a round of tools, and cannot be answered there",
         )
     if cancelled and result.stop_reason == "cancelled":
         return Failed(ErrorCode.STOPPED, "the run was cancelled")
@@ -337,6 +353,19 @@ def _reopen(agent: Agent, progress: Progress) -> None:
     """
     round_ = {"assistant_message": agent.messages[-1], "completed_tool_results": progress.ended()}
     _load(agent, {"interrupt_state": {**_NOTHING_ASKED, "activated": True, "pending_tool_execution": round_}})
+
+
+def _ask_again(agent: Agent, asking: StateRecord, progress: Progress) -> None:
+    """Have the agent wait for the answers to what it asked, or for them once more with the results of `progress`."""
+    state = copy.deepcopy(asking)
+    if progress.again:
+        state["interrupt_state"]["pending_tool_execution"]["completed_tool_results"] = progress.ended()
+    _load(agent, state)
+
+
+def _without_the_last(record: AgentRecord) -> AgentRecord:
+    """Return the record without the last message, which counts as one of the run that goes on from it."""
+    return replace(record, messages=record.messages[:-1], origins=record.origins[:-1], length=record.length - 1)
 
 
 def _answered(agent: Agent) -> None:

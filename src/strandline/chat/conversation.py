@@ -31,6 +31,7 @@ from strandline.remote.answers import (
     is_loopback,
     json_of,
     nobody,
+    reaching,
     retry_after_s,
     why,
 )
@@ -57,11 +58,12 @@ class Conversation:
         self.url = url
         self.session = session
         self.agent_id = ""
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(CONNECT_S, read=None, pool=None),
-            trust_env=not is_loopback(url),
-        )
+        with reaching(url):
+            self._client = httpx.AsyncClient(
+                base_url=url,
+                timeout=httpx.Timeout(CONNECT_S, read=None, pool=None),
+                trust_env=not is_loopback(url),
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,6 +79,8 @@ class Conversation:
             response = await self._client.get("/health", timeout=CONNECT_S)
         except httpx.TransportError as error:
             raise self._nobody(error) from None
+        except httpx.DecodingError as error:
+            raise NotStrandline(f"what answers at {self.url} is no Strandline server: {error}") from None
         found = json_of(response)
         if response.status_code != OK or not isinstance(found, dict) or "agent_id" not in found:
             raise NotStrandline(
@@ -126,7 +130,7 @@ class Conversation:
             before = tail.result()
         finally:
             tail.cancel()
-        for _ in range(TRIES):
+        for tried in range(TRIES):
             post = asyncio.ensure_future(self._client.post("/chat", json={"message": text, "session_id": self.session}))
             try:
                 async for waiting in self._standing_until(post, begun):
@@ -151,7 +155,7 @@ class Conversation:
                     return
                 case 429 | 503:
                     wait_s = retry_after_s(response)
-                    yield Refused(why(response), wait_s)
+                    yield Refused(why(response), wait_s, again=tried > 0)
                     await asyncio.sleep(wait_s)
                 case 404:
                     raise NotStrandline(f"{self.url} has no /chat: it is no Strandline server, or lives below a path")

@@ -41,10 +41,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server does not take the question now; nothing was accepted. It is sent again in `wait_s`."""
+    """The server does not take the question now; nothing was accepted. It is sent again in `wait_s`.
+
+    `again`: it was refused before.
+    """
 
     reason: str
     wait_s: float
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
     """
     screen = Screen(plain=True)
     last: list[Event] = []
+    message = _as_text(message)
 
     async def main() -> Answer:
         async with Conversation(url, session) as conversation:
@@ -118,7 +119,7 @@ class Program:
         line = self._read(self._screen.prompt(session))
         while line.endswith("\\"):
             line = line[:-1] + "\n" + self._read("... ")
-        return line
+        return _as_text(line)
 
     def _act(self, runner: asyncio.Runner, conversation: Conversation, line: str) -> None:
         """Do what a line says, and say what goes wrong."""
@@ -178,6 +179,11 @@ class Program:
 
 def _turn_of(question: str, turns: list[Turn]) -> Turn | None:
     return next((turn for turn in reversed(turns) if turn.question == question), None)
+
+
+def _as_text(typed: str) -> str:
+    """Return what was typed with a mark (U+FFFD) for each byte that is no text: JSON carries text only."""
+    return typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _number(words: list[str], default: int) -> int:

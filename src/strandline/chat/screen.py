@@ -5,7 +5,6 @@ the answer on the standard output, and nothing else.
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from rich.text import Text
 
 from strandline.chat.events import Answer, Event, InLine, Kept, Lost, Refused, Waiting
 from strandline.chat.turns import ToolCall, Turn, brief
+from strandline.printable import clean
 
-CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 ASCII_SPINNER: Final = "|/-\\"
 BRIEF_LINES: Final = 8
@@ -38,9 +37,12 @@ class _Heading(Heading):
 
 
 class _Markdown(Markdown):
-    """Markdown with such headings."""
+    """Markdown with such headings, and with the addresses of its links: many terminals would not show them."""
 
     elements: ClassVar = {**Markdown.elements, "heading_open": _Heading}
+
+    def __init__(self, markup: str) -> None:
+        super().__init__(markup, hyperlinks=False)
 
 
 class Screen:
@@ -64,6 +66,8 @@ class Screen:
                     self._draw_line(_standing(event))
             case Kept(run_id=run_id):
                 self.note(f"The server stops or reloads; it keeps this run ({run_id}), which goes on when it is back")
+            case Refused(reason=reason, wait_s=wait_s, again=True):
+                self._draw_line(f"{reason}; trying again in {wait_s:g} s")
             case Refused(reason=reason, wait_s=wait_s):
                 self.note(f"Not now: {reason}. Nothing was accepted; trying again in {wait_s:g} s (Ctrl-C gives up)")
             case Lost():
@@ -92,7 +96,8 @@ class Screen:
     def welcome(self, url: str, health: dict[str, Any], session: str) -> None:
         """Say who answers."""
         version = f", Strandline {health['version']}" if "version" in health else ""
-        self._out.print(Text.assemble((str(health["agent_id"]), "bold"), f" answers at {url}{version}"), soft_wrap=True)
+        name = clean(str(health["agent_id"]))
+        self._out.print(Text.assemble((name, "bold"), clean(f" answers at {url}{version}")), soft_wrap=True)
         self._out.print(Text("/help tells what else you can type, Ctrl-D leaves", "dim"))
         if health.get("ready") is False:
             self.note("It is starting or stopping at the moment: questions are not taken yet")
@@ -138,7 +143,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Say something that is no answer."""
         self.clear_line()
-        self._told.print(Text(text, "yellow"))
+        self._told.print(Text(clean(text), "yellow"))
 
     def error(self, text: str) -> None:
         """Say what went wrong."""
@@ -153,7 +158,7 @@ class Screen:
             return
         self._ticks += 1
         wheel = SPINNER if self._told.encoding.startswith("utf") else ASCII_SPINNER
-        line = f"{wheel[self._ticks % len(wheel)]} {text}"
+        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(text).split())}"
         width = self._told.width - 1
         if cell_len(line) > width:
             line = set_cell_size(line, width)
@@ -214,11 +219,6 @@ def _standing(event: Waiting | InLine) -> str:
         case Waiting(running=running, queued=queued):
             executes = "1 run executes" if running == 1 else f"{running} runs execute"
             return f"{seconds} · on the server {executes}, {queued} {'waits' if queued == 1 else 'wait'}"
-
-
-def clean(text: str) -> str:
-    """Return a text without what would control the terminal: agents say what models and web pages told them."""
-    return CONTROL.sub("", text)
 
 
 def _cut(text: str, whole: bool) -> str:

@@ -3,6 +3,7 @@
 What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from strandline import __version__
 from strandline.cli import say
+from strandline.cli.answer import answer
 from strandline.cli.chat import chat
 from strandline.cli.check import check
 from strandline.cli.demo import demo_app
@@ -45,16 +47,25 @@ app.command()(runs)
 app.command()(history)
 app.command()(cancel)
 app.command()(move)
-app.command()(settings)
-app.command()(doctor)
+app.command()(answer)
+app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
+app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
 app.command()(stacks)
 app.command()(check)
 app.add_typer(journal_app, name="journal")
 app.add_typer(demo_app, name="demo")
 
 
+def _open_what_is_closed() -> None:
+    """Give a closed input or output to /dev/null: else the next file or socket that is opened takes its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
+
+
 def main() -> None:
     """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
+    _open_what_is_closed()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

@@ -21,7 +21,7 @@ def _demo() -> None:
     """See what Strandline is for."""
 
 
-@demo_app.command()
+@demo_app.command(short_help="Five requests at once: unprotected, a lock, Strandline.")
 def race(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured and judged as JSON.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw it in a file too.", metavar="FILE")] = None,

@@ -91,11 +91,13 @@ def _looked(target: str | None, config: Path | None) -> Iterator["Finding"]:
 def _print(findings: list["Finding"]) -> None:
     from rich.text import Text
 
+    from strandline.printable import clean
+
     console = say.out()
     about = max(len(each.about) for each in findings)
     margin = " " * (about + 11)
     for each in findings:
-        lines = [*each.told.splitlines(), *([f"-> {each.fix}"] if each.fix else [])]
+        lines = [*clean(each.told).splitlines(), *([f"-> {each.fix}"] if each.fix else [])]
         if console.is_terminal:
             wrapped = (
                 textwrap.wrap(line, max(30, console.width - len(margin)), break_on_hyphens=False) for line in lines

@@ -70,13 +70,18 @@ def init(
     from strandline.providers import parse
 
     with say.told():
-        parse(model)
-    file = folder / FILE
+        provider, name = parse(model)
+    model = f"{provider}:{name}" if name else provider
+    file, kept = folder / FILE, folder / KEPT
+    if kept.exists() and not kept.is_dir():
+        say.fail(
+            f"{kept} is a file, and a server keeps its journal in a folder of that name. Move it away, or name another"
+            " folder: `strandline init FOLDER`."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as out:
-            out.write(AGENT.format(model=model))
-        _keep_out_of_git(folder / KEPT)
+        _write_new(file, AGENT.format(model=model))
+        _keep_out_of_git(kept)
     except FileExistsError as error:
         if Path(error.filename or file) != file:
             say.fail(f"{error.filename} is a file, and {file} cannot be put in it. Name another folder.")
@@ -86,10 +91,21 @@ def init(
         )
     except OSError as error:
         say.fail(
-            f"{file} cannot be written: {error.strerror}. Name a folder that you may write to:"
+            f"{file} cannot be written: {error.strerror}. Name a folder that you may write to, with room in it:"
             " `strandline init FOLDER`."
         )
     _say_what_to_type(folder, file, model)
+
+
+def _write_new(file: Path, text: str) -> None:
+    """Write a file that is not there yet, all of it or none. Raises `OSError`."""
+    with file.open("x", encoding="utf-8") as out:
+        try:
+            out.write(text)
+            out.flush()
+        except OSError:
+            file.unlink()
+            raise
 
 
 def _keep_out_of_git(kept: Path) -> None:
@@ -116,7 +132,8 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     console = say.out()
 
     def line(text: str = "", style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
+        # On a terminal prose is broken between words; what is to be typed stays one line.
+        console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal or text.startswith("  "))
 
     needs = ", which needs no key" if provider == "scripted" else ""
     line(f"Made {file}: an agent with one tool. Its model is {model}{needs}.")
@@ -148,5 +165,6 @@ def _say_what_to_type(folder: Path, file: Path, model: str) -> None:
     line("  curl -s 'localhost:8080/history?count=0'", "bold")
     line()
     line("To talk with it: `strandline chat`. If something does not work: `strandline doctor`.")
+    line("With `strandline serve --reload`, what you change is served as soon as it is saved.")
     if provider == "scripted":
         line(f"For a real model, change one line of {file}; it says how.")

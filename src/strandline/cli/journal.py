@@ -45,7 +45,7 @@ OptionalPath = Annotated[
 ]
 
 
-@journal_app.command(no_args_is_help=True)
+@journal_app.command(no_args_is_help=True, short_help="Copy it to a file, also while a server runs on it.")
 def backup(
     places: Annotated[
         list[str],
@@ -71,7 +71,7 @@ def backup(
     say.out().print(f"{places[-1]}: {_size(size)}, checked and on the disk.", soft_wrap=True)
 
 
-@journal_app.command()
+@journal_app.command(short_help="Check everything in it; nothing is changed.")
 def verify(path: OptionalPath = None, as_json: AsJson = False, config: Config = None) -> None:
     """Check everything in the journal, also while a server runs on it; nothing is changed.
 
@@ -153,7 +153,7 @@ def prune(
             say.out().print(f"{_size(max(freed, 0))} given back.")
 
 
-@journal_app.command("import")
+@journal_app.command("import", short_help="Bring in what Strands' FileSessionManager has kept.")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder with `session_ID` folders, or one of them.", metavar="FOLDER")],
     path: OptionalPath = None,

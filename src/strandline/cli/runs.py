@@ -177,7 +177,7 @@ def _print_run(run: dict[str, Any]) -> None:
         if value:
             console.print(f"{name:8}  {rows.clean(value)}", markup=False, soft_wrap=True)
     if run["output"]:
-        from strandline.chat.screen import clean
+        from strandline.printable import clean
 
         console.print(f"\n{clean(run['output'])}", markup=False, soft_wrap=True)
 

@@ -47,11 +47,13 @@ def say_error(message: str) -> None:
     """Say one paragraph about what went wrong."""
     from rich.markup import escape
 
+    from strandline.printable import clean
+
     if message.startswith(("The ", "There ")):
         message = message[0].lower() + message[1:]
     console = err()
     # On a terminal it is broken between words; elsewhere a line stays one.
-    console.print(f"[bold red]strandline:[/] {escape(message)}", soft_wrap=not console.is_terminal)
+    console.print(f"[bold red]strandline:[/] {escape(clean(message))}", soft_wrap=not console.is_terminal)
 
 
 def fail(message: str) -> NoReturn:

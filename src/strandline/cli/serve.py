@@ -96,7 +96,8 @@ def _flag(name: str, meaning: str) -> inspect.Parameter:
         kind = str | None
         values = choices(kind_of(name))
         offered = one_of(*values) if values else None
-        option = typer.Option(flag, help=help_text, metavar=_metavar(default), autocompletion=offered)
+        metavar = "|".join(values) if values and not isinstance(default, list) else _metavar(default)
+        option = typer.Option(flag, help=help_text, metavar=metavar, autocompletion=offered)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
@@ -109,7 +110,7 @@ def _shown(default: object) -> str:
         case list():
             return ", ".join(default) or "none"
         case _:
-            return f"{default:g}" if isinstance(default, float) else str(default)
+            return f"{default:.15g}" if isinstance(default, float) else str(default)
 
 
 def _metavar(default: object) -> str:

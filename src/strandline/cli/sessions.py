@@ -78,8 +78,8 @@ def history(
 def _print_turn(turn: "Turn") -> None:
     from rich.text import Text
 
-    from strandline.chat.screen import clean
     from strandline.chat.turns import ToolCall, brief
+    from strandline.printable import clean
 
     console = say.out()
     mark = ("(discarded) ", "yellow") if turn.discarded else ("", "")
@@ -97,6 +97,8 @@ def _print_turn(turn: "Turn") -> None:
 
 
 def _now(session: dict[str, Any]) -> str:
+    if session.get("input_requests"):
+        return f"waits for an answer: {', '.join(str(each['name']) for each in session['input_requests'])}"
     if session.get("paused"):
         paused = "paused"
         return f"{paused}, {session['running']} executes" if session["running"] else paused

@@ -32,6 +32,7 @@ def stacks(
     """
     with told():
         place = path_of(journal, config)
+        from strandline.printable import clean
         from strandline.stacks import ask
 
-        sys.stdout.write(ask(place))
+        sys.stdout.write(clean(ask(place)))

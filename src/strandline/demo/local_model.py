@@ -158,7 +158,9 @@ def _wait_until_it_answers(
     child: subprocess.Popen[bytes], log: Path, deadline: float, waiting: Callable[[], None]
 ) -> str:
     while time.monotonic() < deadline:
-        if child.poll() is not None:
+        if child.poll() == -signal.SIGILL:
+            raise ModelUnavailable("its server is built for processors with instructions that this one lacks")
+        if child.returncode is not None:
             raise ModelUnavailable(f"its server ended with status {child.returncode}: {_end_of(log)}")
         found = _LISTENING.search(log.read_text(errors="replace"))
         if found is not None and _answers(found[1]):

@@ -14,10 +14,11 @@ from strandline.clock import Clock
 from strandline.engine.calls import adopt_current_task
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
-from strandline.history import Progress, question
+from strandline.history import Progress, close, close_answer, question
 from strandline.journal.port import Journal
 from strandline.model import (
     Claim,
+    Ending,
     Input,
     Message,
     RoundDone,
@@ -42,6 +43,7 @@ class LiveAttempt:
         "_journal",
         "_partial",
         "_staged",
+        "begun",
         "claim",
         "context",
         "last_progress",
@@ -74,6 +76,8 @@ class LiveAttempt:
         self.last_progress = clock.monotonic()
         self.stopping = False
         """Whether the run was asked to end: no further tool is started."""
+        self.begun = progress.begun
+        """Whether tools may have run; False for an answer whose round has not begun again."""
         self._frozen = False
         self._partial: list[str] = []
         self._staged = len(progress.messages)
@@ -82,7 +86,9 @@ class LiveAttempt:
 
     @property
     def prompt(self) -> Input | None:
-        """The question, unless an earlier attempt has asked it."""
+        """The question, unless an earlier attempt has asked it; or the answers to one, as long as they are wanted."""
+        if self.progress.takes_answers:
+            return self.claim.run.input
         return None if self.progress.messages else self.claim.run.input
 
     def add(self, message: Message) -> None:
@@ -114,19 +120,22 @@ class LiveAttempt:
     async def begin_round(self) -> None:
         """Stage the round; from here on its tools may have run. Raises `RunStopped` while the run is being stopped.
 
-        A round that an earlier attempt has staged stays as it is, with the results known of it. A journal that has no
+        A round that an earlier attempt has staged stays as it is, with the results known of it; so does the one of a
+        question that is answered, which begins again here. A journal that has no
         room is asked again until it has, or the run is to end.
         """
         while not (self.stopping or self._frozen):
-            staged, results = self._staged, self.results
-            if not (fresh := self._fresh()):
+            staged, results, begun = self._staged, self.results, self.begun
+            if not (fresh := self._fresh()) and begun:
                 return None
-            self.results = {}
+            if fresh:
+                self.results = {}
+            self.begun = True
             try:
                 return await self._journal.stage(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
-            self._staged, self.results = staged, results
+            self._staged, self.results, self.begun = staged, results, begun
             self.enter("waiting for the journal")
             await asyncio.sleep(STAGE_AGAIN_S)
         raise RunStopped
@@ -153,16 +162,30 @@ class LiveAttempt:
 
     def staged(self) -> Progress:
         """Return what is staged by now, as a later attempt would find it."""
-        return Progress(messages=self.messages[: self._staged], results=self.results)
+        return Progress(
+            messages=self.messages[: self._staged],
+            results=self.results,
+            asking=self.progress.asking,
+            begun=self.begun,
+        )
 
     def so_far(self) -> list[Message]:
         """Return the run's messages, its question first, partial text last: what `close` takes."""
         messages = list(self.messages)
-        if not messages or messages[0]["role"] != "user":
+        if self.progress.asking is None and (not messages or messages[0]["role"] != "user"):
             messages.insert(0, question(self.claim.run.input))
         if text := "".join(self._partial):
             messages.append({"role": "assistant", "content": [{"text": text}]})
         return messages
+
+    def closed(self, ending: Ending) -> tuple[list[Message], bool]:
+        """Return the messages that the run leaves in history, and whether nothing had to be closed."""
+        so_far = self.so_far()
+        if self.progress.asking is not None:
+            closed = close_answer(so_far, self.results, ending, begun=self.begun)
+            return closed, closed == so_far[1:]
+        closed = close(so_far, self.results, ending)
+        return closed, closed == so_far
 
     def _fresh(self) -> list[Message]:
         """Return the messages that are not staged yet, in the form that they are read back in."""

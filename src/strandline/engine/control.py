@@ -160,3 +160,5 @@ class Control:
         for run_id in stopped.asked:
             if self._is_expected(run_id):
                 self._worker.asked(run_id, force=force, discard=discard)
+        if stopped.input_until is not None:
+            self._worker.dismissed(key, stopped.input_until)

@@ -60,6 +60,11 @@ class Dispatcher:
         """Tell whether the run waits."""
         return run_id in self._waiting
 
+    def has_waiting(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session."""
+        line = self._lines.get(key)
+        return line is not None and line.waiting > 0
+
     def waiting_runs(self) -> list[RunId]:
         """Return the runs that wait, oldest first."""
         return list(self._waiting)

@@ -18,7 +18,7 @@ from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.loops import Loops
 from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
-from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, Succeeded
+from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded
 
 _log = logging.getLogger("strandline.runner")
 
@@ -87,7 +87,7 @@ class Execution:
         finally:
             self._disarm()
         self.attempt.freeze()
-        if self.asked is None or isinstance(finished.ending, Succeeded):
+        if self.asked is None or isinstance(finished.ending, Succeeded | NeedsInput):
             return finished
         return Finished(ending=self.asked, usage=finished.usage)
 

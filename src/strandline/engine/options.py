@@ -16,6 +16,7 @@ class Options(Struct, frozen=True, kw_only=True):
     priority: int = 3
     timeout_s: float = 3600.0
     queue_timeout_s: float = 3600.0
+    input_timeout_s: float = 900.0
     cancel_grace_s: float = 5.0
     hold_limit_s: float = 60.0
     max_holds: int = 8

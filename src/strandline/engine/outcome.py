@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from strandline.engine.options import Options
-from strandline.history import answer_text, close, question
+from strandline.history import answer_text, close, close_answer, question
 from strandline.model import (
     Cancelled,
     Claim,
@@ -11,6 +11,7 @@ from strandline.model import (
     ErrorCode,
     Failed,
     Message,
+    NeedsInput,
     Outcome,
     RunError,
     RunStatus,
@@ -30,6 +31,14 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
             return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
         case Cancelled():
             return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)
+        case NeedsInput(requests=requests):
+            return Outcome(
+                status=RunStatus.NEEDS_INPUT,
+                output=answer_text(last),
+                message=last,
+                usage=usage,
+                input_requests=requests,
+            )
         case _:
             assert_never(ending)
 
@@ -48,7 +57,10 @@ def defective(claim: Claim, options: Options, *, external: bool, ending: Ending 
     """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
     if ending is None:
         ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
-    closed = close([question(claim.run.input)], {}, ending)
+    if (asked := claim.question) is not None:
+        closed = close_answer([asked.message], asked.results, ending, begun=bool(claim.facts))
+    else:
+        closed = close([question(claim.run.input)], {}, ending)
     return Settlement(
         outcome=outcome_of(ending, closed),
         messages=[] if external else closed,

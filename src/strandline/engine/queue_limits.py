@@ -78,6 +78,12 @@ class QueueLimits:
             if session == key:
                 self.watch(run_id, key, deadline + now - max(began, since))
 
+    def shift(self, key: SessionKey, seconds: float) -> None:
+        """Let the runs that wait in a session wait so much longer, or less long."""
+        for run_id, (deadline, session, since) in list(self._due.items()):
+            if session == key:
+                self.watch(run_id, key, deadline + seconds, since)
+
     def is_paused(self, key: SessionKey) -> bool:
         """Tell whether the time of a session stands still because it is paused, as far as runs wait in it."""
         return key in self._closed and Closed.PAUSED in self._closed[key][1]

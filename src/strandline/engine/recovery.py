@@ -12,9 +12,9 @@ import logging
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.errors import JournalUnavailable
-from strandline.history import Progress, close, fold, question, reopened
+from strandline.history import Progress, close, close_answer, fold, question, reopened
 from strandline.journal.port import Journal
-from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Message, Settlement
+from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Settlement
 
 _log = logging.getLogger("strandline.recovery")
 
@@ -36,13 +36,15 @@ async def recover(journal: Journal, orphan: Claim, options: Options, now: float,
 
 
 async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> None:
-    progress = fold(orphan.facts)
+    progress = fold(orphan.facts, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
         await journal.release(orphan.token, counted=True, take=False)
         return
-    messages: list[Message] = progress.messages or [question(orphan.run.input)]
-    closed = close(messages, progress.results, ending)
+    if orphan.question is not None:
+        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+    else:
+        closed = close(progress.messages or [question(orphan.run.input)], progress.results, ending)
     settlement = Settlement(
         outcome=outcome_of(ending, closed),
         messages=[] if external else closed,

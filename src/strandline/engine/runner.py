@@ -23,7 +23,7 @@ from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
-from strandline.history import Progress, close, fold, reopened
+from strandline.history import Progress, fold, reopened
 from strandline.journal.port import Journal, Take
 from strandline.model import (
     Cancelled,
@@ -31,7 +31,10 @@ from strandline.model import (
     Ending,
     ErrorCode,
     Failed,
+    Message,
+    NeedsInput,
     Outcome,
+    Question,
     RunId,
     SessionKey,
     Settlement,
@@ -60,6 +63,8 @@ class Ended(Struct, frozen=True, kw_only=True):
     requeued: bool = False
     held: Call[Any] | None = None
     phase: str = ""
+    input_until: float | None = None
+    """Until when its session waits for input that the run has asked for."""
 
 
 class Runner:
@@ -131,7 +136,7 @@ class Runner:
                 del agent
 
     def _prepared(self, claim: Claim) -> Execution:
-        progress = fold(claim.facts)
+        progress = fold(claim.facts, claim.question)
         if claim.facts:
             progress = self._going_on(progress) or progress
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
@@ -144,7 +149,7 @@ class Runner:
         left_s = None if deadline is None else deadline - self._clock.now()
         is_late = left_s is not None and left_s <= 0
         agent = self._pool.pop(claim.run.key)
-        if agent is not None and (claim.facts or is_late):
+        if agent is not None and (claim.facts or claim.question or is_late):
             # What this run leaves, or has staged in an attempt that ended, is not in the conversation of this object.
             self._loops.discard(agent)
             agent = None
@@ -226,8 +231,7 @@ class Runner:
     async def _settle_as(self, execution: Execution, finished: Finished, started: float) -> Ended:
         attempt, claim = execution.attempt, execution.attempt.claim
         held = _alive(execution)
-        so_far = attempt.so_far()
-        closed = close(so_far, attempt.results, finished.ending)
+        closed, is_whole = attempt.closed(finished.ending)
         outcome = outcome_of(finished.ending, closed, finished.usage)
         if self._target.external:
             discarded = is_discarded(finished.ending, self._options)
@@ -235,8 +239,14 @@ class Runner:
         elif is_discarded(finished.ending, self._options):
             settlement = Settlement(outcome=outcome, messages=closed, discarded=True)
         else:
-            settlement = Settlement(outcome=outcome, messages=closed, window=finished.window, state=finished.state)
-        well = isinstance(finished.ending, Succeeded) and finished.keep and closed == so_far
+            settlement = Settlement(
+                outcome=outcome,
+                messages=closed,
+                window=finished.window,
+                state=finished.state,
+                question=self._asked(attempt, finished.ending, closed),
+            )
+        well = isinstance(finished.ending, Succeeded) and finished.keep and is_whole
         if well and held is None and not self._target.exclusive:
             # Before the settle: the session's next claim may come while the commit is under way.
             agent = execution.take_agent()
@@ -251,6 +261,19 @@ class Runner:
             duration_s=self._clock.monotonic() - started,
             held=held,
             phase=attempt.phase,
+            input_until=None if settlement.question is None else settlement.question.until,
+        )
+
+    def _asked(self, attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
+        """Return the question with which a run ends, if it does."""
+        if not isinstance(ending, NeedsInput):
+            return None
+        return Question(
+            requests=ending.requests,
+            message=closed[-1] if closed else attempt.messages[0],
+            results=attempt.results,
+            state=ending.state,
+            until=self._clock.now() + self._options.input_timeout_s,
         )
 
     async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, hold: bool, take: bool) -> Take:

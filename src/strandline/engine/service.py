@@ -28,7 +28,19 @@ from strandline.engine.stream import Later, RunStream
 from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, Invalid, KeyReused, NotFound, NotReady, QueueFull, ServerFull, SessionBusy
+from strandline.errors import (
+    AlreadyAnswered,
+    Dismissed,
+    Draining,
+    Invalid,
+    KeyReused,
+    NotFound,
+    NotReady,
+    QueueFull,
+    ServerFull,
+    SessionBusy,
+    StrandlineError,
+)
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -47,6 +59,7 @@ from strandline.journal.port import (
     SessionsPage,
     SessionsQuery,
     Stopped,
+    Unanswerable,
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
@@ -70,6 +83,7 @@ from strandline.model import (
     SessionId,
     SessionKey,
     SessionView,
+    responses,
 )
 
 _log = logging.getLogger("strandline.service")
@@ -81,10 +95,12 @@ ATTACH_AGAIN_S = 0.01
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A run that somebody asks for."""
+    """A run that somebody asks for. Raises `Invalid` for what could be kept and never be run."""
 
     key: SessionKey
-    input: Input
+    input: Input = ""
+    answers: dict[str, Any] | None = None
+    """In place of an input: what is answered to each of the input requests that are open in the session, by id."""
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
@@ -98,6 +114,14 @@ class Request(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
+
+    def __post_init__(self) -> None:
+        _check_key(self.key)
+        text = isinstance(self.input, str)
+        if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
+            raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
+        if not isinstance(self.metadata, dict):
+            raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
@@ -229,7 +253,7 @@ class Service:
             for orphan in orphans:
                 await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
-            self._worker.spawn(look_after(self._watch, self._worker.limits, self._pool))
+            self._worker.spawn(look_after(self._watch, self._worker.limits, self._worker.inputs, self._pool))
             self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
@@ -272,14 +296,18 @@ class Service:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
         timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
         queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
+        lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
+        if request.answers is not None:
+            lane = Lane.ANSWER
+            _check_answers(request)
         run_id = self._new_run_id()
         now = self._clock.now()
         new = NewRun(
             run_id=run_id,
             key=key,
-            input=request.input,
+            input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy,
-            lane=Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL,
+            lane=lane,
             priority=self._priority(request),
             opaque=self._target.opaque,
             timeout_s=timeout_s,
@@ -325,6 +353,8 @@ class Service:
                 return await self._attached(key, run_id)
             case Reused():
                 raise _reused(request)
+            case Unanswerable() as cannot:
+                raise _unanswerable(key, cannot)
 
     def joined(self, run_id: RunId) -> None:
         """Note that a client waits for a run; `left` follows."""
@@ -431,6 +461,7 @@ class Service:
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
+        _check_key(key)
         self._asked()
         kept: list[Message] = []
         before: int | None = None
@@ -444,6 +475,7 @@ class Service:
 
     async def delete(self, key: SessionKey) -> bool:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        _check_key(key)
         self._admit()
         # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
         self._pool.drop(key)
@@ -627,6 +659,35 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
 
 def _reused(request: Request) -> KeyReused:
     return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
+
+
+def _check_key(key: object) -> None:
+    """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
+    if not isinstance(key, SessionKey):
+        raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
+
+
+def _check_answers(request: Request) -> None:
+    """Raise `Invalid` if a request answers in a way that nobody can."""
+    if not request.answers:
+        raise Invalid("responses must answer at least one input request")
+    if any(given is None for given in request.answers.values()):
+        raise Invalid("a response must not be null: to the agent that is no answer")
+    if request.if_busy is not IfBusy.ENQUEUE:
+        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+
+
+def _unanswerable(key: SessionKey, cannot: Unanswerable) -> StrandlineError:
+    requests = ", ".join(cannot.requests)
+    match cannot.reason:
+        case "answered":
+            return AlreadyAnswered(f"input request {requests} of session {key.session_id} was answered before")
+        case "dismissed":
+            return Dismissed(f"input request {requests} of session {key.session_id} was dismissed: it is too late")
+        case "incomplete":
+            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
+        case "unknown":
+            return NotFound(f"there is no input request {requests} in session {key.session_id}")
 
 
 def _within(name: str, asked_s: float | None, most_s: float) -> float:

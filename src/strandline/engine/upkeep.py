@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from strandline.clock import Clock
+from strandline.engine.inputs import Inputs
 from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.watch import Watch
@@ -20,13 +21,14 @@ PRUNED_AT_ONCE: Final = 200
 """How many runs one commit forgets: few, so that no run waits long behind it."""
 
 
-async def look_after(watch: Watch, limits: QueueLimits, pool: AgentPool) -> None:
+async def look_after(watch: Watch, limits: QueueLimits, inputs: Inputs, pool: AgentPool) -> None:
     """Look after what executes, what waits and what is idle, until cancelled."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
             watch.look()
             limits.look()
+            inputs.look()
             pool.tidy()
         except Exception:
             _log.exception("what is looked after every second could not be; it is tried again")

@@ -13,6 +13,7 @@ from strandline.clock import Clock
 from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
+from strandline.engine.inputs import Inputs
 from strandline.engine.queue_limits import Closed, QueueLimits
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import CancelRequested, StrandlineError
@@ -24,10 +25,23 @@ from strandline.journal.port import (
     EndWaiting,
     Journal,
     RunQuery,
+    SessionQuery,
     Take,
     WaitingQuery,
 )
-from strandline.model import Claim, ErrorCode, NewRun, Outcome, Run, RunError, RunId, RunStatus, SessionKey
+from strandline.model import (
+    INTERRUPTS,
+    Claim,
+    ErrorCode,
+    Lane,
+    NewRun,
+    Outcome,
+    Run,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionKey,
+)
 
 _log = logging.getLogger("strandline.worker")
 
@@ -38,7 +52,7 @@ TAKE_AGAIN_S = 1.0
 
 OnStart = Callable[[RunId], None]
 OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
-"""Told the id and session of a run, its outcome (None: it goes on later), how many seconds it executed (None: none)."""
+"""Told the id and session of a run, its outcome (None: it goes on later), how long it executed in s (None: never)."""
 
 
 class Worker:
@@ -60,6 +74,7 @@ class Worker:
         self._runner = runner
         self._holds = holds
         self.limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
+        self.inputs = Inputs(clock, on_due=self._go_on)
         self._clock = clock
         self._on_start = on_start
         self._on_end = on_end
@@ -112,9 +127,15 @@ class Worker:
                 if accepted.paused_since is not None:
                     self.limits.close(new.key, Closed.PAUSED, accepted.paused_since)
                 taken = accepted.position == 0
+                deadline = new.queue_deadline
+                if (until := accepted.input_until) is not None:
+                    if taken or new.lane == Lane.ANSWER or new.if_busy in INTERRUPTS:
+                        self.answered(new.key, until)
+                    elif deadline is not None:
+                        deadline += max(0.0, until - self._clock.now())
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
-                    self.limits.watch(new.run_id, new.key, new.queue_deadline)
+                    self.limits.watch(new.run_id, new.key, deadline)
             return accepted
         finally:
             self._claiming.discard(claiming)
@@ -187,6 +208,8 @@ class Worker:
             self._dispatcher.unblock()
         if ended.held is None:
             self._holds.forget(run.run_id)
+        if ended.input_until is not None:
+            self.limits.shift(run.key, ended.input_until - self._clock.now())
         if ended.held is not None:
             self._dispatcher.held(run.key)
             self.limits.close(run.key, Closed.HELD)
@@ -234,6 +257,31 @@ class Worker:
         self.limits.open(key, Closed.PAUSED)
         self._dispatcher.resumed(key)
         self._pump()
+
+    def answered(self, key: SessionKey, until: float) -> None:
+        """Note that a session does not wait for input any more, for which it would have waited until then."""
+        self.inputs.forget(key)
+        self.limits.shift(key, -max(0.0, until - self._clock.now()))
+
+    def dismissed(self, key: SessionKey, until: float) -> None:
+        """Note that a session goes on without the input that it would have waited for until then."""
+        self.answered(key, until)
+        self._go_on(key)
+
+    def _go_on(self, key: SessionKey) -> None:
+        self._dispatcher.resumed(key)
+        self._pump()
+
+    async def _wait_for_input(self, key: SessionKey) -> None:
+        """Find out until when a session with waiting runs is closed because of an input request, if it is."""
+        try:
+            session = await self._journal.read(SessionQuery(key))
+        except StrandlineError as error:
+            _log.error("it cannot be told yet how long session %s waits for input: %s", key.session_id, error)
+            self.inputs.watch(key, self._clock.now() + TAKE_AGAIN_S)
+            return
+        if session is not None and session.input_until is not None:
+            self.inputs.watch(key, session.input_until)
 
     async def unheld(self, run_id: RunId, timeout_s: float) -> None:
         """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
@@ -292,6 +340,8 @@ class Worker:
                     return
                 case Take.NOTHING:
                     self._dispatcher.emptied(key)
+                    if self._dispatcher.has_waiting(key) and not self.limits.is_paused(key):
+                        self.spawn(self._wait_for_input(key))
                 case Take.BLOCKED:
                     self._dispatcher.blocked(key)
         self._pump()

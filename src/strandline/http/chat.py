@@ -3,9 +3,9 @@
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+from starlette import responses
 from starlette.requests import Request
-from starlette.responses import Response
 
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
@@ -13,16 +13,28 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
-from strandline.http.wishes import Wishes, wished
-from strandline.model import ANONYMOUS, DEFAULT_SESSION, Block, Outcome, RunStatus, SessionId, SessionKey, session_id
+from strandline.http.wishes import Response, Responses, Wishes, wished
+from strandline.model import (
+    ANONYMOUS,
+    DEFAULT_SESSION,
+    Block,
+    InputRequest,
+    Outcome,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    session_id,
+)
 
 READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
+MISSING: Final = f"Object missing required field `message`. {READS}"
 
 
 class ChatBody(Wishes, frozen=True, kw_only=True):
     """What `/chat` reads; further keys are ignored."""
 
-    message: str
+    message: str | UnsetType = UNSET
+    responses: list[Response] | None = None
     session_id: str | None = None
 
 
@@ -49,6 +61,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_id: SessionId
     run_id: str
     error_code: str | None = None
+    input_requests: list[InputRequest] = []
 
 
 class Chat:
@@ -61,13 +74,13 @@ class Chat:
         self._max_body_bytes = max_body_bytes
         self._decode = msgspec.json.Decoder(ChatBody).decode
 
-    async def chat(self, request: Request) -> Response:
+    async def chat(self, request: Request) -> responses.Response:
         """Accept a message, wait its turn and its answer. A client that leaves ends its run only if it wants that."""
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
-            wished(SessionKey(ANONYMOUS, session), body.message, body, idempotency_key(request), sent)
+            wished(SessionKey(ANONYMOUS, session), _prompt(body), body, idempotency_key(request), sent)
         )
         if ticket.position or ticket.heeds:
             end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
@@ -85,7 +98,7 @@ class Chat:
             return wire.answer(value, wire.ACCEPTED, {"Location": location, **wire.retry_after(self._retry_after_s)})
         return wire.answer(self._answer(end, session, ticket.run_id), headers=REPLAYED if ticket.replayed else None)
 
-    async def history(self, request: Request) -> Response:
+    async def history(self, request: Request) -> responses.Response:
         """Return the last messages of a session."""
         query = request.query_params
         session = session_id(query["session_id"]) if "session_id" in query else DEFAULT_SESSION
@@ -102,11 +115,30 @@ class Chat:
         code: str | None = None
         if outcome.error is not None:
             status, text, code = "error", outcome.error.detail or outcome.error.code, outcome.error.code
+        elif outcome.status is RunStatus.NEEDS_INPUT:
+            status = "needs_input"
         elif outcome.status is not RunStatus.SUCCEEDED:
             status, text, code = "error", f"the run was {outcome.status}", str(outcome.status)
         return ChatAnswer(
-            status=status, response=text, agent_id=self._agent_id, session_id=session, run_id=run_id, error_code=code
+            status=status,
+            response=text,
+            agent_id=self._agent_id,
+            session_id=session,
+            run_id=run_id,
+            error_code=code,
+            input_requests=outcome.input_requests,
         )
+
+
+def _prompt(body: ChatBody) -> str | Responses:
+    """Return the message, or the answers that stand in its place. Raises `Invalid` unless there is one of them."""
+    if body.responses is not None:
+        if body.message is not UNSET:
+            raise Invalid("message and responses do not go together: answer first, then say what you like")
+        return Responses(body.responses)
+    if body.message is UNSET:
+        raise Invalid(MISSING)
+    return body.message
 
 
 def _count(text: str) -> int:

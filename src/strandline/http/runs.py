@@ -13,7 +13,7 @@ from strandline.engine.service import RunView, Service
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.presence import while_present
-from strandline.model import ANONYMOUS, IfBusy, Message, RunError, RunId, RunStatus, SessionId
+from strandline.model import ANONYMOUS, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -37,6 +37,7 @@ class RunBody(Struct, frozen=True, kw_only=True):
     output: str
     message: Message | None
     error: RunError | None
+    input_requests: list[InputRequest]
     usage: dict[str, int] | None
     held: bool
     cancel_requested: bool
@@ -75,6 +76,7 @@ def run_body(view: RunView) -> RunBody:
         output=outcome.output if outcome else "",
         message=outcome.message if outcome else None,
         error=outcome.error if outcome else None,
+        input_requests=outcome.input_requests if outcome else [],
         usage=outcome.usage if outcome else None,
         held=run.held,
         cancel_requested=run.cancel_requested,

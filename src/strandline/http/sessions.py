@@ -1,6 +1,7 @@
 """The session API: its runs, its history; a run is added, all are cancelled, all is forgotten."""
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -15,16 +16,32 @@ from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.runs import RunBody, preferred_wait_s, run_body
-from strandline.http.wishes import Wishes, wished
-from strandline.model import ANONYMOUS, Block, Input, RunId, SessionId, SessionKey, SessionView, session_id
+from strandline.http.wishes import Responses, Wishes, wished
+from strandline.model import (
+    ANONYMOUS,
+    Block,
+    Input,
+    InputRequest,
+    RunId,
+    SessionId,
+    SessionKey,
+    SessionView,
+    session_id,
+)
 
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
+
+
+_NOT_TO_ASK_WITH: Final = ("toolUse", "toolResult", "interruptResponse")
 
 
 class NewRunBody(Wishes, frozen=True, kw_only=True):
     """What a new run is asked for with; further keys are ignored."""
 
-    input: Annotated[str | list[Block], Meta(description="A text, or content blocks in the form of Strands")]
+    input: Annotated[
+        str | list[Block] | Responses,
+        Meta(description="A text, content blocks in the form of Strands, or answers to input requests"),
+    ]
 
 
 class CancelSessionBody(Struct, frozen=True):
@@ -50,6 +67,8 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     running: RunId | None
     held: RunId | None
     paused: bool
+    input_requests: list[InputRequest]
+    input_until: datetime | None
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
@@ -67,11 +86,15 @@ class RunsBody(Struct, frozen=True, kw_only=True):
 
 
 class MessageBody(Struct, frozen=True, kw_only=True):
-    """A message of history; `discarded`: it is hidden from the agent, and shown only to those who ask for it."""
+    """A message of history; `discarded`: it is hidden from the agent, and shown only to those who ask for it.
+
+    `pending`: its tools wait for input, or go on with it, and have no results yet.
+    """
 
     role: str
     content: list[Block]
     discarded: bool
+    pending: bool
 
 
 class HistoryBody(Struct, frozen=True, kw_only=True):
@@ -171,7 +194,12 @@ class Sessions:
         )
         hidden = frozenset(page.discarded)
         shown = [
-            MessageBody(role=message["role"], content=message["content"], discarded=place in hidden)
+            MessageBody(
+                role=message["role"],
+                content=message["content"],
+                discarded=place in hidden,
+                pending=page.pending and place == len(page.messages) - 1,
+            )
             for place, message in enumerate(page.messages)
         ]
         return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
@@ -186,6 +214,8 @@ def session_body(session: SessionView) -> SessionBody:
         running=None if session.held else session.claimed,
         held=session.claimed if session.held else None,
         paused=session.paused,
+        input_requests=session.input_requests,
+        input_until=wire.timestamp(session.input_until),
     )
 
 
@@ -193,14 +223,14 @@ def _key(request: Request) -> SessionKey:
     return SessionKey(ANONYMOUS, session_id(request.path_params["session_id"]))
 
 
-def _input(given: str | list[dict[str, Any]]) -> Input:
+def _input(given: str | list[dict[str, Any]] | Responses) -> Input | Responses:
     """Return the input of a run. Raises `Invalid` if it is content that nobody can ask with."""
-    if not isinstance(given, str) and (
-        not given or any(len(block) != 1 or not block.keys().isdisjoint(("toolUse", "toolResult")) for block in given)
+    if isinstance(given, list) and (
+        not given or any(len(block) != 1 or not block.keys().isdisjoint(_NOT_TO_ASK_WITH) for block in given)
     ):
         raise Invalid(
             "input must be a text or a list of content blocks, each with one key such as `text` or `image`, and no tool"
-            " blocks"
+            " blocks, or an object with `responses`"
         )
     return given
 

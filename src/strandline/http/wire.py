@@ -86,6 +86,8 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
     errors.AlreadyEnded: CONFLICT,
+    errors.AlreadyAnswered: CONFLICT,
+    errors.Dismissed: CONFLICT,
     errors.TooLate: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
@@ -118,15 +120,15 @@ Timestamp = Annotated[datetime, Meta(tz=True)]
 
 
 def answer(value: object, status: int = OK, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON response; `value` may hold messages."""
-    return Response(encode_messages(value), status, headers, media_type="application/json")
+    """Return a JSON response, which ends its line for whoever reads it in a terminal; `value` may hold messages."""
+    return Response(encode_messages(value) + b"\n", status, headers, media_type="application/json")
 
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """Return a problem+json response."""
     title = TITLES.get(status, "Error")
     body = Problem(type="about:blank", title=title, status=status, code=code, detail=detail, **more)
-    return Response(encode(body), status, headers, media_type="application/problem+json")
+    return Response(encode(body) + b"\n", status, headers, media_type="application/problem+json")
 
 
 def error_response(error: errors.StrandlineError) -> Response:

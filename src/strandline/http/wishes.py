@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from strandline.engine.service import Request
+from strandline.errors import Invalid
 from strandline.http.keys import fingerprint
 from strandline.model import IfBusy, Input, OnDisconnect, SessionKey
 
@@ -26,11 +27,33 @@ class Wishes(Struct, frozen=True, kw_only=True):
     )
 
 
-def wished(key: SessionKey, prompt: Input, wishes: Wishes, idempotency_key: str | None, sent: bytes) -> Request:
+class Response(Struct, frozen=True):
+    """The answer to one input request."""
+
+    id: Annotated[str, Meta(description="The `id` of the input request")]
+    response: Annotated[Any, Meta(description="Whatever the tool that asks makes something of; not null")]
+
+
+class Responses(Struct, frozen=True):
+    """In place of a text: the answers to all input requests that are open in the session."""
+
+    responses: list[Response]
+
+
+def wished(
+    key: SessionKey, prompt: Input | Responses, wishes: Wishes, idempotency_key: str | None, sent: bytes
+) -> Request:
     """Return the request for a run; `sent` is the body that asked for it."""
+    answers: dict[str, Any] | None = None
+    if isinstance(prompt, Responses):
+        answers = {each.id: each.response for each in prompt.responses}
+        if len(answers) < len(prompt.responses):
+            raise Invalid("responses must answer each input request once")
+        prompt = ""
     return Request(
         key=key,
         input=prompt,
+        answers=answers,
         if_busy=wishes.if_busy,
         priority=wishes.priority,
         timeout_s=wishes.timeout,

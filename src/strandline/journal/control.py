@@ -20,8 +20,8 @@ from strandline.journal.port import (
     Resume,
     Stopped,
 )
+from strandline.journal.questions import Questions
 from strandline.journal.reader import RUN_COLUMNS
-from strandline.journal.rows import Rows
 from strandline.journal.rules import cancelled, drawn
 from strandline.journal.seal import end_owner, sealed
 from strandline.model import INTERRUPTS, IfBusy, Lane, Message, Outcome, RunId, RunStatus, SessionKey
@@ -39,7 +39,7 @@ _LINE: Final = (
 )
 
 
-class Controls(Rows):
+class Controls(Questions):
     """The verbs that somebody asks for, and what an accept does to a busy session."""
 
     def delete(self, change: Delete) -> Changed | Busy:
@@ -81,11 +81,15 @@ class Controls(Rows):
             return Changed(existed=False)
         session_id, status, run_id, *waits = row
         if status == _RUNNING:
-            return Stopped(ended={}, asked=[self._ask(self._known.executing[run_id])])
-        if status != _QUEUED:
-            return Ended()
+            return Stopped(ended={}, asked=[self._have_end(self._known.executing[run_id])])
         session = self._known.session(SessionKey(change.principal, session_id))
         assert session is not None
+        if status != _QUEUED:
+            asked = self._known.open_question(session)
+            if asked is None or asked.run != waits[2]:
+                return Ended()
+            self._dismiss(session, asked)
+            return Stopped(ended={}, asked=[], input_until=asked.until)
         return Stopped(ended={run_id: self._cancel_waiting(session, waits)}, asked=[])
 
     def cancel_session(self, change: CancelSession) -> Stopped | Changed:
@@ -97,7 +101,11 @@ class Controls(Rows):
         ended = {RunId(run_id): self._cancel_waiting(session, waits) for run_id, *waits in waiting}
         claimed = session.claimed
         asks = change.running and claimed is not None and claimed.held_since is None
-        return Stopped(ended=ended, asked=[self._ask(claimed)] if asks and claimed is not None else [])
+        until = None
+        if change.running and (question := self._known.open_question(session)) is not None:
+            self._dismiss(session, question)
+            until = question.until
+        return Stopped(ended, [self._have_end(claimed)] if asks and claimed is not None else [], until)
 
     def pause(self, change: Pause) -> Changed:
         """Take nothing more of a session; its time stands still, since before if it is held."""
@@ -139,6 +147,8 @@ class Controls(Rows):
         session = self._known.session(SessionKey(change.principal, session_id))
         assert session is not None
         lane, urgency, seq = before
+        if lane == Lane.ANSWER:
+            return Changed(existed=True)
         if change.priority is None:
             place = (int(Lane.FRONT), drawn(self._next_seq), seq)
             self._next_seq += 1
@@ -168,10 +178,10 @@ class Controls(Rows):
         ended = {RunId(run_id): self._cancel_waiting(session, waits, discard) for run_id, *waits in given_back}
         claimed = session.claimed
         asks = claimed is not None and claimed.held_since is None
-        asked = [self._ask(claimed, discard)] if asks and claimed is not None else []
+        asked = [self._have_end(claimed, discard)] if asks and claimed is not None else []
         return Stopped(ended, asked) if ended or asked else None
 
-    def _ask(self, executing: Executing, discard: bool = False) -> RunId:
+    def _have_end(self, executing: Executing, discard: bool = False) -> RunId:
         discard = discard or executing.discard
         self._update(
             "UPDATE runs SET cancel_requested = 1, discard = ? WHERE seq = ? AND fence = ? AND status = 'running'",
@@ -183,11 +193,14 @@ class Controls(Rows):
     def _cancel_waiting(self, session: Session, waits: list[Any], discard: bool = False) -> Outcome:
         """End a run that waits as cancelled; one that was given back is closed by what it had staged."""
         seq, started_at = waits[2:4]
-        outcome, messages = cancelled(())
+        question = None
+        if (asked := self._known.answered_by(session, seq)) is not None:
+            question, _ = self._question_or_what_is_left(session, asked)
+        outcome, messages = cancelled((), question=question)
         if started_at is not None:
             row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
             _, staged = readable(self._connection, row, session.key)
-            outcome, messages = cancelled(staged)
+            outcome, messages = cancelled(staged, question=question)
         self._end_waiting(session, waits, outcome.status, encode_messages(outcome), messages, discard)
         if started_at is not None:
             self._execute("DELETE FROM staged WHERE run = ?", (seq,))
@@ -211,4 +224,5 @@ class Controls(Rows):
             (status.value, sealed(outcome, owner), now, int(discard), seq),
         )
         self._append(session, seq, encode_messages(messages) if messages else None, len(messages), int(discard))
+        self._answered(session, seq, closed=bool(messages) and not discard, begun=discard)
         self._known.left(session, (lane, urgency, seq))

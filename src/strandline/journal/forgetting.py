@@ -23,7 +23,8 @@ def delete_session(connection: sqlite3.Connection, session: Session) -> None:
         raise damaged_record(f"the history of session {session.key.session_id}")
     connection.executemany("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
     connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
-    connection.execute("DELETE FROM agents WHERE session = ?", (session.no,))
+    for table in ("agents", "questions", "closed_requests"):
+        connection.execute(f"DELETE FROM {table} WHERE session = ?", (session.no,))
     connection.execute("DELETE FROM sessions WHERE no = ?", (session.no,))
 
 
@@ -54,4 +55,5 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int,
         # Rows of history go on naming these runs: their sequences are never given again.
         connection.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'pruned'", (old[-1],))
         connection.executemany("DELETE FROM runs WHERE seq = ?", ((seq,) for seq in old))
+        connection.executemany("DELETE FROM closed_requests WHERE run = ?", ((seq,) for seq in old))
     return len(old), after if looked == WALK else None

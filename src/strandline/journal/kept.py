@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from strandline.encoding import decoder
 from strandline.journal.port import Waiting
-from strandline.journal.rules import Rank, rank, spans
+from strandline.journal.rules import Closed, Rank, rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -19,6 +19,7 @@ from strandline.model import (
     Message,
     NewRun,
     Outcome,
+    Question,
     Run,
     RunId,
     RunStatus,
@@ -30,6 +31,7 @@ _request: Final = decoder(tuple[Input, dict[str, Any]])
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
 _message: Final = decoder(Message)
 _outcome: Final = decoder(Outcome)
+_question: Final = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final = decoder(Window)
 
@@ -129,11 +131,28 @@ class KeptRun:
         )
 
 
+class KeptQuestion:
+    """The open round that a run has left, until when an answer is waited for, and the run that answers, if any."""
+
+    __slots__ = ("answer", "encoded", "run_id", "until")
+
+    def __init__(self, encoded: bytes, run_id: RunId, until: float) -> None:
+        self.encoded = encoded
+        self.run_id = run_id
+        self.until = until
+        self.answer: RunId | None = None
+
+    def decoded(self) -> Question:
+        """Return the question."""
+        return _question(self.encoded)
+
+
 class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
     __slots__ = (
         "claimed",
+        "closed",
         "closed_since",
         "discarded",
         "ended",
@@ -141,6 +160,7 @@ class KeptSession:
         "keys",
         "line",
         "paused",
+        "question",
         "runs",
         "state",
         "window",
@@ -162,10 +182,40 @@ class KeptSession:
         """All that have ended, in that order; some may be forgotten by now."""
         self.keys: dict[str, KeptRun] = {}
         """The run that each idempotency key stands for."""
+        self.question: KeptQuestion | None = None
+        self.closed: dict[str, tuple[RunId, Closed]] = {}
+        """What became of input requests that are not open any more, and which run had asked them."""
+
+    @property
+    def open_question(self) -> KeptQuestion | None:
+        """The question that the session waits to be answered."""
+        return self.question if self.question is not None and self.question.answer is None else None
+
+    def answered_by(self, run: KeptRun) -> Question | None:
+        """Return the question that a run answers."""
+        asked = self.question
+        return asked.decoded() if asked is not None and asked.answer == run.new.run_id else None
+
+    def is_busy(self, now: float) -> bool:
+        """Tell whether a run that comes now would have to wait."""
+        waits = self.open_question is not None and now < self.open_question.until
+        return self.claimed is not None or self.paused or len(self.line) > 0 or waits
+
+    def closed_as(self, request: str) -> Closed | None:
+        """Return what became of an input request, None if nothing is known of it."""
+        known = self.closed.get(request)
+        return None if known is None else known[1]
+
+    def close_requests(self, question: KeptQuestion, how: Closed) -> None:
+        """Note what becomes of the requests of a question; for as long as the run is kept that has asked."""
+        if question.run_id in self.runs:
+            self.closed |= {each.id: (question.run_id, how) for each in question.decoded().requests}
 
     def forget(self, run: KeptRun) -> None:
         """Forget a run that has ended, and its key; not what it has left in history."""
         self.runs.remove(run.new.run_id)
+        if run.status is RunStatus.NEEDS_INPUT:
+            self.closed = {each: known for each, known in self.closed.items() if known[0] != run.new.run_id}
         keyed = run.new.keyed
         if keyed is not None and self.keys.get(keyed.key) is run:
             del self.keys[keyed.key]

@@ -40,6 +40,17 @@ class Session:
         """Since when its time stands still, if it is or was paused in that time; see the schema."""
 
 
+class Asked:
+    """A question that a run has put, until when its session waits, and the sequence of the run that answers, if any."""
+
+    __slots__ = ("answer", "run", "until")
+
+    def __init__(self, run: int, until: float, answer: int | None = None) -> None:
+        self.run = run
+        self.until = until
+        self.answer = answer
+
+
 class Executing:
     """One claimed run; `staged` is how many facts of it are kept. One that is held has ended, at `held_since`."""
 
@@ -88,6 +99,8 @@ class Known:
         self.last_attempts: set[int] = set()
         """The sequences of executing runs that are last attempts."""
         self.waiting = 0
+        self._questions: dict[int, Asked] = {}
+        """By the number of the session; there are few."""
         self.learn()
 
     def learn(self) -> None:
@@ -96,6 +109,10 @@ class Known:
         self.executing.clear()
         self.last_attempts.clear()
         self.waiting = 0
+        self._questions = {
+            no: Asked(*columns)
+            for no, *columns in self._connection.execute("SELECT session, run, until, answer FROM questions")
+        }
         by_no: dict[int, Session] = {}
         for key in self._connection.execute(
             "SELECT principal, session_id FROM sessions WHERE no IN"
@@ -145,6 +162,7 @@ class Known:
 
     def forget(self, session: Session) -> None:
         """Note that a session was deleted."""
+        self.asked(session, None)
         del self._sessions[session.key]
 
     def _read(self, key: SessionKey) -> Session | None:
@@ -152,6 +170,29 @@ class Known:
         if found is None:
             return None
         return Session(found.no, key, found.tail, paused=found.paused, closed_since=found.closed_since)
+
+    # -- questions ------------------------------------------------------------------------------------
+
+    def question(self, session: Session) -> Asked | None:
+        """Return the question whose round is open at the end of a session's history."""
+        return self._questions.get(session.no) if self._questions else None
+
+    def open_question(self, session: Session) -> Asked | None:
+        """Return the question that a session waits to be answered."""
+        asked = self._questions.get(session.no) if self._questions else None
+        return None if asked is None or asked.answer is not None else asked
+
+    def answered_by(self, session: Session, seq: int) -> Asked | None:
+        """Return the question that the run with this sequence answers."""
+        asked = self._questions.get(session.no) if self._questions else None
+        return asked if asked is not None and asked.answer == seq else None
+
+    def asked(self, session: Session, asked: Asked | None) -> None:
+        """Note the question of a session, or that it has none any more."""
+        if asked is not None:
+            self._questions[session.no] = asked
+        else:
+            self._questions.pop(session.no, None)
 
     # -- runs -----------------------------------------------------------------------------------------
 

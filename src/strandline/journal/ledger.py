@@ -19,14 +19,14 @@ from strandline.journal import keys
 from strandline.journal.control import Controls
 from strandline.journal.damage import ended_unread, readable
 from strandline.journal.forgetting import prune
-from strandline.journal.known import Executing, Session
+from strandline.journal.known import Asked, Executing, Session
 from strandline.journal.port import AcceptAnswer, Accepted, Bounds, Refused, Take
 from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, request_owner, sealed
 from strandline.journal.transactions import Mismatch
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token
+from strandline.model import INTERRUPTS, Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token, answered
 
 _log = logging.getLogger("strandline.journal")
 
@@ -57,6 +57,8 @@ class Left(Struct, frozen=True):
     window: bytes | None
     state: bytes | None
     discarded: bool
+    question: bytes | None = None
+    input_until: float = 0.0
 
 
 class Ledger(Controls):
@@ -89,7 +91,12 @@ class Ledger(Controls):
                 self._update("UPDATE runs SET fence = ? WHERE seq = ?", (executing.fence, executing.seq))
                 row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (executing.seq,)).fetchone()
                 run, staged = readable(self._connection, row, executing.session.key)
-                claims.append(Claim(token=Token(run.run_id, executing.fence), run=run, facts=staged))
+                question = None
+                if (answers := self._known.answered_by(executing.session, executing.seq)) is not None:
+                    question, whole = self._question_or_what_is_left(executing.session, answers)
+                    run = run if whole else replace(run, opaque=True)
+                token = Token(run.run_id, executing.fence)
+                claims.append(Claim(token=token, run=run, facts=staged, question=question))
             self.commit()
         except BaseException:
             if self._connection.in_transaction:
@@ -112,18 +119,32 @@ class Ledger(Controls):
         ahead = self._ahead(session, place) if session is not None and queued else 0
         leaving: Sequence[list[Any]] = ()
         if new.if_busy is not _ENQUEUE and session is not None:
-            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None or session.paused):
+            waits = (asked := self._known.open_question(session)) is not None and not self._goes_before(new, asked)
+            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None or session.paused or waits):
                 return Refused("session_busy", ahead + 1)
             leaving = self._given_back(session, new.if_busy)
             ahead -= len(leaving)
-        at_once = take and not ahead and (session is None or (session.claimed is None and not session.paused))
-        if not at_once:
+        asked = self._known.open_question(session) if session is not None else None
+        question = None
+        if new.lane == Lane.ANSWER:
+            question = None if session is None or asked is None else self._question(session, asked)
+            if (cannot := self._cannot_answer(session, answered(new.input), question)) is not None:
+                return cannot
+        is_free = session is None or (session.claimed is None and not session.paused)
+        goes_on = asked is None or question is not None or self._goes_before(new, asked)
+        at_once = take and not ahead and is_free and goes_on
+        if not at_once and question is None:
             if queued - len(leaving) >= bounds.per_session:
                 return Refused("queue_full", ahead + 1)
             if self._known.waiting - len(leaving) >= bounds.total:
                 return Refused("server_full", ahead + 1)
         if session is None:
             session = self._add(new.key)
+        until = None
+        if asked is not None:
+            until = asked.until
+            dismiss = at_once or new.if_busy in INTERRUPTS
+            new = self._asked_meanwhile(session, asked, new, seq, question, dismiss)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         self._next_seq = seq + 1
         fence = self._next_fence() if at_once else None
@@ -131,7 +152,7 @@ class Ledger(Controls):
         self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None, until)
         self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,
@@ -150,8 +171,12 @@ class Ledger(Controls):
             queue_deadline=new.queue_deadline,
             if_busy=new.if_busy,
         )
-        self.made.append(Claim(token=Token(new.run_id, fence), run=run))
-        return Accepted(0, stopped)
+        self.made.append(Claim(token=Token(new.run_id, fence), run=run, question=question))
+        return Accepted(0, stopped, input_until=until)
+
+    def _goes_before(self, new: NewRun, asked: Asked) -> bool:
+        """Tell whether a run does not wait for the answer to a question."""
+        return new.if_busy in INTERRUPTS or asked.until <= self._clock.now()
 
     def _insert(
         self,
@@ -207,6 +232,10 @@ class Ledger(Controls):
             ),
         )  # fmt: skip
         self._append(session, seq, left.messages, left.count, discarded)
+        closed = (left.count > 0 and not left.discarded) or left.question is not None
+        self._answered(session, seq, closed=closed, begun=left.discarded)
+        if left.question is not None:
+            self._ask(session, seq, left.question, left.input_until)
         if left.window is not None or left.state is not None:
             window = left.window and sealed(left.window, session.crc)
             self._keep(session, window, left.state and sealed(left.state, session.crc))
@@ -277,6 +306,9 @@ class Ledger(Controls):
     def _take_next(self, session: Session) -> Take:
         if session.claimed is not None or session.paused or not session.queued:
             return Take.NOTHING
+        asked = self._known.open_question(session)
+        if asked is not None and self._clock.now() < asked.until:
+            return Take.NOTHING
         while (taken := self._take_head(session)) is None:
             pass
         return taken
@@ -292,6 +324,8 @@ class Ledger(Controls):
             waiting = sound_run(row, session.key, session.crc)
             # A run that was never claimed has nothing staged.
             staged = facts(self._connection, waiting.sequence) if waiting.started_at is not None else ()
+            answers = self._known.answered_by(session, waiting.sequence)
+            question = None if answers is None else self._question(session, answers)
         except JournalUnavailable as error:
             self._end_damaged(session, row, error)
             return None
@@ -299,6 +333,8 @@ class Ledger(Controls):
         last = is_last(attempt, self._max_attempts)
         if last and self._known.last_attempts:
             return Take.BLOCKED
+        if (asked := self._known.open_question(session)) is not None:
+            self._dismiss(session, asked)
         fence = self._next_fence()
         run = replace(
             waiting,
@@ -315,7 +351,7 @@ class Ledger(Controls):
         self._known.claimed(
             Executing(session, run.run_id, run.sequence, fence, attempt, run.started_at, len(staged)), last=last
         )
-        self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged))
+        self.made.append(Claim(token=Token(run.run_id, fence), run=run, facts=staged, question=question))
         return Take.TAKEN
 
     def _end_damaged(self, session: Session, row: tuple[Any, ...], error: StrandlineError) -> None:
@@ -328,6 +364,8 @@ class Ledger(Controls):
         self._known.left(session, (run.lane, row[-1], run.sequence))
         self._known.claimed(executing, last=False)
         outcome, closed = ended_unread(run, staged)
+        if self._known.answered_by(session, run.sequence) is not None:
+            closed = []  # the round of the question is closed in its place
         encoded = encode_messages(closed) if closed else None
         left = Left(outcome.status, encode_messages(outcome), encoded, len(closed), None, None, discarded=False)
         self.settle(Token(run.run_id, fence), left, hold=False, take=False)

@@ -6,6 +6,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from strandline.journal.port import RunsPage, RunsQuery, SessionQuery, SessionsPage, SessionsQuery
+from strandline.journal.questions import question_of
 from strandline.journal.reader import RUN_COLUMNS, find_session, sound_run, waiting_before
 from strandline.journal.rules import Rank, place_of
 from strandline.model import Run, RunId, SessionId, SessionKey, SessionView
@@ -49,6 +50,9 @@ def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView 
         "SELECT run_id, ended_at IS NOT NULL FROM runs WHERE session = ? AND fence IS NOT NULL", (no,)
     ).fetchone()
     run_id, held = claimed or (None, 0)
+    asked = connection.execute(
+        "SELECT run, until FROM questions WHERE session = ? AND answer IS NULL", (no,)
+    ).fetchone()
     return SessionView(
         key=query.key,
         messages=tail.length,
@@ -56,6 +60,8 @@ def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView 
         claimed=run_id and RunId(run_id),
         held=bool(held),
         paused=found.paused,
+        input_requests=[] if asked is None else question_of(connection, query.key, no, *asked).requests,
+        input_until=None if asked is None else asked[1],
     )
 
 

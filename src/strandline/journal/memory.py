@@ -45,10 +45,11 @@ from strandline.journal.port import (
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import answers_key, check_cancel, check_end, first_fence, rank
+from strandline.journal.rules import answers_key, check_answer, check_cancel, check_end, first_fence, rank
 from strandline.lifecycle import Move as LifeMove
 from strandline.lifecycle import advance
 from strandline.model import (
+    INTERRUPTS,
     AgentRecord,
     Claim,
     Fact,
@@ -61,6 +62,7 @@ from strandline.model import (
     SessionView,
     Settlement,
     Token,
+    answered,
 )
 
 
@@ -111,13 +113,19 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 if answer is not None:
                     return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
-            if new.if_busy is IfBusy.REJECT and (session.claimed is not None or session.paused or len(session.line)):
+            if new.if_busy is IfBusy.REJECT and session.is_busy(self._clock.now()):
                 return Refused("session_busy", ahead + 1)
+            asked = session.open_question
+            if answers := answered(new.input) if new.lane == Lane.ANSWER else []:
+                question = None if asked is None else asked.decoded()
+                if (cannot := check_answer(answers, question, session.closed_as)) is not None:
+                    return cannot
             begun = self._begun(session, new.if_busy)
             leaving = sum(run.status is RunStatus.QUEUED for run in begun)
             ahead -= leaving
-            at_once = take and session.claimed is None and not session.paused and ahead == 0
-            if not at_once:
+            goes_on = asked is None or bool(answers) or new.if_busy in INTERRUPTS or asked.until <= self._clock.now()
+            at_once = take and session.claimed is None and not session.paused and ahead == 0 and goes_on
+            if not at_once and not answers:
                 if len(session.line) - leaving >= bounds.per_session:
                     return Refused("queue_full", ahead + 1)
                 if len(self._waiting) - leaving >= bounds.total:
@@ -130,11 +138,14 @@ class MemoryJournal(MemoryControls, MemoryLists):
             session.runs.add(new.run_id)
             if new.keyed is not None:
                 session.keys[new.keyed.key] = run
+            until = None if asked is None else asked.until
+            if asked is not None:
+                self._asked_meanwhile(session, asked, run, at_once=at_once, answers=bool(answers))
             if at_once:
                 self._start(session, run)
-                return Accepted(0, stopped)
+                return Accepted(0, stopped, input_until=until)
             self._enqueue(session, run)
-            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None)
+            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None, until)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -159,14 +170,19 @@ class MemoryJournal(MemoryControls, MemoryLists):
         messages = [encode_messages(message) for message in settlement.messages]
         window = None if settlement.window is None else encode_messages(settlement.window)
         state = None if settlement.state is None else encode_messages(settlement.state)
+        question = None if settlement.question is None else encode_messages(settlement.question)
         with self._lock:
             run = self._executing(token)
             check_cancel(run, settlement.outcome.status, discarded=settlement.discarded)
             session = self._sessions[run.new.key]
             self._end(run, settlement.outcome.status, outcome)
             self._leave(session, run, messages, discarded=settlement.discarded)
+            closed = bool(messages and not settlement.discarded) or question is not None
+            self._answered(session, run, closed=closed, begun=settlement.discarded)
             session.window = window or session.window
             session.state = state or session.state
+            if question is not None and settlement.question is not None:
+                self._ask(session, run, question, settlement.question.until)
             if hold:
                 self._last_attempts.discard(run.sequence)
                 return Take.NOTHING
@@ -268,7 +284,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     first = max(0, end - query.limit)
                     indices = session.indices(first, end, discarded=query.discarded)
                     hidden = [place for place, index in enumerate(indices) if index in session.discarded]
-                    return HistoryPage(session.messages(first, end, discarded=query.discarded), first, hidden)
+                    messages = session.messages(first, end, discarded=query.discarded)
+                    pending = session.question is not None and end == len(session.history) and bool(messages)
+                    return HistoryPage(messages, first, hidden, pending)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]

@@ -1,7 +1,9 @@
 """The changes that somebody asks the memory journal for, each one step under its lock."""
 
+from msgspec.structs import replace
+
 from strandline.encoding import encode_messages
-from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.kept import KeptQuestion, KeptRun, KeptSession
 from strandline.journal.port import (
     Busy,
     Cancel,
@@ -49,7 +51,12 @@ class MemoryControls(Steps):
         if run is None or run.new.key.principal != change.principal:
             return Changed(existed=False)
         if run.outcome is not None:
-            return Ended()
+            session = self._sessions[run.new.key]
+            asked = session.open_question
+            if asked is None or asked.run_id != change.run_id:
+                return Ended()
+            self._dismiss(session, asked)
+            return Stopped(ended={}, asked=[], input_until=asked.until)
         return self._stop_all([run])
 
     def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
@@ -59,7 +66,23 @@ class MemoryControls(Steps):
         runs = session.line.in_order()
         if change.running and session.claimed is not None and not session.claimed.held:
             runs.append(session.claimed)
-        return self._stop_all(runs)
+        stopped = self._stop_all(runs)
+        if change.running and (asked := session.open_question) is not None:
+            self._dismiss(session, asked)
+            return replace(stopped, input_until=asked.until)
+        return stopped
+
+    def _asked_meanwhile(
+        self, session: KeptSession, asked: KeptQuestion, run: KeptRun, *, at_once: bool, answers: bool
+    ) -> None:
+        """Do what a run that was accepted does to the question that its session waits to be answered."""
+        if answers:
+            self._close_question(session, asked, "answered")
+            asked.answer = run.new.run_id
+        elif at_once or run.new.if_busy in INTERRUPTS:
+            self._dismiss(session, asked)
+        elif run.queue_deadline is not None:
+            run.queue_deadline += max(0.0, asked.until - self._clock.now())
 
     def _move(self, change: Move) -> Changed | Busy | Ended:
         run = self._runs.get(change.run_id)
@@ -67,6 +90,8 @@ class MemoryControls(Steps):
             return Changed(existed=False)
         if run.status is not RunStatus.QUEUED or run.started_at is not None:
             return Busy() if run.outcome is None else Ended()
+        if run.lane == Lane.ANSWER:
+            return Changed(existed=True)
         line = self._sessions[run.new.key].line
         line.remove(run)
         if change.priority is None:
@@ -112,7 +137,8 @@ class MemoryControls(Steps):
         asked: list[RunId] = []
         for run in runs:
             if run.status is RunStatus.QUEUED:
-                outcome, messages = cancelled(run.staged())
+                question = self._sessions[run.new.key].answered_by(run)
+                outcome, messages = cancelled(run.staged(), question=question)
                 self._end_waiting(run, outcome, [encode_messages(each) for each in messages], discarded=discard)
                 ended[run.new.run_id] = outcome
             else:

@@ -23,7 +23,7 @@ class MemoryLists(Steps):
         session = self._sessions.get(query.key)
         if session is None:
             return None
-        claimed = session.claimed
+        claimed, asked = session.claimed, session.open_question
         return SessionView(
             key=query.key,
             messages=len(session.history),
@@ -31,6 +31,8 @@ class MemoryLists(Steps):
             claimed=None if claimed is None else claimed.new.run_id,
             held=claimed is not None and claimed.held,
             paused=session.paused,
+            input_requests=[] if asked is None else asked.decoded().requests,
+            input_until=None if asked is None else asked.until,
         )
 
     def _list_runs(self, query: RunsQuery) -> RunsPage:

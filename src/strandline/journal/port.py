@@ -20,6 +20,10 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
 * A run that waits and is cancelled has ended on return, closed by what it had staged. One that executes has
   `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
   a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
+* A run that is settled with a `question` leaves its round open, as the last message of history, and its session waits
+  for input: until the question's `until` nothing is taken there but an answer to it, and the `queue_deadline` of what
+  waits stands still. One answer is accepted, to all requests at once. Its run closes the round, however it ends; else
+  the question is dismissed by whatever is taken, or interrupts, or by a cancel of the session, in that transaction.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
@@ -63,12 +67,14 @@ class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
     `stopped` is what one that interrupts has cancelled, if anything. `paused_since`: its session is paused, and time
-    stands still there since then.
+    stands still there since then. `input_until`: its session waits for input until then, or (for an answer, or one that
+    interrupts) would have.
     """
 
     position: int
     stopped: "Stopped | None" = None
     paused_since: float | None = None
+    input_until: float | None = None
 
 
 class Refused(Struct, frozen=True):
@@ -88,7 +94,16 @@ class Reused(Struct, frozen=True):
     """Nothing was kept: another request was accepted before under the same key."""
 
 
-AcceptAnswer = Accepted | Refused | Attached | Reused
+class Unanswerable(Struct, frozen=True):
+    """Nothing was kept: the run answers input requests that were `answered` or `dismissed` before, that are `unknown`
+    in its session, or not all that are open (`incomplete`). `requests` are the ids of those, or of those that are left.
+    """
+
+    reason: Literal["answered", "dismissed", "unknown", "incomplete"]
+    requests: list[str]
+
+
+AcceptAnswer = Accepted | Refused | Attached | Reused | Unanswerable
 
 
 class Take(StrEnum):
@@ -130,7 +145,8 @@ class Cancel(Struct, frozen=True):
 
 
 class CancelSession(Struct, frozen=True):
-    """End all runs that wait in a session, with `running` also the one that executes. Answered as `Cancel` is."""
+    """End all runs that wait in a session, with `running` also what goes on there: the one that executes, or the
+    question that it waits to be answered. Answered as `Cancel` is."""
 
     key: SessionKey
     running: bool
@@ -177,10 +193,14 @@ class Ended(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True):
-    """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end."""
+    """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end.
+
+    `input_until`: a question was dismissed, for whose answer the session would have waited until then.
+    """
 
     ended: dict[RunId, Outcome]
     asked: list[RunId]
+    input_until: float | None = None
 
 
 ChangeAnswer = Changed | Busy | Ended | Stopped
@@ -212,6 +232,8 @@ class HistoryPage(Struct, frozen=True):
     first: int
     discarded: list[int] = []
     """The places in `messages` of those that discarded runs have left."""
+    pending: bool = False
+    """Whether the round of the last message is open: its tools wait for input, or go on with it."""
 
 
 class RunsQuery(Struct, frozen=True):

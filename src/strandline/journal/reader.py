@@ -266,7 +266,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
             messages.append(span.message)
             origins.append(None)
             continue
-        for index, message, _ in _between(connection, key, session, tail, *span, hidden=False):
+        for index, message, _ in between(connection, key, session, tail, *span, hidden=False):
             messages.append(message)
             origins.append(index)
     return AgentRecord(
@@ -278,7 +278,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     )
 
 
-def _between(
+def between(
     connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int, *, hidden: bool
 ) -> list[tuple[int, Message, int]]:
     """Return messages `start` to `end`, with their indices and whether they were discarded; such only if `hidden`."""
@@ -324,9 +324,15 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     session, tail = found.no, found.tail
     end = tail.length if query.before is None else min(query.before, tail.length)
     first = max(0, end - query.limit)
-    messages = _between(connection, query.key, session, tail, first, end, hidden=query.discarded)
+    messages = between(connection, query.key, session, tail, first, end, hidden=query.discarded)
     hidden = [place for place, (_, _, discarded) in enumerate(messages) if discarded]
-    return HistoryPage([message for _, message, _ in messages], first, hidden)
+    pending = bool(messages) and end == tail.length and is_open(connection, session)
+    return HistoryPage([message for _, message, _ in messages], first, hidden, pending)
+
+
+def is_open(connection: sqlite3.Connection, session: int) -> bool:
+    """Tell whether the last round of a session's history is open."""
+    return connection.execute("SELECT 1 FROM questions WHERE session = ?", (session,)).fetchone() is not None
 
 
 def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:

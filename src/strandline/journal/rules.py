@@ -1,14 +1,28 @@
 """What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, Protocol
 
 from strandline.errors import CancelRequested, Invalid, InvariantBroken
-from strandline.history import close, fold
-from strandline.journal.port import Attached, Reused
+from strandline.history import close, close_answer, fold
+from strandline.journal.port import Attached, Reused, Unanswerable
 from strandline.lifecycle import ENDED, MOVES, advance
-from strandline.model import Cancelled, Fact, Inline, Keyed, Lane, Message, Outcome, RunId, RunStatus, Window
+from strandline.model import (
+    Cancelled,
+    Fact,
+    Inline,
+    Keyed,
+    Lane,
+    Message,
+    Outcome,
+    Question,
+    RunId,
+    RunStatus,
+    Window,
+)
 
+Closed = Literal["answered", "dismissed"]
+"""What becomes of an input request."""
 Rank = tuple[int, int, int]
 """Where a run stands among those of its session: (lane, urgency, sequence); the smallest is next.
 
@@ -56,13 +70,34 @@ def check_cancel(run: Cancellable, end: RunStatus, *, discarded: bool) -> None:
         raise CancelRequested("a cancel of this run was accepted before", discard=run.discard)
 
 
-def cancelled(staged: Iterable[Fact], *, discard: bool = False) -> tuple[Outcome, list[Message]]:
-    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some."""
-    progress = fold(staged)
+def cancelled(
+    staged: Iterable[Fact], *, discard: bool = False, question: Question | None = None
+) -> tuple[Outcome, list[Message]]:
+    """Return outcome and messages of a waiting run that is cancelled; none unless an attempt of it has staged some, or
+    it was to answer a question, whose round it closes."""
+    progress = fold(staged, question)
     closed: list[Message] = []
-    if progress.messages:
+    if question is not None:
+        ending = Cancelled(discard=discard)
+        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
+    elif progress.messages:
         closed = close(progress.messages, progress.results, Cancelled(discard=discard))
     return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
+
+
+def check_answer(
+    given: Sequence[str], question: Question | None, closed: Callable[[str], Closed | None]
+) -> Unanswerable | None:
+    """Return why a run cannot answer what it answers, None if it can: all requests of the open question, and no other.
+
+    `closed` tells what became of a request that is not open.
+    """
+    open_ids = [] if question is None else [each.id for each in question.requests]
+    for each in given:
+        if each not in open_ids:
+            return Unanswerable(closed(each) or "unknown", [each])
+    missing = [each for each in open_ids if each not in given]
+    return Unanswerable("incomplete", missing) if missing else None
 
 
 def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:

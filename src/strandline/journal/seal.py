@@ -25,6 +25,7 @@ _SEAL: Final = struct.Struct("<BI")
 _REQUEST: Final = struct.Struct("<qq?dd")
 _END: Final = struct.Struct("<qq?dd")
 _MESSAGE: Final = struct.Struct("<q")
+_ASKED: Final = struct.Struct("<qd")
 
 
 def sealed(record: bytes, owner: int) -> bytes:
@@ -98,6 +99,11 @@ def agent_owner(key: SessionKey) -> int:
 def key_owner(session: int, seq: int, key: str) -> int:
     """Return whose the fingerprint is that belongs to an idempotency key of a run."""
     return zlib.crc32(key.encode(), zlib.crc32(_MESSAGE.pack(seq), session))
+
+
+def question_owner(session: int, seq: int, until: float) -> int:
+    """Return whose the question is that the run with that sequence has put."""
+    return zlib.crc32(_ASKED.pack(seq, until), session)
 
 
 def fact_owner(seq: int, no: int) -> int:

@@ -198,6 +198,7 @@ class SqliteJournal:
         With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
         """
         check_end(RunStatus.RUNNING, settlement.outcome.status)
+        asked = settlement.question
         left = Left(
             status=settlement.outcome.status,
             outcome=encode_messages(settlement.outcome),
@@ -206,6 +207,8 @@ class SqliteJournal:
             window=None if settlement.window is None else encode_messages(settlement.window),
             state=None if settlement.state is None else encode_messages(settlement.state),
             discarded=settlement.discarded,
+            question=None if asked is None else encode_messages(asked),
+            input_until=0.0 if asked is None else asked.until,
         )
         call = partial(self._verbs().settle, token, left, hold)
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))

@@ -8,10 +8,11 @@ import threading
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.history import dismissed
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.kept import KeptQuestion, KeptRun, KeptSession
 from strandline.journal.port import Take
-from strandline.journal.rules import is_last, stood_s
+from strandline.journal.rules import Closed, is_last, stood_s
 from strandline.lifecycle import Move, advance
 from strandline.model import Claim, Outcome, Run, RunId, RunStatus, SessionKey, Token
 
@@ -60,8 +61,13 @@ class Steps:
         if session.claimed is not None or session.paused or not len(session.line):
             return Take.NOTHING
         head = session.line.head()
+        asked = session.open_question
+        if asked is not None and self._clock.now() < asked.until:
+            return Take.NOTHING
         if self._last_attempts and is_last(head.attempt + 1, self._max_attempts):
             return Take.BLOCKED
+        if asked is not None:
+            self._dismiss(session, asked)
         session.line.remove(head)
         del self._waiting[head.sequence]
         self._start(session, head)
@@ -80,7 +86,10 @@ class Steps:
     def _claim(self, run: KeptRun) -> Claim:
         self._fence += 1
         run.fence = self._fence
-        return Claim(token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=run.staged())
+        question = self._sessions[run.new.key].answered_by(run)
+        return Claim(
+            token=Token(run.new.run_id, run.fence), run=self._shown(run), facts=run.staged(), question=question
+        )
 
     def _end(self, run: KeptRun, status: RunStatus, outcome: bytes) -> None:
         run.status = status
@@ -104,6 +113,39 @@ class Steps:
         for run in session.line:
             if run.queue_deadline is not None:
                 run.queue_deadline += stood_s(since, run.new.created_at, now)
+
+    # -- questions ------------------------------------------------------------------------------------
+
+    def _ask(self, session: KeptSession, run: KeptRun, encoded: bytes, until: float) -> None:
+        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may."""
+        session.question = KeptQuestion(encoded, run.new.run_id, until)
+        self._move_deadlines(session, max(0.0, until - self._clock.now()))
+
+    def _close_question(self, session: KeptSession, asked: KeptQuestion, how: Closed) -> None:
+        """Have a session wait for input no longer."""
+        session.close_requests(asked, how)
+        self._move_deadlines(session, -max(0.0, asked.until - self._clock.now()))
+
+    def _dismiss(self, session: KeptSession, asked: KeptQuestion, *, begun: bool = False) -> None:
+        """Close the open round of a question in history."""
+        if asked.answer is None:
+            self._close_question(session, asked, "dismissed")
+        session.history += [encode_messages(each) for each in dismissed(asked.decoded(), begun=begun)]
+        session.question = None
+
+    def _answered(self, session: KeptSession, run: KeptRun, *, closed: bool, begun: bool) -> None:
+        """Note that a run has ended; if it answered a question, its round is `closed` by what it left, or else here."""
+        asked = session.question
+        if asked is not None and asked.answer == run.new.run_id:
+            session.question = None
+            if not closed:
+                self._dismiss(session, asked, begun=begun)
+
+    @staticmethod
+    def _move_deadlines(session: KeptSession, seconds: float) -> None:
+        for run in session.line:
+            if run.queue_deadline is not None:
+                run.queue_deadline += seconds
 
     def _leave(self, session: KeptSession, run: KeptRun, messages: list[bytes], *, discarded: bool) -> None:
         """Append what a run leaves to history."""
@@ -134,3 +176,4 @@ class Steps:
         del self._waiting[run.sequence]
         self._end(run, outcome.status, encode_messages(outcome))
         self._leave(session, run, messages, discarded=discarded)
+        self._answered(session, run, closed=bool(messages) and not discarded, begun=discarded)

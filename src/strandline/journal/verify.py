@@ -19,12 +19,13 @@ from strandline.history import history_faults, pairing_faults
 from strandline.journal import keys, reader
 from strandline.journal.driver import connect_reader
 from strandline.journal.ownership import check_file, locate
+from strandline.journal.questions import question_of
 from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
 from strandline.journal.rules import spans
 from strandline.journal.seal import key_crc
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
-from strandline.model import Inline, Run, RunStatus, SessionKey
+from strandline.model import Inline, Message, Run, RunStatus, SessionKey
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ _NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_S
 OnStep = Callable[[str, int, int], None]
 """Told what is looked at, how much of it has been, and how much there is."""
 _TOLD_EVERY: Final = 1000
+_ASKED: Final[list[Message]] = [{"role": "user", "content": [{"text": "-"}]}]
 
 
 class Findings(Struct, kw_only=True):
@@ -145,7 +147,7 @@ def unowned(path: Path) -> Iterator[bool]:
 class _Session:
     """One session while its history is gone through."""
 
-    __slots__ = ("discarded", "key", "last", "length", "nth", "row")
+    __slots__ = ("discarded", "key", "last", "length", "nth", "open", "row")
 
     def __init__(self, key: SessionKey, last: int | None) -> None:
         self.key = key
@@ -154,6 +156,8 @@ class _Session:
         self.nth = 0
         self.length = 0
         self.discarded = False
+        self.open: list[Message] = []
+        """What the next row is read after: a question and the message whose round is open, if its last one is."""
 
 
 class _Check:
@@ -173,6 +177,7 @@ class _Check:
         self._history()
         self._runs()
         self._keys()
+        self._questions()
         self._staged()
         self._agents()
 
@@ -233,7 +238,11 @@ class _Check:
             except JournalUnavailable:
                 findings.add(f"{where} is damaged")
                 continue
-            for fault in history_faults(messages):
+            faults = history_faults(session.open + messages)
+            if not discarded:
+                session.open = [*_ASKED, messages[-1]] if _asks(messages[-1]) else []
+                faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
+            for fault in faults:
                 findings.add(f"{where}: {fault}")
         for session in self._sessions.values():
             findings.discarded_in_sessions += session.discarded
@@ -291,6 +300,24 @@ class _Check:
         for run_id in keys.damaged(self._connection, sessions):
             self._findings.add(f"the idempotency key of run {run_id} is damaged")
 
+    def _questions(self) -> None:
+        asked = set()
+        for no, run, until in self._rows("questions", "SELECT session, run, until FROM questions", "questions"):
+            asked.add(no)
+            session = self._sessions.get(no)
+            if session is None:
+                self._findings.add(f"a question belongs to no session (number {no})")
+                continue
+            try:
+                question_of(self._connection, session.key, no, run, until)
+            except JournalUnavailable:
+                self._findings.add(f"the question of session {_name(session.key)} is damaged")
+            if not session.open:
+                self._findings.add(f"session {_name(session.key)} waits for input, and its last round is closed")
+        for no, session in self._sessions.items():
+            if session.open and no not in asked:
+                self._findings.add(f"the last round of session {_name(session.key)} is open, and it waits for no input")
+
     def _staged(self) -> None:
         for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
@@ -321,8 +348,13 @@ class _Check:
                 elif not isinstance(part, Inline) and max(part.start, part.end or 0) > record.length:
                     self._findings.add(f"{where} reaches beyond its history")
             if list(spans(record.window, record.length)):
-                for fault in pairing_faults(record.messages):
+                messages = record.messages[: len(record.messages) - bool(session.open)]
+                for fault in pairing_faults(messages):
                     self._findings.add(f"{where}: {fault}")
+
+
+def _asks(message: Message) -> bool:
+    return message["role"] == "assistant" and any("toolUse" in block for block in message["content"])
 
 
 def _name(key: SessionKey) -> str:

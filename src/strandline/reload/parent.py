@@ -104,8 +104,8 @@ class _Parent:
     async def life(self) -> int:
         """Start the first child and see to what happens, one thing after the other."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGINT, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
         changes = Changes(
             self._plan.folder,
             self._plan.files,
@@ -140,9 +140,11 @@ class _Parent:
 
     async def _reload(self) -> None:
         changed, self._changed = self._changed, set()
-        if self._stopping or not changed:
+        if not changed:
             return
         await self._give_up_next()
+        if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
+            return
         names = sorted(_shown(path, self._plan.folder) for path in changed)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         self._say(f"{', '.join(names[:3])}{more} changed; loading")
@@ -216,6 +218,11 @@ class _Parent:
             await self._start_next()
         elif self._next.loaded:
             self._give_turn()
+
+    def _terminated(self) -> None:
+        """Stop cleanly, however often it is said: supervisors do so, and get it without --reload too."""
+        if not self._stopping:
+            self._told_to_stop()
 
     def _told_to_stop(self) -> None:
         """Stop cleanly at first, at once the second time: the journal is safe either way."""

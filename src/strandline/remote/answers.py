@@ -3,6 +3,8 @@
 It sends nothing. `chat` and the commands that control runs share it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -34,10 +36,36 @@ def nobody(url: str, error: Exception, command: str) -> NoServer:
             f"somebody listens at {url}, but does not answer. If it is a server with --reload, it waits for"
             " runs of the old code, or for code that loads: its own terminal says which"
         )
+    if isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError)):
+        return NoServer(
+            f"somebody listens at {url}, and breaks off without an answer ({str(error) or 'closed'}). It is no"
+            f" server of HTTP, or one that ends at this moment. Name the address of one: {command}"
+        )
+    if url.startswith("https:") and "SSL" in str(error):
+        return NoServer(
+            f"what listens at {url} speaks no https that can be trusted ({error}). A server of Strandline"
+            " itself speaks http: write http://HOST:PORT"
+        )
     return NoServer(
         f"nobody answers at {url} ({str(error) or type(error).__name__}). Start a server there: strandline"
         f" serve agent.py; or name the address of one: {command}"
     )
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Have a client made for an address. Raises `RemoteError` where none can be made."""
+    try:
+        yield
+    except httpx.InvalidURL as error:
+        raise RemoteError(
+            f"{url!r} is no address of a server ({str(error).rstrip('.')}); write it as http://HOST:PORT"
+        ) from None
+    except (ImportError, OSError, ValueError) as error:
+        raise NoServer(
+            f"there is no way to {url}: {str(error).rstrip('.')}. Look at the variables that name a proxy or"
+            " certificates (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE), or unset them"
+        ) from None
 
 
 def is_loopback(url: str) -> bool:

@@ -17,6 +17,7 @@ from strandline.remote.answers import (
     is_loopback,
     json_of,
     nobody,
+    reaching,
     retry_after_s,
     why,
 )
@@ -48,12 +49,13 @@ class RemoteServer:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = httpx.Client(
-            base_url=url,
-            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            trust_env=not is_loopback(url),
-            headers={"Accept": "application/json"},
-        )
+        with reaching(url):
+            self._client = httpx.Client(
+                base_url=url,
+                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                trust_env=not is_loopback(url),
+                headers={"Accept": "application/json"},
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +82,10 @@ class RemoteServer:
         """Return a run. Raises `Unknown`."""
         return self._ask("GET", f"/v1/runs/{quote(run_id, safe='')}")
 
+    def session(self, session: str) -> Body:
+        """Return a session. Raises `Unknown`."""
+        return self._ask("GET", _path(session))
+
     # -- what is changed ---------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False) -> Body:
@@ -94,6 +100,11 @@ class RemoteServer:
         """Move a run that waits to the place of a priority; None is the front. Raises `Unknown` and `Late`."""
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/move", body)
+
+    def answer(self, session: str, answers: dict[str, str]) -> Body:
+        """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
+        responses = [{"id": request_id, "response": text} for request_id, text in answers.items()]
+        return self._ask("POST", f"{_path(session)}/runs", {"input": {"responses": responses}})
 
     # -- one request -------------------------------------------------------------------------------
 
@@ -133,7 +144,9 @@ class RemoteServer:
             case status if status == NOT_FOUND:
                 return Unknown(f"{detail}; {_LISTS['runs' if path.startswith('/v1/runs/') else 'sessions']}")
             case status if status == CONFLICT:
-                return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+                return Late(
+                    f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it"
+                )  # run or session
             case status if status in (TOO_MANY, UNAVAILABLE):
                 return RemoteError(f"not now: {why(response)}. Try again in {retry_after_s(response):g} s")
             case _:

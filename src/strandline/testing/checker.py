@@ -15,7 +15,7 @@ from typing import Any, Final, assert_never
 
 from msgspec import Struct
 
-from strandline.model import Block, Cancelled, Ending, Failed, Input, Message, Succeeded, ToolResult
+from strandline.model import Block, Cancelled, Ending, Failed, Input, Message, NeedsInput, Succeeded, ToolResult
 
 _EARLY: Final = "(This run ended early: "
 
@@ -246,6 +246,8 @@ def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
                 yield "the error's own text is in history"
         case Cancelled():
             closing = f"{_EARLY}cancelled.)"
+        case NeedsInput():
+            closing = None
         case _:
             assert_never(ledger.ending)
     texts = [text for message in messages for text in _texts(message)]

@@ -3,7 +3,7 @@
 The first word of a question is its label; each further word is a round of tool calls, after which comes the answer
 `LABEL: RESULT, RESULT, ...`. A word names one tool call, or several with `+` between them, all at once. A name that
 begins with `~` is an async tool, with `~^` one that kills the server's process, with `!` one that raises, with `?`
-one that ends when it is asked to; the word `fail` makes the model fail instead.
+one that ends when it is asked to, with `@` one that asks a person first; the word `fail` makes the model fail instead.
 
     "q1"            -> "q1"
     "q1 a ~b+c"     -> uses a, then ~b and c in parallel, then answers "q1: did a, did ~b, did c"
@@ -83,6 +83,10 @@ def work(label: str, name: str, tool_context: ToolContext) -> str:
         raise ValueError(f"{name} went wrong")
     if name.startswith("?"):
         tool_context.cancel_signal.wait()
+    if name.startswith("@"):
+        answer = tool_context.interrupt(name, reason=f"may I, {label}?")
+        pass_step(f"{label} {name} answered {answer}")
+        return f"did {name} ({answer})"
     return f"did {name}"
 
 

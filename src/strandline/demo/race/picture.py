@@ -26,12 +26,12 @@ _CONDITIONS: Final = (
 )
 _STYLE: Final = """
 svg { color-scheme: light dark; }
-text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 13px; fill: #1f2328; }
+text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 14px; fill: #1f2328; }
 .card { fill: #ffffff; stroke: #d1d9e0; }
-.title { font-size: 19px; font-weight: 600; }
-.head { font-size: 15px; font-weight: 600; }
+.title { font-size: 21px; font-weight: 600; }
+.head { font-size: 16px; font-weight: 600; }
 .own { font-weight: 600; }
-.dim { fill: #59636e; font-size: 12px; }
+.dim, .note { fill: #59636e; font-size: 13px; } .note { font-size: 12px; }
 .good { fill: #1a7f37; } .bad { fill: #cf222e; }
 .bar-good { fill: #2da44e; } .bar-bad { fill: #e5534b; }
 .wait { fill: #c8d1da; } .line { stroke: #d1d9e0; }
@@ -39,7 +39,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-se
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; }
   .card { fill: #0d1117; stroke: #30363d; }
-  .dim { fill: #9198a1; }
+  .dim, .note { fill: #9198a1; }
   .good { fill: #3fb950; } .bad { fill: #f85149; }
   .bar-good { fill: #2ea043; } .bar-bad { fill: #da3633; }
   .wait { fill: #3d444d; } .line { stroke: #30363d; }
@@ -69,8 +69,10 @@ def draw(race: Race) -> str:
         *_panel(left, _LEFT, scale_s),
         *_panel(right, WIDTH - _LEFT - _PANEL + 12, scale_s),
         *_grid(race),
-        _text(_LEFT, HEIGHT - 38, _CONDITIONS, "dim"),
-        _text(_LEFT, HEIGHT - 18, f"Strandline {race.strandline}, Strands {race.strands}, Python {race.python}", "dim"),
+        _text(_LEFT, HEIGHT - 38, _CONDITIONS, "note"),
+        _text(
+            _LEFT, HEIGHT - 18, f"Strandline {race.strandline}, Strands {race.strands}, Python {race.python}", "note"
+        ),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -86,6 +88,7 @@ def _panel(play: Play, x: int, scale_s: float) -> Iterator[str]:
     """Draw one server's requests over time, and the conversation below them."""
     judgement = judge(play)
     yield _text(x, 96, NAMES[play.server], "head")
+    yield from _legend(x + 208, judgement)
     per_s = _BARS / scale_s
     for number, asked in enumerate(play.asked):
         y = _TOP + number * _ROW
@@ -103,10 +106,18 @@ def _panel(play: Play, x: int, scale_s: float) -> Iterator[str]:
         yield _text(x, floor + 91 + line * 18, f"{'✓' if good else '✗'} {text}", "good" if good else "bad")
 
 
+def _legend(x: int, judgement: Judgement) -> Iterator[str]:
+    """Say what the bars are; where everybody was let in at once, there is no wait to explain."""
+    in_line = judgement.at_once <= 1
+    if in_line:
+        yield _rect("wait", x, 88, 18, 8) + _text(x + 24, 96, "waits", "dim")
+    yield _rect("bar-good" if in_line else "bar-bad", x + 72, 85, 18, 14) + _text(x + 96, 96, "in the agent", "dim")
+
+
 def _row(play: Play, asked: Asked, x: int, y: int, per_s: float) -> Iterator[str]:
     spells = [spell for spell in play.spells if spell.seat == asked.seat]
     waits_until = spells[0].begun_at if spells else asked.ended_at or asked.sent_at
-    yield _rect("wait", x + asked.sent_at * per_s, y + 8, (waits_until - asked.sent_at) * per_s, 4)
+    yield _rect("wait", x + asked.sent_at * per_s, y + 6, (waits_until - asked.sent_at) * per_s, 8)
     for spell in spells:
         end = _ended(spell, play)
         kind = "bar-bad" if spell.failed or spell.ended_at is None else "bar-good"
@@ -145,7 +156,7 @@ def _last_words(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
 
 def _grid(race: Race) -> Iterator[str]:
     """Draw who held in which act."""
-    top, columns = 424, (_LEFT, 262, 448, 650)
+    top, columns = 424, (_LEFT, 258, 450, 668)
     yield f'<line class="line" x1="{_LEFT}" y1="{top - 24}" x2="{WIDTH - _LEFT}" y2="{top - 24}"/>'
     for x, act in zip(columns[1:], Act, strict=True):
         yield _text(x, top, ACTS[act].split(",")[0], "dim")

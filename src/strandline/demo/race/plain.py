@@ -20,6 +20,7 @@ from starlette.routing import Route
 from strands import Agent
 
 from strandline.demo.race.agent import make_agent, make_reentrant_agent
+from strandline.demo.race.tether import tie
 
 
 def make_app(*, lock: bool) -> Starlette:
@@ -64,6 +65,7 @@ def make_app(*, lock: bool) -> Starlette:
 
 def main() -> None:
     """Serve on a port of the loopback interface that the system chooses, and print the URL to stderr."""
+    tie()
     listener = socket.create_server(("127.0.0.1", 0))
     app = make_app(lock="--lock" in sys.argv[1:])
     sys.stderr.write(f"serving at http://127.0.0.1:{listener.getsockname()[1]}\n")

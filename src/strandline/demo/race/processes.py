@@ -21,7 +21,7 @@ REPLY_S: Final = 90.0
 POLL_S: Final = 0.01
 _URL: Final = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
-_STRANDLINE: Final = "from strandline.cli import main; main()"
+_STRANDLINE: Final = "from strandline.demo.race.tether import tie; tie(); from strandline.cli import main; main()"
 
 
 def _import_path() -> list[str]:
@@ -75,7 +75,7 @@ class Contestant:
                 command(self.server),
                 cwd=self.folder,
                 env={**kept, FOLDER_VARIABLE: str(self.folder), "PYTHONPATH": os.pathsep.join(_import_path())},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # (nothing is written; see `tether`)
                 stdout=output,
                 stderr=output,
                 # An interrupt from the keyboard is for the command, which then ends its servers.
@@ -91,6 +91,8 @@ class Contestant:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
 
     def close(self) -> None:
         """End the process for good; it cannot be started again. May be called from any thread, more than once."""

@@ -1,0 +1,145 @@
+"""What was seen of one run, of one attempt of it, of one request: the pieces of the judge's evidence."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from simulation.record import Event
+from strandline.model import INTERRUPTS, Ending, ErrorCode, Failed, IfBusy, Message, SessionKey, ToolResult
+from strandline.testing.checker import Ledger
+
+
+class Attempt:
+    """One execution of user code, until nothing of it works or its process dies. `nth` are places in the record."""
+
+    def __init__(self, event: Event, nth: int) -> None:
+        facts = event.facts
+        self.run, self.session, self.text = event.run, facts["session"], facts["text"]
+        self.number, self.process = facts["attempt"], facts["process"]
+        self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
+        self.began_nth, self.began_at = nth, event.at
+        self.ended_nth, self.ended_at = -1, -1.0
+        self.how = "was cut off"
+        self.crashed = False
+        """Whether its process died at once, later."""
+        self.drained = False
+        self.left_nth = -1
+        self.units: set[str] = set()
+        """The tools and threads of it that work."""
+        self.said: list[tuple[float, str]] = []
+        self.kept = 0
+        """How many of `said` are durable for sure: a round was staged after them."""
+
+    def end(self, nth: int, at: float) -> None:
+        """Note where nothing of it worked any more; the first end counts."""
+        if self.ended_nth < 0:
+            self.ended_nth, self.ended_at = nth, at
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """A request, as its client sent it; it may have sent it more than once."""
+
+    nth: int
+    at: float
+    session: SessionKey
+    if_busy: IfBusy
+    priority: int
+    key: str | None
+    """Its idempotency key."""
+    limits: dict[str, float]
+    """`timeout_s`, `queue_timeout_s`, where it asked for one."""
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether it cancels what has begun."""
+        return self.if_busy in INTERRUPTS
+
+
+class Sweep(Struct, frozen=True, kw_only=True):
+    """A cancel of a whole session; it was answered unless `told_nth` is -1."""
+
+    nth: int
+    session: SessionKey
+    running: bool
+    force: bool
+    told_nth: int = -1
+    told_at: float = -1.0
+    stopped: tuple[str, ...] = ()
+    """What it was told to have ended, or asked to end."""
+
+
+class Move(Struct, frozen=True, kw_only=True):
+    """A move of a run, to a `priority` or (None) to the front. Nobody knows whether it was made if `told_at` is -1."""
+
+    asked_at: float
+    told_at: float = -1.0
+    priority: int | None
+
+
+class RunEvidence:
+    """All that was seen of one run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.id = run_id
+        self.text = ""
+        self.accepted = False
+        self.accepted_nth = -1
+        self.accepted_at = -1.0
+        self.position = 0
+        self.request: Asked
+        self.move: Move | None = None
+        self.told: set[tuple[str, str, str]] = set()
+        self.later = self.missing = False
+        self.cancelling = self.forced = self.too_late = False
+        self.cancelled_at: float | None = None
+        self.cancelled_nth = -1
+        """When a client was told that its cancel is accepted, the first of them."""
+        self.lost = False
+        """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
+        self.attempts: list[Attempt] = []
+        self.asked: dict[str, Attempt] = {}
+        self.idempotent: set[str] = set()
+        self.begun: Counter[str] = Counter()
+        self.finished: dict[str, tuple[int, float, ToolResult, Attempt]] = {}
+        self.kept: set[str] = set()
+        """The tools whose results are durable for sure."""
+
+    def ledger(self, ending: Ending, part: list[Message], heard_until: float) -> Ledger:
+        """Return what really happened in this run, to be compared with `part`, which is told of it.
+
+        What an attempt did after its last staged round may be lost with its process, and what it reports after second
+        `heard_until` comes too late: of such things less may be told, but nothing else.
+        """
+        crashed = isinstance(ending, Failed) and ending.code is ErrorCode.CRASHED
+        unknown = set(_unknown(part))
+        said: list[str] = []
+        for attempt in self.attempts:
+            counts = attempt is self.attempts[-1] and not crashed and not self.lost
+            said += [
+                text
+                for nth, (at, text) in enumerate(attempt.said)
+                if nth < attempt.kept or (counts and at < heard_until)
+            ]
+        unfinished = set(self.begun) - set(self.finished)
+        finished = {}
+        for tool, (nth, at, result, attempt) in self.finished.items():
+            counts = attempt is self.attempts[-1] and not crashed and at < heard_until
+            counts = counts and (attempt.left_nth < 0 or nth < attempt.left_nth)
+            if tool in unknown and not counts and tool not in self.kept:
+                unfinished.add(tool)
+            else:
+                finished[tool] = result
+        # A round that was asked for and not begun may be told as unknown, or not at all.
+        unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
+        if isinstance(ending, Failed) and "secret" not in ending.detail:
+            ending = Failed(ending.code)
+        return Ledger(ending=ending, question=self.text, said=said, finished=finished, unfinished=unfinished)
+
+
+def _unknown(part: list[Message]) -> Iterator[str]:
+    """Yield the tools whose outcome is told as unknown."""
+    for message in part:
+        for block in message["content"]:
+            if "toolResult" in block and "unknown" in str(block["toolResult"]["content"]):
+                yield block["toolResult"]["toolUseId"]

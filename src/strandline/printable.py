@@ -1,0 +1,15 @@
+"""What may be written to a terminal: text without what would control it.
+
+Models, web pages and other servers are quoted in what people read; none of them may move the cursor, change a title or
+take away what stands there.
+"""
+
+import re
+from typing import Final
+
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Return a text without control characters; tabs and ends of lines stay."""
+    return CONTROL.sub("", text)
