@@ -179,7 +179,7 @@ class AgentApp:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif self._face is not None:
-            await self._face({**scope}, receive, send)
+            await self._face(wire.whole(scope), receive, send)
         elif scope["type"] == "http":
             await wire.error_response(self._missing())(scope, receive, send)
         else:
