@@ -20,7 +20,6 @@ from strandline.journal.port import (
     Move,
     Refused,
     SessionQuery,
-    SessionView,
     Stopped,
     Take,
     Unanswerable,
@@ -38,6 +37,7 @@ from strandline.model import (
     RoundStarted,
     RunId,
     RunStatus,
+    SessionView,
     Settlement,
     ToolDone,
     responses,
@@ -84,7 +84,7 @@ class InputsContract(Contract):
         until = desk.clock.at + TIMEOUT_S
         return Question(requests=REQUESTS, message=OPEN, results={"t2": SIBLING}, state={"kept": True}, until=until)
 
-    async def _ask(self, desk: Desk, run_id: str = "a") -> Question:
+    async def _asks(self, desk: Desk, run_id: str = "a") -> Question:
         """Have a run end that asks."""
         claim = await desk.start(run_id)
         return await self._ends_asking(desk, claim, [*said("go"), OPEN])
@@ -113,7 +113,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_question_leaves_its_round_open_and_closes_its_session(self, desk: Desk) -> None:
-        until = (await self._ask(desk)).until
+        until = (await self._asks(desk)).until
         for _ in range(2):
             run = await desk.run("a")
             assert (run.status, run.outcome) == (
@@ -135,7 +135,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
-        question = await self._ask(desk)
+        question = await self._asks(desk)
         await desk.accept("b", priority=1)
         bounds = Bounds(0, 0)
         assert await self._answer(desk, "x", bounds=bounds, take=False) == Accepted(1, input_until=question.until), (
@@ -155,7 +155,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_to_an_idle_session_is_taken_at_once(self, desk: Desk) -> None:
-        question = await self._ask(desk)
+        question = await self._asks(desk)
         assert await self._answer(desk, "x") == Accepted(0, input_until=question.until)
         claim = await desk.claim(of="x")
         assert claim.question == question
@@ -163,7 +163,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:
-        await self._ask(desk)
+        await self._asks(desk)
         given = await asyncio.gather(*(self._answer(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
         accepted = [answer for answer in given if isinstance(answer, Accepted)]
         assert len(accepted) == 1
@@ -175,7 +175,7 @@ class InputsContract(Contract):
     @scenario
     async def test_what_cannot_be_answered_is_refused_with_the_reason_also_later(self, desk: Desk) -> None:
         assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
-        await self._ask(desk)
+        await self._asks(desk)
         assert await self._answer(desk, "x", {"i1": "yes"}) == Unanswerable("incomplete", ["i2"])
         assert await self._answer(desk, "x", {**BOTH, "i3": 1}) == Unanswerable("unknown", ["i3"])
         assert not await desk.exists("x")
@@ -194,7 +194,7 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_can_end_with_the_next_question(self, desk: Desk) -> None:
         """Of the same round, or of a later one."""
-        await self._ask(desk)
+        await self._asks(desk)
         await self._answer(desk, "x")
         again = await self._ends_asking(desk, await desk.claim(of="x"), [])
         assert (await self._page(desk)).messages == [*said("go"), OPEN]
@@ -212,7 +212,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_run_that_is_taken_after_the_time_dismisses_the_question(self, desk: Desk) -> None:
-        question = await self._ask(desk)
+        question = await self._asks(desk)
         await desk.accept("b")
         desk.clock.at = question.until - 0.001
         assert await desk.journal.take(key()) is Take.NOTHING
@@ -228,7 +228,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_after_the_time_the_first_that_comes_counts(self, desk: Desk) -> None:
-        desk.clock.at = (await self._ask(desk)).until + 1
+        desk.clock.at = (await self._asks(desk)).until + 1
         assert isinstance(await self._answer(desk, "x"), Accepted)
         await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         claim = await desk.start("b")
@@ -256,14 +256,14 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_that_comes_to_nothing_closes_the_round(self, desk: Desk) -> None:
         """Cancelled, or ended, before it has begun."""
-        await self._ask(desk)
+        await self._asks(desk)
         await self._answer(desk, "x", take=False)
         stopped = await desk.cancel("x")
         assert isinstance(stopped, Stopped)
         assert list(stopped.ended) == ["x"]
         closed = left("(This run ended early: cancelled.)")
         assert await desk.history() == [*said("go"), OPEN, *closed]
-        await self._ask(desk, "b")
+        await self._asks(desk, "b")
         await self._answer(desk, "y", take=False)
         assert await desk.end("y") == Changed(existed=True)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
@@ -272,7 +272,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_an_answer_that_is_discarded_leaves_the_round_closed(self, desk: Desk) -> None:
-        await self._ask(desk)
+        await self._asks(desk)
         await self._answer(desk, "x")
         claim = await desk.claim(of="x")
         assert isinstance(await desk.accept("i", if_busy=IfBusy.ROLLBACK, lane=Lane.FRONT), Accepted)
@@ -287,7 +287,7 @@ class InputsContract(Contract):
     @scenario
     async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
         for number, if_busy in enumerate((IfBusy.INTERRUPT, IfBusy.ROLLBACK)):
-            until = (await self._ask(desk, f"a{number}")).until
+            until = (await self._asks(desk, f"a{number}")).until
             answer = await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT)
             assert isinstance(answer, Accepted)
             assert (answer.position, answer.input_until) == (0, until)
@@ -298,7 +298,7 @@ class InputsContract(Contract):
     @scenario
     async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
         """Of the run that asked, or of the session with all that goes on in it."""
-        until = (await self._ask(desk, "a")).until
+        until = (await self._asks(desk, "a")).until
         await desk.accept("b")
         assert await desk.cancel("a") == Stopped(ended={}, asked=[], input_until=until)
         assert await desk.cancel("a") == Ended()
@@ -318,7 +318,7 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_session_that_waits_for_input_can_be_deleted(self, desk: Desk) -> None:
-        await self._ask(desk)
+        await self._asks(desk)
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
         claim = await desk.start("b")
@@ -328,7 +328,7 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_that_executed_comes_back_with_its_question(self, desk: Desk) -> None:
         """After a crash, and when it is given back: with all that it has staged."""
-        question = await self._ask(desk)
+        question = await self._asks(desk)
         await self._answer(desk, "x")
         await desk.journal.stage((await desk.claim(of="x")).token, RoundStarted([]))
         (orphan,) = await desk.restart()
