@@ -169,7 +169,13 @@ def test_chat_shows_what_is_asked_and_takes_the_answer(at: Checkpoints, tmp_path
         assert (answer.json()["status"], answer.json()["response"]) == ("success", "go: did @b (yes)")
         again = server.client.post("/chat", json={**answers(body), "session_id": "s"})
         assert (again.status_code, again.json()["code"]) == (409, "already_answered")
-        for wrong in ({}, {**answers(body), "message": "x"}, {"responses": [{"id": "x"}]}, {"responses": []}):
+        wrongs: list[dict[str, Any]] = [
+            {},
+            {**answers(body), "message": "x"},
+            {"responses": [{"id": "x"}]},
+            {"responses": []},
+        ]
+        for wrong in wrongs:
             refused = server.client.post("/chat", json={**wrong, "session_id": "s"})
             assert refused.status_code == 422, refused.text
         assert server.client.post("/chat", json={**answers(body), "session_id": "t"}).status_code == 404
