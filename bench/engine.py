@@ -163,19 +163,26 @@ async def staging(make_journal: MakeJournal, samples: int, *, stage: bool) -> di
         }
 
 
-async def throughput(make_journal: MakeJournal, runs: int) -> dict[str, float]:
-    """Return runs per second over 50 sessions, all sent as fast as the queues take them."""
+async def throughput(make_journal: MakeJournal, runs: int, *, keyed: bool = False) -> dict[str, float]:
+    """Return runs per second over 50 sessions, all sent as fast as the queues take them, and the CPU of one."""
+    numbers = count()
     async with serving(make_journal, NoOp()) as service:
+
+        def request(session: str) -> Request:
+            if not keyed:
+                return Request(key=key(session), input="x")
+            return Request(key=key(session), input="x", idempotency_key=f"k{next(numbers)}", fingerprint=bytes(32))
 
         async def client(session: str) -> None:
             for _ in range(runs // SESSIONS // 10):
-                tickets = [await service.submit(Request(key=key(session), input="x")) for _ in range(10)]
+                tickets = [await service.submit(request(session)) for _ in range(10)]
                 await tickets[-1].stream.outcome()
 
         await asyncio.gather(*(client(f"s{n}") for n in range(SESSIONS)))
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(client(f"s{n}") for n in range(SESSIONS)))
-        return {"runs/s": runs / (time.perf_counter() - started)}
+        cpu = time.process_time() - cpu
+        return {"runs/s": runs / (time.perf_counter() - started), "CPU us": cpu / runs * 1e6}
 
 
 async def latency(make_journal: MakeJournal, samples: int, *, messages: int = 0) -> dict[str, float]:
@@ -232,7 +239,7 @@ def main() -> None:
     console = Console()
     names = [args.journal] if args.journal else list(JOURNALS)
     with ProgressBar(console=console, transient=True) as progress:
-        task = progress.add_task("engine", total=len(names) * 10)
+        task = progress.add_task("engine", total=len(names) * 11)
 
         def measure(title: str, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
             progress.update(task, description=title)
@@ -244,6 +251,10 @@ def main() -> None:
             make = JOURNALS[name]
             first = measure(f"{name}: throughput", throughput(make, runs))
             rows.append((name, "throughput, 50 sessions", f"{first['runs/s']:,.0f} runs/s", ""))
+            keyed = measure(f"{name}: keys", throughput(make, runs, keyed=True))
+            share = f"{keyed['CPU us'] / first['CPU us']:.2f}"
+            figures = f"{keyed['CPU us']:.0f} / {first['CPU us']:.0f} us"
+            rows.append((name, "CPU of a run with an idempotency key / without", figures, share))
             idle = measure(f"{name}: latency", latency(make, samples))
             rows += [(name, f"idle session, {title}", f"{value:.2f}", "") for title, value in idle.items()]
             none, one = (measure(f"{name}: staging", staging(make, samples, stage=stage)) for stage in (False, True))

@@ -19,10 +19,10 @@ from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
-from strandline.journal.port import Accepted, Bounds, HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.port import Accepted, Bounds, Changed, HistoryQuery, Move, Pause, RunQuery, Take, WaitingQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
-from strandline.model import ANONYMOUS, Claim, NewRun, Range, RoundStarted, Run, RunId, ToolDone
+from strandline.model import ANONYMOUS, Claim, IfBusy, NewRun, Range, RoundStarted, Run, RunId, ToolDone
 from strandline.testing.desk import StillClock, done, key, said
 
 COPY = "journal.db.v1-19700101T001640Z.bak"
@@ -200,6 +200,38 @@ def test_a_new_file_is_as_a_migrated_one(path: Path, tmp_path: Path) -> None:
             tables.append(connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY name").fetchall())
     assert tables[0] == tables[1]
     assert (version_of(path), version_of(fresh)) == (SCHEMA_VERSION, SCHEMA_VERSION)
+
+
+def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
+    """With a run that is held, and one whose time to wait stands still."""
+    schema = resources.files("strandline.journal").joinpath("schema/0002_holds_deadlines_discards.sql").read_text()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(f"BEGIN; {schema} PRAGMA user_version = 2; COMMIT;")
+        connection.execute("UPDATE runs SET fence = 97 WHERE run_id = 'elsewhere'")
+        connection.execute(
+            "UPDATE runs SET status = 'succeeded', started_at = 11, ended_at = 990, outcome = ?"
+            " WHERE run_id = 'elsewhere'",
+            (text({"status": "succeeded"}),),
+        )
+        connection.execute("UPDATE runs SET session = 3, queue_deadline = 2000 WHERE run_id = 'waits'")
+
+    async def look() -> None:
+        journal, orphans = await opened(path)
+        assert [orphan.run.run_id for orphan in orphans] == ["orphan", "opaque"]
+        held = await journal.read(RunQuery(ANONYMOUS, RunId("elsewhere")))
+        assert held is not None
+        assert not held.held
+        waits = await journal.read(RunQuery(ANONYMOUS, RunId("waits")))
+        assert waits is not None
+        assert (waits.queue_deadline, waits.cancel_requested, waits.if_busy) == (2010.0, False, IfBusy.ENQUEUE)
+        assert await journal.change(Move(ANONYMOUS, RunId("waits"), 1)) == Changed(existed=True)
+        assert await journal.change(Pause(key("u"))) == Changed(existed=True)
+        assert await journal.take(key("u")) is Take.NOTHING
+        await journal.close()
+
+    asyncio.run(look())
+    assert version_of(path) == SCHEMA_VERSION
+    assert path.with_name("journal.db.v2-19700101T001640Z.bak").exists()
 
 
 # -- what can go wrong --------------------------------------------------------------------------------------

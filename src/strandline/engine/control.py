@@ -23,6 +23,7 @@ from strandline.journal.port import (
     Pause,
     Resume,
     RunQuery,
+    SessionQuery,
     Stopped,
 )
 from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey
@@ -71,10 +72,18 @@ class Control:
                 raise InvariantBroken(f"the journal has answered a cancel by {answer}")
 
     async def cancel_session(self, key: SessionKey, *, running: bool, force: bool) -> Stopped:
-        """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
+        """Cancel all runs that wait in a session, with `running` the one that executes too.
+
+        With `force` besides, the session is not held by what still works of that one, or of one that has ended.
+        Raises `NotFound`.
+        """
         answer = await self._changed(key, CancelSession(key, running), force=force)
         if not isinstance(answer, Stopped):
             raise NotFound(f"there is no session {key.session_id}")
+        if running and force:
+            session = await self._journal.read(SessionQuery(key))
+            if session is not None and session.held and session.claimed is not None:
+                await self._worker.unheld(session.claimed, UNHELD_S)
         return answer
 
     async def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:

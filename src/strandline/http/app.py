@@ -20,6 +20,7 @@ from strandline.http import wire
 from strandline.http.chat import Chat
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
+from strandline.http.openapi import OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
 
@@ -51,6 +52,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     runs = Runs(service, max_body_bytes=options.max_body_bytes)
     sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
     probes = Probes(service, agent_id=options.agent_id, auth="none")
+    described = OpenApi()
     router = Router(
         [
             Route("/chat", Endpoint(chat.chat), methods=["POST"]),
@@ -74,6 +76,8 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
+            Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
+            Route("/docs", Endpoint(described.docs), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
             Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
         ],

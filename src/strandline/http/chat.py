@@ -17,6 +17,7 @@ from strandline.http.wishes import Response, Responses, Wishes, wished
 from strandline.model import (
     ANONYMOUS,
     DEFAULT_SESSION,
+    Block,
     InputRequest,
     Outcome,
     RunStatus,
@@ -35,6 +36,20 @@ class ChatBody(Wishes, frozen=True, kw_only=True):
     message: str | UnsetType = UNSET
     responses: list[Response] | None = None
     session_id: str | None = None
+
+
+class ShownMessage(Struct, frozen=True):
+    """A message, as `/history` shows it."""
+
+    role: str
+    content: list[Block]
+
+
+class HistoryAnswer(Struct, frozen=True):
+    """What `/history` answers."""
+
+    status: str
+    messages: list[ShownMessage]
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,8 +107,8 @@ class Chat:
         messages = await self._service.history(
             SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
         )
-        shown = [{"role": message["role"], "content": message["content"]} for message in messages]
-        return wire.answer({"status": "success", "messages": shown})
+        shown = [ShownMessage(message["role"], message["content"]) for message in messages]
+        return wire.answer(HistoryAnswer("success", shown))
 
     def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
         status, text = "success", outcome.output

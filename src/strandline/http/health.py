@@ -1,11 +1,39 @@
 """What probes and people look at: `/health`, `/livez`, `/readyz`. They never wait for user code or for a disk."""
 
+from typing import Literal
+
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
 from strandline.engine.service import Service
 from strandline.http import wire
+
+
+class HealthBody(Struct, frozen=True, kw_only=True):
+    """What goes on, in numbers."""
+
+    status: str
+    agent_id: str
+    processing: bool
+    queue_depth: int
+    running: int
+    held: int
+    stalled: int
+    oldest_wait_s: float
+    longest_no_progress_s: float
+    lost_clients: int
+    agents_in_memory: int
+    ready: bool
+    auth: str
+    version: str
+
+
+class ProbeBody(Struct, frozen=True):
+    """One word."""
+
+    status: Literal["alive", "ready", "draining", "starting"]
 
 
 class Probes:
@@ -20,32 +48,31 @@ class Probes:
         """Return what goes on; `healthy` as long as the server can say so."""
         health = self._service.health()
         return wire.answer(
-            {
-                "status": "healthy",
-                "agent_id": self._agent_id,
-                "processing": health.processing,
-                "queue_depth": health.queue_depth,
-                "running": health.running,
-                "held": health.held,
-                "stalled": health.stalled,
-                "oldest_wait_s": wire.rounded(health.oldest_wait_s),
-                "longest_no_progress_s": wire.rounded(health.longest_no_progress_s),
-                "lost_clients": health.lost_clients,
-                "agents_in_memory": health.agents_in_memory,
-                "ready": health.ready,
-                "auth": self._auth,
-                "version": __version__,
-            }
+            HealthBody(
+                status="healthy",
+                agent_id=self._agent_id,
+                processing=health.processing,
+                queue_depth=health.queue_depth,
+                running=health.running,
+                held=health.held,
+                stalled=health.stalled,
+                oldest_wait_s=round(health.oldest_wait_s, 3),
+                longest_no_progress_s=round(health.longest_no_progress_s, 3),
+                lost_clients=health.lost_clients,
+                agents_in_memory=health.agents_in_memory,
+                ready=health.ready,
+                auth=self._auth,
+                version=__version__,
+            )
         )
 
     async def livez(self, request: Request) -> Response:
         """Answer 200 while the process can answer."""
-        return wire.answer({"status": "alive"})
+        return wire.answer(ProbeBody("alive"))
 
     async def readyz(self, request: Request) -> Response:
         """Answer 200 while runs are accepted, else 503."""
         health = self._service.health()
         if health.ready:
-            return wire.answer({"status": "ready"})
-        reason = "draining" if health.draining else "starting"
-        return wire.answer({"status": reason}, wire.UNAVAILABLE)
+            return wire.answer(ProbeBody("ready"))
+        return wire.answer(ProbeBody("draining" if health.draining else "starting"), wire.UNAVAILABLE)

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -32,9 +31,9 @@ class RunBody(Struct, frozen=True, kw_only=True):
     if_busy: IfBusy
     position: int | None
     estimated_wait_s: float | None
-    created_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
+    created_at: wire.Timestamp | None
+    started_at: wire.Timestamp | None
+    ended_at: wire.Timestamp | None
     output: str
     message: Message | None
     error: RunError | None

@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -102,6 +103,22 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
 }
 
 
+class Problem(Struct, frozen=True, kw_only=True):
+    """Why a request was refused: an RFC 9457 problem document with a stable `code`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    position: int | UnsetType = UNSET
+    """Where the run would have stood, if a queue was full."""
+    estimated_wait_s: float | UnsetType | None = UNSET
+
+
+Timestamp = Annotated[datetime, Meta(tz=True)]
+
+
 def answer(value: object, status: int = OK, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response; `value` may hold messages."""
     return Response(encode_messages(value), status, headers, media_type="application/json")
@@ -109,8 +126,8 @@ def answer(value: object, status: int = OK, headers: dict[str, str] | None = Non
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """Return a problem+json response."""
-    body = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "code": code}
-    body |= {"detail": detail, **more}
+    title = TITLES.get(status, "Error")
+    body = Problem(type="about:blank", title=title, status=status, code=code, detail=detail, **more)
     return Response(encode(body), status, headers, media_type="application/problem+json")
 
 

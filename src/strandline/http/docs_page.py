@@ -1,0 +1,129 @@
+"""The document of the routes as one page: no scripts, no fonts, no pictures from anywhere. Pure."""
+
+import json
+from html import escape
+from typing import Any, Final
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --mark: #2563eb; --warn: #b45309; --bad: #b91c1c; }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 2rem 1rem 6rem; }
+h1 { margin: 0; } h2 { margin: 2.5rem 0 .5rem; text-transform: capitalize; }
+code, pre { font: .875em/1.45 ui-monospace, monospace; }
+pre { background: var(--soft); padding: .75rem; border-radius: .375rem; overflow-x: auto; }
+details { border: 1px solid var(--line); border-radius: .375rem; margin: .5rem 0; }
+summary { padding: .5rem .75rem; cursor: pointer; display: flex; flex-wrap: wrap; gap: .25rem .75rem; }
+summary > span { margin-left: auto; opacity: .75; }
+summary b { min-width: 4.25rem; color: var(--mark); } summary b.DELETE { color: var(--bad); }
+summary b.POST { color: var(--warn); }
+details > div { padding: 0 .75rem .75rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1rem 0 .25rem; }
+table { border-collapse: collapse; width: 100%; } td { padding: .25rem .75rem .25rem 0; vertical-align: top; }
+td:first-child { white-space: nowrap; } tr + tr td { border-top: 1px solid var(--line); }
+p.lead { margin-top: .25rem; opacity: .8; }
+"""
+_METHODS: Final = ("get", "post", "delete")
+
+
+def page(document: dict[str, Any], root: str) -> str:
+    """Return the page; `root` is where the server is mounted."""
+    info, schemas = document["info"], document["components"]["schemas"]
+    by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method in _METHODS:
+            if method in methods:
+                operation = methods[method]
+                by_tag[operation["tags"][0]].append(_operation(path, method, operation, schemas, root))
+    parts = [f"<h2>{escape(tag)}</h2>{''.join(operations)}" for tag, operations in by_tag.items()]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
+        f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p class=lead>{escape(info['description'])}</p>"
+        f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
+        f"{''.join(parts)}</body></html>"
+    )
+
+
+def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any], root: str) -> str:
+    parts = [_table("Parameters", [_parameter(each) for each in operation.get("parameters", [])])]
+    example = None
+    if (body := operation.get("requestBody")) is not None:
+        schema = _resolved(body["content"]["application/json"]["schema"], schemas)
+        needed = schema.get("required", [])
+        fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in needed)
+        rows = [_field(name, field, schemas, name in needed) for name, field in fields]
+        parts.append(_table("Body" if body["required"] else "Body (may be left out)", rows))
+        example = {name: _example(schema["properties"][name], schemas) for name in needed}
+    parts.append(_table("Answers", [_answer(status, each) for status, each in operation["responses"].items()]))
+    parts.append(f"<h3>Example</h3><pre>{escape(_curl(root + path, method, example))}</pre>")
+    return (
+        f"<details><summary><b class={method.upper()}>{method.upper()}</b><code>{escape(path)}</code>"
+        f"<span>{escape(operation['summary'])}</span></summary><div>{''.join(parts)}</div></details>"
+    )
+
+
+def _table(title: str, rows: list[str]) -> str:
+    return f"<h3>{escape(title)}</h3><table>{''.join(rows)}</table>" if rows else ""
+
+
+def _row(name: str, kind: str, text: str) -> str:
+    return f"<tr><td><code>{escape(name)}</code><td>{escape(kind)}<td>{_marked(text)}</tr>"
+
+
+def _parameter(parameter: dict[str, Any]) -> str:
+    kind = f"{parameter['in']}, {parameter['schema'].get('type', '')}"
+    return _row(parameter["name"], kind, parameter["description"])
+
+
+def _field(name: str, field: dict[str, Any], schemas: dict[str, Any], needed: bool) -> str:
+    text = field.get("description", "")
+    if "default" in field and field["default"] is not None:
+        text += f" (default `{json.dumps(field['default'])}`)"
+    return _row(name, _kind(field, schemas) + (", required" if needed else ""), text)
+
+
+def _answer(status: str, answer: dict[str, Any]) -> str:
+    content = answer.get("content", {})
+    reference = next((each["schema"]["$ref"] for each in content.values()), "")
+    return _row(status, reference.rpartition("/")[2], answer["description"])
+
+
+def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    schema = _resolved(schema, schemas)
+    if "anyOf" in schema:
+        return " or ".join(_kind(each, schemas) for each in schema["anyOf"] if each != {"type": "null"})
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind(schema['items'], schemas)}"
+    return str(schema.get("type", "any"))
+
+
+def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> object:
+    schema = _resolved(schema, schemas)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][-1 if schema["anyOf"][0].get("type") == "array" else 0], schemas)
+    return {"string": "Hello"}.get(schema.get("type", ""), {})
+
+
+def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    return {
+        **schemas[schema["$ref"].rpartition("/")[2]],
+        **{key: each for key, each in schema.items() if key != "$ref"},
+    }
+
+
+def _curl(path: str, method: str, body: dict[str, Any] | None) -> str:
+    path = path.replace("{session_id}", "default").replace("{run_id}", "RUN_ID")
+    verb = "" if method == "get" or body else f" -X {method.upper()}"
+    data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
+    return f"curl{verb} http://127.0.0.1:8080{path}{data}"
+
+
+def _marked(text: str) -> str:
+    """Return text as HTML; what stands between backticks is code."""
+    pieces = escape(text).split("`")
+    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))

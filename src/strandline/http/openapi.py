@@ -1,0 +1,217 @@
+"""`/openapi.json` and `/docs`: the routes as a document, from the very types that requests are decoded with.
+
+`OPERATIONS` says in words what each route is for; a test compares it with the routes that there are, and real answers
+with the document.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline import __version__, errors
+from strandline.http import wire
+from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
+from strandline.http.docs_page import page
+from strandline.http.health import HealthBody, ProbeBody
+from strandline.http.runs import CancelBody, MoveBody, RunBody
+from strandline.http.sessions import (
+    CancelledBody,
+    CancelSessionBody,
+    HistoryBody,
+    NewRunBody,
+    RunsBody,
+    SessionBody,
+    SessionsBody,
+)
+
+_REFS: Final = "#/components/schemas/{name}"
+_JSON: Final = "application/json"
+_PROBLEM: Final = "application/problem+json"
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One method of one path: what it reads, what it answers by status, and what it may be refused with."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    tag: str
+    summary: str
+    body: type[Struct] | None = None
+    answers: dict[int, type[Struct] | None]
+    refused: tuple[type[errors.StrandlineError], ...] = ()
+    takes: tuple[str, ...] = ()
+    """Names of `PARAMETERS`."""
+
+
+PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
+    "run_id": ("run_id", "path", {"type": "string"}, "The id of a run"),
+    "session": (
+        "session_id",
+        "path",
+        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
+        "The id of a session: 1 to 256 of A-Z a-z 0-9 . _ : @ -",
+    ),
+    "key": (
+        "Idempotency-Key",
+        "header",
+        {"type": "string", "minLength": 1, "maxLength": 255},
+        "The same request under the same key is the same run",
+    ),
+    "prefer": ("Prefer", "header", {"type": "string"}, "`wait=N`: wait up to N seconds (at most 300) for the end"),
+    "limit": (
+        "limit",
+        "query",
+        {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+        "Entries on a page",
+    ),
+    "cursor": ("cursor", "query", {"type": "string"}, "The `next_cursor` of the page before"),
+    "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Show messages that are hidden, too"),
+    "of": ("session_id", "query", {"type": "string", "default": "default"}, "The id of a session"),
+    "count": ("count", "query", {"type": "integer", "minimum": 0, "default": 1}, "How many messages; 0 is all"),
+    "tools": (
+        "include_tool_messages",
+        "query",
+        {"type": "boolean", "default": False},
+        "Show messages that hold nothing but tool blocks, too",
+    ),
+}
+
+_READING: Final = (wire.Foreign, errors.NotReady, errors.JournalUnavailable)
+_BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
+_ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
+_RUNS: Final = (errors.KeyReused, errors.SessionBusy, *_ANSWERS, errors.QueueFull, errors.ServerFull, errors.Draining)
+_V1: Final = (*_BODY, wire.NotJson, *_READING)
+
+OPERATIONS: Final = (
+    Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs", takes=("session", "key", "prefer"),
+              summary="Accept a run", body=NewRunBody, answers={202: RunBody, 200: RunBody}, refused=(*_V1, *_RUNS)),
+    Operation(method="GET", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "prefer"),
+              summary="Read a run, or wait for its end", answers={200: RunBody}, refused=(errors.NotFound, *_READING)),
+    Operation(method="POST", path="/v1/runs/{run_id}/cancel", tag="runs", takes=("run_id",), summary="Cancel a run",
+              body=CancelBody, answers={200: RunBody, 202: RunBody},
+              refused=(errors.NotFound, errors.AlreadyEnded, *_V1)),
+    Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
+              summary="Move a run that waits", body=MoveBody, answers={200: RunBody},
+              refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, *_V1)),
+    Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "cursor"), summary="List all sessions",
+              answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
+              summary="Read a session", answers={200: SessionBody},
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
+              summary="Forget a session, its history, state and ended runs", answers={204: None},
+              refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions", takes=("session", "limit", "cursor"),
+              summary="List the runs of a session", answers={200: RunsBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/history", tag="sessions",
+              takes=("session", "limit", "cursor", "discarded"), summary="Read the messages of a session",
+              answers={200: HistoryBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
+              summary="Cancel what waits in a session, and what executes if that is wanted", body=CancelSessionBody,
+              answers={200: CancelledBody, 202: CancelledBody}, refused=(errors.NotFound, *_V1)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/pause", tag="sessions", takes=("session",),
+              summary="Let nothing more of a session start", answers={200: SessionBody},
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/resume", tag="sessions", takes=("session",),
+              summary="Let a paused session go on", answers={200: SessionBody},
+              refused=(errors.NotFound, errors.Invalid, *_READING)),
+    Operation(method="POST", path="/chat", tag="chat", takes=("key",),
+              summary="Accept a message, wait its turn and its answer", body=ChatBody,
+              answers={200: ChatAnswer, 202: ChatAnswer}, refused=(*_BODY, *_READING, *_RUNS)),
+    Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
+              summary="Read the last messages of a session", answers={200: HistoryAnswer},
+              refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
+              answers={200: HealthBody}),
+    Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
+              answers={200: ProbeBody}),
+    Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
+              answers={200: ProbeBody, 503: ProbeBody}),
+)  # fmt: skip
+
+
+class OpenApi:
+    """The routes of the document, made once."""
+
+    def __init__(self) -> None:
+        self._document = document()
+
+    async def json(self, request: Request) -> Response:
+        """Return the OpenAPI document (3.1) of this server."""
+        return wire.answer({**self._document, "servers": [{"url": request.scope.get("root_path") or "/"}]})
+
+    async def docs(self, request: Request) -> Response:
+        """Return the document as a page that needs no network."""
+        return Response(page(self._document, request.scope.get("root_path", "")), media_type="text/html")
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document, without the address of a server."""
+    types = sorted({kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind}, key=str)
+    _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=_REFS)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Strandline",
+            "version": __version__,
+            "description": "Runs of a stateful agent: accepted, in line, strictly one at a time in each session.",
+        },
+        "tags": [{"name": tag} for tag in dict.fromkeys(each.tag for each in OPERATIONS)],
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "operationId": _id_of(operation),
+        "responses": _responses(operation),
+    }
+    if operation.takes:
+        described["parameters"] = [
+            {"name": name, "in": where, "required": where == "path", "schema": schema, "description": what}
+            for name, where, schema, what in (PARAMETERS[each] for each in operation.takes)
+        ]
+    if operation.body is not None:
+        needed = any(field.required for field in msgspec.structs.fields(operation.body))
+        described["requestBody"] = {"required": needed, "content": {_JSON: {"schema": _ref(operation.body)}}}
+    return described
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, kind in operation.answers.items():
+        text = (
+            " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else "Nothing is left to tell."
+        )
+        responses[str(status)] = {"description": text}
+        if kind is not None:
+            responses[str(status)]["content"] = {_JSON: {"schema": _ref(kind)}}
+    refusals: dict[int, list[str]] = {}
+    for error in operation.refused:
+        refusals.setdefault(wire.STATUS[error], []).append(error.code)
+    for code, names in sorted(refusals.items()):
+        told = {
+            "description": ", ".join(f"`{name}`" for name in names),
+            "content": {_PROBLEM: {"schema": _ref(wire.Problem)}},
+        }
+        responses.setdefault(str(code), told)
+    return responses
+
+
+def _id_of(operation: Operation) -> str:
+    """Return a name for those who generate clients."""
+    words = [word.strip("{}") for word in operation.path.split("/") if word not in ("", "v1")]
+    return "_".join([operation.method.lower(), *words])
+
+
+def _ref(kind: type[Struct]) -> dict[str, str]:
+    return {"$ref": _REFS.format(name=kind.__name__)}
