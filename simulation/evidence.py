@@ -89,12 +89,16 @@ class Evidence:
         return {key: list(runs.values()) for key, runs in started.items()}
 
     def was_in_vain(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt's claim may never have been kept: its process died, and the attempt came again."""
+        """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted."""
         again = self.runs[attempt.run].attempts
+        kept = self._life.runs.get(attempt.run)
         return (
             attempt.crashed
             and not attempt.kept
-            and any(each.number == attempt.number for each in again if each is not attempt)
+            and (
+                any(each.number == attempt.number for each in again if each is not attempt)
+                or (kept is not None and kept.attempt < attempt.number)
+            )
         )
 
     def _run(self, run_id: str) -> RunEvidence:
