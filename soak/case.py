@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Records, Stored
+from soak.records import Asked, Records, Stored
 
 UNKNOWN: Final = "The outcome of this tool call is unknown"
 NOT_STARTED: Final = "This tool was not started"
@@ -68,12 +68,13 @@ class Case:
         self.label_of = {line.run_id: line.label for line in lines if line.run_id}
         self.label_of |= {answer.run_id: answer.label for answer in records.answered if answer.run_id}
         self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
-        self.part_of: dict[str, Part] = {}
-        for session, runs in self.stored.items():
-            parts = self.parts.get(session, [])
-            left = [run for run in runs if self.leaves_a_trace(run)]
-            if len(left) == len(parts):
-                self.part_of |= {run.run_id: part for run, part in zip(left, parts, strict=True)}
+        self.label_of |= {run_id: view.label for run_id, view in records.views.items() if view.label}
+        by_label = {part.label: part for parts in self.parts.values() for part in parts}
+        self.part_of = {run_id: by_label[label] for run_id, label in self.label_of.items() if label in by_label}
+
+    def asked_for(self, run_id: str) -> Asked | None:
+        """Return what a run was asked for with, if it is known."""
+        return self.records.asked.get(self.label_of.get(run_id, ""))
 
     def leaves_a_trace(self, run: Stored) -> bool:
         """Tell whether a run has to be in history: all are, but those that came to their end while they waited."""
