@@ -25,8 +25,8 @@ from strandline.engine.service import Service
 from strandline.errors import AlreadyEnded, JournalUnavailable, NotFound
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, Take
-from strandline.model import ANONYMOUS, Principal, RunId, RunStatus, SessionKey, Settlement, Token
+from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, Take
+from strandline.model import ANONYMOUS, NewRun, Principal, RunId, RunStatus, SessionKey, Settlement, Token
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -140,7 +140,8 @@ def test_a_run_that_came_to_its_good_end_after_the_cancel_was_accepted_is_cancel
             await desk.go_on.wait()
             return "all the same"
 
-        async with serving(clock, Played(deaf), cancel_grace_s=100) as service:
+        played = Played(deaf)
+        async with serving(clock, played, cancel_grace_s=100) as service:
             first = await send(service, "x")
             await asyncio.sleep(1)
             await service.cancel(ANONYMOUS, first.run_id)
@@ -149,6 +150,7 @@ def test_a_run_that_came_to_its_good_end_after_the_cancel_was_accepted_is_cancel
             assert end.status is RunStatus.CANCELLED
             assert texts(await history(service)) == ["x", "all the same", EARLY]
             assert (await outcome(await send(service, "y"))).output == "all the same"
+            assert texts(played.built[1][1].messages) == ["x", "all the same", EARLY], "its agent knows how it ended"
             nothing_is_left(service)
 
     run_virtual(main)
@@ -337,6 +339,62 @@ def test_a_cancelled_run_is_not_given_back_by_a_server_that_stops() -> None:
         async with serving(clock, Played(echo), journal) as service:
             assert texts(await history(service)) == ["x", EARLY]
             assert (await outcome(await send(service, "y"))).output == "echo y"
+
+    run_virtual(main)
+
+
+def test_a_run_that_is_cancelled_while_it_is_being_stopped_tells_what_it_did() -> None:
+    """It could have gone on later, and was about to be given back."""
+
+    async def main(clock: VirtualClock) -> None:
+        async def model(attempt: Attempt) -> str:
+            async def tool() -> str:
+                return "did it"
+
+            await play_round(attempt, "t1", tool)
+            await asyncio.sleep(100_000)
+            return "never"
+
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(model), journal, drain_grace_s=0, stop_grace_s=1) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(1)
+            draining = asyncio.ensure_future(service.drain())
+            await asyncio.sleep(0.5)
+            assert (await service.cancel(ANONYMOUS, ticket.run_id)).run.cancel_requested
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+            await draining
+        async with serving(clock, Played(echo), journal) as service:
+            messages = await history(service)
+            assert (tool_texts(messages), texts(messages)) == (["did it"], ["x", EARLY])
+
+    run_virtual(main)
+
+
+def test_a_run_that_is_cancelled_while_it_is_returned_by_a_server_that_stops_has_ended_there() -> None:
+    """Its claim came when nothing was to start any more."""
+
+    class Slow(MemoryJournal):
+        async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
+            await asyncio.sleep(1)
+            return await super().accept(new, bounds, take=take)
+
+        async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+            await asyncio.sleep(1)
+            return await super().release(token, counted=counted, take=take)
+
+    async def main(clock: VirtualClock) -> None:
+        journal, desk = Slow(clock), Desk()
+        async with serving(clock, desk.target, journal, drain_grace_s=5) as service:
+            sending = asyncio.ensure_future(send(service, "x"))
+            await asyncio.sleep(0.5)
+            draining = asyncio.ensure_future(service.drain())
+            ticket = await sending
+            assert (await service.cancel(ANONYMOUS, ticket.run_id)).run.cancel_requested
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+            await draining
+            assert desk.began == []
+            nothing_is_left(service)
 
     run_virtual(main)
 

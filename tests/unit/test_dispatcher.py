@@ -172,3 +172,19 @@ def test_a_run_claimed_at_once_is_known_alike_whether_its_claim_or_its_accept_is
         dispatcher.restored(RunId("r"), A, 0.0)  # given back in this process: it waits again
         assert dispatcher.waiting == 1
         assert dispatcher.next() == A
+
+
+def test_a_session_whose_blocked_head_is_gone_lines_up_again() -> None:
+    """What had to wait for another session's last attempt was cancelled; the next one need not."""
+    dispatcher = Dispatcher(1)
+    for run_id in ("1", "2"):
+        dispatcher.restored(RunId(run_id), A, 0.0)
+    assert dispatcher.next() == A
+    dispatcher.blocked(A)
+    assert dispatcher.next() is None
+    dispatcher.left(RunId("1"), A)
+    assert dispatcher.next() == A
+    dispatcher.claimed(RunId("2"), A)
+    dispatcher.unblock()
+    dispatcher.ended(RunId("2"), A, taken=False)
+    assert (dispatcher.sessions, free_slots(dispatcher)) == (0, 1)

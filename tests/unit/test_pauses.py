@@ -95,6 +95,32 @@ def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() ->
     run_virtual(main)
 
 
+def test_after_a_restart_a_run_gets_all_the_time_that_its_session_was_paused() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal, gated = MemoryJournal(clock), Gated()
+        gated.go_on.set()
+        async with serving(clock, gated.target, journal) as service:
+            await outcome(await send(service, "before"))
+            await service.pause(key())
+            await asyncio.sleep(5)
+            ticket = await send(service, "waits", queue_timeout_s=20)
+            await asyncio.sleep(50)
+        gated.go_on.clear()
+        async with serving(clock, gated.target, journal, max_running=1) as service:
+            await send(service, "blocker", "other session")
+            await asyncio.sleep(50)
+            await service.resume(key())
+            at = clock.monotonic()
+            while (run := (await service.run(ANONYMOUS, ticket.run_id)).run).outcome is None:
+                await asyncio.sleep(0.1)
+            assert clock.monotonic() - at == pytest.approx(20, abs=0.5)
+            assert run.outcome is not None
+            assert run.outcome.error is not None
+            assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
+
+    run_virtual(main)
+
+
 def test_a_session_that_was_paused_when_nothing_waited_in_it_is_so_after_a_restart() -> None:
     async def main(clock: VirtualClock) -> None:
         journal, gated = MemoryJournal(clock), Gated()

@@ -239,6 +239,19 @@ class PausesContract(Contract):
         return sorted(runs, key=lambda run: run.position or 0)
 
     @scenario
+    async def test_a_place_that_was_drawn_is_not_drawn_again_after_a_restart(self, desk: Desk) -> None:
+        await desk.start("a")
+        for run_id in ("b", "c", "d"):
+            await desk.accept(run_id)
+        for run_id in ("d", "c"):
+            await move(desk, run_id)
+        await desk.restart()
+        await move(desk, "b")
+        assert [run.run_id for run in await self._line(desk)] == ["d", "c", "b"]
+        (claim,) = desk.orphans
+        assert await desk.drain(claim) == ["a", "d", "c", "b"]
+
+    @scenario
     async def test_a_run_comes_back_from_the_front(self, desk: Desk) -> None:
         await desk.start("a")
         for run_id in ("b", "c"):
