@@ -394,6 +394,17 @@ def test_a_cancel_that_was_answered_and_a_rollback_are_no_faults() -> None:
     assert world.judged() == []
 
 
+def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell() -> None:
+    """Its model was asked, its server died, and somebody cancelled it before it went on."""
+    world = World()
+    be_cancelled(world)
+    cancel(world, FAILED, 200)
+    del world.history[12:14]
+    assert world.judged() == []
+    world.lines[-1:-1] = ran(FAILED, "work", 5, None)
+    assert any("5 runs, and 4 in history" in fault for fault in world.judged())
+
+
 def test_an_idempotent_tool_may_start_again() -> None:
     world = World()
     world.lines = [replace(line, tool="again") if line.label == DONE else line for line in world.lines]
