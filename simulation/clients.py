@@ -233,6 +233,25 @@ async def sweep(town: Town) -> None:
             _note_end(town, run, outcome)
 
 
+async def wipe(town: Town) -> None:
+    """Delete a session, unless it has something to do."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() * 10)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    key, name = chance.choice(town.sessions), town.new_text()
+    town.note("deleting", name, session=key)
+    try:
+        existed = await server.ask(server.service.delete(key))
+    except SessionBusy:
+        town.note("undeleted", name)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("deleted", name, existed=existed)
+
+
 async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
     """Pause a session for a while; see to it that it goes on."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
@@ -256,6 +275,9 @@ async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
                 await server.ask(server.service.resume(key))
             except (Gone, Unavailable):
                 town.note("resumed", "", session=key)
+            except NotFound:  # it was deleted meanwhile
+                town.note("resumed", "", session=key)
+                return
             else:
                 town.note("resumed", "", session=key)
                 return

@@ -104,7 +104,7 @@ def went_by_policy(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield from _met(life, evidence, run, kept, other)
     for text, code in evidence.refused.items():
         request = evidence.requests[text]
-        maybe = request.session in evidence.paused or _busy(life, request)
+        maybe = request.session in evidence.paused or evidence.was_deleted(request.session) or _busy(life, request)
         if code == "session_busy" and life.steady and not maybe:
             yield f"request {text} was told that its session is busy, and it was not"
 
@@ -176,5 +176,6 @@ def keyed(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"the key {key} stood for run {earlier.run_id}, and run {later.run_id} was accepted with it"
     for text in evidence.reused:
         request = evidence.requests[text]
-        if not any(run.input != text for run in by_key.get((request.session, request.key), ())):
+        others = by_key.get((request.session, request.key), ())
+        if not any(run.input != text for run in others) and not evidence.was_deleted(request.session):
             yield f"request {text} was told that its key stands for another, and there is none"

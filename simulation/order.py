@@ -36,6 +36,8 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
         kept = life.runs.get(attempt.run)
         if kept is None or kept.started_at is None or not life.steady:
             continue
+        if evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+            continue  # it is not what was kept as its start
         if (for_s := kept.started_at - EPOCH - since) > SOON_S:  # else it was claimed, and only its agent began later
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
 

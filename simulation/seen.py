@@ -69,6 +69,14 @@ class Sweep(Struct, frozen=True, kw_only=True):
     """What it was told to have ended, or asked to end."""
 
 
+class Deletion(Struct, frozen=True, kw_only=True):
+    """A session that was deleted, or may have been: nobody knows if `told_nth` is -1."""
+
+    nth: int
+    session: SessionKey
+    told_nth: int = -1
+
+
 class Move(Struct, frozen=True, kw_only=True):
     """A move of a run, to a `priority` or (None) to the front. Nobody knows whether it was made if `told_at` is -1."""
 

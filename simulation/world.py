@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from simulation.clients import send, sweep
+from simulation.clients import send, sweep, wipe
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Record
@@ -52,10 +52,12 @@ class World:
             keys=chance.choice((0.0, 0.7)),
             cancels=chance.choice((0.0, 0.0, 0.3)),
             sweeps=chance.choice((0.0, 0.0, 0.5)),
+            deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
         )
         self.keyed: list[Request] = []
-        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S
+        # A key that is forgotten would give a second run of the same text.
+        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not self.traits.deletes
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
             self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
@@ -92,6 +94,8 @@ class World:
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
             if chance.happens(self.traits.sweeps):
                 self._clients.append(asyncio.ensure_future(sweep(self)))
+            if chance.happens(self.traits.deletes):
+                self._clients.append(asyncio.ensure_future(wipe(self)))
             await asyncio.sleep(chance.random() ** 2 * 8)
             async with self._operating:
                 await self._something_happens()

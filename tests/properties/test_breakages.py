@@ -20,13 +20,15 @@ from strandline.engine.attempt import LiveAttempt
 from strandline.engine.control import Control
 from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
+from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
+from strandline.engine.service import Service
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import memory
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Ended, Move, Take
+from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Delete, Ended, Move, Take
 from strandline.model import (
     INTERRUPTS,
     Claim,
@@ -317,6 +319,32 @@ def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryJournal, "open", forgetful)
 
 
+def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
+    """The agent of a deleted session stays in memory."""
+    delete = Service.delete
+
+    async def deleting(service: Service, key: Any) -> bool:
+        with pytest.MonkeyPatch.context() as keeping:
+            keeping.setattr(AgentPool, "drop", lambda pool, key: None)
+            return await delete(service, key)
+
+    patch.setattr(Service, "delete", deleting)
+
+
+def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
+    """A session is deleted with the runs that wait in it."""
+    delete = MemoryJournal._delete
+
+    def reckless(journal: MemoryJournal, change: Delete) -> Any:
+        session = journal._sessions.get(change.key)
+        for run in [] if session is None or session.claimed is not None else session.line.in_order():
+            journal._waiting.pop(run.sequence)
+            journal._sessions[change.key].line.remove(run)
+        return delete(journal, change)
+
+    patch.setattr(MemoryJournal, "_delete", reckless)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -348,6 +376,8 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a cancel that comes too early": (begin_what_was_cancelled, "began after its cancel was accepted"),
     "a move that moves nothing": (move_nothing, "which goes before it|one of the priorities"),
     "a pause that a crash forgets": (forget_pauses_in_a_crash, "had been paused for"),
+    "a deletion that an agent remembers": (remember_what_was_deleted, "the session had"),
+    "a deletion of what waits": (delete_what_waits, "waits for good|comes to no rest|there are"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 
