@@ -37,6 +37,7 @@ def asked(folder: Path, shell: str, line: str) -> str:
 OFFERED = {
     "strandline se": ["serve", "sessions", "settings"],
     "strandline ca": ["cancel"],
+    "strandline check http://x --adapter a": ["agentcore", "a2a", "ag-ui"],
     "strandline cancel --r": ["--running"],
     "strandline journal v": ["verify"],
     "strandline serve ": ["agent.py", "deep/"],

@@ -72,7 +72,7 @@ def commands(command: Any, name: str = "strandline") -> Iterator[tuple[str, Any]
 
 
 COMMANDS = dict(commands(typer.main.get_command(app)))
-ELSEWHERE = ("chat-and-reload.md", "comparison.md", "journal.md")
+ELSEWHERE = ("check.md", "chat-and-reload.md", "comparison.md", "journal.md")
 EVERYWHERE = PAGE + "".join((DOCS / page).read_text() for page in ELSEWHERE if (DOCS / page).exists())
 
 

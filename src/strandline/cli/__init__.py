@@ -12,6 +12,7 @@ import typer
 from strandline import __version__
 from strandline.cli import say
 from strandline.cli.chat import chat
+from strandline.cli.check import check
 from strandline.cli.demo import demo_app
 from strandline.cli.doctor import doctor
 from strandline.cli.init import init
@@ -48,6 +49,7 @@ app.command()(move)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)
 app.command()(stacks)
+app.command()(check)
 app.add_typer(journal_app, name="journal")
 app.add_typer(demo_app, name="demo")
 

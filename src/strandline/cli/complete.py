@@ -53,5 +53,6 @@ def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 TARGETS: Final = files(".py")
 TOML: Final = files(".toml")
+ADAPTERS: Final = one_of("strandline", "original", "agentcore", "a2a", "ag-ui")
 JOURNALS: Final = files(".db")
 MODELS: Final = one_of("scripted", "openai:gpt-4o-mini", "bedrock:us.amazon.nova-lite-v1:0", "ollama:llama3.2")

@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from strandline.cli import say
 
-COLOURS: Final = {"running": "green", "failed": "bold red", "cancelled": "yellow", "needs_input": "bold cyan"}
+COLOURS: Final = {
+    "running": "green",
+    "failed": "bold red",
+    "cancelled": "yellow",
+    "needs_input": "bold cyan",
+    "holds": "green",
+    "breaks": "bold red",
+    "cannot": "yellow",
+}
 """What is told by a colour is told in words, too."""
 BARE: Final = "-"
 _GAP: Final = "  "
