@@ -15,7 +15,7 @@ from msgspec.structs import replace as replace_
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
-from strandline.engine import recovery, runner
+from strandline.engine import attempt, recovery
 from strandline.engine.attempt import LiveAttempt
 from strandline.engine.control import Control
 from strandline.engine.execution import Execution
@@ -101,7 +101,7 @@ def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
     def forgetting(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, {}, ending)
 
-    patch.setattr(runner, "close", forgetting)
+    patch.setattr(attempt, "close", forgetting)
 
 
 def hold_nothing(patch: pytest.MonkeyPatch) -> None:
