@@ -7,6 +7,7 @@ found in them (`test_simulation.py`).
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
 from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
-from strandline.engine.service import Service
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import memory
@@ -323,14 +323,7 @@ def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
     """The agent of a deleted session stays in memory."""
-    delete = Service.delete
-
-    async def deleting(service: Service, key: Any) -> bool:
-        with pytest.MonkeyPatch.context() as keeping:
-            keeping.setattr(AgentPool, "drop", lambda pool, key: None)
-            return await delete(service, key)
-
-    patch.setattr(Service, "delete", deleting)
+    patch.setattr(AgentPool, "keeping_none", lambda pool, key: nullcontext())
 
 
 def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
