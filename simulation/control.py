@@ -78,7 +78,9 @@ def left_alone(life: Life, evidence: Evidence) -> Iterator[str]:
             continue
         assert kept.ended_at is not None
         lost_at, ended_at = run.hung_up_at[0], kept.ended_at - EPOCH
-        quiet = not any(lost_at <= each <= ended_at for each in evidence.interruptions)
+        # (A server that stops, or has begun to, forgets who was lost.)
+        drains_s = life.options.drain_grace_s + life.options.stop_grace_s + SLACK_S
+        quiet = not any(lost_at - drains_s <= each <= ended_at for each in evidence.interruptions)
         if quiet and ended_at > lost_at + LEFT_ALONE_S + life.options.cancel_grace_s + SLACK_S:
             yield f"run {run.id} ended {ended_at - lost_at:.1f} s after its client was lost"
 
