@@ -181,6 +181,9 @@ class Evidence:
         for run_id in stopped:
             self._is_cancelled(self._run(run_id), nth, event)
 
+    def _hung_up(self, nth: int, event: Event) -> None:
+        self._run(event.run).hung_up_at.append(event.at)
+
     def _moving(self, nth: int, event: Event) -> None:
         self._run(event.run).move = Move(asked_at=event.at, priority=event.facts["priority"])
 

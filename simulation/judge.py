@@ -8,7 +8,7 @@ things cannot be seen from outside, both are allowed.
 from collections.abc import Iterator
 from itertools import pairwise
 
-from simulation.control import as_told, cancelled, cancelled_all, keyed, went_by_policy
+from simulation.control import as_told, cancelled, cancelled_all, keyed, left_alone, went_by_policy
 from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.order import ordered, paused
@@ -26,7 +26,7 @@ def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
     rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
-    wishes = (cancelled, cancelled_all, went_by_policy, keyed, ordered, paused)
+    wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
     truths = (tools_once, truthful, remembered)
     return [*life.faults, *(fault for rule in (*rules, *wishes, *truths) for fault in rule(life, evidence))]
 

@@ -24,7 +24,8 @@ def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
             yield from _by_rank(life, runs)
         yield from _going_on(life, evidence, key)
     for run in evidence.runs.values():
-        if run.position > life.options.max_queued_per_session:
+        # (One that was attached to may have been told where it stood when another had been given back before it.)
+        if run.position > life.options.max_queued_per_session + (run.request.key is not None):
             yield f"run {run.id} was accepted at position {run.position}"
         if (kept := life.runs.get(run.id)) is not None:
             yield from _as_wanted(run, kept)

@@ -52,6 +52,7 @@ class World:
             keys=chance.choice((0.0, 0.7)),
             cancels=chance.choice((0.0, 0.0, 0.3)),
             sweeps=chance.choice((0.0, 0.0, 0.5)),
+            attached=chance.choice((0.0, 0.0, 0.5)),
             deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
         )
@@ -120,13 +121,13 @@ class World:
         elif fate < 0.55:
             await self._drain()
             await self._start()
-        elif fate < 0.6 and self._store.shared:
+        elif fate < 0.7 and self._store.shared:
             await self._lose_journal()
-        elif fate < 0.75 and self._fails:
+        elif fate < 0.8 and self._fails:
             self.disk.full = True
             await asyncio.sleep(chance.between(0.01, 4.0))
             self.disk.full = False
-        elif fate < 0.85 and not self.steady:
+        elif fate < 0.9 and not self.steady:
             self.clock.offset_s += chance.choice((-1000.0, -1.0, 1.0, 500.0))
             self.note("clock", offset=self.clock.offset_s)
 

@@ -7,6 +7,7 @@ found in them (`test_simulation.py`).
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,12 +18,12 @@ from simulation.trial import play
 from strandline.agents.port import RunStopped
 from strandline.engine import attempt, recovery
 from strandline.engine.attempt import LiveAttempt
+from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
 from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
-from strandline.engine.service import Service
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import memory
@@ -36,6 +37,7 @@ from strandline.model import (
     IfBusy,
     Message,
     NewRun,
+    OnDisconnect,
     RoundStarted,
     RunStatus,
     Settlement,
@@ -321,14 +323,7 @@ def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
     """The agent of a deleted session stays in memory."""
-    delete = Service.delete
-
-    async def deleting(service: Service, key: Any) -> bool:
-        with pytest.MonkeyPatch.context() as keeping:
-            keeping.setattr(AgentPool, "drop", lambda pool, key: None)
-            return await delete(service, key)
-
-    patch.setattr(Service, "delete", deleting)
+    patch.setattr(AgentPool, "keeping_none", lambda pool, key: nullcontext())
 
 
 def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
@@ -343,6 +338,22 @@ def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
         return delete(journal, change)
 
     patch.setattr(MemoryJournal, "_delete", reckless)
+
+
+def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
+    """A client that is lost looks like one that has its answer."""
+    left = Audience.left
+    patch.setattr(Audience, "left", lambda audience, run_id, *, lost: left(audience, run_id, lost=False))
+
+
+def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
+    """A run that is to go on once it has begun is cancelled all the same."""
+    alone = Control.left_alone
+
+    async def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
+        await alone(control, run_id, key, OnDisconnect.CANCEL)
+
+    patch.setattr(Control, "left_alone", reckless)
 
 
 BREAKAGES: dict[str, tuple[Break, str]] = {
@@ -378,6 +389,8 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a pause that a crash forgets": (forget_pauses_in_a_crash, "had been paused for"),
     "a deletion that an agent remembers": (remember_what_was_deleted, "the session had"),
     "a deletion of what waits": (delete_what_waits, "waits for good|comes to no rest|there are"),
+    "a lost client that is overlooked": (overlook_lost_clients, "after its client was lost"),
+    "a run that has begun and is left alone": (cancel_whatever_is_left_alone, "was cancelled, which nobody asked for"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 

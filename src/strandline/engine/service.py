@@ -46,6 +46,7 @@ from strandline.journal.port import (
     Accepted,
     Attached,
     Bounds,
+    ChangeAnswer,
     Changed,
     Delete,
     HistoryPage,
@@ -477,12 +478,11 @@ class Service:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
         _check_key(key)
         self._admit()
-        # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
-        self._pool.drop(key)
-        changed = await self._journal.change(Delete(key))
+        deleting = asyncio.create_task(self._delete(key))
+        deleting.add_done_callback(_looked_at)
+        changed = await asyncio.shield(deleting)
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
-        self._worker.resumed(key)  # if it was paused: another one of this name is not
         return changed.existed
 
     def health(self) -> Health:
@@ -582,6 +582,15 @@ class Service:
 
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
+
+    async def _delete(self, key: SessionKey) -> ChangeAnswer:
+        """Have the journal delete a session, to the end of it whoever waits."""
+        # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
+        with self._pool.keeping_none(key):
+            changed = await self._journal.change(Delete(key))
+        if isinstance(changed, Changed):
+            self._worker.resumed(key)  # if it was paused: another one of this name is not
+        return changed
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
