@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from simulation.loop import Chance
 from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
-from strandline.engine.service import Request, Ticket
+from strandline.engine.asked import Request, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 from strandline.lifecycle import ENDED

@@ -13,8 +13,8 @@ from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
+from strandline.engine.asked import Request
 from strandline.engine.options import Options
-from strandline.engine.service import Request
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey

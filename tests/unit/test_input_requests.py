@@ -7,7 +7,8 @@ import pytest
 
 from engine_support import NUMBERS, Played, history, key, outcome, send, serving, settled, texts, tool_round, tool_texts
 from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.service import Request, Service, Ticket
+from strandline.engine.asked import Request, Ticket
+from strandline.engine.service import Service
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, NotFound, SessionBusy
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, Progress, question
 from strandline.journal.memory import MemoryJournal
