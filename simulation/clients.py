@@ -1,19 +1,18 @@
 """Clients: they ask, wait, leave, come back after a restart and ask again. They write down what they were told."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from simulation.loop import Chance
 from simulation.script import Script, Traits, draw
 from simulation.server import Gone, Server
-from strandline.engine.service import Request, Ticket
+from strandline.engine.asked import Request, Ticket
 from strandline.engine.stream import Later
 from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
 from strandline.lifecycle import ENDED
-from strandline.model import DEFAULT_PRIORITY, IfBusy, Outcome, RunId, SessionKey
+from strandline.model import DEFAULT_PRIORITY, IfBusy, OnDisconnect, Outcome, RunId, SessionKey
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 
@@ -78,6 +77,8 @@ def _drawn(town: Town) -> Request:
     request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
     if chance.happens(town.traits.priorities):
         request = replace(request, priority=1 + chance.up_to(4))
+    if chance.happens(town.traits.attached):
+        request = replace(request, on_disconnect=chance.choice((OnDisconnect.CANCEL, OnDisconnect.CANCEL_IF_QUEUED)))
     if chance.happens(town.traits.keys):
         request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
         if town.keyed and chance.happens(0.15):
@@ -94,6 +95,7 @@ def _note_asked(town: Town, request: Request) -> None:
         if_busy=request.if_busy,
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
         key=request.idempotency_key,
+        on_disconnect=request.on_disconnect or OnDisconnect.CONTINUE,
         limits={
             name: seconds
             for name in ("timeout_s", "queue_timeout_s")
@@ -147,7 +149,7 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
     ):
         if chance.happens(how_likely):
             others.append(asyncio.ensure_future(doing(town, key, run)))
-    told = await _wait(town, server, ticket.stream.outcome(), chance.between(0.1, 20.0))
+    told = await _wait(town, server, ticket, chance.between(0.1, 20.0))
     if told is not None:
         _note_end(town, run, told)
     if others:
@@ -169,7 +171,7 @@ async def _twin(town: Town, request: Request) -> None:
         return
     if (answer := await _submit(town, server, request)) is not None:
         _, ticket = answer
-        told = await _wait(town, server, ticket.stream.outcome(), town.chance.between(0.1, 20.0))
+        told = await _wait(town, server, ticket, town.chance.between(0.1, 20.0))
         if told is not None:
             _note_end(town, ticket.run_id, told)
 
@@ -233,6 +235,25 @@ async def sweep(town: Town) -> None:
             _note_end(town, run, outcome)
 
 
+async def wipe(town: Town) -> None:
+    """Delete a session, unless it has something to do."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() * 10)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    key, name = chance.choice(town.sessions), town.new_text()
+    town.note("deleting", name, session=key)
+    try:
+        existed = await server.ask(server.service.delete(key))
+    except SessionBusy:
+        town.note("undeleted", name)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("deleted", name, existed=existed)
+
+
 async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
     """Pause a session for a while; see to it that it goes on."""
     await asyncio.sleep(town.chance.random() ** 2 * 4)
@@ -256,6 +277,9 @@ async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
                 await server.ask(server.service.resume(key))
             except (Gone, Unavailable):
                 town.note("resumed", "", session=key)
+            except NotFound:  # it was deleted meanwhile
+                town.note("resumed", "", session=key)
+                return
             else:
                 town.note("resumed", "", session=key)
                 return
@@ -280,15 +304,32 @@ async def _move(town: Town, key: SessionKey, run: RunId) -> None:
         town.note("moved", run)
 
 
-async def _wait(
-    town: Town, server: Server, end: Coroutine[Any, Any, Outcome | Later], patience_s: float
-) -> Outcome | Later | None:
+async def _wait(town: Town, server: Server, ticket: Ticket, patience_s: float) -> Outcome | Later | None:
     """Wait for the end, or leave after a while; None if there was none."""
     try:
-        wait = server.ask(end)
-        return await (asyncio.wait_for(wait, patience_s) if town.chance.happens(0.3) else wait)
+        wait = server.ask(_present(town, server, ticket))
+        if ticket.heeds:  # it is of interest what becomes of it without a client
+            patience_s /= 5
+        leaves = town.chance.happens(0.7 if ticket.heeds else 0.3)
+        return await (asyncio.wait_for(wait, patience_s) if leaves else wait)
     except (Gone, TimeoutError):
         return None
+
+
+async def _present(town: Town, server: Server, ticket: Ticket) -> Outcome | Later:
+    """Wait for the end of a run, and have the server know whether somebody does."""
+    service, run = server.service, ticket.run_id
+    service.joined(run)
+    lost = True
+    try:
+        told = await ticket.outcome()
+        lost = False
+        return told
+    finally:
+        if server.alive:
+            if lost:
+                town.note("hung_up", run)
+            service.left(run, lost=lost)
 
 
 async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:

@@ -11,9 +11,11 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import Asked, RunEvidence
 from simulation.truth import EPOCH, SLACK_S
-from strandline.model import IfBusy, Outcome, Run, RunStatus
+from strandline.model import IfBusy, OnDisconnect, Outcome, Run, RunStatus
 
 SOON_S = 1e-6
+LEFT_ALONE_S = 2.0
+"""How long nobody must wait for a run that is not to go on without a client."""
 
 
 def as_told(outcome: Outcome) -> tuple[str, str, str]:
@@ -37,7 +39,7 @@ def cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
                     yield f"attempt {attempt.number} of run {run.id} began after its cancel was accepted"
             yield from _in_time(life, evidence, run, kept)
         if is_cancelled:
-            others = [*_sweeps_of(evidence, run), *_interrupts_of(life, evidence, run)]
+            others = [*_sweeps_of(evidence, run), *_interrupts_of(life, evidence, run), *_left_alone(run, kept)]
             if not (run.cancelling or others):
                 yield f"run {run.id} was cancelled, which nobody asked for"
             if run.too_late and run.cancelled_at is None and not others:
@@ -56,6 +58,31 @@ def _in_time(life: Life, evidence: Evidence, run: RunEvidence, kept: Run) -> Ite
     quiet = not any(run.cancelled_at <= each <= ended_at + SLACK_S for each in evidence.interruptions)
     if quiet and ended_at - run.cancelled_at > life.options.cancel_grace_s + SLACK_S:
         yield f"run {run.id} ended {ended_at - run.cancelled_at:.1f} s after its cancel was accepted"
+
+
+def _left_alone(run: RunEvidence, kept: Run) -> list[float]:
+    """Return when clients left that may be why a run was cancelled."""
+    wanted = run.request.on_disconnect
+    if wanted is OnDisconnect.CONTINUE or (wanted is OnDisconnect.CANCEL_IF_QUEUED and kept.started_at is not None):
+        return []
+    return run.hung_up_at
+
+
+def left_alone(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which runs went on for long though their client was lost, and that was to end them."""
+    if not life.steady or life.faulty:
+        return
+    for run, _ in evidence.ended():
+        kept = life.runs[run.id]
+        if run.request.on_disconnect is not OnDisconnect.CANCEL or run.request.key is not None or not run.hung_up_at:
+            continue
+        assert kept.ended_at is not None
+        lost_at, ended_at = run.hung_up_at[0], kept.ended_at - EPOCH
+        # (A server that stops, or has begun to, forgets who was lost.)
+        drains_s = life.options.drain_grace_s + life.options.stop_grace_s + SLACK_S
+        quiet = not any(lost_at - drains_s <= each <= ended_at for each in evidence.interruptions)
+        if quiet and ended_at > lost_at + LEFT_ALONE_S + life.options.cancel_grace_s + SLACK_S:
+            yield f"run {run.id} ended {ended_at - lost_at:.1f} s after its client was lost"
 
 
 def _sweeps_of(evidence: Evidence, run: RunEvidence) -> list[str]:
@@ -104,7 +131,7 @@ def went_by_policy(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield from _met(life, evidence, run, kept, other)
     for text, code in evidence.refused.items():
         request = evidence.requests[text]
-        maybe = request.session in evidence.paused or _busy(life, request)
+        maybe = request.session in evidence.paused or evidence.was_deleted(request.session) or _busy(life, request)
         if code == "session_busy" and life.steady and not maybe:
             yield f"request {text} was told that its session is busy, and it was not"
 
@@ -176,5 +203,6 @@ def keyed(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"the key {key} stood for run {earlier.run_id}, and run {later.run_id} was accepted with it"
     for text in evidence.reused:
         request = evidence.requests[text]
-        if not any(run.input != text for run in by_key.get((request.session, request.key), ())):
+        others = by_key.get((request.session, request.key), ())
+        if not any(run.input != text for run in others) and not evidence.was_deleted(request.session):
             yield f"request {text} was told that its key stands for another, and there is none"

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from simulation.life import Life
 from simulation.record import Event, told
-from simulation.seen import Asked, Attempt, Move, RunEvidence, Sweep
+from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep
 from strandline.model import Message, Outcome, SessionKey
 
 
@@ -21,7 +21,7 @@ class Evidence:
         self.crashes: list[int] = []
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
-        self.histories_seen: list[tuple[SessionKey, list[Message]]] = []
+        self.histories_seen: list[tuple[int, SessionKey, list[Message]]] = []
         self.at_once: list[tuple[Attempt, list[Attempt]]] = []
         """Each attempt that began, and what had begun in its process and not left."""
         self.gone: dict[int, float] = {}
@@ -37,12 +37,13 @@ class Evidence:
         self.answered: set[tuple[str, str]] = set()
         """The text of each request with the run that it became, as it was told."""
         self.sweeps: dict[str, Sweep] = {}
+        self.deletions: dict[str, Deletion] = {}
         self.paused: set[SessionKey] = set()
         """The sessions that were ever paused, or may have been."""
         self._shut: dict[SessionKey, float] = {}
         self._pausing_nth: dict[str, int] = {}
         self._under_way: Counter[SessionKey] = Counter()
-        """How many are resuming a session just now."""
+        """How many are resuming or deleting a session just now."""
         self._resumed_nth: Counter[SessionKey] = Counter()
         self.while_paused: list[tuple[Attempt, float]] = []
         """Attempts that began when their session had been paused for sure, and since when."""
@@ -88,13 +89,33 @@ class Evidence:
                     started[key].setdefault(attempt.run, self.runs[attempt.run])
         return {key: list(runs.values()) for key, runs in started.items()}
 
+    def is_deleted(self, run: RunEvidence, *, for_sure: bool = False) -> bool:
+        """Tell whether a run may have been deleted with its session."""
+        return any(
+            each.session == run.request.session
+            and (each.told_nth > 0 if for_sure else True)
+            and (0 <= run.accepted_nth < each.nth if for_sure else each.told_nth < 0 or run.request.nth < each.told_nth)
+            for each in self.deletions.values()
+        )
+
+    def was_deleted(self, session: SessionKey, since_nth: int = -1) -> bool:
+        """Tell whether a session may have been deleted after a place in the record."""
+        return any(
+            each.session == session and (each.told_nth < 0 or each.told_nth > since_nth)
+            for each in self.deletions.values()
+        )
+
     def was_in_vain(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt's claim may never have been kept: its process died, and the attempt came again."""
+        """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted."""
         again = self.runs[attempt.run].attempts
+        kept = self._life.runs.get(attempt.run)
         return (
             attempt.crashed
             and not attempt.kept
-            and any(each.number == attempt.number for each in again if each is not attempt)
+            and (
+                any(each.number == attempt.number for each in again if each is not attempt)
+                or (kept is not None and kept.attempt < attempt.number)
+            )
         )
 
     def _run(self, run_id: str) -> RunEvidence:
@@ -160,6 +181,9 @@ class Evidence:
         for run_id in stopped:
             self._is_cancelled(self._run(run_id), nth, event)
 
+    def _hung_up(self, nth: int, event: Event) -> None:
+        self._run(event.run).hung_up_at.append(event.at)
+
     def _moving(self, nth: int, event: Event) -> None:
         self._run(event.run).move = Move(asked_at=event.at, priority=event.facts["priority"])
 
@@ -191,6 +215,22 @@ class Evidence:
         self._under_way[event.facts["session"]] -= 1
         self._resumed_nth[event.facts["session"]] = nth
 
+    def _deleting(self, nth: int, event: Event) -> None:
+        key = event.facts["session"]
+        self.deletions[event.run] = Deletion(nth=nth, session=key)
+        self._shut.pop(key, None)
+        self._under_way[key] += 1
+
+    def _undeleted(self, nth: int, event: Event) -> None:
+        self._under_way[self.deletions.pop(event.run).session] -= 1
+
+    def _deleted(self, nth: int, event: Event) -> None:
+        deletion = self.deletions.pop(event.run)
+        self._under_way[deletion.session] -= 1
+        self._resumed_nth[deletion.session] = nth
+        if event.facts["existed"]:
+            self.deletions[event.run] = replace(deletion, told_nth=nth)
+
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True
 
@@ -202,7 +242,7 @@ class Evidence:
             run.cancelled_at, run.cancelled_nth = event.at, nth
 
     def _history(self, nth: int, event: Event) -> None:
-        self.histories_seen.append((event.facts["session"], event.facts["messages"]))
+        self.histories_seen.append((nth, event.facts["session"], event.facts["messages"]))
 
     def _entered(self, nth: int, event: Event) -> None:
         attempt = Attempt(event, nth)

@@ -8,7 +8,7 @@ things cannot be seen from outside, both are allowed.
 from collections.abc import Iterator
 from itertools import pairwise
 
-from simulation.control import as_told, cancelled, cancelled_all, keyed, went_by_policy
+from simulation.control import as_told, cancelled, cancelled_all, keyed, left_alone, went_by_policy
 from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.order import ordered, paused
@@ -26,7 +26,7 @@ def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
     rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
-    wishes = (cancelled, cancelled_all, went_by_policy, keyed, ordered, paused)
+    wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
     truths = (tools_once, truthful, remembered)
     return [*life.faults, *(fault for rule in (*rules, *wishes, *truths) for fault in rule(life, evidence))]
 
@@ -38,11 +38,13 @@ def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs.values():
         kept = life.runs.get(run.id)
         if kept is None:
-            if run.accepted:
+            if run.accepted and not evidence.is_deleted(run):
                 yield f"run {run.id} was accepted and is lost"
             continue
         if kept.status not in ENDED or kept.outcome is None or kept.outcome.status is not kept.status:
             yield f"run {run.id} has come to no end: {kept.status}"
+        if evidence.is_deleted(run, for_sure=True):
+            yield f"run {run.id} was deleted with its session, and is kept"
         if run.missing:
             yield f"run {run.id} was told to be unknown"
     for text, code in evidence.refused.items():
@@ -58,6 +60,8 @@ def _told_the_same(life: Life, evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs.values():
         kept = life.runs.get(run.id)
         for told in run.told:
+            if kept is None and evidence.is_deleted(run):
+                continue
             if kept is None or kept.outcome is None:
                 yield f"run {run.id} was told to have ended and has not"
             elif told != as_told(kept.outcome):
@@ -169,7 +173,9 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
     for begun, attempts in evidence.at_once:
         process, at = begun.process, begun.began_at
         # One that was left has ended, and has no slot, before its code has.
-        claimed = [each for each in attempts if not evidence.runs[each.run].lost]
+        there = [evidence.runs[each.run] for each in attempts]
+        gone = {run.id for run in there if run.lost or evidence.is_deleted(run)}
+        claimed = [each for each in attempts if each.run not in gone]
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
         if most > life.options.max_running and (life.steady or not _may_be_left(life)):
             yield f"{most} runs executed at once in process {process}"
@@ -183,6 +189,8 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
 def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) -> bool:
     """Tell whether the hold of an attempt whose code still works was over when another began."""
     kept = life.runs.get(earlier.run)
+    if kept is None and evidence.is_deleted(evidence.runs[earlier.run]):
+        return _may_be_left(life)
     if evidence.runs[earlier.run].lost or evidence.runs[earlier.run].forced:
         return True  # its hold was not wanted, or: what executes without a claim can neither start tools nor write
     if kept is None or kept.ended_at is None or not _may_be_left(life):

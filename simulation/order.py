@@ -24,7 +24,8 @@ def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
             yield from _by_rank(life, runs)
         yield from _going_on(life, evidence, key)
     for run in evidence.runs.values():
-        if run.position > life.options.max_queued_per_session:
+        # (One that was attached to may have been told where it stood when another had been given back before it.)
+        if run.position > life.options.max_queued_per_session + (run.request.key is not None):
             yield f"run {run.id} was accepted at position {run.position}"
         if (kept := life.runs.get(run.id)) is not None:
             yield from _as_wanted(run, kept)
@@ -36,6 +37,8 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
         kept = life.runs.get(attempt.run)
         if kept is None or kept.started_at is None or not life.steady:
             continue
+        if evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+            continue  # it is not what was kept as its start
         if (for_s := kept.started_at - EPOCH - since) > SOON_S:  # else it was claimed, and only its agent began later
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
 

@@ -11,10 +11,11 @@ from strandline.model import Message
 class Event(Struct, frozen=True, array_like=True):
     """Something that was seen, at virtual second `at`; `what` names it, and says what is in `facts`.
 
-    By clients: `asked` `accepted` `refused` `unsure` `outcome` `later` `missing` `history`. By user code: `entered`
-    `said` `round` `staged` `begun` `thread` `effect` `rested` `finished` `left`. By the operator: `started` `crashed`
-    `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the disk: `lost`, a claim that was out when its
-    commit failed; `kept`, the result of a tool that is durable.
+    By clients: `asked` `accepted` `refused` `reused` `unsure` `outcome` `later` `missing` `history` `hung_up`, and
+    with their answers `cancelling` `sweeping` `moving` `pausing` `resuming` `deleting`. By user code: `entered` `said`
+    `round` `staged` `begun` `thread` `effect` `rested` `finished` `left`. By the operator: `started` `crashed` `fenced`
+    `draining` `drained` `exhausted` `clock` `quiet`. By the disk: `lost`, a claim that was out when its commit failed;
+    `kept`, the result of a tool that is durable.
     """
 
     at: float

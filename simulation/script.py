@@ -73,6 +73,10 @@ class Traits(Struct, frozen=True):
     """How likely it is that the client of a run cancels it."""
     sweeps: float = 0.0
     """How likely it is that somebody cancels a whole session, for each burst of requests."""
+    attached: float = 0.0
+    """How likely it is that a run is to be cancelled when its client is lost."""
+    deletes: float = 0.0
+    """How likely it is that somebody deletes a session, for each burst of requests."""
     priorities: float = 0.0
     """How likely it is that a request has a priority."""
 

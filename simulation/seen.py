@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from simulation.record import Event
-from strandline.model import INTERRUPTS, Ending, ErrorCode, Failed, IfBusy, Message, SessionKey, ToolResult
+from strandline.model import (
+    INTERRUPTS,
+    Ending,
+    ErrorCode,
+    Failed,
+    IfBusy,
+    Message,
+    OnDisconnect,
+    SessionKey,
+    ToolResult,
+)
 from strandline.testing.checker import Ledger
 
 
@@ -47,6 +57,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     priority: int
     key: str | None
     """Its idempotency key."""
+    on_disconnect: OnDisconnect
     limits: dict[str, float]
     """`timeout_s`, `queue_timeout_s`, where it asked for one."""
 
@@ -69,6 +80,14 @@ class Sweep(Struct, frozen=True, kw_only=True):
     """What it was told to have ended, or asked to end."""
 
 
+class Deletion(Struct, frozen=True, kw_only=True):
+    """A session that was deleted, or may have been: nobody knows if `told_nth` is -1."""
+
+    nth: int
+    session: SessionKey
+    told_nth: int = -1
+
+
 class Move(Struct, frozen=True, kw_only=True):
     """A move of a run, to a `priority` or (None) to the front. Nobody knows whether it was made if `told_at` is -1."""
 
@@ -88,6 +107,8 @@ class RunEvidence:
         self.accepted_at = -1.0
         self.position = 0
         self.request: Asked
+        self.hung_up_at: list[float] = []
+        """When clients left that waited for it."""
         self.move: Move | None = None
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False

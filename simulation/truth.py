@@ -25,8 +25,9 @@ def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
         for tool, times in run.begun.items():
             if times > 1 and not (tool in run.idempotent and life.options.idempotent_tools):
                 yield f"tool {tool} of run {run.id} was started {times} times"
-        if run.begun and run.id not in life.runs:
-            yield f"run {run.id} was not kept, and its tools were started"
+        if run.id not in life.runs:
+            if run.begun and not evidence.is_deleted(run):
+                yield f"run {run.id} was not kept, and its tools were started"
         elif run.begun and expired(life, run):
             yield f"run {run.id} left no trace, and its tools were started"
 
@@ -36,10 +37,10 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
     for key, messages in life.history.items():
         for fault in (*check_history(messages), *check_history(life.shown[key])):
             yield f"the history of {key}: {fault}"
-    for key, messages in evidence.histories_seen:
+    for nth, key, messages in evidence.histories_seen:
         for fault in check_history(messages):
             yield f"the history of {key}, as it was shown: {fault}"
-        if messages != life.shown[key][: len(messages)]:
+        if messages != life.shown[key][: len(messages)] and not evidence.was_deleted(key, nth):
             yield f"the history of {key} was shown otherwise than it is in the end"
     texts = {run.text: run for run in evidence.runs.values()}
     for key, messages in life.history.items():

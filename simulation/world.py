@@ -7,14 +7,14 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from simulation.clients import send, sweep
+from simulation.clients import send, sweep, wipe
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
+from strandline.engine.asked import Request
 from strandline.engine.options import Options
-from strandline.engine.service import Request
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryQuery, RunQuery
 from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
@@ -52,10 +52,13 @@ class World:
             keys=chance.choice((0.0, 0.7)),
             cancels=chance.choice((0.0, 0.0, 0.3)),
             sweeps=chance.choice((0.0, 0.0, 0.5)),
+            attached=chance.choice((0.0, 0.0, 0.5)),
+            deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
         )
         self.keyed: list[Request] = []
-        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S
+        # A key that is forgotten would give a second run of the same text.
+        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not self.traits.deletes
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
             self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]
@@ -92,6 +95,8 @@ class World:
             self._clients += [asyncio.ensure_future(send(self)) for _ in range(3 + chance.up_to(9))]
             if chance.happens(self.traits.sweeps):
                 self._clients.append(asyncio.ensure_future(sweep(self)))
+            if chance.happens(self.traits.deletes):
+                self._clients.append(asyncio.ensure_future(wipe(self)))
             await asyncio.sleep(chance.random() ** 2 * 8)
             async with self._operating:
                 await self._something_happens()
@@ -116,13 +121,13 @@ class World:
         elif fate < 0.55:
             await self._drain()
             await self._start()
-        elif fate < 0.6 and self._store.shared:
+        elif fate < 0.7 and self._store.shared:
             await self._lose_journal()
-        elif fate < 0.75 and self._fails:
+        elif fate < 0.8 and self._fails:
             self.disk.full = True
             await asyncio.sleep(chance.between(0.01, 4.0))
             self.disk.full = False
-        elif fate < 0.85 and not self.steady:
+        elif fate < 0.9 and not self.steady:
             self.clock.offset_s += chance.choice((-1000.0, -1.0, 1.0, 500.0))
             self.note("clock", offset=self.clock.offset_s)
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Records, Stored
+from soak.records import Asked, Records, Stored
 
 UNKNOWN: Final = "The outcome of this tool call is unknown"
 NOT_STARTED: Final = "This tool was not started"
@@ -68,18 +68,38 @@ class Case:
         self.label_of = {line.run_id: line.label for line in lines if line.run_id}
         self.label_of |= {answer.run_id: answer.label for answer in records.answered if answer.run_id}
         self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
-        self.part_of: dict[str, Part] = {}
-        for session, runs in self.stored.items():
-            parts = self.parts.get(session, [])
-            left = [run for run in runs if self.leaves_a_trace(run)]
-            if len(left) == len(parts):
-                self.part_of |= {run.run_id: part for run, part in zip(left, parts, strict=True)}
+        self.label_of |= {run_id: view.label for run_id, view in records.views.items() if view.label}
+        by_label = {part.label: part for parts in self.parts.values() for part in parts}
+        self.part_of = {run_id: by_label[label] for run_id, label in self.label_of.items() if label in by_label}
+
+        self.acted = {line.run_id for line in lines if line.kind == "begin"}
+        """The runs that have started a tool."""
+        acted = {line.label for line in lines if line.kind == "begin"}
+        self.traceless = {
+            label
+            for run_id, label in self.label_of.items()
+            if label not in by_label and label not in acted and self._is_cancelled(run_id)
+        }
+        """The labels of runs that were cancelled, may have asked their model, and have nothing to tell."""
+
+    def _is_cancelled(self, run_id: str) -> bool:
+        view = self.records.views.get(run_id)
+        return view is not None and view.ended is not None and view.ended.kind == "cancelled"
+
+    def asked_for(self, run_id: str) -> Asked | None:
+        """Return what a run was asked for with, if it is known."""
+        return self.records.asked.get(self.label_of.get(run_id, ""))
 
     def leaves_a_trace(self, run: Stored) -> bool:
-        """Tell whether a run has to be in history: all are, but those that came to their end while they waited."""
+        """Tell whether a run has to be in history: all are, but those that came to their end while they waited.
+
+        One that had begun and waits again, given back, leaves what it had staged when it is cancelled: maybe nothing.
+        """
         view = self.records.views.get(run.run_id)
         if view is None or view.ended is None:
             return True
+        if view.started and view.ended.kind == "cancelled" and run.run_id not in self.acted:
+            return run.run_id in self.part_of
         return view.started or view.ended.kind not in ("queue_timeout", "cancelled")
 
 

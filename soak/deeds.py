@@ -29,7 +29,7 @@ def _starts(case: Case) -> Iterator[str]:
     for line in case.lines:
         if line.kind == "begin":
             _append(tools[line.session], line.label)
-        if line.kind != "end":
+        if line.kind != "end" and line.label not in case.traceless:
             _append(all_here[line.session, line.pid], line.label)
     for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
         told = [part.label for part in case.parts.get(session, []) if part.label in order]

@@ -4,7 +4,7 @@ Reads the clients' ledger (`Records`) and the tools' ledger (`Line`s), and knows
 out. Returns faults, one sentence each; none if all is well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from soak.case import UNKNOWN, Case, Part, Rules, text_of
@@ -12,6 +12,7 @@ from soak.deeds import judge_deeds
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
 from soak.records import ENDED, Asked, Ended, Records, View, digest
+from soak.wishes import INTERRUPTS, judge_wishes
 from strandline.testing.checker import check_history
 
 CLOCKS_S: Final = 0.01
@@ -29,7 +30,7 @@ UNSEEN: Final = 255
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, _ends, _exits)
+    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, judge_wishes, _ends, _exits)
     return [fault for each in judges for fault in each(case)]
 
 
@@ -60,7 +61,8 @@ def _lost(case: Case) -> Iterator[str]:
             yield f"run {run.run_id} is shown as {view.status} and kept as {run.status}"
         if run.attempt > case.rules.max_attempts:
             yield f"run {run.run_id} had {run.attempt} attempts"
-    refused = {answer.label for answer in records.answered if not answer.run_id}
+    refused = {answer.label for answer in records.answered} - records.unsure
+    refused -= {answer.label for answer in records.answered if answer.run_id}
     happened = {line.label for line in case.lines} | {part.label for parts in case.parts.values() for part in parts}
     for label in sorted(refused & happened):
         yield f"{label} was refused, and ran"
@@ -82,8 +84,10 @@ def _histories(case: Case) -> Iterator[str]:
     for session, history in case.records.histories.items():
         if faults := check_history(history):
             yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
+        hidden = case.records.hidden.get(session, frozenset())
+        shown = [message for place, message in enumerate(history) if place not in hidden]
         for seen in case.records.seen.get(session, ()):
-            if digest(history[: seen.count]) != seen.digest:
+            if digest(shown[: seen.count]) != seen.digest:
                 yield f"the history of {session} was changed in its first {seen.count} messages"
         for part in case.parts[session]:
             asked = case.records.asked.get(part.label)
@@ -97,25 +101,40 @@ def _histories(case: Case) -> Iterator[str]:
 
 
 def _order(case: Case) -> Iterator[str]:
-    """Runs of a session go in the order of acceptance, as the journal tells it and as clients know it."""
+    """Equals of a session go in the order of acceptance, as the journal tells it and as clients know it."""
+    known = _known_accepted(case)
     for session, runs in case.stored.items():
         left = [run for run in runs if case.leaves_a_trace(run)]
         parts = case.parts.get(session, [])
         if len(left) != len(parts):
             yield f"session {session} has {len(left)} runs, and {len(parts)} in history"
             continue
-        for run, part in zip(left, parts, strict=True):
-            if case.label_of.get(run.run_id, part.label) != part.label:
-                yield f"in {session} {case.label_of[run.run_id]} was accepted where {part.label} stands in history"
-    known = _known_accepted(case)
+        accepted, told = (
+            _by_class(case, (case.label_of.get(run.run_id, "") for run in left)),
+            _by_class(case, (part.label for part in parts)),
+        )
+        for equals, labels in accepted.items():
+            for label, other in zip(labels, told.get(equals, ()), strict=False):
+                if label != other:
+                    yield f"in {session} {label} was accepted where {other} stands in history"
     for session, parts in case.parts.items():
-        earliest, first = 2**63, ""
-        for part in reversed(parts):
-            asked = case.records.asked.get(part.label)
-            if asked is not None and earliest < asked.sent_ns:
-                yield f"in {session} {first} was accepted before {part.label} was sent, and comes after it"
-            if known.get(part.label, 2**63) < earliest:
-                earliest, first = known[part.label], part.label
+        for labels in _by_class(case, (part.label for part in parts)).values():
+            earliest, first = 2**63, ""
+            for label in reversed(labels):
+                if earliest < case.records.asked[label].sent_ns:
+                    yield f"in {session} {first} was accepted before {label} was sent, and comes after it"
+                if known.get(label, 2**63) < earliest:
+                    earliest, first = known[label], label
+
+
+def _by_class(case: Case, labels: Iterable[str]) -> dict[tuple[bool, int], list[str]]:
+    """Return the labels of equals, each in the same order: those that interrupt, and those of each priority."""
+    found: dict[tuple[bool, int], list[str]] = {}
+    for label in labels:
+        if (asked := case.records.asked.get(label)) is not None:
+            interrupts = asked.if_busy in INTERRUPTS
+            found.setdefault((interrupts, 0 if interrupts else asked.priority), []).append(label)
+    return found
 
 
 def _known_accepted(case: Case) -> dict[str, int]:
@@ -160,6 +179,8 @@ def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
                 yield f"failed without reason: {ended.text}"
         case "crashed" | "stopped" | "timeout":
             pass  # how any run may end that executes while servers die
+        case "cancelled":
+            pass  # see `soak.wishes`
         case _:
             yield f"ended as {ended.kind}: {ended.text}"
     if said != EARLY.format(ended.kind):

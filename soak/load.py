@@ -1,8 +1,9 @@
 """The load: clients of all kinds, and what they write down.
 
 Chatters share sessions and wait for their answers, or hang up before. Liners send one message after the other, each
-as soon as the one before is known to be accepted. Lookers ask for runs, histories and health. Nobody sends anything
-twice: whose connection breaks knows nothing, and says something else next.
+as soon as the one before is known to be accepted. Lookers ask for runs, histories and health, and cancel some of the
+runs. What has an idempotency key is sent again until it has an answer; nothing else is sent twice: whose connection
+breaks knows nothing, and says something else next.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from soak.plan import Say
 from soak.records import (
     Answered,
     Asked,
+    Cancel,
     Records,
     Seen,
     View,
@@ -40,12 +42,13 @@ LATE_S: Final = 10.0
 class Load:
     """All clients of a soak. `records` and `lines` grow while it runs."""
 
-    def __init__(self, relay: Relay, records: Records, *, seed: int, timeouts: bool) -> None:
+    def __init__(self, relay: Relay, records: Records, *, seed: int, timeouts: bool, control: bool) -> None:
         self.records = records
         self.lines: list[Line] = []
         self._relay = relay
         self._seed = seed
         self._timeouts = timeouts
+        self._control = control
         self._ledger = Reader(relay.ledger)
         self._known: dict[str, None] = {}
         self._sessions: dict[str, None] = {}
@@ -70,7 +73,7 @@ class Load:
     # -- clients -----------------------------------------------------------------------------------
 
     async def _chatter(self, number: int) -> None:
-        for say in plan.chatter(self._seed, number, timeouts=self._timeouts):
+        for say in plan.chatter(self._seed, number, timeouts=self._timeouts, control=self._control):
             await asyncio.sleep(say.pause_ms / 1000)
             if self._stopping:
                 return
@@ -110,9 +113,11 @@ class Load:
     async def _say(self, say: Say) -> None:
         server = await self._relay.ready()
         records = self.records
-        body: dict[str, Any] = {"message": say.text, "session_id": say.session}
+        body: dict[str, Any] = {"message": say.text, "session_id": say.session, "metadata": {"label": say.label}}
         body |= {} if say.timeout_s is None else {"timeout": say.timeout_s}
         body |= {} if say.queue_timeout_s is None else {"queue_timeout": say.queue_timeout_s}
+        body |= {} if say.if_busy == "enqueue" else {"if_busy": say.if_busy}
+        body |= {} if say.priority is None else {"priority": say.priority}
         records.asked[say.label] = Asked(
             label=say.label,
             session=say.session,
@@ -120,17 +125,32 @@ class Load:
             sent_ns=time.monotonic_ns(),
             timeout_s=say.timeout_s,
             queue_timeout_s=say.queue_timeout_s,
+            keyed=say.keyed,
+            if_busy=say.if_busy,
+            priority=3 if say.priority is None else say.priority,
         )
         self._sessions[say.session] = None
         try:
             async with asyncio.timeout(None if say.leave_ms is None else say.leave_ms / 1000):
-                reply = await ask(server.port, "POST", "/chat", body)
+                while not await self._send(server, say, body) and say.keyed:
+                    server = await self._relay.ready()
         except TimeoutError:
-            return  # it has hung up
+            records.unsure.add(say.label)  # it has hung up
+
+    async def _send(self, server: Server, say: Say, body: dict[str, Any]) -> bool:
+        """Send a message; tell whether there was an answer that settles it."""
+        headers = f"Idempotency-Key: {say.label}\r\n" if say.keyed else ""
+        try:
+            reply = await ask(server.port, "POST", "/chat", body, headers=headers)
         except (Broken, Silent) as error:
+            self.records.unsure.add(say.label)
             self._blame(server, error)
-            return
+            await asyncio.sleep(POLL_S)
+            return False
         self._answered(say.label, reply)
+        if reply.status_code == 503:
+            await asyncio.sleep(POLL_S)
+        return reply.status_code != 503
 
     def _answered(self, label: str, reply: Reply) -> None:
         at_ns = time.monotonic_ns()
@@ -140,6 +160,8 @@ class Load:
             case 200:
                 self.records.told[run_id].add(ended_of_chat(reply.body))
             case 202 | 503:
+                pass
+            case 409 if self.records.asked[label].if_busy == "reject":
                 pass
             case _:
                 self.records.faults.append(f"{label} was answered {reply.status_code}: {reply.body}")
@@ -166,7 +188,10 @@ class Load:
 
     async def _look(self, server: Server, chance: random.Random) -> None:
         runs, sessions = list(self._known), list(self._sessions)
-        match chance.choices(("health", "new run", "wait", "any run", "new history", "history"), (2, 5, 1, 3, 3, 1))[0]:
+        looks = ("health", "new run", "wait", "any run", "new history", "history", "cancel")
+        match chance.choices(looks, (2, 5, 1, 3, 3, 1, 2 if self._control else 0))[0]:
+            case "cancel" if runs:
+                await self._cancel(server, chance.choice(runs[-6:]))
             case "new run" if runs:
                 await self.view(server, chance.choice(runs[-30:]))
             case "wait" if runs:
@@ -224,6 +249,9 @@ class Load:
             ended=ended,
             waited_s=_between(run["created_at"], run["started_at"] or run["ended_at"]),
             took_s=_between(run["started_at"], run["ended_at"]),
+            label=run["metadata"].get("label", ""),
+            created=datetime.fromisoformat(run["created_at"]).timestamp(),
+            begun=None if run["started_at"] is None else datetime.fromisoformat(run["started_at"]).timestamp(),
         )
 
     async def history(self, server: Server, session: str) -> list[Any]:
@@ -238,6 +266,35 @@ class Load:
             self.records.faults.append(f"the history of {session} was malformed: {'; '.join(faults[:3])}")
         self.records.seen[session].add(Seen(count=len(messages), digest=digest(messages)))
         return messages
+
+    async def whole_history(self, server: Server, session: str) -> tuple[list[Any], frozenset[int]]:
+        """Ask for a history with what was rolled back; return it, and the places of that. Raises as `history` does."""
+        shown = await self.history(server, session)
+        messages: list[Any] = []
+        more: str | None = ""
+        while more is not None:
+            path = f"/v1/sessions/{session}/history?discarded=true&limit=1000{more and f'&cursor={more}'}"
+            reply = await ask(server.port, "GET", path)
+            if reply.status_code != 200:
+                self.records.faults.append(f"asking for all of {session} gives {reply.status_code}: {reply.body}")
+                return shown, frozenset()
+            messages = reply.body["messages"] + messages
+            more = reply.body["next_cursor"]
+        hidden = frozenset(place for place, message in enumerate(messages) if message.pop("discarded"))
+        if shown != [message for place, message in enumerate(messages) if place not in hidden]:
+            self.records.faults.append(f"the history of {session} is not what was not rolled back of it")
+        return messages, hidden
+
+    async def _cancel(self, server: Server, run_id: str) -> None:
+        """Cancel a run, and note the answer. Raises `Broken` or `Silent`."""
+        status_code = 0
+        try:
+            reply = await ask(server.port, "POST", f"/v1/runs/{run_id}/cancel", {})
+            status_code = reply.status_code
+        finally:
+            self.records.cancels.append(Cancel(run_id=run_id, status_code=status_code))
+        if status_code not in (200, 202, 409, 503):
+            self.records.faults.append(f"a cancel of run {run_id} gives {status_code}: {reply.body}")
 
     async def health(self, server: Server) -> dict[str, Any]:
         """Ask how it goes. Raises `Broken` or `Silent`."""

@@ -7,7 +7,7 @@ same once more. Pure: knows no clock, no server and no client.
 import itertools
 import random
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -23,6 +23,8 @@ MESSAGES_OF_A_SESSION: Final = 10
 
 How = Literal["kill", "stop", "both"]
 HOWS: Final[tuple[How, ...]] = ("kill", "stop", "both")
+Policy = Literal["enqueue", "reject", "interrupt", "rollback"]
+POLICIES: Final[tuple[Policy, ...]] = ("enqueue", "reject", "interrupt", "rollback")
 
 
 class Say(Struct, frozen=True, kw_only=True):
@@ -36,6 +38,10 @@ class Say(Struct, frozen=True, kw_only=True):
     leave_ms: float | None = None
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    keyed: bool = False
+    """Whether it has an idempotency key, and is sent again until there is an answer."""
+    if_busy: Policy = "enqueue"
+    priority: int | None = None
 
 
 class Kill(Struct, frozen=True, kw_only=True):
@@ -52,7 +58,7 @@ class Kill(Struct, frozen=True, kw_only=True):
     then_s: float = 0.0
 
 
-def chatter(seed: int, number: int, *, timeouts: bool) -> Iterator[Say]:
+def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterator[Say]:
     """Yield what a client says to sessions that others talk to as well, for ever."""
     chance = random.Random(f"{seed} chatter {number}")
     for n in itertools.count():
@@ -66,6 +72,7 @@ def chatter(seed: int, number: int, *, timeouts: bool) -> Iterator[Say]:
             pause_ms=chance.expovariate(1 / 120),
             leave_ms=chance.uniform(0, 150) if leaves else None,
             **(_timeouts(chance, text) if timeouts else {}),
+            **(_wishes(chance) if control else {}),
         )
 
 
@@ -115,7 +122,7 @@ def _ms(chance: random.Random, tool: str) -> int:
     return round(min(chance.expovariate(1 / (600 if tool == "stubborn" else 25)), 2500))
 
 
-def _timeouts(chance: random.Random, text: str) -> dict[str, float]:
+def _timeouts(chance: random.Random, text: str) -> dict[str, Any]:
     """Most messages have none; some a time to run, some a time to wait, that is often too short."""
     often = 16 if "stubborn" in text else 2
     match chance.choices(("none", "run", "wait"), (16, often, 1))[0]:
@@ -125,6 +132,12 @@ def _timeouts(chance: random.Random, text: str) -> dict[str, float]:
             return {"queue_timeout_s": round(chance.uniform(0.02, 0.4), 3)}
         case _:
             return {}
+
+
+def _wishes(chance: random.Random) -> dict[str, Any]:
+    """Some messages have a key, some do something about a busy session, some have a priority."""
+    wishes: dict[str, Any] = {"keyed": chance.random() < 0.4, "if_busy": chance.choices(POLICIES, (16, 2, 2, 1))[0]}
+    return wishes | ({"priority": chance.randint(1, 5)} if chance.random() < 0.2 else {})
 
 
 def kills(seed: int, count: int) -> Iterator[Kill]:

@@ -22,6 +22,16 @@ class Asked(Struct, frozen=True, kw_only=True):
     sent_ns: int
     timeout_s: float | None = None
     queue_timeout_s: float | None = None
+    keyed: bool = False
+    if_busy: str = "enqueue"
+    priority: int = 3
+
+
+class Cancel(Struct, frozen=True, kw_only=True):
+    """A cancel of a run; `status_code` 0: its client was told nothing."""
+
+    run_id: str
+    status_code: int
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -63,6 +73,11 @@ class View(Struct, frozen=True, kw_only=True):
     """From its acceptance to its start, or to its end if it never started."""
     took_s: float | None = None
     """From its first start to its end."""
+    label: str = ""
+    """As its client named it."""
+    created: float = 0.0
+    begun: float | None = None
+    """When it was accepted and when it first started, in seconds since the epoch."""
 
 
 class Exit(Struct, frozen=True, kw_only=True):
@@ -88,6 +103,9 @@ class Records(Struct, kw_only=True):
 
     asked: dict[str, Asked] = field(default_factory=dict)
     answered: list[Answered] = field(default_factory=list)
+    unsure: set[str] = field(default_factory=set)
+    """The labels of messages that were sent, once or once too often, without an answer."""
+    cancels: list[Cancel] = field(default_factory=list)
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
     told: dict[str, set[Ended]] = field(default_factory=lambda: defaultdict(set))
@@ -105,7 +123,9 @@ class Records(Struct, kw_only=True):
     stored: list[Stored] = field(default_factory=list)
     views: dict[str, View] = field(default_factory=dict)
     histories: dict[str, list[Any]] = field(default_factory=dict)
-    """By session, whole, at the end."""
+    """By session, at the end, with what was rolled back."""
+    hidden: dict[str, frozenset[int]] = field(default_factory=dict)
+    """By session: the places of those messages that were rolled back."""
     left: int = 0
     """What executed, waited or was held at the end, by `/health`."""
 

@@ -45,6 +45,8 @@ class Abilities(Struct, frozen=True, kw_only=True):
     holds: bool = True
     tell: bool = True
     idempotent: bool = True
+    control: bool = True
+    """Keys, policies, priorities and cancels."""
 
 
 ABILITIES: Final = Abilities()
@@ -97,7 +99,7 @@ class Trial:
             *(("--idempotent-tools", "again") if abilities.idempotent else ()),
         ]
         self._relay = Relay(target, [*every, *flags], self._folder)
-        self._load = Load(self._relay, self._records, seed=seed, timeouts=abilities.timeouts)
+        self._load = Load(self._relay, self._records, seed=seed, timeouts=abilities.timeouts, control=abilities.control)
 
     def stop(self) -> None:
         """Kill no more, and come to the end."""
@@ -229,8 +231,9 @@ class Trial:
             runs = random.Random(self._seed).sample(runs, at_most)
         for run_id, view in await _each(runs, lambda run_id: self._load.view(server, run_id)):
             self._records.views[run_id] = view
-        for session, messages in await _each(self._load.sessions, lambda session: self._load.history(server, session)):
-            self._records.histories[session] = messages
+        whole = lambda session: self._load.whole_history(server, session)  # noqa: E731
+        for session, (messages, hidden) in await _each(self._load.sessions, whole):
+            self._records.histories[session], self._records.hidden[session] = messages, hidden
 
 
 async def _each(names: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> list[tuple[str, T]]:

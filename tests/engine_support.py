@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any
 
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
+from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.options import Options
-from strandline.engine.service import Request, Service, Ticket
+from strandline.engine.service import Service
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal

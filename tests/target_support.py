@@ -10,9 +10,10 @@ from typing import Any
 from engine_support import key
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import SystemClock
+from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
-from strandline.engine.service import Request, Service
+from strandline.engine.service import Service
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Response
 from script import model
 from strands import Agent, tool
 
@@ -52,9 +52,13 @@ async def order(number: int) -> dict[str, str]:
 
 
 @app.post("/orders/{number}/question")
-async def question(number: int, text: str) -> dict[str, str]:
+async def question(number: int, text: str, response: Response) -> dict[str, str]:
     """Another one, which asks the agent: each order has a conversation of its own."""
     session = strandline.session_key(f"order-{number}")
     ticket = await agent.service.submit(strandline.Request(key=session, input=text))
     end = await ticket.outcome()
-    return {"run_id": ticket.run_id, "answer": "" if end is strandline.Later.LATER else end.output}
+    if end is strandline.Later.LATER:  # the server stops, and goes on with it after its restart
+        response.status_code = 202
+        response.headers["Location"] = f"/agent/v1/runs/{ticket.run_id}"
+        return {"run_id": ticket.run_id, "answer": ""}
+    return {"run_id": ticket.run_id, "answer": end.output}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from strandline.engine.service import Health, Request, RunView, Service, Ticket
+    from strandline.engine.asked import Health, Request, RunView, Ticket
+    from strandline.engine.service import Service
     from strandline.engine.stream import Later
     from strandline.errors import StrandlineError
     from strandline.library import AgentApp, asgi, open_service, serve
@@ -27,20 +28,20 @@ else:
     _HOMES = {
         "ANONYMOUS": "model",
         "AgentApp": "library",
-        "Health": "engine.service",
+        "Health": "engine.asked",
         "IfBusy": "model",
         "Later": "engine.stream",
         "Message": "model",
         "OnDisconnect": "model",
         "Outcome": "model",
-        "Request": "engine.service",
+        "Request": "engine.asked",
         "RunError": "model",
         "RunStatus": "model",
-        "RunView": "engine.service",
+        "RunView": "engine.asked",
         "Service": "engine.service",
         "SessionKey": "model",
         "StrandlineError": "errors",
-        "Ticket": "engine.service",
+        "Ticket": "engine.asked",
         "asgi": "library",
         "open_service": "library",
         "serve": "library",

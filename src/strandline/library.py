@@ -7,25 +7,23 @@ server or a `with` starts it: a module that is imported by several processes is 
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Literal, TypedDict, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
-from strandline.clock import SystemClock
-from strandline.composition import build_face, build_loops, build_service, open_journal, start
+from strandline.composition import build_face
 from strandline.config import Settings, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 from strandline.http import wire
+from strandline.life import Life, told_early
 
 _log = logging.getLogger("strandline")
 
@@ -128,7 +126,7 @@ async def open_service(
 
     Raises `SetupError` if it cannot start.
     """
-    life = _Life(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
+    life = Life(*_recipe("strandline.open_service", target, config, settings, OF_A_SERVER | OF_HTTP))
     try:
         await life.begin()
         yield life.service
@@ -142,7 +140,7 @@ class AgentApp:
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target = target
         self._settings = settings
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._face: ASGIApp | None = None
         self._ended = False
 
@@ -162,9 +160,9 @@ class AgentApp:
         """
         if self._life is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
-        life = self._life = _Life(self._target, self._settings)
+        life = self._life = Life(self._target, self._settings)
         try:
-            with _early(life.drain_soon):
+            with told_early(life.drain_soon):
                 await life.begin()
                 self._face = build_face(self._settings, life.service, loopback=None)
                 yield
@@ -183,7 +181,7 @@ class AgentApp:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif self._face is not None:
-            await self._face({**scope}, receive, send)
+            await self._face(wire.whole(scope), receive, send)
         elif scope["type"] == "http":
             await wire.error_response(self._missing())(scope, receive, send)
         else:
@@ -213,57 +211,6 @@ class AgentApp:
         )
 
 
-class _Life:
-    """One life of a service on the running event loop, from its start to the end of its drain."""
-
-    def __init__(self, target: Target, settings: Settings) -> None:
-        clock = SystemClock()
-        journal = open_journal(settings, clock)
-        self._loop = asyncio.get_running_loop()
-        self._loops = build_loops(settings, clock, _kind_of_loop())
-        self.service = build_service(settings, target, journal, self._loops, clock)
-        self._start = self._loop.create_task(start(self.service, target, self._loops))
-        self._watch = self._loop.create_task(self._exhausted())
-        self._drain: asyncio.Task[None] | None = None
-
-    async def begin(self) -> None:
-        """Return when it has started. Raises `SetupError`, also if it is told to stop meanwhile."""
-        try:
-            await self._start
-        except asyncio.CancelledError:
-            if self._drain is None:
-                raise
-            raise SetupError("told to stop before it had started") from None
-
-    def drain_soon(self) -> None:
-        """Begin to drain; may be called from a signal handler."""
-        self._loop.call_soon_threadsafe(self._drained)
-
-    async def end(self) -> None:
-        """Return when everything has ended; a drain that was begun is waited for."""
-        try:
-            await asyncio.shield(self._drained())
-        finally:
-            self._watch.cancel()
-            if not await asyncio.to_thread(self._loops.close):
-                _log.warning("user code still works in a thread; Python waits for it before it leaves")
-
-    def _drained(self) -> "asyncio.Task[None]":
-        if self._drain is None:
-            self._drain = self._loop.create_task(self._stop())
-        return self._drain
-
-    async def _stop(self) -> None:
-        self._start.cancel()
-        await asyncio.wait([self._start])
-        if not self._start.cancelled() and self._start.exception() is None:
-            await self.service.drain()
-
-    async def _exhausted(self) -> None:
-        await self.service.exhausted.wait()
-        _log.error("nothing is accepted any more: too much still works of runs that have ended. Restart this process")
-
-
 def _recipe(
     name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]
 ) -> tuple[Target, Settings]:
@@ -286,40 +233,6 @@ def _describe(target: object) -> str:
     if where == "__main__":
         where = Path(getattr(sys.modules["__main__"], "__file__", None) or "script").name
     return f"{where}:{getattr(thing, '__qualname__', thing)}"
-
-
-def _kind_of_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of the kind that runs: agents get what the program around them has chosen."""
-    if type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop":
-        import uvloop
-
-        return uvloop.new_event_loop
-    return asyncio.new_event_loop
-
-
-@contextmanager
-def _early(stop: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` called when SIGTERM or Ctrl-C comes, before the handler that is there; if there is one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop()
-        before[signal.Signals(number)](number, frame)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handler = signal.getsignal(number)
-        if callable(handler) and handler is not signal.default_int_handler:
-            before[number] = handler
-            signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is handle:
-                signal.signal(number, handler)
 
 
 def _check_thread() -> None:

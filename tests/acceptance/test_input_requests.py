@@ -1,5 +1,6 @@
 """A tool that asks a person, over real HTTP: asked, answered, not answered, also by a server that was started again."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, serving
+from acceptance.server import COMMAND, TARGETS, Server, environment, serving, texts, tool_results
+from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
 from strandline.testing.checker import check_history
 
 AGENT = TARGETS / "agent.py"
@@ -85,3 +87,127 @@ def test_a_question_and_its_answer_survive_a_restart(at: Checkpoints, tmp_path: 
         server.start()
         again = ask(server, answers(run))
         assert (again.status_code, again.json()["code"]) == (409, "already_answered")
+
+
+def test_killed_when_the_answer_was_accepted(at: Checkpoints, tmp_path: Path) -> None:
+    """While it waits for its turn, before the tool has gone on, while it works, and when it has ended."""
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        runs = {name: asked(server, f"{name} a+@b", name) for name in ("waits", "begins", "works", "ended")}
+        at.hold("begins @b", "works @b answered yes", "ended @b ended")
+        accepted = {}
+        for name in ("begins", "works", "ended"):
+            answer = ask(server, answers(runs[name]), name, wait=None)
+            assert answer.status_code == 202, answer.text
+            accepted[name] = answer.json()["run_id"]
+        at.reached("begins @b", times=2)
+        at.reached("works @b answered yes", "ended @b ended")
+        server.client.post("/v1/sessions/waits/pause")
+        accepted["waits"] = ask(server, answers(runs["waits"]), "waits", wait=None).json()["run_id"]
+        server.settled()
+        server.kill()
+        at.release()
+        server.start()
+        server.client.post("/v1/sessions/waits/resume")
+        server.quiet()
+        ends = {name: server.run(run_id) for name, run_id in accepted.items()}
+        assert ends["waits"]["output"] == "waits: did a, did @b (yes)"
+        assert ends["ended"]["output"] == "ended: did a, did @b (yes)"
+        for name in ("begins", "works"):
+            assert ends[name]["error"]["code"] == "crashed", "nobody knows what the tool has done since it was answered"
+            assert UNKNOWN_OUTCOME in tool_results(server.history(name))
+        for name, run in runs.items():
+            assert check_history(server.history(name)) == []
+            assert at.steps.count(f"{name} a") == 1
+            assert at.steps.count(f"{name} @b answered yes") <= 1, "nothing is done twice"
+            again = ask(server, answers(run), name)
+            assert (again.status_code, again.json()["code"]) == (409, "already_answered")
+            assert ask(server, "next", name).json()["output"] == "next"
+
+
+def test_whatever_waits_goes_on_when_nobody_answers_also_after_a_kill(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, "--input-timeout", "3", folder=tmp_path, variables=at.environment) as server:
+        run = asked(server, "go @b")
+        waits = ask(server, "next", wait=None).json()
+        assert (waits["status"], waits["position"]) == ("queued", 1)
+        server.kill()
+        server.start()
+        server.quiet()
+        assert server.run(waits["run_id"])["output"] == "next"
+        history = server.history("s")
+        assert check_history(history) == []
+        assert DISMISSED in tool_results(history)
+        assert NOT_ANSWERED in texts(history, "assistant")
+        late = ask(server, answers(run))
+        assert (late.status_code, late.json()["code"]) == (409, "dismissed")
+
+
+def test_an_idempotent_tool_is_given_the_answer_again_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
+    flags = ("--idempotent-tools", "work")
+    with serving(AGENT, *flags, folder=tmp_path, variables=at.environment) as server:
+        run = asked(server, "go a+@b")
+        at.hold("go @b answered yes")
+        accepted = ask(server, answers(run), wait=None).json()
+        at.reached("go @b answered yes")
+        server.settled()
+        server.kill()
+        at.release()
+        server.start()
+        server.quiet()
+        assert server.run(accepted["run_id"])["output"] == "go: did a, did @b (yes)"
+        assert at.steps.count("go a") == 1
+
+
+def test_chat_shows_what_is_asked_and_takes_the_answer(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        chat = server.client.post("/chat", json={"message": "go @b", "session_id": "s"})
+        assert chat.status_code == 200
+        body = chat.json()
+        assert body["status"] == "needs_input"
+        assert body["response"] == "Round 0. "
+        assert [each["name"] for each in body["input_requests"]] == ["@b"]
+        answer = server.client.post("/chat", json={**answers(body), "session_id": "s"})
+        assert (answer.json()["status"], answer.json()["response"]) == ("success", "go: did @b (yes)")
+        again = server.client.post("/chat", json={**answers(body), "session_id": "s"})
+        assert (again.status_code, again.json()["code"]) == (409, "already_answered")
+        wrongs: list[dict[str, Any]] = [
+            {},
+            {**answers(body), "message": "x"},
+            {"responses": [{"id": "x"}]},
+            {"responses": []},
+        ]
+        for wrong in wrongs:
+            refused = server.client.post("/chat", json={**wrong, "session_id": "s"})
+            assert refused.status_code == 422, refused.text
+        assert server.client.post("/chat", json={**answers(body), "session_id": "t"}).status_code == 404
+
+
+def test_a_question_is_withdrawn_by_a_cancel_and_a_session_can_be_deleted(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        run = asked(server, "go @b")
+        cancelled = server.client.post(f"/v1/runs/{run['run_id']}/cancel")
+        assert (cancelled.status_code, cancelled.json()["status"]) == (200, "needs_input")
+        assert server.client.post(f"/v1/runs/{run['run_id']}/cancel").status_code == 409
+        assert ask(server, "next").json()["output"] == "next"
+        asked(server, "then @b")
+        assert server.client.delete("/v1/sessions/s").status_code == 204
+        assert server.history("s") == []
+
+
+def test_verify_finds_open_and_closed_questions_sound(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, "--input-timeout", "0.1", folder=tmp_path, variables=at.environment) as server:
+        ask(server, answers(asked(server, "go a @b", "answered")), "answered")
+        asked(server, "go @b", "dismissed")
+        ask(server, "next", "dismissed")
+        ask(server, {"responses": []}, "dismissed")
+        asked(server, "go a @b", "open")
+        server.settled()
+        done = subprocess.run(
+            [COMMAND, "journal", "verify", "journal.db"],
+            cwd=tmp_path,
+            env=environment({}),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stdout + done.stderr)[0] == 0, done.stdout + done.stderr

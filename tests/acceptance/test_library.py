@@ -14,7 +14,8 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.mounted import MountedServer, mounted
-from acceptance.server import DEADLINE_S, TARGETS, Server, environment, texts, until
+from acceptance.server import DEADLINE_S, TARGETS, Server, environment, texts, tool_results, until
+from strandline.history import UNKNOWN_OUTCOME
 
 IN_TARGETS = ("--app-dir", str(TARGETS))
 SCRIPT = f"""
@@ -85,9 +86,13 @@ def test_one_that_was_never_started_says_which_line_is_missing(at: Checkpoints, 
     assert not (tmp_path / "journal.db").exists()
 
 
-def test_where_a_run_is_found_takes_in_what_a_proxy_and_the_app_put_before_it(at: Checkpoints, tmp_path: Path) -> None:
-    flags = (*IN_TARGETS, "--root-path", "/shop")
-    with mounted("mounting:mounted", *flags, folder=tmp_path, variables=at.environment) as server:
+@pytest.mark.parametrize(("name", "flags"), [("mounted", ("--root-path", "/shop")), ("rooted", ())])
+def test_where_a_run_is_found_takes_in_what_a_proxy_and_the_app_put_before_it(
+    name: str, flags: tuple[str, ...], at: Checkpoints, tmp_path: Path
+) -> None:
+    """Whether the server is told what a proxy strips, or the app is."""
+    with mounted(f"mounting:{name}", *IN_TARGETS, *flags, folder=tmp_path, variables=at.environment) as server:
+        assert server.client.get("/readyz", headers={"Host": "evil.example"}).status_code == 200
         at.hold("one model 0")
         _, second = server.line_up("one", "two", session_id="ada")
         server.terminate()
@@ -111,6 +116,24 @@ def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Check
     variables = {**at.environment, "STRANDLINE_ALLOWED_HOSTS": "shop.example"}
     with mounted("mounting:mounted", *IN_TARGETS, folder=tmp_path, variables=variables) as server:
         assert server.client.post("/chat", json=body, headers={"Host": "shop.example"}).status_code == 200
+
+
+def test_killed_it_breaks_the_connections_and_goes_on_after_the_start(at: Checkpoints, tmp_path: Path) -> None:
+    with mounted("mounting:mounted", *IN_TARGETS, folder=tmp_path, variables=at.environment) as server:
+        at.hold("one a")
+        asked = server.line_up("one a", "two", session_id="ada")
+        at.reached("one a")
+        server.kill()
+        for each in asked:
+            assert isinstance(each.exception(DEADLINE_S), httpx.RemoteProtocolError)
+        at.release()
+        server.start()
+        server.quiet()
+        history = server.history("ada")
+        assert texts(history, "user") == ["one a", "two"]
+        assert tool_results(history) == [UNKNOWN_OUTCOME]
+        assert texts(history, "assistant")[-1] == "two"
+        assert at.steps.count("one a") == 1
 
 
 @pytest.mark.parametrize("name", ["mounted", "alone"])

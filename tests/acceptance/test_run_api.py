@@ -136,7 +136,7 @@ def test_content_blocks_are_an_input(server: Server) -> None:
     answer = ask(server, "blocks", blocks, {"Prefer": "wait=20"})
     assert (answer.status_code, answer.json()["output"]) == (200, "d1"), answer.text
     assert get(server, "sessions/blocks/history")["messages"][0] == {
-        "role": "user", "content": blocks, "discarded": False
+        "role": "user", "content": blocks, "discarded": False, "pending": False
     }  # fmt: skip
 
 
@@ -199,6 +199,8 @@ def test_the_runs_and_the_history_of_a_session(server: Server, at: Checkpoints) 
     assert session == {
         "session_id": "lists", "messages": 6, "queue_depth": 2, "running": runs[2]["run_id"], "held": None,
         "paused": False,
+        "input_requests": [],
+        "input_until": None,
     }  # fmt: skip
 
     page = get(server, "sessions/lists/history", limit=3)

@@ -34,6 +34,20 @@ from starlette.routing import Mount
 agent = strandline.asgi(make_agent)
 app = Starlette(routes=[Mount("/agent", agent)], lifespan=agent.lifespan)
 """
+FASTAPI = """
+import strandline
+from agent import make_agent
+from fastapi import FastAPI
+
+agent = strandline.asgi(make_agent)
+app = FastAPI(lifespan=agent.lifespan)
+app.mount("/agent", agent)
+
+
+@app.get("/orders/{number}")
+async def order(number: int) -> dict[str, int]:
+    return {"order": number}
+"""
 SCRIPT = """
 import sys
 import strandline
@@ -86,9 +100,30 @@ def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin"
 
 
+@pytest.fixture(scope="module")
+def bin_with_fastapi(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second environment, which has FastAPI besides, as whoever mounts it there has."""
+    folder = tmp_path_factory.mktemp("with-fastapi")
+    venv.create(folder, symlinks=True)
+    (inherited,) = (bin_folder.parent / "lib").glob("*/site-packages")
+    (own,) = (folder / "lib").glob("*/site-packages")
+    (own / "inherited.pth").write_text(f"{inherited}\n")
+    pip(
+        "install", "--constraint", ROOT / "constraints.txt", "--target", own, "--no-deps", "fastapi", "annotated-doc",
+        "typing-inspection", python=bin_folder / "python",
+    )  # fmt: skip
+    return folder / "bin"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, text in {"agent.py": AGENT, "app.py": APP, "serve_it.py": SCRIPT, "direct.py": DIRECT}.items():
+    for name, text in {
+        "agent.py": AGENT,
+        "app.py": APP,
+        "shop.py": FASTAPI,
+        "serve_it.py": SCRIPT,
+        "direct.py": DIRECT,
+    }.items():
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -151,6 +186,19 @@ def test_it_is_mounted_in_an_app_of_what_comes_with_it(bin_folder: Path, folder:
     command = (bin_folder / "uvicorn", "app:app", "--port", "0")
     with running(*command, folder=folder, mounted_at="/agent") as server:
         assert server.chat("hello", "ada")["response"] == "ada: hello"
+
+
+def test_it_is_mounted_in_a_fastapi_app(bin_with_fastapi: Path, bin_folder: Path, folder: Path) -> None:
+    command = (bin_with_fastapi / "python", "-m", "uvicorn", "shop:app", "--port", "0")
+    with running(*command, folder=folder, mounted_at="/agent") as server:
+        assert server.chat("hello", "ada")["response"] == "ada: hello"
+        assert server.client.get(f"{server.url}/orders/17").json() == {"order": 17}
+    code = "import fastapi, strandline; print(strandline.__file__)"
+    done = subprocess.run(
+        [bin_with_fastapi / "python", "-c", code], cwd=folder, env=clean(), capture_output=True, text=True,
+        timeout=DEADLINE_S, check=True,
+    )  # fmt: skip
+    assert bin_folder.parent in Path(done.stdout).parents
 
 
 def test_it_serves_from_a_script(bin_folder: Path, folder: Path) -> None:

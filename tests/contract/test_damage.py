@@ -18,21 +18,29 @@ import pytest
 
 from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
+from strandline.history import history_faults
 from strandline.journal.damage import UNREADABLE_INPUT, WHY
-from strandline.journal.port import Delete, HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.port import Accepted, Delete, HistoryQuery, RunQuery, Take, WaitingQuery
 from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    InputRequest,
+    Lane,
+    Message,
     NewRun,
+    Outcome,
+    Question,
     Range,
     RoundDone,
     RoundStarted,
     Run,
     RunId,
     RunStatus,
+    Settlement,
     ToolDone,
+    responses,
 )
 from strandline.testing.desk import WIDE, done, key, said
 
@@ -581,3 +589,53 @@ def test_the_rest_of_a_commit_that_a_killed_server_made_and_its_successor_wrote_
     wal.write_bytes(damaged)
     with pytest.raises(JournalDamaged, match="in its middle"):
         check_wal_frames(path)
+
+
+def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_session_for_good(tmp_path: Path) -> None:
+    """Its round is closed by what history has of it; an answer that was accepted before ends as crashed."""
+    use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+    asks = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
+
+    async def go() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        answers: dict[str, Any] = {"input": responses({"i": "yes"}), "lane": Lane.ANSWER}
+        for session in ("waits", "answered", "begun"):
+            await journal.accept(new(f"{session}.a", session), WIDE, take=True)
+            question = Question(requests=asks.input_requests, message=use, results={}, state={}, until=2.0)
+            left = Settlement(outcome=asks, messages=[*said("go"), use], question=question)
+            await journal.settle((await anext(claims)).token, left, take=False)
+        for session in ("answered", "begun"):
+            answer = msgspec.structs.replace(new(f"{session}.x", session), **answers)
+            assert isinstance(await journal.accept(answer, WIDE, take=session == "begun"), Accepted)
+        await anext(claims)
+        await journal.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE questions SET question = x'01000000007b7d'")
+        journal = SqliteJournal(path, SystemClock())
+        (orphan,) = await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        assert orphan.run.opaque, "it never goes on"
+        assert orphan.question is not None
+        assert orphan.question.message == use
+        await journal.settle(orphan.token, done(), take=False)
+        late = msgspec.structs.replace(new("waits.x", "waits"), **answers)
+        with pytest.raises(JournalUnavailable, match="damaged"):
+            await journal.accept(late, WIDE, take=True)
+        for session in ("waits", "answered", "begun"):
+            await journal.accept(new(f"{session}.b", session), WIDE, take=False)
+            assert await journal.take(key(session)) is Take.TAKEN
+            claim = await anext(claims)
+            assert claim.run.run_id == f"{session}.b"
+            await journal.settle(claim.token, done("hi", "ho"), take=False)
+            messages = (await journal.read(HistoryQuery(key(session)))).messages
+            assert (len(messages), history_faults(messages)) == (6, [])
+        answered = await journal.read(RunQuery(ANONYMOUS, RunId("answered.x")))
+        assert answered is not None
+        assert answered.outcome is not None
+        assert answered.outcome.status is RunStatus.FAILED
+        await journal.close()
+
+    asyncio.run(go())

@@ -26,7 +26,8 @@ from strandline.errors import (
     JournalNewer,
     JournalUnavailable,
 )
-from strandline.journal import ownership
+from strandline.journal import ownership, sqlite
+from strandline.journal.migrations import migrate
 from strandline.journal.port import (
     Accepted,
     Bounds,
@@ -314,6 +315,37 @@ def test_a_cancelled_wait_for_the_lock_leaves_nothing(path: Path) -> None:
             pass
 
     asyncio.run(main())
+
+
+def test_cancelled_while_the_file_is_prepared_it_returns_once_the_lock_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts again at once finds nothing in the way."""
+    prepares, go_on = threading.Event(), threading.Event()
+
+    def held(*arguments: Any) -> None:
+        prepares.set()
+        assert go_on.wait(10)
+        migrate(*arguments)
+
+    async def main() -> None:
+        opening = asyncio.create_task(at(path).open("test", max_attempts=3))
+        assert await asyncio.to_thread(prepares.wait, 10)
+        opening.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not opening.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        async with opened(path):
+            pass
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite, "migrate", held)
+        asyncio.run(main())
+    assert set(threading.enumerate()) == before
 
 
 def test_after_close_no_thread_is_left_and_the_lock_is_free(path: Path) -> None:

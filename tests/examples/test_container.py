@@ -156,6 +156,9 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         assert docker("inspect", "--format", "{{.State.Health.Status}}", before) == "healthy"
         answer = ask(agent.url, first["message"])
         assert (answer["response"], answer["agent_id"]) == ("Question 1: hello", "compose")
+        page = {"Host": "evil.example", "Origin": "http://evil.example"}  # (of a name that leads to this machine)
+        rebound = httpx.post(f"{agent.url}/chat", json=first, headers=page, timeout=DEADLINE_S, trust_env=False)
+        assert (rebound.status_code, rebound.json()["code"]) == (403, "foreign")
 
         agent.compose(*shown[1])
         agent.compose(*shown[2])

@@ -7,6 +7,7 @@ found in them (`test_simulation.py`).
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,18 +16,20 @@ from msgspec.structs import replace as replace_
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
-from strandline.engine import recovery, runner
+from strandline.engine import attempt, recovery
 from strandline.engine.attempt import LiveAttempt
+from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
+from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import memory
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Ended, Move, Take
+from strandline.journal.port import AcceptAnswer, Attached, Bounds, CancelSession, Changed, Delete, Ended, Move, Take
 from strandline.model import (
     INTERRUPTS,
     Claim,
@@ -34,6 +37,7 @@ from strandline.model import (
     IfBusy,
     Message,
     NewRun,
+    OnDisconnect,
     RoundStarted,
     RunStatus,
     Settlement,
@@ -99,7 +103,7 @@ def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
     def forgetting(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, {}, ending)
 
-    patch.setattr(runner, "close", forgetting)
+    patch.setattr(attempt, "close", forgetting)
 
 
 def hold_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -317,6 +321,41 @@ def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryJournal, "open", forgetful)
 
 
+def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
+    """The agent of a deleted session stays in memory."""
+    patch.setattr(AgentPool, "keeping_none", lambda pool, key: nullcontext())
+
+
+def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
+    """A session is deleted with the runs that wait in it."""
+    delete = MemoryJournal._delete
+
+    def reckless(journal: MemoryJournal, change: Delete) -> Any:
+        session = journal._sessions.get(change.key)
+        for run in [] if session is None or session.claimed is not None else session.line.in_order():
+            journal._waiting.pop(run.sequence)
+            journal._sessions[change.key].line.remove(run)
+        return delete(journal, change)
+
+    patch.setattr(MemoryJournal, "_delete", reckless)
+
+
+def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
+    """A client that is lost looks like one that has its answer."""
+    left = Audience.left
+    patch.setattr(Audience, "left", lambda audience, run_id, *, lost: left(audience, run_id, lost=False))
+
+
+def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
+    """A run that is to go on once it has begun is cancelled all the same."""
+    alone = Control.left_alone
+
+    async def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
+        await alone(control, run_id, key, OnDisconnect.CANCEL)
+
+    patch.setattr(Control, "left_alone", reckless)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -348,6 +387,10 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a cancel that comes too early": (begin_what_was_cancelled, "began after its cancel was accepted"),
     "a move that moves nothing": (move_nothing, "which goes before it|one of the priorities"),
     "a pause that a crash forgets": (forget_pauses_in_a_crash, "had been paused for"),
+    "a deletion that an agent remembers": (remember_what_was_deleted, "the session had"),
+    "a deletion of what waits": (delete_what_waits, "waits for good|comes to no rest|there are"),
+    "a lost client that is overlooked": (overlook_lost_clients, "after its client was lost"),
+    "a run that has begun and is left alone": (cancel_whatever_is_left_alone, "was cancelled, which nobody asked for"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from engine_support import Played, echo
 from strandline.clock import SystemClock
+from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
-from strandline.engine.service import Request, Service
+from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal

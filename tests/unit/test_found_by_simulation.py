@@ -9,7 +9,7 @@ from strandline.agents.port import Attempt
 from strandline.engine.dispatcher import Dispatcher
 from strandline.errors import ClaimLost
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Take
+from strandline.journal.port import Change, ChangeAnswer, Delete, Take
 from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey, Settlement, Token
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -108,5 +108,41 @@ def test_a_run_whose_claim_was_lost_while_a_thread_of_it_works_runs_when_that_is
             await asyncio.sleep(1)
             assert (await service.run(ANONYMOUS, ticket.run_id)).run.status is RunStatus.SUCCEEDED
             assert len(began) == 2
+
+    run_virtual(main)
+
+
+def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_serve_the_next_of_that_name() -> None:
+    class Late(MemoryJournal):
+        """Deletes as soon as the run that executes has ended: verbs may take effect in another order."""
+
+        ended: asyncio.Event
+
+        async def change(self, change: Change) -> ChangeAnswer:
+            if isinstance(change, Delete):
+                await self.ended.wait()
+            return await super().change(change)
+
+        async def settle(self, token: Token, settlement: Settlement, **options: Any) -> Take:
+            taken = await super().settle(token, settlement, **options)
+            self.ended.set()
+            return taken
+
+    async def main(clock: VirtualClock) -> None:
+        journal = Late(clock)
+        journal.ended = asyncio.Event()
+
+        async def behaviour(attempt: Attempt) -> str:
+            await asyncio.sleep(1)
+            return "done"
+
+        played = Played(behaviour)
+        async with serving(clock, played, journal) as service:
+            await send(service, "x")
+            await asyncio.sleep(0.5)
+            assert await service.delete(key())
+            await send(service, "y")
+            await settled(service)
+            assert len(played.built) == 2, "the agent of the deleted conversation is not there any more"
 
     run_virtual(main)

@@ -10,7 +10,7 @@ import pytest
 
 from strandline.clock import SystemClock
 from strandline.engine.calls import adopt_current_task
-from strandline.engine.loops import AgentLoops
+from strandline.engine.loops import AgentLoop, AgentLoops, Mailbox
 from strandline.testing import Gate, Signal
 
 
@@ -267,3 +267,25 @@ async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def test_a_loop_that_was_retired_cancels_its_tasks_in_peace_when_it_is_closed() -> None:
+    async def main() -> None:
+        loop = AgentLoop(2, SystemClock(), asyncio.new_event_loop)
+        begun, cancelled, never = Signal(), Signal(), Signal()
+
+        async def lingers() -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                cancelled.set()
+                await never.wait()  # until the loop leaves it
+
+        loop.start(lingers, Mailbox(asyncio.get_running_loop()))
+        await begun.wait()
+        loop.retire()
+        await cancelled.wait()
+        assert loop.close()
+
+    asyncio.run(main())

@@ -22,7 +22,7 @@ from engine_support import key, texts
 from strandline.agents.factory import FactoryTarget
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.clock import SystemClock
-from strandline.engine.service import Request
+from strandline.engine.asked import Request
 from strandline.engine.stream import Later
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome, RunStatus

@@ -10,7 +10,7 @@ from soak.case import NOT_STARTED, UNKNOWN, Rules
 from soak.judge import judge
 from soak.ledger import Line
 from soak.message import OUT_OF_ORDER
-from soak.records import Answered, Asked, Ended, Exit, Records, Seen, Stored, View, digest
+from soak.records import Answered, Asked, Cancel, Ended, Exit, Records, Seen, Stored, View, digest
 
 Block = dict[str, Any]
 SESSION = "shared-0.0"
@@ -93,7 +93,16 @@ class World:
                 Stored(sequence=number, run_id=run_id, session=SESSION, status=status, attempt=1)
             )
             self.records.views[run_id] = View(
-                status_code=200, status=status, attempt=1, started=True, ended_at=f"t{number}", ended=end
+                status_code=200,
+                status=status,
+                attempt=1,
+                started=True,
+                ended_at=f"t{number}",
+                ended=end,
+                label=label,
+                created=100.0 + number,
+                begun=200.0 + 10 * number,
+                took_s=1.0,
             )
             self.records.told[run_id].add(end)
             self.records.told_at[run_id].add(f"t{number}")
@@ -258,6 +267,48 @@ def succeed_long_after_the_time_was_up(world: World) -> None:
     world.records.views[f"run-{DONE}"] = replace(world.records.views[f"run-{DONE}"], took_s=2.0)
 
 
+def cancel(world: World, label: str, status_code: int) -> None:
+    world.records.cancels.append(Cancel(run_id=f"run-{label}", status_code=status_code))
+
+
+def become_two_runs(world: World) -> None:
+    world.records.answered.append(Answered(label=DONE, status_code=200, at_ns=91, run_id=f"run-{BROKE}"))
+
+
+def succeed_after_a_cancel(world: World) -> None:
+    cancel(world, DONE, 202)
+
+
+def be_cancelled(world: World) -> None:
+    world.end(FAILED, Ended(kind="cancelled", text="the run was cancelled"))
+    world.history[13]["content"] = [{"text": "(This run ended early: cancelled.)"}]
+
+
+def be_cancelled_too_late(world: World) -> None:
+    be_cancelled(world)
+    cancel(world, FAILED, 409)
+
+
+def interrupt_nothing(world: World) -> None:
+    world.records.asked[FAILED] = replace(world.records.asked[FAILED], if_busy="interrupt")
+    world.records.views[f"run-{FAILED}"] = replace(world.records.views[f"run-{FAILED}"], created=231.0)
+    world.records.views[f"run-{CRASHED}"] = replace(world.records.views[f"run-{CRASHED}"], took_s=5.0)
+
+
+def hide_what_nobody_rolled_back(world: World) -> None:
+    world.records.hidden[SESSION] = frozenset({12, 13})
+    be_cancelled(world)
+    cancel(world, FAILED, 200)
+
+
+def hide_a_part(world: World) -> None:
+    world.records.hidden[SESSION] = frozenset({12})
+
+
+def start_before_what_is_more_urgent(world: World) -> None:
+    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], priority=1)
+
+
 def end_by_itself(world: World) -> None:
     world.records.exits.append(Exit(server=5, signals=(), stage="ready", code=1))
 
@@ -309,6 +360,14 @@ def leave_something(world: World) -> None:
         (succeed_long_after_the_time_was_up, "succeeded after 2.0 s, and had 0.1"),
         (crash_without_a_tool, "though it could have gone on"),
         (try_too_often, "had 4 attempts"),
+        (become_two_runs, "became 2 runs"),
+        (succeed_after_a_cancel, "and its cancel was answered 202"),
+        (be_cancelled, "its cancel nobody asked for"),
+        (be_cancelled_too_late, "its cancel came too late"),
+        (interrupt_nothing, "had interrupted it"),
+        (hide_what_nobody_rolled_back, "nobody has rolled it back"),
+        (hide_a_part, "is hidden in part"),
+        (start_before_what_is_more_urgent, "which goes before it"),
         (end_by_itself, "ended with 1"),
         (end_with_another_code, "ended with 1"),
         (complain, "complained"),
@@ -320,6 +379,30 @@ def test_whatever_is_wrong_is_found(wrong: Callable[[World], None], said: str) -
     wrong(world)
     faults = world.judged()
     assert any(said in fault for fault in faults), faults
+
+
+def test_a_cancel_that_was_answered_and_a_rollback_are_no_faults() -> None:
+    world = World()
+    be_cancelled(world)
+    cancel(world, FAILED, 0)
+    assert world.judged() == []
+    world = World()
+    be_cancelled(world)
+    world.records.asked[QUEUED] = replace(world.records.asked[QUEUED], if_busy="rollback")
+    world.records.views[f"run-{QUEUED}"] = replace(world.records.views[f"run-{QUEUED}"], created=240.5)
+    world.records.hidden[SESSION] = frozenset({12, 13})
+    assert world.judged() == []
+
+
+def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell() -> None:
+    """Its model was asked, its server died, and somebody cancelled it before it went on."""
+    world = World()
+    be_cancelled(world)
+    cancel(world, FAILED, 200)
+    del world.history[12:14]
+    assert world.judged() == []
+    world.lines[-1:-1] = ran(FAILED, "work", 5, None)
+    assert any("5 runs, and 4 in history" in fault for fault in world.judged())
 
 
 def test_an_idempotent_tool_may_start_again() -> None:

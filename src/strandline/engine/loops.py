@@ -210,8 +210,9 @@ class AgentLoop:
 
     def close(self) -> bool:
         """Stop the loop and its idle threads; False if user code still works in one."""
-        self._closing = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._closing:  # a second stop would break into what a retired loop does last
+            self._closing = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=1.0)
         self._executor.shutdown(wait=False, cancel_futures=True)
         idle = not self._thread.is_alive()
@@ -226,9 +227,11 @@ class AgentLoop:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        while not self._closing:
+        stopped = False
+        while not (stopped and self._closing):  # the stop that is on its way is waited for
             try:
                 self._loop.run_forever()
+                stopped = True
             except BaseException:
                 # A tool that calls sys.exit() breaks out of run_forever; the loop itself is intact.
                 _log.exception("user code tried to end the agent loop; it goes on")

@@ -4,7 +4,9 @@ An agent is in the pool only while no run of its session executes: a run takes i
 puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from strandline.agents.port import SessionAgent
 from strandline.clock import Clock
@@ -25,6 +27,7 @@ class AgentPool:
         self._loops = loops
         self._agents: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
         self._resting: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
+        self._unwanted: Counter[SessionKey] = Counter()
 
     def __len__(self) -> int:
         return len(self._agents) + len(self._resting)
@@ -34,9 +37,24 @@ class AgentPool:
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
         return entry[0] if entry is not None else None
 
+    @contextmanager
+    def keeping_none(self, key: SessionKey) -> Iterator[None]:
+        """Drop the agent of a session, and keep none that is put here meanwhile."""
+        self.drop(key)
+        self._unwanted[key] += 1
+        try:
+            yield
+        finally:
+            self._unwanted[key] -= 1
+            if not self._unwanted[key]:
+                del self._unwanted[key]
+
     def put(self, key: SessionKey, agent: SessionAgent) -> None:
         """Keep an agent until its session's next run."""
         self.drop(key)
+        if key in self._unwanted:
+            self._loops.discard(agent)
+            return
         self._agents[key] = (agent, self._clock.monotonic())
         if len(self) > self._max_agents:
             _, (oldest, _) = (self._resting or self._agents).popitem(last=False)

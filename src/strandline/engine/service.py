@@ -9,11 +9,23 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.engine.asked import (
+    Health,
+    Request,
+    RunStack,
+    RunView,
+    Ticket,
+    check_answers,
+    check_key,
+    in_range,
+    reused,
+    unanswerable,
+    within,
+)
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
@@ -29,23 +41,20 @@ from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.errors import (
-    AlreadyAnswered,
-    Dismissed,
     Draining,
     Invalid,
-    KeyReused,
     NotFound,
     NotReady,
     QueueFull,
     ServerFull,
     SessionBusy,
-    StrandlineError,
 )
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
     Attached,
     Bounds,
+    ChangeAnswer,
     Changed,
     Delete,
     HistoryPage,
@@ -63,12 +72,9 @@ from strandline.journal.port import (
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
-    HIGHEST_PRIORITY,
     INTERRUPTS,
-    LOWEST_PRIORITY,
     ErrorCode,
     IfBusy,
-    Input,
     Keyed,
     Lane,
     Message,
@@ -92,89 +98,6 @@ HISTORY_PAGE = 500
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
 ATTACH_AGAIN_S = 0.01
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    """A run that somebody asks for. Raises `Invalid` for what could be kept and never be run."""
-
-    key: SessionKey
-    input: Input = ""
-    answers: dict[str, Any] | None = None
-    """In place of an input: what is answered to each of the input requests that are open in the session, by id."""
-    timeout_s: float | None = None
-    queue_timeout_s: float | None = None
-    """How long it may take, and wait; None: what the service allows. More than that is refused."""
-    if_busy: IfBusy = IfBusy.ENQUEUE
-    """What becomes of it, or of the others, if the session has runs that wait or execute."""
-    priority: int | None = None
-    """Of 1 to 5, 1 first; None: what the service has as its default."""
-    on_disconnect: OnDisconnect | None = None
-    """What becomes of it if its clients are lost; None: what the service has as its default."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    idempotency_key: str | None = None
-    fingerprint: bytes = b""
-    """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
-
-    def __post_init__(self) -> None:
-        _check_key(self.key)
-        text = isinstance(self.input, str)
-        if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
-            raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
-        if not isinstance(self.metadata, dict):
-            raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
-
-
-class Ticket(Struct, frozen=True, kw_only=True):
-    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
-
-    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already. `heeds`: it is
-    of importance for the run whether whoever waits for it is still there; see `Service.joined`.
-    """
-
-    run_id: RunId
-    key: SessionKey
-    position: int
-    estimated_wait_s: float | None
-    stream: RunStream
-    replayed: bool = False
-    heeds: bool = False
-
-    async def outcome(self) -> Outcome | Later:
-        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
-        return await self.stream.outcome()
-
-
-class RunView(Struct, frozen=True, kw_only=True):
-    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
-
-    run: Run
-    phase: str | None
-    estimated_wait_s: float | None
-
-
-class Health(Struct, frozen=True, kw_only=True):
-    """What goes on, in numbers."""
-
-    ready: bool
-    draining: bool
-    processing: bool
-    running: int
-    held: int
-    stalled: int
-    queue_depth: int
-    oldest_wait_s: float
-    longest_no_progress_s: float
-    agents_in_memory: int
-    lost_clients: int
-
-
-class RunStack(Struct, frozen=True, kw_only=True):
-    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
-
-    run: Run
-    phase: str
-    quiet_s: float
-    stack: list[str]
 
 
 class Service:
@@ -294,12 +217,12 @@ class Service:
         key = request.key
         if request.if_busy is IfBusy.ROLLBACK and self._target.external:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
-        timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
-        queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
+        timeout_s = within("timeout", request.timeout_s, self._options.timeout_s)
+        queue_timeout_s = within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
         if request.answers is not None:
             lane = Lane.ANSWER
-            _check_answers(request)
+            check_answers(request)
         run_id = self._new_run_id()
         now = self._clock.now()
         new = NewRun(
@@ -325,7 +248,7 @@ class Service:
                 case Attached(run_id=run_id):
                     return await self._attached(key, run_id)
                 case Reused():
-                    raise _reused(request) from None
+                    raise reused(request) from None
             raise
         stream = self._streams[run_id] = RunStream(run_id)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
@@ -352,9 +275,9 @@ class Service:
             case Attached(run_id=run_id):
                 return await self._attached(key, run_id)
             case Reused():
-                raise _reused(request)
+                raise reused(request)
             case Unanswerable() as cannot:
-                raise _unanswerable(key, cannot)
+                raise unanswerable(key, cannot)
 
     def joined(self, run_id: RunId) -> None:
         """Note that a client waits for a run; `left` follows."""
@@ -413,7 +336,7 @@ class Service:
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate`.
         """
         self._asked()
-        await self._control.move(principal, run_id, None if priority is None else _in_range(priority))
+        await self._control.move(principal, run_id, None if priority is None else in_range(priority))
         return await self.run(principal, run_id)
 
     async def pause(self, key: SessionKey) -> SessionView:
@@ -461,7 +384,7 @@ class Service:
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
-        _check_key(key)
+        check_key(key)
         self._asked()
         kept: list[Message] = []
         before: int | None = None
@@ -475,14 +398,13 @@ class Service:
 
     async def delete(self, key: SessionKey) -> bool:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
-        _check_key(key)
+        check_key(key)
         self._admit()
-        # Before the journal is asked, with nothing in between: a run that is accepted after it builds a new agent.
-        self._pool.drop(key)
-        changed = await self._journal.change(Delete(key))
+        deleting = asyncio.create_task(self._delete(key))
+        deleting.add_done_callback(_looked_at)
+        changed = await asyncio.shield(deleting)
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
-        self._worker.resumed(key)  # if it was paused: another one of this name is not
         return changed.existed
 
     def health(self) -> Health:
@@ -529,7 +451,7 @@ class Service:
     # -- inside ------------------------------------------------------------------------------------
 
     def _priority(self, request: Request) -> int:
-        return _in_range(self._options.priority if request.priority is None else request.priority)
+        return in_range(self._options.priority if request.priority is None else request.priority)
 
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:
@@ -582,6 +504,15 @@ class Service:
 
     def _asked(self) -> None:
         self._last_asked = self._clock.monotonic()
+
+    async def _delete(self, key: SessionKey) -> ChangeAnswer:
+        """Have the journal delete a session, to the end of it whoever waits."""
+        # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
+        with self._pool.keeping_none(key):
+            changed = await self._journal.change(Delete(key))
+        if isinstance(changed, Changed):
+            self._worker.resumed(key)  # if it was paused: another one of this name is not
+        return changed
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
@@ -655,54 +586,6 @@ def _looked_at(task: "asyncio.Task[Any]") -> None:
     """Note that whoever asked knows of a failure, or is not there any more."""
     if not task.cancelled():
         task.exception()
-
-
-def _reused(request: Request) -> KeyReused:
-    return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
-
-
-def _check_key(key: object) -> None:
-    """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
-    if not isinstance(key, SessionKey):
-        raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
-
-
-def _check_answers(request: Request) -> None:
-    """Raise `Invalid` if a request answers in a way that nobody can."""
-    if not request.answers:
-        raise Invalid("responses must answer at least one input request")
-    if any(given is None for given in request.answers.values()):
-        raise Invalid("a response must not be null: to the agent that is no answer")
-    if request.if_busy is not IfBusy.ENQUEUE:
-        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
-
-
-def _unanswerable(key: SessionKey, cannot: Unanswerable) -> StrandlineError:
-    requests = ", ".join(cannot.requests)
-    match cannot.reason:
-        case "answered":
-            return AlreadyAnswered(f"input request {requests} of session {key.session_id} was answered before")
-        case "dismissed":
-            return Dismissed(f"input request {requests} of session {key.session_id} was dismissed: it is too late")
-        case "incomplete":
-            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
-        case "unknown":
-            return NotFound(f"there is no input request {requests} in session {key.session_id}")
-
-
-def _within(name: str, asked_s: float | None, most_s: float) -> float:
-    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
-    if asked_s is None:
-        return most_s
-    if not 0 < asked_s <= most_s:  # (also NaN)
-        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
-    return asked_s
-
-
-def _in_range(priority: int) -> int:
-    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
-        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
-    return priority
 
 
 def _only_tools(message: Message) -> bool:

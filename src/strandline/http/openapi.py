@@ -81,7 +81,8 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
 
 _READING: Final = (wire.Foreign, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
-_RUNS: Final = (errors.KeyReused, errors.SessionBusy, errors.QueueFull, errors.ServerFull, errors.Draining)
+_ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
+_RUNS: Final = (errors.KeyReused, errors.SessionBusy, *_ANSWERS, errors.QueueFull, errors.ServerFull, errors.Draining)
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (

@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline.engine.service import RunView, Service
+from strandline.engine.asked import RunView
+from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.presence import while_present

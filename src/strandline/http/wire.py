@@ -148,6 +148,18 @@ def place(scope: Scope, path: str) -> str:
     return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path
 
 
+def whole(scope: Scope) -> Scope:
+    """Return a copy whose `path` begins with its `root_path`, as ASGI has it.
+
+    An app that is told by itself what a proxy strips (`FastAPI(root_path=...)`) leaves that out of `path`; what is
+    mounted in such an app would match nothing.
+    """
+    path: str = scope["path"]
+    if not path.startswith(scope.get("root_path", "")):
+        path = scope.get("app_root_path", "") + path
+    return {**scope, "path": path}
+
+
 def inner_path(scope: Scope) -> str:
     """Return the path of a request without what this application is mounted at, whoever puts that into `path`."""
     path: str = scope["path"]

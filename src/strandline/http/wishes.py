@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from strandline.engine.service import Request
+from strandline.engine.asked import Request
 from strandline.errors import Invalid
 from strandline.http.keys import fingerprint
 from strandline.model import IfBusy, Input, OnDisconnect, SessionKey

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, assert_never, overload
+from typing import Any, Final, TypeVar, assert_never, overload
 
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
@@ -66,6 +66,9 @@ from strandline.model import (
 
 T = TypeVar("T")
 
+LEAVE_S: Final = 5.0
+"""How long an `open` that was cancelled waits for its thread to give up the lock."""
+
 
 class SqliteJournal:
     """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
@@ -101,7 +104,7 @@ class SqliteJournal:
 
         A file of an older version is migrated, after a copy of it was made. Raises a `JournalError` that says what to
         do; the file is left untouched then. An object that is open already is closed first. Cancelled, it leaves
-        nothing behind.
+        nothing behind; a migration that is under way ends first, which is waited for up to `LEAVE_S`.
         """
         if self._writer is not None:
             await self.close()
@@ -146,6 +149,8 @@ class SqliteJournal:
             await asyncio.shield(asyncio.wrap_future(writer.prepared))
         except BaseException:
             writer.stop()
+            if not writer.finished.done():
+                await asyncio.wait([asyncio.wrap_future(writer.finished)], timeout=LEAVE_S)
             if writer.finished.done():
                 writer.join()
             raise

@@ -25,11 +25,11 @@ from strandline.config import TOML_FILE, Settings, check_exposure
 from strandline.errors import TargetError
 from strandline.listener import listen
 from strandline.reload.changes import Changes
+from strandline.reload.words import executing, go_on, how, shown, unfinished
 
 QUIET_S: Final = 0.15
 """A reload begins when no file has changed for so long: editors and version control write several at once."""
 GO: Final = b"g"
-EXHAUSTED: Final = 70
 REFUSED: Final = 2
 INTERRUPTED: Final = 130
 ENTRY: Final = "from strandline.cli import main; main()"
@@ -145,7 +145,7 @@ class _Parent:
         await self._give_up_next()
         if self._stopping:  # (perhaps told to meanwhile: the socket is closed)
             return
-        names = sorted(_shown(path, self._plan.folder) for path in changed)
+        names = sorted(shown(path, self._plan.folder) for path in changed)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         self._say(f"{', '.join(names[:3])}{more} changed; loading")
         for path in changed:
@@ -157,7 +157,7 @@ class _Parent:
         match message:
             case {"event": "stopping", "running": int(running)} if self._stopping and running:
                 grace_s = self._plan.settings.drain_grace
-                self._say(f"{_executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
+                self._say(f"{executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
             case _ if self._stopping:
                 pass
             case {"event": "loaded"} if child is self._next:
@@ -172,11 +172,11 @@ class _Parent:
             case {"event": "ready", "runs": runs}:
                 child.ready = True
                 if self._away_since is not None:
-                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{_go_on(runs)}")
+                    self._say(f"Reloaded; nobody served for {monotonic() - self._away_since:.1f} s.{go_on(runs)}")
                     self._away_since = None
             case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
-                for line in _unfinished(running, waiting, self._plan.settings.drain_grace):
+                for line in unfinished(running, waiting, self._plan.settings.drain_grace):
                     self._say(line)
 
     async def _ended(self, child: _Child, code: int) -> None:
@@ -210,10 +210,10 @@ class _Parent:
             self._code = code
             return
         if not child.ready:
-            self._say(f"The server ended before it was ready ({_how(code)}): nobody serves until the next change")
+            self._say(f"The server ended before it was ready ({how(code)}): nobody serves until the next change")
             return
         self._away_since = monotonic()
-        self._say(f"The server ended by itself ({_how(code)}); starting it again")
+        self._say(f"The server ended by itself ({how(code)}); starting it again")
         if self._next is None:
             await self._start_next()
         elif self._next.loaded:
@@ -303,37 +303,3 @@ def forget_compiled(path: Path) -> None:
     """Drop the compiled form of a file: it is told from the source by size and second only, and a person is quicker."""
     with suppress(OSError, NotImplementedError):
         os.unlink(importlib.util.cache_from_source(str(path)))
-
-
-def _shown(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if folder in path.parents else str(path)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return "too many runs that cannot be stopped" if code == EXHAUSTED else f"exit code {code}"
-
-
-def _executing(runs: int) -> str:
-    return "1 run executes" if runs == 1 else f"{runs} runs execute"
-
-
-def _unfinished(running: int, waiting: int, grace_s: float) -> list[str]:
-    """Say what becomes of the runs that a server has when it stops for its successor."""
-    told = []
-    if running:
-        told.append(f"{_executing(running)}: {grace_s:g} s to finish, then the new code goes on")
-    if waiting:
-        told.append(f"{'1 run waits' if waiting == 1 else f'{waiting} runs wait'} for the new code")
-    return told
-
-
-def _go_on(runs: int) -> str:
-    match runs:
-        case 0:
-            return ""
-        case 1:
-            return " 1 run goes on, from its last finished round"
-        case _:
-            return f" {runs} runs go on, each from its last finished round"

@@ -23,6 +23,9 @@ async def stamp(request: Request, call_next: Callable[[Request], Awaitable[Respo
     return response
 
 
+rooted = FastAPI(lifespan=alone.lifespan, root_path="/shop")
+rooted.mount("/agent", alone)
+
 forgotten = FastAPI()
 forgotten.mount("/agent", alone)
 

@@ -18,6 +18,7 @@ from strandline.testing.contract.control import ControlContract
 from strandline.testing.contract.ends import EndsContract
 from strandline.testing.contract.history import HistoryContract
 from strandline.testing.contract.holds import HoldsContract
+from strandline.testing.contract.inputs import InputsContract
 from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
 from strandline.testing.contract.lists import ListsContract
@@ -34,6 +35,7 @@ class JournalContract(
     HoldsContract,
     EndsContract,
     ControlContract,
+    InputsContract,
     KeysContract,
     ListsContract,
     PoliciesContract,

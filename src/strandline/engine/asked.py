@@ -1,0 +1,154 @@
+"""What is asked of the service and what it tells: records, and the checks of what may be asked for. Values only."""
+
+from typing import Any
+
+from msgspec import Struct, field
+
+from strandline.engine.stream import Later, RunStream
+from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
+from strandline.journal.port import Unanswerable
+from strandline.model import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    IfBusy,
+    Input,
+    OnDisconnect,
+    Outcome,
+    Run,
+    RunId,
+    SessionKey,
+)
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A run that somebody asks for. Raises `Invalid` for what could be kept and never be run."""
+
+    key: SessionKey
+    input: Input = ""
+    answers: dict[str, Any] | None = None
+    """In place of an input: what is answered to each of the input requests that are open in the session, by id."""
+    timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    """How long it may take, and wait; None: what the service allows. More than that is refused."""
+    if_busy: IfBusy = IfBusy.ENQUEUE
+    """What becomes of it, or of the others, if the session has runs that wait or execute."""
+    priority: int | None = None
+    """Of 1 to 5, 1 first; None: what the service has as its default."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of it if its clients are lost; None: what the service has as its default."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    fingerprint: bytes = b""
+    """With a key: the SHA-256 of all that is asked for. The same under the same key is the same run."""
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+        text = isinstance(self.input, str)
+        if not text and not (isinstance(self.input, list) and all(isinstance(each, dict) for each in self.input)):
+            raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
+        if not isinstance(self.metadata, dict):
+            raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
+
+
+class Ticket(Struct, frozen=True, kw_only=True):
+    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
+
+    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already. `heeds`: it is
+    of importance for the run whether whoever waits for it is still there; see `Service.joined`.
+    """
+
+    run_id: RunId
+    key: SessionKey
+    position: int
+    estimated_wait_s: float | None
+    stream: RunStream
+    replayed: bool = False
+    heeds: bool = False
+
+    async def outcome(self) -> Outcome | Later:
+        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
+        return await self.stream.outcome()
+
+
+class RunView(Struct, frozen=True, kw_only=True):
+    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
+
+    run: Run
+    phase: str | None
+    estimated_wait_s: float | None
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """What goes on, in numbers."""
+
+    ready: bool
+    draining: bool
+    processing: bool
+    running: int
+    held: int
+    stalled: int
+    queue_depth: int
+    oldest_wait_s: float
+    longest_no_progress_s: float
+    agents_in_memory: int
+    lost_clients: int
+
+
+class RunStack(Struct, frozen=True, kw_only=True):
+    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
+
+    run: Run
+    phase: str
+    quiet_s: float
+    stack: list[str]
+
+
+def reused(request: Request) -> KeyReused:
+    """Return the error for a key that stands for another request."""
+    return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
+
+
+def check_key(key: object) -> None:
+    """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
+    if not isinstance(key, SessionKey):
+        raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
+
+
+def check_answers(request: Request) -> None:
+    """Raise `Invalid` if a request answers in a way that nobody can."""
+    if not request.answers:
+        raise Invalid("responses must answer at least one input request")
+    if any(given is None for given in request.answers.values()):
+        raise Invalid("a response must not be null: to the agent that is no answer")
+    if request.if_busy is not IfBusy.ENQUEUE:
+        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+
+
+def unanswerable(key: SessionKey, cannot: Unanswerable) -> StrandlineError:
+    """Return the error for an answer that the journal did not take."""
+    requests = ", ".join(cannot.requests)
+    match cannot.reason:
+        case "answered":
+            return AlreadyAnswered(f"input request {requests} of session {key.session_id} was answered before")
+        case "dismissed":
+            return Dismissed(f"input request {requests} of session {key.session_id} was dismissed: it is too late")
+        case "incomplete":
+            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
+        case "unknown":
+            return NotFound(f"there is no input request {requests} in session {key.session_id}")
+
+
+def within(name: str, asked_s: float | None, most_s: float) -> float:
+    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
+    if asked_s is None:
+        return most_s
+    if not 0 < asked_s <= most_s:  # (also NaN)
+        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
+    return asked_s
+
+
+def in_range(priority: int) -> int:
+    """Return a priority. Raises `Invalid` unless it is one."""
+    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+    return priority

@@ -1,0 +1,344 @@
+"""What every journal does with input requests: a question that a run leaves open, its one answer, and its dismissal."""
+
+# ruff: noqa: D102 (a test's name is its claim)
+
+import asyncio
+from typing import Any
+
+from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, history_faults
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    CancelSession,
+    Changed,
+    Delete,
+    Ended,
+    HistoryPage,
+    HistoryQuery,
+    Move,
+    Refused,
+    SessionQuery,
+    Stopped,
+    Take,
+    Unanswerable,
+)
+from strandline.model import (
+    ANONYMOUS,
+    Claim,
+    IfBusy,
+    InputRequest,
+    Keyed,
+    Lane,
+    Message,
+    Outcome,
+    Question,
+    RoundStarted,
+    RunId,
+    RunStatus,
+    SessionView,
+    Settlement,
+    ToolDone,
+    responses,
+)
+from strandline.testing.contract.scenario import Contract, scenario
+from strandline.testing.desk import Desk, done, key, said
+
+REQUESTS = [InputRequest("i1", "approval", {"sure": None}), InputRequest("i2", "amount")]
+BOTH = {"i1": "yes", "i2": 3}
+OPEN: Message = {
+    "role": "assistant",
+    "content": [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ("t1", "t2", "t3")],
+}
+SIBLING = {"toolUseId": "t2", "status": "success", "content": [{"text": "did t2"}]}
+TIMEOUT_S = 900.0
+
+
+def results(*texts: str) -> Message:
+    """Return the results of the open round, an error for all but the sibling that had ended."""
+    return {
+        "role": "user",
+        "content": [
+            {"toolResult": {"toolUseId": each, "status": "success" if each == "t2" else "error", "content": [text]}}
+            for each, text in zip(("t1", "t2", "t3"), ({"text": text} for text in texts), strict=True)
+        ],
+    }
+
+
+def left(text: str, why: str = DISMISSED) -> list[Message]:
+    """Return what closes the open round if its question came to nothing."""
+    return [results(why, "did t2", why), {"role": "assistant", "content": [{"text": text}]}]
+
+
+def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Settlement:
+    """Return what a run leaves that answers: results, and what it said then."""
+    messages = [results("done", "did t2", "done"), *said("-", *texts)[1:]]
+    return Settlement(outcome=Outcome(status=status), messages=messages, discarded=discarded)
+
+
+class InputsContract(Contract):
+    """Input requests."""
+
+    def _question(self, desk: Desk) -> Question:
+        until = desk.clock.at + TIMEOUT_S
+        return Question(requests=REQUESTS, message=OPEN, results={"t2": SIBLING}, state={"kept": True}, until=until)
+
+    async def _asks(self, desk: Desk, run_id: str = "a") -> Question:
+        """Have a run end that asks."""
+        claim = await desk.start(run_id)
+        return await self._ends_asking(desk, claim, [*said("go"), OPEN])
+
+    async def _ends_asking(self, desk: Desk, claim: Claim, messages: list[Message]) -> Question:
+        question = self._question(desk)
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
+        settlement = Settlement(outcome=outcome, messages=messages, question=question)
+        assert await desk.settle(claim, settlement, take=True) is Take.NOTHING
+        return question
+
+    async def _answer(
+        self, desk: Desk, run_id: str, answers: dict[str, Any] | None = None, **more: Any
+    ) -> AcceptAnswer:
+        return await desk.accept(run_id, input=responses(answers or BOTH), lane=Lane.ANSWER, **more)
+
+    async def _page(self, desk: Desk) -> HistoryPage:
+        return await desk.journal.read(HistoryQuery(key(), limit=100))
+
+    async def _session(self, desk: Desk) -> SessionView:
+        session = await desk.journal.read(SessionQuery(key()))
+        assert session is not None
+        return session
+
+    # -- asked ----------------------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_question_leaves_its_round_open_and_closes_its_session(self, desk: Desk) -> None:
+        until = (await self._asks(desk)).until
+        for _ in range(2):
+            run = await desk.run("a")
+            assert (run.status, run.outcome) == (
+                RunStatus.NEEDS_INPUT,
+                Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS),
+            )
+            session = await self._session(desk)
+            assert (session.input_requests, session.input_until) == (REQUESTS, until)
+            page = await self._page(desk)
+            assert (page.messages, page.pending) == ([*said("go"), OPEN], True)
+            assert (await desk.journal.load(key())).messages == page.messages
+            await desk.restart()
+        assert not (await desk.journal.read(HistoryQuery(key(), before=1))).pending
+        assert await desk.accept("b", priority=1) == Accepted(1, input_until=until)
+        assert await desk.accept("c", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
+        assert await desk.journal.take(key()) is Take.NOTHING
+        assert await desk.accept("d", key("other")) == Accepted(0), "another session goes on"
+        await desk.settle(await desk.claim(of="d"))
+
+    @scenario
+    async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
+        question = await self._asks(desk)
+        await desk.accept("b", priority=1)
+        bounds = Bounds(0, 0)
+        assert await self._answer(desk, "x", bounds=bounds, take=False) == Accepted(1, input_until=question.until), (
+            "no bound holds it"
+        )
+        assert (await self._session(desk)).input_until is None
+        assert await desk.journal.change(Move(ANONYMOUS, RunId("x"), 5)) == Changed(existed=True)
+        assert (await desk.run("x")).position == 1, "it goes first, wherever it is moved"
+        assert await desk.journal.take(key()) is Take.TAKEN
+        claim = await desk.claim(of="x")
+        assert (claim.question, claim.run.input) == (question, responses(BOTH))
+        assert (await self._page(desk)).pending, "its round is not closed before the answer has ended"
+        assert await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"), take=True) is Take.TAKEN
+        page = await self._page(desk)
+        assert (len(page.messages), page.pending, history_faults(page.messages)) == (4, False, [])
+        assert (await desk.claim(of="b")).question is None
+
+    @scenario
+    async def test_an_answer_to_an_idle_session_is_taken_at_once(self, desk: Desk) -> None:
+        question = await self._asks(desk)
+        assert await self._answer(desk, "x") == Accepted(0, input_until=question.until)
+        claim = await desk.claim(of="x")
+        assert claim.question == question
+        await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
+
+    @scenario
+    async def test_of_many_answers_at_once_exactly_one_is_accepted(self, desk: Desk) -> None:
+        await self._asks(desk)
+        given = await asyncio.gather(*(self._answer(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
+        accepted = [answer for answer in given if isinstance(answer, Accepted)]
+        assert len(accepted) == 1
+        assert [each for each in given if each not in accepted] == [Unanswerable("answered", ["i1"])] * 9
+        if accepted[0].position:
+            await desk.journal.take(key())
+        await desk.settle(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
+
+    @scenario
+    async def test_what_cannot_be_answered_is_refused_with_the_reason_also_later(self, desk: Desk) -> None:
+        assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
+        await self._asks(desk)
+        assert await self._answer(desk, "x", {"i1": "yes"}) == Unanswerable("incomplete", ["i2"])
+        assert await self._answer(desk, "x", {**BOTH, "i3": 1}) == Unanswerable("unknown", ["i3"])
+        assert not await desk.exists("x")
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        assert isinstance(await self._answer(desk, "x", keyed=keyed), Accepted)
+        assert await self._answer(desk, "y", keyed=keyed) == Attached(RunId("x"))
+        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        for _ in range(2):
+            assert await self._answer(desk, "y") == Unanswerable("answered", ["i1"])
+            await desk.restart()
+        desk.clock.at += 1
+        while await desk.journal.prune(desk.clock.at, 100):
+            pass
+        assert await self._answer(desk, "y") == Unanswerable("unknown", ["i1"]), "it goes with the run that asked"
+
+    @scenario
+    async def test_an_answer_can_end_with_the_next_question(self, desk: Desk) -> None:
+        """Of the same round, or of a later one."""
+        await self._asks(desk)
+        await self._answer(desk, "x")
+        again = await self._ends_asking(desk, await desk.claim(of="x"), [])
+        assert (await self._page(desk)).messages == [*said("go"), OPEN]
+        await self._answer(desk, "y")
+        claim = await desk.claim(of="y")
+        assert claim.question == again
+        await self._ends_asking(desk, claim, [results("done", "did t2", "done"), OPEN])
+        assert (await self._page(desk)).pending
+        await self._answer(desk, "z")
+        await desk.settle(await desk.claim(of="z"), ended(RunStatus.SUCCEEDED, "paid"))
+        page = await self._page(desk)
+        assert (len(page.messages), history_faults(page.messages)) == (6, [])
+
+    # -- not answered ---------------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_run_that_is_taken_after_the_time_dismisses_the_question(self, desk: Desk) -> None:
+        question = await self._asks(desk)
+        await desk.accept("b")
+        desk.clock.at = question.until - 0.001
+        assert await desk.journal.take(key()) is Take.NOTHING
+        desk.clock.at = question.until
+        assert (await self._page(desk)).pending, "nobody has gone on yet"
+        assert await desk.journal.take(key()) is Take.TAKEN
+        claim = await desk.claim(of="b")
+        page = await self._page(desk)
+        assert (page.messages, page.pending) == ([*said("go"), OPEN, *left(NOT_ANSWERED)], False)
+        assert await self._answer(desk, "x") == Unanswerable("dismissed", ["i1"])
+        await desk.settle(claim, done("hi", "ho"))
+        assert history_faults(await desk.history()) == []
+
+    @scenario
+    async def test_after_the_time_the_first_that_comes_counts(self, desk: Desk) -> None:
+        desk.clock.at = (await self._asks(desk)).until + 1
+        assert isinstance(await self._answer(desk, "x"), Accepted)
+        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        claim = await desk.start("b")
+        await self._ends_asking(desk, claim, [*said("go"), OPEN])
+        desk.clock.at = (await self._session(desk)).input_until or 0
+        assert await desk.accept("c") == Accepted(0, input_until=desk.clock.at)
+        assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
+        await desk.settle(await desk.claim(of="c"), done("hi", "ho"))
+        assert history_faults(await desk.history()) == []
+
+    @scenario
+    async def test_time_stands_still_while_a_session_waits_for_input(self, desk: Desk) -> None:
+        claim = await desk.start("a")
+        await desk.accept("b", queue_deadline=desk.clock.at + 50)
+        desk.clock.at += 10
+        question = await self._ends_asking(desk, claim, [*said("go"), OPEN])
+        desk.clock.at += 100
+        await desk.accept("c", queue_deadline=desk.clock.at + 50)
+        await desk.restart()
+        assert [(await desk.run(each)).queue_deadline for each in "bc"] == [question.until + 40, question.until + 50]
+        await self._answer(desk, "x", take=False)
+        assert [(await desk.run(each)).queue_deadline for each in "bc"] == [desk.clock.at + 40, desk.clock.at + 50]
+        await desk.cancel_all()
+
+    @scenario
+    async def test_an_answer_that_comes_to_nothing_closes_the_round(self, desk: Desk) -> None:
+        """Cancelled, or ended, before it has begun."""
+        await self._asks(desk)
+        await self._answer(desk, "x", take=False)
+        stopped = await desk.cancel("x")
+        assert isinstance(stopped, Stopped)
+        assert list(stopped.ended) == ["x"]
+        closed = left("(This run ended early: cancelled.)")
+        assert await desk.history() == [*said("go"), OPEN, *closed]
+        await self._asks(desk, "b")
+        await self._answer(desk, "y", take=False)
+        assert await desk.end("y") == Changed(existed=True)
+        assert (await desk.history())[-2:] == left(NOT_ANSWERED)
+        assert history_faults(await desk.history()) == []
+        assert not (await self._page(desk)).pending
+
+    @scenario
+    async def test_an_answer_that_is_discarded_leaves_the_round_closed(self, desk: Desk) -> None:
+        await self._asks(desk)
+        await self._answer(desk, "x")
+        claim = await desk.claim(of="x")
+        assert isinstance(await desk.accept("i", if_busy=IfBusy.ROLLBACK, lane=Lane.FRONT), Accepted)
+        settlement = ended(RunStatus.CANCELLED, "cancelled", discarded=True)
+        assert await desk.settle(claim, settlement, take=True) is Take.TAKEN
+        shown = [*said("go"), OPEN, *left(NOT_ANSWERED, UNKNOWN_OUTCOME)]
+        assert await desk.history() == shown
+        assert (await desk.journal.load(key())).messages == shown
+        assert len(await desk.history(discarded=True)) == 6
+        await desk.settle(await desk.claim(of="i"), done("hi", "ho"))
+
+    @scenario
+    async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
+        for number, if_busy in enumerate((IfBusy.INTERRUPT, IfBusy.ROLLBACK)):
+            until = (await self._asks(desk, f"a{number}")).until
+            answer = await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT)
+            assert isinstance(answer, Accepted)
+            assert (answer.position, answer.input_until) == (0, until)
+            assert (await desk.history())[-2:] == left(NOT_ANSWERED), "what had ended stays, also with a rollback"
+            await desk.settle(await desk.claim(of=f"i{number}"), done("hi", "ho"))
+        assert history_faults(await desk.history()) == []
+
+    @scenario
+    async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
+        """Of the run that asked, or of the session with all that goes on in it."""
+        until = (await self._asks(desk, "a")).until
+        await desk.accept("b")
+        assert await desk.cancel("a") == Stopped(ended={}, asked=[], input_until=until)
+        assert await desk.cancel("a") == Ended()
+        assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT, "an outcome never changes"
+        await desk.journal.take(key())
+        await self._ends_asking(desk, await desk.claim(of="b"), [*said("go"), OPEN])
+        await desk.accept("c")
+        stopped = await desk.cancel_all()
+        assert isinstance(stopped, Stopped)
+        assert stopped.input_until is None
+        assert (await self._session(desk)).input_until is not None, "without `running` only what waits is ended"
+        stopped = await desk.journal.change(CancelSession(key(), running=True))
+        assert isinstance(stopped, Stopped)
+        assert stopped.input_until == desk.clock.at + TIMEOUT_S
+        assert history_faults(await desk.history()) == []
+        assert await self._answer(desk, "x") == Unanswerable("dismissed", ["i1"])
+
+    @scenario
+    async def test_a_session_that_waits_for_input_can_be_deleted(self, desk: Desk) -> None:
+        await self._asks(desk)
+        assert await desk.journal.change(Delete(key())) == Changed(existed=True)
+        assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
+        claim = await desk.start("b")
+        assert await desk.history() == []
+        await desk.settle(claim)
+
+    @scenario
+    async def test_an_answer_that_executed_comes_back_with_its_question(self, desk: Desk) -> None:
+        """After a crash, and when it is given back: with all that it has staged."""
+        question = await self._asks(desk)
+        await self._answer(desk, "x")
+        await desk.journal.stage((await desk.claim(of="x")).token, RoundStarted([]))
+        (orphan,) = await desk.restart()
+        assert (orphan.question, orphan.facts) == (question, (RoundStarted([]),))
+        await desk.journal.stage(orphan.token, ToolDone("t1", SIBLING))
+        assert await desk.journal.release(orphan.token, counted=False, take=True) is Take.TAKEN
+        claim = await desk.claim(of="x")
+        assert (claim.question, len(claim.facts)) == (question, 2)
+        await desk.journal.release(claim.token, counted=False, take=False)
+        stopped = await desk.cancel("x")
+        assert isinstance(stopped, Stopped)
+        assert history_faults(await desk.history()) == []
+        assert UNKNOWN_OUTCOME in str(await desk.history()), "its tools may have run"

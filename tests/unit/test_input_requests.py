@@ -1,0 +1,307 @@
+"""Input requests in the engine, on virtual time: who waits, who goes first, who wins, and what history says."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine_support import NUMBERS, Played, history, key, outcome, send, serving, settled, texts, tool_round, tool_texts
+from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.engine.asked import Request, Ticket
+from strandline.engine.service import Service
+from strandline.errors import AlreadyAnswered, Dismissed, Invalid, NotFound, SessionBusy
+from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, Progress, question
+from strandline.journal.memory import MemoryJournal
+from strandline.model import (
+    ANONYMOUS,
+    AgentRecord,
+    IfBusy,
+    InputRequest,
+    NeedsInput,
+    Outcome,
+    RunStatus,
+    SessionKey,
+    Succeeded,
+)
+from strandline.testing.checker import check_history
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Asking(Played):
+    """Agents that ask before they act if the question begins with `ask`; the next words are steps of the tool then:
+    `twice` asks once more, `slow` takes 100 s, `fail` raises."""
+
+    def __init__(self) -> None:
+        async def nothing(attempt: Attempt) -> str:
+            return ""
+
+        super().__init__(nothing)
+        self.started: list[str] = []
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        self.built.append((key, record, progress))
+        return AskingAgent(self, progress)
+
+
+class AskingAgent:
+    def __init__(self, target: Asking, progress: Progress) -> None:
+        self._target = target
+        self._asking = progress.asking
+
+    async def run(self, attempt: Attempt) -> Finished:
+        if self._asking is not None:
+            state, self._asking = self._asking, None
+            return await self._go_on(attempt, state)
+        assert isinstance(attempt.prompt, str)
+        attempt.add(question(attempt.prompt))
+        if not attempt.prompt.startswith("ask"):
+            attempt.add({"role": "assistant", "content": [{"text": f"answer to {attempt.prompt}"}]})
+            return Finished(ending=Succeeded())
+        use = f"tool-{next(NUMBERS)}"
+        attempt.add(tool_round("pay", use))
+        await attempt.begin_round()
+        return self._asks({"use": use, "steps": attempt.prompt.split()[1:]})
+
+    def _asks(self, state: dict[str, Any]) -> Finished:
+        requests = [InputRequest(f"{state['use']}-{len(state['steps'])}", "sure", "really?")]
+        return Finished(ending=NeedsInput(requests, state))
+
+    async def _go_on(self, attempt: Attempt, state: dict[str, Any]) -> Finished:
+        assert isinstance(attempt.prompt, list)
+        given = attempt.prompt[0]["interruptResponse"]["response"]
+        await attempt.begin_round()
+        self._target.started.append(state["use"])
+        match state["steps"]:
+            case ["twice", *rest]:
+                return self._asks({**state, "steps": rest})
+            case ["slow", *_]:
+                await asyncio.sleep(100)
+            case ["fail", *_]:
+                raise ValueError("no money")
+        result = {"toolUseId": state["use"], "status": "success", "content": [{"text": f"paid: {given}"}]}
+        await attempt.end_tool(state["use"], result)
+        attempt.add({"role": "user", "content": [{"toolResult": result}]})
+        await attempt.end_round(None)
+        attempt.add({"role": "assistant", "content": [{"text": f"done: {given}"}]})
+        return Finished(ending=Succeeded())
+
+    def rest(self) -> None:
+        pass
+
+
+async def asked(service: Service, text: str = "ask") -> Outcome:
+    end = await outcome(await send(service, text))
+    assert end.status is RunStatus.NEEDS_INPUT
+    return end
+
+
+async def answer(service: Service, end: Outcome, given: object = "yes", **more: Any) -> Ticket:
+    answers = {each.id: given for each in end.input_requests}
+    return await service.submit(Request(key=key(), answers=answers, **more))
+
+
+async def whole(service: Service) -> list[str]:
+    """Return the texts of a history that must be one that a provider accepts, and have no pending end."""
+    page = await service.history_page(key())
+    assert not page.pending
+    assert check_history(page.messages) == []
+    return [*texts(page.messages), *tool_texts(page.messages)]
+
+
+def test_others_wait_for_the_answer_and_the_answer_for_nobody() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_running=1) as service:
+            end = await asked(service)
+            waits = [await send(service, f"w{n}", priority=1) for n in range(3)]
+            await asyncio.sleep(500)
+            assert [ticket.stream._end for ticket in waits] == [None] * 3
+            ticket = await answer(service, end)
+            assert (await outcome(ticket)).output == "done: yes"
+            assert [(await outcome(each)).output for each in waits] == [f"answer to w{n}" for n in range(3)]
+            assert (await whole(service))[1:3] == ["done: yes", "w0"]
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+def test_of_two_answers_at_once_one_wins_and_the_tool_goes_on_once() -> None:
+    async def main(clock: VirtualClock) -> None:
+        target = Asking()
+        async with serving(clock, target) as service:
+            end = await asked(service)
+            given = await asyncio.gather(*(answer(service, end, n) for n in range(20)), return_exceptions=True)
+            won = [each for each in given if isinstance(each, Ticket)]
+            assert len(won) == 1
+            assert sum(isinstance(each, AlreadyAnswered) for each in given) == 19
+            assert (await outcome(won[0])).output.startswith("done: ")
+            assert len(target.started) == 1
+            await whole(service)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("early_s", [0.5, 0.0, -0.5, -1.5])
+def test_an_answer_against_the_dismissal_has_one_winner(early_s: float) -> None:
+    """Whatever waits goes on a second after the time at the latest; the answer comes just before, then or after."""
+
+    async def main(clock: VirtualClock) -> None:
+        target = Asking()
+        async with serving(clock, target, input_timeout_s=60) as service:
+            end = await asked(service)
+            waits = await send(service, "next")
+            await asyncio.sleep(60 - early_s)
+            try:
+                assert (await outcome(await answer(service, end))).output == "done: yes"
+            except Dismissed:
+                assert early_s <= 0
+                assert target.started == []
+                assert {NOT_ANSWERED, DISMISSED} <= set(await whole(service))
+            else:
+                assert early_s > -1.1
+                assert DISMISSED not in await whole(service)
+            assert (await outcome(waits)).output == "answer to next"
+            assert clock.monotonic() < 63
+            await whole(service)
+
+    run_virtual(main)
+
+
+def test_the_time_of_those_that_wait_stands_still() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), input_timeout_s=600) as service:
+            end = await asked(service)
+            waits = await send(service, "w", queue_timeout_s=30)
+            await asyncio.sleep(300)
+            slow = await answer(service, end)
+            assert (await outcome(slow)).output == "done: yes"
+            assert (await outcome(waits)).output == "answer to w"
+            end = await asked(service, "ask slow")
+            waits = await send(service, "w", queue_timeout_s=30)
+            await asyncio.sleep(300)
+            await answer(service, end)
+            late = await outcome(waits)
+            assert late.error is not None, "it goes on while the answer executes"
+            assert late.error.code == "queue_timeout"
+            await settled(service)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_waits_goes_on_when_the_time_is_over_also_after_a_restart(restarted: bool) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Asking(), journal, input_timeout_s=60) as service:
+            await asked(service)
+            waits = await send(service, "next", queue_timeout_s=10)
+            if not restarted:
+                assert (await outcome(waits)).output == "answer to next"
+        if restarted:
+            async with serving(clock, Asking(), journal) as service:
+                await asyncio.sleep(59)
+                assert service.health().queue_depth == 1
+                await asyncio.sleep(3)
+                view = await service.run(ANONYMOUS, waits.run_id)
+                assert view.run.status is RunStatus.SUCCEEDED
+                assert DISMISSED in await whole(service)
+
+    run_virtual(main)
+
+
+def test_a_tool_can_ask_twice() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            first = await asked(service, "ask twice")
+            second = await outcome(await answer(service, first))
+            assert second.status is RunStatus.NEEDS_INPUT
+            assert second.input_requests != first.input_requests
+            with pytest.raises(AlreadyAnswered):
+                await answer(service, first)
+            assert (await outcome(await answer(service, second, "again"))).output == "done: again"
+            assert await whole(service) == ["ask twice", "done: again", "paid: again"]
+
+    run_virtual(main)
+
+
+def test_an_answer_that_fails_or_is_rolled_back_closes_the_round() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), cancel_grace_s=1) as service:
+            end = await outcome(await answer(service, await asked(service, "ask fail")))
+            assert end.error is not None
+            assert (await whole(service))[-1] == UNKNOWN_OUTCOME
+            ticket = await answer(service, await asked(service, "ask slow"))
+            await asyncio.sleep(10)
+            goes_on = await send(service, "next", if_busy=IfBusy.ROLLBACK)
+            assert (await outcome(goes_on)).output == "answer to next"
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+            shown = await whole(service)
+            assert NOT_ANSWERED in shown
+            assert shown[-2:] == [UNKNOWN_OUTCOME] * 2
+
+    run_virtual(main)
+
+
+def test_policies_and_cancels_against_an_open_question() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            await asked(service)
+            with pytest.raises(SessionBusy):
+                await send(service, "no", if_busy=IfBusy.REJECT)
+            for if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
+                assert (await outcome(await send(service, "now", if_busy=if_busy))).output == "answer to now"
+                await whole(service)
+                await asked(service)
+            run_id = (await service.runs(key()))[0][0].run.run_id
+            waits = await send(service, "waits")
+            view = await service.cancel(ANONYMOUS, run_id)
+            assert view.run.status is RunStatus.NEEDS_INPUT
+            assert (await outcome(waits)).output == "answer to waits"
+            end = await asked(service)
+            waits = await send(service, "waits")
+            await service.cancel_session(key(), running=True)
+            assert (await outcome(waits)).status is RunStatus.CANCELLED
+            with pytest.raises(Dismissed):
+                await answer(service, end)
+            await whole(service)
+            await asked(service)
+            assert await service.delete(key())
+            assert await history(service) == []
+            assert (await outcome(await send(service, "new"))).output == "answer to new"
+
+    run_virtual(main)
+
+
+def test_a_pause_holds_an_answer_too_and_keys_stand_for_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            end = await asked(service)
+            await service.pause(key())
+            keyed = {"idempotency_key": "k", "fingerprint": b"f" * 32}
+            ticket = await answer(service, end, **keyed)
+            assert (await answer(service, end, **keyed)).run_id == ticket.run_id
+            await asyncio.sleep(5)
+            assert service.health().queue_depth == 1
+            await service.resume(key())
+            assert (await outcome(ticket)).output == "done: yes"
+            assert (await answer(service, end, **keyed)).replayed
+
+    run_virtual(main)
+
+
+def test_what_cannot_be_answered_is_refused() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            end = await asked(service)
+            with pytest.raises(NotFound):
+                await service.submit(Request(key=key(), answers={"x": 1}))
+            with pytest.raises(NotFound):
+                await service.submit(Request(key=key("other"), answers={end.input_requests[0].id: 1}))
+            for given in ({}, {end.input_requests[0].id: None}):
+                with pytest.raises(Invalid):
+                    await service.submit(Request(key=key(), answers=given))
+            with pytest.raises(Invalid):
+                await answer(service, end, if_busy=IfBusy.INTERRUPT)
+            assert (await outcome(await answer(service, end))).output == "done: yes"
+            assert service._streams == {}
+
+    run_virtual(main)
