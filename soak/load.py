@@ -280,6 +280,8 @@ class Load:
                 return shown, frozenset()
             messages = reply.body["messages"] + messages
             more = reply.body["next_cursor"]
+        for message in messages:
+            del message["pending"]
         hidden = frozenset(place for place, message in enumerate(messages) if message.pop("discarded"))
         if shown != [message for place, message in enumerate(messages) if place not in hidden]:
             self.records.faults.append(f"the history of {session} is not what was not rolled back of it")

@@ -130,8 +130,8 @@ def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
     """What a crashed process had staged of a round comes back without the results of the tools that had ended."""
 
-    def without_results(facts: Sequence[Any]) -> Any:
-        return fold(tuple(each for each in facts if not isinstance(each, ToolDone)))
+    def without_results(facts: Sequence[Any], question: Any) -> Any:
+        return fold(tuple(each for each in facts if not isinstance(each, ToolDone)), question)
 
     patch.setattr(recovery, "fold", without_results)
 
