@@ -117,14 +117,14 @@ class Ledger(Controls):
         place = rank(new.lane, new.priority, seq)
         queued = session.queued if session is not None else 0
         ahead = self._ahead(session, place) if session is not None and queued else 0
+        asked = self._known.open_question(session) if session is not None else None
         leaving: Sequence[list[Any]] = ()
         if new.if_busy is not _ENQUEUE and session is not None:
-            waits = (asked := self._known.open_question(session)) is not None and not self._goes_before(new, asked)
+            waits = asked is not None and not self._goes_before(new, asked)
             if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None or session.paused or waits):
                 return Refused("session_busy", ahead + 1)
             leaving = self._given_back(session, new.if_busy)
             ahead -= len(leaving)
-        asked = self._known.open_question(session) if session is not None else None
         question = None
         if new.lane == Lane.ANSWER:
             question = None if session is None or asked is None else self._question(session, asked)
