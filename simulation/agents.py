@@ -157,8 +157,7 @@ class Performance:
     async def _model(self, number: int, text: str) -> None:
         """Think, and say the beginning of `text`; or whatever else happens at this place."""
         attempt, script = self._attempt, self._script
-        attempt.enter("model")
-        attempt.reset_text()
+        attempt.begin_model()
         await self._wait(script.model_s)
         attempt.add_text(text[:3])
         if number == script.at:
@@ -216,7 +215,7 @@ class Performance:
     async def _tool(self, tool_use_id: str, tool: Tool, *, breaks: bool) -> ToolResult:
         process, run = self._process, self._run
         alive(process)
-        self._attempt.enter("tool work")
+        self._attempt.begin_tool(tool_use_id, tool.name, {})
         process.note("begun", run, id=tool_use_id)
         try:
             if tool.in_thread:

@@ -85,6 +85,11 @@ class SlowJournal:
         self._unanswered = 0
         """How many verbs have taken effect and have not returned; none that comes later returns before them."""
 
+    @property
+    def epoch(self) -> int:
+        """How many owners it has had."""
+        return self._inner.epoch
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
         await self._before()

@@ -66,6 +66,11 @@ class ServiceSettings(TypedDict, total=False):
     priority: int
     drain_grace: float
     lock_wait: float
+    stream_retention: float
+    stream_buffer: int
+    stream_buffer_bytes: int
+    stream_memory: int
+    stream_cut: int
     max_agents: int
     agent_idle: float
 

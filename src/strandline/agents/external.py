@@ -55,8 +55,13 @@ class _Unstaged:
         self._attempt = attempt
         self.add = attempt.add
         self.add_text = attempt.add_text
+        self.add_reasoning = attempt.add_reasoning
         self.reset_text = attempt.reset_text
+        self.begin_model = attempt.begin_model
+        self.add_usage = attempt.add_usage
         self.enter = attempt.enter
+        self.begin_tool = attempt.begin_tool
+        self.tell_tool = attempt.tell_tool
         self.touch = attempt.touch
 
     @property
@@ -81,6 +86,7 @@ class _Unstaged:
             raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        self.tell_tool(tool_use_id, result)
         self.touch()
 
     async def end_round(self, state: StateRecord | None) -> None:

@@ -50,6 +50,8 @@ class NodeProgress:
                     self._attempt.reset_text()
                 elif node == self._speaker and "data" in inner:
                     self._attempt.add_text(inner["data"])
+                elif node == self._speaker and inner.get("reasoningText"):
+                    self._attempt.add_reasoning(inner["reasoningText"])
 
     def failure(self, error: Exception | None) -> str:
         """Say which node failed and how, the innermost first; else what was raised, `""` if nothing was.

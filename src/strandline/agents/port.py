@@ -84,12 +84,32 @@ class Attempt(Protocol):
         """Report a piece of text of the model call under way."""
         ...
 
+    def add_reasoning(self, delta: str) -> None:
+        """Report a piece of reasoning of the model call under way."""
+        ...
+
     def reset_text(self) -> None:
-        """Report that the model call starts (again): what it had said counts no more."""
+        """Report that what was said since the last message counts no more."""
+        ...
+
+    def begin_model(self) -> None:
+        """Report that a model call starts (again): what it had said counts no more."""
+        ...
+
+    def add_usage(self, tokens: dict[str, int]) -> None:
+        """Report the tokens that the model call under way has used, at its end."""
         ...
 
     def enter(self, phase: str) -> None:
-        """Report what the run does now: `model`, `tool NAME`, `node NAME`. The task that reports is one of its own."""
+        """Report what the run does now: `model`, `node NAME`. The task that reports is one of its own."""
+        ...
+
+    def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
+        """Report that a tool starts with the arguments `given`. The task that reports is one of the run's own."""
+        ...
+
+    def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        """Have whoever listens told that a tool has ended, of which nothing is staged; `end_tool` does both."""
         ...
 
     def touch(self) -> None:

@@ -217,8 +217,13 @@ class StrandsAgent:
                     attempt.touch()
                     if "result" in event:
                         result = event["result"]
-                    elif "redactContent" in (event.get("event") or ()):
-                        reports.redacted()
+                    elif (delta := event.get("reasoningText")) is not None:
+                        attempt.add_reasoning(delta)
+                    elif raw := event.get("event"):
+                        if "redactContent" in raw:
+                            reports.redacted()
+                        if "metadata" in raw:
+                            attempt.add_usage(whole_numbers(raw["metadata"].get("usage") or {}))
         except BaseException as error:
             await reports.tell_returned()
             if isinstance(error, EventLoopException):

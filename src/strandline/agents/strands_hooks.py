@@ -85,8 +85,7 @@ class Reports:
 
     def _before_model(self, event: BeforeModelCallEvent) -> None:
         if self.attempt is not None:
-            self.attempt.reset_text()
-            self.attempt.enter("model")
+            self.attempt.begin_model()
 
     async def _before_tools(self, event: BeforeToolsEvent) -> None:
         if self.attempt is not None:
@@ -96,7 +95,8 @@ class Reports:
         """Report the tool, in the task that executes it."""
         self._returned.pop(id(event.tool_use), None)
         if self.attempt is not None:
-            self.attempt.enter(f"tool {event.tool_use['name']}")
+            use = event.tool_use
+            self.attempt.begin_tool(str(use["toolUseId"]), str(use["name"]), use["input"])
 
     def _tool_returned(self, event: AfterToolCallEvent[Any]) -> None:
         """Keep what the tool gave before other hooks see it.

@@ -12,6 +12,7 @@ from typing import Final
 from strandline.agents.port import RunContext, RunStopped, Signal
 from strandline.clock import Clock
 from strandline.engine.calls import adopt_current_task
+from strandline.engine.telling import Telling
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
 from strandline.history import Progress, close, close_answer, question
@@ -43,6 +44,7 @@ class LiveAttempt:
         "_journal",
         "_partial",
         "_staged",
+        "_telling",
         "begun",
         "claim",
         "context",
@@ -56,7 +58,14 @@ class LiveAttempt:
     )
 
     def __init__(
-        self, claim: Claim, progress: Progress, journal: Journal, signal: Signal, workspace: str, clock: Clock
+        self,
+        claim: Claim,
+        progress: Progress,
+        journal: Journal,
+        signal: Signal,
+        workspace: str,
+        clock: Clock,
+        telling: Telling,
     ) -> None:
         run = claim.run
         self.claim = claim
@@ -83,6 +92,7 @@ class LiveAttempt:
         self._staged = len(progress.messages)
         self._journal = journal
         self._clock = clock
+        self._telling = telling
 
     @property
     def prompt(self) -> Input | None:
@@ -96,15 +106,37 @@ class LiveAttempt:
         if not self._frozen:
             self.messages.append(message)
             self._partial = []
+            self._telling.message(message)
             self.touch()
 
     def add_text(self, delta: str) -> None:
         """Take a piece of text."""
         self._partial.append(delta)
+        if not self._frozen:
+            self._telling.text(delta)
         self.last_progress = self._clock.monotonic()
+
+    def add_reasoning(self, delta: str) -> None:
+        """Take a piece of reasoning: told to whoever listens, and part of the message that comes."""
+        if not self._frozen:
+            self._telling.reasoning(delta)
+        self.touch()
+
+    def add_usage(self, tokens: dict[str, int]) -> None:
+        """Take what one call of the model has used."""
+        if not self._frozen:
+            self._telling.usage(tokens)
+
+    def begin_model(self) -> None:
+        """Note that a call of the model starts (again): the partial text counts no more."""
+        self.reset_text()
+        self.enter("model")
+        self._telling.model_called()
 
     def reset_text(self) -> None:
         """Forget the partial text."""
+        if self._partial and not self._frozen:
+            self._telling.reset()
         self._partial = []
 
     def enter(self, phase: str) -> None:
@@ -112,6 +144,17 @@ class LiveAttempt:
         self.phase = phase
         adopt_current_task()
         self.touch()
+
+    def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
+        """Note that a tool starts, in the task that executes it."""
+        self.enter(f"tool {name}")
+        if not self._frozen:
+            self._telling.tool_started(tool_use_id, name, given)
+
+    def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
+        """Have whoever listens told that a tool has ended."""
+        if not self._frozen:
+            self._telling.tool_finished(tool_use_id, formed_result(result, tool_use_id))
 
     def touch(self) -> None:
         """Note that something went on."""
@@ -146,6 +189,7 @@ class LiveAttempt:
             return
         result = formed_result(result, tool_use_id)
         self.results = {**self.results, tool_use_id: result}
+        self.tell_tool(tool_use_id, result)
         self.touch()
         await self._journal.stage(self.claim.token, ToolDone(tool_use_id, result))
 

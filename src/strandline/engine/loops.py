@@ -68,6 +68,10 @@ class Loops(Protocol):
         """Have `work` called on the agent loop, after whatever was started there before."""
         ...
 
+    def tell(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the loop that serves, before the end of whatever call told it; from the agent loop."""
+        ...
+
     def discard(self, thing: object) -> None:
         """Drop a reference to user objects over there, since dropping may run their code."""
         ...
@@ -287,6 +291,11 @@ class AgentLoops:
     def post(self, work: Callable[[], object]) -> None:
         """Have `work` called on the agent loop in use."""
         self._current.post(work)
+
+    def tell(self, work: Callable[[], object]) -> None:
+        """Have `work` called on the serving loop; in vain once that is closed."""
+        if self._outbox is not None:
+            self._outbox.post(work)
 
     def discard(self, thing: object) -> None:
         """Drop a reference on the agent loop."""

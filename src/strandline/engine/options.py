@@ -32,6 +32,11 @@ class Options(Struct, frozen=True, kw_only=True):
     retry_after_s: float = 5.0
     drain_grace_s: float = 6.0
     stop_grace_s: float = 1.0
+    stream_retention_s: float = 300.0
+    stream_buffer: int = 10_000
+    stream_buffer_bytes: int = 4 * 1024 * 1024
+    stream_memory: int = 64 * 1024 * 1024
+    stream_cut: int = 16 * 1024
     max_agents: int = 1_000
     agent_idle_s: float = 600.0
     survives: bool = True

@@ -68,6 +68,7 @@ class Ledger(Controls):
         super().__init__(connection, clock)
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
+        self.epoch = 0
         self._fence = 0
 
     # -- ownership ------------------------------------------------------------------------------------
@@ -80,8 +81,8 @@ class Ledger(Controls):
         self.begin()
         try:
             self._execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
-            (epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-            self._fence = first_fence(epoch)
+            (self.epoch,) = self._execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+            self._fence = first_fence(self.epoch)
             claims = []
             claimed = sorted(self._known.executing.values(), key=lambda each: each.seq)
             for held in (each for each in claimed if each.held_since is not None):

@@ -71,6 +71,11 @@ class MemoryJournal(MemoryControls, MemoryLists):
 
     # -- ownership ------------------------------------------------------------------------------------
 
+    @property
+    def epoch(self) -> int:
+        """How often it was opened."""
+        return self._epoch
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """End all holds, fence every older owner; return what was executing, in order of sequence, with new tokens."""
         with self._lock:

@@ -299,6 +299,11 @@ Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | Wai
 class Journal(Protocol):
     """Where accepted runs and history are kept. See the module's invariants."""
 
+    @property
+    def epoch(self) -> int:
+        """How many owners the journal has had by now, the one that opened it last counted: it rises with each."""
+        ...
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
 

@@ -99,6 +99,11 @@ class SqliteJournal:
 
     # -- ownership ------------------------------------------------------------------------------------
 
+    @property
+    def epoch(self) -> int:
+        """How many owners the file has had, this one counted; 0 before it was opened."""
+        return 0 if self._ledger is None else self._ledger.epoch
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
 

@@ -107,6 +107,10 @@ class InlineLoops:
         """Call `work` soon."""
         asyncio.get_running_loop().call_soon(work)
 
+    def tell(self, work: Callable[[], object]) -> None:
+        """Call `work` soon."""
+        asyncio.get_running_loop().call_soon(work)
+
     def discard(self, thing: object) -> None:
         """Drop a reference."""
 

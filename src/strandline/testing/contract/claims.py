@@ -47,6 +47,14 @@ class ClaimsContract(Contract):
         await desk.settle(orphan)
 
     @scenario
+    async def test_each_owner_has_an_epoch_of_its_own_larger_than_those_before(self, desk: Desk) -> None:
+        epochs = [desk.journal.epoch]
+        for _ in range(2):
+            await desk.restart()
+            epochs.append(desk.journal.epoch)
+        assert 0 < epochs[0] < epochs[1] < epochs[2]
+
+    @scenario
     async def test_a_claim_on_no_run_is_lost(self, desk: Desk) -> None:
         await desk.start("a")
         await self._all_verbs_fail(desk, Token(RunId("none"), 1))

@@ -1,0 +1,147 @@
+"""What is told of a run while it goes on: one record for each kind of event. Values only.
+
+Each is told of one run, at an instant; the stream that tells it numbers it. Durations are seconds, messages and results
+are in Strands' form. What a tool or a model may make as large as it likes is cut before it is told (`cuts`): history
+has it whole.
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from strandline.model import InputRequest, Message, RunError, RunStatus, ToolResult
+
+
+class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
+    """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended."""
+
+    position: int
+    estimated_wait_s: float | None
+
+
+class RunPosition(Struct, frozen=True, tag="run.position", tag_field="type"):
+    """It waits at another place now. Told at most once a second, to those that are there, without a number."""
+
+    position: int
+    estimated_wait_s: float | None
+
+
+class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):
+    """It executes."""
+
+    attempt: int
+
+
+class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
+    """It executes again: what was told before counts no more, except what is kept in `messages`, its own so far."""
+
+    attempt: int
+    messages: list[Message]
+
+
+class TextDelta(Struct, frozen=True, tag="text.delta", tag_field="type", gc=False):
+    """A piece of the model's text."""
+
+    text: str
+
+
+class TextReset(Struct, frozen=True, tag="text.reset", tag_field="type", gc=False):
+    """The model's call starts over: the text since the last message counts no more."""
+
+
+class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type", gc=False):
+    """A piece of the model's reasoning."""
+
+    text: str
+
+
+class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
+    """A tool begins. `input` is None and `truncated` true if its arguments are too large to be told."""
+
+    tool_use_id: str
+    name: str
+    input: Any
+    truncated: bool = False
+
+
+class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
+    """A tool has ended with `status` `success` or `error`; `truncated`: its result is larger than what is told of it.
+
+    `duration_s` is None for one whose beginning was not seen.
+    """
+
+    tool_use_id: str
+    name: str
+    status: str
+    duration_s: float | None
+    result: ToolResult
+    truncated: bool = False
+
+
+class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
+    """A message has joined the run's own; `truncated`: it is larger than what is told of it."""
+
+    message: Message
+    truncated: bool = False
+
+
+class RunStalled(Struct, frozen=True, tag="run.stalled", tag_field="type"):
+    """It has given no sign of life for `quiet_s`, in `phase`."""
+
+    quiet_s: float
+    phase: str
+
+
+class StreamGap(Struct, frozen=True, tag="stream.gap", tag_field="type"):
+    """The events `first` to `last` are not kept any more; the run's end will have its whole last message."""
+
+    first: int
+    last: int
+
+
+class Usage(Struct, frozen=True, tag="usage", tag_field="type"):
+    """What one call of the model took: tokens, and seconds until its first piece and until its end."""
+
+    tokens: dict[str, int]
+    model_s: float | None
+    first_text_s: float | None
+
+
+class RunFinished(Struct, frozen=True, tag="run.finished", tag_field="type"):
+    """It has ended, and this is in the journal. The last event of every run."""
+
+    status: RunStatus
+    output: str
+    message: Message | None
+    error: RunError | None
+    input_requests: list[InputRequest]
+    usage: dict[str, int] | None
+
+
+Event = (
+    RunQueued
+    | RunPosition
+    | RunStarted
+    | RunRestarted
+    | TextDelta
+    | TextReset
+    | ReasoningDelta
+    | ToolStarted
+    | ToolFinished
+    | MessageAdded
+    | RunStalled
+    | StreamGap
+    | Usage
+    | RunFinished
+)
+
+
+class Numbered(Struct, frozen=True, gc=False):
+    """An event with its number in the stream of its run, rising; `at` in seconds since the epoch.
+
+    `number` is None for one that is told in passing only: it is not kept, and nobody can resume after it.
+    """
+
+    number: int | None
+    at: float
+    event: Event

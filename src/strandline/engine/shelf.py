@@ -1,0 +1,63 @@
+"""What was told of runs that have ended, kept for whoever comes back: as bytes, for a while, in bounded memory."""
+
+from collections import OrderedDict
+from typing import Final
+
+from msgspec import Struct
+
+from strandline.clock import Clock
+from strandline.encoding import decoder, encode_messages
+from strandline.engine.events import Numbered
+from strandline.engine.stream import RunStream
+from strandline.model import RunId, SessionKey
+
+ENTRY_BYTES: Final = 600
+"""What the events of a run cost in memory besides their bytes."""
+
+
+class _Kept(Struct, frozen=True, gc=False):
+    key: SessionKey
+    events: bytes
+    until: float
+
+
+class Shelf:
+    """Keeps `memory` bytes in all, nothing for longer than `retention_s`; the oldest go first."""
+
+    def __init__(self, clock: Clock, *, retention_s: float, memory: int) -> None:
+        self._clock = clock
+        self._retention_s = retention_s
+        self._memory = memory
+        self._kept: OrderedDict[RunId, _Kept] = OrderedDict()
+        self._size = 0
+        self._decode = decoder(list[Numbered])
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, stream: RunStream) -> None:
+        """Keep the events of a run that has ended."""
+        if self._retention_s <= 0 or self._memory <= 0:
+            return
+        events = encode_messages(stream.kept())
+        self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
+        self._size += len(events) + ENTRY_BYTES
+        while self._size > self._memory:
+            self._forget_oldest()
+
+    def get(self, run_id: RunId) -> RunStream | None:
+        """Return the stream of a run whose events are kept."""
+        kept = self._kept.get(run_id)
+        if kept is None or kept.until <= self._clock.monotonic():
+            return None
+        return RunStream.told(run_id, kept.key, self._decode(kept.events))
+
+    def tidy(self) -> None:
+        """Forget what was kept for long enough. To be called every second."""
+        now = self._clock.monotonic()
+        while self._kept and next(iter(self._kept.values())).until <= now:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, kept = self._kept.popitem(last=False)
+        self._size -= len(kept.events) + ENTRY_BYTES
