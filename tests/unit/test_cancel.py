@@ -82,7 +82,7 @@ async def executes(desk: Desk, text: str) -> None:
 
 def nothing_is_left(service: Service) -> None:
     assert service._dispatcher.sessions == 0
-    assert service._streams == {}
+    assert len(service._streams) == 0
     assert service._runner._wanted == set()
     assert service._holds._forced == {}
     assert len(service._worker.limits) == 0

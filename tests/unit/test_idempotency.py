@@ -65,7 +65,7 @@ def test_a_request_that_comes_again_is_the_same_run_until_a_while_after_its_end(
             assert (again.run_id != first.run_id, again.replayed) == (True, False)
             assert (await outcome(again)).output == "answer to y"
             assert gated.began == ["before", "x", "y", "y"]
-            assert service._streams == {}
+            assert len(service._streams) == 0
             assert service._dispatcher.sessions == 0
 
     run_virtual(main)
@@ -94,7 +94,7 @@ def test_a_key_outlives_the_server() -> None:
             gated.go_on.set()
             assert [(await outcome(each)).output for each in (second, third)] == ["answer to y", "answer to z"]
             assert gated.began == ["y", "z"]
-            assert service._streams == {}
+            assert len(service._streams) == 0
 
     run_virtual(main)
 
@@ -124,7 +124,7 @@ def test_a_key_while_the_server_stops() -> None:
             gated.go_on.set()
             assert (await outcome(attached)).output == "answer to runs"
             await draining
-            assert service._streams == {}
+            assert len(service._streams) == 0
         async with serving(clock, gated.target, journal) as service:
             await settled(service)
             assert texts(await history(service))[::2] == ["ended", "runs", "waits"]
@@ -142,7 +142,7 @@ def test_of_two_requests_at_once_one_becomes_a_run_and_both_are_answered() -> No
             ends = [(await outcome(ticket)).output for ticket in tickets]
             assert ends == ["answer to x"] * 20
             assert gated.began == ["x"]
-            assert service._streams == {}
+            assert len(service._streams) == 0
             assert service._dispatcher.sessions == 0
             assert service._dispatcher._free == 64
 
@@ -189,6 +189,6 @@ def test_a_run_that_ends_while_its_key_is_looked_at_is_replayed() -> None:
             assert (await outcome(again)).status is RunStatus.SUCCEEDED
             assert (await outcome(ticket)).output == "answer to x"
             assert (await service.run(ANONYMOUS, ticket.run_id)).run.attempt == 1
-            assert service._streams == {}
+            assert len(service._streams) == 0
 
     run_virtual(main)

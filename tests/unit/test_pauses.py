@@ -33,7 +33,7 @@ class Gated:
 def nothing_is_left(service: Service) -> None:
     assert service._dispatcher.sessions == 0
     assert service._dispatcher._free == service._options.max_running
-    assert service._streams == {}
+    assert len(service._streams) == 0
     assert service._worker.limits._closed == {}
 
 

@@ -111,7 +111,7 @@ def test_a_run_that_may_not_wait_is_refused_and_changes_nothing() -> None:
             await service.cancel(ANONYMOUS, first.run_id)
             assert (await outcome(other)).output == "answer to yes"
             await settled(service)
-            assert service._streams == {}
+            assert len(service._streams) == 0
 
     run_virtual(main)
 

@@ -1,21 +1,23 @@
-"""What callers may do with runs that were accepted: the journal decides, then whoever executes them is told.
+"""What callers may do with runs that were accepted, and with sessions: the journal decides, then the engine is told.
 
 Belongs to the serving loop. What the journal has answered is true whatever becomes of this process.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
+from strandline.engine.pool import AgentPool
 from strandline.engine.worker import Worker
-from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, TooLate
+from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
     Cancel,
     CancelSession,
     ChangeAnswer,
     Changed,
+    Delete,
     Ended,
     EndWaiting,
     Journal,
@@ -42,9 +44,10 @@ _Told = Cancel | CancelSession | EndWaiting | Pause | Resume
 class Control:
     """`is_expected` tells whether the end of a run is still to come in this process."""
 
-    def __init__(self, journal: Journal, worker: Worker, is_expected: Callable[[RunId], bool]) -> None:
+    def __init__(self, journal: Journal, worker: Worker, pool: AgentPool, is_expected: Callable[[RunId], bool]) -> None:
         self._journal = journal
         self._worker = worker
+        self._pool = pool
         self._is_expected = is_expected
         self._under_way: set[asyncio.Task[ChangeAnswer]] = set()
 
@@ -124,13 +127,32 @@ class Control:
         """Let a paused session go on. Raises `NotFound`."""
         await self._paused(key, Resume(key))
 
+    async def delete(self, key: SessionKey) -> bool:
+        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        changed = await self._finished(self._delete(key))
+        if not isinstance(changed, Changed):
+            raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
+        return changed.existed
+
+    async def _delete(self, key: SessionKey) -> ChangeAnswer:
+        # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
+        with self._pool.keeping_none(key):
+            changed = await self._journal.change(Delete(key))
+        if isinstance(changed, Changed):
+            self._worker.resumed(key)  # if it was paused: another one of this name is not
+        return changed
+
     async def _paused(self, key: SessionKey, change: Pause | Resume) -> None:
         if await self._changed(key, change) != Changed(existed=True):
             raise NotFound(f"there is no session {key.session_id}")
 
     async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
-        """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
-        change_made = asyncio.create_task(self._change(key, change, force))
+        """Have the journal make a change and tell whoever has to know."""
+        return await self._finished(self._change(key, change, force))
+
+    async def _finished(self, change: Coroutine[Any, Any, ChangeAnswer]) -> ChangeAnswer:
+        """Have a change made, to the end of it whoever waits."""
+        change_made = asyncio.create_task(change)
         self._under_way.add(change_made)
         change_made.add_done_callback(self._made)
         return await asyncio.shield(change_made)

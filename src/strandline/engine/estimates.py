@@ -1,6 +1,7 @@
 """How long a run is likely to wait: from the recent run times of its session, or of all if it has had none. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from strandline.model import SessionKey
@@ -40,3 +41,28 @@ class RunTimes:
 
 def _mean(before_s: float | None, took_s: float) -> float:
     return took_s if before_s is None else before_s + NEWEST_WEIGHS * (took_s - before_s)
+
+
+class Estimates:
+    """What callers are told of run times. `retry_after_s`: when to come again to a server that is full."""
+
+    def __init__(self, is_paused: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
+        self._is_paused = is_paused
+        self._retry_after_s = retry_after_s
+        self._times = RunTimes()
+
+    def ended(self, key: SessionKey, took_s: float) -> None:
+        """Note how long a run took."""
+        self._times.ended(key, took_s)
+
+    def wait_s(self, key: SessionKey, position: int) -> float | None:
+        """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
+        if position and self._is_paused(key):
+            return None
+        return self._times.wait_s(key, position)
+
+    def retry_after_s(self, key: SessionKey) -> float:
+        """Return when there is likely to be room in the queue of a session: when its next run has ended."""
+        if self._is_paused(key):
+            return self._retry_after_s
+        return max(1.0, self._times.mean_s(key) or 1.0)

@@ -1,0 +1,170 @@
+"""Who is let in: a request is accepted as a run, attached to the one that its key stands for, or refused.
+
+What is refused leaves nothing behind. What is accepted is durable, and whoever waits for it gets its stream.
+"""
+
+import asyncio
+from typing import Any
+
+from strandline.engine.asked import Request, Ticket, reused, unanswerable
+from strandline.engine.audience import Audience
+from strandline.engine.control import Control
+from strandline.engine.drafts import Drafts
+from strandline.engine.estimates import Estimates
+from strandline.engine.options import Options
+from strandline.engine.readiness import Readiness
+from strandline.engine.stream import RunStream
+from strandline.engine.streams import Streams
+from strandline.engine.worker import Worker
+from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Journal,
+    Refused,
+    Reused,
+    RunQuery,
+    Unanswerable,
+)
+from strandline.model import IfBusy, NewRun, OnDisconnect, RunId, SessionKey
+
+NO_ROOM = Bounds(0, 0)
+"""Lets no new run in, but tells which run a key stands for."""
+ATTACH_AGAIN_S = 0.01
+
+
+class Admission:
+    """Belongs to the serving loop."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        drafts: Drafts,
+        readiness: Readiness,
+        worker: Worker,
+        control: Control,
+        audience: Audience,
+        streams: Streams,
+        estimates: Estimates,
+        options: Options,
+    ) -> None:
+        self._journal = journal
+        self._drafts = drafts
+        self._readiness = readiness
+        self._worker = worker
+        self._control = control
+        self._audience = audience
+        self._streams = streams
+        self._estimates = estimates
+        self._options = options
+        self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
+
+    async def submit(self, request: Request) -> Ticket:
+        """Accept a run, as `Service.submit` says."""
+        key = request.key
+        new = self._drafts.draft(request)
+        run_id = new.run_id
+        try:
+            self._readiness.admit()
+        except Draining:
+            if new.keyed is None or not self._readiness.started:
+                raise
+            match await self._journal.accept(new, NO_ROOM, take=False):
+                case Attached(run_id=run_id):
+                    return await self._attached(key, run_id)
+                case Reused():
+                    raise reused(request) from None
+            raise
+        stream = self._streams.new(run_id)
+        on_disconnect = request.on_disconnect or self._options.on_disconnect
+        accept = asyncio.create_task(self._accept(new, on_disconnect))
+        accept.add_done_callback(_looked_at)
+        match await asyncio.shield(accept):
+            case Accepted(position=position):
+                if self._readiness.draining and position:
+                    self._streams.later(run_id)
+                return Ticket(
+                    run_id=run_id,
+                    key=key,
+                    position=position,
+                    estimated_wait_s=self._estimates.wait_s(key, position),
+                    stream=stream,
+                    heeds=on_disconnect is not OnDisconnect.CONTINUE,
+                )
+            case Refused(reason="session_busy"):
+                raise SessionBusy(
+                    f"session {key.session_id} has runs that execute or wait, and this one is not to wait"
+                )
+            case Refused() as refused:
+                raise self._refusal(key, refused)
+            case Attached(run_id=run_id):
+                return await self._attached(key, run_id)
+            case Reused():
+                raise reused(request)
+            case Unanswerable() as cannot:
+                raise unanswerable(key, cannot)
+
+    async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
+        """Have the journal accept a run, to the end of it whoever waits."""
+        try:
+            accepted = await self._worker.accept(new, self._bounds)
+        except BaseException:
+            self._streams.drop(new.run_id)
+            raise
+        if not isinstance(accepted, Accepted):
+            self._streams.drop(new.run_id)
+        elif new.run_id in self._streams:  # else it has ended meanwhile
+            self._audience.expect(new.run_id, new.key, on_disconnect)
+        if isinstance(accepted, Accepted) and accepted.stopped is not None:
+            self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
+        return accepted
+
+    async def _attached(self, key: SessionKey, run_id: RunId) -> Ticket:
+        """Return the ticket of a run that was accepted before, whether it has ended or not. Raises `NotFound`."""
+        while True:
+            run = await self._journal.read(RunQuery(key.principal, run_id))
+            if run is None:
+                raise NotFound(f"run {run_id} is not there any more")
+            if run.outcome is not None:
+                stream: RunStream | None = self._streams.finished(run_id, run.outcome)
+            elif self._readiness.draining and run_id not in self._streams:
+                stream = self._streams.postponed(run_id)
+            else:
+                stream = self._streams.of(run_id)
+            if stream is not None:
+                position = run.position or 0
+                return Ticket(
+                    run_id=run_id,
+                    key=key,
+                    position=position,
+                    estimated_wait_s=self._estimates.wait_s(key, position),
+                    stream=stream,
+                    replayed=run.outcome is not None,
+                    heeds=run.outcome is None,
+                )
+            await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
+
+    def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
+        estimate = self._estimates.wait_s(key, refused.position)
+        if refused.reason == "queue_full":
+            return QueueFull(
+                f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
+                retry_after_s=self._estimates.retry_after_s(key),
+                position=refused.position,
+                estimated_wait_s=estimate,
+            )
+        return ServerFull(
+            f"{self._options.max_queued} runs wait already on this server",
+            retry_after_s=self._options.retry_after_s,
+            position=refused.position,
+            estimated_wait_s=estimate,
+        )
+
+
+def _looked_at(task: "asyncio.Task[Any]") -> None:
+    """Note that whoever asked knows of a failure, or is not there any more."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,55 @@
+"""From what is asked for to the run that the journal is to accept: limits, defaults, lane and key. Values only."""
+
+from collections.abc import Callable
+
+from strandline.agents.port import Target
+from strandline.clock import Clock
+from strandline.engine.asked import Request, check_answers, in_range, within
+from strandline.engine.options import Options
+from strandline.errors import Invalid
+from strandline.model import INTERRUPTS, IfBusy, Keyed, Lane, NewRun, RunId, responses
+
+
+class Drafts:
+    """Makes runs of requests."""
+
+    def __init__(self, target: Target, options: Options, clock: Clock, new_run_id: Callable[[], RunId]) -> None:
+        self._target = target
+        self._options = options
+        self._clock = clock
+        self._new_run_id = new_run_id
+
+    def draft(self, request: Request) -> NewRun:
+        """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
+        if request.if_busy is IfBusy.ROLLBACK and self._target.external:
+            raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
+        timeout_s = within("timeout", request.timeout_s, self._options.timeout_s)
+        queue_timeout_s = within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
+        lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
+        if request.answers is not None:
+            lane = Lane.ANSWER
+            check_answers(request)
+        now = self._clock.now()
+        return NewRun(
+            run_id=self._new_run_id(),
+            key=request.key,
+            input=request.input if request.answers is None else responses(request.answers),
+            if_busy=request.if_busy,
+            lane=lane,
+            priority=self._priority(request),
+            opaque=self._target.opaque,
+            timeout_s=timeout_s,
+            queue_deadline=now + queue_timeout_s,
+            metadata=request.metadata,
+            created_at=now,
+            keyed=self._keyed(request, now),
+        )
+
+    def _priority(self, request: Request) -> int:
+        return in_range(self._options.priority if request.priority is None else request.priority)
+
+    def _keyed(self, request: Request, now: float) -> Keyed | None:
+        if request.idempotency_key is None:
+            return None
+        ended_before = now - self._options.idempotency_retention_s
+        return Keyed(request.idempotency_key, request.fingerprint, ended_before)

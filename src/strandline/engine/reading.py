@@ -1,0 +1,105 @@
+"""What callers are shown: runs, sessions and history as the journal has them, and what runs do now."""
+
+import asyncio
+
+from strandline.engine.asked import RunView, check_key
+from strandline.engine.estimates import Estimates
+from strandline.engine.readiness import Readiness
+from strandline.engine.runner import Runner
+from strandline.engine.streams import Streams
+from strandline.errors import NotFound
+from strandline.journal.port import (
+    HistoryPage,
+    HistoryQuery,
+    Journal,
+    RunQuery,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
+)
+from strandline.lifecycle import ENDED
+from strandline.model import Message, Principal, Run, RunId, RunStatus, SessionId, SessionKey, SessionView
+
+HISTORY_PAGE = 500
+
+
+class Reading:
+    """Belongs to the serving loop. What its methods promise stands at those of `Service`."""
+
+    def __init__(
+        self, journal: Journal, runner: Runner, streams: Streams, estimates: Estimates, readiness: Readiness
+    ) -> None:
+        self._journal = journal
+        self._runner = runner
+        self._streams = streams
+        self._estimates = estimates
+        self._readiness = readiness
+
+    async def run(self, principal: Principal, run_id: RunId) -> RunView:
+        """Return a run. Raises `NotFound`."""
+        self._readiness.asked()
+        run = await self._journal.read(RunQuery(principal, run_id))
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        return self._view(run)
+
+    def _view(self, run: Run) -> RunView:
+        phase = "held" if run.held else None
+        if run.status not in ENDED:
+            phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
+        return RunView(run=run, phase=phase, estimated_wait_s=self._estimates.wait_s(run.key, run.position or 0))
+
+    async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
+        """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
+        view = await self.run(principal, run_id)
+        if view.run.status in ENDED or self._readiness.draining:
+            return view
+        if (stream := self._streams.of(run_id)) is not None:
+            try:
+                await asyncio.wait_for(stream.outcome(), timeout_s)
+            except TimeoutError:
+                pass
+        return await self.run(principal, run_id)
+
+    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> tuple[list[RunView], str | None]:
+        """Return a page of the runs of a session, and the cursor of the next one. Raises `Invalid`."""
+        self._readiness.asked()
+        page = await self._journal.read(RunsQuery(key, cursor, limit))
+        return [self._view(run) for run in page.runs], page.after
+
+    async def session(self, key: SessionKey) -> SessionView:
+        """Return a session. Raises `NotFound`."""
+        self._readiness.asked()
+        session = await self._journal.read(SessionQuery(key))
+        if session is None:
+            raise NotFound(f"there is no session {key.session_id}")
+        return session
+
+    async def sessions(self, principal: Principal, after: SessionId | None, limit: int) -> SessionsPage:
+        """Return a page of the sessions of a principal."""
+        self._readiness.asked()
+        return await self._journal.read(SessionsQuery(principal, after, limit))
+
+    async def history_page(self, key: SessionKey, before: int | None, limit: int, discarded: bool) -> HistoryPage:
+        """Return a page of history, oldest message first."""
+        self._readiness.asked()
+        return await self._journal.read(HistoryQuery(key, before, limit, discarded))
+
+    async def history(self, key: SessionKey, count: int, include_tool_messages: bool) -> list[Message]:
+        """Return the last `count` messages of a session, oldest first; 0 is all."""
+        check_key(key)
+        self._readiness.asked()
+        kept: list[Message] = []
+        before: int | None = None
+        while True:
+            page = await self._journal.read(HistoryQuery(key, before, HISTORY_PAGE))
+            messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
+            kept = messages + kept
+            if page.first == 0 or (count and len(kept) >= count):
+                return kept[-count:] if count else kept
+            before = page.first
+
+
+def _only_tools(message: Message) -> bool:
+    return all("toolUse" in block or "toolResult" in block for block in message["content"])
