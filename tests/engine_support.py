@@ -8,10 +8,13 @@ from itertools import count
 from typing import Any
 
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
+from strandline.clock import Clock
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.options import Options
 from strandline.engine.service import Service
+from strandline.engine.stream import RunStream
+from strandline.engine.telling import Telling
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
@@ -34,6 +37,11 @@ Behaviour = Callable[[Attempt], Awaitable[str]]
 
 def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
     return SessionKey(Principal(principal), SessionId(session))
+
+
+def untold(clock: Clock) -> Telling:
+    """Return a telling that nobody hears."""
+    return Telling(RunStream(RunId("r"), key()), lambda arrive: None, clock, 1000)
 
 
 class Played:

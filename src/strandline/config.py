@@ -144,7 +144,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     stream_retention: Annotated[
         float, Meta(description="Seconds after a run's end for which its events can be read again", ge=0)
     ] = 300.0
-    stream_buffer: Annotated[int, Meta(description="Events of a run that can be read again; the oldest go", ge=1)] = 10_000
+    stream_buffer: Annotated[int, Meta(description="Events of a run that can be read again; the oldest go", ge=1)] = (
+        10_000
+    )
     stream_buffer_bytes: Annotated[
         int, Meta(description="Bytes of memory for the events of a run; the oldest go", ge=1024)
     ] = 4 * 1024 * 1024
@@ -153,7 +155,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 64 * 1024 * 1024
     stream_cut: Annotated[
         int,
-        Meta(description="Bytes of a tool's arguments or result, or of an image, that events tell; history has all", ge=0),
+        Meta(
+            description="Bytes of a tool's arguments or result, or of an image, that events tell; history has all", ge=0
+        ),
     ] = 16 * 1024
     max_agents: Annotated[int, Meta(description="Idle agents kept in memory", ge=0)] = 1_000
     agent_idle: Annotated[float, Meta(description="Seconds after which an idle agent leaves memory", ge=0)] = 600.0

@@ -7,7 +7,7 @@ from typing import Any
 from strands import Agent, tool
 from strands.tools.executors import SequentialToolExecutor
 
-from engine_support import key
+from engine_support import key, untold
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.attempt import LiveAttempt
@@ -40,7 +40,8 @@ class Heard(LiveAttempt):
 
     def __init__(self) -> None:
         claim = Claim(token=Token(RUN.run_id, 1), run=RUN)
-        super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", SystemClock())  # type: ignore[arg-type]
+        clock = SystemClock()
+        super().__init__(claim, fold([]), Nowhere(), Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
         self.touched = 0
         self.looked = 0
         self.seen: dict[str, bool] = {}

@@ -12,7 +12,7 @@ from strands import Agent, tool
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 from strands.types.tools import AgentTool
 
-from engine_support import key
+from engine_support import key, untold
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.attempt import LiveAttempt
@@ -103,7 +103,8 @@ class World:
         """Execute one attempt; None if the server died in the middle."""
         target = StrandsTarget(self.make, takes_session_id=False, description="test")
         claim = Claim(token=TOKEN, run=RUN, facts=tuple(journal.kept))
-        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock())  # type: ignore[arg-type]
+        clock = SystemClock()
+        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
         agent = await target.build(key(), record, progress)
         try:
             async with asyncio.timeout(20):
@@ -267,9 +268,9 @@ def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_afte
         assert progress is not None
         agent = await target.build(key(), NEW, progress)
         claim = Claim(token=TOKEN, run=RUN)
-        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock())
+        live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", SystemClock(), untold(SystemClock()))
         assert isinstance((await agent.run(live)).ending, Succeeded)
-        following = LiveAttempt(claim, fold([]), journal, Signal(), "/nowhere", SystemClock())
+        following = LiveAttempt(claim, fold([]), journal, Signal(), "/nowhere", SystemClock(), untold(SystemClock()))
         assert isinstance((await agent.run(following)).ending, Succeeded)
         assert following.messages[-1]["content"] == [{"text": "fine"}]
 

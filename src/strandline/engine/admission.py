@@ -78,7 +78,7 @@ class Admission:
                 case Reused():
                     raise reused(request) from None
             raise
-        stream = self._streams.new(run_id)
+        stream = self._streams.new(run_id, key)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
         accept = asyncio.create_task(self._accept(new, on_disconnect))
         accept.add_done_callback(_looked_at)
@@ -118,6 +118,9 @@ class Admission:
             self._streams.drop(new.run_id)
         elif new.run_id in self._streams:  # else it has ended meanwhile
             self._audience.expect(new.run_id, new.key, on_disconnect)
+            if accepted.position:
+                wait_s = self._estimates.wait_s(new.key, accepted.position)
+                self._streams.queued(new.run_id, accepted.position, wait_s)
         if isinstance(accepted, Accepted) and accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
@@ -129,11 +132,11 @@ class Admission:
             if run is None:
                 raise NotFound(f"run {run_id} is not there any more")
             if run.outcome is not None:
-                stream: RunStream | None = self._streams.finished(run_id, run.outcome)
+                stream: RunStream | None = self._streams.ended_before(run_id, key, run.outcome)
             elif self._readiness.draining and run_id not in self._streams:
-                stream = self._streams.postponed(run_id)
+                stream = self._streams.postponed(run_id, key)
             else:
-                stream = self._streams.of(run_id)
+                stream = self._streams.of(run_id, key)
             if stream is not None:
                 position = run.position or 0
                 return Ticket(

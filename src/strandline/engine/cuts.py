@@ -29,11 +29,11 @@ def told_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
     encoded = encode_messages(result)
     if len(encoded) <= most:
         return msgspec.json.decode(encoded), False
-    kept = {key: result[key] for key in ("toolUseId", "status") if key in result}
+    kept: ToolResult = {key: result[key] for key in ("toolUseId", "status") if key in result}
     content = result.get("content")
     texts = [block["text"] for block in content if isinstance(block.get("text"), str)] if content else []
     text = "\n".join(texts) if texts else encode_messages(content).decode()
-    return msgspec.json.decode(encode_messages({**kept, "content": [{"text": text[:most]}]})), True
+    return msgspec.json.decode(encode_messages(kept | {"content": [{"text": text[:most]}]})), True
 
 
 def _told_block(block: Block, most: int) -> tuple[Block, bool]:

@@ -6,6 +6,7 @@ from strandline.engine.asked import RunView, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
 from strandline.engine.runner import Runner
+from strandline.engine.stream import Subscription
 from strandline.engine.streams import Streams
 from strandline.errors import NotFound
 from strandline.journal.port import (
@@ -55,12 +56,26 @@ class Reading:
         view = await self.run(principal, run_id)
         if view.run.status in ENDED or self._readiness.draining:
             return view
-        if (stream := self._streams.of(run_id)) is not None:
+        if (stream := self._streams.of(run_id, view.run.key)) is not None:
             try:
                 await asyncio.wait_for(stream.outcome(), timeout_s)
             except TimeoutError:
                 pass
         return await self.run(principal, run_id)
+
+    async def events(self, principal: Principal, run_id: RunId, after: int) -> Subscription:
+        """Return a subscription to the events of a run after number `after`. Raises `NotFound`."""
+        while (stream := self._streams.found(principal, run_id)) is None:
+            run = (await self.run(principal, run_id)).run
+            if run.outcome is not None:
+                stream = self._streams.ended_before(run_id, run.key, run.outcome)
+            elif self._readiness.draining:
+                stream = self._streams.postponed(run_id, run.key)
+            elif (stream := self._streams.of(run_id, run.key)) is not None and run.position:
+                self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
+            if stream is not None:
+                break
+        return stream.subscribe(after)
 
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> tuple[list[RunView], str | None]:
         """Return a page of the runs of a session, and the cursor of the next one. Raises `Invalid`."""

@@ -22,6 +22,8 @@ from strandline.engine.loops import Loops
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
+from strandline.engine.streams import Streams
+from strandline.engine.telling import Telling
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import Progress, fold, reopened
 from strandline.journal.port import Journal, Take
@@ -81,6 +83,7 @@ class Runner:
         options: Options,
         workspace: Callable[[SessionKey], str],
         keeps_slot: Callable[[], bool],
+        streams: Streams,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -90,6 +93,7 @@ class Runner:
         self._options = options
         self._workspace = workspace
         self._keeps_slot = keeps_slot
+        self._streams = streams
         self._live: dict[RunId, Execution] = {}
         self._wanted: set[RunId] = set()
         """Runs that are to be cancelled as soon as their claims come."""
@@ -140,7 +144,9 @@ class Runner:
         if claim.facts:
             progress = self._going_on(progress) or progress
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
-        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock)
+        stream = self._streams.started(claim, progress)
+        telling = Telling(stream, self._loops.tell, self._clock, self._options.stream_cut)
+        attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
         return Execution(attempt, self._journal, self._target, self._loops)
 
     async def _execute(self, claim: Claim, execution: Execution) -> Ended:

@@ -26,6 +26,8 @@ from strandline.engine.readiness import Readiness
 from strandline.engine.reading import Reading
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
+from strandline.engine.shelf import Shelf
+from strandline.engine.stream import Bounds, Subscription
 from strandline.engine.streams import Streams
 from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
@@ -64,6 +66,15 @@ class Service:
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
+        self._shelf = Shelf(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
+        self._streams = Streams(
+            self._dispatcher.is_waiting,
+            clock,
+            self._shelf,
+            bounds=Bounds(options.stream_buffer, options.stream_buffer_bytes),
+            cut=options.stream_cut,
+            survives=options.survives,
+        )
         self._runner = Runner(
             journal=journal,
             target=target,
@@ -73,6 +84,7 @@ class Service:
             options=options,
             workspace=workspace,
             keeps_slot=self._dispatcher.keeps_slot,
+            streams=self._streams,
         )
         self.exhausted = self._readiness.exhausted
         """Set when so many runs have ended and still work that the process has to be replaced."""
@@ -84,7 +96,6 @@ class Service:
             max_holds=options.max_holds,
             on_full=self._exhaust,
         )
-        self._streams = Streams(self._dispatcher.is_waiting, survives=options.survives)
         self._watch = Watch(self._runner, self._holds, loops, self._pool, clock, options)
         self._worker = Worker(
             journal=journal,
@@ -92,7 +103,7 @@ class Service:
             runner=self._runner,
             holds=self._holds,
             clock=clock,
-            on_start=self._streams.started,
+            on_start=self._streams.claimed,
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
@@ -116,11 +127,14 @@ class Service:
     async def start(self) -> None:
         """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
+        self._streams.epoch = self._journal.epoch
         try:
             for orphan in orphans:
                 await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
-            self._worker.spawn(look_after(self._watch, self._worker.limits, self._worker.inputs, self._pool))
+            self._worker.spawn(
+                look_after(self._watch, self._worker.limits, self._worker.inputs, self._pool, self._shelf)
+            )
             self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
@@ -174,6 +188,13 @@ class Service:
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         return await self._reading.wait(principal, run_id, timeout_s)
+
+    async def events(self, principal: Principal, run_id: RunId, after: int = 0) -> Subscription:
+        """Return the events of a run after number `after`, from the first with 0. Raises `NotFound`.
+
+        They can be read while the run goes on, and for a while after its end; later there is its end alone.
+        """
+        return await self._reading.events(principal, run_id, after)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.

@@ -85,11 +85,14 @@ class RunStream:
 
     @classmethod
     def told(cls, run_id: RunId, key: SessionKey, events: list[Numbered]) -> "RunStream":
-        """Return the stream of a run of which all has been told: `events`, the end last."""
-        stream = cls(run_id, key, first=events[0].number or 0)
+        """Return the stream of a run of which all has been told: `events` are what is kept of that, the end last."""
+        last = events[-1]
+        assert last.number is not None
+        assert isinstance(last.event, RunFinished)
+        stream = cls(run_id, key, first=(last.number >> 32 << 32) + 1)
         stream._events.extend(events)
-        stream._next += len(events)
-        stream._end = Later.LATER
+        stream._next = last.number + 1
+        stream._end = outcome_of(last.event)
         return stream
 
     # -- what is told ------------------------------------------------------------------------------
@@ -136,6 +139,11 @@ class RunStream:
                 reader.set_result(None)
 
     # -- the end -----------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was told yet."""
+        return self._next > self._first
 
     @property
     def ended(self) -> bool:
@@ -213,6 +221,11 @@ class Subscription:
         """Whether there will be nothing more: all has been read, or it was closed."""
         return self._closed or (self._stream.ended and self._stream._next - 1 <= self._after)
 
+    @property
+    def has_read_the_end(self) -> bool:
+        """Whether all has been read of a run that has ended."""
+        return self.is_over and isinstance(self._stream._end, Outcome)
+
     async def next(self, wait_s: float | None = None) -> list[Numbered]:
         """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
         events = self.ready()
@@ -267,6 +280,18 @@ def finished(outcome: Outcome) -> RunFinished:
     """Return the event of an end."""
     return RunFinished(
         outcome.status, outcome.output, outcome.message, outcome.error, outcome.input_requests, outcome.usage
+    )
+
+
+def outcome_of(event: RunFinished) -> Outcome:
+    """Return the end that an event tells."""
+    return Outcome(
+        status=event.status,
+        output=event.output,
+        message=event.message,
+        error=event.error,
+        usage=event.usage,
+        input_requests=event.input_requests,
     )
 
 

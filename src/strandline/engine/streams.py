@@ -1,21 +1,42 @@
-"""The streams of all runs whose end is still to come in this process, and how each of them ends. Plain sync code.
+"""The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
 
-A run that executes has one; one that waits gets it when somebody comes to wait for it.
+A run that executes has one; one that waits gets it when somebody comes to wait for it. What was told of an ended run is
+kept as bytes, for so long and in so many bytes as `Shelf` says. Plain sync code.
 """
 
 from collections.abc import Callable
 
-from strandline.engine.stream import Later, RunStream
-from strandline.model import ErrorCode, Outcome, RunError, RunId, RunStatus
+from strandline.clock import Clock
+from strandline.engine.cuts import told_message
+from strandline.engine.events import RunQueued, RunRestarted, RunStarted
+from strandline.engine.shelf import Shelf
+from strandline.engine.stream import LAST, Bounds, Later, RunStream
+from strandline.history import Progress
+from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, RunError, RunId, RunStatus, SessionKey
 
 
 class Streams:
     """Belongs to the serving loop. `survives`: what has not ended when the server stops goes on after its restart."""
 
-    def __init__(self, is_waiting: Callable[[RunId], bool], *, survives: bool) -> None:
+    def __init__(
+        self,
+        is_waiting: Callable[[RunId], bool],
+        clock: Clock,
+        shelf: Shelf,
+        *,
+        bounds: Bounds,
+        cut: int,
+        survives: bool,
+    ) -> None:
         self._is_waiting = is_waiting
+        self._clock = clock
+        self._shelf = shelf
+        self._bounds = bounds
+        self._cut = cut
         self._survives = survives
         self._streams: dict[RunId, RunStream] = {}
+        self.epoch = 0
+        """How many processes have served the journal, this one counted."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -23,35 +44,60 @@ class Streams:
     def __contains__(self, run_id: RunId) -> bool:
         return run_id in self._streams
 
-    def new(self, run_id: RunId) -> RunStream:
+    # -- where they come from ----------------------------------------------------------------------
+
+    def new(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return the stream of a run that is about to be accepted."""
-        stream = self._streams[run_id] = RunStream(run_id)
+        stream = self._streams[run_id] = RunStream(run_id, key, bounds=self._bounds)
         return stream
 
     def drop(self, run_id: RunId) -> None:
         """Forget the stream of a run that was not accepted."""
         self._streams.pop(run_id, None)
 
-    def of(self, run_id: RunId) -> RunStream | None:
+    def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
         """Return the stream of a run; None if its end is not to come in this process (any more)."""
         stream = self._streams.get(run_id)
         if stream is None and self._is_waiting(run_id):
-            stream = self.new(run_id)
+            stream = self._older(run_id, key)
         return stream
+
+    def found(self, principal: Principal, run_id: RunId) -> RunStream | None:
+        """Return the stream of a run of this principal that goes on, or what is kept of one that has ended."""
+        stream = self._streams.get(run_id) or self._shelf.get(run_id)
+        return stream if stream is not None and stream.key.principal == principal else None
 
     def is_expected(self, run_id: RunId) -> bool:
         """Tell whether the end of a run is still to come in this process."""
         return run_id in self._streams or self._is_waiting(run_id)
 
-    def started(self, run_id: RunId) -> None:
-        """Note that a run executes."""
-        if run_id not in self._streams:  # accepted before a restart: somebody may come to wait for it
-            self.new(run_id)
+    # -- what happens ------------------------------------------------------------------------------
+
+    def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None) -> None:
+        """Tell that a run waits, unless that is known, or over."""
+        if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
+            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s))
+
+    def claimed(self, claim: Claim) -> None:
+        """Note that a run is about to execute."""
+        self._of_claim(claim)
+
+    def started(self, claim: Claim, progress: Progress) -> RunStream:
+        """Tell that a run executes, and return its stream; `progress` is what is kept of earlier attempts."""
+        run, stream = claim.run, self._of_claim(claim)
+        begun = run.attempt > 1 or run.lane == Lane.GIVEN_BACK or claim.facts
+        if begun:
+            kept = [told_message(message, self._cut)[0] for message in progress.messages]
+            stream.tell(self._clock.now(), RunRestarted(run.attempt, kept))
+        else:
+            stream.tell(self._clock.now(), RunStarted(run.attempt))
+        return stream
 
     def ended(self, run_id: RunId, outcome: Outcome) -> None:
-        """Tell whoever waits how a run has ended."""
+        """Tell whoever waits how a run has ended, and keep what was told for a while."""
         if (stream := self._streams.pop(run_id, None)) is not None:
-            stream.finish(outcome)
+            stream.finish(outcome, self._clock.now())
+            self._shelf.put(stream)
 
     def later(self, run_id: RunId) -> None:
         """Tell whoever waits that a run goes on after a restart, or that it never will."""
@@ -63,16 +109,27 @@ class Streams:
         for run_id in list(self._streams):
             self.later(run_id)
 
-    def finished(self, run_id: RunId, outcome: Outcome) -> RunStream:
-        """Return the stream of a run that has ended."""
-        stream = RunStream(run_id)
-        stream.finish(outcome)
+    def ended_before(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> RunStream:
+        """Return the stream of a run that has ended: what is kept of it, or its end alone."""
+        if (kept := self._shelf.get(run_id)) is not None:
+            return kept
+        stream = RunStream(run_id, key, first=LAST)
+        stream.finish(outcome, self._clock.now())
         return stream
 
-    def postponed(self, run_id: RunId) -> RunStream:
+    def postponed(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return a stream that tells already that its run goes on after a restart, or that it never will."""
-        stream = RunStream(run_id)
+        stream = RunStream(run_id, key)
         self._postpone(stream)
+        return stream
+
+    def _of_claim(self, claim: Claim) -> RunStream:
+        run = claim.run
+        return self._streams.get(run.run_id) or self._older(run.run_id, run.key)
+
+    def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
+        """Return a stream for a run that an older process has accepted: its numbers are larger than all told there."""
+        stream = self._streams[run_id] = RunStream(run_id, key, first=(self.epoch << 32) + 1, bounds=self._bounds)
         return stream
 
     def _postpone(self, stream: RunStream) -> None:
@@ -80,4 +137,4 @@ class Streams:
             stream.finish(Later.LATER)
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
-            stream.finish(Outcome(status=RunStatus.FAILED, error=error))
+            stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())

@@ -6,7 +6,6 @@ and when the first piece came. Belongs to the agent loop, but for `_arrive`.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from strandline.clock import Clock
 from strandline.engine.cuts import told_arguments, told_message, told_result
@@ -65,7 +64,7 @@ class Telling:
         """Tell what a call of the model has taken."""
         called_at, self._called_at = self._called_at, None
         model_s = None if called_at is None else self._clock.monotonic() - called_at
-        self._say(Usage(tokens, model_s, self._first_s))
+        self._say(Usage(tokens, _rounded(model_s), _rounded(self._first_s)))
 
     def tool_started(self, tool_use_id: str, name: str, given: object) -> None:
         """Tell that a tool begins; one that a hook has begin again is told once."""
@@ -78,7 +77,7 @@ class Telling:
         name, started = self._tools.pop(tool_use_id, ("", None))
         duration_s = None if started is None else self._clock.monotonic() - started
         told, cut = told_result(result, self._most)
-        self._say(ToolFinished(tool_use_id, name, str(result.get("status", "success")), duration_s, told, cut))
+        self._say(ToolFinished(tool_use_id, name, str(result["status"]), _rounded(duration_s), told, cut))
 
     def message(self, message: Message) -> None:
         """Tell that a message has joined the run's own."""
@@ -101,3 +100,7 @@ class Telling:
             arrived.append(events.popleft())
         if arrived:
             self._stream.tell_all(arrived)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

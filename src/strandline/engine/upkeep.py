@@ -8,6 +8,7 @@ from strandline.clock import Clock
 from strandline.engine.inputs import Inputs
 from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
+from strandline.engine.shelf import Shelf
 from strandline.engine.watch import Watch
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal
@@ -21,8 +22,8 @@ PRUNED_AT_ONCE: Final = 200
 """How many runs one commit forgets: few, so that no run waits long behind it."""
 
 
-async def look_after(watch: Watch, limits: QueueLimits, inputs: Inputs, pool: AgentPool) -> None:
-    """Look after what executes, what waits and what is idle, until cancelled."""
+async def look_after(watch: Watch, limits: QueueLimits, inputs: Inputs, pool: AgentPool, shelf: Shelf) -> None:
+    """Look after what executes, what waits, what is idle and what is over, until cancelled."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
@@ -30,6 +31,7 @@ async def look_after(watch: Watch, limits: QueueLimits, inputs: Inputs, pool: Ag
             limits.look()
             inputs.look()
             pool.tidy()
+            shelf.tidy()
         except Exception:
             _log.exception("what is looked after every second could not be; it is tried again")
 

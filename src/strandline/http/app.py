@@ -59,6 +59,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
             Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
+            Route("/v1/runs/{run_id}/events", Endpoint(runs.events), methods=["GET"]),
             Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),
             Route("/v1/runs/{run_id}/move", Endpoint(runs.move), methods=["POST"]),
             Route("/v1/sessions/{session_id}/pause", Endpoint(sessions.pause), methods=["POST"]),

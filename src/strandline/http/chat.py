@@ -13,6 +13,7 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
+from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Response, Responses, Wishes, wished
 from strandline.model import (
     ANONYMOUS,
@@ -82,6 +83,8 @@ class Chat:
         ticket = await self._service.submit(
             wished(SessionKey(ANONYMOUS, session), _prompt(body), body, idempotency_key(request), sent)
         )
+        if wants_events(request):
+            return ticket_events(self._service, request, ticket)
         if ticket.position or ticket.heeds:
             end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         else:

@@ -14,6 +14,7 @@ from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.presence import while_present
+from strandline.http.sse import event_response, last_event_id
 from strandline.model import ANONYMOUS, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
@@ -104,6 +105,12 @@ class Runs:
         waiting = asyncio.ensure_future(self._service.wait(ANONYMOUS, run_id, wait_s))
         view = await while_present(request, self._service, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def events(self, request: Request) -> Response:
+        """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
+        after = last_event_id(request)
+        events = await self._service.events(ANONYMOUS, RunId(request.path_params["run_id"]), after)
+        return event_response(self._service, events)
 
     async def move(self, request: Request) -> Response:
         """Move a run that waits; 409 if it has begun or ended."""

@@ -16,6 +16,7 @@ from strandline.http import wire
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.runs import RunBody, preferred_wait_s, run_body
+from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Responses, Wishes, wished
 from strandline.model import (
     ANONYMOUS,
@@ -123,6 +124,8 @@ class Sessions:
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
         wishes = wished(key, _input(body.input), body, idempotency_key(request), sent)
         ticket = await self._service.submit(wishes)
+        if wants_events(request):
+            return ticket_events(self._service, request, ticket)
         if wait_s is None:
             view = await self._service.run(key.principal, ticket.run_id)
         else:

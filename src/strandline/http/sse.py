@@ -13,17 +13,21 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode, encode_messages
+from strandline.engine.asked import Ticket
 from strandline.engine.events import Numbered, TextDelta
 from strandline.engine.service import Service
 from strandline.engine.stream import Subscription
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.keys import REPLAYED
 from strandline.model import RunId
 
 MEDIA_TYPE: Final = "text/event-stream"
 ALIVE_S: Final = 15.0
 """How long nothing is sent before a comment is, for proxies that end what is silent."""
 _ALIVE: Final = b": alive\n\n"
+_RETRY: Final = b"retry: 1000\n\n"
+"""Milliseconds after which a client that lost its connection is to come back."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -42,6 +46,7 @@ class EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. Their end, or that of the connection, ends the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send(_part(_RETRY))
         events, run_id = self._events, self._events.run_id
         gone = asyncio.ensure_future(_gone(receive))
         gone.add_done_callback(lambda _: events.close())
@@ -58,6 +63,21 @@ class EventResponse(Response):
         finally:
             self._service.left(run_id, lost=gone.done())
             gone.cancel()
+
+
+def event_response(service: Service, events: Subscription, headers: dict[str, str] | None = None) -> Response:
+    """Return the response for whoever subscribes: nothing more, with a status that says so, once all has been read."""
+    if events.has_read_the_end:
+        return Response(status_code=wire.NO_CONTENT, headers=headers)
+    return EventResponse(service, events, headers)
+
+
+def ticket_events(service: Service, request: Request, ticket: Ticket) -> Response:
+    """Return the events of a run that was asked for just now, or before under the same key."""
+    headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
+    if ticket.replayed:
+        headers |= REPLAYED
+    return event_response(service, ticket.stream.subscribe(last_event_id(request)), headers)
 
 
 def frame(run_id: RunId, told: Numbered) -> bytes:

@@ -1,0 +1,293 @@
+"""The events of one run: numbered, kept in bounds, read by any number of subscribers at any pace."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from engine_support import key
+from strandline.encoding import encode_messages
+from strandline.engine.cuts import told_arguments, told_message, told_result
+from strandline.engine.events import (
+    MessageAdded,
+    Numbered,
+    RunFinished,
+    RunPosition,
+    RunStarted,
+    StreamGap,
+    TextDelta,
+)
+from strandline.engine.shelf import ENTRY_BYTES, Shelf
+from strandline.engine.stream import AT_ONCE, Bounds, Later, RunStream, Subscription
+from strandline.model import Message, Outcome, RunId, RunStatus
+from strandline.testing.virtual import VirtualClock, VirtualLoop
+
+ENDED = Outcome(status=RunStatus.SUCCEEDED, output="done")
+
+
+def stream(first: int = 1, bounds: Bounds | None = None) -> RunStream:
+    return RunStream(RunId("r"), key(), first=first, bounds=bounds or Bounds())
+
+
+def texts(events: list[Numbered]) -> list[str]:
+    return [each.event.text for each in events if isinstance(each.event, TextDelta)]
+
+
+def numbers(events: list[Numbered]) -> list[int | None]:
+    return [each.number for each in events]
+
+
+async def read(subscription: Subscription) -> list[Numbered]:
+    return [each async for each in subscription]
+
+
+def test_whoever_comes_late_is_told_all_and_whoever_comes_back_what_it_has_not_had() -> None:
+    async def play() -> None:
+        run = stream()
+        run.tell(1.0, RunStarted(1))
+        early = run.subscribe()
+        run.tell(2.0, TextDelta("a"))
+        assert numbers(early.ready()) == [1, 2]
+        run.tell(3.0, TextDelta("b"))
+        late = run.subscribe()
+        back = run.subscribe(after=2)
+        run.finish(ENDED, 4.0)
+        assert numbers(await read(early)) == [3, 4]
+        assert numbers(await read(late)) == [1, 2, 3, 4]
+        told = await read(back)
+        assert numbers(told) == [3, 4]
+        assert [each.at for each in told] == [3.0, 4.0]
+        assert isinstance(told[-1].event, RunFinished)
+
+    asyncio.run(play())
+
+
+def test_a_subscriber_that_waits_is_woken_by_what_comes_and_by_the_end() -> None:
+    async def play() -> None:
+        run = stream()
+        waiting = [asyncio.ensure_future(read(run.subscribe())) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert run.is_heard
+        run.tell(1.0, TextDelta("a"))
+        await asyncio.sleep(0)
+        run.finish(ENDED, 2.0)
+        async with asyncio.timeout(5):
+            for told in await asyncio.gather(*waiting):
+                assert numbers(told) == [1, 2]
+        assert not run.is_heard
+
+    asyncio.run(play())
+
+
+def test_one_that_reads_nothing_costs_no_more_than_its_place_and_is_told_what_it_has_missed() -> None:
+    run = stream(bounds=Bounds(events=10))
+    slow = run.subscribe()
+    for n in range(25):
+        run.tell(float(n), TextDelta(str(n)))
+    told = slow.ready()
+    assert told[0].number is None
+    assert told[0].event == StreamGap(1, 15)
+    assert texts(told) == [str(n) for n in range(15, 25)]
+    assert slow.ready() == []
+    run.finish(ENDED, 26.0)
+    (end,) = slow.ready()
+    assert isinstance(end.event, RunFinished)
+    assert slow.has_read_the_end
+
+
+def test_a_place_within_the_buffer_has_no_gap() -> None:
+    run = stream(bounds=Bounds(events=10))
+    for n in range(25):
+        run.tell(float(n), TextDelta(str(n)))
+    assert texts(run.subscribe(after=15).ready()) == [str(n) for n in range(15, 25)]
+    assert run.subscribe(after=14).ready()[0].event == StreamGap(15, 15)
+
+
+def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_there() -> None:
+    run = stream(bounds=Bounds(events=1000, size=10_000))
+    for _ in range(50):
+        run.tell(0.0, TextDelta("x" * 1000))
+    kept = run.kept()
+    assert 5 <= len(kept) <= 10
+    run.tell(0.0, TextDelta("y" * 20_000))
+    assert [len(text) for text in texts(run.kept())] == [20_000]
+
+
+def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
+    run = stream()
+    run.tell_all((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7))
+    subscription, told = run.subscribe(), []
+    while portion := subscription.ready():
+        assert len(portion) <= AT_ONCE
+        told += portion
+    assert texts(told) == [str(n) for n in range(3 * AT_ONCE + 7)]
+
+
+def test_what_is_told_in_passing_has_no_number_and_only_the_last_counts() -> None:
+    run = stream()
+    subscription = run.subscribe()
+    run.tell_in_passing(1.0, RunPosition(3, None))
+    run.tell_in_passing(2.0, RunPosition(2, 1.5))
+    (told,) = subscription.ready()
+    assert told == Numbered(None, 2.0, RunPosition(2, 1.5))
+    assert subscription.ready() == []
+    assert run.subscribe().ready() == [told], "whoever comes later is told where it stands"
+    run.tell(3.0, RunStarted(1))
+    assert numbers(subscription.ready()) == [1]
+    assert numbers(run.subscribe().ready()) == [1], "it does not wait any more"
+
+
+def test_nothing_is_told_after_the_end_and_the_first_end_counts() -> None:
+    run = stream()
+    run.finish(ENDED, 1.0)
+    run.tell(2.0, TextDelta("late"))
+    run.finish(Later.LATER, 3.0)
+    assert numbers(run.subscribe().ready()) == [1]
+
+
+def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:
+    run = stream()
+    run.tell(1.0, RunStarted(1))
+    subscription = run.subscribe()
+    subscription.ready()
+    run.finish(Later.LATER)
+    assert subscription.is_over
+    assert not subscription.has_read_the_end
+
+
+def test_numbers_of_another_process_are_no_gap() -> None:
+    run = stream(first=(3 << 32) + 1)
+    run.tell(1.0, RunStarted(2))
+    assert numbers(run.subscribe(after=57).ready()) == [(3 << 32) + 1]
+    assert numbers(run.subscribe(after=(2 << 32) + 9).ready()) == [(3 << 32) + 1]
+
+
+def test_one_that_is_closed_or_cancelled_leaves_nothing_behind() -> None:
+    async def play() -> None:
+        run = stream()
+        closed, cancelled = run.subscribe(), run.subscribe()
+        waiting = [asyncio.ensure_future(closed.next()), asyncio.ensure_future(cancelled.next())]
+        await asyncio.sleep(0)
+        closed.close()
+        waiting[1].cancel()
+        await asyncio.wait(waiting)
+        assert waiting[0].result() == []
+        assert closed.is_over
+        assert not run.is_heard
+
+    asyncio.run(play())
+
+
+def test_a_wait_that_is_bounded_ends_without_events() -> None:
+    async def play() -> None:
+        run = stream()
+        subscription = run.subscribe()
+        assert await subscription.next(15.0) == []
+        assert asyncio.get_running_loop().time() >= 15.0
+        assert not subscription.is_over
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
+
+
+# -- what is kept of runs that have ended --------------------------------------------------------------
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    made = VirtualLoop()
+    yield made
+    made.close()
+
+
+def ended(name: str, text: str = "a") -> RunStream:
+    run = RunStream(RunId(name), key())
+    run.tell(1.0, TextDelta(text))
+    run.tell(2.0, MessageAdded({"role": "assistant", "content": [{"text": text}]}))
+    run.finish(ENDED, 3.0)
+    return run
+
+
+def test_what_is_kept_reads_as_it_was_told(loop: VirtualLoop) -> None:
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    run = ended("r")
+    shelf.put(run)
+    again = shelf.get(RunId("r"))
+    assert again is not None
+    assert again.kept() == run.kept()
+    assert again.subscribe(after=3).has_read_the_end
+    assert numbers(again.subscribe(after=1).ready()) == [2, 3]
+    assert shelf.get(RunId("other")) is None
+
+
+def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf.put(ended("r"))
+    loop.advance(299.0)
+    shelf.tidy()
+    assert shelf.get(RunId("r")) is not None
+    loop.advance(1.0)
+    assert shelf.get(RunId("r")) is None
+    assert len(shelf) == 1
+    shelf.tidy()
+    assert len(shelf) == 0
+
+
+def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> None:
+    clock = VirtualClock(loop)
+    one = len(encode_messages(ended("r10", "x" * 400).kept())) + ENTRY_BYTES
+    shelf = Shelf(clock, retention_s=300.0, memory=20 * one)
+    for n in range(100):
+        shelf.put(ended(f"r{n}", "x" * 400))
+    assert len(shelf) == 20
+    assert shelf.get(RunId("r80")) is not None
+    assert shelf.get(RunId("r79")) is None
+
+
+@pytest.mark.parametrize(("retention_s", "memory"), [(0.0, 10_000), (300.0, 0)])
+def test_nothing_is_kept_if_nobody_wants_it(loop: VirtualLoop, retention_s: float, memory: int) -> None:
+    shelf = Shelf(VirtualClock(loop), retention_s=retention_s, memory=memory)
+    shelf.put(ended("r"))
+    assert len(shelf) == 0
+
+
+# -- what is told of what is large ----------------------------------------------------------------------
+
+
+def test_texts_are_told_whole_and_what_tools_are_given_and_give_is_cut() -> None:
+    message: Message = {
+        "role": "assistant",
+        "content": [
+            {"text": "t" * 1000},
+            {"toolUse": {"toolUseId": "1", "name": "look", "input": {"at": "x" * 1000}}},
+            {"toolResult": {"toolUseId": "0", "status": "success", "content": [{"text": "r" * 1000}]}},
+            {"image": {"format": "png", "source": {"bytes": b"\0" * 1000}}},
+        ],
+    }
+    told, cut = told_message(message, 100)
+    assert cut
+    text, use, result, image = told["content"]
+    assert text == {"text": "t" * 1000}
+    assert use == {"toolUse": {"toolUseId": "1", "name": "look", "input": None}}
+    assert result == {"toolResult": {"toolUseId": "0", "status": "success", "content": [{"text": "r" * 100}]}}
+    assert "image" in image["text"]
+    assert told_message(message, 10_000)[1] is False
+
+
+def test_what_is_told_is_a_copy() -> None:
+    message: Message = {"role": "user", "content": [{"text": "before"}]}
+    told, cut = told_message(message, 100)
+    message["content"][0]["text"] = "after"
+    assert told == {"role": "user", "content": [{"text": "before"}]}
+    assert not cut
+
+
+def test_arguments_and_results_that_are_small_are_told_whole() -> None:
+    assert told_arguments({"n": 1}, 100) == ({"n": 1}, False)
+    assert told_arguments({"n": "x" * 100}, 100) == (None, True)
+    result = {"toolUseId": "1", "status": "error", "content": [{"json": {"n": [1, 2]}}]}
+    assert told_result(result, 1000) == (result, False)
+    told, cut = told_result(result, 10)
+    assert cut
+    assert told["status"] == "error"
+    assert told["content"] == [{"text": '[{"json":{'}]
