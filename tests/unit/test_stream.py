@@ -8,6 +8,7 @@ import pytest
 from engine_support import key
 from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
+from strandline.engine.eventlog import AT_ONCE, Bounds, Subscription
 from strandline.engine.events import (
     MessageAdded,
     Numbered,
@@ -18,7 +19,7 @@ from strandline.engine.events import (
     TextDelta,
 )
 from strandline.engine.shelf import ENTRY_BYTES, Shelf
-from strandline.engine.stream import AT_ONCE, Bounds, Later, RunStream, Subscription
+from strandline.engine.stream import Later, RunStream
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
@@ -92,7 +93,8 @@ def test_one_that_reads_nothing_costs_no_more_than_its_place_and_is_told_what_it
     run.finish(ENDED, 26.0)
     (end,) = slow.ready()
     assert isinstance(end.event, RunFinished)
-    assert slow.has_read_the_end
+    assert run.is_read(26)
+    assert not run.is_read(25)
 
 
 def test_a_place_within_the_buffer_has_no_gap() -> None:
@@ -152,7 +154,7 @@ def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:
     subscription.ready()
     run.finish(Later.LATER)
     assert subscription.is_over
-    assert not subscription.has_read_the_end
+    assert not run.is_read(1)
 
 
 def test_numbers_of_another_process_are_no_gap() -> None:
@@ -215,7 +217,7 @@ def test_what_is_kept_reads_as_it_was_told(loop: VirtualLoop) -> None:
     again = shelf.get(RunId("r"))
     assert again is not None
     assert again.kept() == run.kept()
-    assert again.subscribe(after=3).has_read_the_end
+    assert again.is_read(3)
     assert numbers(again.subscribe(after=1).ready()) == [2, 3]
     assert shelf.get(RunId("other")) is None
 

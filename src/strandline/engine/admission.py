@@ -12,6 +12,7 @@ from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
 from strandline.engine.options import Options
+from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
@@ -48,6 +49,7 @@ class Admission:
         control: Control,
         audience: Audience,
         streams: Streams,
+        positions: Positions,
         estimates: Estimates,
         options: Options,
     ) -> None:
@@ -58,6 +60,7 @@ class Admission:
         self._control = control
         self._audience = audience
         self._streams = streams
+        self._positions = positions
         self._estimates = estimates
         self._options = options
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
@@ -119,6 +122,7 @@ class Admission:
         elif new.run_id in self._streams:  # else it has ended meanwhile
             self._audience.expect(new.run_id, new.key, on_disconnect)
             if accepted.position:
+                self._positions.changed(new.key)
                 wait_s = self._estimates.wait_s(new.key, accepted.position)
                 self._streams.queued(new.run_id, accepted.position, wait_s)
         if isinstance(accepted, Accepted) and accepted.stopped is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from strandline.model import InputRequest, Message, RunError, RunStatus, ToolResult
+from strandline.model import InputRequest, Message, RunError, RunId, RunStatus, SessionId, ToolResult
 
 
 class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
@@ -118,7 +118,19 @@ class RunFinished(Struct, frozen=True, tag="run.finished", tag_field="type"):
     usage: dict[str, int] | None
 
 
-Event = (
+class SessionPaused(Struct, frozen=True, tag="session.paused", tag_field="type"):
+    """Nothing more of the session starts until it is resumed."""
+
+
+class SessionResumed(Struct, frozen=True, tag="session.resumed", tag_field="type"):
+    """The session goes on."""
+
+
+class SessionDeleted(Struct, frozen=True, tag="session.deleted", tag_field="type"):
+    """The session and its history are forgotten."""
+
+
+RunEvent = (
     RunQueued
     | RunPosition
     | RunStarted
@@ -136,12 +148,24 @@ Event = (
 )
 
 
-class Numbered(Struct, frozen=True, gc=False):
-    """An event with its number in the stream of its run, rising; `at` in seconds since the epoch.
+SessionEvent = SessionPaused | SessionResumed | SessionDeleted
+Event = RunEvent | SessionEvent
 
-    `number` is None for one that is told in passing only: it is not kept, and nobody can resume after it.
+
+class Numbered(Struct, frozen=True, gc=False):
+    """An event with its number in what it is told in, rising; `at` in seconds since the epoch.
+
+    `number` is None for one that is told in passing only: it is not kept, and nobody can resume after it. Where runs of
+    many sessions are told of, it says of which one.
     """
 
     number: int | None
     at: float
     event: Event
+    run_id: RunId | None = None
+    session_id: SessionId | None = None
+
+
+def type_of(event: Event) -> str:
+    """Return the type of an event, as it is told."""
+    return str(event.__struct_config__.tag)

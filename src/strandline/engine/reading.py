@@ -6,7 +6,7 @@ from strandline.engine.asked import RunView, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
 from strandline.engine.runner import Runner
-from strandline.engine.stream import Subscription
+from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
 from strandline.errors import NotFound
 from strandline.journal.port import (
@@ -63,8 +63,8 @@ class Reading:
                 pass
         return await self.run(principal, run_id)
 
-    async def events(self, principal: Principal, run_id: RunId, after: int) -> Subscription:
-        """Return a subscription to the events of a run after number `after`. Raises `NotFound`."""
+    async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
+        """Return what is told of a run. Raises `NotFound`."""
         while (stream := self._streams.found(principal, run_id)) is None:
             run = (await self.run(principal, run_id)).run
             if run.outcome is not None:
@@ -75,7 +75,7 @@ class Reading:
                 self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
             if stream is not None:
                 break
-        return stream.subscribe(after)
+        return stream
 
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> tuple[list[RunView], str | None]:
         """Return a page of the runs of a session, and the cursor of the next one. Raises `Invalid`."""

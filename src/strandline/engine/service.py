@@ -5,7 +5,7 @@ on. `start` and `drain` are its life. It puts the rooms of the engine together; 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from msgspec.structs import replace
 
@@ -18,22 +18,26 @@ from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
+from strandline.engine.eventlog import Bounds, Subscription
+from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed
+from strandline.engine.feeds import Feeds
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
+from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.reading import Reading
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.shelf import Shelf
-from strandline.engine.stream import Bounds, Subscription
+from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
 from strandline.engine.upkeep import look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.journal.port import HistoryPage, Journal, SessionsPage, Stopped
-from strandline.model import Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
+from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
 
@@ -66,12 +70,15 @@ class Service:
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
+        bounds = Bounds(options.stream_buffer, options.stream_buffer_bytes)
+        self._feeds = Feeds(clock, bounds=bounds, retention_s=options.stream_retention_s)
         self._shelf = Shelf(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
         self._streams = Streams(
             self._dispatcher.is_waiting,
             clock,
             self._shelf,
-            bounds=Bounds(options.stream_buffer, options.stream_buffer_bytes),
+            feeds=self._feeds,
+            bounds=bounds,
             cut=options.stream_cut,
             survives=options.survives,
         )
@@ -96,19 +103,20 @@ class Service:
             max_holds=options.max_holds,
             on_full=self._exhaust,
         )
-        self._watch = Watch(self._runner, self._holds, loops, self._pool, clock, options)
+        self._watch = Watch(self._runner, self._holds, loops, self._pool, self._streams, clock, options)
         self._worker = Worker(
             journal=journal,
             dispatcher=self._dispatcher,
             runner=self._runner,
             holds=self._holds,
             clock=clock,
-            on_start=self._streams.claimed,
+            on_start=self._run_claimed,
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
         self._estimates = Estimates(self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
+        self._positions = Positions(journal, self._streams, self._estimates, clock)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
@@ -117,8 +125,18 @@ class Service:
             control=self._control,
             audience=self._audience,
             streams=self._streams,
+            positions=self._positions,
             estimates=self._estimates,
             options=options,
+        )
+        self._chores = (
+            self._watch.look,
+            self._worker.limits.look,
+            self._worker.inputs.look,
+            self._pool.tidy,
+            self._positions.tell,
+            self._shelf.tidy,
+            self._feeds.tidy,
         )
         self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._readiness)
 
@@ -128,13 +146,12 @@ class Service:
         """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
         self._streams.epoch = self._journal.epoch
+        self._feeds.begin(self._journal.epoch)
         try:
             for orphan in orphans:
                 await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
             await self._worker.start()
-            self._worker.spawn(
-                look_after(self._watch, self._worker.limits, self._worker.inputs, self._pool, self._shelf)
-            )
+            self._worker.spawn(look_after(*self._chores))
             self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
@@ -156,6 +173,7 @@ class Service:
             self._streams.later(run_id)
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         self._streams.all_later()
+        self._feeds.stop()
         await self._journal.close()
 
     async def abort(self) -> None:
@@ -189,12 +207,22 @@ class Service:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         return await self._reading.wait(principal, run_id, timeout_s)
 
-    async def events(self, principal: Principal, run_id: RunId, after: int = 0) -> Subscription:
-        """Return the events of a run after number `after`, from the first with 0. Raises `NotFound`.
+    async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
+        """Return what is told of a run: its events can be read while it goes on, and for a while after its end.
 
-        They can be read while the run goes on, and for a while after its end; later there is its end alone.
+        Later there is its end alone. Raises `NotFound`.
         """
-        return await self._reading.events(principal, run_id, after)
+        return await self._reading.stream(principal, run_id)
+
+    def changes(
+        self, principal: Principal, after: int = 0, *, sessions: Collection[SessionId] = (), types: Collection[str] = ()
+    ) -> Subscription:
+        """Return what changes from now on, or after number `after`, in these sessions of a principal, or in all.
+
+        Text as it comes is in the events of each run only.
+        """
+        self._readiness.asked()
+        return self._feeds.subscribe(principal, after, sessions, types)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
@@ -217,18 +245,22 @@ class Service:
         """
         self._readiness.asked()
         await self._control.move(principal, run_id, None if priority is None else in_range(priority))
-        return await self.run(principal, run_id)
+        view = await self.run(principal, run_id)
+        self._positions.changed(view.run.key)
+        return view
 
     async def pause(self, key: SessionKey) -> SessionView:
         """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
         self._readiness.asked()
         await self._control.pause(key)
+        self._feeds.tell(key, None, self._clock.now(), SessionPaused())
         return await self.session(key)
 
     async def resume(self, key: SessionKey) -> SessionView:
         """Let a paused session go on. Raises `NotFound`."""
         self._readiness.asked()
         await self._control.resume(key)
+        self._feeds.tell(key, None, self._clock.now(), SessionResumed())
         return await self.session(key)
 
     async def runs(
@@ -262,7 +294,10 @@ class Service:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
         check_key(key)
         self._readiness.admit()
-        return await self._control.delete(key)
+        deleted = await self._control.delete(key)
+        if deleted:
+            self._feeds.tell(key, None, self._clock.now(), SessionDeleted())
+        return deleted
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, whatever user code does."""
@@ -312,8 +347,13 @@ class Service:
         self._dispatcher.stop()
         self.exhausted.set()
 
+    def _run_claimed(self, claim: Claim) -> None:
+        self._streams.claimed(claim)
+        self._positions.changed(claim.run.key)
+
     def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
         self._audience.forget(run_id)
+        self._positions.changed(key)
         if outcome is None:
             self._streams.later(run_id)
             return

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from strandline.clock import Clock
 from strandline.engine.cuts import told_message
-from strandline.engine.events import RunQueued, RunRestarted, RunStarted
+from strandline.engine.eventlog import Bounds
+from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted
+from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import Shelf
-from strandline.engine.stream import LAST, Bounds, Later, RunStream
+from strandline.engine.stream import LAST, Later, RunStream
 from strandline.history import Progress
 from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, RunError, RunId, RunStatus, SessionKey
 
@@ -24,6 +26,7 @@ class Streams:
         clock: Clock,
         shelf: Shelf,
         *,
+        feeds: Feeds,
         bounds: Bounds,
         cut: int,
         survives: bool,
@@ -31,6 +34,7 @@ class Streams:
         self._is_waiting = is_waiting
         self._clock = clock
         self._shelf = shelf
+        self._feeds = feeds
         self._bounds = bounds
         self._cut = cut
         self._survives = survives
@@ -48,7 +52,7 @@ class Streams:
 
     def new(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return the stream of a run that is about to be accepted."""
-        stream = self._streams[run_id] = RunStream(run_id, key, bounds=self._bounds)
+        stream = self._streams[run_id] = RunStream(run_id, key, bounds=self._bounds, feeds=self._feeds)
         return stream
 
     def drop(self, run_id: RunId) -> None:
@@ -71,11 +75,16 @@ class Streams:
         """Tell whether the end of a run is still to come in this process."""
         return run_id in self._streams or self._is_waiting(run_id)
 
+    def waiting(self) -> list[RunStream]:
+        """Return the streams of the runs that wait."""
+        return [stream for run_id, stream in self._streams.items() if self._is_waiting(run_id)]
+
     # -- what happens ------------------------------------------------------------------------------
 
     def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None) -> None:
         """Tell that a run waits, unless that is known, or over."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
+            stream.place = position
             stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s))
 
     def claimed(self, claim: Claim) -> None:
@@ -92,6 +101,11 @@ class Streams:
         else:
             stream.tell(self._clock.now(), RunStarted(run.attempt))
         return stream
+
+    def stalled(self, run_id: RunId, quiet_s: float, phase: str) -> None:
+        """Tell that a run gives no sign of life."""
+        if (stream := self._streams.get(run_id)) is not None:
+            stream.tell(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
 
     def ended(self, run_id: RunId, outcome: Outcome) -> None:
         """Tell whoever waits how a run has ended, and keep what was told for a while."""
@@ -129,7 +143,9 @@ class Streams:
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return a stream for a run that an older process has accepted: its numbers are larger than all told there."""
-        stream = self._streams[run_id] = RunStream(run_id, key, first=(self.epoch << 32) + 1, bounds=self._bounds)
+        first = (self.epoch << 32) + 1
+        stream = RunStream(run_id, key, first=first, bounds=self._bounds, feeds=self._feeds)
+        self._streams[run_id] = stream
         return stream
 
     def _postpone(self, stream: RunStream) -> None:

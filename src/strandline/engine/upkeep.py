@@ -2,14 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.engine.inputs import Inputs
-from strandline.engine.pool import AgentPool
-from strandline.engine.queue_limits import QueueLimits
-from strandline.engine.shelf import Shelf
-from strandline.engine.watch import Watch
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal
 
@@ -22,18 +18,17 @@ PRUNED_AT_ONCE: Final = 200
 """How many runs one commit forgets: few, so that no run waits long behind it."""
 
 
-async def look_after(watch: Watch, limits: QueueLimits, inputs: Inputs, pool: AgentPool, shelf: Shelf) -> None:
-    """Look after what executes, what waits, what is idle and what is over, until cancelled."""
+async def look_after(*chores: Callable[[], object]) -> None:
+    """Do each chore every second, until cancelled: what executes, waits, is idle and is over is looked after."""
     while True:
         await asyncio.sleep(EVERY_S)
-        try:
-            watch.look()
-            limits.look()
-            inputs.look()
-            pool.tidy()
-            shelf.tidy()
-        except Exception:
-            _log.exception("what is looked after every second could not be; it is tried again")
+        for chore in chores:
+            try:
+                done = chore()
+                if isinstance(done, Awaitable):
+                    await done
+            except Exception:
+                _log.exception("what is looked after every second could not be; it is tried again")
 
 
 async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:

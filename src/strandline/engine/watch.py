@@ -12,6 +12,7 @@ from strandline.engine.loops import Loops
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.runner import Runner
+from strandline.engine.streams import Streams
 from strandline.model import Cancelled, ErrorCode, Failed
 
 _log = logging.getLogger("strandline.runner")
@@ -24,12 +25,20 @@ class Watch:
     """Looks once a second. Belongs to the serving loop."""
 
     def __init__(
-        self, runner: Runner, holds: Holds, loops: Loops, pool: AgentPool, clock: Clock, options: Options
+        self,
+        runner: Runner,
+        holds: Holds,
+        loops: Loops,
+        pool: AgentPool,
+        streams: Streams,
+        clock: Clock,
+        options: Options,
     ) -> None:
         self._runner = runner
         self._holds = holds
         self._loops = loops
         self._pool = pool
+        self._streams = streams
         self._clock = clock
         self._options = options
 
@@ -56,6 +65,7 @@ class Watch:
             if not execution.reported:
                 execution.reported = True
                 attempt = execution.attempt
+                self._streams.stalled(attempt.context.run_id, quiet_s, attempt.phase)
                 where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
                 _log.warning(
                     "run %s has given no sign of life for %g s (in %s)%s",

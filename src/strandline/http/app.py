@@ -18,6 +18,7 @@ from strandline.engine.service import Service
 from strandline.errors import StrandlineError
 from strandline.http import wire
 from strandline.http.chat import Chat
+from strandline.http.events import Changes
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.http.openapi import OpenApi
@@ -51,6 +52,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     )
     runs = Runs(service, max_body_bytes=options.max_body_bytes)
     sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
+    changes = Changes(service)
     probes = Probes(service, agent_id=options.agent_id, auth="none")
     described = OpenApi()
     router = Router(
@@ -77,6 +79,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
+            Route("/v1/events", Endpoint(changes.events), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),

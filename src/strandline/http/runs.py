@@ -14,7 +14,7 @@ from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.presence import while_present
-from strandline.http.sse import event_response, last_event_id
+from strandline.http.sse import run_events
 from strandline.model import ANONYMOUS, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
@@ -108,9 +108,8 @@ class Runs:
 
     async def events(self, request: Request) -> Response:
         """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
-        after = last_event_id(request)
-        events = await self._service.events(ANONYMOUS, RunId(request.path_params["run_id"]), after)
-        return event_response(self._service, events)
+        stream = await self._service.stream(ANONYMOUS, RunId(request.path_params["run_id"]))
+        return run_events(self._service, request, stream)
 
     async def move(self, request: Request) -> Response:
         """Move a run that waits; 409 if it has begun or ended."""

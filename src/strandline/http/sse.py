@@ -1,4 +1,4 @@
-"""The events of a run on the wire: server-sent events (WHATWG HTML, section 9.2), one response per subscriber.
+"""Events on the wire: server-sent events (WHATWG HTML, section 9.2), one response per subscriber.
 
 An event's `id` is its number, its `event` the type, its `data` one line of JSON that has the type, the run and the time
 too. What is told in passing has no id, so that nobody resumes after it. Nothing is kept for a subscriber: one that
@@ -6,6 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import Request
@@ -14,9 +15,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode, encode_messages
 from strandline.engine.asked import Ticket
-from strandline.engine.events import Numbered, TextDelta
+from strandline.engine.eventlog import Subscription
+from strandline.engine.events import Numbered, TextDelta, type_of
 from strandline.engine.service import Service
-from strandline.engine.stream import Subscription
+from strandline.engine.stream import RunStream
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.keys import REPLAYED
@@ -32,44 +34,62 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class EventResponse(Response):
-    """A response that goes on as long as its subscription does, or its client."""
+    """A response that goes on as long as its subscription does, or its client.
+
+    `frame` makes bytes of an event; `left` is told whether the client was lost.
+    """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, service: Service, events: Subscription, headers: dict[str, str] | None = None) -> None:
-        self._service = service
+    def __init__(
+        self,
+        events: Subscription,
+        frame: Callable[[Numbered], bytes],
+        left: Callable[[bool], None],
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self._events = events
+        self._frame = frame
+        self._left = left
         self.status_code = wire.OK
         self.background = None
         self.init_headers({**_HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. Their end, or that of the connection, ends the response."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send(_part(_RETRY))
-        events, run_id = self._events, self._events.run_id
+        events, frame = self._events, self._frame
         gone = asyncio.ensure_future(_gone(receive))
         gone.add_done_callback(lambda _: events.close())
-        self._service.joined(run_id)
         try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(_part(_RETRY))
             while not events.is_over:
-                told = await events.next(ALIVE_S)
-                if told:
-                    await send(_part(b"".join([frame(run_id, each) for each in told])))
+                if told := await events.next(ALIVE_S):
+                    await send(_part(b"".join([frame(each) for each in told])))
                 elif not events.is_over:
                     await send(_part(_ALIVE))
             if not gone.done():
                 await send(_part(b"", more=False))
         finally:
-            self._service.left(run_id, lost=gone.done())
+            self._left(gone.done())
             gone.cancel()
 
 
-def event_response(service: Service, events: Subscription, headers: dict[str, str] | None = None) -> Response:
-    """Return the response for whoever subscribes: nothing more, with a status that says so, once all has been read."""
-    if events.has_read_the_end:
+def run_events(
+    service: Service, request: Request, stream: RunStream, headers: dict[str, str] | None = None
+) -> Response:
+    """Return the events of a run as a response; nothing, with a status that says so, once all has been read."""
+    after = last_event_id(request)
+    if stream.is_read(after):
         return Response(status_code=wire.NO_CONTENT, headers=headers)
-    return EventResponse(service, events, headers)
+    run_id = stream.run_id
+    service.joined(run_id)
+    return EventResponse(
+        stream.subscribe(after),
+        lambda told: framed(told, run_id),
+        lambda lost: service.left(run_id, lost=lost),
+        headers,
+    )
 
 
 def ticket_events(service: Service, request: Request, ticket: Ticket) -> Response:
@@ -77,19 +97,19 @@ def ticket_events(service: Service, request: Request, ticket: Ticket) -> Respons
     headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
     if ticket.replayed:
         headers |= REPLAYED
-    return event_response(service, ticket.stream.subscribe(last_event_id(request)), headers)
+    return run_events(service, request, ticket.stream, headers)
 
 
-def frame(run_id: RunId, told: Numbered) -> bytes:
+def framed(told: Numbered, run_id: RunId | None) -> bytes:
     """Return an event as it looks on the wire."""
     event = told.event
     data = encode(event) if isinstance(event, TextDelta) else encode_messages(event)
-    at = encode(wire.timestamp(told.at))
+    about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
+    if told.session_id is not None:
+        about += b',"session_id":"%b"' % told.session_id.encode()
     number = b"" if told.number is None else b"id: %d\n" % told.number
-    kind = type(event).__struct_config__.tag
-    return b'%bevent: %b\ndata: %b,"run_id":"%b","at":%b}\n\n' % (
-        number, str(kind).encode(), data[:-1], run_id.encode(), at,
-    )  # fmt: skip
+    at = encode(wire.timestamp(told.at))
+    return b'%bevent: %b\ndata: %b%b,"at":%b}\n\n' % (number, type_of(event).encode(), data[:-1], about, at)
 
 
 def wants_events(request: Request) -> bool:
@@ -104,9 +124,9 @@ def wants_events(request: Request) -> bool:
 
 def last_event_id(request: Request) -> int:
     """Return the number after which a client goes on; 0 is from the beginning. Raises `Invalid`."""
-    text = request.headers.get("last-event-id", request.query_params.get("after", "")).strip() or "0"
+    text = request.headers.get("last-event-id", "").strip() or "0"
     if not (text.isascii() and text.isdecimal() and len(text) < 17):
-        raise Invalid("Last-Event-ID must be the id of an event of this run")
+        raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
     return int(text)
 
 

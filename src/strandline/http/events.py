@@ -1,0 +1,35 @@
+"""What changes anywhere for whoever asks, as events."""
+
+from typing import Final, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline.engine.events import RunEvent, SessionEvent
+from strandline.engine.feeds import UNTOLD
+from strandline.engine.service import Service
+from strandline.errors import Invalid
+from strandline.http.sse import EventResponse, framed, last_event_id
+from strandline.model import ANONYMOUS, session_id
+
+TYPES: Final = frozenset(
+    str(kind.__struct_config__.tag) for kind in (*get_args(RunEvent), *get_args(SessionEvent)) if kind not in UNTOLD
+)
+"""The types of events that can be asked for here."""
+
+
+class Changes:
+    """The route of all events."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def events(self, request: Request) -> Response:
+        """Return what changes from now on, or after `Last-Event-ID`; of some sessions or types only, if asked for."""
+        query = request.query_params
+        types = [each for text in query.getlist("type") for each in text.split(",")]
+        if unknown := sorted(set(types) - TYPES):
+            raise Invalid(f"type cannot be {', '.join(unknown)}; it is some of {', '.join(sorted(TYPES))}")
+        sessions = [session_id(text) for text in query.getlist("session_id")]
+        events = self._service.changes(ANONYMOUS, last_event_id(request), sessions=sessions, types=types)
+        return EventResponse(events, lambda told: framed(told, told.run_id), lambda lost: None)
