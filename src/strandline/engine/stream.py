@@ -145,5 +145,8 @@ def outcome_of(event: RunFinished) -> Outcome:
 
 
 def _first_of_process(number: int) -> int:
-    """Return the first number of the process that gave this one: those of an older process are no gap."""
-    return (number >> 32 << 32) + 1
+    """Return the first number of the process that gave this one: those of an older process are no gap.
+
+    A run that is restarted tells what is kept of it; an end that is told alone does not.
+    """
+    return 1 if number == LAST else (number >> 32 << 32) + 1

@@ -1,0 +1,99 @@
+"""Events as a client of the wire sees them: `listening` reads server-sent events one by one, with a deadline."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import httpx
+
+from acceptance.server import DEADLINE_S, Server
+
+ACCEPT = {"Accept": "text/event-stream"}
+
+
+class Sent(NamedTuple):
+    """An event: its id as it was sent, its type, and what its data holds."""
+
+    id: str | None
+    type: str
+    data: dict[str, Any]
+
+
+class Ear:
+    """The events of one response, as they come."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.heard: list[Sent] = []
+        self._lines = response.iter_lines()
+
+    def __iter__(self) -> Iterator[Sent]:
+        fields: dict[str, str] = {}
+        for line in self._lines:
+            if line:
+                name, _, value = line.partition(":")
+                assert name not in fields or not name
+                fields[name] = value.removeprefix(" ")
+            elif "data" in fields:
+                data = json.loads(fields["data"])
+                assert data["type"] == fields["event"]
+                self.heard.append(Sent(fields.get("id"), fields["event"], data))
+                fields = {}
+                yield self.heard[-1]
+            else:
+                fields = {}
+
+    def until(self, kind: str, where: Callable[[dict[str, Any]], object] = lambda data: True) -> Sent:
+        """Return the next event of this type."""
+        for each in self:
+            if each.type == kind and where(each.data):
+                return each
+        raise AssertionError(f"the stream has ended without {kind}: {self.heard}")
+
+    def rest(self) -> list[Sent]:
+        """Return all that was heard, when the stream has ended."""
+        for _ in self:
+            pass
+        return self.heard
+
+    @property
+    def last_id(self) -> str:
+        """The id of the last event that had one."""
+        return [each.id for each in self.heard if each.id is not None][-1]
+
+
+@contextmanager
+def listening(server: Server, method: str, path: str, *, after: str | None = None, **request: Any) -> Iterator[Ear]:
+    """Ask for events over a connection of its own, which ends with the block."""
+    headers = {**ACCEPT, **request.pop("headers", {}), **({} if after is None else {"Last-Event-ID": after})}
+    with (
+        httpx.Client(base_url=server.url, timeout=DEADLINE_S, trust_env=False) as client,
+        client.stream(method, path, headers=headers, **request) as response,
+    ):
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        yield Ear(response)
+
+
+def spoken(heard: list[Sent]) -> str:
+    """Return the text that somebody has who reads these events, as they say that it counts."""
+    messages: list[str] = []
+    text = ""
+    for each in heard:
+        match each.type:
+            case "text.delta":
+                text += each.data["text"]
+            case "text.reset":
+                text = ""
+            case "run.restarted":
+                messages = [_text(message) for message in each.data["messages"]]
+                text = ""
+            case "message.added":
+                messages.append(_text(each.data["message"]))
+                text = ""
+    return [*messages, text][-1] or messages[-1]
+
+
+def _text(message: dict[str, Any]) -> str:
+    return "".join(block.get("text", "") for block in message["content"])

@@ -1,0 +1,257 @@
+"""Runs that are watched over real HTTP: from the queue to the end, from anywhere, and by whoever comes back."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.events import ACCEPT, listening, spoken
+from acceptance.server import TARGETS, Server, serving, until
+
+AGENT = TARGETS / "agent.py"
+
+
+@pytest.fixture(scope="module")
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(at: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(AGENT, folder=tmp_path_factory.mktemp("streaming"), variables=at.environment) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
+    yield
+    at.release()
+    server.quiet()
+
+
+def ask(server: Server, session_id: str, text: str, **headers: str) -> str:
+    answer = server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": text}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["run_id"])
+
+
+def test_a_run_is_told_from_its_place_in_the_queue_to_its_end(server: Server, at: Checkpoints) -> None:
+    at.hold("first model 0")
+    ask(server, "told", "first")
+    at.reached("first model 0")
+    with listening(server, "POST", "/v1/sessions/told/runs", json={"input": "second a ~b"}) as ear:
+        queued = ear.until("run.queued")
+        assert queued.data["position"] == 1
+        assert "estimated_wait_s" in queued.data
+        at.release()
+        heard = ear.rest()
+    assert ear.response.headers["location"] == f"/v1/runs/{queued.data['run_id']}"
+    assert ear.response.headers["cache-control"] == "no-store"
+    assert ear.response.headers["x-accel-buffering"] == "no"
+    numbered = [each for each in heard if each.id is not None]
+    assert [each.id for each in numbered] == [str(n) for n in range(1, len(numbered) + 1)]
+    assert {each.data["run_id"] for each in heard} == {queued.data["run_id"]}
+    kinds = [each.type for each in numbered if each.type not in ("text.delta", "usage")]
+    a_round = ["message.added", "tool.started", "tool.finished", "message.added"]
+    assert kinds == ["run.queued", "run.started", "message.added", *a_round, *a_round, "message.added", "run.finished"]
+    started, ended = (
+        next(each.data for each in heard if each.type == kind) for kind in ("tool.started", "tool.finished")
+    )
+    assert started["name"] == ended["name"] == "work"
+    assert started["input"] == {"label": "second", "name": "a"}
+    assert started["tool_use_id"] == ended["tool_use_id"]
+    assert ended["status"] == "success"
+    assert ended["duration_s"] >= 0
+    assert ended["result"]["content"] == [{"text": "did a"}]
+    usage = [each.data for each in heard if each.type == "usage"]
+    assert len(usage) == 3
+    assert all(each["tokens"]["totalTokens"] > 0 and each["model_s"] >= each["first_text_s"] > 0 for each in usage)
+    end = heard[-1].data
+    assert (end["status"], end["output"]) == ("succeeded", "second: did a, did ~b")
+    assert spoken(heard) == end["output"]
+    assert server.client.get(f"/v1/runs/{end['run_id']}").json()["status"] == "succeeded", "what is told is durable"
+
+
+def test_whoever_comes_late_or_listens_beside_others_hears_the_same(server: Server, at: Checkpoints) -> None:
+    at.hold("late b")
+    run_id = ask(server, "late", "late a b")
+    with listening(server, "GET", f"/v1/runs/{run_id}/events") as early:
+        early.until("tool.started", lambda data: data["input"]["name"] == "b")
+        with listening(server, "GET", f"/v1/runs/{run_id}/events") as late:
+            late.until("tool.started", lambda data: data["input"]["name"] == "b")
+            at.release()
+            assert late.rest() == early.rest()
+    with listening(server, "GET", f"/v1/runs/{run_id}/events") as after:
+        assert after.rest() == early.heard
+
+
+def test_a_connection_that_breaks_is_resumed_without_a_gap_or_a_repeat(server: Server, at: Checkpoints) -> None:
+    at.hold("back a")
+    with listening(server, "POST", "/v1/sessions/back/runs", json={"input": "back a b"}) as ear:
+        run_id = ear.until("tool.started").data["run_id"]
+    at.reached("back a")
+    first, heard = ear.last_id, list(ear.heard)
+    at.release()
+    with listening(server, "GET", f"/v1/runs/{run_id}/events", after=first) as ear:
+        heard += ear.rest()
+    with listening(server, "GET", f"/v1/runs/{run_id}/events") as whole:
+        assert whole.rest() == heard
+    read = server.client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": whole.last_id, **ACCEPT})
+    assert (read.status_code, read.content) == (204, b"")
+
+
+def test_a_run_goes_on_when_nobody_listens_any_more(server: Server, at: Checkpoints) -> None:
+    at.hold("alone a")
+    with listening(server, "POST", "/v1/sessions/alone/runs", json={"input": "alone a"}) as ear:
+        run_id = ear.until("tool.started").data["run_id"]
+    at.release()
+    ended = server.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=30"}).json()
+    assert ended["status"] == "succeeded"
+
+
+def test_a_run_whose_only_listener_is_lost_is_cancelled_if_it_was_asked_for_so(server: Server, at: Checkpoints) -> None:
+    at.hold("lost model 0")
+    asked = {"input": "lost a", "on_disconnect": "cancel"}
+    with listening(server, "POST", "/v1/sessions/lost/runs", json=asked) as ear:
+        run_id = ear.until("run.started").data["run_id"]
+        at.reached("lost model 0")
+    until(lambda: server.client.get(f"/v1/runs/{run_id}").json()["cancel_requested"], "the cancel")
+    at.release()
+    ended = server.client.get(f"/v1/runs/{run_id}", headers={"Prefer": "wait=30"}).json()
+    assert ended["status"] == "cancelled"
+
+
+def test_chat_is_streamed_to_whoever_wants_it(server: Server) -> None:
+    with listening(server, "POST", "/chat", json={"message": "hello a", "session_id": "chat"}) as ear:
+        heard = ear.rest()
+    assert heard[-1].type == "run.finished"
+    assert spoken(heard) == heard[-1].data["output"] == "hello: did a"
+    both = {"Accept": "application/json, text/event-stream;q=0.5"}
+    answer = server.client.post("/chat", json={"message": "hello", "session_id": "chat"}, headers=both)
+    assert answer.json()["response"] == "hello"
+
+
+def test_a_run_that_fails_tells_so_at_its_end(server: Server) -> None:
+    with listening(server, "POST", "/v1/sessions/fails/runs", json={"input": "bad a fail"}) as ear:
+        end = ear.rest()[-1].data
+    assert (end["type"], end["status"], end["error"]["code"]) == ("run.finished", "failed", "agent_error")
+
+
+def test_the_same_key_is_the_same_stream(server: Server, at: Checkpoints) -> None:
+    at.hold("keyed a")
+    asked = {"json": {"input": "keyed a"}, "headers": {"Idempotency-Key": "k"}}
+    with listening(server, "POST", "/v1/sessions/keyed/runs", **asked) as first:  # type: ignore[arg-type]
+        first.until("tool.started")
+        with listening(server, "POST", "/v1/sessions/keyed/runs", **asked, after=first.last_id) as second:
+            at.release()
+            heard = [*first.heard, *second.rest()]
+        assert first.rest() == heard
+    with listening(server, "POST", "/v1/sessions/keyed/runs", **asked) as replayed:  # type: ignore[arg-type]
+        assert replayed.rest() == heard
+    assert replayed.response.headers["idempotency-replayed"] == "true"
+
+
+def test_where_a_run_stands_is_told_to_those_who_listen_when_it_changes(server: Server, at: Checkpoints) -> None:
+    at.hold("p1 model 0", "p2 model 0")
+    ask(server, "places", "p1")
+    at.reached("p1 model 0")
+    ask(server, "places", "p2")
+    with listening(server, "POST", "/v1/sessions/places/runs", json={"input": "p3"}) as ear:
+        assert ear.until("run.queued").data["position"] == 2
+        at.release("p1 model 0")
+        told = ear.until("run.position")
+        assert (told.id, told.data["position"]) == (None, 1)
+        at.release()
+        heard = ear.rest()
+    assert [each.id for each in heard if each.id is not None] == [str(n) for n in range(1, len(heard))]
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "1" * 17, "١"])
+def test_an_id_that_is_none_is_refused(server: Server, text: str) -> None:
+    run_id = ask(server, "refused", "x")
+    answer = server.client.get(f"/v1/runs/{run_id}/events", headers={b"Last-Event-ID": text.encode()})
+    assert answer.status_code == 422
+    assert "Last-Event-ID" in answer.json()["detail"]
+
+
+def test_events_of_an_unknown_run_are_not_found(server: Server) -> None:
+    assert server.client.get("/v1/runs/run_none/events").status_code == 404
+
+
+def test_what_changes_anywhere_is_told_as_far_as_it_is_wanted(server: Server) -> None:
+    with (
+        listening(server, "GET", "/v1/events") as all_,
+        listening(server, "GET", "/v1/events?session_id=y&type=run.finished,session.paused") as some,
+    ):
+        first, second = ask(server, "x", "x1 a"), ask(server, "y", "y1 a")
+        all_.until("run.finished")
+        all_.until("run.finished")
+        some.until("run.finished")
+        server.client.post("/v1/sessions/y/pause")
+        server.client.post("/v1/sessions/y/resume")
+        some.until("session.paused")
+        all_.until("session.resumed")
+    assert {each.data.get("run_id") for each in all_.heard} == {first, second, None}
+    assert "text.delta" not in {each.type for each in all_.heard}
+    assert {each.data["session_id"] for each in all_.heard} == {"x", "y"}
+    assert [(each.type, each.data["session_id"]) for each in some.heard] == [
+        ("run.finished", "y"),
+        ("session.paused", "y"),
+    ]
+    of_x = [each for each in all_.heard if each.data["session_id"] == "x"]
+    assert [each.type for each in of_x][:2] == ["run.started", "message.added"]
+    with listening(server, "GET", "/v1/events", after=all_.heard[0].id) as back:
+        back.until("session.resumed")
+    assert back.heard == all_.heard[1:]
+
+
+def test_what_cannot_be_asked_for_is_refused(server: Server) -> None:
+    refused = server.client.get("/v1/events?type=text.delta")
+    assert refused.status_code == 422
+    assert "run.finished" in refused.json()["detail"]
+    assert server.client.get("/v1/events?session_id=..").status_code == 422
+
+
+def test_whoever_comes_back_after_a_crash_is_told_what_is_kept_and_the_rest(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with (
+        checkpoints() as at,
+        serving(AGENT, folder=tmp_path_factory.mktemp("crash"), variables=at.environment) as server,
+    ):
+        at.hold("c model 1", "w model 0")
+        with listening(server, "POST", "/v1/sessions/s/runs", json={"input": "c a"}) as ear:
+            run_id = ear.until("message.added", lambda data: "toolResult" in str(data)).data["run_id"]
+            waits = ask(server, "s", "w")
+            at.reached("c model 1")
+            server.kill()
+            with pytest.raises(httpx.RemoteProtocolError):
+                ear.rest()
+        last = ear.last_id
+        server.start()
+        with listening(server, "GET", f"/v1/runs/{run_id}/events", after=last) as ear:
+            restarted = next(iter(ear))
+            assert restarted.type == "run.restarted"
+            assert restarted.data["attempt"] == 2
+            assert [message["role"] for message in restarted.data["messages"]] == ["user", "assistant", "user"]
+            with listening(server, "GET", f"/v1/runs/{waits}/events", after="1") as waiting:
+                assert waiting.until("run.queued").data["position"] == 1
+                at.release()
+                assert waiting.rest()[-1].data["output"] == "w"
+            heard = ear.rest()
+        ids = [int(each.id) for each in heard if each.id is not None]
+        assert int(last) < ids[0]
+        assert ids == sorted(set(ids))
+        assert spoken(heard) == heard[-1].data["output"] == "c: did a"
+        server.kill()
+        server.start()
+        with listening(server, "GET", f"/v1/runs/{run_id}/events", after=str(ids[-1])) as ear:
+            gap, end = ear.rest()
+        assert (gap.type, gap.id, gap.data["first"]) == ("stream.gap", None, ids[-1] + 1)
+        assert end.data["output"] == "c: did a"
+        assert end.id is not None
+        assert int(end.id) > ids[-1]
+        read = server.client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": end.id})
+        assert read.status_code == 204
