@@ -2,7 +2,7 @@
 
 import asyncio
 
-from strandline.engine.asked import RunView, check_key
+from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
 from strandline.engine.runner import Runner
@@ -62,11 +62,11 @@ class Reading:
                 pass
         return await self.run(principal, run_id)
 
-    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> tuple[list[RunView], str | None]:
-        """Return a page of the runs of a session, and the cursor of the next one. Raises `Invalid`."""
+    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:
+        """Return a page of the runs of a session. Raises `Invalid`."""
         self._readiness.asked()
         page = await self._journal.read(RunsQuery(key, cursor, limit))
-        return [self._view(run) for run in page.runs], page.after
+        return RunViews(runs=[self._view(run) for run in page.runs], after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""

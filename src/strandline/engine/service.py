@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.engine.admission import Admission
-from strandline.engine.asked import Health, Request, RunStack, RunView, Ticket, check_key, in_range
+from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, check_key, in_range
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
@@ -210,10 +210,8 @@ class Service:
         await self._control.resume(key)
         return await self.session(key)
 
-    async def runs(
-        self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
-    ) -> tuple[list[RunView], str | None]:
-        """Return runs of a session, the last in line first, the latest end last, and the cursor of the next page.
+    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
+        """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
 
         Raises `Invalid` for a cursor that is none; an unknown session has no runs.
         """
