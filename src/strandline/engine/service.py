@@ -92,12 +92,12 @@ class Service:
             runner=self._runner,
             holds=self._holds,
             clock=clock,
-            on_start=self._streams.started,
+            on_start=self._run_started,
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
-        self._estimates = Estimates(self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
+        self._estimates = Estimates(clock, self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
@@ -289,11 +289,14 @@ class Service:
         self._dispatcher.stop()
         self.exhausted.set()
 
+    def _run_started(self, run_id: RunId, key: SessionKey) -> None:
+        self._streams.started(run_id)
+        self._estimates.started(run_id, key)
+
     def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
         self._audience.forget(run_id)
+        self._estimates.ended(run_id, key, duration_s)
         if outcome is None:
             self._streams.later(run_id)
             return
-        if duration_s is not None:
-            self._estimates.ended(key, duration_s)
         self._streams.ended(run_id, outcome)

@@ -50,7 +50,7 @@ SETTLE_S = 1.0
 TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
 
-OnStart = Callable[[RunId], None]
+OnStart = Callable[[RunId, SessionKey], None]
 OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
 """Told the id and session of a run, its outcome (None: it goes on later), how long it executed in s (None: never)."""
 
@@ -174,7 +174,7 @@ class Worker:
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
             self.limits.forget(claim.run.run_id)
             self.executing += 1
-            self._on_start(claim.run.run_id)
+            self._on_start(claim.run.run_id, claim.run.key)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
             self._executing.add(task)
             task.add_done_callback(self._executing.discard)
