@@ -82,10 +82,7 @@ class Chat:
         ticket = await self._service.submit(
             wished(SessionKey(ANONYMOUS, session), _prompt(body), body, idempotency_key(request), sent)
         )
-        if ticket.position or ticket.heeds:
-            end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
-        else:
-            end = await ticket.stream.outcome()
+        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):
             value = {
                 "status": RunStatus.QUEUED,
