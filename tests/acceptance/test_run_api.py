@@ -160,7 +160,7 @@ def test_what_cannot_be_asked_for(server: Server, name: str) -> None:
     answer = server.client.post("/v1/sessions/wrong/runs", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
     assert told in answer.json()["detail"]
-    assert get(server, "sessions/wrong/runs") == {"runs": [], "next_cursor": None}
+    assert get(server, "sessions/wrong/runs") == {"runs": [], "damaged": [], "next_cursor": None}
     assert server.client.get("/v1/sessions/wrong").status_code == 404
 
 

@@ -2,9 +2,11 @@
 
 import http.server
 import json
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,20 @@ def test_on_a_terminal_no_row_is_wider_than_it(server: Server, columns: int, tmp
     assert len(rows) == 2
     assert max(map(len, rows)) <= columns
     assert rows[1].rstrip().endswith(("…", "..."))
+
+
+def test_a_damaged_run_is_named_and_all_others_are_listed(server: Server) -> None:
+    first, second, third = (ended(server, sent(server, "torn", f"torn {n}"))["run_id"] for n in range(3))
+    with closing(sqlite3.connect(server.folder / "journal.db")) as connection, connection:
+        spoilt = connection.execute("UPDATE runs SET outcome = zeroblob(9) WHERE run_id = ?", (second,))
+        assert spoilt.rowcount == 1
+    page = server.client.get("/v1/sessions/torn/runs").json()
+    assert ([run["run_id"] for run in page["runs"]], page["damaged"]) == ([third, first], [second])
+    alone = server.client.get(f"/v1/runs/{second}")
+    assert (alone.status_code, alone.json()["code"]) == (503, "journal_unavailable")
+    done = typed(server, "runs", "torn")
+    assert done.returncode == 0
+    assert third in done.stdout
+    assert first in done.stdout
+    assert second not in done.stdout
+    assert f"Damaged in the journal's file, so not shown: {second}." in done.stderr

@@ -20,7 +20,17 @@ from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal.damage import UNREADABLE_INPUT, WHY
-from strandline.journal.port import Accepted, Delete, HistoryQuery, RunQuery, Take, WaitingQuery
+from strandline.journal.port import (
+    Accepted,
+    Delete,
+    HistoryQuery,
+    RunQuery,
+    RunsQuery,
+    SessionQuery,
+    SessionsQuery,
+    Take,
+    WaitingQuery,
+)
 from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
@@ -31,6 +41,7 @@ from strandline.model import (
     Message,
     NewRun,
     Outcome,
+    Principal,
     Question,
     Range,
     RoundDone,
@@ -359,6 +370,76 @@ def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
     assert "run s.1 ends as failed" in caplog.text
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT status, fence FROM runs WHERE run_id = 's.1'").fetchone() == ("failed", None)
+
+
+async def listed(journal: SqliteJournal, session: str, limit: int) -> tuple[list[str], list[str]]:
+    """Return the ids of all runs that are listed, page by page, and of all that are named as damaged."""
+    runs: list[str] = []
+    damaged: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await journal.read(RunsQuery(key(session), cursor, limit))
+        runs += [run.run_id for run in page.runs]
+        damaged += page.damaged
+        assert len(page.runs) + len(page.damaged) <= limit
+        if (cursor := page.after) is None:
+            return runs, damaged
+
+
+@pytest.mark.parametrize("damaged", ["s.0", "s.1", "s.2"])
+def test_a_list_shows_all_runs_but_the_damaged_one_and_names_it(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / FILE
+    asyncio.run(_executing(path))
+    spoil(path, f"UPDATE runs SET input = zeroblob(9) WHERE run_id = '{damaged}'")
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        for limit in range(1, 5):
+            others = [each for each in ("s.2", "s.1", "s.0") if each != damaged]
+            assert await listed(journal, "s", limit) == (others, [damaged]), f"in pages of {limit}"
+        with pytest.raises(JournalUnavailable, match=f"run {damaged} is damaged"):
+            await journal.read(RunQuery(ANONYMOUS, RunId(damaged)))
+        await journal.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("change", ["outcome = zeroblob(9)", "status = 'queued'", "status = 'lost'", "attempt = 2"])
+def test_a_list_names_an_ended_run_that_is_damaged(original: Original, tmp_path: Path, change: str) -> None:
+    path = copied(original.closed, tmp_path)
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        before, nothing = await listed(journal, "s1", 2)
+        assert (len(before), nothing) == (ROUNDS, [])
+        spoil(path, f"UPDATE runs SET {change} WHERE run_id = 's1.1'")
+        for limit in range(1, ROUNDS + 2):
+            runs, damaged = await listed(journal, "s1", limit)
+            assert runs == [each for each in before if each != "s1.1"]
+            assert set(damaged) == {"s1.1"}
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_list_of_sessions_names_the_damaged_one(original: Original, tmp_path: Path) -> None:
+    path = copied(original.closed, tmp_path)
+    end = "SELECT last FROM sessions WHERE session_id = 's2'"
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        spoil(path, f"UPDATE history SET messages = NULL WHERE no = ({end})")
+        page = await journal.read(SessionsQuery(Principal(ANONYMOUS)))
+        assert [each.key.session_id for each in page.sessions] == ["s0", "s1", "s3"]
+        assert page.damaged == ["s2"]
+        with pytest.raises(JournalUnavailable, match="session s2 is damaged"):
+            await journal.read(SessionQuery(key("s2")))
+        await journal.close()
+
+    asyncio.run(main())
 
 
 def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp_path: Path) -> None:

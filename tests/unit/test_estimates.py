@@ -61,3 +61,29 @@ def test_whoever_waits_is_told_by_the_times_of_their_session() -> None:
             assert refused.value.estimated_wait_s is None
 
     run_virtual(main)
+
+
+def test_what_the_run_that_executes_has_taken_already_is_not_waited_for_again() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(as_long_as_asked), max_queued_per_session=2) as service:
+            await outcome(await send(service, "10"))
+            tickets = [await send(service, text) for text in ("30", "10", "10")]
+
+            async def told() -> list[float | None]:
+                return [(await service.run(ANONYMOUS, each.run_id)).estimated_wait_s for each in tickets]
+
+            await asyncio.sleep(4)
+            assert await told() == [0.0, pytest.approx(6.0), pytest.approx(16.0)]
+            with pytest.raises(QueueFull) as refused:
+                await send(service, "10")
+            assert refused.value.estimated_wait_s == pytest.approx(26.0)
+            assert refused.value.retry_after_s == pytest.approx(6.0)
+            await asyncio.sleep(16)
+            assert await told() == [0.0, pytest.approx(0.0), pytest.approx(10.0)], "it may end at any time"
+            await outcome(tickets[0])
+            await asyncio.sleep(5)
+            assert await told() == [0.0, 0.0, pytest.approx(14.0 - 5.0)], "the next one has begun"
+            await outcome(tickets[2])
+            assert service._estimates._executing == {}
+
+    run_virtual(main)

@@ -192,3 +192,24 @@ def test_a_run_that_ends_while_its_key_is_looked_at_is_replayed() -> None:
             assert len(service._streams) == 0
 
     run_virtual(main)
+
+
+def test_a_run_that_this_process_cannot_end_is_told_to_go_on_later() -> None:
+    """Whoever asks for it again must not wait for an end that does not come."""
+
+    class Broken(MemoryJournal):
+        async def settle(self, token: Token, settlement: Settlement, **more: Any) -> Any:
+            raise RuntimeError("a defect")
+
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        gated.go_on.set()
+        async with serving(clock, gated.target, Broken(clock)) as service:
+            ticket = await ask(service, "x")
+            assert await ticket.outcome() is Later.LATER
+            again = await asyncio.wait_for(ask(service, "x"), 60)
+            assert (again.run_id, again.replayed) == (ticket.run_id, False)
+            assert await again.outcome() is Later.LATER
+            assert len(service._streams) == 0
+
+    run_virtual(main)

@@ -251,7 +251,7 @@ def test_policies_and_cancels_against_an_open_question() -> None:
                 assert (await outcome(await send(service, "now", if_busy=if_busy))).output == "answer to now"
                 await whole(service)
                 await asked(service)
-            run_id = (await service.runs(key()))[0][0].run.run_id
+            run_id = (await service.runs(key())).runs[0].run.run_id
             waits = await send(service, "waits")
             view = await service.cancel(ANONYMOUS, run_id)
             assert view.run.status is RunStatus.NEEDS_INPUT

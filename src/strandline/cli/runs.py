@@ -7,6 +7,7 @@ import typer
 
 from strandline.cli import rows, say
 from strandline.cli.address import Url, address
+from strandline.printable import clean
 
 if TYPE_CHECKING:
     from strandline.remote.server import RemoteServer
@@ -46,7 +47,7 @@ def runs(
             print_json(found)
             return
         listed = list(in_line(found["runs"]))
-        if not listed:
+        if not listed and "damaged" not in found:
             say.err().print(f"Session {what} has no runs.", markup=False, soft_wrap=True)
             return
         rows.show(
@@ -123,7 +124,14 @@ def told(run: dict[str, Any]) -> str:
 
 
 def more(found: dict[str, Any], limit: int) -> None:
-    """Say that there is more than was asked for."""
+    """Say that there is more than was asked for, and what cannot be shown."""
+    if damaged := found.get("damaged"):
+        say.err().print(
+            f"Damaged in the journal's file, so not shown: {clean(', '.join(damaged))}. `strandline journal verify`"
+            " says more.",
+            markup=False,
+            soft_wrap=True,
+        )
     if found.get("next_cursor") is not None:
         say.err().print(f"There are more; --limit {limit * 10} shows up to {limit * 10}.", soft_wrap=True)
 

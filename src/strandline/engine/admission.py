@@ -14,7 +14,6 @@ from strandline.engine.estimates import Estimates
 from strandline.engine.options import Options
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
-from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
 from strandline.engine.worker import Worker
 from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy
@@ -29,11 +28,10 @@ from strandline.journal.port import (
     RunQuery,
     Unanswerable,
 )
-from strandline.model import IfBusy, NewRun, OnDisconnect, RunId, SessionKey
+from strandline.model import IfBusy, NewRun, OnDisconnect, Run, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
-ATTACH_AGAIN_S = 0.01
 
 
 class Admission:
@@ -131,28 +129,31 @@ class Admission:
 
     async def _attached(self, key: SessionKey, run_id: RunId) -> Ticket:
         """Return the ticket of a run that was accepted before, whether it has ended or not. Raises `NotFound`."""
-        while True:
-            run = await self._journal.read(RunQuery(key.principal, run_id))
-            if run is None:
-                raise NotFound(f"run {run_id} is not there any more")
-            if run.outcome is not None:
-                stream: RunStream | None = self._streams.ended_before(run_id, key, run.outcome)
-            elif self._readiness.draining and run_id not in self._streams:
-                stream = self._streams.postponed(run_id, key)
-            else:
-                stream = self._streams.of(run_id, key)
-            if stream is not None:
-                position = run.position or 0
-                return Ticket(
-                    run_id=run_id,
-                    key=key,
-                    position=position,
-                    estimated_wait_s=self._estimates.wait_s(key, position),
-                    stream=stream,
-                    replayed=run.outcome is not None,
-                    heeds=run.outcome is None,
-                )
-            await asyncio.sleep(ATTACH_AGAIN_S)  # it has ended since it was read
+        run = await self._kept(key, run_id)
+        if run.outcome is None and not self._streams.is_expected(run_id):
+            run = await self._kept(key, run_id)  # it has ended since it was read, or ends in a later process only
+        if run.outcome is not None:
+            stream = self._streams.ended_before(run_id, key, run.outcome)
+        elif self._readiness.draining and run_id not in self._streams:
+            stream = self._streams.postponed(run_id, key)
+        else:
+            stream = self._streams.of(run_id, key) or self._streams.postponed(run_id, key)
+        position = run.position or 0
+        return Ticket(
+            run_id=run_id,
+            key=key,
+            position=position,
+            estimated_wait_s=self._estimates.wait_s(key, position),
+            stream=stream,
+            replayed=run.outcome is not None,
+            heeds=run.outcome is None,
+        )
+
+    async def _kept(self, key: SessionKey, run_id: RunId) -> Run:
+        run = await self._journal.read(RunQuery(key.principal, run_id))
+        if run is None:
+            raise NotFound(f"run {run_id} is not there any more")
+        return run
 
     def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
         estimate = self._estimates.wait_s(key, refused.position)

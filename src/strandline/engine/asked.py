@@ -78,6 +78,17 @@ class RunView(Struct, frozen=True, kw_only=True):
     estimated_wait_s: float | None
 
 
+class RunViews(Struct, frozen=True, kw_only=True):
+    """A page of runs, and the cursor of the next one, None at the end.
+
+    `damaged` are runs of that page whose records cannot be read any more: no more than their id can be told.
+    """
+
+    runs: list[RunView]
+    after: str | None
+    damaged: list[RunId] = []
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """What goes on, in numbers."""
 

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from strandline.model import SessionKey
+from strandline.clock import Clock
+from strandline.model import RunId, SessionKey
 
 NEWEST_WEIGHS: Final = 0.2
 """The share of the newest run in a decaying mean of run times."""
@@ -31,12 +32,15 @@ class RunTimes:
         """Return how long a run of a session is likely to take; None if nothing has ended yet."""
         return self._of.get(key, self._of_all)
 
-    def wait_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait, 1 for the next to start, 0 for one that executes."""
+    def wait_s(self, key: SessionKey, position: int, taken_s: float = 0.0) -> float | None:
+        """Return how long a run at `position` is likely to wait, 1 for the next to start, 0 for one that executes.
+
+        `taken_s` is what the run that executes has taken already; one that takes longer than most may end at any time.
+        """
         mean_s = self.mean_s(key)
         if position == 0:
             return 0.0
-        return None if mean_s is None else position * mean_s
+        return None if mean_s is None else position * mean_s - min(taken_s, mean_s)
 
 
 def _mean(before_s: float | None, took_s: float) -> float:
@@ -46,23 +50,38 @@ def _mean(before_s: float | None, took_s: float) -> float:
 class Estimates:
     """What callers are told of run times. `retry_after_s`: when to come again to a server that is full."""
 
-    def __init__(self, is_paused: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
+    def __init__(self, clock: Clock, is_paused: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
+        self._clock = clock
         self._is_paused = is_paused
         self._retry_after_s = retry_after_s
         self._times = RunTimes()
+        self._executing: dict[SessionKey, tuple[RunId, float]] = {}
+        """The run of a session that executes, and since when on the monotonic clock."""
 
-    def ended(self, key: SessionKey, took_s: float) -> None:
-        """Note how long a run took."""
-        self._times.ended(key, took_s)
+    def started(self, run_id: RunId, key: SessionKey) -> None:
+        """Note that a run executes."""
+        self._executing[key] = run_id, self._clock.monotonic()
+
+    def ended(self, run_id: RunId, key: SessionKey, took_s: float | None) -> None:
+        """Note that a run has ended, or executes here no more, and how long it took (None: that says nothing)."""
+        if key in self._executing and self._executing[key][0] == run_id:  # else the next one has begun already
+            del self._executing[key]
+        if took_s is not None:
+            self._times.ended(key, took_s)
 
     def wait_s(self, key: SessionKey, position: int) -> float | None:
         """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
         if position and self._is_paused(key):
             return None
-        return self._times.wait_s(key, position)
+        return self._times.wait_s(key, position, self._taken_s(key))
 
     def retry_after_s(self, key: SessionKey) -> float:
         """Return when there is likely to be room in the queue of a session: when its next run has ended."""
         if self._is_paused(key):
             return self._retry_after_s
-        return max(1.0, self._times.mean_s(key) or 1.0)
+        return max(1.0, self._times.wait_s(key, 1, self._taken_s(key)) or 1.0)
+
+    def _taken_s(self, key: SessionKey) -> float:
+        """Return for how many seconds a session's run has executed; 0 if none does."""
+        executing = self._executing.get(key)
+        return 0.0 if executing is None else self._clock.monotonic() - executing[1]

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from strandline.engine.asked import RunView, check_key
+from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
 from strandline.engine.runner import Runner
@@ -65,23 +65,25 @@ class Reading:
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
         """Return what is told of a run. Raises `NotFound`."""
-        while (stream := self._streams.found(principal, run_id)) is None:
-            run = (await self.run(principal, run_id)).run
-            if run.outcome is not None:
-                stream = self._streams.ended_before(run_id, run.key, run.outcome)
-            elif self._readiness.draining:
-                stream = self._streams.postponed(run_id, run.key)
-            elif (stream := self._streams.of(run_id, run.key)) is not None and run.position:
-                self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
-            if stream is not None:
-                break
+        if (stream := self._streams.found(principal, run_id)) is not None:
+            return stream
+        run = (await self.run(principal, run_id)).run
+        if run.outcome is None and not self._streams.is_expected(run_id):
+            run = (await self.run(principal, run_id)).run  # it has ended since it was read, or ends elsewhere
+        if run.outcome is not None:
+            return self._streams.ended_before(run_id, run.key, run.outcome)
+        if self._readiness.draining and run_id not in self._streams:
+            return self._streams.postponed(run_id, run.key)
+        stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
+        if run.position:
+            self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
         return stream
 
-    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> tuple[list[RunView], str | None]:
-        """Return a page of the runs of a session, and the cursor of the next one. Raises `Invalid`."""
+    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:
+        """Return a page of the runs of a session. Raises `Invalid`."""
         self._readiness.asked()
         page = await self._journal.read(RunsQuery(key, cursor, limit))
-        return [self._view(run) for run in page.runs], page.after
+        return RunViews(runs=[self._view(run) for run in page.runs], after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""

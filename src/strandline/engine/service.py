@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.engine.admission import Admission
-from strandline.engine.asked import Health, Request, RunStack, RunView, Ticket, check_key, in_range
+from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, check_key, in_range
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
@@ -115,7 +115,7 @@ class Service:
         )
         self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
-        self._estimates = Estimates(self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
+        self._estimates = Estimates(clock, self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
         self._positions = Positions(journal, self._streams, self._estimates, clock)
         self._admission = Admission(
             journal=journal,
@@ -263,10 +263,8 @@ class Service:
         self._feeds.tell(key, None, self._clock.now(), SessionResumed())
         return await self.session(key)
 
-    async def runs(
-        self, key: SessionKey, *, cursor: str | None = None, limit: int = 100
-    ) -> tuple[list[RunView], str | None]:
-        """Return runs of a session, the last in line first, the latest end last, and the cursor of the next page.
+    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
+        """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
 
         Raises `Invalid` for a cursor that is none; an unknown session has no runs.
         """
@@ -348,15 +346,16 @@ class Service:
         self.exhausted.set()
 
     def _run_claimed(self, claim: Claim) -> None:
+        run = claim.run
         self._streams.claimed(claim)
-        self._positions.changed(claim.run.key)
+        self._estimates.started(run.run_id, run.key)
+        self._positions.changed(run.key)
 
     def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
         self._audience.forget(run_id)
+        self._estimates.ended(run_id, key, duration_s)
         self._positions.changed(key)
         if outcome is None:
             self._streams.later(run_id)
             return
-        if duration_s is not None:
-            self._estimates.ended(key, duration_s)
         self._streams.ended(run_id, outcome)

@@ -39,6 +39,8 @@ class Streams:
         self._cut = cut
         self._survives = survives
         self._streams: dict[RunId, RunStream] = {}
+        self._left: dict[RunId, int] = {}
+        """The last numbers of runs that have left: it is rare, unless the server stops."""
         self.epoch = 0
         """How many processes have served the journal, this one counted."""
 
@@ -117,6 +119,7 @@ class Streams:
         """Tell whoever waits that a run goes on after a restart, or that it never will."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             self._postpone(stream)
+            self._left[run_id] = stream.last  # should its claim have been lost, it may come back to this process
 
     def all_later(self) -> None:
         """Tell whoever still waits that their runs go on after a restart, or never will."""
@@ -143,7 +146,7 @@ class Streams:
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return a stream for a run that an older process has accepted: its numbers are larger than all told there."""
-        first = (self.epoch << 32) + 1
+        first = max((self.epoch << 32) + 1, self._left.pop(run_id, 0) + 1)
         stream = RunStream(run_id, key, first=first, bounds=self._bounds, feeds=self._feeds)
         self._streams[run_id] = stream
         return stream

@@ -85,10 +85,7 @@ class Chat:
         )
         if wants_events(request):
             return ticket_events(self._service, request, ticket)
-        if ticket.position or ticket.heeds:
-            end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
-        else:
-            end = await ticket.stream.outcome()
+        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):
             value = {
                 "status": RunStatus.QUEUED,

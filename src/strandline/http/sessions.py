@@ -76,6 +76,7 @@ class SessionsBody(Struct, frozen=True, kw_only=True):
     """A page of sessions."""
 
     sessions: list[SessionBody]
+    damaged: Annotated[list[SessionId], Meta(description="Sessions of this page that cannot be read any more")]
     next_cursor: str | None
 
 
@@ -83,6 +84,7 @@ class RunsBody(Struct, frozen=True, kw_only=True):
     """A page of runs."""
 
     runs: list[RunBody]
+    damaged: Annotated[list[RunId], Meta(description="Runs of this page that cannot be read any more")]
     next_cursor: str | None
 
 
@@ -145,8 +147,9 @@ class Sessions:
     async def runs(self, request: Request) -> Response:
         """Return runs of a session: those that wait, the last in line first, the one that executes, the ended ones."""
         limit = wire.page_limit(request)
-        views, after = await self._service.runs(_key(request), cursor=request.query_params.get("cursor"), limit=limit)
-        return wire.answer(RunsBody(runs=[run_body(view) for view in views], next_cursor=after))
+        page = await self._service.runs(_key(request), cursor=request.query_params.get("cursor"), limit=limit)
+        shown = [run_body(view) for view in page.runs]
+        return wire.answer(RunsBody(runs=shown, damaged=page.damaged, next_cursor=page.after))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""
@@ -164,7 +167,9 @@ class Sessions:
         after = None if cursor is None else session_id(cursor)
         page = await self._service.sessions(ANONYMOUS, after=after, limit=wire.page_limit(request))
         return wire.answer(
-            SessionsBody(sessions=[session_body(each) for each in page.sessions], next_cursor=page.after)
+            SessionsBody(
+                sessions=[session_body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
+            )
         )
 
     async def read(self, request: Request) -> Response:

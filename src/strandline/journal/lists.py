@@ -1,10 +1,14 @@
-"""What the SQLite journal lists: the sessions of a principal, the runs of a session. Each page costs what is on it."""
+"""What the SQLite journal lists: the sessions of a principal, the runs of a session. Each page costs what is on it.
+
+What is damaged does not take the others of its page with it: it is named there.
+"""
 
 import sqlite3
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
+from strandline.errors import JournalUnavailable
 from strandline.journal.port import RunsPage, RunsQuery, SessionQuery, SessionsPage, SessionsQuery
 from strandline.journal.questions import question_of
 from strandline.journal.reader import RUN_COLUMNS, find_session, sound_run, waiting_before
@@ -24,6 +28,34 @@ _WAITS: Final = (
 )
 _LAST: Final[Rank] = (1 << 60, 0, 0)
 """Behind every run that waits."""
+_FORGOTTEN: Final = 500
+_READS: Final = 20
+"""Over how many rows of forgotten runs a page looks further in one read, and how often: all that in some 20 ms."""
+
+
+class _Listed:
+    """A page of runs as it is filled."""
+
+    def __init__(self, key: SessionKey) -> None:
+        self._key = key
+        self._runs: list[Run] = []
+        self._damaged: list[RunId] = []
+
+    def __len__(self) -> int:
+        return len(self._runs) + len(self._damaged)
+
+    def add(self, row: tuple[Any, ...], position: int | None = None) -> None:
+        """Add the run in a row of `RUN_COLUMNS`, or name it as damaged."""
+        try:
+            run = sound_run(row, self._key)
+        except JournalUnavailable:
+            self._damaged.append(RunId(row[0]))
+        else:
+            self._runs.append(run if position is None else replace(run, position=position))
+
+    def page(self, after: str | None) -> RunsPage:
+        """Return the page."""
+        return RunsPage(self._runs, after, self._damaged)
 
 
 def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPage:
@@ -32,9 +64,16 @@ def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPa
         "SELECT session_id FROM sessions WHERE principal = ? AND session_id > ? ORDER BY session_id LIMIT ?",
         (query.principal, query.after or "", query.limit + 1),
     ).fetchall()
-    found = [session(connection, SessionQuery(SessionKey(query.principal, each))) for (each,) in rows[: query.limit]]
-    shown = [each for each in found if each is not None]
-    return SessionsPage(shown, SessionId(rows[query.limit - 1][0]) if len(rows) > query.limit else None)
+    shown: list[SessionView] = []
+    damaged: list[SessionId] = []
+    for (each,) in rows[: query.limit]:
+        try:
+            found = session(connection, SessionQuery(SessionKey(query.principal, each)))
+        except JournalUnavailable:
+            damaged.append(SessionId(each))
+        else:
+            shown += [] if found is None else [found]
+    return SessionsPage(shown, SessionId(rows[query.limit - 1][0]) if len(rows) > query.limit else None, damaged)
 
 
 def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView | None:
@@ -76,41 +115,48 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
         return RunsPage([], None)
     no, tail = found.no, found.tail
     kind, place = place_of(query.cursor)
-    shown: list[Run] = []
+    listed = _Listed(query.key)
     if kind == "w":
-        shown = _waiting(connection, query.key, no, place if query.cursor else _LAST, query.limit + 1)
-        if len(shown) > query.limit:
-            return RunsPage(shown[:-1], _cursor_after(connection, shown[-2]))
+        before = place if query.cursor else _LAST
+        rows = connection.execute(_WAITS, (no, *before, query.limit + 1)).fetchall()
+        ahead = waiting_before(connection, no, before)
+        for index, row in enumerate(rows[: query.limit]):
+            listed.add(row, ahead - index)
+        if len(rows) > query.limit:
+            return listed.page("w" + ".".join(map(str, _place(rows[query.limit - 1]))))
     if kind in "wr":
-        if len(shown) == query.limit:
-            return RunsPage(shown, "r")
-        shown += [sound_run(row, query.key) for row in connection.execute(_EXECUTES, (no,))]
-    row = tail.row if kind != "h" else place
-    if len(shown) == query.limit or row is None:
-        return RunsPage(shown, None if row is None else f"h{row}")
-    ended, after = _ended(connection, query.key, no, row, query.limit - len(shown))
-    return RunsPage(shown + ended, after)
+        if len(listed) == query.limit:
+            return listed.page("r")
+        for row in connection.execute(_EXECUTES, (no,)):
+            listed.add(row)
+    last = tail.row if kind != "h" else place
+    after = None if last is None else _ended(connection, listed, no, last, query.limit)
+    return listed.page(None if after is None else f"h{after}")
 
 
-def _waiting(connection: sqlite3.Connection, key: SessionKey, no: int, before: Rank, limit: int) -> list[Run]:
-    rows = connection.execute(_WAITS, (no, *before, limit)).fetchall()
-    ahead = waiting_before(connection, no, before)
-    return [replace(sound_run(row, key), position=ahead - index) for index, row in enumerate(rows)]
+def _place(row: tuple[Any, ...]) -> Rank:
+    """Return where in line the run in a row of `RUN_COLUMNS` stands."""
+    stored = dict(zip(RUN_COLUMNS.split(", "), row, strict=True))
+    return stored["lane"], stored["urgency"], stored["seq"]
 
 
-def _ended(
-    connection: sqlite3.Connection, key: SessionKey, no: int, row: int, limit: int
-) -> tuple[list[Run], str | None]:
-    """Return the runs that ended at a row of history and before it, and the cursor of those before them.
+def _ended(connection: sqlite3.Connection, listed: _Listed, no: int, last: int, limit: int) -> int | None:
+    """Add the runs that ended at a row of history and before it; return the row of the first that has no room.
 
-    Some may have been forgotten since: a page may have less on it than `limit`, or nothing.
+    Rows whose runs have been forgotten are passed over. Only behind a great many of them may there be a page that has
+    room and goes on.
     """
-    rows = connection.execute(_CHAIN, (row, no, no, limit)).fetchall()
-    ended = [sound_run(tuple(columns), key) for _, _, *columns in rows if columns[0] is not None]
-    previous = rows[-1][1] if rows else None
-    return ended, None if previous is None else f"h{previous}"
-
-
-def _cursor_after(connection: sqlite3.Connection, run: Run) -> str:
-    place = connection.execute("SELECT lane, urgency, seq FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
-    return "w" + ".".join(map(str, place))
+    rows = limit - len(listed) + 1
+    row: int | None = last
+    for _ in range(_READS):
+        read = connection.execute(_CHAIN, (row, no, no, rows)).fetchall()
+        for this, _, *columns in read:
+            if columns[0] is not None:
+                if len(listed) == limit:
+                    return int(this)
+                listed.add(tuple(columns))
+        row = read[-1][1] if read else None
+        if row is None:
+            return None
+        rows = _FORGOTTEN
+    return row

@@ -51,13 +51,15 @@ class MemoryLists(Steps):
                 return self._page(shown, "r")
             if session.claimed is not None and not session.claimed.held:
                 shown.append(session.claimed)
-        left = place if kind == "h" else len(session.ended)
-        if len(shown) < query.limit:
-            first = max(0, left - query.limit + len(shown))
-            ended = [self._runs.get(run_id) for run_id in session.ended[first:left][::-1]]
-            shown += [run for run in ended if run is not None]
-            left = first
-        return self._page(shown, f"h{left}" if left else None)
+        left = min(place, len(session.ended)) if kind == "h" else len(session.ended)
+        while left > 0:
+            run = self._runs.get(session.ended[left - 1])
+            if run is not None:  # else it was forgotten
+                if len(shown) == query.limit:
+                    return self._page(shown, f"h{left}")
+                shown.append(run)
+            left -= 1
+        return self._page(shown, None)
 
     def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:
         return RunsPage([self._shown(run) for run in runs], after)

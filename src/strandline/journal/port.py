@@ -247,10 +247,15 @@ class RunsQuery(Struct, frozen=True):
 
 
 class RunsPage(Struct, frozen=True):
-    """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile."""
+    """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile.
+
+    `damaged` are those of them whose records cannot be read any more: they have their place in the list, and no more
+    than their id can be told.
+    """
 
     runs: list[Run]
     after: str | None
+    damaged: list[RunId] = []
 
 
 class SessionQuery(Struct, frozen=True):
@@ -268,10 +273,14 @@ class SessionsQuery(Struct, frozen=True):
 
 
 class SessionsPage(Struct, frozen=True):
-    """Some sessions, and the id after which the next page begins, None at the end."""
+    """Some sessions, and the id after which the next page begins, None at the end.
+
+    `damaged` are those of them of which no more than their id can be told.
+    """
 
     sessions: list[SessionView]
     after: SessionId | None
+    damaged: list[SessionId] = []
 
 
 class WaitingQuery(Struct, frozen=True):

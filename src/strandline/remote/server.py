@@ -111,6 +111,7 @@ class RemoteServer:
     def _pages(self, path: str, name: str, most: int, *, older: bool = False, query: Body | None = None) -> Body:
         """Return up to `most` entries of a list, in one; `older`: each further page belongs before the others."""
         entries: list[Any] = []
+        damaged: list[Any] = []
         cursor: str | None = None
         while len(entries) < most:
             asked = {**(query or {}), "limit": min(PAGE, most - len(entries))}
@@ -118,10 +119,11 @@ class RemoteServer:
             if not isinstance(page.get(name), list):
                 raise self._other(f"GET {path} has no {name}")
             entries = [*page[name], *entries] if older else [*entries, *page[name]]
+            damaged += page.get("damaged", [])
             cursor = page.get("next_cursor")
             if cursor is None:
                 break
-        return {name: entries, "next_cursor": cursor}
+        return {name: entries, "next_cursor": cursor, **({"damaged": damaged} if damaged else {})}
 
     def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
         try:

@@ -21,6 +21,7 @@ class ListsContract(Contract):
         while True:
             page = await desk.journal.read(RunsQuery(at or key(), cursor, limit))
             assert len(page.runs) <= limit
+            assert len(page.runs) == limit or page.after is None, "a page is full, but for the last one"
             found += page.runs
             if page.after is None:
                 return found
@@ -64,6 +65,17 @@ class ListsContract(Contract):
             assert [run.run_id for run in await self._listed(desk, limit)] == ["r5", "r4", "r3"]
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await self._listed(desk, 3) == []
+
+    @scenario
+    async def test_pages_are_full_wherever_runs_were_forgotten(self, desk: Desk) -> None:
+        ends = [1_000.0, 9_000.0, 2_000.0, 2_000.0, 2_000.0, 9_000.0, 1_000.0, 9_000.0, 1_000.0]
+        for number, at in enumerate(ends):
+            desk.clock.at = at
+            await desk.settle(await desk.start(f"r{number}"), done("hi", "ho"))
+        assert await desk.journal.prune(5_000.0, 10) == 6
+        await desk.accept("w", take=False)
+        for limit in range(1, 8):
+            assert [run.run_id for run in await self._listed(desk, limit)] == ["w", "r7", "r5", "r1"]
 
     @scenario
     async def test_a_page_goes_on_where_the_one_before_ended(self, desk: Desk) -> None:
