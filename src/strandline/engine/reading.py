@@ -20,7 +20,7 @@ from strandline.journal.port import (
     SessionsQuery,
 )
 from strandline.lifecycle import ENDED
-from strandline.model import Message, Principal, Run, RunId, RunStatus, SessionId, SessionKey, SessionView
+from strandline.model import Lane, Message, Principal, Run, RunId, RunStatus, SessionId, SessionKey, SessionView
 
 HISTORY_PAGE = 500
 
@@ -75,7 +75,7 @@ class Reading:
         if self._readiness.draining and run_id not in self._streams:
             return self._streams.postponed(run_id, run.key)
         stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
-        if run.position:
+        if run.position and run.lane != Lane.GIVEN_BACK:  # that one has begun, and tells next that it goes on
             self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
         return stream
 
