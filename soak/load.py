@@ -19,6 +19,8 @@ from soak.records import Deletion
 from soak.server import Relay
 from soak.talk import Talk
 
+AGAIN_S = 0.06
+"""How long to wait before a session that was busy is deleted again."""
 IDLE = frozenset({"succeeded", "agent_error"})
 """How a run ends of which nothing works on."""
 
@@ -110,7 +112,7 @@ class Load:
             while True:
                 if await self._delete(session, labels) in (204, 404):
                     break
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(AGAIN_S)
             if self._desk.stopping:
                 return
 
