@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-from soak.case import Case, Rules
+from soak.case import CLOCKS_S, Case, Rules
 from soak.records import Cancel, View
 from soak.wishes import interrupts_of
 
-CLOCKS_S: Final = 0.01
 LEFT_ALONE_S: Final = 2.0
 """How long nobody must wait for a run that is not to go on without a client."""
 NOTICED_S: Final = 0.25

@@ -13,6 +13,8 @@ from soak.ledger import Line
 from soak.message import Message, read
 from soak.records import Asked, Records, Stored, View
 
+CLOCKS_S: Final = 0.01
+"""By how much two readings of a clock may differ that count as the same instant."""
 EXECUTES: Final = 202
 AT_ONCE_S: Final = 1.0
 """How long after a server was told to end it may start runs: what it was just about to."""

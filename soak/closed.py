@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from soak.case import Case
+from soak.case import CLOCKS_S, Case
 from soak.ledger import Line
 from soak.records import asked_by
-from soak.wishes import CLOCKS_S
 
 
 def judge_closed(case: Case) -> Iterator[str]:

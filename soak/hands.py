@@ -5,7 +5,7 @@ Whatever is paused is resumed, however many servers that takes: else a soak woul
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from soak.records import Cancel, Move, Pause, Sweep
 from soak.server import Server
 from soak.wire import Broken, Reply, Silent, ask
 
-WAITING = "queued"
+WAITING: Final = "queued"
 
 
 class Hands:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from soak.cancels import judge_cancels
-from soak.case import NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
+from soak.case import CLOCKS_S, NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
 from soak.closed import judge_closed
 from soak.deeds import judge_deeds
 from soak.deletions import judge_deletions
@@ -19,8 +19,6 @@ from soak.records import ENDED, Asked, Ended, Records, View, digest
 from soak.shown import check_shown, is_open
 from soak.wishes import INTERRUPTS, judge_wishes
 
-CLOCKS_S: Final = 0.01
-"""By how much two readings of a clock may differ that count as the same instant."""
 LATE_S: Final = 15.0
 """How much later than promised a run may end: servers are dead for a while, and machines are busy."""
 STALL_S: Final = 1.0

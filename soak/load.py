@@ -8,6 +8,7 @@ has an answer; nothing else is sent twice: whose connection breaks knows nothing
 
 import asyncio
 import time
+from typing import Final
 
 from soak import plan
 from soak.answers import Answers
@@ -19,9 +20,9 @@ from soak.records import Deletion
 from soak.server import Relay
 from soak.talk import Talk
 
-AGAIN_S = 0.06
+AGAIN_S: Final = 0.06
 """How long to wait before a session that was busy is deleted again."""
-IDLE = frozenset({"succeeded", "agent_error"})
+IDLE: Final = frozenset({"succeeded", "agent_error"})
 """How a run ends of which nothing works on."""
 
 

@@ -6,10 +6,10 @@ A question is answered once or not at all; its tools go on with the answer that 
 from collections.abc import Iterator
 from typing import Final
 
-from soak.case import NOT_ANSWERED, NOT_GIVEN, Case, text_of
+from soak.case import CLOCKS_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
 from soak.message import ASKING, as_said
 from soak.records import Answered, Asked, Stored, View, asked_by
-from soak.wishes import CLOCKS_S, INTERRUPTS
+from soak.wishes import INTERRUPTS
 
 WITHDRAWN: Final = 200
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Final
 
 from soak.desk import POLL_S, Desk
 from soak.plan import Say
@@ -10,7 +10,7 @@ from soak.records import Answered, Asked, ended_of_chat
 from soak.server import Server
 from soak.wire import Broken, Reply, Silent, ask
 
-MAY_REFUSE = {409: {"already_answered", "dismissed"}, 404: {"not_found"}}
+MAY_REFUSE: Final = {409: {"already_answered", "dismissed"}, 404: {"not_found"}}
 """How an answer to an input request may be refused, by status code."""
 
 

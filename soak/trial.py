@@ -8,7 +8,6 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from soak.message import AGAIN
 from soak.records import Records
 from soak.server import ROOT, Relay, Server
 from soak.stored import stored
+from soak.summary import summary
 from soak.wire import Broken, Silent
 
 TARGET: Final = str(ROOT / "soak" / "target.py")
@@ -131,37 +131,8 @@ class Trial:
         )
 
     def summary(self) -> str:
-        """Return, in a line, how runs ended and where servers were when they were ended; true after `run`."""
-        views = self._records.views.values()
-        ends = Counter(view.ended.kind for view in views if view.ended is not None)
-        again = sum(1 for view in views if view.attempt > 1)
-        stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
-        parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
-        held = f"{len(self._records.held)} seen held (at most {self._records.most_held} at once)"
-        told = [
-            f"runs: {next(parts)}; {again} in more than one attempt, {held}. Servers ended: {next(parts)}",
-            *(f"{what}: {answers}" for what, answers in self._wishes().items()),
-        ]
-        return "\n".join(told)
-
-    def _wishes(self) -> dict[str, str]:
-        """Return how the servers answered what was wished, by what it was."""
-        records = self._records
-        answers = {label for label, asked in records.asked.items() if asked.thread}
-        codes = {
-            "answers": [each.status_code for each in records.answered if each.label in answers],
-            "cancels": [each.status_code for each in records.cancels if not each.force],
-            "forced cancels": [each.status_code for each in records.cancels if each.force],
-            "cancels of sessions": [each.status_code for each in records.sweeps],
-            "moves": [each.status_code for each in records.moves],
-            "pauses": [200 for _ in records.pauses],
-            "deletions": [each.status_code for each in records.deletions],
-        }
-        return {
-            what: ", ".join(f"{count} {code or 'lost'}" for code, count in sorted(Counter(each).items()))
-            for what, each in codes.items()
-            if each
-        }
+        """Return, in lines, what was played; true after `run`."""
+        return summary(self._records)
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""

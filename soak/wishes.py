@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Final
 
-from soak.case import Case
+from soak.case import CLOCKS_S, Case
 from soak.records import Asked, Move, View
 
 INTERRUPTS: Final = frozenset({"interrupt", "rollback"})
 FRONT: Final = 2
 MOVED: Final = 1
-CLOCKS_S: Final = 0.01
 ACCEPTED_S: Final = 1.0
 """How long after its `created_at` a run may be accepted: on a slow disk, in a busy machine."""
 
