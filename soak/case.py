@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Asked, Records, Stored, View
+from soak.records import Asked, Deletion, Records, Stored, View
 
 CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
@@ -101,6 +101,9 @@ class Case:
 
         self.answers = {run_id for run_id, label in self.label_of.items() if self.thread_of.get(label, label) != label}
         """The runs that answer a question."""
+        self.deletions: dict[str, list[Deletion]] = defaultdict(list)
+        for deletion in records.deletions:
+            self.deletions[deletion.session].append(deletion)
         self.gone = {label for label, asked in records.asked.items() if self._may_be_deleted(asked)}
         """The labels of what may have been deleted with its session."""
         self.moved = {self.label_of.get(move.run_id, "") for move in records.moves if move.status_code in (0, 200)}
@@ -124,10 +127,8 @@ class Case:
         return view is not None and view.ended is not None and view.ended.kind == "cancelled"
 
     def _may_be_deleted(self, asked: Asked) -> bool:
-        return any(
-            each.session == asked.session and each.may_have_deleted and each.told_ns > asked.sent_ns
-            for each in self.records.deletions
-        )
+        deletions = self.deletions[asked.session]
+        return any(each.may_have_deleted and each.told_ns > asked.sent_ns for each in deletions)
 
     def _known_accepted(self) -> dict[str, int]:
         """Return, by label, when the acceptance of a run was known outside at the latest."""

@@ -1,5 +1,6 @@
 """Judges sessions that were paused or waited for input: nothing starts there, and time stands still. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -29,11 +30,13 @@ def _started(case: Case) -> Iterator[str]:
 def _went_on(case: Case) -> Iterator[str]:
     """Nothing goes on in a paused session either, in a process that came after the pause."""
     born: dict[int, Line] = {}
+    of_session: dict[str, list[Line]] = defaultdict(list)
     for line in case.lines:
         born.setdefault(line.pid, line)
+        of_session[line.session].append(line)
     for pause in case.records.pauses:
-        for line in case.lines:
-            within = line.session == pause.session and pause.told_ns < line.at_ns < pause.resuming_ns
+        for line in of_session[pause.session]:
+            within = pause.told_ns < line.at_ns < pause.resuming_ns
             if within and line.kind != "end" and born[line.pid].at_ns > pause.told_ns:
                 yield f"{line.label} went on in another process while {pause.session} was paused"
 

@@ -74,7 +74,8 @@ def _tools(case: Case) -> Iterator[str]:
     ended: dict[str, Line] = {}
     for line in case.lines:
         if line.kind == "begin":
-            begun[line.label, line.tool_use_id].append(line)
+            whose = line.run_id if line.label in case.gone else line.label  # (it may have been sent again since)
+            begun[whose, line.tool_use_id].append(line)
         elif line.kind == "end":
             ended[line.token] = line
     for (_, tool_use_id), starts in begun.items():

@@ -11,6 +11,10 @@ NONE: Final = 404
 
 def judge_deletions(case: Case) -> Iterator[str]:
     """Yield everything that is wrong about deletions."""
+    for answer in case.records.answered:
+        asked = case.records.asked.get(answer.label)
+        if answer.status_code == NONE and asked is not None and not asked.thread and answer.label not in case.gone:
+            yield f"{answer.label} was answered {NONE}, and {asked.session} was not deleted"
     for deletion in case.records.deletions:
         match deletion.status_code:
             case 204:
@@ -41,11 +45,12 @@ def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
 
 
 def _known_before(case: Case, deletion: Deletion) -> set[str]:
-    """Return the labels of what was accepted for sure before a session was deleted."""
+    """Return the labels of what was accepted for sure before a session was deleted, and not sent again after that."""
     return {
         label
         for label, asked in case.records.asked.items()
         if asked.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent_ns
+        if not (asked.keyed and label in case.records.unsure)
     }
 
 
@@ -53,8 +58,8 @@ def _was_there(case: Case, deletion: Deletion) -> Iterator[str]:
     """A session that is not there has no runs, or was deleted since."""
     earlier = [
         each.sent_ns
-        for each in case.records.deletions
-        if each.session == deletion.session and each.may_have_deleted and each.told_ns < deletion.told_ns
+        for each in case.deletions[deletion.session]
+        if each.may_have_deleted and each.told_ns < deletion.told_ns
     ]
     for label in _known_before(case, deletion):
         if case.records.asked[label].sent_ns > max(earlier, default=0):

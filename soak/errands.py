@@ -29,7 +29,7 @@ class Errand(Struct, frozen=True, kw_only=True):
     priority: int | None
     """Where to move a run; None is the front."""
     for_ms: float
-    """For how long to pause a session."""
+    """For how long to pause a session: often for longer than its server lives."""
 
 
 def errands(seed: int, number: int) -> Iterator[Errand]:
@@ -43,5 +43,5 @@ def errands(seed: int, number: int) -> Iterator[Errand]:
             force=chance.random() < 0.35,
             running=chance.random() < 0.5,
             priority=None if chance.random() < 0.4 else chance.randint(1, 5),
-            for_ms=chance.expovariate(1 / 150),
+            for_ms=chance.uniform(500, 2500) if chance.random() < 0.4 else chance.expovariate(1 / 150),
         )

@@ -97,8 +97,7 @@ def _histories(case: Case) -> Iterator[str]:
             yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
         if is_open(shown) != (session in case.records.pending):
             yield f"the last round of {session} is {'' if is_open(shown) else 'not '}open, and shown otherwise"
-        deleted = any(each.session == session for each in case.records.deletions)
-        for seen in () if deleted else case.records.seen.get(session, ()):
+        for seen in () if case.deletions[session] else case.records.seen.get(session, ()):
             if digest(shown[: seen.count]) != seen.digest:
                 yield f"the history of {session} was changed in its first {seen.count} messages"
         for part in case.parts[session]:

@@ -128,9 +128,9 @@ def asker(seed: int, number: int, *, timeouts: bool) -> Iterator[Exchange]:
         )
         replies = tuple(
             Reply(
-                how=chance.choices(("never", "once", "twice", "both", "unknown"), (2, 10, 3, 3, 1))[0],
+                how=chance.choices(("never", "once", "twice", "both", "unknown"), (4, 10, 3, 3, 1))[0],
                 labels=(f"a{number}-{next(answers)}", f"a{number}-{next(answers)}"),
-                after_ms=chance.expovariate(1 / 60),
+                after_ms=chance.uniform(300, 1800) if chance.random() < 0.25 else chance.expovariate(1 / 60),
                 leave_ms=chance.uniform(0, 150) if chance.random() < 0.15 else None,
                 timeout_s=round(chance.uniform(0.02, 0.4), 3) if timeouts and chance.random() < 0.1 else None,
                 keyed=chance.random() < 0.4,

@@ -5,7 +5,7 @@ import time
 from typing import Any, Final
 
 from soak.desk import POLL_S, Desk
-from soak.plan import Say
+from soak.plan import DELETED, Say
 from soak.records import Answered, Asked, ended_of_chat
 from soak.server import Server
 from soak.wire import Broken, Reply, Silent, ask
@@ -88,6 +88,8 @@ class Talk:
                 pass
             case 409 if asked.if_busy == "reject":
                 pass
+            case 404 if asked.session.startswith(DELETED) and code == "not_found":
+                pass  # deleted while its client waited, or came again for its answer
             case status_code if asked.thread and code in MAY_REFUSE.get(status_code, ()):
                 pass
             case _:

@@ -154,6 +154,18 @@ def delete_in_two_requests(world: Asking) -> None:
     world.delete(status_code=404, unsure=True, shown=0)
 
 
+def send_again_after_a_deletion(world: Asking) -> None:
+    """Its client had no answer, and did not know that it had ended before."""
+    world.delete()
+    world.records.asked["d0-0"] = replace(world.records.asked["d0-0"], text="d0-0 work.1", keyed=True)
+    world.records.unsure.add("d0-0")
+    for run_id, at_ns in (("run-d0-0", 22), ("run-again", 60)):
+        for line in ran("d0-0", "work", 9, "done", pid=1):
+            how = {"session": OWN, "run_id": run_id, "at_ns": at_ns, "token": run_id}
+            world.lines.append(replace(line, **how))
+    world.records.views["run-again"] = View(status_code=404)
+
+
 def force_the_end_of_a_hold(world: Asking) -> None:
     world.cancel(DONE, 200, force=True, told=212.0)
 
@@ -203,6 +215,7 @@ def pause_between(world: Asking) -> None:
         fail_after_the_answer,
         delete,
         delete_in_two_requests,
+        send_again_after_a_deletion,
         force_the_end_of_a_hold,
         overlap_by_force,
         cancel_a_session,
@@ -417,6 +430,10 @@ def lose_what_was_not_deleted(world: Asking) -> None:
     world.delete(status_code=404, shown=0)
 
 
+def be_gone_without_a_deletion(world: Asking) -> None:
+    world.records.answered.append(Answered(label=DONE, status_code=404, at_ns=99, code="not_found"))
+
+
 def not_find_a_run(world: Asking) -> None:
     world.records.not_found[f"run-{DONE}"] = 50
 
@@ -464,6 +481,7 @@ def not_find_a_run(world: Asking) -> None:
         (keep_a_deleted_history, "and is in history"),
         (execute_after_its_deletion, "was executed after"),
         (lose_what_was_not_deleted, "was not there to be deleted"),
+        (be_gone_without_a_deletion, "was answered 404, and"),
         (not_find_a_run, "could not be found"),
     ],
 )
