@@ -57,7 +57,7 @@ def _known_before(case: Case, deletion: Deletion) -> set[str]:
 def _was_there(case: Case, deletion: Deletion) -> Iterator[str]:
     """A session that is not there has no runs, or was deleted since."""
     earlier = [
-        each.sent_ns
+        each.told_ns
         for each in case.deletions[deletion.session]
         if each.may_have_deleted and each.told_ns < deletion.told_ns
     ]

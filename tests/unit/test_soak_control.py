@@ -154,6 +154,12 @@ def delete_in_two_requests(world: Asking) -> None:
     world.delete(status_code=404, unsure=True, shown=0)
 
 
+def delete_once_more(world: Asking) -> None:
+    """The first deletion took its time: what it deleted was sent after it."""
+    world.delete(sent_ns=5, shown=0)
+    world.records.deletions.append(Deletion(session=OWN, sent_ns=45, told_ns=50, status_code=404))
+
+
 def send_again_after_a_deletion(world: Asking) -> None:
     """Its client had no answer, and did not know that it had ended before."""
     world.delete()
@@ -215,6 +221,7 @@ def pause_between(world: Asking) -> None:
         fail_after_the_answer,
         delete,
         delete_in_two_requests,
+        delete_once_more,
         send_again_after_a_deletion,
         force_the_end_of_a_hold,
         overlap_by_force,
