@@ -11,10 +11,17 @@ from msgspec import Struct
 
 from soak.ledger import Line
 from soak.message import Message, read
-from soak.records import Asked, Records, Stored
+from soak.records import Asked, Deletion, Records, Stored, View
 
+CLOCKS_S: Final = 0.01
+"""By how much two readings of a clock may differ that count as the same instant."""
+EXECUTES: Final = 202
+AT_ONCE_S: Final = 1.0
+"""How long after a server was told to end it may start runs: what it was just about to."""
 UNKNOWN: Final = "The outcome of this tool call is unknown"
 NOT_STARTED: Final = "This tool was not started"
+NOT_ANSWERED: Final = "This tool asked a person for input and got no answer"
+NOT_GIVEN: Final = "(The input that was asked for was not given.)"
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -25,6 +32,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     """Whether a run goes on, told so, if a tool was at work when its server died."""
     max_attempts: int = 3
     cancel_grace_s: float = 0.5
+    input_timeout_s: float = 1.5
 
 
 class Part(Struct, frozen=True):
@@ -45,6 +53,11 @@ class Part(Struct, frozen=True):
         return {use["toolUseId"]: use["name"] for use in uses}
 
     @property
+    def is_open(self) -> bool:
+        """Whether its last round has no results yet."""
+        return any("toolUse" in block for block in self.messages[-1]["content"])
+
+    @property
     def results(self) -> dict[str, dict[str, Any]]:
         """The results of its tools, by toolUseId."""
         blocks = [
@@ -54,13 +67,19 @@ class Part(Struct, frozen=True):
 
 
 class Case:
-    """The records, put in order: who is who, and what each run left."""
+    """The records, put in order: who is who, and what each run left.
+
+    A message and the answers to its questions are one *thread*, named by the label of the message: they have one part
+    of history, and of tools only the thread is known that they worked for.
+    """
 
     def __init__(self, records: Records, lines: Sequence[Line], rules: Rules) -> None:
         self.records = records
         self.lines = lines
         self.rules = rules
-        self.messages: dict[str, Message] = {label: read(asked.text) for label, asked in records.asked.items()}
+        self.messages: dict[str, Message] = {
+            label: read(asked.text) for label, asked in records.asked.items() if not asked.thread
+        }
         self.parts: dict[str, list[Part]] = {name: parts_of(told) for name, told in records.histories.items()}
         self.stored: dict[str, list[Stored]] = defaultdict(list)
         for run in sorted(records.stored, key=lambda run: run.sequence):
@@ -69,9 +88,26 @@ class Case:
         self.label_of |= {answer.run_id: answer.label for answer in records.answered if answer.run_id}
         self.label_of |= {run_id: label for label, (run_id, _) in records.seen_waiting.items()}
         self.label_of |= {run_id: view.label for run_id, view in records.views.items() if view.label}
+        self.known_ns = self._known_accepted()
+        self.thread_of = {label: asked.thread or label for label, asked in records.asked.items()}
+        self.thread: dict[str, list[str]] = defaultdict(list)
+        """The ids of the runs of each thread, in the order of acceptance."""
+        for runs in self.stored.values():
+            for run in runs:
+                self.thread[self._thread_of_run(run.run_id)].append(run.run_id)
         by_label = {part.label: part for parts in self.parts.values() for part in parts}
-        self.part_of = {run_id: by_label[label] for run_id, label in self.label_of.items() if label in by_label}
+        threads = {run_id: self._thread_of_run(run_id) for run_id in self.label_of}
+        self.part_of = {run_id: by_label[thread] for run_id, thread in threads.items() if thread in by_label}
 
+        self.answers = {run_id for run_id, label in self.label_of.items() if self.thread_of.get(label, label) != label}
+        """The runs that answer a question."""
+        self.deletions: dict[str, list[Deletion]] = defaultdict(list)
+        for deletion in records.deletions:
+            self.deletions[deletion.session].append(deletion)
+        self.gone = {label for label, asked in records.asked.items() if self._may_be_deleted(asked)}
+        """The labels of what may have been deleted with its session."""
+        self.moved = {self.label_of.get(move.run_id, "") for move in records.moves if move.status_code in (0, 200)}
+        """The labels of runs that may have been moved."""
         self.acted = {line.run_id for line in lines if line.kind == "begin"}
         """The runs that have started a tool."""
         acted = {line.label for line in lines if line.kind == "begin"}
@@ -82,13 +118,35 @@ class Case:
         }
         """The labels of runs that were cancelled, may have asked their model, and have nothing to tell."""
 
+    def _thread_of_run(self, run_id: str) -> str:
+        label = self.label_of.get(run_id, "")
+        return self.thread_of.get(label, label)
+
     def _is_cancelled(self, run_id: str) -> bool:
         view = self.records.views.get(run_id)
         return view is not None and view.ended is not None and view.ended.kind == "cancelled"
 
+    def _may_be_deleted(self, asked: Asked) -> bool:
+        deletions = self.deletions[asked.session]
+        return any(each.may_have_deleted and each.told_ns > asked.sent_ns for each in deletions)
+
+    def _known_accepted(self) -> dict[str, int]:
+        """Return, by label, when the acceptance of a run was known outside at the latest."""
+        known: dict[str, int] = {}
+        for line in self.lines:
+            known.setdefault(line.label, line.at_ns)
+        told = [(answer.label, answer.at_ns) for answer in self.records.answered if answer.run_id]
+        for label, at_ns in [*told, *((label, at_ns) for label, (_, at_ns) in self.records.seen_waiting.items())]:
+            known[label] = min(at_ns, known.get(label, at_ns))
+        return known
+
     def asked_for(self, run_id: str) -> Asked | None:
         """Return what a run was asked for with, if it is known."""
         return self.records.asked.get(self.label_of.get(run_id, ""))
+
+    def is_last(self, run_id: str) -> bool:
+        """Tell whether no other run has gone on with what this one has begun."""
+        return self.thread[self._thread_of_run(run_id)][-1:] == [run_id]
 
     def leaves_a_trace(self, run: Stored) -> bool:
         """Tell whether a run has to be in history: all are, but those that came to their end while they waited.
@@ -98,9 +156,22 @@ class Case:
         view = self.records.views.get(run.run_id)
         if view is None or view.ended is None:
             return True
-        if view.started and view.ended.kind == "cancelled" and run.run_id not in self.acted:
+        if view.ended.kind == "cancelled" and self._waited_again(run, view):
             return run.run_id in self.part_of
         return view.started or view.ended.kind not in ("queue_timeout", "cancelled")
+
+    def _waited_again(self, run: Stored, view: View) -> bool:
+        """Tell whether a run may have waited, with nothing that it did, when it was cancelled.
+
+        Its server was told to end, or killed, after it had begun; it had started no tool; nobody was told that it
+        executed when it was cancelled.
+        """
+        if view.begun is None or view.ended_s is None or run.run_id in self.acted:
+            return False
+        executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}
+        executed |= {run_id for each in self.records.sweeps for run_id in each.asked}
+        given_back = any(view.begun - AT_ONCE_S <= blow <= view.ended_s for blow in self.records.blows)
+        return given_back and run.run_id not in executed
 
 
 def parts_of(history: Sequence[Any]) -> list[Part]:

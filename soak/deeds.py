@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from soak.case import NOT_STARTED, UNKNOWN, Case, text_of
+from soak.case import NOT_ANSWERED, NOT_STARTED, UNKNOWN, Case, text_of
 from soak.ledger import Line
 
 
@@ -19,7 +19,7 @@ def judge_deeds(case: Case) -> Iterator[str]:
 
 
 def _starts(case: Case) -> Iterator[str]:
-    """Runs of a session execute one after the other, in the order of history, and none comes back after the next.
+    """Threads of a session execute one after the other, in the order of history, and none comes back after the next.
 
     A model may be asked for the next run while the end of the one before is still being committed; if the server dies
     then, both go on in the next process. So model calls have their order within a process, and tools over all.
@@ -27,6 +27,8 @@ def _starts(case: Case) -> Iterator[str]:
     tools: dict[str, list[str]] = defaultdict(list)
     all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
     for line in case.lines:
+        if line.label in case.gone:
+            continue
         if line.kind == "begin":
             _append(tools[line.session], line.label)
         if line.kind != "end" and line.label not in case.traceless:
@@ -48,12 +50,18 @@ def _difference(order: list[str], told: list[str]) -> str:
 
 
 def _alone(case: Case) -> Iterator[str]:
-    """No tool of a run works while a tool of another run of its session does, in the same process."""
+    """No tool of a run works while a tool of another run of its session does, in the same process.
+
+    Unless somebody has said by force that it is not to be waited for.
+    """
+    let_go = {cancel.run_id for cancel in case.records.cancels if cancel.force}
+    swept = {sweep.session for sweep in case.records.sweeps if sweep.force and sweep.running}
     working: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for line in case.lines:
         here = working[line.session, line.pid]
         if line.kind == "begin":
-            if others := {run_id for run_id in here.values() if run_id != line.run_id}:
+            others = {run_id for run_id in here.values() if run_id != line.run_id} - let_go
+            if others and line.session not in swept:
                 yield f"in {line.session} a tool of {line.label} began while one of {', '.join(sorted(others))} worked"
             here[line.token] = line.run_id
         elif line.kind == "end":
@@ -66,16 +74,19 @@ def _tools(case: Case) -> Iterator[str]:
     ended: dict[str, Line] = {}
     for line in case.lines:
         if line.kind == "begin":
-            begun[line.run_id, line.tool_use_id].append(line)
+            whose = line.run_id if line.label in case.gone else line.label  # (it may have been sent again since)
+            begun[whose, line.tool_use_id].append(line)
         elif line.kind == "end":
             ended[line.token] = line
-    for (run_id, tool_use_id), starts in begun.items():
-        first = starts[0]
+    for (_, tool_use_id), starts in begun.items():
+        first, run_id = starts[0], starts[-1].run_id
         if len(starts) > 1 and first.tool not in case.rules.idempotent:
             yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started {len(starts)} times"
         if (part := case.part_of.get(run_id)) is None:
             continue  # said by others: the run is lost, or its session's history is short
         if (result := part.results.get(tool_use_id)) is None:
+            if part.is_open:
+                continue  # it is told when the others of its round are
             yield f"{first.tool} {tool_use_id} of run {run_id} ({first.label}) was started, and is not in history"
         else:
             ends = [ended[start.token] for start in starts if start.token in ended]
@@ -83,7 +94,7 @@ def _tools(case: Case) -> Iterator[str]:
     for run_id, part in case.part_of.items():
         for tool_use_id, result in part.results.items():
             text = text_of(result)
-            if (run_id, tool_use_id) not in begun and not text.startswith((UNKNOWN, NOT_STARTED)):
+            if (part.label, tool_use_id) not in begun and not text.startswith((UNKNOWN, NOT_STARTED, NOT_ANSWERED)):
                 yield f"tool {tool_use_id} of run {run_id} ({part.label}) never started, and is told as {text!r}"
 
 

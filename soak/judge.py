@@ -7,16 +7,18 @@ out. Returns faults, one sentence each; none if all is well.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from soak.case import UNKNOWN, Case, Part, Rules, text_of
+from soak.cancels import judge_cancels
+from soak.case import CLOCKS_S, NOT_GIVEN, UNKNOWN, Case, Part, Rules, text_of
+from soak.closed import judge_closed
 from soak.deeds import judge_deeds
+from soak.deletions import judge_deletions
 from soak.ledger import Line
 from soak.message import LABEL, OUT_OF_ORDER, Message, answer
+from soak.questions import judge_questions
 from soak.records import ENDED, Asked, Ended, Records, View, digest
+from soak.shown import check_shown, is_open
 from soak.wishes import INTERRUPTS, judge_wishes
-from strandline.testing.checker import check_history
 
-CLOCKS_S: Final = 0.01
-"""By how much two readings of a clock may differ that count as the same instant."""
 LATE_S: Final = 15.0
 """How much later than promised a run may end: servers are dead for a while, and machines are busy."""
 STALL_S: Final = 1.0
@@ -30,7 +32,8 @@ UNSEEN: Final = 255
 def judge(records: Records, lines: Sequence[Line], rules: Rules) -> list[str]:
     """Return everything that is wrong."""
     case = Case(records, lines, rules)
-    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, judge_wishes, _ends, _exits)
+    wishes = (judge_wishes, judge_cancels, judge_questions, judge_closed, judge_deletions)
+    judges = (_seen_at_once, _lost, _outcomes, _histories, _order, judge_deeds, *wishes, _ends, _exits)
     return [fault for each in judges for fault in each(case)]
 
 
@@ -51,8 +54,13 @@ def _lost(case: Case) -> Iterator[str]:
         yield "a run is listed twice"
     for run_id, how in acknowledged.items():
         view = records.views.get(run_id)
+        if case.label_of.get(run_id) in case.gone:
+            continue
         if run_id not in stored or view is None or view.status_code == 404:
             yield f"run {run_id} ({case.label_of.get(run_id)}) was {how}, and is lost"
+    for run_id in records.not_found:
+        if case.label_of.get(run_id) not in case.gone:
+            yield f"run {run_id} ({case.label_of.get(run_id)}) was known, and could not be found"
     for run in records.stored:
         view = records.views.get(run.run_id)
         if run.status not in ENDED or view is None or view.ended is None:
@@ -64,6 +72,7 @@ def _lost(case: Case) -> Iterator[str]:
     refused = {answer.label for answer in records.answered} - records.unsure
     refused -= {answer.label for answer in records.answered if answer.run_id}
     happened = {line.label for line in case.lines} | {part.label for parts in case.parts.values() for part in parts}
+    happened |= {case.label_of.get(run.run_id, "") for run in records.stored}
     for label in sorted(refused & happened):
         yield f"{label} was refused, and ran"
 
@@ -82,11 +91,13 @@ def _histories(case: Case) -> Iterator[str]:
     """Histories are valid, only grow, and have each run once, in its own session."""
     places: dict[str, str] = {}
     for session, history in case.records.histories.items():
-        if faults := check_history(history):
-            yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
         hidden = case.records.hidden.get(session, frozenset())
         shown = [message for place, message in enumerate(history) if place not in hidden]
-        for seen in case.records.seen.get(session, ()):
+        if faults := check_shown(shown):
+            yield f"the history of {session} is malformed: {'; '.join(faults[:3])}"
+        if is_open(shown) != (session in case.records.pending):
+            yield f"the last round of {session} is {'' if is_open(shown) else 'not '}open, and shown otherwise"
+        for seen in () if case.deletions[session] else case.records.seen.get(session, ()):
             if digest(shown[: seen.count]) != seen.digest:
                 yield f"the history of {session} was changed in its first {seen.count} messages"
         for part in case.parts[session]:
@@ -102,9 +113,9 @@ def _histories(case: Case) -> Iterator[str]:
 
 def _order(case: Case) -> Iterator[str]:
     """Equals of a session go in the order of acceptance, as the journal tells it and as clients know it."""
-    known = _known_accepted(case)
     for session, runs in case.stored.items():
-        left = [run for run in runs if case.leaves_a_trace(run)]
+        threads = [run for run in runs if not ((asked := case.asked_for(run.run_id)) and asked.thread)]
+        left = [run for run in threads if case.leaves_a_trace(run)]
         parts = case.parts.get(session, [])
         if len(left) != len(parts):
             yield f"session {session} has {len(left)} runs, and {len(parts)} in history"
@@ -123,46 +134,40 @@ def _order(case: Case) -> Iterator[str]:
             for label in reversed(labels):
                 if earliest < case.records.asked[label].sent_ns:
                     yield f"in {session} {first} was accepted before {label} was sent, and comes after it"
-                if known.get(label, 2**63) < earliest:
-                    earliest, first = known[label], label
+                if case.known_ns.get(label, 2**63) < earliest:
+                    earliest, first = case.known_ns[label], label
 
 
 def _by_class(case: Case, labels: Iterable[str]) -> dict[tuple[bool, int], list[str]]:
-    """Return the labels of equals, each in the same order: those that interrupt, and those of each priority."""
+    """Return the labels of equals that stayed in their places, each in the same order: those that interrupt, and those
+    of each priority."""
     found: dict[tuple[bool, int], list[str]] = {}
     for label in labels:
-        if (asked := case.records.asked.get(label)) is not None:
+        if (asked := case.records.asked.get(label)) is not None and label not in case.moved:
             interrupts = asked.if_busy in INTERRUPTS
             found.setdefault((interrupts, 0 if interrupts else asked.priority), []).append(label)
     return found
-
-
-def _known_accepted(case: Case) -> dict[str, int]:
-    """Return, by label, when the acceptance of a run was known outside at the latest."""
-    known: dict[str, int] = {}
-    for line in case.lines:
-        known.setdefault(line.label, line.at_ns)
-    told = [(answer.label, answer.at_ns) for answer in case.records.answered if answer.run_id]
-    for label, at_ns in [*told, *((label, at_ns) for label, (_, at_ns) in case.records.seen_waiting.items())]:
-        known[label] = min(at_ns, known.get(label, at_ns))
-    return known
 
 
 def _ends(case: Case) -> Iterator[str]:
     """Each run ended as its message, or what was done to the servers, makes it end; history says the same."""
     for run_id, view in case.records.views.items():
         part = case.part_of.get(run_id)
-        label = part.label if part is not None else case.label_of.get(run_id, "")
-        asked, message = case.records.asked.get(label), case.messages.get(label)
+        label = case.label_of.get(run_id, "")
+        asked, message = case.asked_for(run_id), case.messages.get(case.thread_of.get(label, ""))
         if view.ended is None or asked is None or message is None:
             continue
         faults = [*_times(asked, view, view.ended.kind, case.rules)]
         if part is not None:
-            faults += [*_end(message, part, view.ended), *_crash(view, part, case.rules)]
+            faults += _crash(view, part, case.rules)
+            if case.is_last(run_id):
+                faults += _end(asked, message, part, view.ended)
+            elif view.ended.kind != "needs_input":
+                faults.append(f"is {view.ended.kind}, and an answer was accepted for it")
         yield from (f"run {run_id} ({label}) {fault}" for fault in faults)
 
 
-def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
+def _end(asked: Asked, message: Message, part: Part, ended: Ended) -> Iterator[str]:
     said = part.said[-1] if part.said else ""
     match ended.kind:
         case "succeeded":
@@ -174,6 +179,8 @@ def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
             elif not (ended.text == said == answer(part.label, results)):
                 yield f"answered {ended.text!r}, and {said!r} in history"
             return
+        case "needs_input":
+            return  # see `soak.questions`
         case "agent_error":
             if not message.fails or OUT_OF_ORDER not in ended.text:
                 yield f"failed without reason: {ended.text}"
@@ -183,7 +190,8 @@ def _end(message: Message, part: Part, ended: Ended) -> Iterator[str]:
             pass  # see `soak.wishes`
         case _:
             yield f"ended as {ended.kind}: {ended.text}"
-    if said != EARLY.format(ended.kind):
+    rolled_back = asked.thread and ended.kind == "cancelled" and said == NOT_GIVEN  # its round is closed once more
+    if said != EARLY.format(ended.kind) and not rolled_back:
         yield f"is {ended.kind}, and history closes with {said!r}"
 
 

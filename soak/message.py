@@ -1,6 +1,6 @@
 """What a message of the soak says: the run's label, and then, word by word, what its agent does.
 
-    c3-17 work.30+awork.10 think.40 fails.5
+    c3-17 work.30+awork.10 think.40 asks.5
 
 Each word is a round of tool calls, all at once, `TOOL.MILLISECONDS`, except `think.40` (the model is silent before its
 next answer) and `error` (the model fails). Then comes the answer: the label and all results.
@@ -13,14 +13,27 @@ from typing import Final
 from msgspec import Struct
 
 LABEL: Final = re.compile(r"[a-z]\d+-\d+")
-TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn")
-"""`a...` is async; `...fails` raises; `again` may be started again; `stubborn` does not hear that it should end."""
+ASKING: Final = ("asks", "asksagain")
+TOOLS: Final = ("work", "awork", "fails", "afails", "again", "stubborn", *ASKING)
+"""`a...` is async; `...fails` raises; `...again` may be started again; `stubborn` does not hear that it should end;
+`asks...` asks a person first."""
+AGAIN: Final = frozenset({"again", "asksagain"})
 OUT_OF_ORDER: Final = "the provider is out of order"
 
 
 def answer(label: str, results: Sequence[str]) -> str:
     """Return what the agent says at the end of a run whose tools had these results."""
     return f"{label}: {', '.join(results) or 'nothing done'}"
+
+
+def request_name(label: str, place: int) -> str:
+    """Return what the tool at a place of a round asks under."""
+    return f"{label}.{place}"
+
+
+def as_said(said: str) -> str:
+    """Return how a tool's result tells what it was answered."""
+    return f" as {said} said"
 
 
 class Call(Struct, frozen=True):
@@ -36,6 +49,10 @@ class Turn(Struct, frozen=True):
     think_ms: int = 0
     calls: tuple[Call, ...] = ()
     error: bool = False
+
+    def asks(self, label: str) -> set[str]:
+        """Return the names of its input requests."""
+        return {request_name(label, place) for place, each in enumerate(self.calls) if each.tool in ASKING}
 
 
 class Message(Struct, frozen=True):

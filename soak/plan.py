@@ -1,4 +1,4 @@
-"""The schedule that a seed stands for: who says what when, and at which instants servers are ended.
+"""What a seed has clients say: who says what when, hangs up when, and answers which questions how.
 
 The same seed gives the same schedule. What comes of it depends on real time too, so it comes near to, and is not, the
 same once more. Pure: knows no clock, no server and no client.
@@ -11,20 +11,35 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from soak.message import ASKING
+
 CHATTERS: Final = 6
 """Clients that share sessions, one message at a time each."""
+ASKERS: Final = 3
+"""Clients that share sessions whose agents ask, and that answer what they are asked."""
+DELETERS: Final = 1
+"""Clients with a session of their own that they delete again and again."""
 LINERS: Final = 2
 """Clients with sessions of their own, that send one message after the other without waiting for answers."""
 SHARED: Final = 4
 """Sessions that chatters share at a time."""
+LONG_MS: Final = 4000
+"""How long a run goes on that is to be cancelled because its client has left: longer than that takes."""
+ASKED: Final = 2
+"""Sessions that askers share at a time."""
+QUESTIONS: Final = 3
+"""How many questions of one run a client answers."""
+DELETED: Final = "gone-"
+"""How the names of sessions begin that are deleted."""
 MESSAGES_OF_A_SESSION: Final = 10
 """How many messages a client sends into a session before it takes a new one: histories stay short."""
 
 
-How = Literal["kill", "stop", "both"]
-HOWS: Final[tuple[How, ...]] = ("kill", "stop", "both")
 Policy = Literal["enqueue", "reject", "interrupt", "rollback"]
 POLICIES: Final[tuple[Policy, ...]] = ("enqueue", "reject", "interrupt", "rollback")
+
+
+OnDisconnect = Literal["continue", "cancel", "cancel_if_queued"]
 
 
 class Say(Struct, frozen=True, kw_only=True):
@@ -42,20 +57,36 @@ class Say(Struct, frozen=True, kw_only=True):
     """Whether it has an idempotency key, and is sent again until there is an answer."""
     if_busy: Policy = "enqueue"
     priority: int | None = None
+    on_disconnect: OnDisconnect = "continue"
 
 
-class Kill(Struct, frozen=True, kw_only=True):
-    """An end to be made of servers, `after_s` seconds after the last end or (`ready`) after a server got ready.
+class Reply(Struct, frozen=True, kw_only=True):
+    """What a client does about a question that its message led to, `after_ms` later.
 
-    `whom`: the one that owns the journal; one of those that wait for it or are about to take it over; or all of them.
-    `how`: SIGKILL; SIGTERM; or SIGTERM and, `then_s` later, SIGKILL.
+    `never`: nothing; `once`: it answers, under the first label; `twice`: it answers again, whatever came of the first
+    answer; `both`: it sends two answers at once; `unknown`: it answers a question that nobody asked, and then this one.
     """
 
-    whom: Literal["owner", "waiting", "all"]
-    how: How
-    ready: bool
-    after_s: float
-    then_s: float = 0.0
+    how: Literal["never", "once", "twice", "both", "unknown"]
+    labels: tuple[str, str]
+    after_ms: float
+    leave_ms: float | None = None
+    timeout_s: float | None = None
+    keyed: bool = False
+
+
+class Exchange(Struct, frozen=True, kw_only=True):
+    """A message that may lead to questions, and what its client does about the first of them, the second, ..."""
+
+    say: Say
+    replies: tuple[Reply, ...]
+
+
+class Life(Struct, frozen=True, kw_only=True):
+    """A session from its first message to its deletion, which is tried first `after_ms` after the last message."""
+
+    says: tuple[Say, ...]
+    after_ms: float
 
 
 def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterator[Say]:
@@ -65,6 +96,9 @@ def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterato
         label = f"c{number}-{n}"
         leaves = chance.random() < 0.2
         text = message(chance, label)
+        wishes = _wishes(chance) if control else {}
+        if leaves and wishes.get("on_disconnect", "continue") != "continue" and chance.random() < 0.15:
+            text = f"{label} think.{LONG_MS}{text.removeprefix(label)}"
         yield Say(
             label=label,
             text=text,
@@ -72,8 +106,77 @@ def chatter(seed: int, number: int, *, timeouts: bool, control: bool) -> Iterato
             pause_ms=chance.expovariate(1 / 120),
             leave_ms=chance.uniform(0, 150) if leaves else None,
             **(_timeouts(chance, text) if timeouts else {}),
-            **(_wishes(chance) if control else {}),
+            **wishes,
         )
+
+
+def asker(seed: int, number: int, *, timeouts: bool) -> Iterator[Exchange]:
+    """Yield what a client says to sessions whose agents ask, and how it answers, for ever."""
+    chance = random.Random(f"{seed} asker {number}")
+    answers = itertools.count()
+    for n in itertools.count():
+        label = f"q{number}-{n}"
+        text = _asking(chance, message(chance, label)) if chance.random() < 0.6 else message(chance, label)
+        say = Say(
+            label=label,
+            text=text,
+            session=f"asked-{chance.randrange(ASKED)}.{n // MESSAGES_OF_A_SESSION}",
+            pause_ms=chance.expovariate(1 / 120),
+            leave_ms=chance.uniform(0, 150) if chance.random() < 0.1 else None,
+            **(_timeouts(chance, text) if timeouts else {}),
+            **_wishes(chance),
+        )
+        replies = tuple(
+            Reply(
+                how=chance.choices(("never", "once", "twice", "both", "unknown"), (4, 10, 3, 3, 1))[0],
+                labels=(f"a{number}-{next(answers)}", f"a{number}-{next(answers)}"),
+                after_ms=chance.uniform(300, 1800) if chance.random() < 0.25 else chance.expovariate(1 / 60),
+                leave_ms=chance.uniform(0, 150) if chance.random() < 0.15 else None,
+                timeout_s=round(chance.uniform(0.02, 0.4), 3) if timeouts and chance.random() < 0.1 else None,
+                keyed=chance.random() < 0.4,
+            )
+            for _ in range(QUESTIONS)
+        )
+        yield Exchange(say=say, replies=replies)
+
+
+def _asking(chance: random.Random, text: str) -> str:
+    """Return a message in which one tool asks, sometimes two in one round or one after the other."""
+    label, *words = text.split()
+    at = chance.randint(0, len(words))
+    one, other = (f"{chance.choices(ASKING, (3, 2))[0]}.{_ms(chance, 'asks')}" for _ in range(2))
+    match chance.choices(("alone", "two", "beside", "again"), (5, 1, 3, 1))[0]:
+        case "two":
+            new = [f"{one}+{other}"]
+        case "beside":
+            new = [f"{_tool(chance)}.{_ms(chance, 'work')}+{one}"]
+        case "again":
+            new = [one, other]
+        case _:
+            new = [one]
+    if words and words[-1] == "error":
+        at = min(at, len(words) - 1)
+    return " ".join([label, *words[:at], *new, *words[at:]])
+
+
+def deleter(seed: int, number: int) -> Iterator[Life]:
+    """Yield the lives of the sessions that a client deletes, for ever; some of one name after the other."""
+    chance = random.Random(f"{seed} deleter {number}")
+    numbers = itertools.count()
+    for life in itertools.count():
+        labels = [f"d{number}-{next(numbers)}" for _ in range(chance.randint(1, 3))]
+        says = tuple(
+            Say(
+                label=label,
+                text=message(chance, label),
+                session=f"{DELETED}{number}.{life // 3}",
+                pause_ms=chance.expovariate(1 / 100),
+                leave_ms=chance.uniform(0, 150) if chance.random() < 0.1 else None,
+                keyed=chance.random() < 0.4,
+            )
+            for label in labels
+        )
+        yield Life(says=says, after_ms=chance.expovariate(1 / 60))
 
 
 def liner(seed: int, number: int, *, timeouts: bool) -> Iterator[list[Say]]:
@@ -137,23 +240,5 @@ def _timeouts(chance: random.Random, text: str) -> dict[str, Any]:
 def _wishes(chance: random.Random) -> dict[str, Any]:
     """Some messages have a key, some do something about a busy session, some have a priority."""
     wishes: dict[str, Any] = {"keyed": chance.random() < 0.4, "if_busy": chance.choices(POLICIES, (16, 2, 2, 1))[0]}
+    wishes["on_disconnect"] = chance.choices(("continue", "cancel", "cancel_if_queued"), (3, 1, 1))[0]
     return wishes | ({"priority": chance.randint(1, 5)} if chance.random() < 0.2 else {})
-
-
-def kills(seed: int, count: int) -> Iterator[Kill]:
-    """Yield the ends of servers."""
-    chance = random.Random(f"{seed} kills")
-    for _ in range(count):
-        how = chance.choices(HOWS, (80, 12, 8))[0]
-        then_s = chance.uniform(0, 0.6) if how == "both" else 0.0
-        match chance.choices(("at once", "soon", "late", "handover", "all"), (15, 55, 12, 14, 4))[0]:
-            case "at once":
-                yield Kill(whom="owner", how=how, ready=True, after_s=chance.uniform(0, 0.02), then_s=then_s)
-            case "soon":
-                yield Kill(whom="owner", how=how, ready=True, after_s=chance.uniform(0.02, 0.8), then_s=then_s)
-            case "late":
-                yield Kill(whom="owner", how=how, ready=True, after_s=chance.uniform(0.8, 2.5), then_s=then_s)
-            case "handover":
-                yield Kill(whom="waiting", how="kill", ready=False, after_s=chance.uniform(0.002, 0.25))
-            case _:
-                yield Kill(whom="all", how="kill", ready=False, after_s=chance.uniform(0.002, 1.0))

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct, field
 
+DELETED: Final = 204
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "needs_input"})
 
 
@@ -25,6 +26,21 @@ class Asked(Struct, frozen=True, kw_only=True):
     keyed: bool = False
     if_busy: str = "enqueue"
     priority: int = 3
+    on_disconnect: str = "continue"
+    thread: str = ""
+    """The label of the message whose question this answers; none if it is a message of its own."""
+    requests: tuple[str, ...] = ()
+    """The ids of the input requests that it answers."""
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """An answer of `/chat`, which came at `at_ns`; `code` is that of an error."""
+
+    label: str
+    status_code: int
+    at_ns: int
+    run_id: str = ""
+    code: str = ""
 
 
 class Cancel(Struct, frozen=True, kw_only=True):
@@ -32,15 +48,65 @@ class Cancel(Struct, frozen=True, kw_only=True):
 
     run_id: str
     status_code: int
+    force: bool = False
+    told: float = 0.0
+    held: bool = False
+    """Whether it was shown as held after it had been answered that it has ended."""
 
 
-class Answered(Struct, frozen=True, kw_only=True):
-    """An answer of `/chat`, which came at `at_ns`."""
+class Sweep(Struct, frozen=True, kw_only=True):
+    """A cancel of a session, with what it has `ended` and what it has `asked` to end."""
 
-    label: str
+    session: str
+    running: bool
+    force: bool
+    sent_ns: int
+    told: float = 0.0
+    status_code: int = 0
+    ended: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+
+
+class Move(Struct, frozen=True, kw_only=True):
+    """A move of a run, to the place of a priority or (None) to the front."""
+
+    run_id: str
+    priority: int | None
+    sent: float
+    told: float = 0.0
+    status_code: int = 0
+    code: str = ""
+
+
+class Pause(Struct, frozen=True, kw_only=True):
+    """A session that was paused for sure from `told` to `resuming`, in seconds and on the monotonic clock."""
+
+    session: str
+    told: float
+    told_ns: int
+    resuming: float
+    resuming_ns: int
+
+
+class Deletion(Struct, frozen=True, kw_only=True):
+    """A deletion of a session. `idle`: as far as its only client knows nothing of it waits or executes.
+
+    `unsure`: it was asked for before without an answer. `shown` is the status of the session when it was asked for
+    after that, 0 if it was not.
+    """
+
+    session: str
+    sent_ns: int
+    told_ns: int
     status_code: int
-    at_ns: int
-    run_id: str = ""
+    idle: bool = False
+    unsure: bool = False
+    shown: int = 0
+
+    @property
+    def may_have_deleted(self) -> bool:
+        """Whether anything can be gone because of it."""
+        return self.status_code == DELETED or self.unsure
 
 
 class Ended(Struct, frozen=True, kw_only=True):
@@ -77,7 +143,9 @@ class View(Struct, frozen=True, kw_only=True):
     """As its client named it."""
     created: float = 0.0
     begun: float | None = None
-    """When it was accepted and when it first started, in seconds since the epoch."""
+    ended_s: float | None = None
+    """When it was accepted, when it first started and when it ended, in seconds since the epoch."""
+    priority: int = 3
 
 
 class Exit(Struct, frozen=True, kw_only=True):
@@ -106,6 +174,18 @@ class Records(Struct, kw_only=True):
     unsure: set[str] = field(default_factory=set)
     """The labels of messages that were sent, once or once too often, without an answer."""
     cancels: list[Cancel] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
+    deletions: list[Deletion] = field(default_factory=list)
+    left_at: dict[str, float] = field(default_factory=dict)
+    """By label: when its client hung up, in seconds since the epoch."""
+    waited_for: set[str] = field(default_factory=set)
+    """The ids of runs that a second client has waited for."""
+    not_found: dict[str, int] = field(default_factory=dict)
+    """By run id: when it was last answered with 404, on the monotonic clock."""
+    blows: list[float] = field(default_factory=list)
+    """When the server that served was sent a signal, in seconds since the epoch."""
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
     told: dict[str, set[Ended]] = field(default_factory=lambda: defaultdict(set))
@@ -126,12 +206,16 @@ class Records(Struct, kw_only=True):
     """By session, at the end, with what was rolled back."""
     hidden: dict[str, frozenset[int]] = field(default_factory=dict)
     """By session: the places of those messages that were rolled back."""
+    pending: set[str] = field(default_factory=set)
+    """The sessions whose last round is shown as pending."""
     left: int = 0
     """What executed, waited or was held at the end, by `/health`."""
 
 
 def ended_of_chat(body: dict[str, Any]) -> Ended:
     """Return the end that an answer of `/chat` tells."""
+    if body["status"] == "needs_input":
+        return _asks(body["input_requests"])
     return Ended(kind="succeeded" if body["status"] == "success" else body["error_code"], text=body["response"])
 
 
@@ -143,7 +227,19 @@ def ended_of_run(run: dict[str, Any]) -> Ended | None:
         return Ended(kind=run["error"]["code"], text=run["error"]["detail"] or run["error"]["code"])
     if run["status"] == "succeeded":
         return Ended(kind="succeeded", text=run["output"])
+    if run["status"] == "needs_input":
+        return _asks(run["input_requests"])
     return Ended(kind=run["status"], text=f"the run was {run['status']}")
+
+
+def _asks(requests: list[dict[str, Any]]) -> Ended:
+    return Ended(kind="needs_input", text=" ".join(f"{each['id']} {each['name']}" for each in requests))
+
+
+def asked_by(ended: Ended) -> dict[str, str]:
+    """Return the input requests of a run that ended so, name by id."""
+    words = ended.text.split() if ended.kind == "needs_input" else []
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def digest(messages: list[Any]) -> bytes:

@@ -1,7 +1,8 @@
 """The real server as processes: the one that owns the journal, and others that wait to take it over.
 
 `Relay` keeps some waiting, so that the next one serves as soon as the lock is free, which takes no more than it takes
-a standby in production. Knows of a server what an operator sees: its command, its log, its exit code.
+a standby in production. Knows of a server what an operator sees: its command, its log, its exit code. Most of them are
+forked by the nursery, which is quicker; some are started as an operator does.
 """
 
 import asyncio
@@ -9,21 +10,27 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
 from soak.ledger import VARIABLE
+from soak.nursery import Newborn, Nursery
 from soak.records import Exit
 
 COMMAND: Final = Path(sys.executable).parent / "strandline"
 ROOT: Final = Path(__file__).parents[1]
 STANDBYS: Final = 2
+BY_COMMAND: Final = 10
+"""Every server of so many is started as an operator does."""
 _URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
 _BAD: Final = re.compile(r"Traceback| ERROR | CRITICAL ")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
 Stage = Literal["starting", "waiting", "ready"]
+
+
+Process = asyncio.subprocess.Process | Newborn
 
 
 class Server:
@@ -38,24 +45,16 @@ class Server:
         self.code: int | None = None
         self._log = log
         self._complaints: list[str] = []
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
 
     @property
     def healthy(self) -> bool:
         """Whether it should answer: it is ready, and nobody has told it to end."""
         return self.stage == "ready" and not self.signals and self.code is None
 
-    async def live(self, command: Sequence[str], environment: dict[str, str], folder: Path, changed: "Change") -> Exit:
+    async def live(self, starting: Awaitable[Process], changed: "Change") -> Exit:
         """Start the process, follow its log, and return how it ended."""
-        self._process = process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=folder,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the soak, which then ends its servers itself
-        )
+        self._process = process = await starting
         try:
             assert process.stderr is not None
             with self._log.open("wb") as log:
@@ -125,6 +124,7 @@ class Relay:
         self.started = 0
         self._command = [str(COMMAND), "serve", target, "--port", "0", "--journal", f"sqlite:{self.journal}", *flags]
         self._folder = folder
+        self._nursery = Nursery(self._environment(), folder) if sys.platform == "linux" else None
         self._changed = Change()
         self._lives: dict[Server, asyncio.Task[None]] = {}
         self._ending = False
@@ -132,6 +132,8 @@ class Relay:
     async def __aenter__(self) -> "Relay":
         """Start the first servers."""
         (self._folder / "log").mkdir(exist_ok=True)
+        if self._nursery is not None:
+            await self._nursery.__aenter__()
         self._fill()
         return self
 
@@ -142,6 +144,8 @@ class Relay:
             server.send("KILL")
         if self._lives:
             await asyncio.wait(self._lives.values())
+        if self._nursery is not None:
+            await self._nursery.__aexit__(*error)
 
     @property
     def owner(self) -> Server | None:
@@ -188,11 +192,24 @@ class Relay:
 
     async def _live(self, server: Server) -> None:
         try:
-            self.exits.append(await server.live(self._command, self._environment(), self._folder, self._changed))
+            self.exits.append(await server.live(self._started(server.number), self._changed))
         finally:
             del self._lives[server]
             self._changed.tell()
             self._fill()
+
+    async def _started(self, number: int) -> Process:
+        if self._nursery is not None and number % BY_COMMAND:
+            return await self._nursery.born(number, self._command)
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            cwd=self._folder,
+            env=self._environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the soak, which then ends its servers itself
+        )
 
     def _environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}

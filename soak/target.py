@@ -17,7 +17,7 @@ from strands import Agent, ToolContext, tool
 from strands.types.content import Messages
 
 from soak.ledger import VARIABLE, Ledger
-from soak.message import OUT_OF_ORDER, answer, read
+from soak.message import OUT_OF_ORDER, answer, as_said, read, request_name
 from strandline.model import Message
 from strandline.testing import ScriptedModel, call, say
 from strandline.testing.checker import check_pairing
@@ -158,6 +158,38 @@ def stubborn(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
     return _work(label, ms, tool_context, hears=False)
 
 
+def _asks(label: str, ms: int, place: int, context: ToolContext) -> str:
+    """Ask a person, and then do something: whatever is written down comes after the answer."""
+    said = context.interrupt(request_name(label, place), reason={"label": label})
+    return _work(label, ms, context, hears=True) + as_said(said)
+
+
+@tool(context=True)
+def asks(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
+    """Do what somebody has to be asked for.
+
+    Args:
+        label: the run's
+        ms: for how long
+        place: of the call in its round
+        tool_context: given by the agent
+    """
+    return _asks(label, ms, place, tool_context)
+
+
+@tool(context=True)
+def asksagain(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
+    """Do what somebody has to be asked for, and may be done again.
+
+    Args:
+        label: the run's
+        ms: for how long
+        place: of the call in its round
+        tool_context: given by the agent
+    """
+    return _asks(label, ms, place, tool_context)
+
+
 @tool(context=True)
 async def awork(label: str, ms: int, place: int, tool_context: ToolContext) -> str:
     """Do something in async code.
@@ -190,4 +222,4 @@ def make_agent(session_id: str) -> Agent:
     async def own(messages: Messages) -> Answer:
         return await script(session_id, messages)
 
-    return Agent(model=ScriptedModel(own), tools=[work, awork, fails, afails, again, stubborn])
+    return Agent(model=ScriptedModel(own), tools=[work, awork, fails, afails, again, stubborn, asks, asksagain])

@@ -8,27 +8,30 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from msgspec import Struct
 
-from soak import plan
 from soak.case import Rules
+from soak.desk import Desk
 from soak.judge import judge
+from soak.kills import Kill, kills
 from soak.load import Load
+from soak.message import AGAIN
 from soak.records import Records
 from soak.server import ROOT, Relay, Server
 from soak.stored import stored
+from soak.summary import summary
 from soak.wire import Broken, Silent
 
 TARGET: Final = str(ROOT / "soak" / "target.py")
 DRAIN_GRACE_S: Final = 0.5
 CANCEL_GRACE_S: Final = 0.3
 """Short, so that some tools outlive their runs."""
+INPUT_TIMEOUT_S: Final = 1.5
 MAX_ATTEMPTS: Final = 3
 QUIET_S: Final = 60.0
 ASKERS: Final = 8
@@ -46,7 +49,7 @@ class Abilities(Struct, frozen=True, kw_only=True):
     tell: bool = True
     idempotent: bool = True
     control: bool = True
-    """Keys, policies, priorities and cancels."""
+    """Keys, policies, priorities, cancels, moves, pauses, deletions and input requests."""
 
 
 ABILITIES: Final = Abilities()
@@ -84,7 +87,11 @@ class Trial:
         self._folder = folder.absolute()
         self._planned = kills
         self._seed = seed
-        self._rules = Rules(idempotent=frozenset({"again"} if abilities.idempotent else ()), max_attempts=MAX_ATTEMPTS)
+        self._rules = Rules(
+            idempotent=AGAIN if abilities.idempotent else frozenset(),
+            max_attempts=MAX_ATTEMPTS,
+            input_timeout_s=INPUT_TIMEOUT_S,
+        )
         self._abilities = abilities
         self._records = Records()
         self._stop = asyncio.Event()
@@ -95,11 +102,13 @@ class Trial:
             *("--drain-grace", str(DRAIN_GRACE_S), "--max-attempts", str(MAX_ATTEMPTS)),
             *("--lock-wait", "3600", "--idle-timeout-minutes", "15"),
             *(("--cancel-grace", str(CANCEL_GRACE_S), "--max-holds", "64") if abilities.holds else ()),
+            *(("--input-timeout", str(INPUT_TIMEOUT_S)) if abilities.control else ()),
             *(("--unknown-tool", "tell") if self._rules.tell else ()),
-            *(("--idempotent-tools", "again") if abilities.idempotent else ()),
+            *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
         self._relay = Relay(target, [*every, *flags], self._folder)
-        self._load = Load(self._relay, self._records, seed=seed, timeouts=abilities.timeouts, control=abilities.control)
+        self._desk = Desk(self._relay, self._records)
+        self._load = Load(self._desk, seed=seed, timeouts=abilities.timeouts, control=abilities.control)
 
     def stop(self) -> None:
         """Kill no more, and come to the end."""
@@ -107,13 +116,13 @@ class Trial:
 
     def numbers(self) -> Numbers:
         """Return how far it is."""
-        lines, told = self._load.lines, self._records.told
+        lines, told = self._desk.lines, self._records.told
         return Numbers(
             kills=self._kills,
             planned=self._planned,
             servers=self._relay.started,
             messages=len(self._records.asked),
-            runs=len(self._load.known),
+            runs=len(self._desk.runs),
             tools=sum(1 for line in lines if line.kind == "begin"),
             crashed=sum(1 for ends in told.values() for end in ends if end.kind == "crashed"),
             faults=len(self._records.faults),
@@ -122,14 +131,8 @@ class Trial:
         )
 
     def summary(self) -> str:
-        """Return, in a line, how runs ended and where servers were when they were ended; true after `run`."""
-        views = self._records.views.values()
-        ends = Counter(view.ended.kind for view in views if view.ended is not None)
-        again = sum(1 for view in views if view.attempt > 1)
-        stages = Counter(f"{each.stage} by {'+'.join(each.signals)}" for each in self._records.exits if each.signals)
-        parts = (", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (ends, stages))
-        held = f"{len(self._records.held)} seen held (at most {self._records.most_held} at once)"
-        return f"runs: {next(parts)}; {again} in more than one attempt, {held}. Servers ended: {next(parts)}"
+        """Return, in lines, what was played; true after `run`."""
+        return summary(self._records)
 
     async def run(self) -> list[str]:
         """Return everything that was wrong."""
@@ -151,29 +154,33 @@ class Trial:
                 await asyncio.wait([clients])
         self._doing = "judging"
         self._records.exits = self._relay.exits
-        self._load.read_ledger()
+        self._desk.read_ledger()
         with suppress(sqlite3.Error):  # nothing was ever ready
             self._records.stored = stored(self._relay.journal)
-        return judge(self._records, self._load.lines, self._rules)
+        return judge(self._records, self._desk.lines, self._rules)
 
     # -- killing -----------------------------------------------------------------------------------
 
     async def _kill(self) -> None:
         chance = random.Random(f"{self._seed} victims")
-        for kill in plan.kills(self._seed, self._planned):
+        for kill in kills(self._seed, self._planned):
             if kill.ready and not await self._unless_stopped(self._relay.ready(QUIET_S)):
                 return
             if not await self._unless_stopped(asyncio.sleep(kill.after_s)):
                 return
-            for server in self._victims(kill, chance):
-                server.send("TERM" if kill.how != "kill" else "KILL")
+            self._send("TERM" if kill.how != "kill" else "KILL", self._victims(kill, chance))
             if kill.how == "both":
                 await asyncio.sleep(kill.then_s)
-                for server in self._told_to_stop():
-                    server.send("KILL")
+                self._send("KILL", self._told_to_stop())
             self._kills += 1
 
-    def _victims(self, kill: plan.Kill, chance: random.Random) -> list[Server]:
+    def _send(self, which: Literal["KILL", "TERM"], servers: list[Server]) -> None:
+        if any(server.stage == "ready" for server in servers):
+            self._records.blows.append(time.time())
+        for server in servers:
+            server.send(which)
+
+    def _victims(self, kill: Kill, chance: random.Random) -> list[Server]:
         owner, others = self._relay.owner, self._relay.others
         everybody = [*([owner] if owner else []), *others]
         match kill.whom:
@@ -211,28 +218,28 @@ class Trial:
         server = await self._relay.ready()
         self._doing = "asking once more"
         await self._ask_for_all(server, at_most=ASKED_AGAIN)
-        health = await self._load.health(server)
+        health = await self._load.looks.health(server)
         self._records.left = health["running"] + health["held"] + health["queue_depth"]
         await self._relay.finish()
 
     async def _quiet(self, server: Server) -> None:
         async with asyncio.timeout(QUIET_S):
             while True:
-                health = await self._load.health(server)
+                health = await self._load.looks.health(server)
                 if not (health["running"] or health["held"] or health["queue_depth"]):
                     return
                 await asyncio.sleep(0.05)
 
     async def _ask_for_all(self, server: Server, *, at_most: int | None = None) -> None:
         """Ask for all histories, and for all runs or so many of them."""
-        self._load.read_ledger()
-        runs = list(dict.fromkeys([*self._load.known, *(run.run_id for run in stored(self._relay.journal))]))
+        self._desk.read_ledger()
+        runs = list(dict.fromkeys([*self._desk.runs, *(run.run_id for run in stored(self._relay.journal))]))
         if at_most is not None and len(runs) > at_most:
             runs = random.Random(self._seed).sample(runs, at_most)
-        for run_id, view in await _each(runs, lambda run_id: self._load.view(server, run_id)):
+        for run_id, view in await _each(runs, lambda run_id: self._load.looks.view(server, run_id)):
             self._records.views[run_id] = view
-        whole = lambda session: self._load.whole_history(server, session)  # noqa: E731
-        for session, (messages, hidden) in await _each(self._load.sessions, whole):
+        whole = lambda session: self._load.looks.whole_history(server, session)  # noqa: E731
+        for session, (messages, hidden) in await _each(self._desk.sessions, whole):
             self._records.histories[session], self._records.hidden[session] = messages, hidden
 
 

@@ -27,6 +27,17 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
     assert numbers.servers > 20
     assert numbers.runs > 20
     assert numbers.tools > 20
+    for played in (
+        "questions",
+        "answers",
+        "cancels",
+        "forced cancels",
+        "cancels of sessions",
+        "moves",
+        "pauses",
+        "deletions",
+    ):
+        assert f"\n{played}: " in trial.summary(), "it was played"
 
 
 def test_a_server_that_stages_too_late_is_found_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.history import history_faults
+from strandline.journal import soundness
 from strandline.journal.damage import UNREADABLE_INPUT, WHY
 from strandline.journal.port import (
     Accepted,
@@ -213,6 +214,27 @@ def test_a_wal_with_a_damaged_head_is_told(original: Original, tmp_path: Path, a
 def test_a_wal_that_was_never_synced_is_no_damage(original: Original, tmp_path: Path) -> None:
     path = copied(original.closed, tmp_path)
     (tmp_path / WAL).write_bytes(bytes(40_000))
+    assert asyncio.run(opened(path)) is not None
+    assert rows(path) == original.commits[-1].rows
+
+
+def test_another_reader_that_makes_the_index_of_the_wal_anew_is_no_damage(
+    original: Original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks nobody holds the file; whoever opens it then cuts the index off first, to 3 bytes."""
+    path = copied(original.killed, tmp_path)
+    index = path.with_name(f"{path.name}-shm")
+
+    class Overtaken(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            monkeypatch.undo()
+            index.write_bytes(bytes(3))
+
+    def overtaken(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, factory=Overtaken)
+
+    monkeypatch.setattr(soundness, "connect_reader", overtaken)
     assert asyncio.run(opened(path)) is not None
     assert rows(path) == original.commits[-1].rows
 

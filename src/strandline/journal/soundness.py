@@ -182,12 +182,18 @@ def _checksum(data: bytes, before: bytes, order: str) -> bytes:
 def _indexed_frames(path: Path) -> int:
     """Return how many frames of the WAL its index has, which is how far SQLite found it whole when it last looked.
 
+    None, as far as can be told, while another process makes the index anew: whoever opens the file first, also only to
+    read it, begins with cutting its index off.
+
     No connection of this process to the journal may be open: closing the index here would drop all locks that SQLite
     holds on it in this process (POSIX), and the next process to open the journal would make it anew under its feet.
     """
     # Format: https://sqlite.org/walformat.html#walidxfmt
     with open(f"{path}-shm", "rb") as index:
-        version, whole = struct.unpack("=I12xI", index.read(20))
+        head = index.read(20)
+    if len(head) < 20:
+        return 0
+    version, whole = struct.unpack("=I12xI", head)
     return whole if version == _INDEX_VERSION else 0
 
 

@@ -1,0 +1,85 @@
+"""Judges sessions that were paused or waited for input: nothing starts there, and time stands still. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from soak.case import CLOCKS_S, Case
+from soak.ledger import Line
+from soak.records import asked_by
+
+
+def judge_closed(case: Case) -> Iterator[str]:
+    """Yield everything that is wrong about pauses, and about the time that runs may wait."""
+    yield from _started(case)
+    yield from _went_on(case)
+    yield from _given_up(case)
+
+
+def _started(case: Case) -> Iterator[str]:
+    """Nothing starts in a paused session."""
+    for pause in case.records.pauses:
+        for run in case.stored[pause.session]:
+            view = case.records.views.get(run.run_id)
+            begun = view.begun if view is not None else None
+            if begun is not None and pause.told + CLOCKS_S < begun < pause.resuming - CLOCKS_S:
+                label = case.label_of.get(run.run_id)
+                yield f"run {run.run_id} ({label}) started {begun - pause.told:.2f} s after {pause.session} was paused"
+
+
+def _went_on(case: Case) -> Iterator[str]:
+    """Nothing goes on in a paused session either, in a process that came after the pause."""
+    born: dict[int, Line] = {}
+    of_session: dict[str, list[Line]] = defaultdict(list)
+    for line in case.lines:
+        born.setdefault(line.pid, line)
+        of_session[line.session].append(line)
+    for pause in case.records.pauses:
+        for line in of_session[pause.session]:
+            within = pause.told_ns < line.at_ns < pause.resuming_ns
+            if within and line.kind != "end" and born[line.pid].at_ns > pause.told_ns:
+                yield f"{line.label} went on in another process while {pause.session} was paused"
+
+
+def _given_up(case: Case) -> Iterator[str]:
+    """The time that a run may wait stands still while its session is paused, or waits for input."""
+    for run_id, view in case.records.views.items():
+        asked = case.asked_for(run_id)
+        if asked is None or asked.queue_timeout_s is None or view.ended is None or view.ended_s is None:
+            continue
+        if view.ended.kind != "queue_timeout":
+            continue
+        closed_s = _closed_s(case, asked.session, view.created, view.ended_s)
+        if (waited_s := view.ended_s - view.created - closed_s) < asked.queue_timeout_s - CLOCKS_S:
+            yield (
+                f"run {run_id} ({asked.label}) was given up after {waited_s:.3f} s that count, and had"
+                f" {asked.queue_timeout_s}"
+            )
+
+
+def _closed_s(case: Case, session: str, start: float, end: float) -> float:
+    """Return for how long of that time a session was closed for sure."""
+    spans = [(pause.told, pause.resuming) for pause in case.records.pauses if pause.session == session]
+    spans += _questions(case, session)
+    closed_s, at = 0.0, start
+    for since, until in sorted(spans):
+        since, until = max(since, at), min(until, end)
+        if since < until:
+            closed_s += until - since
+            at = until
+    return closed_s
+
+
+def _questions(case: Case, session: str) -> list[tuple[float, float]]:
+    """Return when a session waited for an answer that then came, from the end of the run that asked."""
+    views = case.records.views
+    spans = []
+    for runs in case.thread.values():
+        for asker, answer in pairwise(runs):
+            first, then = views.get(asker), views.get(answer)
+            asked = case.asked_for(asker)
+            if first is None or then is None or asked is None or asked.session != session or first.ended is None:
+                continue
+            if asked_by(first.ended) and first.ended_s is not None:
+                spans.append((first.ended_s, then.created))
+    return spans

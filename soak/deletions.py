@@ -1,0 +1,67 @@
+"""Judges deletions of sessions: not while a run waits or executes, and then for good. Pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from soak.case import Case
+from soak.records import Deletion
+
+NONE: Final = 404
+
+
+def judge_deletions(case: Case) -> Iterator[str]:
+    """Yield everything that is wrong about deletions."""
+    for answer in case.records.answered:
+        asked = case.records.asked.get(answer.label)
+        if answer.status_code == NONE and asked is not None and not asked.thread and answer.label not in case.gone:
+            yield f"{answer.label} was answered {NONE}, and {asked.session} was not deleted"
+    for deletion in case.records.deletions:
+        match deletion.status_code:
+            case 204:
+                yield from _deleted(case, deletion)
+            case 404 if deletion.unsure:
+                yield from _deleted(case, deletion)
+            case 404:
+                yield from _was_there(case, deletion)
+            case 409 if deletion.idle:
+                yield f"{deletion.session} was said to be busy, and all of it had ended"
+
+
+def _deleted(case: Case, deletion: Deletion) -> Iterator[str]:
+    """Nothing of a deleted session is left, and nothing of it goes on."""
+    before = _known_before(case, deletion)
+    if deletion.shown not in (0, NONE):
+        yield f"{deletion.session} was deleted, and is shown with {deletion.shown}"
+    for run in case.stored[deletion.session]:
+        if case.label_of.get(run.run_id) in before:
+            yield f"run {run.run_id} ({case.label_of[run.run_id]}) was deleted with {deletion.session}, and is kept"
+    for part in case.parts.get(deletion.session, []):
+        if part.label in before:
+            yield f"{part.label} was deleted with {deletion.session}, and is in history"
+    for line in case.lines:
+        if line.label in before and line.kind != "end" and line.at_ns > deletion.told_ns:
+            yield f"{line.label} was executed after {deletion.session} was deleted"
+            return
+
+
+def _known_before(case: Case, deletion: Deletion) -> set[str]:
+    """Return the labels of what was accepted for sure before a session was deleted, and not sent again after that."""
+    return {
+        label
+        for label, asked in case.records.asked.items()
+        if asked.session == deletion.session and case.known_ns.get(label, 2**63) < deletion.sent_ns
+        if not (asked.keyed and label in case.records.unsure)
+    }
+
+
+def _was_there(case: Case, deletion: Deletion) -> Iterator[str]:
+    """A session that is not there has no runs, or was deleted since."""
+    earlier = [
+        each.told_ns
+        for each in case.deletions[deletion.session]
+        if each.may_have_deleted and each.told_ns < deletion.told_ns
+    ]
+    for label in _known_before(case, deletion):
+        if case.records.asked[label].sent_ns > max(earlier, default=0):
+            yield f"{deletion.session} was not there to be deleted, and {label} had been accepted"
+            return

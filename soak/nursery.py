@@ -1,0 +1,193 @@
+"""Where servers are born quickly: a process that has everything imported, and forks a server whenever it is asked to.
+
+What a kill finds is the same: a process of its own, with its own files, locks and threads, that runs the command
+`strandline serve`. Only the second that Python takes to import it, in which nothing happens, is spent once and not for
+each server. `Nursery` is the soak's side; run as a module this is the process itself. Its servers die with it.
+"""
+
+import asyncio
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+MOST_BYTES: Final = 65536
+
+
+class Newborn:
+    """A server that the nursery has forked, as `asyncio.subprocess.Process` shows one that was started."""
+
+    def __init__(self, nursery: "Nursery", number: int, stderr: asyncio.StreamReader) -> None:
+        self.stderr = stderr
+        self.returncode: int | None = None
+        self._nursery = nursery
+        self._number = number
+        self._ended = asyncio.Event()
+
+    def send_signal(self, which: int) -> None:
+        """Have a signal sent, unless it has ended: only its parent can tell, without a chance to hit another."""
+        self._nursery.tell({"signal": which, "number": self._number})
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Return its exit code once it has ended."""
+        await self._ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def ended(self, code: int) -> None:
+        """Note that it has ended."""
+        self.returncode = code
+        self._ended.set()
+
+
+class Nursery:
+    """`async with` starts it, and ends it with all that it has forked."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._newborns: dict[int, Newborn] = {}
+
+    async def __aenter__(self) -> "Nursery":
+        """Start the process; whoever is to be born waits until it is ready."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "soak.nursery", str(theirs.fileno())),
+                cwd=self._folder,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._socket.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._socket, self._read)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Close the connection, at which the process kills all and ends."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        await self._process.wait()
+
+    async def born(self, number: int, command: Sequence[str]) -> Newborn:
+        """Have a server forked, and return it."""
+        read_fd, write_fd = os.pipe()
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(read_fd, "rb", buffering=0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        newborn = self._newborns[number] = Newborn(self, number, reader)
+        try:
+            self.tell({"number": number, "command": list(command)}, write_fd)
+        finally:
+            os.close(write_fd)
+        return newborn
+
+    def tell(self, wish: dict[str, Any], *fds: int) -> None:
+        """Ask the process for something."""
+        with suppress(BrokenPipeError):
+            socket.send_fds(self._socket, [json.dumps(wish).encode()], list(fds))
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            while told := self._socket.recv(MOST_BYTES):
+                number, code = json.loads(told)
+                self._newborns.pop(number).ended(code)
+            asyncio.get_running_loop().remove_reader(self._socket)
+            for newborn in self._newborns.values():  # the nursery has died: so have they, or will
+                newborn.ended(-signal.SIGKILL)
+
+
+# -- the process itself --------------------------------------------------------------------------------
+
+
+def serve(connection: socket.socket) -> None:
+    """Fork servers and signal them as is asked; tell the exit code of each. Returns when nobody asks any more."""
+    children: dict[int, int] = {}
+    wake, woken = socket.socketpair()
+    for each in (wake, woken):
+        each.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if wake in ready:
+                wake.recv(MOST_BYTES)
+                _reap(children, connection)
+            if connection not in ready:
+                continue
+            told, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 1)
+            if not told:
+                break
+            wish = json.loads(told)
+            if "command" in wish:
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    selector.close()
+                    for each in (connection, wake, woken):
+                        each.close()
+                    _be_born(wish["command"], fds[0])
+                children[wish["number"]] = pid
+                os.close(fds[0])
+            elif wish["number"] in children:
+                os.kill(children[wish["number"]], wish["signal"])
+    for pid in children.values():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _reap(children: dict[int, int], connection: socket.socket) -> None:
+    for number, pid in list(children.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del children[number]
+            with suppress(OSError):
+                connection.send(json.dumps([number, os.waitstatus_to_exitcode(status)]).encode())
+
+
+def _be_born(command: list[str], log: int) -> None:
+    """Become the command, in a process that was just forked. Does not return."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for source, target in ((nothing, 0), (nothing, 1), (log, 2)):
+        os.dup2(source, target)
+    for each in {nothing, log} - {0, 1, 2}:
+        os.close(each)
+    random.seed()  # else all of them would have the same chance
+    sys.argv = command
+    code: Any = 1
+    try:
+        from strandline.__main__ import main
+
+        code = main()  # type: ignore[func-returns-value]
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _import_all() -> None:
+    import uvicorn  # noqa: F401
+
+    import soak.target  # noqa: F401 (it imports whatever agents need)
+
+
+if __name__ == "__main__":
+    _import_all()
+    serve(socket.socket(fileno=int(sys.argv[1])))

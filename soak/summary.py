@@ -1,0 +1,63 @@
+"""What a soak has played, in a few lines: how runs ended, where servers were when they were ended, what was wished."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from soak.records import Records, asked_by
+
+
+def summary(records: Records) -> str:
+    """Return how often each thing came about that is worth a soak."""
+    views = records.views.values()
+    again = sum(1 for view in views if view.attempt > 1)
+    lines = {
+        "runs": _counted(view.ended.kind for view in views if view.ended is not None),
+        "runs besides": f"{again} in more than one attempt, {len(records.held)} seen held (at most {records.most_held}"
+        " at once)",
+        "servers ended": _counted(
+            f"{each.stage} by {'+'.join(each.signals)}" for each in records.exits if each.signals
+        ),
+        **_wishes(records),
+    }
+    return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)
+
+
+def _wishes(records: Records) -> dict[str, str]:
+    """Return how the servers answered what was wished, and what became of it."""
+    answers = {label for label, asked in records.asked.items() if asked.thread}
+    requests = {each for view in records.views.values() if view.ended is not None for each in asked_by(view.ended)}
+    given = {
+        each
+        for view in records.views.values()
+        if view.label in answers and view.status
+        for each in records.asked[view.label].requests
+    }
+    cancelled = {each.run_id for each in records.cancels} | {
+        run_id for each in records.sweeps for run_id in (*each.ended, *each.asked)
+    }
+    alone = [
+        run_id
+        for run_id, view in records.views.items()
+        if view.status == "cancelled" and view.label in records.left_at and run_id not in cancelled
+        if records.asked[view.label].on_disconnect != "continue"
+    ]
+    return {
+        "questions": f"{len(requests)} asked, {len(requests & given)} answered" if requests else "",
+        "answers": _counted(_code(each.status_code) for each in records.answered if each.label in answers),
+        "cancels": _counted(_code(each.status_code) for each in records.cancels if not each.force),
+        "forced cancels": _counted(_code(each.status_code) for each in records.cancels if each.force),
+        "cancels of sessions": _counted(_code(each.status_code) for each in records.sweeps),
+        "cancelled since their clients had left": str(len(alone) or ""),
+        "moves": _counted(_code(each.status_code) for each in records.moves),
+        "pauses": str(len(records.pauses) or ""),
+        "deletions": _counted(_code(each.status_code) for each in records.deletions),
+    }
+
+
+def _code(status_code: int) -> str:
+    return str(status_code) if status_code else "lost"
+
+
+def _counted(each: Iterable[Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(each).most_common())
