@@ -19,6 +19,8 @@ class Evidence:
         self.runs: dict[str, RunEvidence] = {}
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
+        self.ends: list[int] = []
+        """When processes died, lost their journal or began to drain: what executed there may be given back."""
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
         self.histories_seen: list[tuple[int, SessionKey, list[Message]]] = []
@@ -315,6 +317,7 @@ class Evidence:
                 attempt.end(nth, event.at)
                 del self._live[key]
         self.crashes.append(nth)
+        self.ends.append(nth)
         self.interruptions.append(event.at)
         self._over.add(event.facts["process"])
         self.gone.setdefault(event.facts["process"], event.at)
@@ -324,6 +327,7 @@ class Evidence:
 
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
+        self.ends.append(nth)
         self._draining_now.add(event.facts["process"])
         self._ends(event.facts["process"], crashed=False)
 

@@ -24,8 +24,7 @@ def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
             yield from _by_rank(life, runs)
         yield from _going_on(life, evidence, key)
     for run in evidence.runs.values():
-        # (One that was attached to may have been told where it stood when another had been given back before it.)
-        if run.position > life.options.max_queued_per_session + (run.request.key is not None):
+        if run.position > life.options.max_queued_per_session + _may_stand_behind_more(evidence, run):
             yield f"run {run.id} was accepted at position {run.position}"
         if (kept := life.runs.get(run.id)) is not None:
             yield from _as_wanted(run, kept)
@@ -41,6 +40,15 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
             continue  # it is not what was kept as its start
         if (for_s := kept.started_at - EPOCH - since) > SOON_S:  # else it was claimed, and only its agent began later
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
+
+
+def _may_stand_behind_more(evidence: Evidence, run: RunEvidence) -> bool:
+    """Tell whether a run may stand one place behind the last that is accepted: it was there, and another came back.
+
+    One that was attached to is told where it stands then. Whatever was given back had left the queue before, so that
+    others were accepted in its place; of each session that is one run at most.
+    """
+    return run.request.key is not None and any(nth < run.accepted_nth for nth in evidence.ends)
 
 
 def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:

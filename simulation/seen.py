@@ -126,6 +126,11 @@ class RunEvidence:
         self.kept: set[str] = set()
         """The tools whose results are durable for sure."""
 
+    @property
+    def staged(self) -> bool:
+        """Whether anything of it is durable for sure."""
+        return any(attempt.kept for attempt in self.attempts)
+
     def ledger(self, ending: Ending, part: list[Message], heard_until: float) -> Ledger:
         """Return what really happened in this run, to be compared with `part`, which is told of it.
 

@@ -59,8 +59,9 @@ def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
         if run.id in life.runs:
             times = [each for each, _ in told].count(text)
             traces: tuple[int, ...] = (0,) if expired(life, run) else (1,)
-            if life.runs[run.id].status is RunStatus.CANCELLED and not run.kept:
-                traces = (0, 1)  # none, if it waited
+            if life.runs[run.id].status is RunStatus.CANCELLED and not run.staged:
+                # None, if it waited, also if it was given back with nothing staged.
+                traces = (0,) if life.runs[run.id].started_at is None else (0, 1)
             if times not in traces:
                 yield f"run {run.id} stands {times} times in history, not {traces[-1]}"
 

@@ -178,8 +178,7 @@ class World:
         """Start another server while this one goes on, unaware of it, for a while."""
         server, self.server = self.server, None
         assert server is not None
-        server.lose_journal()
-        server.note("fenced")
+        server.be_replaced()
         await self._start()
         await asyncio.sleep(self.chance.between(0.0, 5.0))
         await self._in_time(server.die(), "a death")
