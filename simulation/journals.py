@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from simulation.agents import Process, alive
 from simulation.loop import Chance, Way
+from simulation.process import Process, alive
 from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.memory import MemoryJournal

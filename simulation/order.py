@@ -9,7 +9,7 @@ from simulation.seen import RunEvidence
 from simulation.truth import EPOCH
 from strandline.model import Run, SessionKey
 
-FRONT, NORMAL = 2, 3
+ANSWER, FRONT, NORMAL = 1, 2, 3
 SOON_S = 1e-6
 
 
@@ -46,9 +46,11 @@ def _may_stand_behind_more(evidence: Evidence, run: RunEvidence) -> bool:
     """Tell whether a run may stand one place behind the last that is accepted: it was there, and another came back.
 
     One that was attached to is told where it stands then. Whatever was given back had left the queue before, so that
-    others were accepted in its place; of each session that is one run at most.
+    others were accepted in its place; of each session that is one run at most. So it is with an answer, which no bound
+    holds.
     """
-    return run.request.key is not None and any(nth < run.accepted_nth for nth in evidence.ends)
+    before = any(nth < run.accepted_nth for nth in evidence.ends) or evidence.was_asked(run.request.session)
+    return run.request.key is not None and before
 
 
 def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:
@@ -60,11 +62,15 @@ def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:
 
 
 def _class(run: RunEvidence) -> int:
+    if run.request.answers:
+        return -1
     return 0 if run.request.interrupts else run.request.priority
 
 
 def _rank(run: RunEvidence, kept: Run, at: float) -> tuple[int, int, int] | None:
     """Return where a run that waits stands at second `at`, None if that cannot be known."""
+    if run.request.answers:
+        return ANSWER, 0, kept.sequence
     priority, lane = run.request.priority, FRONT if run.request.interrupts else NORMAL
     if (move := run.move) is not None and at >= move.asked_at:
         if not 0 <= move.told_at < at:
