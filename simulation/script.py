@@ -88,9 +88,10 @@ class Traits(Struct, frozen=True):
 def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
     """Draw what one run does; one that answers goes on with a round of another run before its own."""
     rounds: tuple[tuple[Tool, ...], ...] = ()
+    asks = traits.asks / 3 if answers else traits.asks
     if chance.happens(traits.tools):
         rounds = tuple(
-            tuple(_tool(chance, traits) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
+            tuple(_tool(chance, traits, asks) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
             for _ in range(1 + chance.up_to(2))
         )
     ends = Ends.ANSWERS
@@ -113,7 +114,7 @@ def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
     )
 
 
-def _tool(chance: Chance, traits: Traits) -> Tool:
+def _tool(chance: Chance, traits: Traits, asks: float) -> Tool:
     in_thread = chance.happens(traits.threads)
     takes_s = chance.between(1.0, 10.0) if chance.happens(0.4 if in_thread else 0.05) else 0.3 * chance.random() ** 2
     return Tool(
@@ -121,5 +122,5 @@ def _tool(chance: Chance, traits: Traits) -> Tool:
         "look" if chance.happens(0.4) else "work",
         fails=chance.happens(0.1),
         in_thread=in_thread,
-        asks=1 + chance.happens(0.2) if traits.asks and chance.happens(traits.asks) else 0,
+        asks=1 + chance.happens(0.2) if asks and chance.happens(asks) else 0,
     )
