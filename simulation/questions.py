@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from simulation.asking import Question, answered_by
 from simulation.evidence import Evidence
 from simulation.life import Life
+from simulation.seen import RunEvidence
 from simulation.truth import EPOCH
 from strandline.model import Run
 
@@ -52,12 +53,17 @@ def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
         started = [run.id for run in order.get(asked.key, ())]
         if answer is not None and answer.run_id in started:
             between = started[started.index(asked.run_id) + 1 : started.index(answer.run_id)]
-            if between := [each for each in between if not evidence.runs[each].lost]:
+            if between := [each for each in between if _began_for_sure(evidence, evidence.runs[each])]:
                 yield f"runs {between} started before run {answer.run_id}, which answers run {asked.run_id}"
         if life.steady:
             for kept in life.runs.values():
                 if kept.key == asked.key:
                     yield from _waited(life, evidence, question, kept)
+
+
+def _began_for_sure(evidence: Evidence, run: RunEvidence) -> bool:
+    """Tell whether what was seen first of a run is its beginning: no claim on it was lost, or never kept."""
+    return not run.lost and not any(evidence.was_in_vain(each) for each in run.attempts)
 
 
 def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> Iterator[str]:
