@@ -1,44 +1,31 @@
 """Clients: they ask, wait, leave, come back after a restart and ask again. They write down what they were told."""
 
 import asyncio
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from simulation.loop import Chance
-from simulation.script import Script, Traits, draw
+from simulation.script import draw
 from simulation.server import Gone, Server
+from simulation.town import Town, note_end, reachable
+from simulation.wishes import cancel, move, pause
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.stream import Later
-from strandline.errors import AlreadyEnded, KeyReused, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
+from strandline.errors import (
+    AlreadyAnswered,
+    Dismissed,
+    Invalid,
+    KeyReused,
+    NotFound,
+    SessionBusy,
+    StrandlineError,
+    Unavailable,
+)
 from strandline.lifecycle import ENDED
-from strandline.model import DEFAULT_PRIORITY, IfBusy, OnDisconnect, Outcome, RunId, SessionKey
+from strandline.model import DEFAULT_PRIORITY, IfBusy, InputRequest, OnDisconnect, Outcome, RunId, SessionKey
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 
 LIMITS = ("timeout_s", "queue_timeout_s")
-
-
-class Town(Protocol):
-    """Where clients live."""
-
-    chance: Chance
-    scripts: dict[str, Script]
-    traits: Traits
-    sessions: list[SessionKey]
-    server: Server | None
-    request_limits: list[dict[str, float]]
-    keyed: list[Request]
-    resends: bool
-    """Whether a key lives longer than anybody is interested in its run."""
-
-    def note(self, what: str, run: str = "", **facts: object) -> None:
-        """Write down an event."""
-        ...
-
-    def new_text(self) -> str:
-        """Return a text that nobody has sent yet."""
-        ...
 
 
 async def send(town: Town) -> None:
@@ -47,14 +34,21 @@ async def send(town: Town) -> None:
     await asyncio.sleep(chance.random() ** 2 * 4)
     request = _drawn(town)
     if (task := asyncio.current_task()) is not None:
-        task.set_name(str(request.input))
-    server = await _reachable(town)
+        task.set_name(_text_of(request))
+    await _ask(town, request)
+
+
+async def _ask(town: Town, request: Request) -> None:
+    """Send a request, and see what becomes of the run."""
+    chance = town.chance
+    server = await reachable(town)
     if server is None:
         return
     _note_asked(town, request)
     twin = None
     if request.idempotency_key is not None:
-        town.keyed.append(request)
+        if request.answers is None:
+            town.keyed.append(request)
         if town.resends and chance.happens(0.3):
             twin = asyncio.ensure_future(_twin(town, request))
     answer = await _submit(town, server, request)
@@ -74,7 +68,7 @@ def _drawn(town: Town) -> Request:
     town.scripts[text] = draw(chance, town.traits)
     limits = chance.choice(town.request_limits)
     if_busy = chance.choice(POLICIES) if chance.happens(town.traits.interrupts) else IfBusy.ENQUEUE
-    request = Request(key=key, input=text, if_busy=if_busy, **limits)  # type: ignore[arg-type]
+    request = Request(key=key, input=text, if_busy=if_busy, metadata={"text": text}, **limits)  # type: ignore[arg-type]
     if chance.happens(town.traits.priorities):
         request = replace(request, priority=1 + chance.up_to(4))
     if chance.happens(town.traits.attached):
@@ -87,15 +81,21 @@ def _drawn(town: Town) -> Request:
     return request
 
 
+def _text_of(request: Request) -> str:
+    """Return the text that a run goes by: what it asks, or what it answers to all requests of a question."""
+    return str(request.metadata["text"])
+
+
 def _note_asked(town: Town, request: Request) -> None:
     town.note(
         "asked",
-        str(request.input),
+        _text_of(request),
         session=request.key,
         if_busy=request.if_busy,
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
         key=request.idempotency_key,
         on_disconnect=request.on_disconnect or OnDisconnect.CONTINUE,
+        answers=tuple(request.answers or ()),
         limits={
             name: seconds
             for name in ("timeout_s", "queue_timeout_s")
@@ -104,25 +104,16 @@ def _note_asked(town: Town, request: Request) -> None:
     )
 
 
-async def _reachable(town: Town) -> Server | None:
-    for _ in range(3):
-        server = town.server
-        if server is not None and server.ready:
-            return server
-        await asyncio.sleep(1.0)
-    return None
-
-
 async def _submit(town: Town, server: Server, request: Request) -> tuple[Server, Ticket] | None:
     """Send a request and return what it is answered by; None if it is refused, or nobody knows."""
-    text = str(request.input)
+    text = _text_of(request)
     try:
         ticket = await server.ask(server.service.submit(request))
     except Gone:
         town.note("unsure", text)
     except KeyReused:
         town.note("reused", text)
-    except (Unavailable, SessionBusy) as error:
+    except (Unavailable, SessionBusy, AlreadyAnswered, Dismissed, NotFound, Invalid) as error:
         town.note("refused", text, code=error.code)
     else:
         town.note(
@@ -143,15 +134,17 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
     chance, key, run = town.chance, request.key, ticket.run_id
     others: list[asyncio.Task[None]] = []
     for doing, how_likely in (
-        (_cancel, town.traits.cancels),
-        (_pause, town.traits.pauses_session),
-        (_move, town.traits.moves),
+        (cancel, town.traits.cancels),
+        (pause, town.traits.pauses_session),
+        (move, town.traits.moves),
     ):
         if chance.happens(how_likely):
             others.append(asyncio.ensure_future(doing(town, key, run)))
     told = await _wait(town, server, ticket, chance.between(0.1, 20.0))
     if told is not None:
-        _note_end(town, run, told)
+        note_end(town, run, told)
+        if isinstance(told, Outcome) and told.input_requests:
+            others += _people(town, key, told.input_requests)
     if others:
         await asyncio.wait(others)
         for other in others:
@@ -161,6 +154,29 @@ async def _follow(town: Town, server: Server, ticket: Ticket, request: Request) 
         await _come_back(town, key, run)
         if chance.happens(0.5):
             await _send_again(town, request)
+
+
+def _people(town: Town, key: SessionKey, requests: list[InputRequest]) -> list[asyncio.Task[None]]:
+    """Have people answer what a run has asked: mostly one, sometimes two who do not know of each other, or nobody."""
+    chance = town.chance
+    if chance.happens(0.3):
+        return []
+    return [asyncio.ensure_future(_answer(town, key, requests)) for _ in range(1 + chance.happens(0.3))]
+
+
+async def _answer(town: Town, key: SessionKey, requests: list[InputRequest]) -> None:
+    """Answer after a while, now and then what was not asked, or not all of it."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() ** 2 * 30)
+    text = town.new_text()
+    town.scripts[text] = draw(chance, town.traits, answers=True)
+    asked = [each.id for each in requests]
+    if chance.happens(0.1):
+        asked = [*asked[1:], f"i:{text}.0.0:0"] if chance.happens(0.5) else asked[:-1] or ["nobody's"]
+    request = Request(key=key, answers=dict.fromkeys(asked, text), metadata={"text": text})
+    if chance.happens(town.traits.keys):
+        request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
+    await _ask(town, request)
 
 
 async def _twin(town: Town, request: Request) -> None:
@@ -173,7 +189,7 @@ async def _twin(town: Town, request: Request) -> None:
         _, ticket = answer
         told = await _wait(town, server, ticket, town.chance.between(0.1, 20.0))
         if told is not None:
-            _note_end(town, ticket.run_id, told)
+            note_end(town, ticket.run_id, told)
 
 
 async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | None:
@@ -188,120 +204,9 @@ async def _send_again(town: Town, request: Request) -> tuple[Server, Ticket] | N
         if (answer := await _submit(town, server, request)) is not None:
             _, ticket = answer
             if ticket.replayed:
-                _note_end(town, ticket.run_id, await ticket.outcome())
+                note_end(town, ticket.run_id, await ticket.outcome())
             return answer
     return None
-
-
-async def _cancel(town: Town, key: SessionKey, run: RunId) -> None:
-    """Cancel a run, after a while, wherever a server can be reached."""
-    await asyncio.sleep(town.chance.random() ** 2 * 6)
-    server = town.server
-    if server is None or not server.ready:
-        return
-    force = town.chance.happens(0.3)
-    town.note("cancelling", run, force=force)
-    try:
-        view = await server.ask(server.service.cancel(key.principal, run, force=force))
-    except AlreadyEnded:
-        town.note("too_late", run)
-    except (Gone, StrandlineError):
-        return
-    else:
-        town.note("cancelled", run, process=server.number)
-        if view.run.outcome is not None:
-            _note_end(town, run, view.run.outcome)
-
-
-async def sweep(town: Town) -> None:
-    """Cancel all that waits in a session, maybe what executes there too."""
-    chance = town.chance
-    await asyncio.sleep(chance.random() ** 2 * 6)
-    server = town.server
-    if server is None or not server.ready:
-        return
-    key, running, force = chance.choice(town.sessions), chance.happens(0.5), chance.happens(0.2)
-    name = town.new_text()
-    town.note("sweeping", name, session=key, running=running, force=force)
-    try:
-        stopped = await server.ask(server.service.cancel_session(key, running=running, force=force))
-    except NotFound:
-        town.note("swept", name, ended=[], asked=[])
-    except (Gone, StrandlineError):
-        return
-    else:
-        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.asked)
-        for run, outcome in stopped.ended.items():
-            _note_end(town, run, outcome)
-
-
-async def wipe(town: Town) -> None:
-    """Delete a session, unless it has something to do."""
-    chance = town.chance
-    await asyncio.sleep(chance.random() * 10)
-    server = town.server
-    if server is None or not server.ready:
-        return
-    key, name = chance.choice(town.sessions), town.new_text()
-    town.note("deleting", name, session=key)
-    try:
-        existed = await server.ask(server.service.delete(key))
-    except SessionBusy:
-        town.note("undeleted", name)
-    except (Gone, StrandlineError):
-        return
-    else:
-        town.note("deleted", name, existed=existed)
-
-
-async def _pause(town: Town, key: SessionKey, run: RunId) -> None:
-    """Pause a session for a while; see to it that it goes on."""
-    await asyncio.sleep(town.chance.random() ** 2 * 4)
-    server = town.server
-    if server is None or not server.ready:
-        return
-    town.note("pausing", run, session=key)
-    try:
-        await server.ask(server.service.pause(key))
-    except NotFound:
-        return
-    except (Gone, StrandlineError):
-        pass
-    else:
-        town.note("paused", run, session=key)
-        await asyncio.sleep(town.chance.between(0.0, 6.0))
-    while True:  # also if nobody knows whether it was paused
-        if (server := town.server) is not None and server.ready:
-            town.note("resuming", "", session=key)
-            try:
-                await server.ask(server.service.resume(key))
-            except (Gone, Unavailable):
-                town.note("resumed", "", session=key)
-            except NotFound:  # it was deleted meanwhile
-                town.note("resumed", "", session=key)
-                return
-            else:
-                town.note("resumed", "", session=key)
-                return
-        await asyncio.sleep(town.chance.between(0.1, 1.0))
-
-
-async def _move(town: Town, key: SessionKey, run: RunId) -> None:
-    """Move a run, if it still waits then."""
-    await asyncio.sleep(town.chance.random() ** 2 * 4)
-    server = town.server
-    if server is None or not server.ready:
-        return
-    priority = town.chance.choice((None, None, 1, 5))
-    town.note("moving", run, priority=priority)
-    try:
-        await server.ask(server.service.move(key.principal, run, priority))
-    except (AlreadyEnded, NotFound, TooLate) as error:
-        town.note("unmoved", run, code=error.code)
-    except (Gone, StrandlineError):
-        return
-    else:
-        town.note("moved", run)
 
 
 async def _wait(town: Town, server: Server, ticket: Ticket, patience_s: float) -> Outcome | Later | None:
@@ -338,8 +243,8 @@ async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
         return
     try:
         if town.chance.happens(0.3):
-            messages = await server.ask(server.service.history(key, count=0, include_tool_messages=True))
-            town.note("history", "", session=key, messages=messages)
+            page = await server.ask(server.service.history_page(key, limit=1000))
+            town.note("history", "", session=key, messages=page.messages, pending=page.pending)
         view = await server.ask(server.service.wait(key.principal, run, town.chance.between(0.0, 30.0)))
     except NotFound:
         town.note("missing", run)
@@ -348,12 +253,6 @@ async def _come_back(town: Town, key: SessionKey, run: RunId) -> None:
     else:
         if view.run.status in ENDED:
             assert view.run.outcome is not None
-            _note_end(town, run, view.run.outcome)
-
-
-def _note_end(town: Town, run: str, told: Outcome | Later) -> None:
-    if isinstance(told, Later):
-        town.note("later", run)
-    else:
-        code = told.error.code.value if told.error else ""
-        town.note("outcome", run, status=told.status.value, code=code, output=told.output)
+            note_end(town, run, view.run.outcome)
+            for each in _people(town, key, view.run.outcome.input_requests) if view.run.outcome.input_requests else ():
+                await each

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.seen import Asked, RunEvidence
+from simulation.seen import Asked, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S
 from strandline.model import IfBusy, OnDisconnect, Outcome, Run, RunStatus
 
@@ -164,7 +164,7 @@ def _interrupts_of(life: Life, evidence: Evidence, run: RunEvidence) -> list[Ask
         return []
     found = []
     for other in life.runs.values():
-        request = evidence.requests[str(other.input)]
+        request = evidence.requests[text_of(other)]
         in_time = not life.steady or kept.ended_at is None or request.at <= kept.ended_at - EPOCH + SOON_S
         if other.key == kept.key and request.interrupts and other.sequence > kept.sequence and in_time:
             found.append(request)
@@ -176,9 +176,15 @@ def _busy(life: Life, request: Asked) -> bool:
     return any(
         run.key == request.session
         and run.created_at - EPOCH < request.at + 100.0
-        and (run.ended_at is None or run.ended_at - EPOCH + life.options.hold_limit_s + SLACK_S > request.at)
+        and (run.ended_at is None or run.ended_at - EPOCH + _closed_s(life, run) + SLACK_S > request.at)
         for run in life.runs.values()
     )
+
+
+def _closed_s(life: Life, run: Run) -> float:
+    """Return for how long the session of a run that has ended may be closed."""
+    options = life.options
+    return max(options.hold_limit_s, options.input_timeout_s if run.status is RunStatus.NEEDS_INPUT else 0.0)
 
 
 # -- keys ----------------------------------------------------------------------------------------------
@@ -188,11 +194,11 @@ def keyed(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say which keys stood for two runs, or for none."""
     for text, run_id in evidence.answered:
         kept = life.runs.get(run_id)
-        if kept is not None and kept.input != text:
-            yield f"request {text} was answered by run {run_id}, which is another one: {kept.input}"
+        if kept is not None and text_of(kept) != text:
+            yield f"request {text} was answered by run {run_id}, which is another one: {text_of(kept)}"
     by_key: dict[tuple[object, str | None], list[Run]] = {}
     for kept in life.runs.values():
-        key = evidence.requests[str(kept.input)].key
+        key = evidence.requests[text_of(kept)].key
         if key is not None:
             by_key.setdefault((kept.key, key), []).append(kept)
     for (_, key), runs in by_key.items():
@@ -204,5 +210,5 @@ def keyed(life: Life, evidence: Evidence) -> Iterator[str]:
     for text in evidence.reused:
         request = evidence.requests[text]
         others = by_key.get((request.session, request.key), ())
-        if not any(run.input != text for run in others) and not evidence.was_deleted(request.session):
+        if not any(text_of(run) != text for run in others) and not evidence.was_deleted(request.session):
             yield f"request {text} was told that its key stands for another, and there is none"

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from simulation.asking import asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, told
-from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep
-from strandline.model import Message, Outcome, SessionKey
+from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep, text_of
+from strandline.model import Message, Outcome, Run, SessionKey
 
 
 class Evidence:
@@ -19,9 +20,12 @@ class Evidence:
         self.runs: dict[str, RunEvidence] = {}
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
+        self.ends: list[int] = []
+        """When processes died, lost their journal or began to drain: what executed there may be given back."""
         self.drains: list[tuple[int, float, bool]] = []
         self.by_session: dict[SessionKey, list[Attempt]] = defaultdict(list)
-        self.histories_seen: list[tuple[int, SessionKey, list[Message]]] = []
+        self.histories_seen: list[tuple[int, SessionKey, list[Message], bool]] = []
+        """Each with whether its end was shown as pending."""
         self.at_once: list[tuple[Attempt, list[Attempt]]] = []
         """Each attempt that began, and what had begun in its process and not left."""
         self.gone: dict[int, float] = {}
@@ -36,6 +40,8 @@ class Evidence:
         """The texts of requests that were told that their key stands for another one."""
         self.answered: set[tuple[str, str]] = set()
         """The text of each request with the run that it became, as it was told."""
+        self.asking: set[str] = set()
+        """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}
         self.deletions: dict[str, Deletion] = {}
         self.paused: set[SessionKey] = set()
@@ -60,10 +66,14 @@ class Evidence:
             attempt.end(len(life.events), life.events[-1].at)
         for kept in life.runs.values():
             run = self._run(kept.run_id)
-            run.text = str(kept.input)
+            run.text = text_of(kept)
+        self.questions = questions_of(life.runs)
+        """By the id of the run that asks."""
         self.runs = {run.id: run for run in self.runs.values() if run.text}  # others were claimed in vain, and not kept
         for run in self.runs.values():
             run.request = self.requests[run.text]
+            if run.request.answers:
+                run.move = None  # it goes first wherever it is moved
             run.forced = run.forced or any(
                 sweep.force and sweep.running and sweep.session == run.request.session for sweep in self.sweeps.values()
             )
@@ -104,6 +114,14 @@ class Evidence:
             each.session == session and (each.told_nth < 0 or each.told_nth > since_nth)
             for each in self.deletions.values()
         )
+
+    def kept_in(self, session: SessionKey) -> list[Run]:
+        """Return the runs of a session that are kept."""
+        return [each for each in self._life.runs.values() if each.key == session]
+
+    def was_asked(self, session: SessionKey) -> bool:
+        """Tell whether a run of a session has ever asked a person."""
+        return any(attempt.asks for attempt in self.by_session[session])
 
     def was_in_vain(self, attempt: Attempt) -> bool:
         """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted."""
@@ -152,8 +170,10 @@ class Evidence:
         run.text = event.facts["text"]
 
     def _outcome(self, nth: int, event: Event) -> None:
-        facts = event.facts
-        self._run(event.run).told.add((facts["status"], facts["code"], facts["output"]))
+        facts, run = event.facts, self._run(event.run)
+        if run.told_nth < 0:
+            run.told_nth = nth
+        run.told.add((facts["status"], facts["code"], facts["output"]))
 
     def _later(self, nth: int, event: Event) -> None:
         self._run(event.run).later = True
@@ -166,12 +186,13 @@ class Evidence:
 
     def _cancelling(self, nth: int, event: Event) -> None:
         run = self._run(event.run)
+        run.cancelling_at.append(event.at)
         run.cancelling, run.forced = True, event.facts["force"]
         if run.forced:
             self.interruptions.append(event.at)
 
     def _sweeping(self, nth: int, event: Event) -> None:
-        self.sweeps[event.run] = Sweep(nth=nth, **event.facts)
+        self.sweeps[event.run] = Sweep(nth=nth, at=event.at, **event.facts)
         if event.facts["force"]:
             self.interruptions.append(event.at)
 
@@ -237,12 +258,18 @@ class Evidence:
     def _cancelled(self, nth: int, event: Event) -> None:
         self._is_cancelled(self._run(event.run), nth, event)
 
+    def _withdrawn(self, nth: int, event: Event) -> None:
+        run = self._run(event.run)
+        if run.withdrawn_nth < 0:
+            run.withdrawn_nth = nth
+
     def _is_cancelled(self, run: RunEvidence, nth: int, event: Event) -> None:
         if run.cancelled_at is None:
             run.cancelled_at, run.cancelled_nth = event.at, nth
 
     def _history(self, nth: int, event: Event) -> None:
-        self.histories_seen.append((nth, event.facts["session"], event.facts["messages"]))
+        facts = event.facts
+        self.histories_seen.append((nth, facts["session"], facts["messages"], facts["pending"]))
 
     def _entered(self, nth: int, event: Event) -> None:
         attempt = Attempt(event, nth)
@@ -280,6 +307,10 @@ class Evidence:
             if idempotent:
                 run.idempotent.add(tool)
 
+    def _asks(self, nth: int, event: Event) -> None:
+        self._attempt(event).asks = event.facts["requests"]
+        self.asking |= {asking_tool(each) for each in event.facts["requests"]}
+
     def _staged(self, nth: int, event: Event) -> None:
         attempt = self._attempt(event)
         attempt.kept = len(attempt.said)
@@ -315,6 +346,7 @@ class Evidence:
                 attempt.end(nth, event.at)
                 del self._live[key]
         self.crashes.append(nth)
+        self.ends.append(nth)
         self.interruptions.append(event.at)
         self._over.add(event.facts["process"])
         self.gone.setdefault(event.facts["process"], event.at)
@@ -324,6 +356,7 @@ class Evidence:
 
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
+        self.ends.append(nth)
         self._draining_now.add(event.facts["process"])
         self._ends(event.facts["process"], crashed=False)
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from simulation.agents import Process, alive
 from simulation.loop import Chance, Way
+from simulation.process import Process, alive
 from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
@@ -67,17 +67,28 @@ class MemoryStore:
 
     def __init__(self, clock: Clock) -> None:
         self._journal = MemoryJournal(clock)
+        self._owner: Process | None = None
 
     def of(self, process: Process, disk: Disk) -> Journal:
         """Return it for one process."""
-        return SlowJournal(self._journal, process, disk)
+        return SlowJournal(self._journal, process, disk, self._owned)
+
+    def _owned(self, process: Process) -> None:
+        """Note who has it from now on; whoever had it does not know that, and goes on."""
+        before, self._owner = self._owner, process
+        if before is not None and before.alive:
+            before.fenced = True
+            before.note("fenced")
 
 
 class SlowJournal:
     """A journal that takes its time."""
 
-    def __init__(self, inner: Journal, process: Process, disk: Disk) -> None:
+    def __init__(
+        self, inner: Journal, process: Process, disk: Disk, on_open: Callable[[Process], None] = lambda process: None
+    ) -> None:
         self._inner = inner
+        self._on_open = on_open
         self._process = process
         self._disk = disk
         self._queued: dict[Token, list[Fact]] = {}
@@ -94,6 +105,7 @@ class SlowJournal:
         """Open the journal."""
         await self._before()
         claims = await self._inner.open(owner, max_attempts=max_attempts)
+        self._on_open(self._process)
         await self._after()
         return claims
 

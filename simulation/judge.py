@@ -12,8 +12,9 @@ from simulation.control import as_told, cancelled, cancelled_all, keyed, left_al
 from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.order import ordered, paused
+from simulation.questions import answered_once, asked_and_waited, refused_with_reason, waited_for_input_s
 from simulation.script import Ends
-from simulation.seen import Attempt, RunEvidence
+from simulation.seen import Attempt, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
 from strandline.model import ErrorCode, Outcome, Run, RunStatus
@@ -27,8 +28,9 @@ def judge(life: Life) -> list[str]:
     evidence = Evidence(life)
     rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
     wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
+    questions = (answered_once, asked_and_waited, refused_with_reason)
     truths = (tools_once, truthful, remembered)
-    return [*life.faults, *(fault for rule in (*rules, *wishes, *truths) for fault in rule(life, evidence))]
+    return [*life.faults, *(fault for rule in (*rules, *wishes, *questions, *truths) for fault in rule(life, evidence))]
 
 
 # -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------
@@ -49,10 +51,10 @@ def _durable(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id} was told to be unknown"
     for text, code in evidence.refused.items():
         for kept in life.runs.values():
-            if kept.input == text and text not in evidence.unsure and (text, kept.run_id) not in evidence.answered:
+            if text_of(kept) == text and text not in evidence.unsure and (text, kept.run_id) not in evidence.answered:
                 yield f"run {kept.run_id} was refused ({code}) and is kept"
-    asked = [run.input for run in life.runs.values()]
-    if len(asked) != len(set(map(str, asked))):
+    asked = [text_of(run) for run in life.runs.values()]
+    if len(asked) != len(set(asked)):
         yield "one request became two runs"
 
 
@@ -144,6 +146,9 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
     code = outcome.error.code if outcome.error else None
     if outcome.status is RunStatus.SUCCEEDED:
         if last.how != "answered" or outcome.output != f"a:{run.text}":
+            yield f"but its agent {last.how}"
+    elif outcome.status is RunStatus.NEEDS_INPUT:
+        if last.how != "asked" or last.asks != [each.id for each in outcome.input_requests]:
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
         if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or life.faulty):
@@ -239,8 +244,9 @@ def _waited_in_time(life: Life, evidence: Evidence, run: RunEvidence) -> Iterato
         kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in evidence.interruptions
     ):
         return
-    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s") - _held_s(life, evidence, kept, until)
-    if more_s > SLACK_S:
+    stood_s, asked_s = _held_s(life, evidence, kept, until), waited_for_input_s(life, evidence, kept, until)
+    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s") - max(stood_s, asked_s)
+    if more_s > SLACK_S + min(stood_s, asked_s):
         yield f"run {run.id} {'ended' if over else 'started'} {more_s:.1f} s after it had waited too long"
     if over and more_s < -SLACK_S:
         yield f"run {run.id} was given up {-more_s:.1f} s too early: its session was held"

@@ -32,7 +32,13 @@ class Life(Struct, frozen=True, kw_only=True):
     """By id, what is kept of every id that was ever given."""
     history: dict[SessionKey, list[Message]]
     """All of it, that of discarded runs too."""
+    hidden: dict[SessionKey, set[int]]
+    """The places in it of what discarded runs have left."""
     shown: dict[SessionKey, list[Message]]
+    pending: dict[SessionKey, bool]
+    """Whether the end of what is shown is told to be open."""
+    waits_for: dict[SessionKey, frozenset[str]]
+    """The input requests that are still open."""
     digest: str
 
 
@@ -58,7 +64,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     world = World(seed, make_store, show=show)
     await world.play()
     await asyncio.sleep(5.0)
-    runs, history, shown = await world.all_that_is_kept()
+    kept = await world.all_that_is_kept()
     record = world.record
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
@@ -73,8 +79,11 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         events=record.events,
         faults=record.faults,
         scripts=world.scripts,
-        runs=runs,
-        history=history,
-        shown=shown,
+        runs=kept.runs,
+        history={key: page.messages for key, page in kept.whole.items()},
+        hidden={key: set(page.discarded) for key, page in kept.whole.items()},
+        shown={key: page.messages for key, page in kept.shown.items()},
+        pending={key: page.pending for key, page in kept.shown.items()},
+        waits_for=kept.waits_for,
         digest=record.digest(),
     )

@@ -9,7 +9,7 @@ from simulation.seen import RunEvidence
 from simulation.truth import EPOCH
 from strandline.model import Run, SessionKey
 
-FRONT, NORMAL = 2, 3
+ANSWER, FRONT, NORMAL = 1, 2, 3
 SOON_S = 1e-6
 
 
@@ -24,8 +24,7 @@ def ordered(life: Life, evidence: Evidence) -> Iterator[str]:
             yield from _by_rank(life, runs)
         yield from _going_on(life, evidence, key)
     for run in evidence.runs.values():
-        # (One that was attached to may have been told where it stood when another had been given back before it.)
-        if run.position > life.options.max_queued_per_session + (run.request.key is not None):
+        if run.position > life.options.max_queued_per_session + _may_stand_behind_more(evidence, run):
             yield f"run {run.id} was accepted at position {run.position}"
         if (kept := life.runs.get(run.id)) is not None:
             yield from _as_wanted(run, kept)
@@ -43,6 +42,17 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
 
 
+def _may_stand_behind_more(evidence: Evidence, run: RunEvidence) -> bool:
+    """Tell whether a run may stand one place behind the last that is accepted: it was there, and another came back.
+
+    One that was attached to is told where it stands then. Whatever was given back had left the queue before, so that
+    others were accepted in its place; of each session that is one run at most. So it is with an answer, which no bound
+    holds.
+    """
+    before = any(nth < run.accepted_nth for nth in evidence.ends) or evidence.was_asked(run.request.session)
+    return run.request.key is not None and before
+
+
 def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:
     wanted = {run.request.priority}
     if run.move is not None and run.move.priority is not None:
@@ -52,11 +62,15 @@ def _as_wanted(run: RunEvidence, kept: Run) -> Iterator[str]:
 
 
 def _class(run: RunEvidence) -> int:
+    if run.request.answers:
+        return -1
     return 0 if run.request.interrupts else run.request.priority
 
 
 def _rank(run: RunEvidence, kept: Run, at: float) -> tuple[int, int, int] | None:
     """Return where a run that waits stands at second `at`, None if that cannot be known."""
+    if run.request.answers:
+        return ANSWER, 0, kept.sequence
     priority, lane = run.request.priority, FRONT if run.request.interrupts else NORMAL
     if (move := run.move) is not None and at >= move.asked_at:
         if not 0 <= move.told_at < at:

@@ -26,6 +26,8 @@ class Tool(Struct, frozen=True):
     """Its result is an error."""
     in_thread: bool = False
     """It works in a thread, which goes on whatever becomes of the run."""
+    asks: int = 0
+    """How many questions it puts to a person, one after the other, before it does anything."""
 
 
 class Script(Struct, frozen=True):
@@ -34,7 +36,7 @@ class Script(Struct, frozen=True):
     rounds: tuple[tuple[Tool, ...], ...]
     ends: Ends
     at: int
-    """Where it raises or hangs."""
+    """Where it raises or hangs; -1 in the round that an answer goes on with."""
     model_s: float
     """How long a call of the model may take."""
     pause_s: float = 0.0
@@ -79,14 +81,17 @@ class Traits(Struct, frozen=True):
     """How likely it is that somebody deletes a session, for each burst of requests."""
     priorities: float = 0.0
     """How likely it is that a request has a priority."""
+    asks: float = 0.0
+    """How likely it is that a tool asks a person."""
 
 
-def draw(chance: Chance, traits: Traits) -> Script:
-    """Draw what one run does."""
+def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:
+    """Draw what one run does; one that answers goes on with a round of another run before its own."""
     rounds: tuple[tuple[Tool, ...], ...] = ()
+    asks = traits.asks / 3 if answers else traits.asks
     if chance.happens(traits.tools):
         rounds = tuple(
-            tuple(_tool(chance, traits) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
+            tuple(_tool(chance, traits, asks) for _ in range(1 + chance.up_to(2) * chance.up_to(1)))
             for _ in range(1 + chance.up_to(2))
         )
     ends = Ends.ANSWERS
@@ -98,7 +103,7 @@ def draw(chance: Chance, traits: Traits) -> Script:
     return Script(
         rounds=rounds,
         ends=ends,
-        at=chance.up_to(len(rounds)),
+        at=chance.up_to(len(rounds) + answers) - answers,
         model_s=traits.model_s * chance.random() ** 2,
         pause_s=chance.between(1.0, 15.0) if chance.happens(traits.pauses) else 0.0,
         build_s=chance.between(0.1, 3.0) if chance.happens(traits.slow_builds) else 0.0,
@@ -109,7 +114,13 @@ def draw(chance: Chance, traits: Traits) -> Script:
     )
 
 
-def _tool(chance: Chance, traits: Traits) -> Tool:
+def _tool(chance: Chance, traits: Traits, asks: float) -> Tool:
     in_thread = chance.happens(traits.threads)
     takes_s = chance.between(1.0, 10.0) if chance.happens(0.4 if in_thread else 0.05) else 0.3 * chance.random() ** 2
-    return Tool(takes_s, "look" if chance.happens(0.4) else "work", fails=chance.happens(0.1), in_thread=in_thread)
+    return Tool(
+        takes_s,
+        "look" if chance.happens(0.4) else "work",
+        fails=chance.happens(0.1),
+        in_thread=in_thread,
+        asks=1 + chance.happens(0.2) if asks and chance.happens(asks) else 0,
+    )

@@ -14,6 +14,7 @@ from strandline.model import (
     IfBusy,
     Message,
     OnDisconnect,
+    Run,
     SessionKey,
     ToolResult,
 )
@@ -28,6 +29,9 @@ class Attempt:
         self.run, self.session, self.text = event.run, facts["session"], facts["text"]
         self.number, self.process = facts["attempt"], facts["process"]
         self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
+        self.answers = facts["answers"]
+        self.asks: list[str] = []
+        """The input requests that it ended with."""
         self.began_nth, self.began_at = nth, event.at
         self.ended_nth, self.ended_at = -1, -1.0
         self.how = "was cut off"
@@ -58,8 +62,15 @@ class Asked(Struct, frozen=True, kw_only=True):
     key: str | None
     """Its idempotency key."""
     on_disconnect: OnDisconnect
+    answers: tuple[str, ...] = ()
+    """The input requests that it answers."""
     limits: dict[str, float]
     """`timeout_s`, `queue_timeout_s`, where it asked for one."""
+
+    @property
+    def must_not_wait(self) -> bool:
+        """Whether it is to be refused rather than wait."""
+        return self.if_busy is IfBusy.REJECT
 
     @property
     def interrupts(self) -> bool:
@@ -71,6 +82,7 @@ class Sweep(Struct, frozen=True, kw_only=True):
     """A cancel of a whole session; it was answered unless `told_nth` is -1."""
 
     nth: int
+    at: float
     session: SessionKey
     running: bool
     force: bool
@@ -107,12 +119,17 @@ class RunEvidence:
         self.accepted_at = -1.0
         self.position = 0
         self.request: Asked
+        self.withdrawn_nth = -1
+        """When a client was told that the question of this run is taken back."""
+        self.told_nth = -1
+        """When a client was told for the first time how it has ended."""
         self.hung_up_at: list[float] = []
         """When clients left that waited for it."""
         self.move: Move | None = None
         self.told: set[tuple[str, str, str]] = set()
         self.later = self.missing = False
         self.cancelling = self.forced = self.too_late = False
+        self.cancelling_at: list[float] = []
         self.cancelled_at: float | None = None
         self.cancelled_nth = -1
         """When a client was told that its cancel is accepted, the first of them."""
@@ -126,7 +143,12 @@ class RunEvidence:
         self.kept: set[str] = set()
         """The tools whose results are durable for sure."""
 
-    def ledger(self, ending: Ending, part: list[Message], heard_until: float) -> Ledger:
+    @property
+    def staged(self) -> bool:
+        """Whether anything of it is durable for sure."""
+        return any(attempt.kept for attempt in self.attempts)
+
+    def ledger(self, ending: Ending, part: list[Message], heard_until: float, *, answers: bool = False) -> Ledger:
         """Return what really happened in this run, to be compared with `part`, which is told of it.
 
         What an attempt did after its last staged round may be lost with its process, and what it reports after second
@@ -155,7 +177,8 @@ class RunEvidence:
         unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
         if isinstance(ending, Failed) and "secret" not in ending.detail:
             ending = Failed(ending.code)
-        return Ledger(ending=ending, question=self.text, said=said, finished=finished, unfinished=unfinished)
+        question = None if answers else self.text
+        return Ledger(ending=ending, question=question, said=said, finished=finished, unfinished=unfinished)
 
 
 def _unknown(part: list[Message]) -> Iterator[str]:
@@ -164,3 +187,8 @@ def _unknown(part: list[Message]) -> Iterator[str]:
         for block in message["content"]:
             if "toolResult" in block and "unknown" in str(block["toolResult"]["content"]):
                 yield block["toolResult"]["toolUseId"]
+
+
+def text_of(kept: Run) -> str:
+    """Return the text that a run goes by: what it asks, or what it answers to all requests of a question."""
+    return str(kept.metadata["text"])

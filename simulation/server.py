@@ -97,9 +97,9 @@ class Server:
             if not task.done():
                 task.cancel()
 
-    def lose_journal(self) -> None:
-        """Have another process take over; clients cannot reach this one any more."""
-        self.fenced, self.ready = True, False
+    def be_replaced(self) -> None:
+        """Go on out of reach of clients; the next process takes the journal when it opens it, not before."""
+        self.ready = False
         self._break_connections()
 
     async def die(self) -> None:

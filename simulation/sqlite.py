@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from simulation.agents import Process, alive
 from simulation.journals import Disk
+from simulation.process import Process, alive
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import schema_after, translated

@@ -4,13 +4,28 @@ What an agent did and said is told in order, with every tool that was started; w
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+
+from msgspec.structs import replace
 
 from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.seen import RunEvidence
-from strandline.model import Cancelled, Ending, ErrorCode, Failed, Message, Outcome, RunStatus, SessionKey, Succeeded
+from simulation.parts import Part, again_in_the_round, last_text, split, uses
+from simulation.rounds import came_to_nothing, only_uses, with_open_round
+from simulation.seen import RunEvidence, text_of
+from strandline.model import (
+    Cancelled,
+    Ending,
+    ErrorCode,
+    Failed,
+    Message,
+    NeedsInput,
+    Outcome,
+    RunStatus,
+    SessionKey,
+    Succeeded,
+)
 from strandline.testing.checker import check_history, check_truthful
 
 EPOCH = 1_800_000_000.0
@@ -34,35 +49,83 @@ def tools_once(life: Life, evidence: Evidence) -> Iterator[str]:
 
 def truthful(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say what is wrong in the histories, and what they tell that was otherwise."""
-    for key, messages in life.history.items():
-        for fault in (*check_history(messages), *check_history(life.shown[key])):
-            yield f"the history of {key}: {fault}"
-    for nth, key, messages in evidence.histories_seen:
-        for fault in check_history(messages):
+    for nth, key, messages, pending in evidence.histories_seen:
+        for fault in (*check_history(_closed(messages, evidence)), *_pending(messages, pending)):
             yield f"the history of {key}, as it was shown: {fault}"
         if messages != life.shown[key][: len(messages)] and not evidence.was_deleted(key, nth):
             yield f"the history of {key} was shown otherwise than it is in the end"
-    texts = {run.text: run for run in evidence.runs.values()}
+    times: Counter[str] = Counter()
     for key, messages in life.history.items():
-        kept = [part for text, part in split(messages, texts) if not _hidden(life, texts.get(text))]
-        if [message for part in kept for message in part] != life.shown[key]:
+        parts = split(life, evidence, key)
+        told = [message for part in parts if not (part.hidden and part.opened) for message in part.messages]
+        for each in (told, life.shown[key]):
+            for fault in check_history(_closed(each, evidence)):
+                yield f"the history of {key}: {fault}"
+        for fault in _pending(life.shown[key], life.pending[key]):
+            yield f"the history of {key}: {fault}"
+        hides = [part.hidden for part in parts]
+        flagged = [message for n, message in enumerate(messages) if n not in life.hidden[key]]
+        if hides != [_hidden(life, part.run) for part in parts] or flagged != life.shown[key]:
             yield f"the history of {key} does not hide what is discarded, and nothing else"
-    told = [part for messages in life.history.values() for part in split(messages, texts)]
-    for text, part in told:
-        run = texts.get(text)
-        if run is None or run.id not in life.runs or (outcome := life.runs[run.id].outcome) is None:
-            yield f"history tells of {text!r}, which is no run"
-            continue
-        for fault in check_truthful(part, run.ledger(_ending(outcome), part, _heard_until(life, evidence, run))):
-            yield f"run {run.id} in history: {fault}"
-    for text, run in texts.items():
-        if run.id in life.runs:
-            times = [each for each, _ in told].count(text)
-            traces: tuple[int, ...] = (0,) if expired(life, run) else (1,)
-            if life.runs[run.id].status is RunStatus.CANCELLED and not run.kept:
-                traces = (0, 1)  # none, if it waited
-            if times not in traces:
-                yield f"run {run.id} stands {times} times in history, not {traces[-1]}"
+        for part in parts:
+            if part.run is None and part.opened is not None:
+                yield from came_to_nothing(life, evidence, part)
+                continue
+            outcome = None if part.run is None or part.run.id not in life.runs else life.runs[part.run.id].outcome
+            if part.run is None or outcome is None:
+                yield f"history tells of {last_text(part.messages[:1])!r}, which is no run"
+                continue
+            times[part.run.id] += 1
+            for fault in _part(life, evidence, part, part.run, outcome):
+                yield f"run {part.run.id} in history: {fault}"
+    for run in evidence.runs.values():
+        if run.id in life.runs and times[run.id] not in (traces := _traces(life, run)):
+            yield f"run {run.id} stands {times[run.id]} times in history, not {traces[-1]}"
+
+
+def _part(life: Life, evidence: Evidence, part: Part, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
+    told = [*part.messages]
+    open_tools: list[str] = []
+    if outcome.status is RunStatus.NEEDS_INPUT:  # what became of them is told by whoever closes the round
+        open_tools = uses(told[-1])
+        told[-1] = {**told[-1], "content": [block for block in told[-1]["content"] if "toolUse" not in block]}
+    if part.opened is not None:
+        told.insert(0, only_uses(part.opened))
+    ledger = run.ledger(_ending(outcome), told, _heard_until(life, evidence, run), answers=part.opened is not None)
+    if part.opened is not None:
+        ledger = with_open_round(ledger, part, evidence)
+    finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
+    yield from check_truthful(told, replace(ledger, finished=finished, unfinished=ledger.unfinished - set(open_tools)))
+
+
+def _traces(life: Life, run: RunEvidence) -> tuple[int, ...]:
+    """Return how many parts of history a run may have left."""
+    kept = life.runs[run.id]
+    if expired(life, run):
+        return (0,)
+    if kept.status is RunStatus.NEEDS_INPUT and run.request.answers:
+        return (0, 1)  # none, if it has asked again in the round that it had to close
+    if kept.status is RunStatus.CANCELLED and not run.staged and not run.request.answers:
+        # None, if it waited, also if it was given back with nothing staged.
+        return (0,) if kept.started_at is None else (0, 1)
+    return (1,)
+
+
+def _closed(messages: list[Message], evidence: Evidence) -> list[Message]:
+    """Return a history whose end may be the open round of a question, as it would be if that were closed."""
+    if not messages or not {*uses(messages[-1])} & evidence.asking:
+        return messages
+    results = [
+        {"toolResult": {"toolUseId": each, "status": "success", "content": [{"text": "-"}]}}
+        for each in uses(messages[-1])
+    ]
+    return [*messages, {"role": "user", "content": results}, {"role": "assistant", "content": [{"text": "-"}]}]
+
+
+def _pending(messages: list[Message], pending: bool) -> Iterator[str]:
+    is_open = bool(messages and uses(messages[-1]))
+    if is_open is not pending:
+        yield f"its end is {'' if is_open else 'not '}open, and is shown as {'' if pending else 'not '}pending"
 
 
 def _hidden(life: Life, run: RunEvidence | None) -> bool:
@@ -85,47 +148,45 @@ def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 
-def split(messages: list[Message], texts: dict[str, RunEvidence]) -> Iterator[tuple[str, list[Message]]]:
-    """Yield the messages of each run, with the text that it began with."""
-    part: list[Message] = []
-    for message in messages:
-        if part and message["role"] == "user" and message["content"][0].get("text") in texts:
-            yield str(part[0]["content"][0].get("text")), part
-            part = []
-        part.append(message)
-    if part:
-        yield str(part[0]["content"][0].get("text")), part
-
-
 def _ending(outcome: Outcome) -> Ending:
     if outcome.error is not None:
         return Failed(outcome.error.code, outcome.error.detail)
+    if outcome.status is RunStatus.NEEDS_INPUT:
+        return NeedsInput(outcome.input_requests, {})
     return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()
 
 
 def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
     """Say where an agent knew another conversation, or another state, than its session had."""
-    texts = {run.text: run for run in evidence.runs.values()}
     by_session: dict[SessionKey, dict[str, tuple[str, str]]] = defaultdict(dict)
-    for key, messages in life.history.items():
+    for key in life.history:
         before: list[Message] = []
         state = ""
-        for text, part in split(messages, texts):
-            by_session[key][text] = (evidence.as_line(before), state)
-            run = texts.get(text)
-            if not _hidden(life, run):
-                before += part
-            if run is not None and (kept := life.runs.get(run.id)) and kept.status is RunStatus.SUCCEEDED:
-                state = text
+        known = by_session[key]
+        for part in split(life, evidence, key):
+            run = part.run
+            if run is not None and part.opened is None:
+                known[run.text] = (evidence.as_line(before), state)
+            if not part.hidden:
+                before += part.messages
+            kept = None if run is None else life.runs.get(run.id)
+            if run is not None and kept is not None and kept.status in (RunStatus.SUCCEEDED, RunStatus.NEEDS_INPUT):
+                state = run.text
+            question = None if run is None else evidence.questions.get(run.id)
+            while question is not None and question.answer is not None:
+                text = text_of(question.answer)
+                known[text] = (evidence.as_line(before[:-1]), state)
+                question = again_in_the_round(question, evidence.questions)
+                state = state if question is None else text
     for attempts in evidence.by_session.values():
         for attempt in attempts:
-            known = by_session[attempt.session].get(attempt.text)
-            if known is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+            expected = by_session[attempt.session].get(attempt.text)
+            if expected is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
                 continue  # its agent had begun before it was known that the run is not kept, or not claimed
-            if attempt.knows != known[0]:
-                yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {known[0]!r}"
-            if attempt.going_on == 0 and attempt.state != known[1]:
-                yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {known[1]!r}"
+            if attempt.knows != expected[0]:
+                yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {expected[0]!r}"
+            if attempt.going_on == int(attempt.answers) and attempt.state != expected[1]:
+                yield f"the agent of run {attempt.run} had the state of {attempt.state!r}, not of {expected[1]!r}"
 
 
 def expired(life: Life, run: RunEvidence) -> bool:

@@ -7,22 +7,34 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from simulation.clients import send, sweep, wipe
+from msgspec import Struct
+
+from simulation.clients import send
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
+from simulation.wishes import sweep, wipe
 from strandline.engine.asked import Request
 from strandline.engine.options import Options
 from strandline.errors import StrandlineError
-from strandline.journal.port import HistoryQuery, RunQuery
-from strandline.model import Message, Principal, Run, RunId, SessionId, SessionKey
+from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
+from strandline.model import Principal, Run, RunId, SessionId, SessionKey
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
 LONG = 100_000
-Histories = dict[SessionKey, list[Message]]
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """What the journal has in the end: runs by id, whole histories, and histories as they are shown."""
+
+    runs: dict[str, Run]
+    whole: dict[SessionKey, HistoryPage]
+    shown: dict[SessionKey, HistoryPage]
+    waits_for: dict[SessionKey, frozenset[str]]
+    """The input requests that are open."""
 
 
 class World:
@@ -55,6 +67,7 @@ class World:
             attached=chance.choice((0.0, 0.0, 0.5)),
             deletes=chance.choice((0.0, 0.0, 0.7)),
             priorities=chance.choice((0.0, 0.0, 0.6)),
+            asks=0.0 if self.opaque or chance.happens(0.6) else 0.4,
         )
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
@@ -178,8 +191,7 @@ class World:
         """Start another server while this one goes on, unaware of it, for a while."""
         server, self.server = self.server, None
         assert server is not None
-        server.lose_journal()
-        server.note("fenced")
+        server.be_replaced()
         await self._start()
         await asyncio.sleep(self.chance.between(0.0, 5.0))
         await self._in_time(server.die(), "a death")
@@ -238,8 +250,8 @@ class World:
 
     # -- the end ---------------------------------------------------------------------------------------
 
-    async def all_that_is_kept(self) -> tuple[dict[str, Run], Histories, Histories]:
-        """Open the journal once more and read it: runs, whole histories, and histories as they are shown."""
+    async def all_that_is_kept(self) -> Kept:
+        """Open the journal once more and read it."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)
         journal = self._store.of(judges, self.disk)
         for orphan in await journal.open("the judge", max_attempts=3):
@@ -253,11 +265,16 @@ class World:
             for run in owned:
                 runs[run_id] = run
         whole, shown = [
-            {key: (await journal.read(HistoryQuery(key, limit=LONG, discarded=each))).messages for key in self.sessions}
+            {key: await journal.read(HistoryQuery(key, limit=LONG, discarded=each)) for key in self.sessions}
             for each in (True, False)
         ]
+        views = {key: await journal.read(SessionQuery(key)) for key in self.sessions}
+        waits_for = {
+            key: frozenset(() if view is None else [each.id for each in view.input_requests])
+            for key, view in views.items()
+        }
         await journal.close()
-        return runs, whole, shown
+        return Kept(runs=runs, whole=whole, shown=shown, waits_for=waits_for)
 
 
 def _options(chance: Chance) -> Options:
@@ -277,5 +294,6 @@ def _options(chance: Chance) -> Options:
         drain_grace_s=chance.choice((0.0, 1.0, 6.0)),
         max_agents=chance.choice((0, 1, 1000)),
         agent_idle_s=chance.choice((0.5, 600.0)),
+        input_timeout_s=chance.choice((2.0, 20.0, 60.0)),
         idempotency_retention_s=chance.choice((86400.0, 86400.0, 2.0)),
     )

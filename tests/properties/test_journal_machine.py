@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from strandline.errors import CancelRequested, ClaimLost
-from strandline.history import close, fold
+from strandline.history import close, close_answer, dismissed, fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     AcceptAnswer,
@@ -44,6 +44,7 @@ from strandline.journal.port import (
     SessionQuery,
     Stopped,
     Take,
+    Unanswerable,
     WaitingQuery,
 )
 from strandline.journal.sqlite import SqliteJournal
@@ -55,11 +56,13 @@ from strandline.model import (
     Fact,
     IfBusy,
     Inline,
+    InputRequest,
     Keyed,
     Message,
     NewRun,
     Outcome,
     Principal,
+    Question,
     Range,
     RoundDone,
     RoundStarted,
@@ -72,6 +75,7 @@ from strandline.model import (
     Token,
     ToolDone,
     Window,
+    responses,
 )
 from strandline.testing.desk import StillClock
 
@@ -106,6 +110,14 @@ class ModelRun:
     if_busy: IfBusy = IfBusy.ENQUEUE
     discard: bool = False
     place: int = 0
+    answers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ModelQuestion:
+    question: Question
+    asker: RunId
+    answer: RunId | None = None
 
 
 @dataclass
@@ -116,6 +128,12 @@ class ModelSession:
     state: StateRecord | None = None
     paused: bool = False
     closed_since: float | None = None
+    question: ModelQuestion | None = None
+    closed: dict[str, tuple[RunId, str]] = field(default_factory=dict)
+    """What became of input requests, with the run that asked."""
+
+    def waits_for(self) -> Question | None:
+        return self.question.question if self.question is not None and self.question.answer is None else None
 
 
 class ListModel:
@@ -144,6 +162,14 @@ class ListModel:
         paused = session is not None and session.paused
         return not paused and not self.claimed(key)
 
+    def waits_for(self, key: SessionKey) -> Question | None:
+        session = self.sessions.get(key)
+        return None if session is None else session.waits_for()
+
+    def waits(self, key: SessionKey, now: float) -> bool:
+        asked = self.waits_for(key)
+        return asked is not None and now < asked.until
+
     def claimed(self, key: SessionKey) -> bool:
         return any(run.key == key and (run.status == "running" or run.held) for run in self.runs)
 
@@ -170,18 +196,21 @@ class ListModel:
                 return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
             break
         line = self.waiting(run.key)
-        if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key)):
+        if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key) or self.waits(run.key, now)):
             self.runs.append(run)
             run.place = self.places + 1
             position = self.waiting(run.key).index(run) + 1
             self.runs.remove(run)
             return Refused("session_busy", position)
+        asked = self.waits_for(run.key)
+        if run.answers and (cannot := self.cannot_answer(run, asked)) is not None:
+            return cannot
         interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
         begun = [each for each in line if interrupts and each.lane == 0 and each.begun]
         for each in begun:
             each.status = "leaves"
         try:
-            answer = self._enter(run, bounds, take)
+            answer = self._enter(run, bounds, take, now)
         finally:
             for each in begun:
                 each.status = "queued"
@@ -194,34 +223,107 @@ class ListModel:
             assert isinstance(done, Stopped)
             stopped.ended.update(done.ended)
             stopped.asked.extend(done.asked)
-        return Accepted(answer.position, stopped if begun or others else None, answer.paused_since)
+        if begun or others:
+            return replace(answer, stopped=stopped)
+        return answer
 
-    def _enter(self, run: ModelRun, bounds: Bounds, take: bool) -> AcceptAnswer:
+    def cannot_answer(self, run: ModelRun, asked: Question | None) -> Unanswerable | None:
+        known = self.sessions[run.key].closed if run.key in self.sessions else {}
+        wanted = [] if asked is None else [each.id for each in asked.requests]
+        for each in run.answers:
+            if each not in wanted:
+                reason: Any = known[each][1] if each in known else "unknown"
+                return Unanswerable(reason, [each])
+        left = [each for each in wanted if each not in run.answers]
+        return Unanswerable("incomplete", left) if left else None
+
+    def _enter(self, run: ModelRun, bounds: Bounds, take: bool, now: float) -> AcceptAnswer:
         self.places += 1
         run.place = self.places
         self.runs.append(run)
         line = self.waiting(run.key)
         position = line.index(run) + 1
-        if take and position == 1 and self.free(run.key):
-            self.sessions.setdefault(run.key, ModelSession())
+        asked = self.waits_for(run.key)
+        until = None if asked is None else asked.until
+        interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
+        may_go = bool(run.answers) or interrupts or not self.waits(run.key, now)
+        at_once = take and position == 1 and self.free(run.key) and may_go
+        if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
+            return refused
+        session = self.sessions.setdefault(run.key, ModelSession())
+        if session.question is not None and asked is not None:
+            if run.answers:
+                session.question.answer = run.run_id
+                run.status = "arrives"
+                self.close_question(run.key, session.question, "answered", now)
+                run.status = "queued"
+            elif at_once or interrupts:
+                run.status = "arrives"
+                self.dismiss(run.key, now)
+                run.status = "queued"
+            elif run.queue_deadline is not None:
+                run.queue_deadline += max(0.0, asked.until - now)
+        if at_once:
             self.start(run)
-            return Accepted(0)
-        if len(line) > bounds.per_session:
+            return Accepted(0, input_until=until)
+        return Accepted(position, paused_since=session.closed_since if session.paused else None, input_until=until)
+
+    def _over(self, run: ModelRun, bounds: Bounds, position: int, length: int) -> Refused | None:
+        if length > bounds.per_session:
             self.runs.remove(run)
             return Refused("queue_full", position)
         if len(self.waiting()) > bounds.total:
             self.runs.remove(run)
             return Refused("server_full", position)
-        session = self.sessions.setdefault(run.key, ModelSession())
-        return Accepted(position, paused_since=session.closed_since if session.paused else None)
+        return None
 
-    def take(self, key: SessionKey) -> Take:
+    # -- questions --
+
+    def ask(self, run: ModelRun, question: Question, now: float) -> None:
+        self.sessions[run.key].question = ModelQuestion(question, run.run_id)
+        self.move_deadlines(run.key, max(0.0, question.until - now))
+
+    def close_question(self, key: SessionKey, asked: ModelQuestion, how: str, now: float) -> None:
+        if any(run.run_id == asked.asker for run in self.runs):
+            for each in asked.question.requests:
+                self.sessions[key].closed[each.id] = (asked.asker, how)
+        self.move_deadlines(key, -max(0.0, asked.question.until - now))
+
+    def move_deadlines(self, key: SessionKey, seconds: float) -> None:
+        for run in self.waiting(key):
+            if run.queue_deadline is not None:
+                run.queue_deadline += seconds
+
+    def dismiss(self, key: SessionKey, now: float, begun: bool = False) -> float:
+        session = self.sessions[key]
+        asked, session.question = session.question, None
+        assert asked is not None
+        if asked.answer is None:
+            self.close_question(key, asked, "dismissed", now)
+        session.messages += [(each, False) for each in dismissed(asked.question, begun=begun)]
+        return asked.question.until
+
+    def answered_by(self, run: ModelRun) -> Question | None:
+        asked = self.sessions[run.key].question
+        return asked.question if asked is not None and asked.answer == run.run_id else None
+
+    def answer_ended(self, run: ModelRun, now: float, closed: bool, begun: bool) -> None:
+        if self.answered_by(run) is None:
+            return
+        if closed:
+            self.sessions[run.key].question = None
+        else:
+            self.dismiss(run.key, now, begun)
+
+    def take(self, key: SessionKey, now: float) -> Take:
         line = self.waiting(key)
-        if not line or not self.free(key):
+        if not line or not self.free(key) or self.waits(key, now):
             return Take.NOTHING
         attempt = line[0].attempt + 1
         if attempt > 1 and attempt >= MAX_ATTEMPTS and any(run.last for run in self.executing()):
             return Take.BLOCKED
+        if self.waits_for(key) is not None:
+            self.dismiss(key, now)
         self.start(line[0])
         return Take.TAKEN
 
@@ -232,11 +334,16 @@ class ListModel:
         session.state = session.state if settlement.state is None else settlement.state
         run.status, run.last, run.facts, run.ended_at = settlement.outcome.status.value, False, [], now
         run.discarded = settlement.discarded
+        asks = settlement.question
+        closed = asks is not None or bool(settlement.messages and not settlement.discarded)
+        self.answer_ended(run, now, closed, settlement.discarded)
+        if asks is not None:
+            self.ask(run, asks, now)
         if hold:
             run.held = True
             return Take.NOTHING
         run.fence = None
-        return self.take(run.key) if take else Take.NOTHING
+        return self.take(run.key, now) if take else Take.NOTHING
 
     def release(self, run: ModelRun, counted: bool, take: bool, now: float) -> Take:
         if run.held:
@@ -245,7 +352,7 @@ class ListModel:
             run.status, run.fence, run.last, run.lane = "queued", None, False, 0
             run.attempt -= 0 if counted else 1
             run.queue_deadline = None
-        return self.take(run.key) if take else Take.NOTHING
+        return self.take(run.key, now) if take else Take.NOTHING
 
     def end_hold(self, run: ModelRun, now: float) -> None:
         run.held, run.fence = False, None
@@ -286,6 +393,8 @@ class ListModel:
     def move(self, run: ModelRun, priority: int | None) -> Changed | Busy | Ended:
         if run.status != "queued" or run.begun:
             return Busy() if run.ended_at is None else Ended()
+        if run.lane == 1:
+            return Changed(existed=True)
         if priority is None:
             self.places += 1
             run.lane, run.place = 2, self.places
@@ -300,20 +409,28 @@ class ListModel:
         if run.status != "queued" or run.begun:
             return Busy()
         run.status, run.facts, run.ended_at = status.value, [], now
+        self.answer_ended(run, now, closed=False, begun=False)
         return Changed(existed=True)
 
     def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
         if run.ended_at is not None:
-            return Ended()
+            asked = self.sessions[run.key].question
+            if asked is None or asked.answer is not None or asked.asker != run.run_id:
+                return Ended()
+            return Stopped(ended={}, asked=[], input_until=self.dismiss(run.key, now))
         if run.status == "running":
             run.cancelled = True
             run.discard = run.discard or discard
             return Stopped(ended={}, asked=[run.run_id])
-        progress = fold(run.facts)
+        question = self.answered_by(run)
+        progress = fold(run.facts, question)
         left = close(progress.messages, progress.results, Cancelled()) if progress.messages else []
+        if question is not None:
+            left = close_answer(progress.messages, progress.results, Cancelled(), begun=progress.begun)
         run.status, run.facts, run.ended_at = "cancelled", [], now
         run.discarded = discard
         self.sessions[run.key].messages += [(each, discard) for each in left]
+        self.answer_ended(run, now, closed=bool(left) and not discard, begun=discard)
         outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
         return Stopped(ended={run.run_id: outcome}, asked=[])
 
@@ -326,11 +443,16 @@ class ListModel:
             assert isinstance(each, Stopped)
             done.ended.update(each.ended)
             done.asked.extend(each.asked)
+        if running and self.waits_for(key) is not None:
+            return replace(done, input_until=self.dismiss(key, now))
         return done
 
     def prune(self, before: float, limit: int) -> list[ModelRun]:
         old = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
         self.runs = [run for run in self.runs if run not in old[:limit]]
+        for run in old[:limit]:
+            known = self.sessions[run.key].closed
+            self.sessions[run.key].closed = {each: how for each, how in known.items() if how[0] != run.run_id}
         return old[:limit]
 
     def delete(self, key: SessionKey) -> Changed | Busy:
@@ -355,9 +477,10 @@ sessions = st.sampled_from(SESSIONS)
 mostly = st.sampled_from([True, True, True, False])
 bounds = st.sampled_from([Bounds(5, 9)] * 4 + [Bounds(each, total) for each, total in ((0, 0), (0, 9), (1, 1), (2, 3))])
 deadlines = st.sampled_from([0, 1, 3, None])
+waits_s = st.sampled_from([0, 2, 6, 20])
 asked = st.tuples(
     sessions,
-    st.sampled_from([3, 3, 3, 2, 1, 0]),
+    st.sampled_from([3, 3, 3, 2, 0]),
     st.sampled_from([3, 3, 1, 5]),
     mostly,
     st.booleans(),
@@ -385,6 +508,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.clock = StillClock()
         self.made = 0
         self.tokens: list[Token] = []
+        self.requests: list[str] = []
         self.claims: list[Claim] = []
         self.consumer: asyncio.Task[None] | None = None
         self.journal = self.make()
@@ -442,6 +566,8 @@ class JournalMachine(RuleBasedStateMachine):
         assert (claim.run.attempt, claim.run.lane, claim.run.key) == (run.attempt, run.lane, run.key)
         assert claim.run.queue_deadline == run.queue_deadline
         assert list(claim.facts) == run.facts
+        if run.status == "running":
+            assert claim.question == self.model.answered_by(run)
         self.tokens.append(claim.token)
 
     def _token(self, pick: int) -> Token:
@@ -511,7 +637,7 @@ class JournalMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.waiting())
     @rule(key=sessions)
     def take(self, key: SessionKey) -> None:
-        expected = self.model.take(key)
+        expected = self.model.take(key, self.clock.at)
         assert self.call(self.journal.take(key)) == [expected]
 
     @precondition(lambda self: self.tokens)
@@ -568,6 +694,85 @@ class JournalMachine(RuleBasedStateMachine):
             expected = self.model.settle(run, settlement, take, hold, self.clock.at)
         (result,) = self.call(self.journal.settle(token, settlement, take=take, hold=hold))
         self._compare(result, expected)
+
+    @rule(key=sessions, asks=st.sampled_from([1, 2]), wait_s=waits_s, hold=st.sampled_from([False, False, True]))
+    def ask(self, key: SessionKey, asks: int, wait_s: int, hold: bool) -> None:
+        """Have what executes in a session, or else a run that comes, end with a question."""
+        if not self.model.claimed(key):
+            self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE)], Bounds(9, 99))
+        executing = next((run for run in self.model.executing() if run.key == key), None)
+        if executing is None or executing.cancelled:
+            return
+        assert executing.fence is not None
+        before = self.model.answered_by(executing)
+        self.made += 1
+        ids = [f"t{self.made}.{n}" for n in range(asks + 1)]
+        message: Message = {
+            "role": "assistant",
+            "content": [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids],
+        }
+        sibling = {"toolUseId": ids[-1], "status": "success", "content": [{"text": "done"}]}
+        messages: list[Message] = [{"role": "user", "content": [{"text": "?"}]}, message]
+        if before is not None and asks == 1:  # of the same round
+            message, messages = before.message, []
+        requests = [InputRequest(each, "sure", self.made) for each in ids[:-1]]
+        question = Question(
+            requests=requests,
+            message=message,
+            results={ids[-1]: sibling},
+            state={"n": self.made},
+            until=self.clock.at + wait_s,
+        )
+        self.requests += [each.id for each in requests]
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
+        settlement = Settlement(outcome=outcome, messages=messages, question=question)
+        self._settle(Token(executing.run_id, executing.fence), settlement, take=False, hold=hold)
+
+    @precondition(lambda self: self.requests)
+    @rule(
+        key=sessions,
+        how=st.sampled_from(["right"] * 4 + ["part", "more", "old"]),
+        take=mostly,
+        pick=picks,
+        bounds=bounds,
+    )
+    def answer(self, key: SessionKey, how: str, take: bool, pick: int, bounds: Bounds) -> None:
+        open_ = self.model.waits_for(key)
+        answers = [] if open_ is None else [each.id for each in open_.requests]
+        match how:
+            case "part":
+                answers = answers[1:]
+            case "more":
+                answers = [*answers, "nobody's"]
+            case "old":
+                answers = []
+        if not answers:
+            answers = [self.requests[pick % len(self.requests)]]
+        self.made += 1
+        new = NewRun(
+            run_id=RunId(f"r{self.made}"),
+            key=key,
+            input=responses(dict.fromkeys(answers, "yes")),
+            lane=1,
+            created_at=self.clock.at,
+            queue_deadline=self.clock.at + 5,
+        )
+        run = ModelRun(new.run_id, key, 1, new.priority, new.created_at, new.queue_deadline, answers=answers)
+        expected = self.model.accept(run, bounds, take, self.clock.at)
+        assert self.call(self.journal.accept(new, bounds, take=take)) == [expected]
+
+    @precondition(lambda self: any(session.waits_for() for session in self.model.sessions.values()))
+    @rule(key=sessions)
+    def take_back(self, key: SessionKey) -> None:
+        """Cancel the run that has asked, if it is still known."""
+        session = self.model.sessions.get(key)
+        if session is None or session.question is None:
+            return
+        asked = session.question
+        asker = next((run for run in self.model.runs if run.run_id == asked.asker), None)
+        if asker is not None:
+            expected = self.model.cancel(asker, self.clock.at)
+            assert self.call(self.journal.change(Cancel(key.principal, asker.run_id))) == [expected]
 
     @precondition(lambda self: self.tokens)
     @rule(pick=picks, counted=st.booleans(), take=st.booleans())
@@ -689,9 +894,14 @@ class JournalMachine(RuleBasedStateMachine):
             session = self.model.sessions.get(key, ModelSession())
             view = await self.journal.read(SessionQuery(key))
             assert (view is not None and view.paused) == session.paused
+            asked = session.waits_for()
+            if view is not None:
+                wanted = ([], None) if asked is None else (asked.requests, asked.until)
+                assert (view.input_requests, view.input_until) == wanted
             for hidden in (False, True):
                 page = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
                 assert page.messages == [message for message, dropped in session.messages if hidden or not dropped]
+                assert page.pending == (session.question is not None and bool(page.messages))
             record = await self.journal.load(key)
             assert (record.window, record.state, record.length) == (
                 session.window,

@@ -1,0 +1,117 @@
+"""A history, cut into what each run has left there.
+
+A run begins with its question. One that answers begins with the results of the round that the run which asked has left
+open, and so does what the journal itself adds where a question comes to nothing.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from simulation.asking import Question
+from simulation.evidence import Evidence
+from simulation.life import Life
+from simulation.seen import RunEvidence
+from strandline.model import Message, SessionKey
+
+NOT_ANSWERED = "(The input that was asked for was not given.)"
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """What one run has left, or (`run` is None) nobody: the journal, or somebody who is no run at all."""
+
+    run: RunEvidence | None
+    messages: list[Message]
+    hidden: bool
+    opened: Message | None = None
+    """The message whose round it closes, which an earlier run had left open."""
+    asked: Question | None = None
+    """The last question of that round."""
+
+
+def uses(message: Message) -> list[str]:
+    """Return the tools that a message asks for."""
+    return [block["toolUse"]["toolUseId"] for block in message["content"] if "toolUse" in block]
+
+
+def last_text(messages: list[Message]) -> str:
+    """Return the last text of a part."""
+    return str(messages[-1]["content"][-1].get("text", ""))
+
+
+def split(life: Life, evidence: Evidence, key: SessionKey) -> list[Part]:
+    """Return the parts of a session's history, hidden ones too."""
+    return list(_Splitter(life, evidence, key).parts())
+
+
+class _Splitter:
+    def __init__(self, life: Life, evidence: Evidence, key: SessionKey) -> None:
+        self._texts = {run.text: run for run in evidence.runs.values()}
+        self._runs = evidence.runs
+        self._questions = evidence.questions
+        self._messages = life.history[key]
+        self._hidden = life.hidden[key]
+        self._opened: Message | None = None
+        self._asked: Question | None = None
+
+    def parts(self) -> Iterator[Part]:
+        start = 0
+        while start < len(self._messages):
+            closes = self._closes(self._messages[start])
+            run = self._closer(start) if closes else self._asks(self._messages[start])
+            opened, asked = (self._opened, self._asked) if closes else (None, None)
+            hidden = start in self._hidden
+            end = self._end(start, run)
+            yield Part(run=run, messages=self._messages[start:end], hidden=hidden, opened=opened, asked=asked)
+            if not (closes and hidden):  # else the journal closes the round once more
+                self._opened = self._asked = None
+            question = None if run is None else self._questions.get(run.id)
+            if question is not None and question.tools <= {*uses(self._messages[end - 1])}:
+                self._opened, self._asked = self._messages[end - 1], last_of(question, self._questions)
+            start = end
+
+    def _asks(self, message: Message) -> RunEvidence | None:
+        return self._texts.get(message["content"][0].get("text", "")) if message["role"] == "user" else None
+
+    def _closes(self, message: Message) -> bool:
+        answers = [block["toolResult"]["toolUseId"] for block in message["content"] if "toolResult" in block]
+        return self._opened is not None and bool({*answers} & {*uses(self._opened)})
+
+    def _closer(self, start: int) -> RunEvidence | None:
+        """Return the run that closes the open round, None if none does."""
+        assert self._asked is not None
+        two = self._messages[start : start + 2]
+        if self._asked.answer is None or (start not in self._hidden and last_text(two) == NOT_ANSWERED):
+            return None
+        return self._runs.get(self._asked.answer.run_id)
+
+    def _end(self, start: int, run: RunEvidence | None) -> int:
+        question = None if run is None else self._questions.get(run.id)
+        for n in range(start, len(self._messages)):
+            message = self._messages[n]
+            another = self._asks(message) or (n in self._hidden) is not (start in self._hidden)
+            if n > start and another:
+                return n
+            if question is not None and question.tools <= {*uses(message)}:
+                return n + 1
+            if run is None and last_text([message]) == NOT_ANSWERED:
+                return n + 1
+        return len(self._messages)
+
+
+def last_of(question: Question, questions: dict[str, Question]) -> Question:
+    """Return the last question of a round: an answer may do nothing but ask again."""
+    while (again := again_in_the_round(question, questions)) is not None:
+        question = again
+    return question
+
+
+def again_in_the_round(question: Question, questions: dict[str, Question]) -> Question | None:
+    """Return the question that the answer to another ends with, if tools of the same round ask it."""
+    again = None if question.answer is None else questions.get(question.answer.run_id)
+    return again if again is not None and _rounds(again) == _rounds(question) else None
+
+
+def _rounds(question: Question) -> set[str]:
+    """Return which rounds the tools that ask are of: each is named after its run, its round, its place there."""
+    return {tool.rpartition(".")[0] for tool in question.tools}

@@ -1,0 +1,141 @@
+"""Whether questions were put, answered and given up as they should be: the judge's rules for input requests.
+
+A question is answered at most once, by all that it asks for, and the answer goes first. Until then nothing else of its
+session starts, unless its time is up or somebody did not want to wait. Nothing of a tool that has ended is done again.
+"""
+
+from collections.abc import Iterator
+
+from simulation.asking import Question, answered_by
+from simulation.evidence import Evidence
+from simulation.life import Life
+from simulation.seen import RunEvidence
+from simulation.truth import EPOCH
+from strandline.model import Run
+
+SOON_S = 1e-3
+
+
+def answered_once(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which questions were answered twice, or in part, or what was answered that nobody had asked."""
+    for question in evidence.questions.values():
+        run, answers = evidence.runs[question.run.run_id], question.answers
+        if len(answers) > 1:
+            yield f"what run {run.id} asked was answered by {len(answers)} runs: {[each.run_id for each in answers]}"
+        for answer in answers:
+            request = evidence.requests[str(answer.metadata["text"])]
+            if {*answered_by(answer)} != question.requests or answer.key != question.run.key:
+                yield f"run {answer.run_id} was accepted, and does not answer what run {run.id} asked"
+            if 0 <= run.withdrawn_nth < request.nth:
+                yield f"run {answer.run_id} was accepted although what run {run.id} asked had been taken back"
+            for sweep in evidence.sweeps.values():
+                over = sweep.running and sweep.session == answer.key and 0 <= run.told_nth < sweep.nth
+                if over and 0 <= sweep.told_nth < request.nth:
+                    yield f"run {answer.run_id} was accepted although its session had been cancelled, question and all"
+            later = evidence.runs[answer.run_id]
+            if again := sorted(tool for tool in later.begun if tool in run.finished):
+                yield f"tools {again} had ended in run {run.id} and were started again in run {later.id}"
+    known = {request for each in evidence.questions.values() for request in each.requests}
+    for kept in life.runs.values():
+        if not known.issuperset(answered_by(kept)):
+            yield f"run {kept.run_id} answers what no run has asked"
+    for key, waits_for in life.waits_for.items():
+        open_ = [each for each in evidence.questions.values() if each.run.key == key and each.requests == waits_for]
+        if bool(waits_for) is not life.pending[key] or (waits_for and (not open_ or open_[0].answers)):
+            yield f"session {key} waits for {sorted(waits_for)}, and its end is {life.pending[key] or 'not'} pending"
+
+
+def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which runs started while their session waited for input, or before the answer."""
+    order = evidence.in_order_of_start()
+    for question in evidence.questions.values():
+        asked, answer = question.run, question.answer
+        started = [run.id for run in order.get(asked.key, ())]
+        if answer is not None and answer.run_id in started:
+            between = started[started.index(asked.run_id) + 1 : started.index(answer.run_id)]
+            if between := [each for each in between if _began_for_sure(evidence, evidence.runs[each])]:
+                yield f"runs {between} started before run {answer.run_id}, which answers run {asked.run_id}"
+        if life.steady:
+            for kept in life.runs.values():
+                if kept.key == asked.key:
+                    yield from _waited(life, evidence, question, kept)
+
+
+def _began_for_sure(evidence: Evidence, run: RunEvidence) -> bool:
+    """Tell whether what was seen first of a run is its beginning: no claim on it was lost, or never kept."""
+    return not run.lost and not any(evidence.was_in_vain(each) for each in run.attempts)
+
+
+def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> Iterator[str]:
+    """Say whether a run started, or was accepted, too early for a question."""
+    asked, answer = question.run, question.answer
+    assert asked.ended_at is not None
+    run = evidence.runs[kept.run_id]
+    if kept is answer or kept is asked:
+        return
+    # The time counts from the end of its agent; what the disk did not take at once ends later than that.
+    agents = [EPOCH + each.ended_at for each in evidence.runs[asked.run_id].attempts[-1:] if each.asks]
+    over = min([asked.ended_at, *agents]) + life.options.input_timeout_s
+    if answer is not None:
+        # (Until it was accepted for sure: the answer itself closes the session no longer than it waits or executes.)
+        over = min(over, answer.started_at or answer.ended_at or over)
+    over = min([over, *_given_up_at(evidence, question)])
+    if kept.started_at is not None and asked.ended_at + SOON_S < kept.started_at < over - SOON_S and not run.lost:
+        yield f"run {kept.run_id} started while its session waited for what run {asked.run_id} had asked"
+    at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.at and run.accepted_at < over - EPOCH - SOON_S
+    if answer is None and run.request.must_not_wait and run.accepted and at_a_time:
+        yield f"run {kept.run_id} was accepted, and was not to wait for what run {asked.run_id} had asked"
+
+
+def _given_up_at(evidence: Evidence, question: Question) -> Iterator[float]:
+    """Yield when somebody may have given up a question: by an interrupt, by a cancel of the run or of its session."""
+    asked = question.run
+    assert asked.ended_at is not None
+    for run in evidence.runs.values():  # one that was told to be accepted before had nothing to give up
+        came_later = not run.accepted or EPOCH + run.accepted_at >= asked.ended_at
+        if run.request.session == asked.key and run.request.interrupts and came_later:
+            yield EPOCH + run.request.at
+    yield from (EPOCH + at for at in evidence.runs[asked.run_id].cancelling_at)
+    for sweep in evidence.sweeps.values():
+        came_later = sweep.told_nth < 0 or EPOCH + sweep.told_at >= asked.ended_at
+        if sweep.session == asked.key and sweep.running and came_later:
+            yield EPOCH + sweep.at
+
+
+def refused_with_reason(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which answers were refused for a reason that was none."""
+    by_request = {request: each for each in evidence.questions.values() for request in each.requests}
+    for text, code in evidence.refused.items():
+        request = evidence.requests[text]
+        if not request.answers or evidence.was_deleted(request.session):
+            continue
+        asked = [by_request[each] for each in request.answers if each in by_request]
+        whole = bool(asked) and asked[0].requests == {*request.answers}
+        match code:
+            case "already_answered" if not any(each.answers for each in asked):
+                yield f"request {text} was told that its question is answered, and it was not"
+            case "dismissed" if any(each.answers for each in asked):
+                yield f"request {text} was told that its question is dismissed, and it was answered"
+            case "not_found" | "invalid" if whole:
+                yield f"request {text} answers all that was asked, and was told that it does not ({code})"
+
+
+def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:
+    """Return for how many seconds of its wait the session of a run was closed by questions, at most."""
+    closed_s = 0.0
+    for question in evidence.questions.values():
+        asked = question.run
+        if asked.key != run.key or asked.ended_at is None or asked is run:
+            continue
+        after = [each.started_at for each in _others(evidence, question) if each.started_at is not None]
+        over = min(
+            [until, asked.ended_at + life.options.input_timeout_s, *(each for each in after if each >= asked.ended_at)]
+        )
+        if question.answer is not None:
+            over = min(over, question.answer.created_at)
+        closed_s += max(0.0, over - max(asked.ended_at, run.created_at))
+    return closed_s
+
+
+def _others(evidence: Evidence, question: Question) -> list[Run]:
+    return [each for each in evidence.kept_in(question.run.key) if each is not question.run]

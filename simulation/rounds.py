@@ -1,0 +1,82 @@
+"""The round that a question has left open: what is to be told of its tools by whoever closes it."""
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from simulation.asking import Question, answered_by
+from simulation.evidence import Evidence
+from simulation.life import Life
+from simulation.parts import NOT_ANSWERED, Part, last_text, uses
+from strandline.model import Message, Succeeded, ToolResult
+from strandline.testing.checker import Ledger, check_truthful
+
+STOPPED_AT_QUESTION = (
+    "This tool asked a person for input and got no answer: it stopped at its question, and did nothing after it."
+)
+
+
+def only_uses(message: Message) -> Message:
+    """Return the message of an open round without the words in it, which an earlier run has said."""
+    return {**message, "content": [block for block in message["content"] if "toolUse" in block]}
+
+
+def with_open_round(ledger: Ledger, part: Part, evidence: Evidence) -> Ledger:
+    """Return what happened in a run that goes on with an open round, with what had happened there before."""
+    assert part.opened is not None
+    assert part.asked is not None
+    earlier = _earlier(part.asked, evidence)
+    finished, unfinished = dict(ledger.finished), set(ledger.unfinished)
+    told = {
+        block["toolResult"]["toolUseId"]: str(block["toolResult"]["content"])
+        for block in part.messages[0]["content"]
+        if "toolResult" in block
+    }
+    for tool in uses(part.opened):
+        if tool in earlier:
+            finished[tool] = earlier[tool]
+            unfinished.discard(tool)
+        elif tool in finished or tool in unfinished:
+            pass
+        elif "unknown" in told.get(tool, "") and part.run is not None and part.run.attempts:
+            unfinished.add(tool)  # it may have gone on
+        else:
+            finished[tool] = _stopped(tool)
+    return replace(ledger, finished=finished, unfinished=frozenset(unfinished))
+
+
+def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]:
+    """Say what is wrong with what the journal itself has added, to close the round of a question."""
+    assert part.opened is not None
+    assert part.asked is not None
+    name = f"what closes the round of run {part.asked.run.run_id}"
+    if len(part.messages) != 2 or last_text(part.messages) != NOT_ANSWERED:
+        yield f"{name} is left by no run: {last_text(part.messages)!r}"
+        return
+    earlier = _earlier(part.asked, evidence)
+    answer = None if part.asked.answer is None else evidence.runs[part.asked.answer.run_id]
+    ledger = Ledger(ending=Succeeded(), finished={each: earlier[each] for each in uses(part.opened) if each in earlier})
+    left = [each for each in uses(part.opened) if each not in earlier]
+    if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
+        ledger = replace(ledger, unfinished=frozenset(left))
+    else:
+        ledger = replace(ledger, finished={**ledger.finished, **{each: _stopped(each) for each in left}})
+    for fault in check_truthful([only_uses(part.opened), *part.messages], ledger):
+        yield f"{name}: {fault}"
+
+
+def _earlier(question: Question, evidence: Evidence) -> dict[str, ToolResult]:
+    """Return the results that an open round had when its last question was asked."""
+    found: dict[str, ToolResult] = {}
+    by_request = {request: each for each in evidence.questions.values() for request in each.requests}
+    asked: Question | None = question
+    while asked is not None:
+        run = evidence.runs[asked.run.run_id]
+        found = {tool: result for tool, (_, _, result, _) in run.finished.items()} | found
+        before = [by_request[each] for each in answered_by(asked.run) if each in by_request]
+        asked = before[0] if before else None
+    return found
+
+
+def _stopped(tool: str) -> ToolResult:
+    return {"toolUseId": tool, "status": "error", "content": [{"text": STOPPED_AT_QUESTION}]}

@@ -1,0 +1,121 @@
+"""What clients want of runs and sessions that are there: cancels, pauses, moves, deletions."""
+
+import asyncio
+
+from simulation.server import Gone
+from simulation.town import Town, note_end
+from strandline.errors import AlreadyEnded, NotFound, SessionBusy, StrandlineError, TooLate, Unavailable
+from strandline.model import RunId, RunStatus, SessionKey
+
+
+async def cancel(town: Town, key: SessionKey, run: RunId) -> None:
+    """Cancel a run, after a while, wherever a server can be reached."""
+    await asyncio.sleep(town.chance.random() ** 2 * 6)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    force = town.chance.happens(0.3)
+    town.note("cancelling", run, force=force)
+    try:
+        view = await server.ask(server.service.cancel(key.principal, run, force=force))
+    except AlreadyEnded:
+        town.note("too_late", run)
+    except (Gone, StrandlineError):
+        return
+    else:
+        # (One that has asked has ended, and its cancel takes back the question.)
+        withdrawn = view.run.status is RunStatus.NEEDS_INPUT
+        town.note("withdrawn" if withdrawn else "cancelled", run, process=server.number)
+        if view.run.outcome is not None:
+            note_end(town, run, view.run.outcome)
+
+
+async def sweep(town: Town) -> None:
+    """Cancel all that waits in a session, maybe what executes there too."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() ** 2 * 6)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    key, running, force = chance.choice(town.sessions), chance.happens(0.5), chance.happens(0.2)
+    name = town.new_text()
+    town.note("sweeping", name, session=key, running=running, force=force)
+    try:
+        stopped = await server.ask(server.service.cancel_session(key, running=running, force=force))
+    except NotFound:
+        town.note("swept", name, ended=[], asked=[])
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("swept", name, ended=sorted(stopped.ended), asked=stopped.asked)
+        for run, outcome in stopped.ended.items():
+            note_end(town, run, outcome)
+
+
+async def wipe(town: Town) -> None:
+    """Delete a session, unless it has something to do."""
+    chance = town.chance
+    await asyncio.sleep(chance.random() * 10)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    key, name = chance.choice(town.sessions), town.new_text()
+    town.note("deleting", name, session=key)
+    try:
+        existed = await server.ask(server.service.delete(key))
+    except SessionBusy:
+        town.note("undeleted", name)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("deleted", name, existed=existed)
+
+
+async def pause(town: Town, key: SessionKey, run: RunId) -> None:
+    """Pause a session for a while; see to it that it goes on."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    town.note("pausing", run, session=key)
+    try:
+        await server.ask(server.service.pause(key))
+    except NotFound:
+        return
+    except (Gone, StrandlineError):
+        pass
+    else:
+        town.note("paused", run, session=key)
+        await asyncio.sleep(town.chance.between(0.0, 6.0))
+    while True:  # also if nobody knows whether it was paused
+        if (server := town.server) is not None and server.ready:
+            town.note("resuming", "", session=key)
+            try:
+                await server.ask(server.service.resume(key))
+            except (Gone, Unavailable):
+                town.note("resumed", "", session=key)
+            except NotFound:  # it was deleted meanwhile
+                town.note("resumed", "", session=key)
+                return
+            else:
+                town.note("resumed", "", session=key)
+                return
+        await asyncio.sleep(town.chance.between(0.1, 1.0))
+
+
+async def move(town: Town, key: SessionKey, run: RunId) -> None:
+    """Move a run, if it still waits then."""
+    await asyncio.sleep(town.chance.random() ** 2 * 4)
+    server = town.server
+    if server is None or not server.ready:
+        return
+    priority = town.chance.choice((None, None, 1, 5))
+    town.note("moving", run, priority=priority)
+    try:
+        await server.ask(server.service.move(key.principal, run, priority))
+    except (AlreadyEnded, NotFound, TooLate) as error:
+        town.note("unmoved", run, code=error.code)
+    except (Gone, StrandlineError):
+        return
+    else:
+        town.note("moved", run)
