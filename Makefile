@@ -5,6 +5,7 @@
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
+#   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
 #   IMAGE=strandline      the name of the image
 #   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
 
@@ -18,6 +19,7 @@ IMAGE ?= strandline
 CA_BUNDLE ?= $(PIP_CERT)
 DOCKER_BUILD_FLAGS ?=
 TESTS ?=
+WORKERS ?= 4
 BENCH ?= engine http memory
 SEEDS ?=
 JOURNAL ?=
@@ -33,7 +35,7 @@ run: .venv/.demo ## Serve the demo agent on a small model of this machine
 	@exec $(BIN)/python -m strandline.demo
 
 test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(TESTS)
 
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

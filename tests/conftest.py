@@ -5,10 +5,18 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docker_engine import build_image, docker, why_no_engine
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from distribution import Distribution  # where several processes share the tests only
+
+    return Distribution(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,13 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago, from below those that the system gives to connections."""
+    """Return a port that was free a moment ago, from below those that the system gives to connections.
+
+    Each of the processes that share the tests has ports of its own, so that none takes it meanwhile.
+    """
+    first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12 * 1_000
     while True:
-        with suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(20_000, 32_000))) as listener:
+        with suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(first, first + 1_000))) as listener:
             return int(listener.getsockname()[1])
 
 
