@@ -223,6 +223,11 @@ class Service:
         if request.answers is not None:
             lane = Lane.ANSWER
             check_answers(request)
+        priority = self._priority(request)
+        if lane is Lane.NORMAL and request.if_busy is IfBusy.ENQUEUE and request.idempotency_key is None:
+            self._admit()
+            if (refused_before := self._worker.refused_before(key, priority)) is not None:
+                raise self._refusal(key, refused_before)
         run_id = self._new_run_id()
         now = self._clock.now()
         new = NewRun(
@@ -231,7 +236,7 @@ class Service:
             input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy,
             lane=lane,
-            priority=self._priority(request),
+            priority=priority,
             opaque=self._target.opaque,
             timeout_s=timeout_s,
             queue_deadline=now + queue_timeout_s,
