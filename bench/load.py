@@ -96,18 +96,24 @@ async def connect(url: str) -> Client:
     return client
 
 
+def request(url: str, method: str, path: str, body: object = None, **headers: str) -> bytes:
+    """Write a request; `body` is sent as JSON."""
+    sent = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(sent)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + sent
+
+
 def chat(url: str, session_id: str, message: str = MESSAGE) -> bytes:
     """Write the request of one turn."""
-    body = json.dumps({"message": message, "session_id": session_id}).encode()
-    return (
-        f"POST /chat HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    return request(url, "POST", "/chat", {"message": message, "session_id": session_id})
 
 
 def health(url: str) -> bytes:
     """Write the request of one probe."""
-    return f"GET /health HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n\r\n".encode()
+    return request(url, "GET", "/health")
 
 
 async def depth(url: str) -> tuple[bool, int]:

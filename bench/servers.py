@@ -47,7 +47,7 @@ def pinned(where: set[int]) -> Iterator[None]:
 
 
 def _environment(settings: dict[str, str] | None = None) -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "tests")]
+    paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(settings or {})}
 
 

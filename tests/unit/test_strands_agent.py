@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from strands.agent.conversation_manager import NullConversationManager, SlidingW
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEvent, HookOrder
 from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException
+from strands.types.streaming import StreamEvent
 
 from engine_support import key, texts, tool_texts
 from strandline.agents.strands_hooks import NOT_STARTED
@@ -23,6 +24,7 @@ from strandline.engine.stream import Later
 from strandline.history import UNKNOWN_OUTCOME, ended_early, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import (
+    ANONYMOUS,
     AgentRecord,
     ErrorCode,
     Inline,
@@ -708,3 +710,32 @@ def test_a_run_whose_deadline_passes_before_it_begins_is_known_to_the_model_of_t
             assert len(sent) == 2
 
     run(main)
+
+
+def test_a_stream_ends_at_the_chunk_after_the_one_at_which_its_cancel_is_seen(tmp_path: Path) -> None:
+    """Strands alone looks at the signal every 50 ms; all of this stream is said in less."""
+    gate = Gate()
+    said: list[object] = []
+
+    class Streaming(ScriptedModel):
+        async def stream(self, *args: Any, **more: Any) -> AsyncGenerator[StreamEvent, None]:
+            async for event in super().stream(*args, **more):
+                if len(said) == 5:
+                    await gate.wait()
+                said.append(event)
+                yield event
+
+    model = Streaming(lambda messages: "word " * 100, chunk_size=len("word "))
+
+    async def main() -> None:
+        async with serving(lambda: Agent(model=model, callback_handler=None), tmp_path) as service:
+            ticket = await service.submit(Request(key=key(), input="go"))
+            await gate.reached.wait()
+            await service.cancel(ANONYMOUS, ticket.run_id)
+            gate.open()
+            end = await asyncio.wait_for(ticket.stream.outcome(), 20)
+            assert isinstance(end, Outcome)
+            assert end.status is RunStatus.CANCELLED
+
+    run(main)
+    assert len(said) <= 7, "one that comes, at which the cancel is seen, and the next, at which Strands ends"

@@ -211,6 +211,8 @@ class StrandsAgent:
         try:
             async with aclosing(cast(Any, stream)) as events:
                 async for event in events:
+                    if attempt.signal.is_set():
+                        self._agent.cancel()  # at once: Strands looks at the signal of others every 50 ms only
                     if "data" in event:
                         attempt.add_text(event["data"])
                         continue

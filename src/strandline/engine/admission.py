@@ -28,7 +28,7 @@ from strandline.journal.port import (
     RunQuery,
     Unanswerable,
 )
-from strandline.model import IfBusy, NewRun, OnDisconnect, Run, RunId, SessionKey
+from strandline.model import IfBusy, Lane, NewRun, OnDisconnect, Run, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -68,6 +68,10 @@ class Admission:
         key = request.key
         new = self._drafts.draft(request)
         run_id = new.run_id
+        if new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None:
+            self._readiness.admit()
+            if (refused_before := self._worker.refused_before(key, new.priority)) is not None:
+                raise self._refusal(key, refused_before)
         try:
             self._readiness.admit()
         except Draining:

@@ -109,7 +109,11 @@ class Control:
 
         Raises `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
-        match await self._journal.change(Move(principal, run_id, priority)):
+        try:
+            moved = await self._journal.change(Move(principal, run_id, priority))
+        finally:
+            self._worker.refusals.forget()  # also if nobody waits any more: what is asked from now on is asked after it
+        match moved:
             case Changed(existed=True):
                 return
             case Busy():

@@ -15,6 +15,7 @@ from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.inputs import Inputs
 from strandline.engine.queue_limits import Closed, QueueLimits
+from strandline.engine.refusals import Refusals
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
@@ -24,6 +25,7 @@ from strandline.journal.port import (
     Changed,
     EndWaiting,
     Journal,
+    Refused,
     RunQuery,
     SessionQuery,
     Take,
@@ -75,6 +77,7 @@ class Worker:
         self._holds = holds
         self.limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
         self.inputs = Inputs(clock, on_due=self._go_on)
+        self.refusals = Refusals()
         self._clock = clock
         self._on_start = on_start
         self._on_end = on_end
@@ -112,6 +115,7 @@ class Worker:
         Not to be cancelled: shield it.
         """
         reserved = self._dispatcher.reserve(new.run_id, new.key)
+        asked_at = self.refusals.changes
         claiming = asyncio.current_task()
         assert claiming is not None
         self._claiming.add(claiming)
@@ -123,7 +127,9 @@ class Worker:
         else:
             if not isinstance(accepted, Accepted):
                 self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
+                self.refusals.note(new, accepted, asked_at=asked_at)
             else:
+                self.refusals.changed(new.key)
                 if accepted.paused_since is not None:
                     self.limits.close(new.key, Closed.PAUSED, accepted.paused_since)
                 taken = accepted.position == 0
@@ -173,6 +179,7 @@ class Worker:
         async for claim in self._journal.claims():
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
             self.limits.forget(claim.run.run_id)
+            self.refusals.changed(claim.run.key)
             self.executing += 1
             self._on_start(claim)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
@@ -202,6 +209,7 @@ class Worker:
     def _after_end(self, ended: Ended) -> None:
         run = ended.claim.run
         self.executing -= 1
+        self.refusals.changed(run.key)
         if not ended.requeued:
             self._on_end(run.run_id, run.key, ended.outcome, ended.duration_s)
         if run.attempt > 1:
@@ -238,9 +246,12 @@ class Worker:
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
         self.limits.forget(run_id)
-        self._dispatcher.left(run_id, key)
-        self._on_end(run_id, key, outcome, None)
+        self._no_longer_waits(run_id, key, outcome)
         self._pump()
+
+    def refused_before(self, key: SessionKey, priority: int) -> Refused | None:
+        """Return how a plain run is refused now, if that is known without the journal."""
+        return self.refusals.find(key, priority) if self._dispatcher.has_waiting(key) else None
 
     def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
         """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""
@@ -298,8 +309,12 @@ class Worker:
             self.limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
             return
         if isinstance(changed, Changed) and changed.existed:
-            self._dispatcher.left(run_id, key)
-            self._on_end(run_id, key, outcome, None)
+            self._no_longer_waits(run_id, key, outcome)
+
+    def _no_longer_waits(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
+        self.refusals.changed(key)
+        self._dispatcher.left(run_id, key)
+        self._on_end(run_id, key, outcome, None)
 
     async def _look_again(self, run: Run) -> None:
         """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
@@ -328,6 +343,7 @@ class Worker:
     async def _take(self, key: SessionKey) -> None:
         try:
             taken = await self._journal.take(key)
+            self.refusals.changed(key)
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
             if not self._dispatcher.is_asked(key):

@@ -56,7 +56,12 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     probes = Probes(service, agent_id=options.agent_id, auth="none")
     described = OpenApi()
     router = Router(
-        [
+        [  # looked through in this order: those first that are asked most
+            Route(
+                "/v1/sessions/{session_id}/runs",
+                Endpoint(by_method(GET=sessions.runs, POST=sessions.create)),
+                methods=["GET", "POST"],
+            ),
             Route("/chat", Endpoint(chat.chat), methods=["POST"]),
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
@@ -71,11 +76,6 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
                 "/v1/sessions/{session_id}",
                 Endpoint(by_method(GET=sessions.read, DELETE=sessions.delete)),
                 methods=["GET", "DELETE"],
-            ),
-            Route(
-                "/v1/sessions/{session_id}/runs",
-                Endpoint(by_method(GET=sessions.runs, POST=sessions.create)),
-                methods=["GET", "POST"],
             ),
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),

@@ -20,7 +20,7 @@ from strandline.journal.control import Controls
 from strandline.journal.damage import ended_unread, readable
 from strandline.journal.forgetting import prune
 from strandline.journal.known import Asked, Executing, Session
-from strandline.journal.port import AcceptAnswer, Accepted, Bounds, Refused, Take
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Refused, Reused, Take
 from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
 from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, request_owner, sealed
@@ -41,6 +41,7 @@ _COLUMNS: Final = (
 _INSERT: Final = f"INSERT INTO runs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)"
 _INSERT_MORE: Final = (
     f"INSERT INTO runs ({_COLUMNS}, key, fingerprint, if_busy) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?)"
+    " ON CONFLICT (session, key) WHERE key IS NOT NULL DO NOTHING"
 )
 _HEAD: Final = (
     f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' ORDER BY lane, urgency, seq LIMIT 1"
@@ -110,15 +111,15 @@ class Ledger(Controls):
     def accept(self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
         session = self._known.session(new.key)
-        if new.keyed is not None and session is not None:
-            known = keys.find(self._execute, session, new.keyed)
-            if known is not None:
-                return known
+        asked = self._known.open_question(session) if session is not None else None
+        # Nearly every key is a new one. Of a run that changes nothing else, the insert tells, by the index it writes.
+        is_plain = new.if_busy is _ENQUEUE and new.lane == Lane.NORMAL and asked is None
+        if not is_plain and (stands_for := self._stands_for(session, new)) is not None:
+            return stands_for
         seq = self._next_seq
         place = rank(new.lane, new.priority, seq)
         queued = session.queued if session is not None else 0
         ahead = self._ahead(session, place) if session is not None and queued else 0
-        asked = self._known.open_question(session) if session is not None else None
         leaving: Sequence[list[Any]] = ()
         if new.if_busy is not _ENQUEUE and session is not None:
             waits = asked is not None and not self._goes_before(new, asked)
@@ -136,9 +137,9 @@ class Ledger(Controls):
         at_once = take and not ahead and is_free and goes_on
         if not at_once and question is None:
             if queued - len(leaving) >= bounds.per_session:
-                return Refused("queue_full", ahead + 1)
+                return self._stands_for(session, new) or Refused("queue_full", ahead + 1)
             if self._known.waiting - len(leaving) >= bounds.total:
-                return Refused("server_full", ahead + 1)
+                return self._stands_for(session, new) or Refused("server_full", ahead + 1)
         if session is None:
             session = self._add(new.key)
         until = None
@@ -147,10 +148,12 @@ class Ledger(Controls):
             dismiss = at_once or new.if_busy in INTERRUPTS
             new = self._asked_meanwhile(session, asked, new, seq, question, dismiss)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
-        self._next_seq = seq + 1
         fence = self._next_fence() if at_once else None
         started_at = self._clock.now() if at_once else None
-        self._insert(session, new, seq, place, fence, started_at, prompt, metadata)
+        while not self._insert(session, new, seq, place, fence, started_at, prompt, metadata):
+            if (stands_for := self._stands_for(session, new)) is not None:
+                return stands_for
+        self._next_seq = seq + 1
         if fence is None:
             self._known.waits(session, place)
             return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None, until)
@@ -175,6 +178,12 @@ class Ledger(Controls):
         self.made.append(Claim(token=Token(new.run_id, fence), run=run, question=question))
         return Accepted(0, stopped, input_until=until)
 
+    def _stands_for(self, session: Session | None, new: NewRun) -> Attached | Reused | None:
+        """Return what the key of a new run stands for; None if for nothing, or not any more, or if it has none."""
+        if new.keyed is None or session is None:
+            return None
+        return keys.find(self._execute, session, new.keyed)
+
     def _goes_before(self, new: NewRun, asked: Asked) -> bool:
         """Tell whether a run does not wait for the answer to a question."""
         return new.if_busy in INTERRUPTS or asked.until <= self._clock.now()
@@ -189,7 +198,8 @@ class Ledger(Controls):
         started_at: float | None,
         prompt: bytes,
         metadata: bytes | None,
-    ) -> None:
+    ) -> bool:
+        """Write the row of a run; False, and nothing is written, if its key stands for another one."""
         owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         values = (
             seq, new.run_id, session.no, new.lane, place[1], new.priority, _QUEUED if fence is None else _RUNNING,
@@ -198,10 +208,10 @@ class Ledger(Controls):
         )  # fmt: skip
         if new.keyed is None and new.if_busy is _ENQUEUE:
             self._execute(_INSERT, values)
-            return
+            return True
         kept = (None, None) if new.keyed is None else keys.kept(session, seq, new.keyed)
         if_busy = None if new.if_busy is _ENQUEUE else new.if_busy.value
-        self._execute(_INSERT_MORE, (*values, *kept, if_busy))
+        return self._execute(_INSERT_MORE, (*values, *kept, if_busy)).rowcount == 1
 
     def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
