@@ -186,9 +186,16 @@ class Service:
         self._ready = True
 
     async def drain(self) -> None:
-        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
+        """Wind down and close: for whoever has nobody left who could still ask."""
+        if not self._draining:
+            await self.wind_down()
+            await self.close()
 
-        On return every run has its outcome or waits in the journal, and every waiter was told which.
+    async def wind_down(self) -> None:
+        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest.
+
+        On return every run has its outcome or waits in the journal, and every waiter was told which. The journal is
+        open still, for those that read what they were told of; `close` it when they have left.
         """
         if self._draining:
             return
@@ -199,6 +206,9 @@ class Service:
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         for run_id in list(self._streams):
             self._later(run_id)
+
+    async def close(self) -> None:
+        """Close the journal, if it is open. Nothing can be asked for any more."""
         await self._journal.close()
 
     async def abort(self) -> None:
@@ -304,10 +314,10 @@ class Service:
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         view = await self.run(principal, run_id)
-        if view.run.status in ENDED or self._draining:
+        if view.run.status in ENDED:
             return view
         stream = self._streams.get(run_id)
-        if stream is None and self._dispatcher.is_waiting(run_id):
+        if stream is None and self._dispatcher.is_waiting(run_id) and not self._draining:
             stream = self._streams[run_id] = RunStream(run_id)
         if stream is not None:
             try:
