@@ -254,7 +254,8 @@ class Service:
         except Draining:
             if new.keyed is None or not self._ready:
                 raise
-            match await self._journal.accept(new, NO_ROOM, take=False):
+            asks = replace(new, lane=Lane.NORMAL, input="")  # an answer would find room, and be kept
+            match await self._journal.accept(asks, NO_ROOM, take=False):
                 case Attached(run_id=run_id):
                     return await self._attached(key, run_id)
                 case Reused():
