@@ -48,6 +48,7 @@ from strandline.errors import (
     QueueFull,
     ServerFull,
     SessionBusy,
+    Unavailable,
 )
 from strandline.journal.port import (
     AcceptAnswer,
@@ -163,6 +164,7 @@ class Service:
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
         self._streams: dict[RunId, RunStream] = {}
         self._times = RunTimes()
+        self._refused = 0
         self._ready = False
         self._draining = False
         self._last_asked = clock.monotonic()
@@ -224,6 +226,13 @@ class Service:
         A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
         raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
+        try:
+            return await self._submit(request)
+        except Unavailable:
+            self._refused += 1
+            raise
+
+    async def _submit(self, request: Request) -> Ticket:
         key = request.key
         if request.if_busy is IfBusy.ROLLBACK and self._target.external:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
@@ -433,6 +442,7 @@ class Service:
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
+            refused_runs=self._refused,
             lost_clients=self._audience.lost,
         )
 

@@ -23,6 +23,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     stalled: int
     oldest_wait_s: float
     longest_no_progress_s: float
+    refused_runs: int
     lost_clients: int
     agents_in_memory: int
     ready: bool
@@ -58,6 +59,7 @@ class Probes:
                 stalled=health.stalled,
                 oldest_wait_s=round(health.oldest_wait_s, 3),
                 longest_no_progress_s=round(health.longest_no_progress_s, 3),
+                refused_runs=health.refused_runs,
                 lost_clients=health.lost_clients,
                 agents_in_memory=health.agents_in_memory,
                 ready=health.ready,
