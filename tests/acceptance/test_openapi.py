@@ -1,20 +1,23 @@
 """What the server answers is what its own document says that it answers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from acceptance.server import TARGETS, Server, serving
+from acceptance.checkpoints import checkpoints
+from acceptance.server import TARGETS, Server, serving, until
 
 Document = dict[str, Any]
+FUNCTION = f"{TARGETS / 'function.py'}:answer"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(f"{TARGETS / 'function.py'}:answer", folder=tmp_path_factory.mktemp("described")) as made:
+    with serving(FUNCTION, folder=tmp_path_factory.mktemp("described")) as made:
         yield made
 
 
@@ -82,6 +85,43 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     for path, answer in asked:
         check(document, path, answer)
     assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
+
+
+def test_refusals_are_as_described(tmp_path: Path) -> None:
+    """A full queue, a full server, a body that is too large, a foreign page, a server that stops."""
+    limits = ("--max-running", "2", "--max-queued-per-session", "1", "--max-queued", "2", "--max-body-bytes", "500")
+    flags = (*limits, "--drain-grace", "20")
+    with checkpoints() as at, serving(FUNCTION, *flags, folder=tmp_path, variables=at.environment) as server:
+        document = server.client.get("/openapi.json").json()
+        at.hold("x")
+        runs, chat = "/v1/sessions/{session_id}/runs", "/chat"
+
+        def both(session: str, text: str = "x", headers: dict[str, str] | None = None) -> list[httpx.Response]:
+            post = server.client.post
+            return [
+                post(f"/v1/sessions/{session}/runs", json={"input": text}, headers=headers),
+                post("/chat", json={"message": text, "session_id": session}, headers=headers),
+            ]
+
+        for session in ("a", "a", "b", "b"):
+            assert server.client.post(f"/v1/sessions/{session}/runs", json={"input": "x"}).status_code == 202
+        asked = [both("a"), both("c"), both("c", "x" * 500), both("c", headers={"Origin": "http://evil.example"})]
+        run_id = server.client.get("/v1/sessions/a/runs").json()["runs"][0]["run_id"]
+        server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
+        asked.append(both("c"))
+        told = server.client.delete("/v1/sessions/c")
+        check(document, "/v1/sessions/{session_id}", told)
+        check(document, "/readyz", server.client.get("/readyz"))
+        check(document, "/v1/runs/{run_id}/move", server.client.post(f"/v1/runs/{run_id}/move", json={"front": True}))
+        for each in asked:
+            for path, answer in zip((runs, chat), each, strict=True):
+                check(document, path, answer)
+                assert ("retry-after" in answer.headers) is (answer.status_code in (429, 503))
+        codes = [[answer.json()["code"] for answer in each] for each in asked]
+        assert codes == [[code] * 2 for code in ("queue_full", "server_full", "body_too_large", "foreign", "draining")]
+        at.release()
+        assert server.ended() == 0
 
 
 def test_the_page_is_there(server: Server) -> None:

@@ -58,7 +58,9 @@ def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path
         waited = [told_later(each, "model") for each in model[1:]] + [told_later(tool[1], "tool")]
 
         # While it drains, it is alive, says what it does, and accepts nothing.
-        assert server.client.get("/readyz").json() == {"status": "draining"}
+        probe = server.client.get("/readyz")
+        assert probe.json() == {"status": "draining"}
+        assert int(probe.headers["retry-after"]) >= 1
         assert server.client.get("/livez").status_code == 200
         assert server.health()["running"] == 2
         refusal = server.client.post("/chat", json={"message": "late", "session_id": "late"})

@@ -329,12 +329,17 @@ class Service:
         stream = self._streams.get(run_id)
         if stream is None and self._dispatcher.is_waiting(run_id) and not self._draining:
             stream = self._streams[run_id] = RunStream(run_id)
+        end: Outcome | Later | None = None
         if stream is not None:
             try:
-                await asyncio.wait_for(stream.outcome(), timeout_s)
+                end = await asyncio.wait_for(stream.outcome(), timeout_s)
             except TimeoutError:
                 pass
-        return await self.run(principal, run_id)
+        view = await self.run(principal, run_id)
+        if isinstance(end, Outcome) and view.run.status not in ENDED:  # its journal keeps nothing, and the server stops
+            run = replace(view.run, status=end.status, outcome=end, position=None)
+            return RunView(run=run, phase=None, estimated_wait_s=None)
+        return view
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.

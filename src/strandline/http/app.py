@@ -51,7 +51,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     )
     runs = Runs(service, max_body_bytes=options.max_body_bytes)
     sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
-    probes = Probes(service, agent_id=options.agent_id, auth="none")
+    probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
     described = OpenApi()
     router = Router(
         [

@@ -40,8 +40,9 @@ class ProbeBody(Struct, frozen=True):
 class Probes:
     """The routes of probes."""
 
-    def __init__(self, service: Service, *, agent_id: str, auth: str) -> None:
+    def __init__(self, service: Service, *, agent_id: str, auth: str, retry_after_s: float) -> None:
         self._service = service
+        self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._auth = auth
 
@@ -77,4 +78,5 @@ class Probes:
         health = self._service.health()
         if health.ready:
             return wire.answer(ProbeBody("ready"))
-        return wire.answer(ProbeBody("draining" if health.draining else "starting"), wire.UNAVAILABLE)
+        status = ProbeBody("draining" if health.draining else "starting")
+        return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
