@@ -10,6 +10,7 @@ import pytest
 
 from acceptance.checkpoints import checkpoints
 from acceptance.server import TARGETS, Server, serving, until
+from strandline.http.openapi import HEADERS
 
 Document = dict[str, Any]
 FUNCTION = f"{TARGETS / 'function.py'}:answer"
@@ -36,6 +37,11 @@ def check(document: Document, path: str, answer: httpx.Response) -> None:
     operation = document["paths"][path][answer.request.method.lower()]
     described = operation["responses"].get(str(answer.status_code))
     assert described is not None, f"{path}: {answer.status_code} is not described: {answer.text}"
+    for name in HEADERS:
+        if name in answer.headers:
+            schema = described["headers"][name]["schema"]
+            sent = answer.headers[name]
+            jsonschema.validate(int(sent) if schema.get("type") == "integer" else sent, schema)
     if "content" not in described:
         assert answer.content == b""
         return
@@ -54,6 +60,8 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     asked = [
         (runs, created),
         (runs, post("/v1/sessions/s/runs", json={"input": "y"})),
+        (runs, post("/v1/sessions/s/runs", json={"input": "k"}, headers={**wait, "Idempotency-Key": "k"})),
+        (runs, post("/v1/sessions/s/runs", json={"input": "k"}, headers={"Idempotency-Key": "k"})),
         (runs, post("/v1/sessions/s/runs", json={})),
         (runs, post("/v1/sessions/s/runs", content="{}")),
         (runs, post("/v1/sessions/s/runs", content="{", headers={"Content-Type": "application/json"})),
@@ -74,6 +82,8 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         (f"{session}/cancel", post("/v1/sessions/s/cancel", json={"running": True})),
         (f"{session}/resume", post("/v1/sessions/s/resume")),
         ("/chat", post("/chat", json={"message": "x"})),
+        ("/chat", post("/chat", json={"message": "k"}, headers={"Idempotency-Key": "k"})),
+        ("/chat", post("/chat", json={"message": "k"}, headers={"Idempotency-Key": "k"})),
         ("/chat", post("/chat", json={})),
         ("/history", get("/history", params={"count": 0, "include_tool_messages": "true"})),
         ("/history", get("/history", params={"count": "x"})),
@@ -85,6 +95,9 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     for path, answer in asked:
         check(document, path, answer)
     assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
+    assert {name for name in HEADERS for _, answer in asked if name in answer.headers} == HEADERS.keys() - {
+        "Retry-After"
+    }
 
 
 def test_refusals_are_as_described(tmp_path: Path) -> None:
