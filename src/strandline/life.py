@@ -66,7 +66,7 @@ class Life:
         self._start.cancel()
         await asyncio.wait([self._start])
         if not self._start.cancelled() and self._start.exception() is None:
-            await self.service.wind_down()
+            await self.service.drain(close=False)
 
     async def _exhausted(self) -> None:
         await self.service.exhausted.wait()

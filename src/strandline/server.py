@@ -149,7 +149,7 @@ class _Server:
             _log.info("stopping")
             if self._handed is not None:
                 await self._leave_the_rest(web, self._handed)
-            await self._service.wind_down()
+            await self._service.drain(close=False)
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:

@@ -316,7 +316,7 @@ def test_waiting_clients_of_a_journal_that_keeps_nothing_are_told_the_end_instea
             waiting = await send(service, "two")
             reading = asyncio.create_task(service.wait(ANONYMOUS, waiting.run_id, 60))
             await asyncio.sleep(1)
-            await service.wind_down()
+            await service.drain(close=False)
             end = await waiting.stream.outcome()
             assert not isinstance(end, Later)
             assert end.error is not None

@@ -187,17 +187,11 @@ class Service:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._ready = True
 
-    async def drain(self) -> None:
-        """Wind down and close: for whoever has nobody left who could still ask."""
-        if not self._draining:
-            await self.wind_down()
-            await self.close()
+    async def drain(self, *, close: bool = True) -> None:
+        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
 
-    async def wind_down(self) -> None:
-        """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest.
-
-        On return every run has its outcome or waits in the journal, and every waiter was told which. The journal is
-        open still, for those that read what they were told of; `close` it when they have left.
+        On return every run has its outcome or waits in the journal, and every waiter was told which. With `close` False
+        the journal is open still, for those that read what they were told of: `close` it when they have left.
         """
         if self._draining:
             return
@@ -208,6 +202,8 @@ class Service:
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         for run_id in list(self._streams):
             self._later(run_id)
+        if close:
+            await self.close()
 
     async def close(self) -> None:
         """Close the journal, if it is open. Nothing can be asked for any more."""
