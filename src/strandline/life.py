@@ -48,9 +48,10 @@ class Life:
         self._loop.call_soon_threadsafe(self._drained)
 
     async def end(self) -> None:
-        """Return when everything has ended; a drain that was begun is waited for."""
+        """Return when everything has ended; a drain that was begun is waited for. Nobody may ask for anything now."""
         try:
             await asyncio.shield(self._drained())
+            await self.service.close()
         finally:
             self._watch.cancel()
             if not await asyncio.to_thread(self._loops.close):
@@ -65,7 +66,7 @@ class Life:
         self._start.cancel()
         await asyncio.wait([self._start])
         if not self._start.cancelled() and self._start.exception() is None:
-            await self.service.drain()
+            await self.service.drain(close=False)
 
     async def _exhausted(self) -> None:
         await self.service.exhausted.wait()

@@ -149,7 +149,7 @@ class _Server:
             _log.info("stopping")
             if self._handed is not None:
                 await self._leave_the_rest(web, self._handed)
-            await self._service.drain()
+            await self._service.drain(close=False)
             _log.info("stopped")
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
@@ -160,6 +160,8 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+            # Not before: who waited for a run reads it now, and must not hear that there is no journal.
+            await self._service.close()
 
     async def _leave_the_rest(self, web: "_Web", handed: Handed) -> None:
         """Accept no connection any more, and no further request on those that are open."""

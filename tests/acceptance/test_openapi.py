@@ -1,20 +1,24 @@
 """What the server answers is what its own document says that it answers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from acceptance.server import TARGETS, Server, serving
+from acceptance.checkpoints import checkpoints
+from acceptance.server import TARGETS, Server, serving, until
+from strandline.http.openapi import HEADERS
 
 Document = dict[str, Any]
+FUNCTION = f"{TARGETS / 'function.py'}:answer"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(f"{TARGETS / 'function.py'}:answer", folder=tmp_path_factory.mktemp("described")) as made:
+    with serving(FUNCTION, folder=tmp_path_factory.mktemp("described")) as made:
         yield made
 
 
@@ -33,6 +37,11 @@ def check(document: Document, path: str, answer: httpx.Response) -> None:
     operation = document["paths"][path][answer.request.method.lower()]
     described = operation["responses"].get(str(answer.status_code))
     assert described is not None, f"{path}: {answer.status_code} is not described: {answer.text}"
+    for name in HEADERS:
+        if name in answer.headers:
+            schema = described["headers"][name]["schema"]
+            sent = answer.headers[name]
+            jsonschema.validate(int(sent) if schema.get("type") == "integer" else sent, schema)
     if "content" not in described:
         assert answer.content == b""
         return
@@ -51,6 +60,8 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     asked = [
         (runs, created),
         (runs, post("/v1/sessions/s/runs", json={"input": "y"})),
+        (runs, post("/v1/sessions/s/runs", json={"input": "k"}, headers={**wait, "Idempotency-Key": "k"})),
+        (runs, post("/v1/sessions/s/runs", json={"input": "k"}, headers={"Idempotency-Key": "k"})),
         (runs, post("/v1/sessions/s/runs", json={})),
         (runs, post("/v1/sessions/s/runs", content="{}")),
         (runs, post("/v1/sessions/s/runs", content="{", headers={"Content-Type": "application/json"})),
@@ -71,6 +82,8 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         (f"{session}/cancel", post("/v1/sessions/s/cancel", json={"running": True})),
         (f"{session}/resume", post("/v1/sessions/s/resume")),
         ("/chat", post("/chat", json={"message": "x"})),
+        ("/chat", post("/chat", json={"message": "k"}, headers={"Idempotency-Key": "k"})),
+        ("/chat", post("/chat", json={"message": "k"}, headers={"Idempotency-Key": "k"})),
         ("/chat", post("/chat", json={})),
         ("/history", get("/history", params={"count": 0, "include_tool_messages": "true"})),
         ("/history", get("/history", params={"count": "x"})),
@@ -82,6 +95,46 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     for path, answer in asked:
         check(document, path, answer)
     assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
+    assert {name for name in HEADERS for _, answer in asked if name in answer.headers} == HEADERS.keys() - {
+        "Retry-After"
+    }
+
+
+def test_refusals_are_as_described(tmp_path: Path) -> None:
+    """A full queue, a full server, a body that is too large, a foreign page, a server that stops."""
+    limits = ("--max-running", "2", "--max-queued-per-session", "1", "--max-queued", "2", "--max-body-bytes", "500")
+    flags = (*limits, "--drain-grace", "20")
+    with checkpoints() as at, serving(FUNCTION, *flags, folder=tmp_path, variables=at.environment) as server:
+        document = server.client.get("/openapi.json").json()
+        at.hold("x")
+        runs, chat = "/v1/sessions/{session_id}/runs", "/chat"
+
+        def both(session: str, text: str = "x", headers: dict[str, str] | None = None) -> list[httpx.Response]:
+            post = server.client.post
+            return [
+                post(f"/v1/sessions/{session}/runs", json={"input": text}, headers=headers),
+                post("/chat", json={"message": text, "session_id": session}, headers=headers),
+            ]
+
+        for session in ("a", "a", "b", "b"):
+            assert server.client.post(f"/v1/sessions/{session}/runs", json={"input": "x"}).status_code == 202
+        asked = [both("a"), both("c"), both("c", "x" * 500), both("c", headers={"Origin": "http://evil.example"})]
+        run_id = server.client.get("/v1/sessions/a/runs").json()["runs"][0]["run_id"]
+        server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
+        asked.append(both("c"))
+        told = server.client.delete("/v1/sessions/c")
+        check(document, "/v1/sessions/{session_id}", told)
+        check(document, "/readyz", server.client.get("/readyz"))
+        check(document, "/v1/runs/{run_id}/move", server.client.post(f"/v1/runs/{run_id}/move", json={"front": True}))
+        for each in asked:
+            for path, answer in zip((runs, chat), each, strict=True):
+                check(document, path, answer)
+                assert ("retry-after" in answer.headers) is (answer.status_code in (429, 503))
+        codes = [[answer.json()["code"] for answer in each] for each in asked]
+        assert codes == [[code] * 2 for code in ("queue_full", "server_full", "body_too_large", "foreign", "draining")]
+        at.release()
+        assert server.ended() == 0
 
 
 def test_the_page_is_there(server: Server) -> None:

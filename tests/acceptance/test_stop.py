@@ -58,7 +58,9 @@ def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path
         waited = [told_later(each, "model") for each in model[1:]] + [told_later(tool[1], "tool")]
 
         # While it drains, it is alive, says what it does, and accepts nothing.
-        assert server.client.get("/readyz").json() == {"status": "draining"}
+        probe = server.client.get("/readyz")
+        assert probe.json() == {"status": "draining"}
+        assert int(probe.headers["retry-after"]) >= 1
         assert server.client.get("/livez").status_code == 200
         assert server.health()["running"] == 2
         refusal = server.client.post("/chat", json={"message": "late", "session_id": "late"})
@@ -81,6 +83,48 @@ def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path
         ]  # fmt: skip
         assert texts(server.history("model"), "user") == ["model-1 c", "model-2", "model-3"]
         assert server.history("late") == []
+
+
+def test_whoever_waits_for_a_run_of_the_run_api_is_told_what_became_of_it(at: Checkpoints, tmp_path: Path) -> None:
+    """Never that the server is unavailable: what was accepted goes on, or has an end that can be read."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "0.3", folder=tmp_path, variables=at.environment) as server:
+        names = [f"given-{number}" for number in range(4)]
+        at.hold("tool a", *(f"{name} model 0" for name in names))
+        asked = [
+            server.submit(_ask_and_wait, server, name, f"{name} {tool}")
+            for name, tool in [("tool", "a"), *((name, "b") for name in names)]
+        ]
+        at.reached("tool a", *(f"{name} model 0" for name in names))
+        waiting = server.submit(_ask_and_wait, server, "tool", "behind")
+        until(lambda: server.health()["queue_depth"] == 1, "one waits")
+        draining(server)
+        assert waiting.result(DEADLINE_S).json()["status"] == "queued"
+        answers = [each.result(DEADLINE_S) for each in asked]
+        assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(200, "failed")] + [
+            (202, "queued")
+        ] * 4
+        assert answers[0].json()["error"]["code"] == "stopped"
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers[1:])
+        assert server.ended() == 0
+
+
+def test_a_run_that_executes_is_waited_for_while_the_server_stops(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
+        at.hold("q1 model 0")
+        run_id = server.client.post("/v1/sessions/s/runs", json={"input": "q1"}).json()["run_id"]
+        at.reached("q1 model 0")
+        draining(server)
+        late = server.submit(server.client.get, f"/v1/runs/{run_id}", headers={"Prefer": "wait=20"})
+        with pytest.raises(TimeoutError):
+            late.result(0.3)
+        at.release()
+        assert late.result(DEADLINE_S).json()["status"] == "succeeded"
+        assert server.ended() == 0
+
+
+def _ask_and_wait(server: Server, session_id: str, prompt: str) -> httpx.Response:
+    headers = {"Prefer": "wait=60"}
+    return server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": prompt}, headers=headers)
 
 
 def test_what_does_not_finish_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from engine_support import NUMBERS, Played, history, key, outcome, send, serving
 from strandline.agents.port import Attempt, Finished, SessionAgent
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.service import Service
-from strandline.errors import AlreadyAnswered, Dismissed, Invalid, NotFound, SessionBusy
+from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, SessionBusy
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, Progress, question
 from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import RunsQuery
 from strandline.model import (
     ANONYMOUS,
     AgentRecord,
@@ -286,6 +287,29 @@ def test_a_pause_holds_an_answer_too_and_keys_stand_for_it() -> None:
             assert (await answer(service, end, **keyed)).replayed
 
     run_virtual(main)
+
+
+def test_an_answer_that_is_refused_while_the_server_stops_is_not_kept() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal, other = MemoryJournal(clock), {"idempotency_key": "other", "fingerprint": b"o" * 32}
+        async with serving(clock, Asking(), journal, drain_grace_s=100) as service:
+            end = await asked(service)
+            executes = await send(service, "ask slow", session="busy")
+            await service.submit(Request(key=key("busy"), answers=await requests_of(executes)))
+            draining = asyncio.ensure_future(service.drain())
+            await asyncio.sleep(1)
+            with pytest.raises(Draining):
+                await answer(service, end, **other)
+            await draining
+        async with serving(clock, Asking(), journal) as service:
+            assert [each.status for each in (await journal.read(RunsQuery(key()))).runs] == [RunStatus.NEEDS_INPUT]
+            assert (await outcome(await answer(service, end))).output == "done: yes"
+
+    run_virtual(main)
+
+
+async def requests_of(ticket: Ticket) -> dict[str, Any]:
+    return {each.id: "yes" for each in (await outcome(ticket)).input_requests}
 
 
 def test_what_cannot_be_answered_is_refused() -> None:

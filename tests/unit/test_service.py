@@ -7,13 +7,14 @@ import pytest
 from engine_support import Played, asked, echo, history, key, send, serving, settled, texts
 from strandline.agents.port import Attempt
 from strandline.engine.stream import Later
-from strandline.errors import NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy
 from strandline.history import close as close_run
 from strandline.history import history_faults
 from strandline.model import (
     ANONYMOUS,
     Ending,
     ErrorCode,
+    IfBusy,
     Message,
     Outcome,
     Principal,
@@ -382,5 +383,32 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
             messages = await history(service)
             assert history_faults(messages) == []
             assert texts(messages) == ["bad", "(This run ended early: agent_error.)", "good", "echo good"]
+
+    run_virtual(main)
+
+
+def test_what_is_refused_is_counted() -> None:
+    """For want of room, or since the server stops; not what its caller wanted to be refused."""
+
+    async def main(clock: VirtualClock) -> None:
+        async def slow(attempt: Attempt) -> str:
+            await asyncio.sleep(10)
+            return "done"
+
+        async with serving(clock, Played(slow), max_queued_per_session=1, drain_grace_s=60) as service:
+            for _ in range(2):
+                await send(service, "x")
+            assert service.health().refused_runs == 0
+            with pytest.raises(QueueFull):
+                await send(service, "x")
+            with pytest.raises(SessionBusy):
+                await send(service, "x", if_busy=IfBusy.REJECT)
+            assert service.health().refused_runs == 1
+            draining = asyncio.ensure_future(service.drain())
+            await asyncio.sleep(1)
+            with pytest.raises(Draining):
+                await send(service, "x")
+            assert service.health().refused_runs == 2
+            await draining
 
     run_virtual(main)

@@ -314,11 +314,16 @@ def test_waiting_clients_of_a_journal_that_keeps_nothing_are_told_the_end_instea
         async with serving(clock, Played(Tools(hang="at the end").behaviour), survives=False) as service:
             await send(service, "one")
             waiting = await send(service, "two")
-            await service.drain()
+            reading = asyncio.create_task(service.wait(ANONYMOUS, waiting.run_id, 60))
+            await asyncio.sleep(1)
+            await service.drain(close=False)
             end = await waiting.stream.outcome()
             assert not isinstance(end, Later)
             assert end.error is not None
             assert end.error.code is ErrorCode.STOPPED
+            run = (await reading).run
+            assert (run.status, run.outcome, run.position) == (RunStatus.FAILED, end, None)
+            await service.close()
 
     run_virtual(main)
 

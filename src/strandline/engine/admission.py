@@ -6,6 +6,8 @@ What is refused leaves nothing behind. What is accepted is durable, and whoever 
 import asyncio
 from typing import Any
 
+from msgspec.structs import replace
+
 from strandline.engine.asked import Request, Ticket, reused, unanswerable
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
@@ -16,7 +18,7 @@ from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.streams import Streams
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy, Unavailable
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -61,10 +63,19 @@ class Admission:
         self._positions = positions
         self._estimates = estimates
         self._options = options
+        self.refused = 0
+        """How many requests were refused for now: a queue or the server was full, or it was stopping."""
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
 
     async def submit(self, request: Request) -> Ticket:
         """Accept a run, as `Service.submit` says."""
+        try:
+            return await self._submit(request)
+        except Unavailable:
+            self.refused += 1
+            raise
+
+    async def _submit(self, request: Request) -> Ticket:
         key = request.key
         new = self._drafts.draft(request)
         run_id = new.run_id
@@ -77,7 +88,8 @@ class Admission:
         except Draining:
             if new.keyed is None or not self._readiness.started:
                 raise
-            match await self._journal.accept(new, NO_ROOM, take=False):
+            asks = replace(new, lane=Lane.NORMAL, input="")  # an answer would find room, and be kept
+            match await self._journal.accept(asks, NO_ROOM, take=False):
                 case Attached(run_id=run_id):
                     return await self._attached(key, run_id)
                 case Reused():

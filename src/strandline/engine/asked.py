@@ -102,6 +102,7 @@ class Health(Struct, frozen=True, kw_only=True):
     oldest_wait_s: float
     longest_no_progress_s: float
     agents_in_memory: int
+    refused_runs: int
     lost_clients: int
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 
+from msgspec.structs import replace
+
 from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
 from strandline.engine.runner import Runner
-from strandline.engine.stream import RunStream
+from strandline.engine.stream import Later, RunStream
 from strandline.engine.streams import Streams
 from strandline.errors import NotFound
 from strandline.journal.port import (
@@ -20,7 +22,18 @@ from strandline.journal.port import (
     SessionsQuery,
 )
 from strandline.lifecycle import ENDED
-from strandline.model import Lane, Message, Principal, Run, RunId, RunStatus, SessionId, SessionKey, SessionView
+from strandline.model import (
+    Lane,
+    Message,
+    Outcome,
+    Principal,
+    Run,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    SessionView,
+)
 
 HISTORY_PAGE = 500
 
@@ -54,14 +67,22 @@ class Reading:
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         view = await self.run(principal, run_id)
-        if view.run.status in ENDED or self._readiness.draining:
+        if view.run.status in ENDED:
             return view
-        if (stream := self._streams.of(run_id, view.run.key)) is not None:
+        stream = None
+        if run_id in self._streams or not self._readiness.draining:
+            stream = self._streams.of(run_id, view.run.key)
+        end: Outcome | Later | None = None
+        if stream is not None:
             try:
-                await asyncio.wait_for(stream.outcome(), timeout_s)
+                end = await asyncio.wait_for(stream.outcome(), timeout_s)
             except TimeoutError:
                 pass
-        return await self.run(principal, run_id)
+        view = await self.run(principal, run_id)
+        if isinstance(end, Outcome) and view.run.status not in ENDED:  # its journal keeps nothing, and the server stops
+            run = replace(view.run, status=end.status, outcome=end, position=None)
+            return RunView(run=run, phase=None, estimated_wait_s=None)
+        return view
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
         """Return what is told of a run. Raises `NotFound`."""

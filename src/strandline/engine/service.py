@@ -160,10 +160,11 @@ class Service:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.started = True
 
-    async def drain(self) -> None:
+    async def drain(self, *, close: bool = True) -> None:
         """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
 
-        On return every run has its outcome or waits in the journal, and every waiter was told which.
+        On return every run has its outcome or waits in the journal, and every waiter was told which. With `close` False
+        the journal is open still, for those that read what they were told of: `close` it when they have left.
         """
         if self._readiness.draining:
             return
@@ -174,6 +175,11 @@ class Service:
         await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         self._streams.all_later()
         self._feeds.stop()
+        if close:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the journal, if it is open. Nothing can be asked for any more."""
         await self._journal.close()
 
     async def abort(self) -> None:
@@ -312,6 +318,7 @@ class Service:
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
+            refused_runs=self._admission.refused,
             lost_clients=self._audience.lost,
         )
 

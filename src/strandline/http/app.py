@@ -53,7 +53,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     runs = Runs(service, max_body_bytes=options.max_body_bytes)
     sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
     changes = Changes(service)
-    probes = Probes(service, agent_id=options.agent_id, auth="none")
+    probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
     described = OpenApi()
     router = Router(
         [  # looked through in this order: those first that are asked most

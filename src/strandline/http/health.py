@@ -23,6 +23,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     stalled: int
     oldest_wait_s: float
     longest_no_progress_s: float
+    refused_runs: int
     lost_clients: int
     agents_in_memory: int
     ready: bool
@@ -39,8 +40,9 @@ class ProbeBody(Struct, frozen=True):
 class Probes:
     """The routes of probes."""
 
-    def __init__(self, service: Service, *, agent_id: str, auth: str) -> None:
+    def __init__(self, service: Service, *, agent_id: str, auth: str, retry_after_s: float) -> None:
         self._service = service
+        self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._auth = auth
 
@@ -58,6 +60,7 @@ class Probes:
                 stalled=health.stalled,
                 oldest_wait_s=round(health.oldest_wait_s, 3),
                 longest_no_progress_s=round(health.longest_no_progress_s, 3),
+                refused_runs=health.refused_runs,
                 lost_clients=health.lost_clients,
                 agents_in_memory=health.agents_in_memory,
                 ready=health.ready,
@@ -75,4 +78,5 @@ class Probes:
         health = self._service.health()
         if health.ready:
             return wire.answer(ProbeBody("ready"))
-        return wire.answer(ProbeBody("draining" if health.draining else "starting"), wire.UNAVAILABLE)
+        status = ProbeBody("draining" if health.draining else "starting")
+        return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))

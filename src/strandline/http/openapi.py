@@ -79,6 +79,14 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     ),
 }
 
+HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "Location": ({"type": "string"}, "Where the run is read"),
+    "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which it is worth coming back"),
+    "Preference-Applied": ({"type": "string"}, "`wait=N`, if that was preferred"),
+    "Idempotency-Replayed": ({"const": "true"}, "The run had ended before, under the same key"),
+}
+"""Headers of answers: what they look like and mean. Which answer has which: `_headers`."""
+
 _READING: Final = (wire.Foreign, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
@@ -195,6 +203,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         responses[str(status)] = {"description": text}
         if kind is not None:
             responses[str(status)]["content"] = {_JSON: {"schema": _ref(kind)}}
+        if names := _headers(operation, status):
+            responses[str(status)]["headers"] = _shown(names)
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
         refusals.setdefault(wire.STATUS[error], []).append(error.code)
@@ -203,8 +213,26 @@ def _responses(operation: Operation) -> dict[str, Any]:
             "description": ", ".join(f"`{name}`" for name in names),
             "content": {_PROBLEM: {"schema": _ref(wire.Problem)}},
         }
+        if code in (wire.TOO_MANY, wire.UNAVAILABLE):
+            told["headers"] = _shown(["Retry-After"])
         responses.setdefault(str(code), told)
     return responses
+
+
+def _headers(operation: Operation, status: int) -> list[str]:
+    """Return the names of the headers that an answer may have. A stop is why one may be told to come back."""
+    names = ["Preference-Applied"] if "prefer" in operation.takes else []
+    if "key" in operation.takes:
+        names += {wire.OK: ["Idempotency-Replayed"], wire.ACCEPTED: ["Location", "Retry-After"]}.get(status, [])
+        if operation.body is NewRunBody and status == wire.OK:
+            names.append("Location")
+    if status == wire.UNAVAILABLE:
+        names.append("Retry-After")
+    return names
+
+
+def _shown(names: list[str]) -> dict[str, Any]:
+    return {name: {"schema": HEADERS[name][0], "description": HEADERS[name][1]} for name in names}
 
 
 def _id_of(operation: Operation) -> str:

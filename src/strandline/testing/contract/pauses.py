@@ -79,6 +79,14 @@ class PausesContract(Contract):
         assert await desk.drain(await desk.claim(of="i")) == ["i", "b", "c"]
 
     @scenario
+    async def test_a_paused_session_is_busy_although_nothing_waits_or_executes_in_it(self, desk: Desk) -> None:
+        await desk.settle(await desk.start("a"), done("hi", "ho"))
+        assert await pause(desk) == YES
+        assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
+        assert await resume(desk) == YES
+        assert await desk.accept("r", if_busy=IfBusy.REJECT, take=False) == Accepted(1), "nothing goes on there"
+
+    @scenario
     async def test_a_pause_outlives_the_process(self, desk: Desk) -> None:
         """Also that of a session in which nothing waits."""
         for name in ("s", "idle"):

@@ -1,0 +1,38 @@
+"""What headers mean that clients send and get."""
+
+import pytest
+from starlette.requests import Request
+
+from strandline.http import wire
+from strandline.http.runs import preferred_wait_s
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.2, "2"), (3600.0, "3600")])
+def test_a_client_is_told_to_come_back_in_whole_seconds_and_never_at_once(seconds: float, told: str) -> None:
+    assert wire.retry_after(seconds) == {"Retry-After": told}
+
+
+@pytest.mark.parametrize(
+    ("sent", "wait_s"),
+    [
+        ([], None),
+        (["wait=0"], 0),
+        (["wait=5"], 5),
+        (['Wait = "5"'], 5),
+        (["wait=300"], 300),
+        (["wait=301"], 300),
+        (["wait=99999999999999999999"], 300),
+        (["respond-async, wait=7"], 7),
+        (["respond-async; wait=7"], 7),
+        (["respond-async", "wait=7", "wait=9"], 7),
+        (["wait"], None),
+        (["wait="], None),
+        (["wait=-1"], None),
+        (["wait=soon"], None),
+        (["long-wait=5"], None),
+    ],
+)
+def test_how_long_a_client_prefers_to_wait(sent: list[str], wait_s: int | None) -> None:
+    """At most 300 s; the first that says so counts, and what is no number is as good as nothing."""
+    headers = [(b"prefer", each.encode()) for each in sent]
+    assert preferred_wait_s(Request({"type": "http", "headers": headers})) == wait_s
