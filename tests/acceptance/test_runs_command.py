@@ -12,7 +12,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving
-from acceptance.terminal import terminal
+from acceptance.terminal import CTRL_C, terminal
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,40 @@ def test_a_list_is_as_long_as_was_asked_for_and_says_that_there_is_more(server: 
     assert len(json.loads(said(server, "runs", "long", "--limit", "3", "--json"))["runs"]) == 3
     done = typed(server, "history", "long", "--limit", "2")
     assert done.stdout == "> n2\n  n2\n\n"
-    assert "There are more" in done.stderr
+    assert done.stderr == "There are more; --all shows them.\n"
+    assert len(said(server, "runs", "long", "--limit", "2", "--all").splitlines()) == 4
+    assert len(json.loads(said(server, "history", "long", "--all", "--limit", "1", "--json"))["messages"]) == 6
+    most, limited = (said(server, "sessions", *limit).splitlines() for limit in (["--all"], ["--limit", "1000"]))
+    assert most == limited
+
+
+def test_a_session_is_paused_and_resumed(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "paused", "p0")
+    assert said(server, "pause", "paused") == f"Session paused is paused; {running} executes.\n"
+    waiting = sent(server, "paused", "p1")
+    at.release()
+    ended(server, running)
+    assert said(server, "pause", "paused") == "Session paused is paused; 1 waits.\n"
+    assert server.run(waiting)["status"] == "queued"
+    assert json.loads(said(server, "resume", "paused", "--json"))["paused"] is False
+    ended(server, waiting)
+    assert said(server, "resume", "paused") == "Session paused goes on.\n"
+    done = typed(server, "pause", "unknown")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "`strandline sessions` lists those that there are" in done.stderr
+
+
+def test_runs_are_watched_until_ctrl_c(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "watched", "w0")
+    with terminal("runs", "watched", "--watch", folder=server.folder, columns=120) as shown:
+        shown.until(f"{running}  running")
+        at.release()
+        shown.until(f"{running}  succeeded")
+        shown.type(CTRL_C)
+        assert shown.ended() == 130
+    done = typed(server, "runs", "watched", "--watch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "on a terminal" in done.stderr
 
 
 def test_a_run_is_shown_by_its_id(server: Server) -> None:

@@ -1,10 +1,14 @@
 """Rows for people: on a terminal the last column is cut at its edge, in a pipe a row stays a line and whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from strandline.cli import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 COLOURS: Final = {
     "running": "green",
@@ -23,10 +27,16 @@ _LEAST: Final = 12
 
 def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their heads; a word of `COLOURS` has its colour."""
+    console = say.out()
+    for line in lines(head, rows, console):
+        console.print(line, soft_wrap=True)
+
+
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]], console: "Console") -> "Iterator[Text]":
+    """Yield the head and the rows, as that console has room for them."""
     from rich.cells import cell_len
     from rich.text import Text
 
-    console = say.out()
     shown = [[clean(cell) for cell in row] for row in rows]
     widths = [max(cell_len(row[at]) for row in [list(head), *shown]) for at in range(len(head) - 1)]
     for number, row in enumerate([list(head), *shown]):
@@ -42,7 +52,7 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         line.rstrip()
         if number == 0:
             line.stylize("bold")
-        console.print(line, soft_wrap=True)
+        yield line
 
 
 def clean(text: str) -> str:

@@ -101,6 +101,14 @@ class RemoteServer:
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/move", body)
 
+    def pause(self, session: str) -> Body:
+        """Let nothing more of a session start, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/pause")
+
+    def resume(self, session: str) -> Body:
+        """Let a paused session go on, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/resume")
+
     def answer(self, session: str, answers: dict[str, str]) -> Body:
         """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
         responses = [{"id": request_id, "response": text} for request_id, text in answers.items()]
