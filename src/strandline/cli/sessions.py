@@ -1,4 +1,4 @@
-"""`strandline sessions`, `history`, `pause`, `resume`: a server's sessions, what was said in one, whether it goes on."""
+"""`strandline sessions`, `history`, `pause`, `resume`: a server's sessions, what was said in one, if it goes on."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
