@@ -256,6 +256,17 @@ def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
     assert "answered" in done.stderr
 
 
+def test_a_question_is_withdrawn_and_that_is_said(server: Server) -> None:
+    run_id = sent(server, "withdrawn", "i1 @b")
+    ended(server, run_id)
+    assert said(server, "cancel", run_id) == f"{run_id} asks no more: its session goes on without an answer.\n"
+    ended(server, sent(server, "withdrawn", "i2 @b"))
+    told = said(server, "cancel", "--session", "withdrawn", "--running")
+    assert told == "Session withdrawn asks no more: it goes on without an answer.\n"
+    done = typed(server, "cancel", "--session", "withdrawn", "--running")
+    assert done.stderr == "Nothing waits in session withdrawn.\n"
+
+
 def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None:
     asked = ended(server, sent(server, "several", "i2 @b+@c"))["input_requests"]
     assert len(asked) == 2

@@ -7,6 +7,7 @@ import pytest
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
 from strandline.engine.asked import Ticket
+from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, ErrorCode
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -88,5 +89,27 @@ def test_a_minute_that_stands_still_for_two_reasons_counts_once(steps: str, left
             assert ended.error is not None
             assert ended.error.code is ErrorCode.QUEUE_TIMEOUT
             assert clock.monotonic() - opened == pytest.approx(left_s, abs=0.1)
+
+    run_virtual(main)
+
+
+def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
+    """Neither a ticket, nor a run that is read, nor a refusal says that it will be soon."""
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_queued_per_session=1, retry_after_s=7) as service:
+            await outcome(await send(service, "before"))
+            end = await asked(service)
+            waits = await send(service, "w")
+            assert (waits.position, waits.estimated_wait_s) == (1, None)
+            assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is None
+            with pytest.raises(QueueFull) as refused:
+                await send(service, "v")
+            assert (refused.value.position, refused.value.estimated_wait_s, refused.value.retry_after_s) == (2, None, 7)
+            await service.pause(key())
+            await answer(service, end)
+            await service.resume(key())
+            assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is not None
+            await settled(service)
 
     run_virtual(main)

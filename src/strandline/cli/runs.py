@@ -247,6 +247,8 @@ def _each(
 def _after_cancel(run: dict[str, Any]) -> str:
     if run["status"] == "running":
         return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
+    if run["status"] == "needs_input":
+        return f"{run['run_id']} asks no more: its session goes on without an answer."
     return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
 
 
@@ -261,7 +263,10 @@ def _print_cancelled(session: str, done: dict[str, Any]) -> None:
         console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
     for run_id in asked:
         console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
-    if not ended and not asked:
+    dismissed = done.get("dismissed", False)
+    if dismissed:
+        console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
+    if not ended and not asked and not dismissed:
         say.err().print(f"Nothing waits in session {session}.", markup=False, soft_wrap=True)
 
 

@@ -23,6 +23,10 @@ class Inputs:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
+    def is_waiting(self, key: SessionKey) -> bool:
+        """Tell whether runs of a session wait for an answer, as far as is known."""
+        return key in self._until
+
     def watch(self, key: SessionKey, until: float) -> None:
         """Note that runs of a session wait for an answer, until that moment (seconds since the epoch)."""
         if self._until.get(key) != until and not self._stopped:

@@ -546,14 +546,14 @@ class Service:
         )
 
     def _estimate_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
-        if position and self._worker.limits.is_paused(key):
+        """Return how long a run at `position` is likely to wait; nobody knows how long people let a session wait."""
+        if position and self._worker.is_closed(key):
             return None
         return self._times.wait_s(key, position)
 
     def _retry_after_s(self, key: SessionKey) -> float:
         """Return when there is likely to be room in the queue of a session: when its next run has ended."""
-        if self._worker.limits.is_paused(key):
+        if self._worker.is_closed(key):
             return self._options.retry_after_s
         return max(1.0, self._times.mean_s(key) or 1.0)
 

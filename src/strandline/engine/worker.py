@@ -131,8 +131,9 @@ class Worker:
                 if (until := accepted.input_until) is not None:
                     if taken or new.lane == Lane.ANSWER or new.if_busy in INTERRUPTS:
                         self.answered(new.key, until)
-                    elif deadline is not None:
-                        deadline += max(0.0, until - self._clock.now())
+                    else:
+                        self.inputs.watch(new.key, until)
+                        deadline = deadline and deadline + max(0.0, until - self._clock.now())
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
                     self.limits.watch(new.run_id, new.key, deadline)
@@ -258,6 +259,10 @@ class Worker:
         self.limits.open(key, Closed.PAUSED)
         self._dispatcher.resumed(key)
         self._pump()
+
+    def is_closed(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks."""
+        return self.limits.is_paused(key) or self.inputs.is_waiting(key)
 
     def answered(self, key: SessionKey, until: float) -> None:
         """Note that a session does not wait for input any more, for which it would have waited until then."""
