@@ -256,6 +256,20 @@ def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
     assert "answered" in done.stderr
 
 
+def test_on_a_terminal_a_question_is_shown_whole_and_a_long_name_moves_its_own_row_only(server: Server) -> None:
+    asked = ended(server, sent(server, "whole", f"{'what-is-to-be-allowed-' * 5}end @b"))
+    with terminal("answer", "whole", folder=server.folder, columns=40) as shown:
+        assert shown.ended() == 0
+    assert asked["input_requests"][0]["reason"] in shown.screen
+    ended(server, sent(server, "n" * 200, "x"))
+    with terminal("sessions", "--all", folder=server.folder, columns=80) as shown:
+        assert shown.ended() == 0
+    lines = shown.screen.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("n" * 200)) <= 80
+    done = typed(server, "answer", "whole", "--to", "none=yes")
+    assert "`strandline answer SESSION` shows what a session asks" in done.stderr
+
+
 def test_a_question_is_withdrawn_and_that_is_said(server: Server) -> None:
     run_id = sent(server, "withdrawn", "i1 @b")
     ended(server, run_id)

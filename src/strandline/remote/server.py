@@ -30,6 +30,7 @@ NOT_FOUND, CONFLICT, TOO_MANY, UNAVAILABLE = 404, 409, 429, 503
 FIRST_ERROR: Final = 300
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
+    "asked": "`strandline answer SESSION` shows what a session asks",
     "sessions": "`strandline sessions` lists those that there are",
 }
 
@@ -150,7 +151,8 @@ class RemoteServer:
             case status if status == NOT_FOUND and detail.startswith("there is nothing at"):
                 return self._other(f"it has no {path}")
             case status if status == NOT_FOUND:
-                return Unknown(f"{detail}; {_LISTS['runs' if path.startswith('/v1/runs/') else 'sessions']}")
+                what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
+                return Unknown(f"{detail}; {_LISTS[what]}")
             case status if status == CONFLICT:
                 return Late(
                     f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it"
