@@ -7,6 +7,7 @@ import pytest
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
 from strandline.engine.asked import Ticket
+from strandline.engine.inputs import Inputs
 from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, ErrorCode
@@ -111,5 +112,27 @@ def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
             await service.resume(key())
             assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is not None
             await settled(service)
+
+    run_virtual(main)
+
+
+def test_what_is_not_waited_for_any_more_is_not_told() -> None:
+    async def main(clock: VirtualClock) -> None:
+        told: list[tuple[str, float]] = []
+        inputs = Inputs(clock, lambda due: told.append((due.session_id, clock.monotonic() - began)))
+        began = clock.monotonic()
+        for session, after_s in (("a", 10), ("b", 5), ("c", 20)):
+            inputs.watch(key(session), clock.now() + after_s)
+        inputs.forget(key("a"))
+        inputs.forget(key("b"))
+        inputs.watch(key("a"), clock.now() + 15)
+        await asyncio.sleep(30)
+        assert [session for session, _ in told] == ["a", "c"]
+        assert [at_s for _, at_s in told] == pytest.approx([15, 20])
+        inputs.watch(key("d"), clock.now() + 5)
+        inputs.stop()
+        inputs.watch(key("e"), clock.now() + 5)
+        await asyncio.sleep(10)
+        assert len(told) == 2
 
     run_virtual(main)
