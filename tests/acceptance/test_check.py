@@ -129,6 +129,15 @@ def test_each_protocol_is_spoken(adapter: str, path: str, tmp_path: Path) -> Non
         assert named(found, "breaks") >= {"exclusive", "bounded"}
 
 
+def test_a_server_that_is_told_the_conversation_and_refuses_while_it_is_busy(tmp_path: Path) -> None:
+    """What is refused is not lost: nothing is judged by it but that it was not answered."""
+    with wires() as url:
+        restart = ("--restart", "true")  # what it keeps is kept by the client
+        found = verdicts(f"{url}/told", "-a", "ag-ui", "--flood", "30", *restart, folder=tmp_path, code=1)
+    assert named(found, "breaks") == {"answered"}
+    assert named(found, "cannot be told") == {"order", "accepted"}
+
+
 def test_an_agent_that_is_no_probe_is_judged_from_outside(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return 'hello'\n")
     with serving("agent.py:answer", folder=tmp_path) as other:

@@ -37,6 +37,9 @@ def asked(folder: Path, shell: str, line: str) -> str:
 OFFERED = {
     "strandline se": ["serve", "sessions", "settings"],
     "strandline ca": ["cancel"],
+    "strandline pa": ["pause"],
+    "strandline runs --wa": ["--watch"],
+    "strandline re": ["resume"],
     "strandline check http://x --adapter a": ["agentcore", "a2a", "ag-ui"],
     "strandline cancel --r": ["--running"],
     "strandline journal v": ["verify"],

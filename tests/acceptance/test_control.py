@@ -208,10 +208,13 @@ def test_a_session_is_cancelled(server: Server, at: Checkpoints) -> None:
     asked = server.line_up("s1", "s2", "s3", session_id="all")
     first, second, third = ids(server, "all")
     answer = post(server, "sessions/all/cancel")
-    assert (answer.status_code, answer.json()) == (200, {"cancelled": [second, third], "cancelling": []})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"cancelled": [second, third], "cancelling": [], "dismissed": False},
+    )
     assert [each.result(DEADLINE_S).json()["error_code"] for each in asked[1:]] == ["cancelled"] * 2
     answer = post(server, "sessions/all/cancel", running=True)
-    assert (answer.status_code, answer.json()) == (202, {"cancelled": [], "cancelling": [first]})
+    assert (answer.status_code, answer.json()) == (202, {"cancelled": [], "cancelling": [first], "dismissed": False})
     at.release()
     assert asked[0].result(DEADLINE_S).json()["error_code"] == "cancelled"
     assert server.chat("s4", "all")["response"] == "s4"

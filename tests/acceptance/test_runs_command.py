@@ -14,7 +14,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving
-from acceptance.terminal import terminal
+from acceptance.terminal import CTRL_C, terminal
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,40 @@ def test_a_list_is_as_long_as_was_asked_for_and_says_that_there_is_more(server: 
     assert len(json.loads(said(server, "runs", "long", "--limit", "3", "--json"))["runs"]) == 3
     done = typed(server, "history", "long", "--limit", "2")
     assert done.stdout == "> n2\n  n2\n\n"
-    assert "There are more" in done.stderr
+    assert done.stderr == "There are more; --all shows them.\n"
+    assert len(said(server, "runs", "long", "--limit", "2", "--all").splitlines()) == 4
+    assert len(json.loads(said(server, "history", "long", "--all", "--limit", "1", "--json"))["messages"]) == 6
+    most, limited = (said(server, "sessions", *limit).splitlines() for limit in (["--all"], ["--limit", "1000"]))
+    assert most == limited
+
+
+def test_a_session_is_paused_and_resumed(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "paused", "p0")
+    assert said(server, "pause", "paused") == f"Session paused is paused; {running} executes.\n"
+    waiting = sent(server, "paused", "p1")
+    at.release()
+    ended(server, running)
+    assert said(server, "pause", "paused") == "Session paused is paused; 1 waits.\n"
+    assert server.run(waiting)["status"] == "queued"
+    assert json.loads(said(server, "resume", "paused", "--json"))["paused"] is False
+    ended(server, waiting)
+    assert said(server, "resume", "paused") == "Session paused goes on.\n"
+    done = typed(server, "pause", "unknown")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "`strandline sessions` lists those that there are" in done.stderr
+
+
+def test_runs_are_watched_until_ctrl_c(server: Server, at: Checkpoints) -> None:
+    running = held(server, at, "watched", "w0")
+    with terminal("runs", "watched", "--watch", folder=server.folder, columns=120) as shown:
+        shown.until(f"{running}  running")
+        at.release()
+        shown.until(f"{running}  succeeded")
+        shown.type(CTRL_C)
+        assert shown.ended() == 130
+    done = typed(server, "runs", "watched", "--watch")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "on a terminal" in done.stderr
 
 
 def test_a_run_is_shown_by_its_id(server: Server) -> None:
@@ -223,6 +256,31 @@ def test_what_an_agent_asks_is_shown_and_answered(server: Server) -> None:
     done = typed(server, "answer", "asks", "--to", f"{request['id']}=again")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "answered" in done.stderr
+
+
+def test_on_a_terminal_a_question_is_shown_whole_and_a_long_name_moves_its_own_row_only(server: Server) -> None:
+    asked = ended(server, sent(server, "whole", f"{'what-is-to-be-allowed-' * 5}end @b"))
+    with terminal("answer", "whole", folder=server.folder, columns=40) as shown:
+        assert shown.ended() == 0
+    assert asked["input_requests"][0]["reason"] in shown.screen
+    ended(server, sent(server, "n" * 200, "x"))
+    with terminal("sessions", "--all", folder=server.folder, columns=80) as shown:
+        assert shown.ended() == 0
+    lines = shown.screen.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("n" * 200)) <= 80
+    done = typed(server, "answer", "whole", "--to", "none=yes")
+    assert "`strandline answer SESSION` shows what a session asks" in done.stderr
+
+
+def test_a_question_is_withdrawn_and_that_is_said(server: Server) -> None:
+    run_id = sent(server, "withdrawn", "i1 @b")
+    ended(server, run_id)
+    assert said(server, "cancel", run_id) == f"{run_id} asks no more: its session goes on without an answer.\n"
+    ended(server, sent(server, "withdrawn", "i2 @b"))
+    told = said(server, "cancel", "--session", "withdrawn", "--running")
+    assert told == "Session withdrawn asks no more: it goes on without an answer.\n"
+    done = typed(server, "cancel", "--session", "withdrawn", "--running")
+    assert done.stderr == "Nothing waits in session withdrawn.\n"
 
 
 def test_of_several_questions_each_is_answered_by_its_id(server: Server) -> None:

@@ -19,7 +19,18 @@ from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
-from strandline.journal.port import Accepted, Bounds, Changed, HistoryQuery, Move, Pause, RunQuery, Take, WaitingQuery
+from strandline.journal.port import (
+    Accepted,
+    Bounds,
+    Changed,
+    HistoryQuery,
+    Move,
+    Pause,
+    Paused,
+    RunQuery,
+    Take,
+    WaitingQuery,
+)
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
 from strandline.model import ANONYMOUS, Claim, IfBusy, NewRun, Range, RoundStarted, Run, RunId, ToolDone
@@ -225,7 +236,7 @@ def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
         assert waits is not None
         assert (waits.queue_deadline, waits.cancel_requested, waits.if_busy) == (2010.0, False, IfBusy.ENQUEUE)
         assert await journal.change(Move(ANONYMOUS, RunId("waits"), 1)) == Changed(existed=True)
-        assert await journal.change(Pause(key("u"))) == Changed(existed=True)
+        assert isinstance(await journal.change(Pause(key("u"))), Paused)
         assert await journal.take(key("u")) is Take.NOTHING
         await journal.close()
 

@@ -98,5 +98,5 @@ def pattern(shown: str) -> str:
 
 def asks(command: str, url: str) -> dict[str, str]:
     """Return the setting by which a command of a page finds the server that is there."""
-    is_client = re.match(r"strandline (chat|sessions|runs|history|cancel|move|answer)\b", command)
+    is_client = re.match(r"strandline (chat|sessions|runs|history|cancel|move|pause|resume|answer)\b", command)
     return {"STRANDLINE_PORT": url.rpartition(":")[2]} if is_client else {}

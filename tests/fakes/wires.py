@@ -7,7 +7,7 @@ request waits for another one.
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -64,6 +64,7 @@ class Conversations:
 
 def make_app(*, broken: bool) -> Starlette:
     conversations = Conversations(broken=broken)
+    busy: set[str] = set()
 
     async def agentcore(request: Request) -> Response:
         session = request.headers.get(SESSION, "")
@@ -96,12 +97,31 @@ def make_app(*, broken: bool) -> Starlette:
         return JSONResponse({**frame, "result": {**task, "status": {"state": "completed"}, "artifacts": [artifact]}})
 
     async def agui(request: Request) -> Response:
+        """Keep the conversation."""
+        return await stream(request, conversations.ask)
+
+    async def told_agui(request: Request) -> Response:
+        """Keep nothing, and refuse what comes meanwhile, as the package of AG-UI for Strands does."""
+        messages = [(each["role"], each["content"]) for each in (await request.json())["messages"]]
+
+        async def ask(session: str, text: str) -> str:
+            if session in busy and not broken:
+                raise Full
+            busy.add(session)
+            try:
+                return await answer(messages)
+            finally:
+                busy.discard(session)
+
+        return await stream(request, ask)
+
+    async def stream(request: Request, ask: Callable[[str, str], Awaitable[str]]) -> Response:
         body = await request.json()
         assert {"threadId", "runId", "messages", "state", "tools", "context", "forwardedProps"} == body.keys()
         ids = {"threadId": body["threadId"], "runId": body["runId"]}
         events: list[dict[str, Any]] = [{"type": "RUN_STARTED", **ids}]
         try:
-            told = await conversations.ask(body["threadId"], body["messages"][-1]["content"])
+            told = await ask(body["threadId"], body["messages"][-1]["content"])
             events += [{"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"}]
             events += [
                 {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": part} for part in (told[:9], told[9:])
@@ -111,14 +131,15 @@ def make_app(*, broken: bool) -> Starlette:
             events.append({"type": "RUN_ERROR", "code": "THREAD_BUSY", "message": "busy"})
         except ConnectionError as error:
             events.append({"type": "RUN_ERROR", "message": str(error)})
-        stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
-        return Response(stream, media_type="text/event-stream")
+        told = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return Response(told, media_type="text/event-stream")
 
     return Starlette(
         routes=[
             Route("/invocations", agentcore, methods=["POST"]),
             Route("/a2a", a2a, methods=["POST"]),
             Route("/ag-ui", agui, methods=["POST"]),
+            Route("/told", told_agui, methods=["POST"]),
         ]
     )
 

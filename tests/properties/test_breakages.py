@@ -392,7 +392,9 @@ def wait_for_no_input(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         MemoryJournal,
         "_ask",
-        lambda journal, session, run, encoded, until: ask(journal, session, run, encoded, journal._clock.now()),
+        lambda journal, session, run, encoded, until, hold: ask(
+            journal, session, run, encoded, journal._clock.now(), hold=hold
+        ),
     )
 
 

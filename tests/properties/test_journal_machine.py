@@ -37,6 +37,7 @@ from strandline.journal.port import (
     Journal,
     Move,
     Pause,
+    Paused,
     Refused,
     Resume,
     Reused,
@@ -371,7 +372,7 @@ class ListModel:
     def held_since(self, key: SessionKey) -> float | None:
         return next((run.ended_at for run in self.runs if run.key == key and run.held), None)
 
-    def pause(self, key: SessionKey, now: float) -> Changed:
+    def pause(self, key: SessionKey, now: float) -> Paused | Changed:
         session = self.sessions.get(key)
         if session is None:
             return Changed(existed=False)
@@ -379,7 +380,7 @@ class ListModel:
             held_since = self.held_since(key)
             session.closed_since = now if held_since is None else held_since
         session.paused = True
-        return Changed(existed=True)
+        return Paused(session.closed_since)
 
     def resume(self, key: SessionKey, now: float) -> Changed:
         session = self.sessions.get(key)

@@ -5,108 +5,19 @@ from typing import Any
 
 import pytest
 
-from engine_support import NUMBERS, Played, history, key, outcome, send, serving, settled, texts, tool_round, tool_texts
-from strandline.agents.port import Attempt, Finished, SessionAgent
+from asking_support import Asking, answer, asked, whole
+from engine_support import history, key, outcome, send, serving, settled
 from strandline.engine.asked import Request, Ticket
-from strandline.engine.service import Service
 from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, SessionBusy
-from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, Progress, question
+from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunsQuery
 from strandline.model import (
     ANONYMOUS,
-    AgentRecord,
     IfBusy,
-    InputRequest,
-    NeedsInput,
-    Outcome,
     RunStatus,
-    SessionKey,
-    Succeeded,
 )
-from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
-
-
-class Asking(Played):
-    """Agents that ask before they act if the question begins with `ask`; the next words are steps of the tool then:
-    `twice` asks once more, `slow` takes 100 s, `fail` raises."""
-
-    def __init__(self) -> None:
-        async def nothing(attempt: Attempt) -> str:
-            return ""
-
-        super().__init__(nothing)
-        self.started: list[str] = []
-
-    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
-        self.built.append((key, record, progress))
-        return AskingAgent(self, progress)
-
-
-class AskingAgent:
-    def __init__(self, target: Asking, progress: Progress) -> None:
-        self._target = target
-        self._asking = progress.asking
-
-    async def run(self, attempt: Attempt) -> Finished:
-        if self._asking is not None:
-            state, self._asking = self._asking, None
-            return await self._go_on(attempt, state)
-        assert isinstance(attempt.prompt, str)
-        attempt.add(question(attempt.prompt))
-        if not attempt.prompt.startswith("ask"):
-            attempt.add({"role": "assistant", "content": [{"text": f"answer to {attempt.prompt}"}]})
-            return Finished(ending=Succeeded())
-        use = f"tool-{next(NUMBERS)}"
-        attempt.add(tool_round("pay", use))
-        await attempt.begin_round()
-        return self._asks({"use": use, "steps": attempt.prompt.split()[1:]})
-
-    def _asks(self, state: dict[str, Any]) -> Finished:
-        requests = [InputRequest(f"{state['use']}-{len(state['steps'])}", "sure", "really?")]
-        return Finished(ending=NeedsInput(requests, state))
-
-    async def _go_on(self, attempt: Attempt, state: dict[str, Any]) -> Finished:
-        assert isinstance(attempt.prompt, list)
-        given = attempt.prompt[0]["interruptResponse"]["response"]
-        await attempt.begin_round()
-        self._target.started.append(state["use"])
-        match state["steps"]:
-            case ["twice", *rest]:
-                return self._asks({**state, "steps": rest})
-            case ["slow", *_]:
-                await asyncio.sleep(100)
-            case ["fail", *_]:
-                raise ValueError("no money")
-        result = {"toolUseId": state["use"], "status": "success", "content": [{"text": f"paid: {given}"}]}
-        await attempt.end_tool(state["use"], result)
-        attempt.add({"role": "user", "content": [{"toolResult": result}]})
-        await attempt.end_round(None)
-        attempt.add({"role": "assistant", "content": [{"text": f"done: {given}"}]})
-        return Finished(ending=Succeeded())
-
-    def rest(self) -> None:
-        pass
-
-
-async def asked(service: Service, text: str = "ask") -> Outcome:
-    end = await outcome(await send(service, text))
-    assert end.status is RunStatus.NEEDS_INPUT
-    return end
-
-
-async def answer(service: Service, end: Outcome, given: object = "yes", **more: Any) -> Ticket:
-    answers = {each.id: given for each in end.input_requests}
-    return await service.submit(Request(key=key(), answers=answers, **more))
-
-
-async def whole(service: Service) -> list[str]:
-    """Return the texts of a history that must be one that a provider accepts, and have no pending end."""
-    page = await service.history_page(key())
-    assert not page.pending
-    assert check_history(page.messages) == []
-    return [*texts(page.messages), *tool_texts(page.messages)]
 
 
 def test_others_wait_for_the_answer_and_the_answer_for_nobody() -> None:

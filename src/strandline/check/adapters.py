@@ -94,43 +94,56 @@ async def a2a(client: httpx.AsyncClient, url: str, session: str, text: str) -> s
     return told
 
 
-async def agui(client: httpx.AsyncClient, url: str, session: str, text: str) -> str:
-    """Ask as AG-UI has it: `RunAgentInput`, answered by a stream of events; the session is `threadId`."""
-    body = {
-        "threadId": session,
-        "runId": uuid.uuid4().hex,
-        "messages": [{"id": uuid.uuid4().hex, "role": "user", "content": text}],
-        "state": {},
-        "tools": [],
-        "context": [],
-        "forwardedProps": {},
-    }
-    response = await client.post(url, json=body, headers={"Accept": "text/event-stream"})
-    response.raise_for_status()
-    told = ""
-    for event in _events(response.text):
-        match event:
-            case {"type": "TEXT_MESSAGE_CONTENT" | "TEXT_MESSAGE_CHUNK", "delta": str(delta)}:
-                told += delta
-            case {"type": "RUN_ERROR"}:
-                reason = f"{event.get('code', '')} {event.get('message', '')}".strip()
-                raise Refused(reason) if "BUSY" in str(event.get("code", "")).upper() else RuntimeError(reason)
-    return told
+class AgUi:
+    """Asks as AG-UI has it: `RunAgentInput`, answered by a stream of events; the session is `threadId`.
+
+    A client of AG-UI keeps the conversation, and sends all of it each time: a server need not keep any. What is kept
+    here is what was answered.
+    """
+
+    def __init__(self) -> None:
+        self._threads: dict[str, list[dict[str, str]]] = {}
+
+    async def __call__(self, client: httpx.AsyncClient, url: str, session: str, text: str) -> str:
+        """Ask the next question of a thread."""
+        question = {"id": uuid.uuid4().hex, "role": "user", "content": text}
+        thread = self._threads.setdefault(session, [])
+        body = {
+            "threadId": session,
+            "runId": uuid.uuid4().hex,
+            "messages": [*thread, question],
+            "state": {},
+            "tools": [],
+            "context": [],
+            "forwardedProps": {},
+        }
+        response = await client.post(url, json=body, headers={"Accept": "text/event-stream"})
+        response.raise_for_status()
+        message_id, told = uuid.uuid4().hex, ""
+        for event in _events(response.text):
+            match event:
+                case {"type": "TEXT_MESSAGE_CONTENT" | "TEXT_MESSAGE_CHUNK", "delta": str(delta)}:
+                    message_id, told = event.get("messageId") or message_id, told + delta
+                case {"type": "RUN_ERROR"}:
+                    reason = f"{event.get('code', '')} {event.get('message', '')}".strip()
+                    raise Refused(reason) if "BUSY" in str(event.get("code", "")).upper() else RuntimeError(reason)
+        thread += [question, {"id": message_id, "role": "assistant", "content": told}]
+        return told
 
 
-BUILT_IN: Final[dict[str, Ask]] = {
+BUILT_IN: Final[dict[str, Ask | type[AgUi]]] = {
     "strandline": strandline,
     "original": original,
     "agentcore": agentcore,
     "a2a": a2a,
-    "ag-ui": agui,
+    "ag-ui": AgUi,
 }
 
 
 def load(name: str) -> Ask:
     """Return the adapter of a name, or the function `ask` of a file. Raises `AdapterError`."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if (found := BUILT_IN.get(name)) is not None:
+        return found() if isinstance(found, type) else found
     path = Path(name)
     if path.suffix != ".py":
         raise AdapterError(f"there is no adapter {name!r}: name one of {', '.join(BUILT_IN)}, or a file of yours (.py)")

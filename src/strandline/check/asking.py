@@ -49,6 +49,7 @@ class Gone:
 
 
 Came = Told | NotTaken | NotAnswered | Gone
+_Kinds = type[NotTaken] | tuple[type[NotTaken], type[NotAnswered], type[Gone]]
 
 
 class Asker:
@@ -92,10 +93,17 @@ class Asker:
 
     async def back(self, session: str, label: str, within_s: float) -> Came:
         """Ask until somebody answers again, or the time is up; return what came last."""
+        return await self._again(session, label, within_s, (NotTaken, NotAnswered, Gone))
+
+    async def taken(self, session: str, label: str, within_s: float) -> Came:
+        """Ask, and again as long as it is refused, until the time is up; return what came last."""
+        return await self._again(session, label, within_s, NotTaken)
+
+    async def _again(self, session: str, label: str, within_s: float, unless: _Kinds) -> Came:
         end = time.monotonic() + within_s
         while True:
             came = await self.ask(session, label)
-            if isinstance(came, Told) or time.monotonic() > end:
+            if not isinstance(came, unless) or time.monotonic() > end:
                 return came
             await asyncio.sleep(0.2)
 

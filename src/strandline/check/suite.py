@@ -17,6 +17,8 @@ GAP_S: Final = 0.1
 SLOW_S: Final = 0.6
 SENT_A_SECOND: Final = 75
 """Requests that are sent at once reach the server faster than this."""
+TAKEN_S: Final = 10.0
+"""How long a session may be busy with what a client has left."""
 BACK_S: Final = 90.0
 """How long a server may take to come back."""
 
@@ -128,7 +130,9 @@ class _Suite:
         started = [str(each["probe"]) for each in begun]
         kept = [str(each.label) for each in own]
         return [
-            _finding("exclusive", _if(not crossing), _pairs(crossing, len(probes))),
+            _finding("exclusive", _if(not crossing), _pairs(crossing, len(probes)))
+            if probes
+            else _finding("exclusive", Verdict.UNKNOWN, f"none was worked on{_reason(came)}"),
             _finding("answered", _if(len(own) == AT_ONCE), f"{len(own)} of {AT_ONCE} had their answer{_reason(came)}"),
             _judge("order", started, sorted(started), f"begun as {', '.join(started)}")
             if len(started) > 1
@@ -150,7 +154,7 @@ class _Suite:
         await asyncio.sleep(SLOW_S / 3)
         leaves.cancel()
         await asyncio.gather(leaves, return_exceptions=True)
-        after = await self._asker.ask(session, "after")
+        after = await self._asker.taken(session, "after", TAKEN_S)  # what the client has left may go on
         again = await self._asker.ask(session, "again")
         first = _conversation("disconnect", after, ["before"])
         return [
@@ -172,9 +176,11 @@ class _Suite:
             f"{foreign} messages of another session were seen" if probes else f"not answered{_reason(afterwards)}",
         )
         ends = [each.result() for each in (first, *others)]
-        if not all(isinstance(each, Told) and each.probe for each in (ends[0], ends[1])):
+        ended = [each.probe["ended"] if isinstance(each, Told) and each.probe else None for each in ends]
+        quick_ends = [each for each in ended[1:] if each is not None]  # of two at once, one may be refused
+        if ended[0] is None or not quick_ends:
             return [isolation, _finding("parallel", Verdict.UNKNOWN, f"not answered{_reason(ends)}")]
-        early = ends[1].probe["ended"] < ends[0].probe["ended"]  # type: ignore[union-attr,index]
+        early = min(quick_ends) < ended[0]
         told = "a quick request ended while a slow one was worked on" if early else "a quick request waited for it"
         return [isolation, _finding("parallel", _if(early), told)]
 
@@ -190,7 +196,7 @@ class _Suite:
         if not refused:
             failed = sum(not isinstance(each, Told) for each in came)
             told = f"none of {len(came)} was refused" + (f", {failed} failed{_reason(came)}" if failed else "")
-            return [_finding("bounded", Verdict.BREAKS, told)]
+            return [_finding("bounded", Verdict.UNKNOWN if failed == len(came) else Verdict.BREAKS, told)]
         hint = " with Retry-After" if all(each.retry_after for each in refused) else " without Retry-After"
         return [_finding("bounded", Verdict.HOLDS, f"{len(refused)} of {len(came)} were refused{hint}")]
 
@@ -213,14 +219,21 @@ class _Suite:
         back = await self._asker.back(session, "after", BACK_S)
         last = await self._asker.ask(queued, "after")
         await asyncio.wait(sent, timeout=SLOW_S)
-        answered = {each.result().label for each in sent if each.done() and isinstance(each.result(), Told)}
+        ended = [each.result() for each in sent if each.done()]
+        answered = {each.label for each in ended if isinstance(each, Told)}
+        refused = [each for each in ended if isinstance(each, NotTaken)]
         for each in sent:
             each.cancel()
         await asyncio.gather(*sent, return_exceptions=True)
         seen = set(last.probe["before"]) if isinstance(last, Told) and last.probe else set()
-        lost = sorted({"waits1", "waits2"} - seen - answered)
-        told = f"{' and '.join(lost)} never reached the agent" if lost else "both that waited were done"
-        return [_conversation("restart", back, ["remember"]), _finding("accepted", _if(not lost), told)]
+        waited = {"waits1", "waits2"} - {each.label for each in refused}
+        lost = sorted(waited - seen - answered)
+        told = f"{' and '.join(lost)} never reached the agent" if lost else "all that waited were done"
+        if waited:
+            accepted = _finding("accepted", _if(not lost), told)
+        else:
+            accepted = _finding("accepted", Verdict.UNKNOWN, f"nothing waited{_reason(refused)}")
+        return [_conversation("restart", back, ["remember"]), accepted]
 
 
 def _conversation(name: str, after: Came, expected: Sequence[str]) -> Finding:

@@ -20,7 +20,7 @@ from strandline.cli.init import init
 from strandline.cli.journal import journal_app
 from strandline.cli.runs import cancel, move, runs
 from strandline.cli.serve import serve
-from strandline.cli.sessions import history, sessions
+from strandline.cli.sessions import history, pause, resume, sessions
 from strandline.cli.settings import settings
 from strandline.cli.stacks import stacks
 
@@ -47,6 +47,8 @@ app.command(short_help="Show the runs of a session.")(runs)
 app.command()(history)
 app.command()(cancel)
 app.command(short_help="Move runs that wait.")(move)
+app.command(short_help="Let nothing more of a session start.")(pause)
+app.command()(resume)
 app.command(short_help="Show or answer what an agent asks a person.")(answer)
 app.command(short_help="Show every setting: its value, its origin, its meaning.")(settings)
 app.command(short_help="Say what is wrong here, if anything, and what to do.")(doctor)

@@ -67,7 +67,8 @@ def _print_asked(session: str, asked: list[dict[str, Any]]) -> None:
     if not asked:
         say.err().print(f"Nothing is asked in session {session}.", markup=False, soft_wrap=True)
         return
-    rows.show(["ID", "NAME", "WHY"], [[each["id"], each["name"], _text(each.get("reason"))] for each in asked])
+    shown = [[each["id"], each["name"], _text(each.get("reason"))] for each in asked]
+    rows.show(["ID", "NAME", "WHY"], shown, whole=True)  # nobody is to say yes to what was cut off
 
 
 def _text(reason: Any) -> str:

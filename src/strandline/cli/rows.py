@@ -1,10 +1,14 @@
 """Rows for people: on a terminal the last column is cut at its edge, in a pipe a row stays a line and whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from strandline.cli import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 COLOURS: Final = {
     "running": "green",
@@ -19,16 +23,27 @@ COLOURS: Final = {
 BARE: Final = "-"
 _GAP: Final = "  "
 _LEAST: Final = 12
+_WIDEST: Final = 40
 
 
-def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their heads; a word of `COLOURS` has its colour."""
+def show(head: Sequence[str], rows: Sequence[Sequence[str]], *, whole: bool = False) -> None:
+    """Print rows under their heads; a word of `COLOURS` has its colour. With `whole` nothing is cut."""
+    console = say.out()
+    for line in lines(head, rows, console, whole=whole):
+        console.print(line, soft_wrap=True)
+
+
+def lines(
+    head: Sequence[str], rows: Sequence[Sequence[str]], console: "Console", *, whole: bool = False
+) -> "Iterator[Text]":
+    """Yield the head and the rows, as that console has room for them."""
     from rich.cells import cell_len
     from rich.text import Text
 
-    console = say.out()
     shown = [[clean(cell) for cell in row] for row in rows]
     widths = [max(cell_len(row[at]) for row in [list(head), *shown]) for at in range(len(head) - 1)]
+    if console.is_terminal:  # a name that is longer moves its own row only
+        widths = [min(width, _WIDEST) for width in widths]
     for number, row in enumerate([list(head), *shown]):
         line = Text()
         for cell, width in zip(row, widths, strict=False):
@@ -36,13 +51,13 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             line.append(cell, style)
             line.append(" " * (width - cell_len(cell)) + _GAP)
         last = Text(row[-1])
-        if console.is_terminal:
+        if console.is_terminal and not whole:
             last.truncate(max(_LEAST, console.width - line.cell_len), overflow="ellipsis")
         line.append_text(last)
         line.rstrip()
         if number == 0:
             line.stylize("bold")
-        console.print(line, soft_wrap=True)
+        yield line
 
 
 def clean(text: str) -> str:

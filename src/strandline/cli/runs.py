@@ -1,7 +1,7 @@
 """`strandline runs`, `strandline cancel` and `strandline move`: the runs of a server, looked at and changed."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -17,7 +17,11 @@ RUN: Final = "run_"
 USUAL: Final = 3
 """The priority that is not worth telling."""
 
+HEAD: Final = ("RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT")
+WATCH_S: Final = 1.0
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+All = Annotated[bool, typer.Option("--all", help="Show all, however many there are.")]
 RunIds = Annotated[list[str], typer.Argument(help="Ids of runs.", metavar="RUN...")]
 
 
@@ -26,6 +30,10 @@ def runs(
         str, typer.Argument(help="A session, or one run by its id.", metavar="SESSION|RUN", show_default=False)
     ] = "default",
     limit: Annotated[int, typer.Option(help="Runs to show at most.", metavar="N", min=1)] = 100,
+    everything: All = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing them, anew every second; Ctrl-C ends it.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -36,25 +44,21 @@ def runs(
     Example: strandline runs ada
     """
     with say.told(), _server(url) as server:
-        from strandline.remote.server import in_line
-
+        if watch:
+            _watch(server, what, limit, as_json=as_json)
         if what.startswith(RUN):
             run = server.run(what)
             print_json(run) if as_json else _print_run(run)
             return
-        found = server.runs(_session(what), limit)
+        found = server.runs(_session(what), most(limit, everything=everything))
         if as_json:
             print_json(found)
             return
-        listed = list(in_line(found["runs"]))
-        if not listed and "damaged" not in found:
+        if not found["runs"] and "damaged" not in found:
             say.err().print(f"Session {what} has no runs.", markup=False, soft_wrap=True)
             return
-        rows.show(
-            ["RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT"],
-            [[r["run_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)] for r in listed],
-        )
-        more(found, limit)
+        rows.show(HEAD, _rows(found))
+        more(found)
 
 
 def cancel(
@@ -123,7 +127,14 @@ def told(run: dict[str, Any]) -> str:
     return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
 
 
-def more(found: dict[str, Any], limit: int) -> None:
+def most(limit: int, *, everything: bool) -> int:
+    """Return how many entries of a list to show."""
+    import sys
+
+    return sys.maxsize if everything else limit
+
+
+def more(found: dict[str, Any]) -> None:
     """Say that there is more than was asked for, and what cannot be shown."""
     if damaged := found.get("damaged"):
         say.err().print(
@@ -133,7 +144,7 @@ def more(found: dict[str, Any], limit: int) -> None:
             soft_wrap=True,
         )
     if found.get("next_cursor") is not None:
-        say.err().print(f"There are more; --limit {limit * 10} shows up to {limit * 10}.", soft_wrap=True)
+        say.err().print("There are more; --all shows them.", soft_wrap=True)
 
 
 def print_json(body: Any) -> None:
@@ -143,6 +154,32 @@ def print_json(body: Any) -> None:
     from strandline.encoding import encode
 
     sys.stdout.write(encode(body).decode() + "\n")
+
+
+def _watch(server: "RemoteServer", session: str, limit: int, *, as_json: bool) -> NoReturn:
+    """Show the runs of a session in place, until Ctrl-C."""
+    console = say.out()
+    if as_json or session.startswith(RUN) or not console.is_terminal:
+        say.fail("--watch shows the runs of a session on a terminal; a program asks GET /v1/sessions/SESSION/runs")
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            shown = rows.lines(HEAD, _rows(server.runs(_session(session), limit)), console)
+            live.update(Group(*shown), refresh=True)
+            time.sleep(WATCH_S)
+
+
+def _rows(found: dict[str, Any]) -> list[list[str]]:
+    from strandline.remote.server import in_line
+
+    return [
+        [r["run_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)]
+        for r in in_line(found["runs"])
+    ]
 
 
 def _now(run: dict[str, Any]) -> str:
@@ -218,6 +255,8 @@ def _each(
 def _after_cancel(run: dict[str, Any]) -> str:
     if run["status"] == "running":
         return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
+    if run["status"] == "needs_input":
+        return f"{run['run_id']} asks no more: its session goes on without an answer."
     return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
 
 
@@ -232,7 +271,10 @@ def _print_cancelled(session: str, done: dict[str, Any]) -> None:
         console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
     for run_id in asked:
         console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
-    if not ended and not asked:
+    dismissed = done.get("dismissed", False)
+    if dismissed:
+        console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
+    if not ended and not asked and not dismissed:
         say.err().print(f"Nothing waits in session {session}.", markup=False, soft_wrap=True)
 
 

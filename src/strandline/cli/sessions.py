@@ -1,4 +1,4 @@
-"""`strandline sessions` and `strandline history`: the sessions of a server, and what was said in one."""
+"""`strandline sessions`, `history`, `pause`, `resume`: a server's sessions, what was said in one, if it goes on."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -6,14 +6,20 @@ import typer
 
 from strandline.cli import rows, say
 from strandline.cli.address import Url, address
-from strandline.cli.runs import Json, more, print_json
+from strandline.cli.runs import All, Json, more, most, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from strandline.chat.turns import Turn
+    from strandline.remote.server import RemoteServer
+
+Session = Annotated[str, typer.Argument(help="The session.", metavar="SESSION", show_default=False)]
 
 
 def sessions(
     limit: Annotated[int, typer.Option(help="Sessions to show at most.", metavar="N", min=1)] = 100,
+    everything: All = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -25,7 +31,7 @@ def sessions(
         from strandline.remote.server import RemoteServer
 
         with RemoteServer(address(url)) as server:
-            found = server.sessions(limit)
+            found = server.sessions(most(limit, everything=everything))
         if as_json:
             print_json(found)
             return
@@ -39,12 +45,13 @@ def sessions(
                 for each in found["sessions"]
             ],
         )
-        more(found, limit)
+        more(found)
 
 
 def history(
     session: Annotated[str, typer.Argument(help="The session.", metavar="SESSION", show_default=False)] = "default",
     limit: Annotated[int, typer.Option(help="Messages to show at most, the last ones.", metavar="N", min=1)] = 100,
+    everything: All = False,
     discarded: Annotated[
         bool, typer.Option("--discarded", help="Also what was discarded, and the agent does not see.")
     ] = False,
@@ -63,7 +70,7 @@ def history(
         from strandline.remote.server import RemoteServer
 
         with RemoteServer(address(url)) as server:
-            found = server.history(session_id(session), limit, discarded=discarded)
+            found = server.history(session_id(session), most(limit, everything=everything), discarded=discarded)
         if as_json:
             print_json(found)
             return
@@ -72,7 +79,49 @@ def history(
             return
         for turn in turns_of(found["messages"]):
             _print_turn(turn)
-        more(found, limit)
+        more(found)
+
+
+def pause(session: Session, url: Url = None, as_json: Json = False) -> None:
+    """Let nothing more of a session start, until it is resumed; also after a restart.
+
+    What executes goes on to its end. Runs are accepted, and wait.
+
+    Example: strandline pause ada
+    """
+    from strandline.remote.server import RemoteServer
+
+    _change(RemoteServer.pause, session, url, as_json=as_json)
+
+
+def resume(session: Session, url: Url = None, as_json: Json = False) -> None:
+    """Let a session that was paused go on.
+
+    Example: strandline resume ada
+    """
+    from strandline.remote.server import RemoteServer
+
+    _change(RemoteServer.resume, session, url, as_json=as_json)
+
+
+def _change(
+    change: "Callable[[RemoteServer, str], dict[str, Any]]", session: str, url: str | None, *, as_json: bool
+) -> None:
+    """Pause or resume a session, and say how it stands now."""
+    with say.told():
+        from strandline.model import session_id
+        from strandline.remote.server import RemoteServer
+
+        with RemoteServer(address(url)) as server:
+            found = change(server, session_id(session))
+        if as_json:
+            print_json(found)
+            return
+        count = found["queue_depth"]
+        waiting = f"; {count} {'waits' if count == 1 else 'wait'}" if count else ""
+        executing = f"; {found['running']} executes" if found["running"] else ""
+        paused = "is paused" if found["paused"] else "goes on"
+        say.out().print(f"Session {found['session_id']} {paused}{executing}{waiting}.", markup=False, soft_wrap=True)
 
 
 def _print_turn(turn: "Turn") -> None:

@@ -23,6 +23,7 @@ from strandline.journal.port import (
     Journal,
     Move,
     Pause,
+    Paused,
     Resume,
     RunQuery,
     SessionQuery,
@@ -147,7 +148,7 @@ class Control:
         return changed
 
     async def _paused(self, key: SessionKey, change: Pause | Resume) -> None:
-        if await self._changed(key, change) != Changed(existed=True):
+        if await self._changed(key, change) == Changed(existed=False):
             raise NotFound(f"there is no session {key.session_id}")
 
     async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
@@ -173,8 +174,8 @@ class Control:
                 self.tell(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._worker.ended(run_id, key, outcome)
-            case Pause(), Changed(existed=True):
-                self._worker.paused(key)
+            case Pause(), Paused(since):
+                self._worker.paused(key, since)
             case Resume(), Changed(existed=True):
                 self._worker.resumed(key)
         return answer

@@ -50,9 +50,9 @@ def _mean(before_s: float | None, took_s: float) -> float:
 class Estimates:
     """What callers are told of run times. `retry_after_s`: when to come again to a server that is full."""
 
-    def __init__(self, clock: Clock, is_paused: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
+    def __init__(self, clock: Clock, is_closed: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
         self._clock = clock
-        self._is_paused = is_paused
+        self._is_closed = is_closed
         self._retry_after_s = retry_after_s
         self._times = RunTimes()
         self._executing: dict[SessionKey, tuple[RunId, float]] = {}
@@ -70,14 +70,14 @@ class Estimates:
             self._times.ended(key, took_s)
 
     def wait_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at `position` is likely to wait; nobody knows how long a session stays paused."""
-        if position and self._is_paused(key):
+        """Return how long a run at `position` is likely to wait; nobody knows how long people let a session wait."""
+        if position and self._is_closed(key):
             return None
         return self._times.wait_s(key, position, self._taken_s(key))
 
     def retry_after_s(self, key: SessionKey) -> float:
         """Return when there is likely to be room in the queue of a session: when its next run has ended."""
-        if self._is_paused(key):
+        if self._is_closed(key):
             return self._retry_after_s
         return max(1.0, self._times.wait_s(key, 1, self._taken_s(key)) or 1.0)
 

@@ -73,13 +73,34 @@ class QueueLimits:
             self._closed[key] = (began, left)
             return
         del self._closed[key]
+        self._stood_since(key, began)
+
+    def ask(self, key: SessionKey, until: float) -> None:
+        """Move the runs of a session on by all of the time until which it waits for input.
+
+        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
+        """
+        if key in self._closed:
+            began, reasons = self._closed[key]
+            self._stood_since(key, began)
+            self._closed[key] = (until, reasons)
+        self._shift(key, until - self._clock.now())
+
+    def answered(self, key: SessionKey, until: float) -> None:
+        """Take back what was not used of the time until which a session would have waited for input."""
+        now = self._clock.now()
+        self._shift(key, -max(0.0, until - now))
+        if key in self._closed:
+            began, reasons = self._closed[key]
+            self._closed[key] = (min(began, now), reasons)
+
+    def _stood_since(self, key: SessionKey, began: float) -> None:
         now = self._clock.now()
         for run_id, (deadline, session, since) in list(self._due.items()):
             if session == key:
-                self.watch(run_id, key, deadline + now - max(began, since))
+                self.watch(run_id, key, deadline + max(0.0, now - max(began, since)))
 
-    def shift(self, key: SessionKey, seconds: float) -> None:
-        """Let the runs that wait in a session wait so much longer, or less long."""
+    def _shift(self, key: SessionKey, seconds: float) -> None:
         for run_id, (deadline, session, since) in list(self._due.items()):
             if session == key:
                 self.watch(run_id, key, deadline + seconds, since)

@@ -115,7 +115,7 @@ class Service:
         )
         self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
         self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
-        self._estimates = Estimates(clock, self._worker.limits.is_paused, retry_after_s=options.retry_after_s)
+        self._estimates = Estimates(clock, self._worker.is_closed, retry_after_s=options.retry_after_s)
         self._positions = Positions(journal, self._streams, self._estimates, clock)
         self._admission = Admission(
             journal=journal,

@@ -137,8 +137,9 @@ class Worker:
                 if (until := accepted.input_until) is not None:
                     if taken or new.lane == Lane.ANSWER or new.if_busy in INTERRUPTS:
                         self.answered(new.key, until)
-                    elif deadline is not None:
-                        deadline += max(0.0, until - self._clock.now())
+                    else:
+                        self.inputs.watch(new.key, until)
+                        deadline = deadline and deadline + max(0.0, until - self._clock.now())
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
                     self.limits.watch(new.run_id, new.key, deadline)
@@ -155,6 +156,7 @@ class Worker:
         self._stopping = True
         self._dispatcher.stop()
         self.limits.stop()
+        self.inputs.stop()
         # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
         if self._claiming:
             await asyncio.wait(self._claiming, timeout=drain_grace_s + stop_grace_s)
@@ -217,10 +219,10 @@ class Worker:
         if ended.held is None:
             self._holds.forget(run.run_id)
         if ended.input_until is not None:
-            self.limits.shift(run.key, ended.input_until - self._clock.now())
+            self.limits.ask(run.key, ended.input_until)
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self.limits.close(run.key, Closed.HELD)
+            self.limits.close(run.key, Closed.HELD, ended.input_until)
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
@@ -259,9 +261,9 @@ class Worker:
         if force:
             self._holds.force(run_id)
 
-    def paused(self, key: SessionKey) -> None:
-        """Note that a session was paused: the journal gives nothing of it any more."""
-        self.limits.close(key, Closed.PAUSED)
+    def paused(self, key: SessionKey, since: float) -> None:
+        """Note that a session was paused: the journal gives nothing of it any more, and its time stands since then."""
+        self.limits.close(key, Closed.PAUSED, since)
 
     def resumed(self, key: SessionKey) -> None:
         """Note that a session goes on."""
@@ -269,10 +271,14 @@ class Worker:
         self._dispatcher.resumed(key)
         self._pump()
 
+    def is_closed(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks."""
+        return self.limits.is_paused(key) or self.inputs.is_waiting(key)
+
     def answered(self, key: SessionKey, until: float) -> None:
         """Note that a session does not wait for input any more, for which it would have waited until then."""
         self.inputs.forget(key)
-        self.limits.shift(key, -max(0.0, until - self._clock.now()))
+        self.limits.answered(key, until)
 
     def dismissed(self, key: SessionKey, until: float) -> None:
         """Note that a session goes on without the input that it would have waited for until then."""

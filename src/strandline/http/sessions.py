@@ -53,10 +53,14 @@ class CancelSessionBody(Struct, frozen=True):
 
 
 class CancelledBody(Struct, frozen=True):
-    """What a cancel of a session has done: runs that have ended by it, and those that execute and were asked to end."""
+    """What a cancel of a session has done: runs that have ended by it, and those that execute and were asked to end.
+
+    `dismissed`: what the session waited to be answered is not asked any more.
+    """
 
     cancelled: list[RunId]
     cancelling: list[RunId]
+    dismissed: bool
 
 
 class SessionBody(Struct, frozen=True, kw_only=True):
@@ -156,7 +160,9 @@ class Sessions:
         reads = "`running` and `force` are true or false"
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, reads)
         stopped = await self._service.cancel_session(_key(request), running=body.running, force=body.force)
-        shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.asked)
+        shown = CancelledBody(
+            cancelled=list(stopped.ended), cancelling=stopped.asked, dismissed=stopped.input_until is not None
+        )
         return wire.answer(shown, wire.ACCEPTED if stopped.asked else wire.OK)
 
     # -- sessions ----------------------------------------------------------------------------------

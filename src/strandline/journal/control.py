@@ -17,6 +17,7 @@ from strandline.journal.port import (
     EndWaiting,
     Move,
     Pause,
+    Paused,
     Resume,
     Stopped,
 )
@@ -107,7 +108,7 @@ class Controls(Questions):
             until = question.until
         return Stopped(ended, [self._have_end(claimed)] if asks and claimed is not None else [], until)
 
-    def pause(self, change: Pause) -> Changed:
+    def pause(self, change: Pause) -> Paused | Changed:
         """Take nothing more of a session; its time stands still, since before if it is held."""
         session = self._known.session(change.key)
         if session is None:
@@ -115,10 +116,13 @@ class Controls(Questions):
         if session.closed_since is None:
             held = session.claimed
             is_held = held is not None and held.held_since is not None
-            session.closed_since = held.held_since if is_held and held is not None else self._clock.now()
+            since = held.held_since if is_held and held is not None else None
+            since = self._clock.now() if since is None else since
+            asked = self._known.open_question(session)
+            session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
         self._execute(_PAUSE, (1, session.closed_since, session.no))
-        return Changed(existed=True)
+        return Paused(session.closed_since)
 
     def resume(self, change: Resume) -> Changed:
         """Let a session go on, unless it is held: then when that is over."""

@@ -246,7 +246,7 @@ class Ledger(Controls):
         closed = (left.count > 0 and not left.discarded) or left.question is not None
         self._answered(session, seq, closed=closed, begun=left.discarded)
         if left.question is not None:
-            self._ask(session, seq, left.question, left.input_until)
+            self._ask(session, seq, left.question, left.input_until, hold=hold)
         if left.window is not None or left.state is not None:
             window = left.window and sealed(left.window, session.crc)
             self._keep(session, window, left.state and sealed(left.state, session.crc))

@@ -187,7 +187,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             session.window = window or session.window
             session.state = state or session.state
             if question is not None and settlement.question is not None:
-                self._ask(session, run, question, settlement.question.until)
+                self._ask(session, run, question, settlement.question.until, hold=hold)
             if hold:
                 self._last_attempts.discard(run.sequence)
                 return Take.NOTHING

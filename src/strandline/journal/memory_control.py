@@ -14,6 +14,7 @@ from strandline.journal.port import (
     EndWaiting,
     Move,
     Pause,
+    Paused,
     Resume,
     Stopped,
 )
@@ -102,15 +103,18 @@ class MemoryControls(Steps):
         line.add(run)
         return Changed(existed=True)
 
-    def _pause(self, change: Pause) -> Changed:
+    def _pause(self, change: Pause) -> Paused | Changed:
         session = self._sessions.get(change.key)
         if session is None:
             return Changed(existed=False)
         if session.closed_since is None:
             held = session.claimed
-            session.closed_since = held.ended_at if held is not None and held.held else self._clock.now()
+            since = held.ended_at if held is not None and held.held else None
+            since = self._clock.now() if since is None else since
+            asked = session.open_question
+            session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
-        return Changed(existed=True)
+        return Paused(session.closed_since)
 
     def _resume(self, change: Resume) -> Changed:
         session = self._sessions.get(change.key)

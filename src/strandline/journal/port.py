@@ -67,8 +67,8 @@ class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
     `stopped` is what one that interrupts has cancelled, if anything. `paused_since`: its session is paused, and time
-    stands still there since then. `input_until`: its session waits for input until then, or (for an answer, or one that
-    interrupts) would have.
+    stands still there since then (see `Paused`). `input_until`: its session waits for input until then, or (for an
+    answer, or one that interrupts) would have.
     """
 
     position: int
@@ -184,6 +184,12 @@ class Changed(Struct, frozen=True):
     existed: bool
 
 
+class Paused(Struct, frozen=True):
+    """The session is paused. Its time stands still since `since`; not before, if it waits for input until then."""
+
+    since: float
+
+
 class Busy(Struct, frozen=True):
     """Nothing was changed: what should be changed is not (or no longer) at rest."""
 
@@ -203,7 +209,7 @@ class Stopped(Struct, frozen=True):
     input_until: float | None = None
 
 
-ChangeAnswer = Changed | Busy | Ended | Stopped
+ChangeAnswer = Changed | Paused | Busy | Ended | Stopped
 
 
 class RunQuery(Struct, frozen=True):

@@ -32,13 +32,20 @@ _NO_RUN: Final = -1
 class Questions(Rows):
     """What the verbs do to the question of a session."""
 
-    def _ask(self, session: Session, seq: int, question: bytes, until: float) -> None:
-        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may."""
+    def _ask(self, session: Session, seq: int, question: bytes, until: float, *, hold: bool) -> None:
+        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may.
+
+        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
+        """
         self._execute(
             "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
             (session.no, seq, until, sealed(question, question_owner(session.crc, seq, until))),
         )
         self._known.asked(session, Asked(seq, until))
+        if session.closed_since is not None:
+            self._stood_since(session, session.closed_since)
+        if session.closed_since is not None or hold:
+            self._closed_since(session, until)
         self._move_deadlines(session, until - self._clock.now())
 
     def _cannot_answer(
@@ -111,7 +118,10 @@ class Questions(Rows):
                     "INSERT OR REPLACE INTO closed_requests (session, id, run, closed) VALUES (?,?,?,?)",
                     (session.no, each.id, asked.run, how),
                 )
-        self._move_deadlines(session, -max(0.0, asked.until - self._clock.now()))
+        now = self._clock.now()
+        self._move_deadlines(session, -max(0.0, asked.until - now))
+        if session.closed_since is not None and session.closed_since > now:
+            self._closed_since(session, now)
 
     def _forget_question(self, session: Session) -> None:
         self._update("DELETE FROM questions WHERE session = ?", (session.no,))

@@ -60,12 +60,20 @@ class Rows(Transactions):
     def _open(self, session: Session, held_since: float | None) -> None:
         """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
         since = session.closed_since if session.closed_since is not None else held_since
+        assert since is not None
+        self._stood_since(session, since)
+        if session.closed_since is not None:
+            self._closed_since(session, None)
+
+    def _stood_since(self, session: Session, since: float) -> None:
+        """Move the queue deadline of what waits on by as long as it has stood since then."""
         if session.queued:
             self._execute(
                 "UPDATE runs SET queue_deadline = queue_deadline + max(0.0, ? - max(?, created_at))"
                 " WHERE session = ? AND status = 'queued' AND queue_deadline IS NOT NULL",
                 (self._clock.now(), since, session.no),
             )
-        if session.closed_since is not None:
-            self._execute("UPDATE sessions SET closed_since = NULL WHERE no = ?", (session.no,))
-            session.closed_since = None
+
+    def _closed_since(self, session: Session, since: float | None) -> None:
+        self._execute("UPDATE sessions SET closed_since = ? WHERE no = ?", (since, session.no))
+        session.closed_since = since

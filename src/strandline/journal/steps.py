@@ -108,7 +108,10 @@ class Steps:
         """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
         since = session.closed_since if session.closed_since is not None else held_since
         assert since is not None
+        self._stood_since(session, since)
         session.closed_since = None
+
+    def _stood_since(self, session: KeptSession, since: float) -> None:
         now = self._clock.now()
         for run in session.line:
             if run.queue_deadline is not None:
@@ -116,15 +119,25 @@ class Steps:
 
     # -- questions ------------------------------------------------------------------------------------
 
-    def _ask(self, session: KeptSession, run: KeptRun, encoded: bytes, until: float) -> None:
-        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may."""
+    def _ask(self, session: KeptSession, run: KeptRun, encoded: bytes, until: float, *, hold: bool) -> None:
+        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may.
+
+        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
+        """
         session.question = KeptQuestion(encoded, run.new.run_id, until)
+        if session.closed_since is not None:
+            self._stood_since(session, session.closed_since)
+        if session.closed_since is not None or hold:
+            session.closed_since = until
         self._move_deadlines(session, max(0.0, until - self._clock.now()))
 
     def _close_question(self, session: KeptSession, asked: KeptQuestion, how: Closed) -> None:
         """Have a session wait for input no longer."""
         session.close_requests(asked, how)
-        self._move_deadlines(session, -max(0.0, asked.until - self._clock.now()))
+        now = self._clock.now()
+        self._move_deadlines(session, -max(0.0, asked.until - now))
+        if session.closed_since is not None:
+            session.closed_since = min(session.closed_since, now)
 
     def _dismiss(self, session: KeptSession, asked: KeptQuestion, *, begun: bool = False) -> None:
         """Close the open round of a question in history."""

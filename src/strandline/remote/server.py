@@ -30,6 +30,7 @@ NOT_FOUND, CONFLICT, TOO_MANY, UNAVAILABLE = 404, 409, 429, 503
 FIRST_ERROR: Final = 300
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
+    "asked": "`strandline answer SESSION` shows what a session asks",
     "sessions": "`strandline sessions` lists those that there are",
 }
 
@@ -101,6 +102,14 @@ class RemoteServer:
         body: Body = {"front": True} if priority is None else {"priority": priority}
         return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/move", body)
 
+    def pause(self, session: str) -> Body:
+        """Let nothing more of a session start, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/pause")
+
+    def resume(self, session: str) -> Body:
+        """Let a paused session go on, and return it. Raises `Unknown`."""
+        return self._ask("POST", f"{_path(session)}/resume")
+
     def answer(self, session: str, answers: dict[str, str]) -> Body:
         """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
         responses = [{"id": request_id, "response": text} for request_id, text in answers.items()]
@@ -144,7 +153,8 @@ class RemoteServer:
             case status if status == NOT_FOUND and detail.startswith("there is nothing at"):
                 return self._other(f"it has no {path}")
             case status if status == NOT_FOUND:
-                return Unknown(f"{detail}; {_LISTS['runs' if path.startswith('/v1/runs/') else 'sessions']}")
+                what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
+                return Unknown(f"{detail}; {_LISTS[what]}")
             case status if status == CONFLICT:
                 return Late(
                     f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it"

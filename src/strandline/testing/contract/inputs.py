@@ -298,7 +298,9 @@ class InputsContract(Contract):
     @scenario
     async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
         """Of the run that asked, or of the session with all that goes on in it."""
+        await desk.settle(await desk.start("before"))
         until = (await self._asks(desk, "a")).until
+        assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
         assert await desk.cancel("a") == Stopped(ended={}, asked=[], input_until=until)
         assert await desk.cancel("a") == Ended()
@@ -318,10 +320,14 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_session_that_waits_for_input_can_be_deleted(self, desk: Desk) -> None:
-        await self._asks(desk)
+        """Also what became of what it had asked before is forgotten with it."""
+        await self._asks(desk, "first")
+        await self._answer(desk, "y")
+        await self._ends_asking(desk, await desk.claim(of="y"), [])
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
         assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"])
         claim = await desk.start("b")
+        assert await self._answer(desk, "x") == Unanswerable("unknown", ["i1"]), "nor by another one of its name"
         assert await desk.history() == []
         await desk.settle(claim)
 

@@ -14,6 +14,7 @@ from strandline.journal.port import (
     Ended,
     Move,
     Pause,
+    Paused,
     Refused,
     Resume,
     SessionQuery,
@@ -28,8 +29,10 @@ YES = Changed(existed=True)
 
 
 async def pause(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:
-    """Pause a session."""
-    return await desk.journal.change(Pause(at or key()))
+    """Pause a session; the answer to that is told as to any other change."""
+    answer = await desk.journal.change(Pause(at or key()))
+    assert isinstance(answer, Paused) or answer == Changed(existed=False)
+    return YES if isinstance(answer, Paused) else answer
 
 
 async def resume(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:

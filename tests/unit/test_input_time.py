@@ -1,0 +1,138 @@
+"""The time of runs that wait while their session waits for input, is paused or held, or all of that at once."""
+
+import asyncio
+
+import pytest
+
+from asking_support import Asking, answer, asked
+from engine_support import key, outcome, send, serving, settled
+from strandline.engine.asked import Ticket
+from strandline.engine.inputs import Inputs
+from strandline.errors import QueueFull
+from strandline.journal.memory import MemoryJournal
+from strandline.model import ANONYMOUS, ErrorCode
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+LIMIT_S = 20.0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_waits_goes_on_in_the_moment_in_which_the_time_is_over(restarted: bool) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Asking(), journal, input_timeout_s=60.4) as service:
+            await asked(service)
+            until = (await service.session(key())).input_until
+            assert until is not None
+            waits = (await send(service, "next")).run_id
+            if not restarted:
+                await settled(service)
+            started_at = (await service.run(ANONYMOUS, waits)).run.started_at
+        if restarted:
+            async with serving(clock, Asking(), journal) as service:
+                await settled(service)
+                started_at = (await service.run(ANONYMOUS, waits)).run.started_at
+        assert started_at == pytest.approx(until, abs=0.02)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("steps", "left_s"),
+    [
+        ("ask 0 | send 10 | pause 30 | answer 50 | resume 80", 20),
+        ("ask 0 | send 10 | pause 30 | resume 50 | withdraw 80", 20),
+        ("ask 0 | send 10 | pause 30 | resume 150", 20),
+        ("ask later 0 | send 0 | pause 5 | go 20 | answer 50 | resume 80", 15),
+        ("ask later 0 | send 0 | pause 5 | go 20 | resume 50 | withdraw 80", 15),
+        ("ask leave 0 | send 10 | end 30 | withdraw 50", 20),
+        ("ask leave 0 | send 10 | withdraw 30 | end 50", 20),
+        ("ask leave 0 | pause 5 | send 10 | withdraw 30 | end 50 | resume 60", 20),
+    ],
+)
+def test_a_minute_that_stands_still_for_two_reasons_counts_once(steps: str, left_s: float) -> None:
+    """A run that waits has what is `left_s` of its `queue_timeout` from the moment on in which its session is open."""
+
+    async def main(clock: VirtualClock) -> None:
+        target = Asking()
+        async with serving(clock, target, input_timeout_s=100, hold_limit_s=1000, max_running=1) as service:
+            began = clock.monotonic()
+            first, *most, last = steps.split(" | ")
+            sent: list[Ticket] = []
+            asks = await send(service, first.removesuffix(" 0"))
+            if "later" not in first:
+                await outcome(asks)
+            for step in (*most, "block", last):
+                what, _, at = step.rpartition(" ")
+                if at.isdecimal():
+                    await asyncio.sleep(began + float(at) - clock.monotonic())
+                match what or step:
+                    case "pause":
+                        await service.pause(key())
+                    case "resume":
+                        await service.resume(key())
+                    case "send":
+                        sent.append(await send(service, "w", queue_timeout_s=LIMIT_S))
+                    case "answer":
+                        await answer(service, await outcome(asks))
+                    case "withdraw":
+                        await service.cancel(ANONYMOUS, asks.run_id)
+                    case "end":
+                        target.work.end()
+                    case "go":
+                        target.gate.set()
+                        await outcome(asks)
+                        target.gate.clear()
+                    case "block":  # from now on the only slot is another session's: nothing of ours starts
+                        await send(service, "ask later", "other")
+            opened = clock.monotonic()
+            ended = await outcome(sent[0])
+            assert ended.error is not None
+            assert ended.error.code is ErrorCode.QUEUE_TIMEOUT
+            assert clock.monotonic() - opened == pytest.approx(left_s, abs=0.1)
+
+    run_virtual(main)
+
+
+def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
+    """Neither a ticket, nor a run that is read, nor a refusal says that it will be soon."""
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_queued_per_session=1, retry_after_s=7) as service:
+            await outcome(await send(service, "before"))
+            end = await asked(service)
+            waits = await send(service, "w")
+            assert (waits.position, waits.estimated_wait_s) == (1, None)
+            assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is None
+            with pytest.raises(QueueFull) as refused:
+                await send(service, "v")
+            assert (refused.value.position, refused.value.estimated_wait_s, refused.value.retry_after_s) == (2, None, 7)
+            await service.pause(key())
+            await answer(service, end)
+            await service.resume(key())
+            assert (await service.run(ANONYMOUS, waits.run_id)).estimated_wait_s is not None
+            await settled(service)
+
+    run_virtual(main)
+
+
+def test_what_is_not_waited_for_any_more_is_not_told() -> None:
+    async def main(clock: VirtualClock) -> None:
+        told: list[tuple[str, float]] = []
+        inputs = Inputs(clock, lambda due: told.append((due.session_id, clock.monotonic() - began)))
+        began = clock.monotonic()
+        for session, after_s in (("a", 10), ("b", 5), ("c", 20)):
+            inputs.watch(key(session), clock.now() + after_s)
+        inputs.forget(key("a"))
+        inputs.forget(key("b"))
+        inputs.watch(key("a"), clock.now() + 15)
+        await asyncio.sleep(30)
+        assert [session for session, _ in told] == ["a", "c"]
+        assert [at_s for _, at_s in told] == pytest.approx([15, 20])
+        inputs.watch(key("d"), clock.now() + 5)
+        inputs.stop()
+        inputs.watch(key("e"), clock.now() + 5)
+        await asyncio.sleep(10)
+        assert len(told) == 2
+
+    run_virtual(main)
