@@ -3,14 +3,17 @@
 import asyncio
 from typing import Any
 
-from engine_support import Played, Stubborn, key, play_round, send, serving, settled, tool_texts
+from engine_support import Played, Stubborn, key, play_round, send, serving, settled, tool_round, tool_texts
 from engine_support import history as history_of
 from strandline.agents.port import Attempt
+from strandline.engine.asked import Request
 from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.stream import Later
 from strandline.errors import ClaimLost
+from strandline.history import question
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, Delete, Take
-from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey, Settlement, Token
+from strandline.journal.port import Change, ChangeAnswer, Delete, RunQuery, Take
+from strandline.model import ANONYMOUS, InputRequest, Outcome, Question, RunId, RunStatus, SessionKey, Settlement, Token
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -144,5 +147,37 @@ def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_ser
             await send(service, "y")
             await settled(service)
             assert len(played.built) == 2, "the agent of the deleted conversation is not there any more"
+
+    run_virtual(main)
+
+
+def test_an_answer_under_a_key_that_meets_a_stop_is_not_refused_and_kept() -> None:
+    """No bound holds an answer, also not the one that lets nothing new in while a server stops."""
+
+    async def main(clock: VirtualClock) -> None:
+        async def slow(attempt: Attempt) -> str:
+            await asyncio.sleep(5)
+            return "done"
+
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(slow), journal, drain_grace_s=60) as service:
+            run_id = (await send(service, "x")).run_id
+            await asyncio.sleep(0.1)
+            (claimed,) = service._runner.executing()
+            request = InputRequest("i", "sure")
+            message = tool_round("pay", "t")
+            outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[request])
+            asks = Question(requests=[request], message=message, results={}, state={}, until=clock.now() + 900)
+            settlement = Settlement(outcome=outcome, messages=[question("x"), message], question=asks)
+            await journal.settle(claimed.attempt.claim.token, settlement, take=False)
+            stopping = asyncio.create_task(service.drain())
+            await asyncio.sleep(0.1)
+            asked = Request(key=key(), answers={"i": "yes"}, idempotency_key="k", fingerprint=b"f" * 32)
+            ticket = await service.submit(asked)
+            assert ticket.run_id != run_id
+            assert await ticket.outcome() is Later.LATER
+            kept = await journal.read(RunQuery(ANONYMOUS, ticket.run_id))
+            assert kept is not None
+            await stopping
 
     run_virtual(main)

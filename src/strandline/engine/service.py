@@ -249,6 +249,10 @@ class Service:
                     return await self._attached(key, run_id)
                 case Reused():
                     raise reused(request) from None
+                case Accepted(position=position):  # an answer, which no bound holds: it goes on after the restart
+                    stream = self._streams[run_id] = RunStream(run_id)
+                    self._later(run_id)
+                    return Ticket(run_id=run_id, key=key, position=position, estimated_wait_s=None, stream=stream)
             raise
         stream = self._streams[run_id] = RunStream(run_id)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
