@@ -60,7 +60,13 @@ def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]
     if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
         ledger = replace(ledger, unfinished=frozenset(left))
     else:
-        ledger = replace(ledger, finished={**ledger.finished, **{each: _stopped(each) for each in left}})
+        # (One that had begun in an attempt before, of which nobody knew what became, has not asked.)
+        asked = [each for each in left if each in evidence.asking]
+        ledger = replace(
+            ledger,
+            finished={**ledger.finished, **{each: _stopped(each) for each in asked}},
+            unfinished=frozenset(left) - frozenset(asked),
+        )
     for fault in check_truthful([only_uses(part.opened), *part.messages], ledger):
         yield f"{name}: {fault}"
 
