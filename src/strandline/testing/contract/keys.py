@@ -54,6 +54,7 @@ class KeysContract(Contract):
     @scenario
     async def test_a_key_is_one_of_its_session(self, desk: Desk) -> None:
         await desk.start("before")
+        await desk.accept("there", at=key("t"), take=False)  # a session that is there already, as well as new ones
         for number, at in enumerate((key("s"), key("t"), key("s", "other"))):
             assert not isinstance(await self._ask(desk, f"a{number}", at=at, take=False), Attached | Reused)
         assert await self._ask(desk, "b", name="another") == Accepted(2)
