@@ -293,6 +293,11 @@ class InputsContract(Contract):
             assert (answer.position, answer.input_until) == (0, until)
             assert (await desk.history())[-2:] == left(NOT_ANSWERED), "what had ended stays, also with a rollback"
             await desk.settle(await desk.claim(of=f"i{number}"), done("hi", "ho"))
+        await self._asks(desk, "b")
+        await desk.accept("i", if_busy=IfBusy.INTERRUPT, lane=Lane.FRONT, take=False)
+        assert (await self._session(desk)).input_until is None, "also if it cannot be taken at once"
+        assert await desk.journal.take(key()) is Take.TAKEN
+        await desk.settle(await desk.claim(of="i"), done("hi", "ho"))
         assert history_faults(await desk.history()) == []
 
     @scenario
