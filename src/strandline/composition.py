@@ -78,6 +78,7 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             max_running=settings.max_running,
             max_queued_per_session=settings.max_queued_per_session,
             max_queued=settings.max_queued,
+            max_metadata_bytes=settings.max_metadata_bytes,
             priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,

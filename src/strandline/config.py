@@ -68,6 +68,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_queued_per_session: Annotated[int, Meta(description="Runs that may wait in one session", ge=0)] = 100
     max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
     max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
+    max_metadata_bytes: Annotated[int, Meta(description="Size of a run's `metadata` as JSON, in bytes", ge=2)] = (
+        16 * 1024
+    )
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0

@@ -63,6 +63,7 @@ class ServiceSettings(TypedDict, total=False):
     history: Literal["journal", "external"]
     run_retention: float
     idempotency_retention: float
+    max_metadata_bytes: int
     priority: int
     drain_grace: float
     lock_wait: float

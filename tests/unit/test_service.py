@@ -7,7 +7,7 @@ import pytest
 from engine_support import Played, asked, echo, history, key, send, serving, settled, texts
 from strandline.agents.port import Attempt
 from strandline.engine.stream import Later
-from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy
+from strandline.errors import Draining, Invalid, NotFound, QueueFull, ServerFull, SessionBusy
 from strandline.history import close as close_run
 from strandline.history import history_faults
 from strandline.model import (
@@ -410,5 +410,18 @@ def test_what_is_refused_is_counted() -> None:
                 await send(service, "x")
             assert service.health().refused_runs == 2
             await draining
+
+    run_virtual(main)
+
+
+def test_metadata_is_bounded_since_it_is_shown_in_lists_too() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), max_metadata_bytes=100) as service:
+            with pytest.raises(Invalid, match="max_metadata_bytes"):
+                await send(service, "x", metadata={"note": "n" * 100})
+            assert service.health().queue_depth == 0
+            assert (await service.runs(key())).runs == []
+            ticket = await send(service, "x", metadata={"note": "n" * 80})
+            assert (await outcome(ticket.stream)).output == "echo x"
 
     run_virtual(main)

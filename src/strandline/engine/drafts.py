@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
+from strandline.encoding import encode
 from strandline.engine.asked import Request, check_answers, in_range, within
 from strandline.engine.options import Options
 from strandline.errors import Invalid
@@ -29,6 +30,7 @@ class Drafts:
         if request.answers is not None:
             lane = Lane.ANSWER
             check_answers(request)
+        self._check_size(request)
         now = self._clock.now()
         return NewRun(
             run_id=self._new_run_id(),
@@ -44,6 +46,11 @@ class Drafts:
             created_at=now,
             keyed=self._keyed(request, now),
         )
+
+    def _check_size(self, request: Request) -> None:
+        """Raise `Invalid` for metadata that is too large: it is shown with its run, in lists too."""
+        if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
+            raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
 
     def _priority(self, request: Request) -> int:
         return in_range(self._options.priority if request.priority is None else request.priority)
