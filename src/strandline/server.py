@@ -26,16 +26,13 @@ from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
 from strandline.config import Settings, check_exposure, is_loopback, journal_file
+from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.journal.port import Journal
 from strandline.listener import listen
 from strandline.stacks import answer
 
 _log = logging.getLogger("strandline")
 
-INTERRUPTED = 130
-"""The exit code after a second Ctrl-C, as shells have it."""
-EXHAUSTED = 70
-"""The exit code if so many runs have ended and still work that the process has to be replaced (`max_holds`)."""
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
 ARRIVAL_S = 0.05

@@ -17,11 +17,11 @@ from strandline.chat.events import Answer, Event, InLine, Kept
 from strandline.chat.screen import Screen
 from strandline.chat.turns import Turn
 from strandline.errors import Invalid
+from strandline.exits import INTERRUPTED
 from strandline.model import session_id
 from strandline.remote.answers import RemoteError
 
 AGENT_FAILED: Final = 1
-INTERRUPTED: Final = 130
 HELP: Final = """\
   /session NAME   go on in another session
   /sessions       the sessions you were in

@@ -23,6 +23,7 @@ from strandline.cli.serve import serve
 from strandline.cli.sessions import history, pause, resume, sessions
 from strandline.cli.settings import settings
 from strandline.cli.stacks import stacks
+from strandline.exits import INTERRUPTED
 
 app = typer.Typer(
     help="Put a stateful agent behind HTTP. Requests to one conversation wait their turn; they never race.",
@@ -71,9 +72,9 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
-        code = say.INTERRUPTED
+        code = INTERRUPTED
     except KeyboardInterrupt:
-        code = say.INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         code = say.say_unforeseen(error)
     sys.exit(code)

@@ -1,19 +1,18 @@
 """`strandline demo`: what Strandline is for, shown in a terminal."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from strandline.cli import say
+from strandline.exits import INTERRUPTED
 
 demo_app = typer.Typer(
     help="See what Strandline is for.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-INTERRUPTED: Final = 130
 
 
 @demo_app.callback()

@@ -7,6 +7,7 @@ import typer
 
 from strandline.cli import rows, say
 from strandline.cli.address import Url, address
+from strandline.exits import REFUSED
 from strandline.printable import clean
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _each(
         else:
             say.out().print(sentence(run), markup=False, soft_wrap=True)
     if failed:
-        raise typer.Exit(say.ERRORS)
+        raise typer.Exit(REFUSED)
 
 
 def _after_cancel(run: dict[str, Any]) -> str:

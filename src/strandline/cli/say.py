@@ -15,17 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import typer
 
 from strandline.errors import StrandlineError
+from strandline.exits import DEFECT, REFUSED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ERRORS: Final = 2
-"""The exit code of a command that could not do what it was asked to."""
-DEFECT: Final = 1
-"""The exit code of a command that has a defect."""
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
-INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C, as shells have it."""
 TRACEBACK_VARIABLE: Final = "STRANDLINE_TRACEBACK"
 
 
@@ -59,7 +54,7 @@ def say_error(message: str) -> None:
 def fail(message: str) -> NoReturn:
     """Say one paragraph about what went wrong, and leave with exit code 2."""
     say_error(message)
-    raise typer.Exit(ERRORS)
+    raise typer.Exit(REFUSED)
 
 
 @contextmanager
@@ -77,7 +72,7 @@ def say_unforeseen(error: Exception) -> int:
         return _say_usage(error)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
         say_error(f"what it has to say cannot be written: {error.strerror}. Make room there, or write it elsewhere.")
-        return ERRORS
+        return REFUSED
     return say_defect(error)
 
 
@@ -85,12 +80,12 @@ def _say_usage(error: Any) -> int:
     """Say what was typed wrong and where the right way is told; return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-        return ERRORS
+        return REFUSED
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]
     command = getattr(getattr(error, "ctx", None), "command_path", "strandline")
     say_error(f"{message}{'' if message.endswith('?') else '.'} `{command} --help` shows what can be written.")
-    return ERRORS
+    return REFUSED
 
 
 def say_defect(error: BaseException) -> int:

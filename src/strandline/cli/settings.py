@@ -15,6 +15,7 @@ import typer
 from strandline.cli import say
 from strandline.cli.complete import TOML
 from strandline.config import DEFAULT, Survey, Told, survey
+from strandline.exits import REFUSED
 
 WIDE: Final = 120
 """From this many columns on the meanings stand beside the values."""
@@ -54,7 +55,7 @@ def settings(
     for error in [] if as_json else found.errors:
         say.say_error(error)
     if found.errors:
-        raise typer.Exit(say.ERRORS)
+        raise typer.Exit(REFUSED)
 
 
 def text_of(value: Any) -> str:

@@ -23,6 +23,7 @@ from typing import Any, Final
 from strandline import __version__
 from strandline.config import TOML_FILE, Settings, check_exposure
 from strandline.errors import TargetError
+from strandline.exits import INTERRUPTED, REFUSED
 from strandline.listener import listen
 from strandline.reload.changes import Changes
 from strandline.reload.words import executing, go_on, how, shown, unfinished
@@ -30,8 +31,6 @@ from strandline.reload.words import executing, go_on, how, shown, unfinished
 QUIET_S: Final = 0.15
 """A reload begins when no file has changed for so long: editors and version control write several at once."""
 GO: Final = b"g"
-REFUSED: Final = 2
-INTERRUPTED: Final = 130
 ENTRY: Final = "from strandline.cli import main; main()"
 
 

@@ -2,10 +2,8 @@
 
 import signal
 from pathlib import Path
-from typing import Final
 
-EXHAUSTED: Final = 70
-"""The exit code of a server with too many runs that nobody can stop."""
+from strandline.exits import EXHAUSTED
 
 
 def shown(path: Path, folder: Path) -> str:
