@@ -15,7 +15,7 @@ AT_ONCE: Final = 5
 GAP_S: Final = 0.1
 """Between two requests whose order is looked at."""
 SLOW_S: Final = 0.6
-SENT_A_SECOND: Final = 75
+SENT_A_SECOND: Final = 40
 """Requests that are sent at once reach the server faster than this."""
 TAKEN_S: Final = 10.0
 """How long a session may be busy with what a client has left."""
