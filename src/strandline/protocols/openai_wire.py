@@ -10,7 +10,7 @@ import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from strandline.encoding import encode
@@ -22,7 +22,7 @@ from strandline.model import Block, Input, InputRequest, RunId, RunStatus, Sessi
 
 READS: Final = "The body is an object with `messages`, the last of them the user's"
 
-_PARAM: Final = re.compile(r"at `\$\.([^`]+)`")
+_PARAM: Final = re.compile(r"at `\$\.([^`]+)`|missing required field `(\w+)`(?!.* at `\$)")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,(.*)", re.DOTALL)
 _INSTRUCTIONS: Final = frozenset({"system", "developer"})
 
@@ -52,10 +52,14 @@ class CompletionBody(Wishes, frozen=True, kw_only=True):
     """What a completion is asked for with; further keys are ignored."""
 
     messages: Annotated[
-        list[ChatMessage], Meta(description="The last one is the user's, and the input; the server has the others")
-    ] = field(default_factory=list)
+        list[ChatMessage],
+        Meta(
+            description="The last one is the user's, and the input; the server has the others",
+            examples=[[{"role": "user", "content": "Hello"}]],
+        ),
+    ]
     responses: Annotated[
-        list[Answered] | None, Meta(description="In the place of messages: answers to input requests")
+        list[Answered] | None, Meta(description="With `messages` empty: answers to input requests")
     ] = None
     model: Annotated[str | None, Meta(description="Any name; there is one agent")] = None
     stream: bool | None = None
@@ -63,8 +67,8 @@ class CompletionBody(Wishes, frozen=True, kw_only=True):
     user: Annotated[str | None, Meta(description="The session, if neither header nor metadata names one")] = None
     metadata: _Metadata = None  # type: ignore[assignment]  # (null is usual in this protocol)
     n: int | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    functions: list[dict[str, Any]] | None = None
     logprobs: bool | None = None
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
@@ -242,7 +246,7 @@ def refusal(problem: Response) -> Response:
     error = ErrorDetail(
         message=told.detail,
         type=_type_of(status),
-        param=found and found[1],
+        param=found and (found[1] or found[2]),
         code=told.code,
         position=told.position,
         estimated_wait_s=told.estimated_wait_s,
