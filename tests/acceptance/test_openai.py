@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,26 @@ def test_a_full_queue(server: Server, at: Checkpoints) -> None:
     assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
 
 
+def test_the_client_comes_back_by_itself_when_it_is_told_to(server: Server, at: Checkpoints) -> None:
+    at.hold("back-1 model 0")
+    asked = server.line_up("back-1", "back-2", session_id="back")
+    statuses: list[int] = []
+
+    def told(response: Any) -> None:
+        statuses.append(response.status_code)
+        at.release()
+
+    with (
+        openai.DefaultHttpxClient(event_hooks={"response": [told]}) as http_client,
+        connected(server, http_client=http_client, max_retries=5) as client,
+    ):
+        assert ask(client, "back-3", "back").choices[0].message.content == "back-3"
+    assert statuses[0] == 429
+    assert statuses[-1] == 200
+    assert texts(server.history("back"), "user") == ["back-1", "back-2", "back-3"]
+    assert {each.result(DEADLINE_S).status_code for each in asked} == {200}
+
+
 def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
     post = server.client.post
     said = [{"role": "user", "content": "x"}]
@@ -353,15 +374,48 @@ def test_a_client_that_hangs_up_ends_its_run_if_it_wants_that(server: Server, at
     until(lambda: status() == "cancelled", "cancelled")
 
 
+def test_a_client_gets_its_answer_over_a_crash_if_it_has_a_key(at: Checkpoints, tmp_path: Path) -> None:
+    """And while the server stops, if its run executes; whoever comes then is refused."""
+    with (
+        serving(AGENT, "--drain-grace", "20", folder=tmp_path, variables=at.environment, port=free_port()) as server,
+        connected(server, max_retries=8) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        at.hold("d1 model 1")
+        asked = elsewhere.submit(ask, client, "d1 a", "crash", "key")
+        at.reached("d1 model 1")
+        server.settled()
+        server.kill()
+        at.release()
+        server.start()
+        said = asked.result(DEADLINE_S)
+        assert said.choices[0].message.content == "d1: did a"
+        assert texts(server.history("crash"), "user") == ["d1 a"]
+        assert at.steps.count("d1 a") == 1
+
+        at.hold("d2 model 0")
+        asked = elsewhere.submit(ask, client, "d2", "crash")
+        at.reached("d2 model 0")
+        server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
+        refused = raw(server, messages=[{"role": "user", "content": "late"}])
+        error(refused, 503, "draining")
+        assert int(refused.headers["retry-after"]) >= 1
+        at.release()
+        assert asked.result(DEADLINE_S).choices[0].message.content == "d2"
+        assert server.ended() == 0
+
+
 def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints, tmp_path: Path) -> None:
     """The official client sends the same again, as it is told to, and is attached to the run that goes on."""
     flags = ("--drain-grace", "0.2", "--retry-after", "1")
     with (
         serving(AGENT, *flags, folder=tmp_path, variables=at.environment, port=free_port()) as server,
-        connected(server, max_retries=20) as client,
+        connected(server, max_retries=8) as client,
+        ThreadPoolExecutor(1) as elsewhere,
     ):
         at.hold("r1 model 1")
-        keyed = server.submit(ask, client, "r1 a", "restart", "key")  # type: ignore[arg-type]
+        keyed = elsewhere.submit(ask, client, "r1 a", "restart", "key")
         at.reached("r1 model 1")
         bare = server.submit(raw, server, messages=[{"role": "user", "content": "r2"}], user="restart")
         until(lambda: server.health()["queue_depth"] == 1, "r2 waits")
@@ -375,14 +429,10 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
         assert told.headers["location"] == f"/v1/runs/{told.json()['id']}"
         with pytest.raises(openai.APIError, match="goes on after its restart"):
             list(streamed)
-        refused = raw(server, messages=[{"role": "user", "content": "late"}])
-        error(refused, 503, "draining")
-        assert int(refused.headers["retry-after"]) >= 1
         assert server.ended() == 0
         at.release()
         server.start()
         said = keyed.result(DEADLINE_S)
-        assert isinstance(said, ChatCompletion)
         assert said.choices[0].message.content == "r1: did a"
         assert server.run(told.json()["id"], wait_s=20)["output"] == "r2"
         server.quiet()
