@@ -125,6 +125,22 @@ def test_an_answer_stops() -> None:
     assert answer == Answer(text="one\ntwo", finish_reason="stop")
 
 
+def test_the_reasoning_of_an_answer_has_a_field_of_its_own() -> None:
+    odd: list[dict[str, Any]] = [{"reasoningContent": None}, {"reasoningContent": {"redactedContent": "x"}}]
+    thought = [{"reasoningContent": {"reasoningText": {"text": text}}} for text in ("hm, ", "well")]
+    told: Message = {"role": "assistant", "content": [*thought, *odd, {"text": "yes"}]}
+    answer = answer_of(Outcome(status=RunStatus.SUCCEEDED, output="yes", message=told), RUN)
+    assert answer == Answer(text="yes", finish_reason="stop", reasoning="hm, well")
+
+
+def test_an_answer_of_nothing_is_one() -> None:
+    nothing: Message = {"role": "assistant", "content": []}
+    for told in (None, nothing):
+        assert answer_of(Outcome(status=RunStatus.SUCCEEDED, message=told), RUN) == Answer(
+            text="", finish_reason="stop"
+        )
+
+
 def test_a_limit_is_told_as_length_and_the_sentence_of_history_stays_only_if_nothing_else_was_said() -> None:
     sentence = "(This run ended early: limit.)"
     assert answer_of(end(RunStatus.SUCCEEDED, "half", sentence), RUN) == Answer(text="half", finish_reason="length")

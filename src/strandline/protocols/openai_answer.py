@@ -75,13 +75,17 @@ def text_of(message: Message) -> str:
 
 def reasoning_of(message: Message | None) -> str | UnsetType:
     """Return the reasoning that a message holds."""
-    blocks = [block.get("reasoningContent") or {} for block in (message["content"] if message else ())]
-    texts = ((block.get("reasoningText") or {}).get("text") for block in blocks)
-    return "".join(filter(None, texts)) or UNSET
+    texts: list[str] = []
+    for block in message["content"] if message else ():
+        match block:
+            case {"reasoningContent": {"reasoningText": {"text": str(text)}}}:
+                texts.append(text)
+    return "".join(texts) or UNSET
 
 
 def _ends_with(message: Message | None, code: str) -> bool:
-    return message is not None and message["content"][-1].get("text") == ended_early(code)
+    last = message["content"][-1:] if message else []
+    return any(block.get("text") == ended_early(code) for block in last)
 
 
 def _cut_off(message: Message | None, code: str) -> Answer:
