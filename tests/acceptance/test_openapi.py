@@ -55,6 +55,7 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     get, post = server.client.get, server.client.post
     wait = {"Prefer": "wait=20"}
     runs, run, session = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}", "/v1/sessions/{session_id}"
+    completions = "/v1/chat/completions"
     created = post("/v1/sessions/s/runs", json={"input": "x", "metadata": {"a": 1}}, headers=wait)
     run_id = created.json()["run_id"]
     asked = [
@@ -87,6 +88,12 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         ("/chat", post("/chat", json={})),
         ("/history", get("/history", params={"count": 0, "include_tool_messages": "true"})),
         ("/history", get("/history", params={"count": "x"})),
+        (completions, post(completions, json={"messages": [{"role": "user", "content": "x"}], "metadata": None})),
+        (completions, post(completions, json={"messages": []})),
+        (completions, post(completions, content="x")),
+        ("/v1/models", get("/v1/models")),
+        ("/v1/models/{model}", get("/v1/models/strandline")),
+        ("/v1/models/{model}", get("/v1/models/none")),
         ("/health", get("/health")),
         ("/livez", get("/livez")),
         ("/readyz", get("/readyz")),

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from strandline.clock import SystemClock
 from strandline.engine.service import Service
 from strandline.errors import StrandlineError
 from strandline.http import wire
@@ -24,6 +25,8 @@ from strandline.http.health import Probes
 from strandline.http.openapi import OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
+from strandline.protocols import openai_wire
+from strandline.protocols.openai import OpenAI, is_spoken_at
 
 _log = logging.getLogger("strandline.http")
 
@@ -53,6 +56,13 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
     runs = Runs(service, max_body_bytes=options.max_body_bytes)
     sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
     changes = Changes(service)
+    openai = OpenAI(
+        service,
+        SystemClock(),
+        agent_id=options.agent_id,
+        max_body_bytes=options.max_body_bytes,
+        retry_after_s=options.retry_after_s,
+    )
     probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
     described = OpenApi()
     router = Router(
@@ -80,6 +90,9 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
             Route("/v1/events", Endpoint(changes.events), methods=["GET"]),
+            Route("/v1/chat/completions", Endpoint(openai.complete), methods=["POST"]),
+            Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
+            Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
@@ -134,7 +147,7 @@ class Door:
             return
         scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
         if (reason := self._guard.refusal(scope)) is not None:
-            await wire.error_response(wire.Foreign(reason))(scope, receive, send)
+            await _response_to(wire.Foreign(reason), scope)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
@@ -143,6 +156,12 @@ class Door:
 
 
 def _response_to(error: Exception, scope: Scope) -> Response:
+    """Return what is said of an error, in the form that clients of its path understand."""
+    told = _problem_of(error, scope)
+    return openai_wire.refusal(told) if is_spoken_at(wire.inner_path(scope)) else told
+
+
+def _problem_of(error: Exception, scope: Scope) -> Response:
     if isinstance(error, StrandlineError):
         return wire.error_response(error)
     if isinstance(error, HTTPException):

@@ -102,6 +102,8 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
 
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> object:
     schema = _resolved(schema, schemas)
+    if "examples" in schema:
+        return schema["examples"][0]
     if "anyOf" in schema:
         return _example(schema["anyOf"][-1 if schema["anyOf"][0].get("type") == "array" else 0], schemas)
     return {"string": "Hello"}.get(schema.get("type", ""), {})

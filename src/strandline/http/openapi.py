@@ -26,6 +26,7 @@ from strandline.http.sessions import (
     SessionBody,
     SessionsBody,
 )
+from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models, status_of
 
 _REFS: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
@@ -44,6 +45,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     refused: tuple[type[errors.StrandlineError], ...] = ()
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
+    in_openai_form: bool = False
+    """Whether it is refused in the form of OpenAI's errors."""
 
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
@@ -53,6 +56,13 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "path",
         {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
         "The id of a session: 1 to 256 of A-Z a-z 0-9 . _ : @ -",
+    ),
+    "model": ("model", "path", {"type": "string"}, "The name of the agent"),
+    "named": (
+        "X-Session-Id",
+        "header",
+        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
+        "The session, before `metadata.session_id` and `user` in the body; `default` if none of them names one",
     ),
     "key": (
         "Idempotency-Key",
@@ -132,6 +142,15 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
               summary="Read the last messages of a session", answers={200: HistoryAnswer},
               refused=(errors.Invalid, *_READING)),
+    Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
+              summary="Ask in the form of chat completions", body=CompletionBody,
+              answers={200: Completion, 202: ErrorBody, 500: ErrorBody}, in_openai_form=True,
+              refused=(*_V1, *_RUNS)),
+    Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
+              answers={200: Models}, refused=(wire.Foreign,), in_openai_form=True),
+    Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
+              summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, wire.Foreign),
+              in_openai_form=True),
     Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
               answers={200: HealthBody}),
     Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
@@ -207,11 +226,13 @@ def _responses(operation: Operation) -> dict[str, Any]:
             responses[str(status)]["headers"] = _shown(names)
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
-        refusals.setdefault(wire.STATUS[error], []).append(error.code)
+        status = wire.STATUS[error]
+        refusals.setdefault(status_of(status) if operation.in_openai_form else status, []).append(error.code)
+    media_type, form = (_JSON, ErrorBody) if operation.in_openai_form else (_PROBLEM, wire.Problem)
     for code, names in sorted(refusals.items()):
         told = {
             "description": ", ".join(f"`{name}`" for name in names),
-            "content": {_PROBLEM: {"schema": _ref(wire.Problem)}},
+            "content": {media_type: {"schema": _ref(form)}},
         }
         if code in (wire.TOO_MANY, wire.UNAVAILABLE):
             told["headers"] = _shown(["Retry-After"])

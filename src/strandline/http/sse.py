@@ -36,7 +36,8 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 class EventResponse(Response):
     """A response that goes on as long as its subscription does, or its client.
 
-    `frame` makes bytes of an event; `left` is told whether the client was lost.
+    `frame` makes bytes of an event, which may be none; `left` is told whether the client was lost. `opening` is sent
+    before all events, `closing()` after the last one.
     """
 
     media_type = MEDIA_TYPE
@@ -47,8 +48,13 @@ class EventResponse(Response):
         frame: Callable[[Numbered], bytes],
         left: Callable[[bool], None],
         headers: dict[str, str] | None = None,
+        *,
+        opening: bytes = _RETRY,
+        closing: Callable[[], bytes] = bytes,
     ) -> None:
         self._events = events
+        self._opening = opening
+        self._closing = closing
         self._frame = frame
         self._left = left
         self.status_code = wire.OK
@@ -62,14 +68,15 @@ class EventResponse(Response):
         gone.add_done_callback(lambda _: events.close())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send(_part(_RETRY))
+            await send(_part(self._opening))
             while not events.is_over:
                 if told := await events.next(ALIVE_S):
-                    await send(_part(b"".join([frame(each) for each in told])))
+                    if body := b"".join([frame(each) for each in told]):
+                        await send(_part(body))
                 elif not events.is_over:
                     await send(_part(_ALIVE))
             if not gone.done():
-                await send(_part(b"", more=False))
+                await send(_part(self._closing(), more=False))
         finally:
             self._left(gone.done())
             gone.cancel()

@@ -1,0 +1,173 @@
+"""OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, through the same line as `/chat`.
+
+The conversation is the server's: of the messages that a client sends, only the last is asked. The session is named by
+the header `X-Session-Id`, else by `metadata.session_id`, else by `user`; a client that names none talks in `default`.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
+
+from strandline.clock import Clock
+from strandline.engine.asked import Ticket
+from strandline.engine.service import Service
+from strandline.engine.stream import Later
+from strandline.errors import Invalid, NotFound
+from strandline.http import wire
+from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.presence import while_present
+from strandline.http.sse import EventResponse
+from strandline.http.wishes import wished
+from strandline.model import ANONYMOUS, DEFAULT_SESSION, Outcome, RunStatus, SessionId, SessionKey, session_id
+from strandline.protocols.openai_answer import NoAnswer, answer_of
+from strandline.protocols.openai_stream import Chunks
+from strandline.protocols.openai_wire import (
+    READS,
+    SEND_AGAIN,
+    SEND_NO_MORE,
+    Choice,
+    Completion,
+    CompletionBody,
+    ErrorBody,
+    ErrorDetail,
+    Extension,
+    Model,
+    Models,
+    Said,
+    failed,
+    failure,
+    prompt_of,
+    tokens,
+)
+
+SESSION: Final = "X-Session-Id"
+_PLACES: Final = ("/v1/chat/completions", "/v1/models")
+
+
+def is_spoken_at(path: str) -> bool:
+    """Tell whether clients of this protocol ask at a path, and understand its errors only."""
+    return path in _PLACES or path.startswith("/v1/models/")
+
+
+class OpenAI:
+    """The routes of the protocol."""
+
+    def __init__(
+        self, service: Service, clock: Clock, *, agent_id: str, max_body_bytes: int, retry_after_s: float
+    ) -> None:
+        self._service = service
+        self._clock = clock
+        self._agent_id = agent_id
+        self._max_body_bytes = max_body_bytes
+        self._retry_after_s = retry_after_s
+        self._model = Model(id=agent_id, created=int(clock.now()))
+        self._decode = msgspec.json.Decoder(CompletionBody).decode
+
+    async def models(self, request: Request) -> Response:
+        """Return the agent as the one model that there is."""
+        return wire.answer(Models(data=[self._model]))
+
+    async def model(self, request: Request) -> Response:
+        """Return the agent as a model."""
+        if (asked := request.path_params["model"]) != self._agent_id:
+            raise NotFound(f"there is no model {asked}; the agent is {self._agent_id}")
+        return wire.answer(self._model)
+
+    async def complete(self, request: Request) -> Response:
+        """Accept a message, wait its turn and its answer, whole or piece by piece."""
+        body, sent = await wire.read_json(request, self._max_body_bytes, self._decode, READS)
+        key = SessionKey(ANONYMOUS, named_session(request.headers.get(SESSION), body))
+        kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
+        again = idempotency_key(request)
+        ticket = await self._service.submit(wished(key, prompt_of(body), replace(body, metadata=kept), again, sent))
+        headers = dict(REPLAYED) if ticket.replayed else {}
+        if body.stream:
+            options = body.stream_options
+            return self._events(ticket, headers, with_usage=options is not None and bool(options.include_usage))
+        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
+        if isinstance(end, Later):
+            return self._later(request, ticket, is_keyed=again is not None)
+        return self._answer(ticket, end, headers)
+
+    def _answer(self, ticket: Ticket, end: Outcome, headers: dict[str, str]) -> Response:
+        answer = answer_of(end, ticket.run_id)
+        if isinstance(answer, NoAnswer):
+            return failure(answer.error, answer.status, headers | SEND_NO_MORE)
+        said = Said(content=answer.content, reasoning_content=answer.reasoning)
+        completion = Completion(
+            id=ticket.run_id,
+            created=int(self._clock.now()),
+            model=self._agent_id,
+            choices=[Choice(message=said, finish_reason=answer.finish_reason)],
+            usage=tokens(end.usage),
+            strandline=Extension(ticket.key.session_id, end.status, end.input_requests),
+        )
+        return wire.answer(completion, headers=headers)
+
+    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool) -> Response:
+        run_id = ticket.run_id
+        chunks = Chunks(
+            run_id,
+            ticket.key.session_id,
+            model=self._agent_id,
+            created=int(self._clock.now()),
+            with_usage=with_usage,
+            later=_goes_on(ticket),
+        )
+        self._service.joined(run_id)
+        return EventResponse(
+            ticket.stream.subscribe(),
+            chunks.of,
+            lambda lost: self._service.left(run_id, lost=lost),
+            headers,
+            opening=chunks.opening(),
+            closing=chunks.closing,
+        )
+
+    def _later(self, request: Request, ticket: Ticket, *, is_keyed: bool) -> Response:
+        """Tell that a run goes on after a restart.
+
+        Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
+        Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
+        """
+        error = _goes_on(ticket)
+        headers = {
+            "Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}"),
+            **wire.retry_after(self._retry_after_s),
+        }
+        if is_keyed:
+            return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
+        extension = Extension(ticket.key.session_id, RunStatus.QUEUED, [])
+        told: dict[str, Any] = {
+            "id": ticket.run_id,
+            "object": "chat.completion",
+            "choices": [],
+            "strandline": extension,
+        }
+        return wire.answer({**told, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
+
+
+def named_session(header: str | None, body: CompletionBody) -> SessionId:
+    """Return the session of a completion. Raises `Invalid` for a name that no session can have."""
+    places = {
+        f"the header {SESSION}": header,
+        "`$.metadata.session_id`": (body.metadata or {}).get("session_id"),
+        "`$.user`": body.user,
+    }
+    for place, name in places.items():
+        if name is not None:
+            try:
+                return session_id(name if isinstance(name, str) else "")
+            except Invalid as error:
+                raise Invalid(f"{error} - at {place}") from None
+    return DEFAULT_SESSION
+
+
+def _goes_on(ticket: Ticket) -> ErrorDetail:
+    run_id = ticket.run_id
+    return failed(
+        f"the server stops; the run goes on after its restart, see /v1/runs/{run_id}", "goes_on_later", run_id
+    )

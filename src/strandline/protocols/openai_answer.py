@@ -1,0 +1,99 @@
+"""How the end of a run reads as a chat completion: an answer, or an error. Pure."""
+
+import re
+from typing import Final
+
+from msgspec import UNSET, Struct, UnsetType
+
+from strandline.encoding import encode
+from strandline.engine.events import RunFinished
+from strandline.history import answer_text
+from strandline.history.words import ended_early
+from strandline.http import wire
+from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
+from strandline.protocols.openai_wire import ErrorDetail, FinishReason, failed
+from strandline.protocols.spoken import BREAK
+
+_OUT_OF_TOKENS: Final = re.compile(r"(?:\w+\.)*MaxTokensReachedException\b")
+"""What Strands raises when the model may say no more (`strands.types.exceptions`), as the detail of a run's error."""
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """The text of an answer. `asks` is what is said besides if the run waits for a person, and is not the model's."""
+
+    text: str
+    finish_reason: FinishReason
+    asks: str = ""
+    reasoning: str | UnsetType = UNSET
+
+    @property
+    def content(self) -> str:
+        """All that the client is to see."""
+        return BREAK.join(filter(None, (self.text, self.asks)))
+
+
+class NoAnswer(Struct, frozen=True):
+    """The error of a run that has ended without an answer, and its status."""
+
+    error: ErrorDetail
+    status: int
+
+
+def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
+    """Return what a client is told of the end of a run."""
+    match end.status:
+        case RunStatus.SUCCEEDED if not _ends_with(end.message, "limit"):
+            return Answer(text=end.output, finish_reason="stop", reasoning=reasoning_of(end.message))
+        case RunStatus.SUCCEEDED:
+            return _cut_off(end.message, "limit")
+        case RunStatus.NEEDS_INPUT:
+            return Answer(
+                text=end.output,
+                finish_reason="stop",
+                asks=asked(end.input_requests),
+                reasoning=reasoning_of(end.message),
+            )
+        case RunStatus.CANCELLED:
+            return NoAnswer(failed("the run was cancelled", "cancelled", run_id), wire.CONFLICT)
+    code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
+    if code is ErrorCode.AGENT_ERROR and _OUT_OF_TOKENS.match(detail):
+        return _cut_off(end.message, code)
+    return NoAnswer(failed(detail or code, code, run_id), wire.BROKEN)
+
+
+def asked(requests: list[InputRequest]) -> str:
+    """Return what a run asks a person, for people to read."""
+    reasons = (each.reason if isinstance(each.reason, str) else encode(each.reason).decode() for each in requests)
+    questions = "; ".join(f"{each.name}: {reason}" for each, reason in zip(requests, reasons, strict=True))
+    return f"(This waits for a person's answer. {questions})"
+
+
+def text_of(message: Message) -> str:
+    """Return the text of a message, as its pieces were told."""
+    return "".join(block.get("text") or "" for block in message["content"])
+
+
+def reasoning_of(message: Message | None) -> str | UnsetType:
+    """Return the reasoning that a message holds."""
+    texts: list[str] = []
+    for block in message["content"] if message else ():
+        match block:
+            case {"reasoningContent": {"reasoningText": {"text": str(text)}}}:
+                texts.append(text)
+    return "".join(texts) or UNSET
+
+
+def _ends_with(message: Message | None, code: str) -> bool:
+    last = message["content"][-1:] if message else []
+    return any(block.get("text") == ended_early(code) for block in last)
+
+
+def _cut_off(message: Message | None, code: str) -> Answer:
+    """Return the answer of a run that might have said more: its text without the sentence that history ends it with.
+
+    That sentence stays if there is nothing else.
+    """
+    text = answer_text(message)
+    if _ends_with(message, code):
+        text = text.removesuffix(ended_early(code)).rstrip("\n") or text
+    return Answer(text=text, finish_reason="length", reasoning=reasoning_of(message))

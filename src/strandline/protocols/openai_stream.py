@@ -1,0 +1,101 @@
+"""The events of a run as chunks of a chat completion, framed as server-sent events."""
+
+from typing import Any, Final
+
+from strandline.encoding import encode
+from strandline.engine.events import (
+    MessageAdded,
+    Numbered,
+    ReasoningDelta,
+    RunFinished,
+    RunRestarted,
+    StreamGap,
+    TextDelta,
+    TextReset,
+)
+from strandline.model import Message, RunId, SessionId
+from strandline.protocols.openai_answer import NoAnswer, answer_of, text_of
+from strandline.protocols.openai_wire import ErrorBody, ErrorDetail, Extension, tokens
+from strandline.protocols.spoken import BREAK, Spoken
+
+_DONE: Final = b"data: [DONE]\n\n"
+
+
+class Chunks:
+    """Makes what one client is sent of one run. `later` is the error that it gets if the run goes on without it."""
+
+    def __init__(
+        self, run_id: RunId, session_id: SessionId, *, model: str, created: int, with_usage: bool, later: ErrorDetail
+    ) -> None:
+        self._run_id = run_id
+        self._session_id = session_id
+        self._with_usage = with_usage
+        self._later = later
+        self._frame = {
+            "id": run_id,
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+        }
+        # Around the text of a chunk, which there are many of.
+        head, _, tail = self._chunk({"content": "?"}).rpartition(b'"?"')
+        self._around = head, tail
+        self._spoken = Spoken()
+        self._has_ended = False
+
+    def opening(self) -> bytes:
+        """Return the first chunk: the run was accepted."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def of(self, told: Numbered) -> bytes:
+        """Return the chunks of an event, often none: tools are the agent's own, and no calls to be answered."""
+        match told.event:
+            case TextDelta(text):
+                return self._content(self._spoken.piece(text))
+            case ReasoningDelta(text):
+                return self._chunk({"reasoning_content": text})
+            case MessageAdded(message) if message["role"] == "assistant":
+                return self._content(self._spoken.whole(text_of(message)))
+            case TextReset():
+                self._spoken.withdrawn()
+            case StreamGap():
+                self._spoken.gap()
+            case RunRestarted(messages=messages):
+                return self._content(self._spoken.kept(_answers(messages)))
+            case RunFinished():
+                return self._end(told.event)
+        return b""
+
+    def closing(self) -> bytes:
+        """Return what ends the stream."""
+        return _DONE if self._has_ended else _event(ErrorBody(self._later)) + _DONE
+
+    def _end(self, end: RunFinished) -> bytes:
+        self._has_ended = True
+        answer = answer_of(end, self._run_id)
+        if isinstance(answer, NoAnswer):
+            return _event(ErrorBody(answer.error))
+        told = self._content(self._spoken.end(answer.text))
+        if answer.asks:
+            told += self._content(BREAK + answer.asks if answer.text else answer.asks)
+        extension = Extension(self._session_id, end.status, end.input_requests)
+        told += self._chunk({}, answer.finish_reason, strandline=extension)
+        if self._with_usage and (usage := tokens(end.usage)):
+            told += _event({**self._frame, "choices": [], "usage": usage})
+        return told
+
+    def _content(self, text: str) -> bytes:
+        return self._around[0] + encode(text) + self._around[1] if text else b""
+
+    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if self._with_usage else {}
+        return _event({**self._frame, "choices": [choice], **usage, **more})
+
+
+def _answers(messages: list[Message]) -> list[str]:
+    return [text_of(message) for message in messages if message["role"] == "assistant"]
+
+
+def _event(value: object) -> bytes:
+    return b"data: %b\n\n" % encode(value)

@@ -1,0 +1,341 @@
+"""OpenAI's chat completions, translated: what is asked, what of it is refused, and how every end of a run is told."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from strandline.engine import events
+from strandline.engine.events import Event, MessageAdded, Numbered, RunFinished, TextDelta
+from strandline.errors import Invalid
+from strandline.http import wire
+from strandline.model import (
+    ErrorCode,
+    InputRequest,
+    Message,
+    Outcome,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionId,
+)
+from strandline.protocols.openai import is_spoken_at, named_session
+from strandline.protocols.openai_answer import Answer, NoAnswer, answer_of
+from strandline.protocols.openai_stream import Chunks
+from strandline.protocols.openai_wire import CompletionBody, failed, prompt_of, refusal, tokens
+
+RUN = RunId("run_1")
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+
+
+def body(**given: Any) -> CompletionBody:
+    given.setdefault("messages", [{"role": "user", "content": "hello"}])
+    return msgspec.json.decode(json.dumps(given), type=CompletionBody)
+
+
+def message(*texts: str) -> Message:
+    return {"role": "assistant", "content": [{"text": text} for text in texts]}
+
+
+# -- what is asked ------------------------------------------------------------------------------------
+
+
+def test_the_last_message_is_what_is_asked() -> None:
+    said = [("system", "be kind"), ("user", "one"), ("assistant", "two"), ("user", "three"), ("developer", "be brief")]
+    assert prompt_of(body(messages=[{"role": role, "content": text} for role, text in said])) == "three"
+
+
+def test_parts_become_blocks() -> None:
+    parts = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    assert prompt_of(body(messages=[{"role": "user", "content": parts}])) == [
+        {"text": "what is this?"},
+        {"image": {"format": "png", "source": {"bytes": b"\x89PNG\r\n\x1a\n"}}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "where"),
+    [
+        (None, "needs content", "content"),
+        ([], "needs content", "content"),
+        ([{"type": "input_audio", "input_audio": {}}], "of type text or image_url", "content[0]"),
+        ([{"type": "text"}], "of type text or image_url", "content[0]"),
+        ([{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}], "none is fetched", "content[0]"),
+        ([{"type": "image_url", "image_url": {"url": "data:image/tiff;base64,AA=="}}], "png, jpeg, gif", "content[0]"),
+        ([{"type": "text", "text": ""}, {"type": "image_url", "image_url": PIXEL + "!"}], "not base64", "content[1]"),
+    ],
+)
+def test_content_that_nobody_can_be_asked_is_refused_with_its_place(content: Any, what: str, where: str) -> None:
+    asked = body(messages=[{"role": "user", "content": "x"}, {"role": "user", "content": content}])
+    with pytest.raises(Invalid, match=what) as refused:
+        prompt_of(asked)
+    told = json.loads(bytes(refusal(wire.error_response(refused.value)).body))["error"]
+    assert told["param"] == f"messages[1].{where}"
+
+
+@pytest.mark.parametrize("roles", [[], ["system"], ["user", "assistant"], ["user", "assistant", "tool"]])
+def test_without_a_message_of_the_user_at_the_end_nothing_is_asked(roles: list[str]) -> None:
+    with pytest.raises(Invalid, match="no message of the user"):
+        prompt_of(body(messages=[{"role": role, "content": "x"} for role in roles]))
+
+
+@pytest.mark.parametrize(
+    ("name", "harmless", "refused"),
+    [
+        ("n", 1, 2),
+        ("tools", [], [{"type": "function"}]),
+        ("functions", None, [{"name": "f"}]),
+        ("logprobs", False, True),
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("modalities", ["text"], ["text", "audio"]),
+        ("temperature", 0.5, None),
+        ("metadata", None, None),
+    ],
+)
+def test_what_would_change_the_form_of_the_answer_is_refused(name: str, harmless: Any, refused: Any) -> None:
+    assert prompt_of(body(**{name: harmless})) == "hello"
+    if refused is not None:
+        with pytest.raises(Invalid, match=rf"\$\.{name}`"):
+            prompt_of(body(**{name: refused}))
+
+
+def test_the_session_is_named_by_the_header_else_the_metadata_else_the_user() -> None:
+    everything = body(metadata={"session_id": "m"}, user="u")
+    assert named_session("h", everything) == "h"
+    assert named_session(None, everything) == "m"
+    assert named_session(None, body(metadata={"other": "x"}, user="u")) == "u"
+    assert named_session(None, body()) == "default"
+    for header, named in (("a/b", everything), (None, body(user="a b")), (None, body(metadata={"session_id": 7}))):
+        with pytest.raises(Invalid, match="session_id must be"):
+            named_session(header, named)
+
+
+# -- how a run ends -----------------------------------------------------------------------------------
+
+
+def end(status: RunStatus, *texts: str, error: RunError | None = None, **more: Any) -> Outcome:
+    told = message(*texts) if texts else None
+    return Outcome(status=status, output="\n".join(texts), message=told, error=error, **more)
+
+
+def test_an_answer_stops() -> None:
+    answer = answer_of(end(RunStatus.SUCCEEDED, "one", "two"), RUN)
+    assert answer == Answer(text="one\ntwo", finish_reason="stop")
+
+
+def test_the_reasoning_of_an_answer_has_a_field_of_its_own() -> None:
+    odd: list[dict[str, Any]] = [{"reasoningContent": None}, {"reasoningContent": {"redactedContent": "x"}}]
+    thought = [{"reasoningContent": {"reasoningText": {"text": text}}} for text in ("hm, ", "well")]
+    told: Message = {"role": "assistant", "content": [*thought, *odd, {"text": "yes"}]}
+    answer = answer_of(Outcome(status=RunStatus.SUCCEEDED, output="yes", message=told), RUN)
+    assert answer == Answer(text="yes", finish_reason="stop", reasoning="hm, well")
+
+
+def test_an_answer_of_nothing_is_one() -> None:
+    nothing: Message = {"role": "assistant", "content": []}
+    for told in (None, nothing):
+        assert answer_of(Outcome(status=RunStatus.SUCCEEDED, message=told), RUN) == Answer(
+            text="", finish_reason="stop"
+        )
+
+
+def test_a_limit_is_told_as_length_and_the_sentence_of_history_stays_only_if_nothing_else_was_said() -> None:
+    sentence = "(This run ended early: limit.)"
+    assert answer_of(end(RunStatus.SUCCEEDED, "half", sentence), RUN) == Answer(text="half", finish_reason="length")
+    assert answer_of(end(RunStatus.SUCCEEDED, sentence), RUN) == Answer(text=sentence, finish_reason="length")
+
+
+def test_a_model_that_may_say_no_more_is_told_as_length_with_what_it_said() -> None:
+    error = RunError(ErrorCode.AGENT_ERROR, "strands.types.exceptions.MaxTokensReachedException: too long")
+    ended = end(RunStatus.FAILED, "half an ans", "(This run ended early: agent_error.)", error=error)
+    assert answer_of(ended, RUN) == Answer(text="half an ans", finish_reason="length")
+
+
+def test_a_question_to_a_person_can_be_read() -> None:
+    requests = [InputRequest("1", "refund", {"order": "B2"}), InputRequest("2", "call", "may I?")]
+    answer = answer_of(end(RunStatus.NEEDS_INPUT, "Let me see.", input_requests=requests), RUN)
+    assert isinstance(answer, Answer)
+    assert answer.content == (
+        'Let me see.\n\n(This waits for a person\'s answer. refund: {"order":"B2"}; call: may I?)'
+    )
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_a_run_that_failed_is_an_error(code: ErrorCode) -> None:
+    answer = answer_of(end(RunStatus.FAILED, error=RunError(code, "what went wrong")), RUN)
+    assert answer == NoAnswer(failed("what went wrong", code, RUN), 500)
+
+
+def test_a_run_that_was_cancelled_is_an_error_that_is_not_the_servers() -> None:
+    answer = answer_of(end(RunStatus.CANCELLED), RUN)
+    assert isinstance(answer, NoAnswer)
+    assert (answer.status, answer.error.code, answer.error.run_id) == (409, "cancelled", RUN)
+
+
+def test_usage() -> None:
+    told = msgspec.to_builtins(tokens({"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}))
+    assert told == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert msgspec.to_builtins(tokens({"inputTokens": 3, "cacheReadInputTokens": 2})) == {
+        "prompt_tokens": 3,
+        "completion_tokens": 0,
+        "total_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+    assert tokens(None) is msgspec.UNSET
+
+
+# -- pieces -------------------------------------------------------------------------------------------
+
+
+def streamed(*told: Event, agent: str = "strandline", with_usage: bool = False) -> list[dict[str, Any]]:
+    """Return the data of a stream in which these events come; a string is text that is no JSON."""
+    later = failed("later", "goes_on_later", RUN)
+    chunks = Chunks(RUN, SessionId("s"), model=agent, created=7, with_usage=with_usage, later=later)
+    sent = chunks.opening() + b"".join(chunks.of(Numbered(1, 0.0, each)) for each in told) + chunks.closing()
+    lines = [line.removeprefix("data: ") for line in sent.decode().split("\n\n")[:-1]]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def text(chunks: list[dict[str, Any]]) -> str:
+    deltas = [choice["delta"] for each in chunks for choice in each.get("choices", ())]
+    return "".join(delta.get("content", "") for delta in deltas)
+
+
+def finished(status: RunStatus, *texts: str, error: RunError | None = None, **more: Any) -> RunFinished:
+    told = message(*texts) if texts else None
+    return RunFinished(status, "\n".join(texts), told, error, more.get("asks", []), more.get("usage"))
+
+
+@pytest.mark.parametrize("agent", ["strandline", "?", '"'])
+def test_a_stream_begins_with_the_role_and_ends_with_the_reason(agent: str) -> None:
+    told = streamed(
+        TextDelta('say "é"'),
+        MessageAdded(message('say "é"')),
+        finished(RunStatus.SUCCEEDED, 'say "é"'),
+        agent=agent,
+    )
+    for each in told:
+        ChatCompletionChunk.model_validate(each)
+        assert (each["id"], each["object"], each["created"], each["model"]) == (RUN, "chat.completion.chunk", 7, agent)
+        assert "usage" not in each
+    assert told[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert text(told) == 'say "é"'
+    assert told[-1]["choices"][0]["finish_reason"] == "stop"
+    assert told[-1]["strandline"] == {"session_id": "s", "status": "succeeded", "input_requests": []}
+
+
+def test_usage_comes_last_and_only_if_it_is_asked_for_and_known() -> None:
+    end = finished(RunStatus.SUCCEEDED, "x", usage={"inputTokens": 1, "outputTokens": 2, "totalTokens": 3})
+    told = streamed(end, with_usage=True)
+    assert [each["usage"] for each in told[:-1]] == [None] * (len(told) - 1)
+    assert told[-1]["choices"] == []
+    assert told[-1]["usage"]["total_tokens"] == 3
+    assert streamed(finished(RunStatus.SUCCEEDED, "x"), with_usage=True)[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_text_that_was_withdrawn_is_not_sent_twice() -> None:
+    told = streamed(
+        TextDelta("It ra"),
+        events.TextReset(),
+        TextDelta("It rains"),
+        MessageAdded(message("It rains")),
+        finished(RunStatus.SUCCEEDED, "It rains"),
+    )
+    assert text(told) == "It rains"
+
+
+def test_reasoning_has_a_field_of_its_own_and_tools_are_not_told() -> None:
+    use: Message = {
+        "role": "assistant",
+        "content": [{"text": "Let me look."}, {"toolUse": {"toolUseId": "t", "name": "look", "input": {}}}],
+    }
+    result = {"toolUseId": "t", "status": "success", "content": [{"text": "rain"}]}
+    told = streamed(
+        events.RunStarted(1),
+        events.ReasoningDelta("hm"),
+        TextDelta("Let me look."),
+        MessageAdded(use),
+        events.ToolStarted("t", "look", {}),
+        events.ToolFinished("t", "look", "success", 0.1, result),
+        MessageAdded({"role": "user", "content": [{"toolResult": result}]}),
+        events.Usage({"inputTokens": 1}, None, None),
+        MessageAdded(message("It rains.")),
+        finished(RunStatus.SUCCEEDED, "It rains."),
+    )
+    assert text(told) == "Let me look.\n\nIt rains."
+    assert told[1]["choices"][0]["delta"] == {"reasoning_content": "hm"}
+    assert len(told) == 5
+
+
+def test_what_is_missing_of_a_stream_is_in_the_message() -> None:
+    told = streamed(
+        events.RunRestarted(2, [{"role": "user", "content": [{"text": "q"}]}, message("kept")]),
+        events.StreamGap(2, 3),
+        TextDelta("ns"),
+        MessageAdded(message("It rains")),
+        finished(RunStatus.SUCCEEDED, "It rains"),
+    )
+    assert text(told) == "kept\n\nIt rains"
+
+
+def test_a_question_ends_a_stream() -> None:
+    asks = [InputRequest("1", "refund", "may I?")]
+    told = streamed(TextDelta("Well."), finished(RunStatus.NEEDS_INPUT, "Well.", asks=asks))
+    assert text(told) == "Well.\n\n(This waits for a person's answer. refund: may I?)"
+    assert told[-1]["strandline"]["input_requests"] == [{"id": "1", "name": "refund", "reason": "may I?"}]
+
+
+def test_a_run_that_failed_ends_its_stream_with_an_error() -> None:
+    told = streamed(TextDelta("It"), finished(RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long")))
+    assert told[-1] == {
+        "error": {"message": "too long", "type": "server_error", "param": None, "code": "timeout", "run_id": RUN}
+    }
+
+
+def test_a_stream_that_ends_before_its_run_says_so() -> None:
+    assert streamed(TextDelta("It"))[-1]["error"]["code"] == "goes_on_later"
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+
+def test_a_problem_becomes_an_error_with_the_headers_that_count() -> None:
+    made = refusal(wire.problem(429, "queue_full", "no room", {"Retry-After": "3"}, position=4, estimated_wait_s=None))
+    assert (made.status_code, made.headers["retry-after"]) == (429, "3")
+    assert made.headers["content-type"] == "application/json"
+    assert int(made.headers["content-length"]) == len(made.body)
+    assert json.loads(bytes(made.body)) == {
+        "error": {
+            "message": "no room",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": "queue_full",
+            "position": 4,
+            "estimated_wait_s": None,
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "kind", "again"),
+    [
+        (400, 400, "invalid_request_error", None),
+        (409, 409, "invalid_request_error", "false"),
+        (422, 400, "invalid_request_error", None),
+        (500, 500, "server_error", "false"),
+        (503, 503, "server_error", None),
+    ],
+)
+def test_the_status_of_an_error(status: int, told: int, kind: str, again: str | None) -> None:
+    made = refusal(wire.problem(status, "code", "why"))
+    assert (made.status_code, json.loads(bytes(made.body))["error"]["type"]) == (told, kind)
+    assert made.headers.get("x-should-retry") == again
+
+
+def test_where_the_protocol_is_spoken() -> None:
+    assert all(map(is_spoken_at, ("/v1/chat/completions", "/v1/models", "/v1/models/x")))
+    assert not any(map(is_spoken_at, ("/chat", "/v1/chat", "/v1/sessions/models", "/v1/modelsx")))
