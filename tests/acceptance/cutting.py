@@ -1,12 +1,9 @@
 """A TCP proxy before a server that cuts connections in the middle: `Cutting`. A test says after how many bytes."""
 
-import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
-
-START_S: Final = 10.0
 
 
 class Cutting:
@@ -16,75 +13,93 @@ class Cutting:
     """
 
     def __init__(self, port: int, after: Callable[[], int | None]) -> None:
-        self.port = 0
         self.cuts = 0
         self._to = port
         self._after = after
-        self._ready = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._over: asyncio.Event | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="cutting", daemon=True)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._start(self._accept)
 
-    def start(self) -> None:
-        """Listen."""
-        self._thread.start()
-        assert self._ready.wait(START_S)
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._listener.getsockname()[1])
 
     def close(self) -> None:
         """End all connections."""
-        assert self._loop is not None
-        assert self._over is not None
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(START_S)
+        _end(self._listener)
+        while self._threads:
+            with self._lock:
+                ours, threads = list(self._sockets), list(self._threads)
+            for each in ours:
+                _end(each)
+            for thread in threads:
+                thread.join()
+            with self._lock:
+                self._threads = [each for each in self._threads if each not in threads]
+        self._listener.close()
 
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._over = asyncio.Event()
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=512)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._over.wait()
-        server.close()
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name="cutting", daemon=True)
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._to)
-        except OSError:
-            writer.transport.abort()
-            return
+    def _accept(self) -> None:
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._sockets += [client, server]
+            self._start(self._serve, client, server)
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        upwards = threading.Thread(target=_hand_on, args=(client, server), name="cutting up", daemon=True)
+        upwards.start()
         left = self._after()
-        upwards = asyncio.create_task(_hand_on(reader, to_server))
-        try:
-            while some := await from_server.read(4096):
-                if left is not None and len(some) >= left:
-                    writer.write(some[:left])
-                    with suppress(OSError):
-                        await writer.drain()
-                    self.cuts += 1
-                    break
-                left = None if left is None else left - len(some)
-                writer.write(some)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            upwards.cancel()
-            to_server.transport.abort()
-            writer.close()
+        with client, server:
+            with suppress(OSError):
+                while some := server.recv(4096):
+                    if left is not None and len(some) >= left:
+                        client.sendall(some[:left])
+                        with self._lock:
+                            self.cuts += 1
+                        break
+                    left = None if left is None else left - len(some)
+                    client.sendall(some)
+            _end(client)
+            _end(server)
+            upwards.join()
+            with self._lock:
+                self._sockets.remove(client)
+                self._sockets.remove(server)
 
 
-async def _hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def _hand_on(source: socket.socket, to: socket.socket) -> None:
     with suppress(OSError):
-        while some := await reader.read(4096):
-            writer.write(some)
-            await writer.drain()
+        while some := source.recv(4096):
+            to.sendall(some)
+    _end(to)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def cutting(url: str, after: Callable[[], int | None]) -> Iterator[tuple[str, Cutting]]:
     """Put a proxy before a server for the time of a `with`; give its address and itself."""
     proxy = Cutting(int(url.rpartition(":")[2]), after)
-    proxy.start()
     try:
         yield f"http://127.0.0.1:{proxy.port}", proxy
     finally:

@@ -66,9 +66,8 @@ def test_streams_that_are_cut_in_the_middle_are_the_same_to_the_byte(tmp_path: P
     """Each connection is cut once to three times, after other numbers of bytes; a few before the first one."""
     (tmp_path / "agent.py").write_text(TALKING)
     chance = random.Random(6)
-    sizes = itertools.chain(
-        [0, 40, 300], (chance.randrange(1, 12_000) for _ in range(3 * STREAMS)), itertools.repeat(None)
-    )
+    early, later = [0, 40, 300], [chance.randrange(1, 12_000) for _ in range(3 * STREAMS)]
+    sizes = itertools.chain(early, later, itertools.repeat(None))
     lock = threading.Lock()
 
     def after() -> int | None:
