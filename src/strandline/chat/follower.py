@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, Final
 
 from strandline.chat.account import Account
@@ -89,21 +89,25 @@ class Follower:
         clock = asyncio.get_running_loop().time
         begun = drawn = clock()
         try:
-            async for event in _paced(events):
-                if event is not None:
-                    self._refused, self._told = False, None
-                    for each in account.take(event):
-                        self._screen.show(each)
-                    if self._wants_end:
-                        self._end_run()
-                if clock() - drawn >= TICK_S and not self._refused:
-                    drawn = clock()
-                    self._screen.live(account.text, account.standing(drawn - begun), drawn - begun)
+            async with aclosing(_paced(events)) as paced:
+                async for event in paced:
+                    if event is not None:
+                        self._take(event)
+                    if clock() - drawn >= TICK_S and not self._refused:
+                        drawn = clock()
+                        self._screen.live(account.text, account.standing(drawn - begun), drawn - begun)
         finally:
             if self._cancelling is not None:
                 self._cancelling.cancel()
                 self._cancelling = None
         return account
+
+    def _take(self, event: Event) -> None:
+        self._refused, self._told = False, None
+        for each in self._account.take(event):
+            self._screen.show(each)
+        if self._wants_end:
+            self._end_run()
 
     def _interrupted(self) -> None:
         if self._task is None:
@@ -136,7 +140,7 @@ class Follower:
             signal.signal(signal.SIGINT, before)
 
 
-async def _paced(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
+async def _paced(events: AsyncIterator[Event]) -> AsyncGenerator[Event | None, None]:
     """Yield events as they come, and None whenever there was none for `TICK_S`."""
 
     async def following() -> Event | None:
