@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from strandline.client.awaiting import AsyncClient
+    from strandline.client.blocking import Client
+    from strandline.client.errors import ClientError
     from strandline.engine.asked import Health, Request, RunView, Ticket
     from strandline.engine.service import Service
     from strandline.engine.stream import Later
@@ -28,6 +31,9 @@ else:
     _HOMES = {
         "ANONYMOUS": "model",
         "AgentApp": "library",
+        "AsyncClient": "client.awaiting",
+        "Client": "client.blocking",
+        "ClientError": "client.errors",
         "Health": "engine.asked",
         "IfBusy": "model",
         "Later": "engine.stream",
@@ -63,6 +69,9 @@ else:
 __all__ = [
     "ANONYMOUS",
     "AgentApp",
+    "AsyncClient",
+    "Client",
+    "ClientError",
     "Health",
     "IfBusy",
     "Later",

@@ -235,25 +235,30 @@ def test_a_full_queue_is_waited_for_and_said(at: Checkpoints, tmp_path: Path) ->
         ) as asking:  # fmt: skip
             assert asking.stderr is not None
             line = asking.stderr.readline()
-            assert "0 runs of session default wait already (429)" in line
-            assert "trying again in 1 s" in line
+            assert "0 runs of session default wait already (429). Nothing was accepted; trying again in 1 s" in line
             at.release()
             assert asking.communicate(timeout=DEADLINE_S)[0] == "second\n"
             assert asking.returncode == 0
 
 
 class Busy(Hostile):
-    """Somebody who refuses three times, and then answers."""
+    """Somebody who refuses three times, and then tells of a run."""
 
     refusals: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        if len(self.refusals) == 3:
-            self.answer(200, {"status": "success", "response": "at last"})
-        else:
+        if len(self.refusals) < 3:
             self.refusals.append(self.path)
             self.answer(503, {"detail": "full"})
+            return
+        end = {"type": "run.finished", "run_id": "run_1", "status": "succeeded", "output": "at last"}
+        sent = f"id: 1\nevent: run.finished\ndata: {json.dumps(end)}\n\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
 
     def send_response(self, code: int, message: str | None = None) -> None:
         super().send_response(code, message)
@@ -301,29 +306,26 @@ def test_a_run_that_goes_on_in_the_next_server_is_followed(at: Checkpoints, tmp_
             assert waiting.returncode == 0
 
 
-def test_the_answer_is_found_in_the_history_after_a_crash(at: Checkpoints, tmp_path: Path) -> None:
+def test_a_run_is_followed_over_a_crash(at: Checkpoints, tmp_path: Path) -> None:
     port = free_port()
     with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server:
-        server.chat("again a")  # the same question has been answered before: that is not this answer
-        before = at.steps.count("again model 1")
         at.hold("again model 1")
         with asking(server, "again a", tmp_path) as waiting:
             assert waiting.stderr is not None
-            at.reached("again model 1", times=before + 1)
+            at.reached("again model 1")
             server.settled()
             server.kill()
             assert "The connection broke" in waiting.stderr.readline()
             server.start()
-            at.reached("again model 1", times=before + 2)
-            with pytest.raises(AssertionError, match="takes the answer of before"):
-                until(lambda: waiting.poll() is not None, "it takes the answer of before", deadline_s=1)
+            at.reached("again model 1", times=2)
             at.release()
-            assert waiting.communicate(timeout=DEADLINE_S)[0] == "again: did a\n"
-            assert waiting.returncode == 0
+            out, told = waiting.communicate(timeout=DEADLINE_S)
+            assert (waiting.returncode, out) == (0, "again: did a\n"), told
+            assert "the run goes on with what was kept of it (attempt 2)" in told
 
 
 def test_a_run_that_the_crash_ended_is_told_as_failed(at: Checkpoints, tmp_path: Path) -> None:
-    """The history tells what became of it: the server died while a tool was at work."""
+    """The server died while a tool was at work."""
     port = free_port()
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=port) as server,
@@ -350,7 +352,8 @@ def test_a_question_that_is_lost_is_said_to_be(at: Checkpoints, tmp_path: Path) 
             server.start()
             told = waiting.communicate(timeout=DEADLINE_S)[1]
             assert waiting.returncode == 2
-            assert "its history has no answer to this" in told.replace("\n", " ")
+            assert "there is no run run_" in told
+            assert "Does it keep another journal?" in told
 
 
 def test_a_reader_that_has_enough_is_no_defect(server: Server, tmp_path: Path) -> None:
@@ -446,29 +449,116 @@ def test_text_of_several_lines_is_one_question(server: Server, tmp_path: Path) -
     assert questions == ["one\ntwo\nthree", "four\nfive"]
 
 
-def test_ctrl_c_leaves_the_wait_and_not_the_program(at: Checkpoints, tmp_path: Path) -> None:
+def test_ctrl_c_cancels_the_run_and_not_the_program(at: Checkpoints, tmp_path: Path) -> None:
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
         terminal("chat", server.url, folder=tmp_path) as shown,
     ):
-        at.hold("one model 0")
+        at.hold("one ?b")
         shown.until("default> ")
-        shown.type("one\n")
-        shown.until("1 s · on the server 1 run executes, 0 wait")
+        shown.type("one ?b\n")
+        shown.until("1 s · it uses work")
         shown.type(CTRL_C)
-        shown.until("goes on without you")
+        shown.until("Cancelling it (Ctrl-C again leaves)")
+        at.release()
+        shown.until("The run was cancelled")
         shown.until("default> ")
         shown.type("half a line" + CTRL_C)
         shown.until("default> ")
-        at.release()
-        server.quiet()
-        shown.type("/history\n")
-        assert "default> one\n" in shown.until("  one")
         shown.type("two\n")
         shown.until("  two")
         shown.type("/quit\n")
         assert shown.ended() == 0
-        assert server.history()[0]["content"][0]["text"] == "one"
+    assert [run.status for run in server.stored()] == ["cancelled", "succeeded"]
+
+
+def test_ctrl_c_twice_leaves_and_a_run_that_waits_is_gone(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        at.hold("first a")
+        server.line_up("first a")
+        at.reached("first a")
+        with terminal("chat", server.url, folder=tmp_path) as shown:
+            shown.until("default> ")
+            shown.type("second\n")
+            shown.until("next in its line")
+            shown.type(CTRL_C)
+            shown.until("The run was cancelled")
+            shown.until("default> ")
+            shown.type("third\n")
+            shown.until("next in its line")
+            server.signal(signal.SIGSTOP)  # nobody answers the first Ctrl-C
+            shown.type(CTRL_C)
+            shown.until("again leaves")
+            shown.type(CTRL_C)
+            shown.until("goes on without you (run_")
+            assert shown.ended() == 130
+        server.signal(signal.SIGCONT)
+        at.release()
+        server.quiet()
+    statuses = {run.status for run in server.stored()[1:2]}
+    assert statuses == {"cancelled"}
+
+
+def test_ctrl_c_in_a_pipe_cancels_the_run(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        with asking(server, "one ?a", tmp_path) as waiting:
+            at.reached("one ?a")  # it ends when it is asked to
+            waiting.send_signal(signal.SIGINT)
+            out, told = waiting.communicate(timeout=DEADLINE_S)
+            assert (waiting.returncode, out) == (130, "")
+            assert "The run was cancelled" in told
+        assert [run.status for run in server.stored()] == ["cancelled"]
+
+
+STREAMING = """
+import asyncio
+from acceptance.checkpoints import pass_step
+
+async def agent(message, session):
+    yield "A first part. "
+    await asyncio.to_thread(pass_step, "half")
+    yield "And a second."
+"""
+
+
+def test_text_is_shown_as_it_comes(at: Checkpoints, tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(STREAMING)
+    at.hold("half")
+    with (
+        serving("agent.py", folder=tmp_path, variables=at.environment) as server,
+        terminal("chat", server.url, folder=tmp_path) as shown,
+    ):
+        shown.until("default> ")
+        shown.type("tell me\n")
+        shown.until("  A first part.")
+        at.release()
+        shown.until("  A first part. And a second.")
+        shown.until("default> ")
+
+
+def test_a_question_of_the_agent_is_asked_and_answered(at: Checkpoints, tmp_path: Path) -> None:
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+        terminal("chat", server.url, folder=tmp_path) as shown,
+    ):
+        shown.until("default> ")
+        shown.type("one @a\n")
+        shown.until("@a: may I, one?")
+        shown.until("y, n or a text> ")
+        shown.type("\n")
+        shown.until("y, n or a text> ")
+        shown.type("y\n")
+        shown.until("did @a (yes)")
+        shown.until("one: did @a (yes)")
+        shown.until("default> ")
+        shown.type("two @b\n")
+        shown.until("y, n or a text> ")
+        shown.type(CTRL_D)
+        shown.until("strandline answer default TEXT")
+        shown.until("default> ")
+        done = piped(server.url, "-m", "three @c", "-s", "other", folder=tmp_path)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "The agent asks: @c: may I, three?" in done.stderr
 
 
 def test_a_server_that_stops_is_no_end_of_the_program(at: Checkpoints, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ every_example = pytest.mark.parametrize("shown", [Example(each) for each in FOLD
 
 
 def test_the_page_names_every_example_once() -> None:
-    named = re.findall(r"^\| `examples/(\w+)/`", PAGE, re.MULTILINE)
+    named = re.findall(r"^\| `examples/([\w-]+)/`", PAGE, re.MULTILINE)
     assert sorted(named) == [each.name for each in FOLDERS]
 
 
@@ -42,7 +42,7 @@ def test_its_page_is_short_and_its_links_lead_somewhere(shown: Example) -> None:
 
 @every_example
 def test_its_page_names_only_files_that_are_there(shown: Example) -> None:
-    for name in re.findall(r"`([\w.]+\.(?:py|txt|yaml))`", shown.readme):
+    for name in re.findall(r"`([\w.]+\.(?:py|txt|yaml|html))`", shown.readme):
         assert (shown.folder / name).exists(), name
 
 
@@ -55,4 +55,4 @@ def test_its_page_says_how_to_put_a_real_model_in(shown: Example) -> None:
 
 @every_example
 def test_it_has_a_test_of_its_own(shown: Example) -> None:
-    assert (ROOT / "tests" / "examples" / f"test_{shown.folder.name}.py").exists()
+    assert (ROOT / "tests" / "examples" / f"test_{shown.folder.name.replace('-', '_')}.py").exists()

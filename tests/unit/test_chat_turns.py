@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from strandline.chat.turns import ToolCall, Turn, brief, new_since, turns_of
+from strandline.chat.turns import ToolCall, Turn, brief, turns_of
 
 
 def user(text: str) -> dict[str, Any]:
@@ -40,7 +40,6 @@ def test_a_turn_is_a_question_and_all_until_the_next() -> None:
         ),
         Turn("two"),
     ]
-    assert [turn.answer for turn in turns] == ["It is\n\n3.", None]
 
 
 def test_a_call_is_one_line() -> None:
@@ -48,20 +47,3 @@ def test_a_call_is_one_line() -> None:
     assert brief(ToolCall("f", {"a": "x" * 99}, "seen")) == f'f(a="{"x" * 37}...) -> seen'
     assert brief(ToolCall("f", {}, None)) == "f() -> (no result)"
     assert brief(ToolCall("f", {}, "why", failed=True)) == "f() -> failed: why"
-
-
-def test_how_a_run_ended_early_is_read() -> None:
-    def ended(text: str) -> str | None:
-        return Turn("q", ["part", text]).ended_early
-
-    assert ended("(This run ended early: crashed.)") == "crashed"
-    assert ended("(This run ended early: limit.)") is None
-    assert ended("all is well") is None
-
-
-def test_what_is_new_comes_after_the_last_place_where_the_old_end_stands() -> None:
-    before = [user("yes"), assistant({"text": "1"})]
-    assert new_since(before, [*before, *before, user("new")]) == [user("new")]
-    assert new_since(before, before) == []
-    assert new_since([], before) == before
-    assert new_since(before, [user("another history")]) == []

@@ -6,22 +6,26 @@ One loop for as long as the program lives, and nothing runs in it while a person
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from strandline.chat.account import Account, question
 from strandline.chat.conversation import Conversation
-from strandline.chat.events import Answer, Event, InLine, Kept
+from strandline.chat.follower import Follower, GivenUp, Left
 from strandline.chat.screen import Screen
-from strandline.chat.turns import Turn
+from strandline.client.events import Event, RunFinished
 from strandline.errors import Invalid
 from strandline.exits import INTERRUPTED
-from strandline.model import session_id
+from strandline.model import InputRequest, RunStatus, session_id
 from strandline.remote.answers import RemoteError
 
 AGENT_FAILED: Final = 1
+ASKED: Final = 3
+"""The exit code of a question that the agent answers with one of its own."""
+WORDS: Final = {"y": "yes", "n": "no"}
 HELP: Final = """\
   /session NAME   go on in another session
   /sessions       the sessions you were in
@@ -31,8 +35,8 @@ HELP: Final = """\
   /quit           leave (so does Ctrl-D)
 
 Everything else is a question. End a line with \\ to go on in the next one;
-text of several lines can be pasted. Ctrl-C leaves a wait: the run goes on,
-and its answer will be in the history."""
+text of several lines can be pasted. Ctrl-C cancels a run, a second one leaves
+at once: then the run goes on, and its answer will be in the history."""
 
 
 def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
@@ -41,34 +45,35 @@ def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
     Raises `RemoteError`.
     """
     screen = Screen(plain=True)
-    last: list[Event] = []
-    message = _as_text(message)
-
-    async def main() -> Answer:
-        async with Conversation(url, session) as conversation:
-            await conversation.health()
-            async for event in conversation.ask(message):
-                last[:] = [event]
-                if isinstance(event, Answer):
-                    return event
-                screen.show(event)
-        raise AssertionError("a question ends with an answer or an error")
-
-    try:
-        answer = asyncio.run(main())
-    except KeyboardInterrupt:
-        screen.note(_left(last))
-        return INTERRUPTED
-    finally:
-        screen.clear_line()
+    follower = Follower(screen)
+    text = _as_text(message)
+    with asyncio.Runner() as runner:
+        conversation = runner.run(_opened(url, session, follower))
+        try:
+            runner.run(conversation.health())
+            account = follower.follow(runner, conversation, conversation.ask(text))
+        except GivenUp:
+            return INTERRUPTED
+        except Left:
+            screen.note(_left(follower.run_id))
+            return INTERRUPTED
+        finally:
+            runner.run(conversation.__aexit__())
+    end = account.end
+    assert end is not None, "the events of a run end with its end"
+    answer = _as_answer(end, session, conversation.agent_id)
     try:
         if as_json:
-            screen.write(msgspec.json.encode(answer.body).decode())
-        if not as_json or not answer.ok:
-            screen.show(answer)
+            screen.write(msgspec.json.encode(answer).decode())
+        elif end.ok:
+            screen.answer(end.output)
+        if not end.ok:
+            _say_end(screen, end, session)
     except BrokenPipeError:  # (whoever reads has enough)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0 if answer.ok else AGENT_FAILED
+    if follower.has_cancelled:
+        return INTERRUPTED
+    return 0 if end.ok else ASKED if end.input_requests else AGENT_FAILED
 
 
 class Program:
@@ -79,9 +84,11 @@ class Program:
         self._session = session
         self._turns = turns
         self._screen = Screen(plain=False)
+        self._follower = Follower(self._screen)
         self._read = read
         self._names = [session]
         self._left = False
+        self._code = 0
 
     def run(self) -> int:
         """Talk until the person leaves. Raises `RemoteError` if nobody is there at the beginning."""
@@ -102,10 +109,10 @@ class Program:
                         self._act(runner, conversation, line)
             finally:
                 runner.run(conversation.__aexit__())
-        return 0
+        return self._code
 
     async def _open(self) -> Conversation:
-        conversation = Conversation(self._url, self._session)
+        conversation = await _opened(self._url, self._session, self._follower)
         try:
             health = await conversation.health()
             self._screen.welcome(self._url, health, self._session)
@@ -123,28 +130,52 @@ class Program:
 
     def _act(self, runner: asyncio.Runner, conversation: Conversation, line: str) -> None:
         """Do what a line says, and say what goes wrong."""
-        last: list[Event] = []
         try:
             if line.startswith("/"):
                 runner.run(self._command(conversation, line))
             else:
-                with self._screen.quiet_keys():
-                    runner.run(self._ask(conversation, line, last))
+                self._ask(runner, conversation, line)
         except KeyboardInterrupt:
-            self._screen.note(_left(last))
+            self._screen.text("")
+        except GivenUp:
+            self._screen.note("Given up; nothing was accepted")
+        except Left:
+            self._screen.note(_left(self._follower.run_id))
+            self._left, self._code = True, INTERRUPTED
         except (RemoteError, Invalid) as error:
             self._screen.error(str(error))
 
-    async def _ask(self, conversation: Conversation, text: str, last: list[Event]) -> None:
-        async for event in conversation.ask(text):
-            last[:] = [event]
-            if isinstance(event, Answer) and event.ok:
-                with suppress(RemoteError):
-                    turn = _turn_of(text, await conversation.turns(2))
-                    if turn is not None:
-                        self._screen.clear_line()
-                        self._screen.tools(turn)
-            self._screen.show(event)
+    def _ask(self, runner: asyncio.Runner, conversation: Conversation, text: str) -> None:
+        """Ask, and answer what is asked back, until the agent has answered."""
+        account = self._follow(runner, conversation, conversation.ask(text))
+        while account.asks and account.run_id is not None:
+            answers = self._answers(account.asks, conversation.session)
+            if answers is None:
+                return
+            account = self._follow(runner, conversation, conversation.answer(account.run_id, answers))
+
+    def _follow(self, runner: asyncio.Runner, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
+        with self._screen.quiet_keys():
+            account = self._follower.follow(runner, conversation, events)
+        if account.end is not None and not account.end.ok and not account.asks:
+            _say_end(self._screen, account.end, conversation.session)
+        return account
+
+    def _answers(self, asks: list[InputRequest], session: str) -> dict[str, Any] | None:
+        """Ask the person all that the agent asks; None if they do not want to answer now."""
+        answers: dict[str, Any] = {}
+        try:
+            for request in asks:
+                self._screen.note(question(request))
+                typed = ""
+                while not typed:
+                    typed = _as_text(self._read("y, n or a text> ")).strip()
+                answers[request.id] = WORDS.get(typed.lower(), typed)
+        except (EOFError, KeyboardInterrupt):
+            self._screen.text("")
+            self._screen.note(_open_question(session))
+            return None
+        return answers
 
     async def _command(self, conversation: Conversation, line: str) -> None:
         name, *words = line.split()
@@ -177,8 +208,43 @@ class Program:
         self._screen.turns(await conversation.turns(turns), conversation.session, whole=whole)
 
 
-def _turn_of(question: str, turns: list[Turn]) -> Turn | None:
-    return next((turn for turn in reversed(turns) if turn.question == question), None)
+async def _opened(url: str, session: str, follower: Follower) -> Conversation:
+    """Return a conversation that belongs to the running loop."""
+    return Conversation(url, session, follower.paused)
+
+
+def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:
+    """Return the end of a run as `POST /chat` answers it."""
+    answer: dict[str, Any] = {
+        "status": "success",
+        "response": end.output,
+        "agent_id": agent_id,
+        "session_id": session,
+        "run_id": end.run_id,
+    }
+    if end.error is not None:
+        answer |= {"status": "error", "response": end.error.detail or end.error.code, "error_code": end.error.code}
+    elif end.status == RunStatus.NEEDS_INPUT:
+        answer |= {"status": "needs_input", "input_requests": end.input_requests}
+    elif not end.ok:
+        answer |= {"status": "error", "response": f"the run was {end.status}", "error_code": end.status}
+    return answer
+
+
+def _say_end(screen: Screen, end: RunFinished, session: str) -> None:
+    """Say how a run has ended that has not succeeded."""
+    if end.error is not None:
+        screen.error(f"the agent failed ({end.error.code}): {end.error.detail or end.error.code}")
+    elif end.input_requests:
+        for request in end.input_requests:
+            screen.note(f"The agent asks: {question(request)}")
+        screen.note(_open_question(session))
+    else:
+        screen.note(f"The run was {end.status}; history has what it had done")
+
+
+def _open_question(session: str) -> str:
+    return f"Not answered; the session waits for it: strandline answer {session} TEXT"
 
 
 def _as_text(typed: str) -> str:
@@ -194,9 +260,9 @@ def _number(words: list[str], default: int) -> int:
     return int(words[0])
 
 
-def _left(last: list[Event]) -> str:
-    run_id = next((f" ({event.run_id})" for event in last if isinstance(event, (InLine, Kept))), "")
-    return f"Left. What was accepted goes on without you{run_id}: its answer will be in the history"
+def _left(run_id: str | None) -> str:
+    known = f" ({run_id})" if run_id else ""
+    return f"Left. What was accepted goes on without you{known}: its answer will be in the history"
 
 
 def _prepare_editing() -> None:

@@ -16,7 +16,7 @@ from rich.markdown import Heading, Markdown
 from rich.padding import Padding
 from rich.text import Text
 
-from strandline.chat.events import Answer, Event, InLine, Kept, Lost, Refused, Waiting
+from strandline.chat.account import Note, Said, Used
 from strandline.chat.turns import ToolCall, Turn, brief
 from strandline.printable import clean
 
@@ -25,6 +25,8 @@ ASCII_SPINNER: Final = "|/-\\"
 BRIEF_LINES: Final = 8
 SILENT_S: Final = 0.4
 """An answer that comes within this time is not worth a line that says that one waits."""
+MOST_LIVE_LINES: Final = 12
+"""How many lines of what is not whole yet are shown."""
 
 
 class _Heading(Heading):
@@ -53,38 +55,36 @@ class Screen:
         self._out = Console(highlight=False)
         self._err = Console(stderr=True, highlight=False)
         self._told = self._err if plain else self._out
-        self._drawn = False
+        self._drawn = 0
         self._ticks = 0
 
-    # -- one question ------------------------------------------------------------------------------
+    # -- one run -----------------------------------------------------------------------------------
 
-    def show(self, event: Event) -> None:
-        """Draw what happens."""
-        match event:
-            case Waiting() | InLine():
-                if event.elapsed_s >= SILENT_S:
-                    self._draw_line(_standing(event))
-            case Kept(run_id=run_id):
-                self.note(f"The server stops or reloads; it keeps this run ({run_id}), which goes on when it is back")
-            case Refused(reason=reason, wait_s=wait_s, again=True):
-                self._draw_line(f"{reason}; trying again in {wait_s:g} s")
-            case Refused(reason=reason, wait_s=wait_s):
-                self.note(f"Not now: {reason}. Nothing was accepted; trying again in {wait_s:g} s (Ctrl-C gives up)")
-            case Lost():
-                self.note("The connection broke; looking for the answer in the history")
-            case Answer():
-                self._answer(event)
+    def show(self, what: Said | Used | Note) -> None:
+        """Draw what happens. What is `plain` has the answer at its end, and says nothing of what leads to it."""
+        match what:
+            case Note(text=text):
+                self.note(text)
+            case Said(text=text) if not self.plain:
+                self.clear_line()
+                self._out.print(Padding(_Markdown(clean(text)), (0, 0, 1, 2)))
+            case Used(call=call, took_s=took_s) if not self.plain:
+                self.clear_line()
+                self.tool(call, took_s)
 
-    def _answer(self, answer: Answer) -> None:
+    def live(self, text: str, standing: str, elapsed_s: float) -> None:
+        """Draw what changes: the end of what the model says now, and below it how it stands."""
+        if elapsed_s >= SILENT_S or (text and not self.plain):
+            self._draw([] if self.plain else self._tail(text), standing)
+
+    def standing(self, text: str) -> None:
+        """Draw how it stands, and nothing else that changes."""
+        self._draw([], text)
+
+    def answer(self, text: str) -> None:
+        """Write an answer as it is, without what would control a terminal if it is one. Raises `BrokenPipeError`."""
         self.clear_line()
-        if not answer.ok:
-            self.error(f"the agent failed ({answer.body.get('error_code', 'error')}): {answer.text}")
-        elif self.plain:
-            self.write(clean(answer.text) if self._out.is_terminal else answer.text)
-        else:
-            if answer.found:
-                self.note("Found in the history:")
-            self._out.print(Padding(_Markdown(clean(answer.text)), (0, 0, 1, 2)))
+        self.write(clean(text) if self._out.is_terminal else text)
 
     def write(self, text: str) -> None:
         """Write a result to the standard output, as it is. Raises `BrokenPipeError`."""
@@ -118,15 +118,12 @@ class Screen:
                     self._out.print(Padding(_Markdown(_cut(clean(said), whole)), (0, 0, 0, 2)))
             self._out.print()
 
-    def tools(self, turn: Turn) -> None:
-        """Draw which tools a turn used."""
-        for call in turn.tools:
-            self.tool(call)
-
-    def tool(self, call: ToolCall) -> None:
-        """Draw a tool's call, on one line."""
+    def tool(self, call: ToolCall, took_s: float | None = None) -> None:
+        """Draw a tool's call on one line: what it was given, what came of it, and how long it took."""
+        took = "" if took_s is None else f" · {duration(took_s)}"
         line = Text(f"  * {clean(brief(call))}", "red" if call.failed else "dim")
-        line.truncate(self._out.width, overflow="ellipsis")
+        line.truncate(self._out.width - len(took), overflow="ellipsis")
+        line.append(took)
         self._out.print(line, no_wrap=True, crop=True)
 
     def table(self, values: dict[str, Any]) -> None:
@@ -151,28 +148,40 @@ class Screen:
         console = self._err if self.plain else self._out
         console.print(Text.assemble(("strandline: ", "bold red"), clean(text)), soft_wrap=self.plain)
 
-    # -- the line at the bottom --------------------------------------------------------------------
+    # -- what changes, at the bottom ---------------------------------------------------------------
 
-    def _draw_line(self, text: str) -> None:
+    def _tail(self, text: str) -> list[str]:
+        """Return the last lines of a text, as many as there is room for."""
+        room = max(1, min(MOST_LIVE_LINES, self._told.height - 3))
+        told = Text(clean(text[-room * self._told.width :]), tab_size=4)
+        if not text.strip():
+            return []
+        return [f"  {line.plain}" for line in list(told.wrap(self._told, self._told.width - 3))[-room:]]
+
+    def _draw(self, lines: list[str], standing: str) -> None:
         if not self._told.is_terminal or self._told.is_dumb_terminal:
             return
         self._ticks += 1
         wheel = SPINNER if self._told.encoding.startswith("utf") else ASCII_SPINNER
-        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(text).split())}"
+        line = f"{wheel[self._ticks % len(wheel)]} {' '.join(clean(standing).split())}"
         width = self._told.width - 1
         if cell_len(line) > width:
             line = set_cell_size(line, width)
         start, end = ("", "") if self._told.no_color else ("\x1b[2m", "\x1b[0m")
-        self._told.file.write(f"\r\x1b[2K{start}{line}{end}")
+        self._told.file.write(self._erased() + "\n".join([*lines, f"{start}{line}{end}"]))
         self._told.file.flush()
-        self._drawn = True
+        self._drawn = len(lines) + 1
 
     def clear_line(self) -> None:
-        """Take the line away."""
+        """Take away what is drawn at the bottom."""
         if self._drawn:
-            self._told.file.write("\r\x1b[2K")
+            self._told.file.write(self._erased())
             self._told.file.flush()
-            self._drawn = False
+            self._drawn = 0
+
+    def _erased(self) -> str:
+        """Return what takes away all that is drawn, and leaves the cursor where that began."""
+        return "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "") + "\x1b[J"
 
     @contextmanager
     def quiet_keys(self) -> Iterator[None]:
@@ -205,20 +214,9 @@ class Screen:
         return f"\x01\x1b[1;36m\x02{session}>\x01\x1b[0m\x02 "
 
 
-def _standing(event: Waiting | InLine) -> str:
-    seconds = f"{event.elapsed_s:.0f} s"
-    match event:
-        case InLine(position=None, phase=phase):
-            return f"{seconds} · it executes: {phase}"
-        case InLine(position=position, estimated_wait_s=estimate):
-            before = (position or 1) - 1
-            runs = {0: "next in its line", 1: "1 run before it"}.get(before, f"{before} runs before it")
-            return f"{seconds} · {runs}" + (f", about {estimate:.0f} s" if estimate else "")
-        case Waiting(running=None):
-            return seconds if event.elapsed_s < 1 else f"{seconds} · the server says nothing at the moment"
-        case Waiting(running=running, queued=queued):
-            executes = "1 run executes" if running == 1 else f"{running} runs execute"
-            return f"{seconds} · on the server {executes}, {queued} {'waits' if queued == 1 else 'wait'}"
+def duration(seconds: float) -> str:
+    """Return a duration as people read it."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else f"{seconds:.0f} s"
 
 
 def _cut(text: str, whole: bool) -> str:

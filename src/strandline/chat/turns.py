@@ -1,16 +1,13 @@
 """History as people read it: turns, each a question, the tools that were used for it, and what was said."""
 
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Message = dict[str, Any]
 MOST_GIVEN: Final = 40
 """How many characters of a tool's arguments are shown."""
-EARLY: Final = re.compile(r"\(This run ended early: (\w+)\.\)$")
-"""How history tells of a run that did not end well."""
 
 
 @dataclass(slots=True)
@@ -31,25 +28,6 @@ class Turn:
     said: list[str | ToolCall] = field(default_factory=list)
     discarded: bool = False
     """The agent does not see it."""
-
-    @property
-    def tools(self) -> list[ToolCall]:
-        """The tools that were used."""
-        return [each for each in self.said if isinstance(each, ToolCall)]
-
-    @property
-    def ended_early(self) -> str | None:
-        """Why the turn's run did not end well; None if it did. A limit that was reached is no failure."""
-        found = EARLY.search(self.answer or "")
-        return found.group(1) if found is not None and found.group(1) != "limit" else None
-
-    @property
-    def answer(self) -> str | None:
-        """The texts after the last tool; None if there are none."""
-        texts: list[str] = []
-        for each in self.said:
-            texts = [] if isinstance(each, ToolCall) else [*texts, each]
-        return "\n\n".join(texts) or None
 
 
 def turns_of(messages: Iterable[Message]) -> list[Turn]:
@@ -77,17 +55,6 @@ def turns_of(messages: Iterable[Message]) -> list[Turn]:
 def text_of(message: Message) -> str:
     """Return what a message says in words."""
     return "\n".join(block["text"] for block in message["content"] if "text" in block)
-
-
-def new_since(before: Sequence[Message], now: Sequence[Message]) -> list[Message]:
-    """Return the messages of `now` that came after those of `before`: both are ends of one history."""
-    if not before:
-        return list(now)
-    size = len(before)
-    for end in range(len(now), size - 1, -1):
-        if list(now[end - size : end]) == list(before):
-            return list(now[end:])
-    return []
 
 
 def brief(call: ToolCall) -> str:

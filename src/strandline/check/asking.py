@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from strandline.check.adapters import Ask, Refused
-from strandline.remote.answers import is_loopback, json_of
+from strandline.client.transport import is_loopback
 
 NOT_NOW: Final = frozenset({409, 429, 503})
 
@@ -109,7 +109,10 @@ class Asker:
 
 
 def _by_status(label: str, response: httpx.Response) -> Came:
-    body = json_of(response)
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
     detail = body.get("detail") or body.get("error") or "" if isinstance(body, dict) else ""
     why = f"{response.status_code} {detail}".strip()
     if response.status_code in NOT_NOW:

@@ -8,26 +8,12 @@ from collections.abc import Iterator
 from typing import Any, Final, Self
 from urllib.parse import quote
 
-import httpx
+from strandline.client import requests
+from strandline.client.blocking import Client
+from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused
+from strandline.client.requests import PAGE
+from strandline.remote.answers import Other, RemoteError, making, nobody, why
 
-from strandline.remote.answers import (
-    NotStrandline,
-    RemoteError,
-    body_of,
-    is_loopback,
-    json_of,
-    nobody,
-    reaching,
-    retry_after_s,
-    why,
-)
-
-CONNECT_S: Final = 5.0
-READ_S: Final = 30.0
-PAGE: Final = 1000
-"""The most that a page may have."""
-NOT_FOUND, CONFLICT, TOO_MANY, UNAVAILABLE = 404, 409, 429, 503
-FIRST_ERROR: Final = 300
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
     "asked": "`strandline answer SESSION` shows what a session asks",
@@ -50,13 +36,8 @@ class RemoteServer:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        with reaching(url):
-            self._client = httpx.Client(
-                base_url=url,
-                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-                trust_env=not is_loopback(url),
-                headers={"Accept": "application/json"},
-            )
+        with making(url):
+            self._client = Client(url, patience_s=0)  # whoever types a command wants to know now
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +93,7 @@ class RemoteServer:
 
     def answer(self, session: str, answers: dict[str, str]) -> Body:
         """Answer what a session's agent asks, by the ids of its requests; return the run that goes on with it."""
-        responses = [{"id": request_id, "response": text} for request_id, text in answers.items()]
-        return self._ask("POST", f"{_path(session)}/runs", {"input": {"responses": responses}})
+        return self._ask("POST", f"{_path(session)}/runs", {"input": requests.responses(answers)})
 
     # -- one request -------------------------------------------------------------------------------
 
@@ -123,7 +103,7 @@ class RemoteServer:
         damaged: list[Any] = []
         cursor: str | None = None
         while len(entries) < most:
-            asked = {**(query or {}), "limit": min(PAGE, most - len(entries))}
+            asked = {**(query or {}), "limit": str(min(PAGE, most - len(entries)))}
             page = self._ask("GET", path, query=asked if cursor is None else {**asked, "cursor": cursor})
             if not isinstance(page.get(name), list):
                 raise self._other(f"GET {path} has no {name}")
@@ -136,36 +116,32 @@ class RemoteServer:
 
     def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
         try:
-            response = self._client.request(method, path, json=body, params=query)
-        except httpx.TransportError as error:
+            return self._client.ask(method, path, body, query=query)
+        except NoServer as error:
             raise nobody(self.url, error, "--url http://HOST:PORT") from None
-        if response.status_code < FIRST_ERROR:
-            return body_of(response)
-        raise self._refused(method, path, response)
+        except ClientError as error:
+            raise self._refused(method, path, error) from None
 
-    def _refused(self, method: str, path: str, response: httpx.Response) -> RemoteError:
-        found = json_of(response)
-        code = found.get("code") if isinstance(found, dict) else None
-        detail = str(found.get("detail", "")) if isinstance(found, dict) else ""
-        match response.status_code:
-            case _ if code is None:
-                return self._other(f"{method} {path} says {response.status_code}")
-            case status if status == NOT_FOUND and detail.startswith("there is nothing at"):
-                return self._other(f"it has no {path}")
-            case status if status == NOT_FOUND:
+    def _refused(self, method: str, path: str, error: ClientError) -> RemoteError:
+        match error:
+            case NotFound(detail=detail) if error.code and not detail.startswith("there is nothing at"):
                 what = "runs" if path.startswith("/v1/runs/") else "asked" if "input request" in detail else "sessions"
                 return Unknown(f"{detail}; {_LISTS[what]}")
-            case status if status == CONFLICT:
-                return Late(
-                    f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it"
-                )  # run or session
-            case status if status in (TOO_MANY, UNAVAILABLE):
-                return RemoteError(f"not now: {why(response)}. Try again in {retry_after_s(response):g} s")
+            case NotFound(code=code) if code:
+                return self._other(f"it has no {path}")
+            case Conflict(detail=detail) if error.code:
+                return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
+            case NotNow() if error.code:
+                return RemoteError(f"not now: {why(error)}. Try again in {error.retry_after_s:g} s")
+            case Refused() if error.code:
+                return RemoteError(f"the server does not do this: {why(error)}")
+            case Refused():
+                return self._other(f"{method} {path} says {error.status}")
             case _:
-                return RemoteError(f"the server does not do this: {why(response)}")
+                return self._other(error.detail)
 
-    def _other(self, told: str) -> NotStrandline:
-        return NotStrandline(
+    def _other(self, told: str) -> Other:
+        return Other(
             f"what answers at {self.url} is no Strandline server, or one of another version: {told}. Name the address"
             " of one: --url http://HOST:PORT"
         )

@@ -1,0 +1,63 @@
+"""A typed client of Strandline servers: `Client` and, for async code, `AsyncClient`.
+
+What to send, what an answer means, where to come back to and how long to wait is decided once, without I/O (`plans`);
+the two clients only carry it out. It knows the wire, and nothing of a server's inside.
+"""
+
+from strandline.client.answers import HistoryMessage, Problem, Run
+from strandline.client.awaiting import AsyncClient
+from strandline.client.blocking import Client
+from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, NotStrandline, Refused
+from strandline.client.events import (
+    Event,
+    MessageAdded,
+    ReasoningDelta,
+    RunFinished,
+    RunPosition,
+    RunQueued,
+    RunRestarted,
+    RunStalled,
+    RunStarted,
+    StreamGap,
+    TextDelta,
+    TextReset,
+    ToolFinished,
+    ToolStarted,
+    Unknown,
+    Usage,
+)
+from strandline.client.requests import Wishes
+from strandline.model import InputRequest
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Event",
+    "HistoryMessage",
+    "InputRequest",
+    "MessageAdded",
+    "NoServer",
+    "NotFound",
+    "NotNow",
+    "NotStrandline",
+    "Problem",
+    "ReasoningDelta",
+    "Refused",
+    "Run",
+    "RunFinished",
+    "RunPosition",
+    "RunQueued",
+    "RunRestarted",
+    "RunStalled",
+    "RunStarted",
+    "StreamGap",
+    "TextDelta",
+    "TextReset",
+    "ToolFinished",
+    "ToolStarted",
+    "Unknown",
+    "Usage",
+    "Wishes",
+]

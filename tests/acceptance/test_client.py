@@ -1,0 +1,255 @@
+"""The client, over real HTTP: connections that are cut, servers that are killed, full, stopped and started again."""
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.cutting import cutting
+from acceptance.server import DEADLINE_S, TARGETS, free_port, serving, texts
+from strandline import AsyncClient, Client, ClientError
+from strandline.client import (
+    Conflict,
+    Event,
+    MessageAdded,
+    NoServer,
+    NotFound,
+    NotNow,
+    NotStrandline,
+    RunFinished,
+    RunQueued,
+    RunRestarted,
+    RunStarted,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+)
+
+STREAMS = 24
+PIECES = 200
+TALKING = f"""
+async def agent(message, session):
+    for number in range({PIECES}):
+        yield f"{{message}} \\u2028{{number}}\\x85 "
+"""
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def whole(label: str) -> str:
+    return "".join(f"{label} \u2028{number}\x85 " for number in range(PIECES))
+
+
+def said(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def run_of(client: AsyncClient, label: str) -> list[Event]:
+    async with aclosing(client.run(label, label)) as events:
+        return [event async for event in events]
+
+
+# -- connections that are cut -------------------------------------------------------------------------
+
+
+def test_streams_that_are_cut_in_the_middle_are_the_same_to_the_byte(tmp_path: Path) -> None:
+    """Each connection is cut once to three times, after other numbers of bytes; a few before the first one."""
+    (tmp_path / "agent.py").write_text(TALKING)
+    chance = random.Random(6)
+    early, later = [0, 40, 300], [chance.randrange(1, 12_000) for _ in range(3 * STREAMS)]
+    sizes = itertools.chain(early, later, itertools.repeat(None))
+    lock = threading.Lock()
+
+    def after() -> int | None:
+        with lock:
+            return next(sizes)
+
+    async def streamed(url: str) -> list[list[Event]]:
+        async with AsyncClient(url) as client:
+            return await asyncio.gather(*(run_of(client, f"s{number}") for number in range(STREAMS)))
+
+    with serving("agent.py", folder=tmp_path) as server, cutting(server.url, after) as (url, proxy):
+        found = asyncio.run(streamed(url))
+        assert proxy.cuts >= STREAMS
+        for number, events in enumerate(found):
+            label = f"s{number}"
+            assert said(events) == whole(label)
+            numbers = [event.id for event in events if event.id is not None]
+            assert numbers == list(range(1, len(numbers) + 1)), "no gap and no repeat"
+            assert isinstance(events[-1], RunFinished)
+            assert texts(server.history(label), "user") == [label], "it was accepted once"
+
+
+def test_the_blocking_client_comes_back_too(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(TALKING)
+    sizes = itertools.chain([100, 2_000, 50, 5_000], itertools.repeat(None))
+    told: list[str] = []
+    with (
+        serving("agent.py", folder=tmp_path) as server,
+        cutting(server.url, lambda: next(sizes)) as (url, proxy),
+        Client(url, on_pause=lambda error, _: told.append(error.code)) as client,
+    ):
+        assert said(list(client.run("one"))) == whole("one")
+        assert proxy.cuts == len(told) == 4
+        sizes = itertools.chain([30], itertools.repeat(None))
+        assert client.chat("two").output == whole("two"), "an answer that is cut is asked for again"
+        assert texts(server.history(), "user") == ["one", "two"]
+
+
+# -- servers that go ----------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_stream_is_survived(at: Checkpoints, tmp_path: Path) -> None:
+    at.hold("one model 1", "two model 0")
+    with serving(
+        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
+    ) as server, Client(server.url) as client:  # fmt: skip
+        first = client.run("one a", "s")
+        told = list(itertools.takewhile(lambda event: not isinstance(event, ToolFinished), first))
+        assert [type(event) for event in told[:2]] == [RunStarted, MessageAdded]
+        second = server.submit(client.chat, "two", "s")  # type: ignore[arg-type]
+        server.line_up_behind("three", "s")
+        at.reached("one model 1")
+        server.settled()
+        server.kill()
+        server.start()
+        at.release()
+        rest = list(first)
+        again = next(event for event in rest if isinstance(event, RunRestarted))
+        assert again.attempt == 2
+        assert [list(message["content"][0]) for message in again.messages][:1] == [["text"]]
+        numbers = [event.id for event in [*told, *rest] if event.id is not None]
+        assert numbers == sorted(set(numbers))
+        end = rest[-1]
+        assert isinstance(end, RunFinished)
+        assert end.output == "one: did a"
+        assert second.result(DEADLINE_S).output == "two"  # type: ignore[attr-defined]
+        assert at.steps.count("one a") == 1, "no tool is started twice"
+
+
+def test_a_run_that_waits_while_the_server_restarts_is_answered(at: Checkpoints, tmp_path: Path) -> None:
+    """SIGTERM: the stream ends without an end of the run, and a chat is answered with 202."""
+    at.hold("one model 0")
+    reasons: list[str] = []
+    with serving(
+        TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
+    ) as server, Client(server.url, on_pause=lambda error, _: reasons.append(error.code)) as client:  # fmt: skip
+        server.line_up("one", session_id="s")
+        at.reached("one model 0")
+        streamed = client.run("two", "s")
+        queued = next(streamed)
+        assert isinstance(queued, RunQueued)
+        assert queued.position == 1
+        asked = server.submit(client.chat, "three", "s")  # type: ignore[arg-type]
+        server.line_up_behind("four", "s")
+        server.terminate()
+        at.release()
+        assert server.ended() == 0
+        server.start()
+        rest = list(streamed)
+        assert rest[0].id is not None
+        assert queued.id is not None
+        assert rest[0].id > queued.id
+        assert asked.result(DEADLINE_S).output == "three"  # type: ignore[attr-defined]
+        assert isinstance(rest[-1], RunFinished)
+        assert rest[-1].output == "two"
+        assert "stream_ended" in reasons
+
+
+# -- refusals -----------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_is_waited_for_as_long_as_it_says(at: Checkpoints, tmp_path: Path) -> None:
+    paused = threading.Event()
+    waits: list[tuple[str, float]] = []
+
+    def on_pause(error: ClientError, seconds: float) -> None:
+        waits.append((error.code, seconds))
+        paused.set()
+
+    flags = ["--max-queued-per-session", "0"]
+    with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        server.line_up("one")
+        with Client(server.url, on_pause=on_pause) as client, Client(server.url, patience_s=0.5) as hasty:
+            with pytest.raises(NotNow) as refused:
+                hasty.chat("no")
+            assert (refused.value.code, refused.value.status, refused.value.retry_after_s) == ("queue_full", 429, 1.0)
+            asked = server.submit(client.chat, "two")  # type: ignore[arg-type]
+            assert paused.wait(DEADLINE_S)
+            at.release()
+            assert asked.result(DEADLINE_S).output == "two"  # type: ignore[attr-defined]
+        assert set(waits) == {("queue_full", 1.0)}
+        assert texts(server.history(), "user") == ["one", "two"]
+
+
+def test_a_key_of_ones_own_is_the_same_run(at: Checkpoints, tmp_path: Path) -> None:
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+        Client(server.url) as client,
+    ):
+        first = client.chat("one", idempotency_key="mine")
+        assert client.chat("one", idempotency_key="mine").run_id == first.run_id
+        replayed = list(client.run("one", idempotency_key="mine"))
+        assert {event.run_id for event in replayed} == {first.run_id}
+        assert at.steps.count("one model 0") == 1
+        with pytest.raises(ClientError) as refused:
+            client.chat("another", idempotency_key="mine")
+        assert (refused.value.code, refused.value.status) == ("key_reused", 422)
+
+
+# -- everything that it can do ------------------------------------------------------------------------
+
+
+def test_a_client_asks_watches_answers_cancels_and_reads(at: Checkpoints, tmp_path: Path) -> None:
+    with (
+        serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+        Client(f"{server.url}/", key="a key is sent, and nobody asks for it here") as client,
+    ):
+        asked = client.chat("one @a", "desk", priority=1, metadata={"from": "a test"})
+        assert (asked.status, asked.metadata, asked.ok) == ("needs_input", {"from": "a test"}, False)
+        (request,) = asked.input_requests
+        assert (request.name, request.reason) == ("@a", "may I, one?")
+        going_on = client.answer(asked.run_id, {request.id: "yes"})
+        events = list(client.events(going_on.run_id))
+        assert [event.name for event in events if isinstance(event, ToolStarted)] == ["work"]
+        assert client.wait(going_on.run_id).output == "one: did @a (yes)"
+        with pytest.raises(Conflict) as answered:
+            client.answer(asked.run_id, {request.id: "no"})
+        assert answered.value.code == "already_answered"
+        assert texts(client.history("desk"), "user") == ["one @a"]
+        assert len(client.history("desk", 1)) == 1
+        at.hold("two ?a")
+        watched = client.run("two ?a", "desk")
+        next(event for event in watched if isinstance(event, ToolStarted))
+        run_id = client.ask("GET", "/v1/sessions/desk")["running"]
+        assert client.cancel(run_id).cancel_requested
+        at.release()
+        end = list(watched)[-1]
+        assert isinstance(end, RunFinished)
+        assert (end.status, end.run_id, end.ok) == ("cancelled", run_id, False)
+        with pytest.raises(Conflict):
+            client.cancel(run_id)
+        with pytest.raises(NotFound):
+            client.wait("run_none")
+        with pytest.raises(NotFound), Client(f"{server.url}/elsewhere") as lost:
+            lost.chat("x")
+
+
+def test_an_address_is_no_server(tmp_path: Path) -> None:
+    with Client(f"http://127.0.0.1:{free_port()}") as client, pytest.raises(NoServer) as nobody:
+        client.chat("x")
+    assert not nobody.value.reached
+    with pytest.raises(ClientError, match="no address"):
+        Client("http://local\nhost")
+    assert not issubclass(NotStrandline, NoServer)

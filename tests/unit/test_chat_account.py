@@ -1,0 +1,111 @@
+"""What a person is shown of a run, event by event."""
+
+from typing import Any
+
+from strandline.chat.account import Account, Note, Said, Used, question
+from strandline.chat.turns import ToolCall
+from strandline.client.events import (
+    Event,
+    MessageAdded,
+    RunFinished,
+    RunPosition,
+    RunQueued,
+    RunRestarted,
+    RunStalled,
+    RunStarted,
+    StreamGap,
+    TextDelta,
+    TextReset,
+    ToolFinished,
+    ToolStarted,
+    Unknown,
+)
+from strandline.model import InputRequest
+
+
+def said(text: str) -> MessageAdded:
+    return MessageAdded({"role": "assistant", "content": [{"text": text}]})
+
+
+def result(text: str, status: str = "success") -> dict[str, Any]:
+    return {"toolUseId": "t1", "status": status, "content": [{"text": text}]}
+
+
+def shown(*events: Event) -> list[Said | Used | Note]:
+    account = Account()
+    return [each for event in events for each in account.take(event)]
+
+
+def test_text_is_there_as_it_comes_and_shown_for_good_when_its_message_is_whole() -> None:
+    account = Account()
+    assert account.take(TextDelta("It is ", run_id="run_1")) == []
+    assert account.take(TextDelta("3.")) == []
+    assert (account.text, account.run_id) == ("It is 3.", "run_1")
+    assert account.take(said("It is 3.")) == [Said("It is 3.")]
+    assert account.text == ""
+    assert account.take(RunFinished("succeeded", output="It is 3.")) == [], "it is not said twice"
+    assert account.end is not None
+
+
+def test_the_end_says_what_was_not_said() -> None:
+    assert shown(said("Let me see."), RunFinished("succeeded", output="It is 3.")) == [
+        Said("Let me see."),
+        Said("It is 3."),
+    ]
+    assert shown(RunFinished("failed", output="half")) == []
+
+
+def test_a_model_that_starts_over_takes_back_what_it_has_said_since_its_last_message() -> None:
+    account = Account()
+    account.take(TextDelta("wro"))
+    (note,) = account.take(TextReset())
+    assert isinstance(note, Note)
+    assert account.text == ""
+    assert account.take(TextReset()) == [], "there is nothing to take back"
+
+
+def test_a_tool_is_a_line_when_it_has_ended() -> None:
+    assert shown(
+        ToolStarted("t1", "add", {"a": 1}), ToolFinished("t1", "add", "success", 0.25, result("3"))
+    ) == [Used(ToolCall("add", {"a": 1}, "3"), 0.25)]  # fmt: skip
+    assert shown(ToolFinished("t1", "add", "error", None, result("no", "error"))) == [
+        Used(ToolCall("add", None, "no", failed=True), None)
+    ]
+
+
+def test_how_it_stands() -> None:
+    account = Account()
+    assert account.standing(0.4) == "0 s"
+    steps: list[tuple[Event, str]] = [
+        (RunQueued(3, 4.2), "2 runs before it, about 4 s"),
+        (RunPosition(2), "1 run before it"),
+        (RunPosition(1), "next in its line"),
+        (RunStarted(1), "it executes"),
+        (TextDelta("x"), "the model answers"),
+        (ToolStarted("t1", "add"), "it uses add"),
+        (ToolStarted("t2", "sub"), "it uses sub"),
+        (ToolFinished("t2", "sub", "success", 1.0, result("1")), "it uses add"),
+        (RunStalled(120.0, "tool add"), "no sign of life for 120 s (tool add)"),
+        (Unknown(kind="run.dreamt"), "no sign of life for 120 s (tool add)"),
+    ]
+    for event, standing in steps:
+        account.take(event)
+        assert account.standing(7.0) == f"7 s · {standing}"
+
+
+def test_a_restart_and_a_gap_are_told() -> None:
+    account = Account()
+    account.take(TextDelta("half an"))
+    (note,) = account.take(RunRestarted(2))
+    assert isinstance(note, Note)
+    assert "attempt 2" in note.text
+    assert account.text == ""
+    (gap,) = account.take(StreamGap(4, 6))
+    assert isinstance(gap, Note)
+    assert gap.text.startswith("3 events")
+
+
+def test_a_question_is_one_line() -> None:
+    assert question(InputRequest("q1", "refund", {"order": "B2"})) == 'refund: {"order": "B2"}'
+    assert question(InputRequest("q1", "refund", "may I?")) == "refund: may I?"
+    assert question(InputRequest("q1", "refund")) == "refund"
