@@ -388,3 +388,16 @@ def test_a_server_that_stops_ends_all_feeds_also_those_that_are_asked_for_then()
             assert service.changes(ANONYMOUS).is_over
 
     play(main)
+
+
+def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated)) as service:
+            gone, stays = await send(service, "1", "a"), await send(service, "1", "b")
+            await settled(service)
+            await service.delete(key("a"))
+            with pytest.raises(NotFound):
+                await service.stream(ANONYMOUS, gone.run_id)
+            assert await told(service, stays.run_id)
+
+    play(main)

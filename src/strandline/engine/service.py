@@ -294,6 +294,7 @@ class Service:
         self._readiness.admit()
         deleted = await self._control.delete(key)
         if deleted:
+            self._shelf.forget(key)
             self._feeds.tell(key, None, self._clock.now(), SessionDeleted())
         return deleted
 

@@ -58,6 +58,11 @@ class Shelf:
             stream = self._read[run_id] = RunStream.told(run_id, kept.key, self._decode(kept.events))
         return stream
 
+    def forget(self, key: SessionKey) -> None:
+        """Forget what was told of the runs of a session."""
+        for run_id in [run_id for run_id, kept in self._kept.items() if kept.key == key]:
+            self._size -= len(self._kept.pop(run_id).events) + ENTRY_BYTES
+
     def tidy(self) -> None:
         """Forget what was kept for long enough. To be called every second."""
         now = self._clock.monotonic()
