@@ -1,5 +1,6 @@
 """What the server answers is what its own document says that it answers."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +8,11 @@ import httpx
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving
 
 Document = dict[str, Any]
+EVENTS = "text/event-stream"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,14 @@ def check(document: Document, path: str, answer: httpx.Response) -> None:
     operation = document["paths"][path][answer.request.method.lower()]
     described = operation["responses"].get(str(answer.status_code))
     assert described is not None, f"{path}: {answer.status_code} is not described: {answer.text}"
-    if "content" not in described:
+    if answer.status_code == 204:
         assert answer.content == b""
         return
-    schema = described["content"][answer.headers["content-type"]]["schema"]
+    kind = answer.headers["content-type"].partition(";")[0]
+    if kind == EVENTS:
+        assert kind in described["content"]
+        return  # each event is looked at as it is heard: see `acceptance.events`
+    schema = described["content"][kind]["schema"]
     jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
     if answer.status_code >= 400 and "code" in answer.json():
         assert f"`{answer.json()['code']}`" in described["description"]
@@ -82,6 +89,35 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
     for path, answer in asked:
         check(document, path, answer)
     assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
+
+
+def test_streams_are_as_described(server: Server, document: Document) -> None:
+    runs, events = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}/events"
+    with listening(server, "GET", "/v1/events") as changes:
+        with listening(server, "POST", "/v1/sessions/t/runs", json={"input": "x"}) as told:
+            run_id = told.until("run.finished").data["run_id"]
+        changes.until("run.finished")
+        server.client.post("/v1/sessions/t/pause")
+        server.client.post("/v1/sessions/t/resume")
+        server.client.delete("/v1/sessions/t")
+        changes.until("session.deleted")
+    kept = {"Accept": EVENTS, "Idempotency-Key": "k"}
+    once = server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers=kept)
+    last = re.findall(r"^id: (\d+)$", once.text, re.MULTILINE)[-1]
+    path = once.headers["Location"] + "/events"
+    asked = [
+        (runs, once),
+        (runs, server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers={**kept, "Last-Event-ID": last})),
+        ("/chat", server.client.post("/chat", json={"message": "x"}, headers={"Accept": EVENTS})),
+        (events, server.client.get(path)),
+        (events, server.client.get(path, headers={"Last-Event-ID": last})),
+        (events, server.client.get(path, headers={"Last-Event-ID": "x"})),
+        (events, server.client.get(f"/v1/runs/{run_id}/events")),
+        ("/v1/events", server.client.get("/v1/events?type=x")),
+    ]
+    for described, answer in asked:
+        check(document, described, answer)
+    assert [answer.status_code for _, answer in asked] == [200, 204, 200, 200, 204, 422, 404, 422]
 
 
 def test_the_page_is_there(server: Server) -> None:
