@@ -92,7 +92,7 @@ def listening(server: Server, method: str, path: str, *, after: str | None = Non
         document = client.get("/openapi.json").json()
         described = document["paths"][_SEGMENT.sub(r"\1{\2_id}", path.partition("?")[0])][method.lower()]
         media = described["responses"]["200"]["content"]["text/event-stream"]
-        union = media["x-itemSchema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
+        union = media["schema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
         yield Ear(response, union, document["components"]["schemas"])
 
 

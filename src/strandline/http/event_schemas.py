@@ -1,7 +1,7 @@
 """Events as the OpenAPI document describes them: a schema for each type, from the very records that are told.
 
-OpenAPI 3.1 has no word for one event of a stream (3.2 has: `itemSchema`). What is said here is true in 3.1: the body is
-text. What an event of it looks like is said beside it, as 3.2 would, in the extension `x-itemSchema`.
+OpenAPI 3.1 has no word for one event of a stream (3.2 has: `itemSchema`), and leaves open what `schema` is about there.
+As most readers of 3.1 take it, it describes each event here; the text of it says so.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,8 @@ _AT: Final = {"type": "string", "format": "date-time", "description": "When it h
 _RUN_ID: Final = {"type": "string", "description": "Of which run it is told"}
 _SESSION_ID: Final = {"type": "string", "description": "Of which session; in `/v1/events`"}
 _DESCRIBED: Final = (
-    "Server-sent events, until there is nothing more to tell. What each looks like says `x-itemSchema`, since OpenAPI"
-    " 3.1 has no word for one event of a stream (3.2 has: `itemSchema`). `data` is one line of JSON; `id` is missing"
-    " where nobody can go on after it. A comment is sent every 15 seconds in which nothing else is."
+    "One event of the stream: what OpenAPI 3.2 calls `itemSchema`, for which 3.1 has no word. `data` is one line of"
+    " JSON. `id` is missing where nobody can go on after it. A comment is sent when nothing else was for 15 seconds."
 )
 
 
@@ -44,8 +43,8 @@ def media_type(name: str) -> dict[str, Any]:
     """Return how a stream of events is described; `name` is the schema of their data."""
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"$ref": REFS.format(name=name)}}
     return {
-        "schema": {"type": "string", "description": _DESCRIBED},
-        "x-itemSchema": {
+        "schema": {
+            "description": _DESCRIBED,
             "type": "object",
             "required": ["event", "data"],
             "properties": {
@@ -53,7 +52,7 @@ def media_type(name: str) -> dict[str, Any]:
                 "event": {"type": "string", "description": "Its type"},
                 "data": data,
             },
-        },
+        }
     }
 
 

@@ -31,6 +31,7 @@ from strandline.http.sse import MEDIA_TYPE
 
 _JSON: Final = "application/json"
 _PROBLEM: Final = "application/problem+json"
+_SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
 
 
 class Operation(Struct, frozen=True, kw_only=True):
@@ -54,7 +55,7 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "session": (
         "session_id",
         "path",
-        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
+        _SESSION_ID,
         "The id of a session: 1 to 256 of A-Z a-z 0-9 . _ : @ -",
     ),
     "key": (
@@ -67,13 +68,13 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "last": (
         "Last-Event-ID",
         "header",
-        {"type": "string", "pattern": "^[0-9]{1,16}$"},
+        {"type": "string", "pattern": "^[0-9]{0,16}$"},
         "The `id` of the last event that you have had, to go on after it",
     ),
     "sessions": (
         "session_id",
         "query",
-        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": _SESSION_ID},
         "Tell of these sessions only; may be given more than once",
     ),
     "types": (
@@ -88,10 +89,15 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
         "Entries on a page",
     ),
-    "cursor": ("cursor", "query", {"type": "string"}, "The `next_cursor` of the page before"),
+    "cursor": ("cursor", "query", {"type": "string", "minLength": 1}, "The `next_cursor` of the page before"),
     "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Show messages that are hidden, too"),
-    "of": ("session_id", "query", {"type": "string", "default": "default"}, "The id of a session"),
-    "count": ("count", "query", {"type": "integer", "minimum": 0, "default": 1}, "How many messages; 0 is all"),
+    "of": ("session_id", "query", {**_SESSION_ID, "default": "default"}, "The id of a session"),
+    "count": (
+        "count",
+        "query",
+        {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 1},
+        "How many messages; 0 is all",
+    ),
     "tools": (
         "include_tool_messages",
         "query",

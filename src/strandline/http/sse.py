@@ -118,19 +118,17 @@ def framed(told: Numbered, run_id: RunId | None) -> bytes:
 
 
 def wants_events(request: Request) -> bool:
-    """Tell whether the client would rather have events than one answer.
+    """Tell whether the client would rather have events than one answer. To be asked before anything is accepted.
 
-    Raises `Invalid` if it would, after an id that is none: to be asked before anything is accepted.
+    Raises `Invalid` if it wants to go on after an id that is none.
     """
+    last_event_id(request)
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
     for entry in ",".join(request.headers.getlist("accept")).split(","):
         kind, *parameters = [each.strip().lower() for each in entry.split(";")]
         if kind in weights:
             weights[kind] = next((_weight(each[2:]) for each in parameters if each.startswith("q=")), 1.0)
-    if not weights[MEDIA_TYPE] > 0 or weights[MEDIA_TYPE] < weights["application/json"]:
-        return False
-    last_event_id(request)
-    return True
+    return weights[MEDIA_TYPE] > 0 and weights[MEDIA_TYPE] >= weights["application/json"]
 
 
 def last_event_id(request: Request) -> int:
