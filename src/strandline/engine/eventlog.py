@@ -33,6 +33,10 @@ AT_ONCE: Final = 200
 """How many events a subscription hands out at most in one go."""
 
 
+LARGE: Final = 64 * 1024
+"""Bytes on the wire from which on an event is encoded once for all who listen."""
+
+
 class Bounds(Struct, frozen=True):
     """What is kept: so many events, and so many bytes; the oldest go first."""
 
@@ -46,14 +50,28 @@ DEFAULT_BOUNDS: Final = Bounds()
 class EventLog:
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap."""
 
-    __slots__ = ("__weakref__", "_bounds", "_events", "_next", "_older", "_passing", "_readers", "_size", "closed")
+    __slots__ = (
+        "__weakref__",
+        "_bounds",
+        "_events",
+        "_made",
+        "_next",
+        "_older",
+        "_passing",
+        "_readers",
+        "_size",
+        "_sizes",
+        "closed",
+    )
 
     def __init__(self, *, first: int, older: int, bounds: Bounds) -> None:
         self._next = first
         self._older = older
         self._bounds = bounds
         self._events: deque[Numbered] = deque()
+        self._sizes: deque[int] = deque()
         self._size = 0
+        self._made: dict[int, bytes] = {}
         self._passing: Numbered | None = None
         self._readers: list[asyncio.Future[None]] = []
         self.closed = False
@@ -86,9 +104,13 @@ class EventLog:
         """Number an event and keep it; `_wake` is to follow."""
         self._events.append(Numbered(self._next, at, event, run_id, session_id))
         self._next += 1
-        self._size += size_of(event)
+        self._sizes.append(size_of(event))
+        self._size += self._sizes[-1]
         while len(self._events) > self._bounds.events or (self._size > self._bounds.size and len(self._events) > 1):
-            self._size -= size_of(self._events.popleft().event)
+            self._events.popleft()
+            self._size -= self._sizes.popleft()
+            if self._made:
+                self._made.pop(self._next - len(self._events) - 1, None)
         self._passing = None
 
     def _pass(self, at: float, event: Event) -> None:
@@ -105,18 +127,40 @@ class EventLog:
     # -- for those who listen ----------------------------------------------------------------------
 
     def since(self, after: int) -> list[Numbered]:
-        """Return the events after number `after` that are kept, a gap first if there were more, `AT_ONCE` at most."""
-        events = self._events
+        """Return the events after number `after` that are kept, a gap first if there were more.
+
+        `AT_ONCE` at most, and together no more than `LARGE`, or one: whoever reads slowly holds on to no more of them.
+        """
+        events, sizes = self._events, self._sizes
         first = self._next - len(events)
         after = max(after, self._older - 1)
-        new = self._next - 1 - max(after, first - 1)
-        if new > AT_ONCE:
-            told = list(islice(events, len(events) - new, len(events) - new + AT_ONCE))
+        start = max(after, first - 1) - first + 1
+        new = min(len(events) - start, AT_ONCE)
+        if start + new < len(events):
+            told, of = list(islice(events, start, start + new)), islice(sizes, start, start + new)
         else:
             told = [events[index] for index in range(-new, 0)]  # from the end, where a deque is fast
+            of = iter([sizes[index] for index in range(-new, 0)])
+        size = 0
+        for place, each in enumerate(of):
+            size += each
+            if size > LARGE and place:
+                del told[place:]
+                break
         if after < first - 1 and told:
             told.insert(0, Numbered(None, told[0].at, StreamGap(after + 1, first - 1)))
         return told
+
+    def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
+        """Return what `make` makes of an event, the same for all who listen: once, if that is large and it is kept."""
+        number = told.number
+        if number is None:
+            return make(told)
+        if (made := self._made.get(number)) is None:
+            made = make(told)
+            if len(made) > LARGE and number >= self._next - len(self._events):
+                self._made[number] = made
+        return made
 
     def passing(self) -> Numbered | None:
         """Return what was told in passing since the last event that is kept."""
@@ -184,6 +228,10 @@ class Subscription:
             if passing is not None:
                 events.append(passing)
         return events
+
+    def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
+        """Return what `make` makes of an event; all who listen to it have to make the same of it."""
+        return self._log.made(told, make)
 
     def close(self) -> None:
         """Wait for nothing any more."""

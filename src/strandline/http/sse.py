@@ -6,7 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode, encode_messages
 from strandline.engine.asked import Ticket
-from strandline.engine.eventlog import Subscription
+from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Numbered, TextDelta, type_of
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream
@@ -30,8 +30,8 @@ ALIVE_S: Final = 15.0
 _ALIVE: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 1000\n\n"
 """Milliseconds after which a client that lost its connection is to come back."""
-AT_ONCE_BYTES: Final = 64 * 1024
-"""How much is sent in one go, if an event is not larger: what a client that reads nothing has waiting for it."""
+AT_ONCE_BYTES: Final = LARGE
+"""How much is sent in one go, at most: what a client that reads nothing has waiting for it."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -59,7 +59,7 @@ class EventResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. Their end, or that of the connection, ends the response."""
-        events, frame = self._events, self._frame
+        events = self._events
         if scope["method"] == "HEAD":  # which is answered with headers alone, and would never know that it is over
             events.close()
         gone = asyncio.ensure_future(_gone(receive))
@@ -69,8 +69,8 @@ class EventResponse(Response):
             await send(_part(_RETRY))
             while not events.is_over:
                 if told := await events.next(ALIVE_S):
-                    for part in _portions(told, frame):
-                        await send(_part(part))
+                    for portion in _portions(events.made(each, self._frame) for each in told):
+                        await send(_part(portion))
                 elif not events.is_over:
                     await send(_part(_ALIVE))
             if not gone.done():
@@ -139,18 +139,22 @@ def last_event_id(request: Request) -> int:
     return int(text)
 
 
-def _portions(told: list[Numbered], frame: Callable[[Numbered], bytes]) -> Iterator[bytes]:
-    """Yield the events as bytes, many at once if they are small."""
-    frames: list[bytes] = []
+def _portions(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes, many frames at once if they are small, a large one in pieces."""
+    gathered: list[bytes] = []
     size = 0
-    for each in told:
-        frames.append(frame(each))
-        size += len(frames[-1])
-        if size >= AT_ONCE_BYTES:
-            yield b"".join(frames)
-            frames, size = [], 0
-    if frames:
-        yield b"".join(frames)
+    for frame in frames:
+        if gathered and size + len(frame) > AT_ONCE_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        if len(frame) > AT_ONCE_BYTES:
+            for start in range(0, len(frame), AT_ONCE_BYTES):
+                yield frame[start : start + AT_ONCE_BYTES]
+        else:
+            gathered.append(frame)
+            size += len(frame)
+    if gathered:
+        yield b"".join(gathered)
 
 
 def _weight(text: str) -> float:
