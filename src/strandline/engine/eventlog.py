@@ -137,10 +137,9 @@ class EventLog:
         start = max(after, first - 1) - first + 1
         new = min(len(events) - start, AT_ONCE)
         if start + new < len(events):
-            told, of = list(islice(events, start, start + new)), islice(sizes, start, start + new)
-        else:
-            told = [events[index] for index in range(-new, 0)]  # from the end, where a deque is fast
-            of = iter([sizes[index] for index in range(-new, 0)])
+            told, of = list(islice(events, start, start + new)), list(islice(sizes, start, start + new))
+        else:  # from the end, where a deque is fast
+            told, of = [events[index] for index in range(-new, 0)], [sizes[index] for index in range(-new, 0)]
         size = 0
         for place, each in enumerate(of):
             size += each
