@@ -242,6 +242,7 @@ def test_what_is_gone_is_told_from_the_journal_as_a_gap_and_the_end() -> None:
             gap, end = await numbered(service, ticket.run_id, after=2)
             assert gap.event == StreamGap(3, LAST - 1)
             assert end.event == whole[-1].event
+            assert end.at == pytest.approx(whole[-1].at, abs=0.1), "when it ended, not when it was asked for"
             assert end.number == LAST
             assert (await service.stream(ANONYMOUS, ticket.run_id)).is_read(LAST)
 
