@@ -352,4 +352,7 @@ def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: Virtual
     kept = weakref.ref(readers[0])
     readers.clear()
     gc.collect()
+    assert shelf.get(RunId("r")) is kept(), "who comes at once after another has the same"
+    shelf.tidy()
+    gc.collect()
     assert kept() is None, "it is kept as bytes when nobody reads it"
