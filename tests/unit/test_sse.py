@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import key
-from strandline.engine.eventlog import Bounds
+from strandline.engine.eventlog import AT_ONCE, Bounds
 from strandline.engine.events import Numbered, TextDelta
 from strandline.engine.stream import RunStream
 from strandline.http.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
@@ -53,7 +53,7 @@ def response(run: RunStream, left: list[bool]) -> EventResponse:
     return EventResponse(run.subscribe(), lambda told: framed(told, run.run_id), left.append)
 
 
-@pytest.mark.parametrize("leave_at", range(5))
+@pytest.mark.parametrize("leave_at", range(6))
 def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int) -> None:
     async def play() -> None:
         run, left, wire = run_with(3), list[bool](), Wire(leave_at)
@@ -63,7 +63,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int)
         run.tell(2.0, TextDelta("y"))
         for _ in range(5):
             await asyncio.sleep(0)
-        if leave_at == 4:  # the last message of all: it is the end that it has not taken
+        if leave_at >= 4:  # at the end of the run, or of the response: it has been told all
             run.finish(ENDED, 3.0)
         async with asyncio.timeout(5):
             await sending
@@ -128,8 +128,22 @@ def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
         assert all(len(message.get("body", b"")) <= AT_ONCE_BYTES for message in wires[0].sent)
         assert wires[0].body == wires[1].body == wires[2].body
         assert wires[0].body.count(b"event: ") == 4
-        assert made.count(2) == 1, "once for all"
-        assert made.count(1) == 3
+        assert made == [1, 2, 3, 4], "once for all"
+
+    asyncio.run(play())
+
+
+def test_who_has_much_to_catch_up_with_leaves_the_loop_to_others() -> None:
+    async def play() -> None:
+        run, left, wire = run_with(2000), list[bool](), Wire()
+        run.finish(ENDED, 2.0)
+        sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
+        turns = 0
+        while not sending.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert wire.body.count(b"event: ") == 2001
+        assert turns > 2000 / AT_ONCE
 
     asyncio.run(play())
 

@@ -35,6 +35,9 @@ AT_ONCE: Final = 200
 
 LARGE: Final = 64 * 1024
 """Bytes on the wire from which on an event is encoded once for all who listen."""
+SMALL: Final = 4 * 1024
+LATELY: Final = AT_ONCE + 56
+"""Of how many events of up to `SMALL` bytes on the wire it is remembered what was made of them."""
 
 
 class Bounds(Struct, frozen=True):
@@ -54,6 +57,7 @@ class EventLog:
         "__weakref__",
         "_bounds",
         "_events",
+        "_lately",
         "_made",
         "_next",
         "_older",
@@ -72,6 +76,7 @@ class EventLog:
         self._sizes: deque[int] = deque()
         self._size = 0
         self._made: dict[int, bytes] = {}
+        self._lately: dict[int, bytes] = {}
         self._passing: Numbered | None = None
         self._readers: list[asyncio.Future[None]] = []
         self.closed = False
@@ -151,13 +156,21 @@ class EventLog:
         return told
 
     def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
-        """Return what `make` makes of an event, the same for all who listen: once, if that is large and it is kept."""
+        """Return what `make` makes of an event, the same for all who listen, and mostly made once for all of them.
+
+        What is large is remembered as long as its event is kept; of what is small the last, for those in step.
+        """
         number = told.number
         if number is None:
             return make(told)
-        if (made := self._made.get(number)) is None:
+        made = self._lately.get(number) or self._made.get(number)
+        if made is None:
             made = make(told)
-            if len(made) > LARGE and number >= self._next - len(self._events):
+            if len(made) <= SMALL:
+                self._lately[number] = made
+                if len(self._lately) > LATELY:
+                    del self._lately[next(iter(self._lately))]
+            elif len(made) > LARGE and number >= self._next - len(self._events):
                 self._made[number] = made
         return made
 
@@ -196,7 +209,12 @@ class Subscription:
     @property
     def is_over(self) -> bool:
         """Whether there will be nothing more: all has been read, or it was closed."""
-        return self._closed or (self._log.closed and self._log.last <= self._after)
+        return self._closed or self.is_read
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all has been read, the end too."""
+        return self._log.closed and self._log.last <= self._after
 
     async def next(self, wait_s: float | None = None) -> list[Numbered]:
         """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
