@@ -2,9 +2,12 @@
 
 import sys
 
+import msgspec
+
 from strandline import errors
 from strandline.config import ALIASES, PREFIX, default_of, descriptions
 from strandline.http import wire
+from strandline.http.event_schemas import RUN_EVENTS, SESSION_EVENTS
 from strandline.model import ErrorCode
 
 
@@ -31,9 +34,17 @@ def first_sentence(kind: type[errors.StrandlineError]) -> str:
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
 
+def events_table() -> str:
+    rows = ["| event | data | meaning |", "|---|---|---|"]
+    for kind in (*RUN_EVENTS, *SESSION_EVENTS):
+        fields = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(kind)) or "-"
+        rows.append(f"| `{kind.__struct_config__.tag}` | {fields} | {' '.join((kind.__doc__ or '').split())} |")
+    return "\n".join(rows)
+
+
 def error_codes() -> list[str]:
     return [code.value for code in ErrorCode]
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{settings_table()}\n\n{problems_table()}\n")
+    sys.stdout.write(f"{settings_table()}\n\n{problems_table()}\n\n{events_table()}\n")

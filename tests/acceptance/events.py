@@ -1,14 +1,20 @@
-"""Events as a client of the wire sees them: `listening` reads server-sent events one by one, with a deadline."""
+"""Events as a client of the wire sees them: `listening` reads server-sent events one by one, with a deadline.
+
+Each that is heard must be as the server's own OpenAPI document describes it.
+"""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import httpx
+import jsonschema  # type: ignore[import-untyped]
 
 from acceptance.server import DEADLINE_S, Server
 
+_SEGMENT = re.compile(r"(/(session|run)s/)[^/]+")
 ACCEPT = {"Accept": "text/event-stream"}
 
 
@@ -23,9 +29,12 @@ class Sent(NamedTuple):
 class Ear:
     """The events of one response, as they come."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, union: str, schemas: dict[str, Any]) -> None:
         self.response = response
         self.heard: list[Sent] = []
+        self._types: dict[str, str] = schemas[union]["discriminator"]["mapping"]
+        self._needed = schemas[union].get("required", [])
+        self._schemas = schemas
         self._lines = response.iter_lines()
 
     def __iter__(self) -> Iterator[Sent]:
@@ -37,12 +46,19 @@ class Ear:
                 fields[name] = value.removeprefix(" ")
             elif "data" in fields:
                 data = json.loads(fields["data"])
-                assert data["type"] == fields["event"]
+                self._check(fields["event"], data)
                 self.heard.append(Sent(fields.get("id"), fields["event"], data))
                 fields = {}
                 yield self.heard[-1]
             else:
                 fields = {}
+
+    def _check(self, kind: str, data: dict[str, Any]) -> None:
+        assert data["type"] == kind
+        assert set(self._needed) <= set(data)
+        described = self._schemas[self._types[kind].rpartition("/")[2]]
+        assert set(data) <= set(described["properties"]), "all that is told is described"
+        jsonschema.validate(data, {**described, "components": {"schemas": self._schemas}})
 
     def until(self, kind: str, where: Callable[[dict[str, Any]], object] = lambda data: True) -> Sent:
         """Return the next event of this type."""
@@ -73,7 +89,11 @@ def listening(server: Server, method: str, path: str, *, after: str | None = Non
     ):
         assert response.status_code == 200, response.read()
         assert response.headers["content-type"].startswith("text/event-stream")
-        yield Ear(response)
+        document = client.get("/openapi.json").json()
+        described = document["paths"][_SEGMENT.sub(r"\1{\2_id}", path.partition("?")[0])][method.lower()]
+        media = described["responses"]["200"]["content"]["text/event-stream"]
+        union = media["schema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
+        yield Ear(response, union, document["components"]["schemas"])
 
 
 def spoken(heard: list[Sent]) -> str:

@@ -1,5 +1,6 @@
 """What the server answers is what its own document says that it answers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from acceptance.checkpoints import checkpoints
+from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving, until
 from strandline.http.openapi import HEADERS
 
 Document = dict[str, Any]
 FUNCTION = f"{TARGETS / 'function.py'}:answer"
+EVENTS = "text/event-stream"
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +45,14 @@ def check(document: Document, path: str, answer: httpx.Response) -> None:
             schema = described["headers"][name]["schema"]
             sent = answer.headers[name]
             jsonschema.validate(int(sent) if schema.get("type") == "integer" else sent, schema)
-    if "content" not in described:
+    if answer.status_code == 204:
         assert answer.content == b""
         return
-    schema = described["content"][answer.headers["content-type"]]["schema"]
+    kind = answer.headers["content-type"].partition(";")[0]
+    if kind == EVENTS:
+        assert kind in described["content"]
+        return  # each event is looked at as it is heard: see `acceptance.events`
+    schema = described["content"][kind]["schema"]
     jsonschema.validate(answer.json(), {**schema, "components": document["components"]})
     if answer.status_code >= 400 and "code" in answer.json():
         assert f"`{answer.json()['code']}`" in described["description"]
@@ -142,6 +149,35 @@ def test_refusals_are_as_described(tmp_path: Path) -> None:
         assert codes == [[code] * 2 for code in ("queue_full", "server_full", "body_too_large", "foreign", "draining")]
         at.release()
         assert server.ended() == 0
+
+
+def test_streams_are_as_described(server: Server, document: Document) -> None:
+    runs, events = "/v1/sessions/{session_id}/runs", "/v1/runs/{run_id}/events"
+    with listening(server, "GET", "/v1/events") as changes:
+        with listening(server, "POST", "/v1/sessions/t/runs", json={"input": "x"}) as told:
+            run_id = told.until("run.finished").data["run_id"]
+        changes.until("run.finished")
+        server.client.post("/v1/sessions/t/pause")
+        server.client.post("/v1/sessions/t/resume")
+        server.client.delete("/v1/sessions/t")
+        changes.until("session.deleted")
+    kept = {"Accept": EVENTS, "Idempotency-Key": "k"}
+    once = server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers=kept)
+    last = re.findall(r"^id: (\d+)$", once.text, re.MULTILINE)[-1]
+    path = once.headers["Location"] + "/events"
+    asked = [
+        (runs, once),
+        (runs, server.client.post("/v1/sessions/u/runs", json={"input": "x"}, headers={**kept, "Last-Event-ID": last})),
+        ("/chat", server.client.post("/chat", json={"message": "x"}, headers={"Accept": EVENTS})),
+        (events, server.client.get(path)),
+        (events, server.client.get(path, headers={"Last-Event-ID": last})),
+        (events, server.client.get(path, headers={"Last-Event-ID": "x"})),
+        (events, server.client.get(f"/v1/runs/{run_id}/events")),
+        ("/v1/events", server.client.get("/v1/events?type=x")),
+    ]
+    for described, answer in asked:
+        check(document, described, answer)
+    assert [answer.status_code for _, answer in asked] == [200, 204, 200, 200, 204, 422, 404, 422]
 
 
 def test_the_page_is_there(server: Server) -> None:

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
 from strandline.history import UNKNOWN_OUTCOME
 
@@ -286,3 +288,39 @@ def test_a_second_interrupt_leaves_at_once_and_the_run_is_taken_up_again(at: Che
         server.start()
         server.quiet()
         assert texts(server.history(), "user") == ["one", "two"]
+
+
+def test_open_streams_end_and_keep_no_server_from_leaving(at: Checkpoints, tmp_path: Path) -> None:
+    """Those of runs that wait at once, others when all has been told; also if a client reads nothing of its own."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
+        at.hold("long model 0")
+        long = server.client.post("/v1/sessions/s/runs", json={"input": "long"}).json()["run_id"]
+        at.reached("long model 0")
+        waits = server.client.post("/v1/sessions/s/runs", json={"input": "waits"}).json()["run_id"]
+        with (
+            listening(server, "GET", f"/v1/runs/{long}/events") as executing,
+            listening(server, "GET", f"/v1/runs/{waits}/events") as waiting,
+            listening(server, "GET", "/v1/events") as changes,
+            reading_nothing(server, f"/v1/runs/{long}/events"),
+        ):
+            waiting.until("run.queued")
+            draining(server)
+            assert [each.type for each in waiting.rest()] == ["run.queued"]
+            at.release()
+            assert executing.rest()[-1].type == "run.finished"
+            assert [each.type for each in changes.rest()][-1] == "run.finished"
+            began = time.monotonic()
+            assert server.ended() == 0
+            assert time.monotonic() - began < 10
+        server.start()
+        with listening(server, "GET", f"/v1/runs/{waits}/events", after=waiting.last_id) as ear:
+            assert ear.rest()[-1].data["output"] == "waits"
+
+
+@contextmanager
+def reading_nothing(server: Server, path: str) -> Iterator[None]:
+    """Ask for something and read nothing of it."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        yield

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 
-from strandline.http import wire
+from strandline.http import event_schemas, wire
 from strandline.http.docs_page import page
+from strandline.http.events import TYPES
 from strandline.http.openapi import OPERATIONS, document
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,49 @@ def test_whatever_it_refers_to_is_there() -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_every_event_is_described_by_its_record_and_what_all_are_told_with() -> None:
+    schemas = document()["components"]["schemas"]
+    for kind in (*event_schemas.RUN_EVENTS, *event_schemas.SESSION_EVENTS):
+        schema = schemas[kind.__name__]
+        tag = kind.__struct_config__.tag
+        fields = {field.encode_name for field in msgspec.structs.fields(kind)}
+        assert schema["properties"]["type"] == {"enum": [tag]}
+        assert fields <= set(schema["properties"])
+        assert {"type", "at"} <= set(schema["required"])
+        assert schema["description"]
+        unions = {name for name in (event_schemas.OF_A_RUN, event_schemas.OF_ALL) if tag in _mapping(schemas[name])}
+        assert (event_schemas.OF_A_RUN in unions) is (kind in event_schemas.RUN_EVENTS)
+        assert (event_schemas.OF_ALL in unions) is (tag in TYPES)
+        assert ("session_id" in schema["properties"]) is (event_schemas.OF_ALL in unions and tag != "stream.gap")
+    of_run, of_all = (set(_mapping(schemas[name])) for name in (event_schemas.OF_A_RUN, event_schemas.OF_ALL))
+    assert of_all == TYPES
+    assert "run.finished" in of_run & of_all
+
+
+def _mapping(schema: Any) -> dict[str, str]:
+    mapping: dict[str, str] = schema["discriminator"]["mapping"]
+    assert [{"$ref": each} for each in mapping.values()] == schema["oneOf"]
+    return mapping
+
+
+def test_whatever_may_be_a_stream_is_described_as_one() -> None:
+    told = {
+        (method, path): operation["responses"]["200"]["content"]["text/event-stream"]
+        for path, methods in document()["paths"].items()
+        for method, operation in methods.items()
+        if "text/event-stream" in operation["responses"].get("200", {}).get("content", {})
+    }
+    assert set(told) == {
+        ("post", "/chat"),
+        ("post", "/v1/sessions/{session_id}/runs"),
+        ("get", "/v1/runs/{run_id}/events"),
+        ("get", "/v1/events"),
+    }
+    for (_, path), media in told.items():
+        of = media["schema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
+        assert of == (event_schemas.OF_ALL if path == "/v1/events" else event_schemas.OF_A_RUN)
+
+
 def test_the_parameters_of_a_path_are_described() -> None:
     for path, methods in document()["paths"].items():
         for operation in methods.values():
@@ -73,4 +118,6 @@ def test_the_page_shows_every_operation_and_fetches_nothing() -> None:
     assert not re.search(r"<script|<link|<img|url\(|@import|src=", html)
     assert re.findall(r'href="([^"]*)"', html) == ["/root/openapi.json"]
     assert "/root/chat" in html
+    for kind in TYPES:
+        assert f"<code>{kind}</code>" in html
     json.dumps(document())

@@ -7,12 +7,14 @@ import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
+from acceptance.events import ACCEPT
 from acceptance.server import Server, free_port, serving, until
 from docs.browser import needed
 from strandline.config import Settings, descriptions
@@ -110,6 +112,19 @@ class _nginx:  # noqa: N801
         self._process.communicate(timeout=30)
 
 
+@contextmanager
+def _another(front: Front, folder: Path, without: str) -> Iterator[str]:
+    """Run one more nginx, with the page's configuration but for a line of it."""
+    configuration = (front.folder / "nginx.conf").read_text()
+    assert without in configuration
+    port = free_port()
+    inner = configuration.partition("http {\n")[2].rpartition("}\n")[0].replace(without, "")
+    inner = re.sub(r"listen [\d.:]+;", f"listen 127.0.0.1:{port};", inner)
+    inner = re.sub(r"^(access_log|\w+_temp_path).*\n", "", inner, flags=re.MULTILINE)
+    with _nginx(needed("nginx"), folder, inner, port):
+        yield f"http://127.0.0.1:{port}"
+
+
 def test_messages_wait_their_turn_and_are_answered_through_the_proxy(front: Front) -> None:
     with front.client() as client:
         asked = []
@@ -143,19 +158,25 @@ def test_a_foreign_host_is_refused_by_the_server_whatever_the_proxy_lets_through
     assert (refused.status_code, refused.json()["code"]) == (403, "foreign")
 
 
-def test_without_the_hosts_line_the_server_refuses_as_the_page_says(front: Front) -> None:
-    line = "proxy_set_header Host $host;"
-    configuration = (front.folder / "nginx.conf").read_text()
-    assert line in configuration
-    port, folder = free_port(), front.folder / "without"
-    folder.mkdir()
-    inner = configuration.partition("http {\n")[2].rpartition("}\n")[0].replace(line, "")
-    inner = re.sub(r"listen [\d.:]+;", f"listen 127.0.0.1:{port};", inner)
-    inner = re.sub(r"^(access_log|\w+_temp_path).*\n", "", inner, flags=re.MULTILINE)
-    with _nginx(needed("nginx"), folder, inner, port):
-        refused = httpx.post(
-            f"http://127.0.0.1:{port}/chat", json={"message": "hello"}, auth=AUTH, headers={"Host": HOST}
-        )
+@pytest.mark.parametrize("line", ["", "proxy_buffering off;"])
+def test_a_stream_is_passed_on_event_by_event_also_without_the_buffering_line(
+    front: Front, tmp_path: Path, line: str
+) -> None:
+    (front.folder / "open").unlink(missing_ok=True)
+    with (
+        _another(front, tmp_path, without=line) as url,
+        httpx.Client(base_url=url, auth=AUTH, headers={"Host": HOST}, timeout=30, trust_env=False) as client,
+        client.stream("POST", "/chat", json={"message": "hello"}, headers=ACCEPT) as answer,
+    ):
+        lines = answer.iter_lines()
+        assert "event: run.started" in lines, "told while the agent waits"
+        (front.folder / "open").touch()
+        assert "event: run.finished" in lines
+
+
+def test_without_the_hosts_line_the_server_refuses_as_the_page_says(front: Front, tmp_path: Path) -> None:
+    with _another(front, tmp_path, without="proxy_set_header Host $host;") as url:
+        refused = httpx.post(f"{url}/chat", json={"message": "hello"}, auth=AUTH, headers={"Host": HOST})
     assert (refused.status_code, refused.json()["code"]) == (403, "foreign")
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from reference_tables import error_codes, problems_table, settings_table
+from reference_tables import error_codes, events_table, problems_table, settings_table
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 
 
-@pytest.mark.parametrize("row", [*settings_table().splitlines(), *problems_table().splitlines()])
-def test_every_setting_and_problem_stands_there_as_it_is_in_code(row: str) -> None:
+@pytest.mark.parametrize(
+    "row", [*settings_table().splitlines(), *problems_table().splitlines(), *events_table().splitlines()]
+)
+def test_every_setting_problem_and_event_stands_there_as_it_is_in_code(row: str) -> None:
     assert row in REFERENCE, "print the rows with: python tests/reference_tables.py"
 
 

@@ -1,8 +1,9 @@
 """The library in one process: what is started, refused, and left at the end."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from strands import Agent
 
 import strandline
 from strandline.config import Settings
+from strandline.engine.events import type_of
 from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
 from strandline.library import FAILED, OF_A_SERVER, OF_HTTP, AppSettings, ServerSettings, ServiceSettings
 from strandline.testing import Gate, ScriptedModel, question
@@ -325,3 +327,42 @@ def test_every_name_of_the_package_is_there() -> None:
     assert set(strandline.__all__) <= set(dir(strandline))
     with pytest.raises(AttributeError, match="asgy"):
         _ = strandline.asgy  # type: ignore[attr-defined]
+
+
+# -- what is kept of events ------------------------------------------------------------------------------
+
+
+async def _chatty(message: str, session: object) -> AsyncIterator[str]:
+    for number in range(100):
+        yield f"{message}{number:099}"
+
+
+async def _read_again(**settings: Any) -> list[list[str]]:
+    """Return the types of what can be read of two runs of 100 pieces when both have ended, the gap's as it is."""
+    async with strandline.open_service(_chatty, journal="memory:", **settings) as service:
+        tickets = [await service.submit(request("x", name)) for name in ("first", "second")]
+        for ticket in tickets:
+            await asyncio.wait_for(ticket.outcome(), 20)
+        ids = [ticket.run_id for ticket in tickets]
+        del tickets, ticket  # whoever reads holds on to what is read
+        gc.collect()
+        streams = [await service.stream(strandline.ANONYMOUS, run_id) for run_id in ids]
+        return [[type_of(each.event) async for each in stream.subscribe()] for stream in streams]
+
+
+def test_the_bounds_of_what_can_be_read_again_are_settings() -> None:
+    async def play() -> None:
+        whole = await _read_again()
+        assert [len(each) for each in whole] == [104, 104]
+        assert whole[0][-1] == "run.finished"
+        for few in (await _read_again(stream_buffer=10), await _read_again(stream_buffer_bytes=30_000)):
+            for each in few:
+                assert each[0] == "stream.gap"
+                assert each[-1] == "run.finished"
+                assert len(each) < 20
+        for none in (await _read_again(stream_retention=0), await _read_again(stream_memory=0)):
+            assert none == [["stream.gap", "run.finished"]] * 2
+        last = await _read_again(stream_memory=80_000)
+        assert sorted(map(len, last)) == [2, 104]
+
+    asyncio.run(play())

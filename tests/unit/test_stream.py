@@ -1,6 +1,8 @@
 """The events of one run: numbered, kept in bounds, read by any number of subscribers at any pace."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from engine_support import key
 from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
-from strandline.engine.eventlog import AT_ONCE, Bounds, Subscription
+from strandline.engine.eventlog import AT_ONCE, LARGE, Bounds, Subscription, size_of
 from strandline.engine.events import (
     MessageAdded,
     Numbered,
@@ -123,6 +125,17 @@ def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
         assert len(portion) <= AT_ONCE
         told += portion
     assert texts(told) == [str(n) for n in range(3 * AT_ONCE + 7)]
+
+
+def test_no_portion_is_large_unless_one_event_is() -> None:
+    run = stream()
+    run.tell_all((0.0, TextDelta(size * "x")) for size in (*[1000] * 100, 2 * LARGE, *[1000] * 100))
+    subscription, portions = run.subscribe(), []
+    while portion := subscription.ready():
+        portions.append(portion)
+    assert all(len(each) == 1 or sum(size_of(told.event) for told in each) <= LARGE for each in portions)
+    assert numbers([told for each in portions for told in each]) == list(range(1, 202))
+    assert len(portions) == 5
 
 
 def test_what_is_told_in_passing_has_no_number_and_only_the_last_counts() -> None:
@@ -293,3 +306,53 @@ def test_arguments_and_results_that_are_small_are_told_whole() -> None:
     assert cut
     assert told["status"] == "error"
     assert told["content"] == [{"text": '[{"json":{'}]
+
+
+def test_what_was_made_of_an_event_goes_with_it() -> None:
+    run = stream(bounds=Bounds(events=2))
+    made: list[int | None] = []
+
+    def make(told: Numbered) -> bytes:
+        made.append(told.number)
+        return b"x" * (LARGE + 1)
+
+    run.tell(1.0, TextDelta("a"))
+    (first,) = run.kept()
+    assert run.made(first, make) is run.made(first, make)
+    for _ in range(2):
+        run.tell(2.0, TextDelta("b"))
+    run.made(first, make)
+    run.made(first, make)
+    assert made == [1, 1, 1], "it is not kept any more, nor what was made of it"
+
+
+def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
+    run = stream()
+    run.tell(1.0, TextDelta("a"))
+    astray = run.subscribe(after=1000)
+    run.tell(2.0, TextDelta("b"))
+    run.finish(ENDED, 3.0)
+    assert numbers(astray.ready()) == [2, 3]
+
+
+def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_want() -> None:
+    run = stream()
+    run.tell_all((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE))
+    run.finish(ENDED, 1.0)
+    picky = Subscription(run, 0, lambda told: isinstance(told.event, RunFinished))
+    assert numbers(picky.ready()) == [3 * AT_ONCE + 1]
+    assert picky.is_over
+
+
+def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: VirtualLoop) -> None:
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf.put(ended("r"))
+    readers = [shelf.get(RunId("r")) for _ in range(3)]
+    assert readers[0] is readers[1] is readers[2]
+    kept = weakref.ref(readers[0])
+    readers.clear()
+    gc.collect()
+    assert shelf.get(RunId("r")) is kept(), "who comes at once after another has the same"
+    shelf.tidy()
+    gc.collect()
+    assert kept() is None, "it is kept as bytes when nobody reads it"

@@ -242,6 +242,7 @@ def test_what_is_gone_is_told_from_the_journal_as_a_gap_and_the_end() -> None:
             gap, end = await numbered(service, ticket.run_id, after=2)
             assert gap.event == StreamGap(3, LAST - 1)
             assert end.event == whole[-1].event
+            assert end.at == pytest.approx(whole[-1].at, abs=0.1), "when it ended, not when it was asked for"
             assert end.number == LAST
             assert (await service.stream(ANONYMOUS, ticket.run_id)).is_read(LAST)
 
@@ -354,5 +355,50 @@ def test_nothing_is_kept_for_those_who_do_not_listen() -> None:
             await send(service, "1")
             await settled(service)
             assert service.changes(ANONYMOUS).ready() == []
+
+    play(main)
+
+
+def test_whoever_had_all_of_a_feed_that_is_gone_is_told_that_there_was_more() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated), stream_retention_s=60.0) as service:
+            first = service.changes(ANONYMOUS)
+            await send(service, "1")
+            await settled(service)
+            last = first.ready()[-1].number or 0
+            first.close()
+            await asyncio.sleep(100.0)
+            await send(service, "1")  # nobody listens: nothing of it is numbered
+            await settled(service)
+            back = service.changes(ANONYMOUS, last)
+            await service.pause(key())
+            assert kinds([each.event for each in back.ready()]) == ["stream.gap", "session.paused"]
+
+    play(main)
+
+
+def test_a_server_that_stops_ends_all_feeds_also_those_that_are_asked_for_then() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated)) as service:
+            before = service.changes(ANONYMOUS)
+            waiting = asyncio.create_task(before.next())
+            await asyncio.sleep(0)
+            await service.drain()
+            assert await waiting == []
+            assert before.is_over
+            assert service.changes(ANONYMOUS).is_over
+
+    play(main)
+
+
+def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated)) as service:
+            gone, stays = await send(service, "1", "a"), await send(service, "1", "b")
+            await settled(service)
+            await service.delete(key("a"))
+            with pytest.raises(NotFound):
+                await service.stream(ANONYMOUS, gone.run_id)
+            assert await told(service, stays.run_id)
 
     play(main)

@@ -149,7 +149,7 @@ class Admission:
         if run.outcome is None and not self._streams.is_expected(run_id):
             run = await self._kept(key, run_id)  # it has ended since it was read, or ends in a later process only
         if run.outcome is not None:
-            stream = self._streams.ended_before(run_id, key, run.outcome)
+            stream = self._streams.ended_before(run, run.outcome)
         elif self._readiness.draining and run_id not in self._streams:
             stream = self._streams.postponed(run_id, key)
         else:

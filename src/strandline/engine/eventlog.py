@@ -31,6 +31,8 @@ EVENT_BYTES: Final = 200
 """What an event is taken to cost in memory, besides what it holds."""
 AT_ONCE: Final = 200
 """How many events a subscription hands out at most in one go."""
+LARGE: Final = 64 * 1024
+"""How many bytes a subscription hands out at most in one go, if that is more than one event."""
 
 
 class Bounds(Struct, frozen=True):
@@ -46,13 +48,25 @@ DEFAULT_BOUNDS: Final = Bounds()
 class EventLog:
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap."""
 
-    __slots__ = ("_bounds", "_events", "_next", "_older", "_passing", "_readers", "_size", "closed")
+    __slots__ = (
+        "__weakref__",
+        "_bounds",
+        "_events",
+        "_next",
+        "_older",
+        "_passing",
+        "_readers",
+        "_size",
+        "_sizes",
+        "closed",
+    )
 
     def __init__(self, *, first: int, older: int, bounds: Bounds) -> None:
         self._next = first
         self._older = older
         self._bounds = bounds
         self._events: deque[Numbered] = deque()
+        self._sizes: deque[int] = deque()
         self._size = 0
         self._passing: Numbered | None = None
         self._readers: list[asyncio.Future[None]] = []
@@ -74,8 +88,11 @@ class EventLog:
         return list(self._events)
 
     def subscribe(self, after: int = 0) -> "Subscription":
-        """Return a subscription to the events after number `after`; 0 is from the beginning."""
-        return Subscription(self, after)
+        """Return a subscription to the events after number `after`; 0 is from the beginning.
+
+        One that was never told is taken for the last, so that nobody waits for it to be passed.
+        """
+        return Subscription(self, min(after, self.last))
 
     # -- for those who tell ------------------------------------------------------------------------
 
@@ -83,9 +100,11 @@ class EventLog:
         """Number an event and keep it; `_wake` is to follow."""
         self._events.append(Numbered(self._next, at, event, run_id, session_id))
         self._next += 1
-        self._size += size_of(event)
+        self._sizes.append(size_of(event))
+        self._size += self._sizes[-1]
         while len(self._events) > self._bounds.events or (self._size > self._bounds.size and len(self._events) > 1):
-            self._size -= size_of(self._events.popleft().event)
+            self._events.popleft()
+            self._size -= self._sizes.popleft()
         self._passing = None
 
     def _pass(self, at: float, event: Event) -> None:
@@ -102,15 +121,25 @@ class EventLog:
     # -- for those who listen ----------------------------------------------------------------------
 
     def since(self, after: int) -> list[Numbered]:
-        """Return the events after number `after` that are kept, a gap first if there were more, `AT_ONCE` at most."""
-        events = self._events
+        """Return the events after number `after` that are kept, a gap first if there were more.
+
+        `AT_ONCE` at most, and together no more than `LARGE`, or one: whoever reads slowly holds on to no more of them.
+        """
+        events, sizes = self._events, self._sizes
         first = self._next - len(events)
         after = max(after, self._older - 1)
-        new = self._next - 1 - max(after, first - 1)
-        if new > AT_ONCE:
-            told = list(islice(events, len(events) - new, len(events) - new + AT_ONCE))
-        else:
-            told = [events[index] for index in range(-new, 0)]  # from the end, where a deque is fast
+        start = max(after, first - 1) - first + 1
+        new = min(len(events) - start, AT_ONCE)
+        if start + new < len(events):
+            told, of = list(islice(events, start, start + new)), list(islice(sizes, start, start + new))
+        else:  # from the end, where a deque is fast
+            told, of = [events[index] for index in range(-new, 0)], [sizes[index] for index in range(-new, 0)]
+        size = 0
+        for place, each in enumerate(of):
+            size += each
+            if size > LARGE and place:
+                del told[place:]
+                break
         if after < first - 1 and told:
             told.insert(0, Numbered(None, told[0].at, StreamGap(after + 1, first - 1)))
         return told
@@ -150,7 +179,12 @@ class Subscription:
     @property
     def is_over(self) -> bool:
         """Whether there will be nothing more: all has been read, or it was closed."""
-        return self._closed or (self._log.closed and self._log.last <= self._after)
+        return self._closed or self.is_read
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all has been read, the end too."""
+        return self._log.closed and self._log.last <= self._after
 
     async def next(self, wait_s: float | None = None) -> list[Numbered]:
         """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
@@ -170,11 +204,11 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
-        events = self._log.since(self._after)
-        if events and events[-1].number is not None:
-            self._after = events[-1].number
-        if self._wanted is not None:
-            events = [each for each in events if self._wanted(each)]
+        events: list[Numbered] = []
+        while not events and (found := self._log.since(self._after)):
+            assert found[-1].number is not None
+            self._after = found[-1].number
+            events = found if self._wanted is None else [each for each in found if self._wanted(each)]
         passing = self._log.passing()
         if passing is not self._passed and self._after >= self._log.last:
             self._passed = passing

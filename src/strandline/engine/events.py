@@ -56,7 +56,7 @@ class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type
 
 
 class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
-    """A tool begins. `input` is None and `truncated` true if its arguments are too large to be told."""
+    """A tool begins. `input` is null and `truncated` true if its arguments are too large to be told."""
 
     tool_use_id: str
     name: str
@@ -67,7 +67,7 @@ class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
 class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
     """A tool has ended with `status` `success` or `error`; `truncated`: its result is larger than what is told of it.
 
-    `duration_s` is None for one whose beginning was not seen.
+    `duration_s` is null for one whose beginning was not seen.
     """
 
     tool_use_id: str

@@ -92,7 +92,7 @@ class Reading:
         if run.outcome is None and not self._streams.is_expected(run_id):
             run = (await self.run(principal, run_id)).run  # it has ended since it was read, or ends elsewhere
         if run.outcome is not None:
-            return self._streams.ended_before(run_id, run.key, run.outcome)
+            return self._streams.ended_before(run, run.outcome)
         if self._readiness.draining and run_id not in self._streams:
             return self._streams.postponed(run_id, run.key)
         stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)

@@ -14,7 +14,7 @@ from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import LAST, Later, RunStream
 from strandline.history import Progress
-from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, RunError, RunId, RunStatus, SessionKey
+from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, Run, RunError, RunId, RunStatus, SessionKey
 
 
 class Streams:
@@ -126,12 +126,12 @@ class Streams:
         for run_id in list(self._streams):
             self.later(run_id)
 
-    def ended_before(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> RunStream:
+    def ended_before(self, run: Run, outcome: Outcome) -> RunStream:
         """Return the stream of a run that has ended: what is kept of it, or its end alone."""
-        if (kept := self._shelf.get(run_id)) is not None:
+        if (kept := self._shelf.get(run.run_id)) is not None:
             return kept
-        stream = RunStream(run_id, key, first=LAST)
-        stream.finish(outcome, self._clock.now())
+        stream = RunStream(run.run_id, run.key, first=LAST)
+        stream.finish(outcome, self._clock.now() if run.ended_at is None else run.ended_at)
         return stream
 
     def postponed(self, run_id: RunId, key: SessionKey) -> RunStream:

@@ -41,7 +41,7 @@ def page(document: dict[str, Any], root: str) -> str:
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p class=lead>{escape(info['description'])}</p>"
         f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
-        f"{''.join(parts)}</body></html>"
+        f"{''.join(parts)}<h2>events</h2>{''.join(_events(schemas))}</body></html>"
     )
 
 
@@ -85,8 +85,28 @@ def _field(name: str, field: dict[str, Any], schemas: dict[str, Any], needed: bo
 
 def _answer(status: str, answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    reference = next((each["schema"]["$ref"] for each in content.values()), "")
-    return _row(status, reference.rpartition("/")[2], answer["description"])
+    kinds = [each["schema"].get("$ref", "/events").rpartition("/")[2] for each in content.values()]
+    return _row(status, ", ".join(kinds), answer["description"])
+
+
+def _events(schemas: dict[str, Any]) -> list[str]:
+    """Return each type of event that streams tell."""
+    unions = [schema["discriminator"]["mapping"] for schema in schemas.values() if "discriminator" in schema]
+    parts = []
+    for kind, reference in {kind: each for union in unions for kind, each in union.items()}.items():
+        schema = _resolved({"$ref": reference}, schemas)
+        fields = {name: field for name, field in schema["properties"].items() if name != "type"}
+        rows = [_field(name, field, schemas, False) for name, field in fields.items()]
+        parts.append(
+            f"<details><summary><code>{escape(kind)}</code><span>{_marked(_first(schema['description']))}</span>"
+            f"</summary><div>{_table('Data', rows)}</div></details>"
+        )
+    return parts
+
+
+def _first(text: str) -> str:
+    """Return the first sentence."""
+    return f"{text.partition('. ')[0].rstrip('.')}."
 
 
 def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__, errors
-from strandline.http import wire
+from strandline.http import event_schemas, wire
 from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline.http.docs_page import page
+from strandline.http.events import TYPES
 from strandline.http.health import HealthBody, ProbeBody
 from strandline.http.runs import CancelBody, MoveBody, RunBody
 from strandline.http.sessions import (
@@ -26,11 +27,12 @@ from strandline.http.sessions import (
     SessionBody,
     SessionsBody,
 )
+from strandline.http.sse import MEDIA_TYPE
 from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models, status_of
 
-_REFS: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
 _PROBLEM: Final = "application/problem+json"
+_SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
 
 
 class Operation(Struct, frozen=True, kw_only=True):
@@ -42,6 +44,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     summary: str
     body: type[Struct] | None = None
     answers: dict[int, type[Struct] | None]
+    events: str | None = None
+    """The schema of events that may be its answer (200)."""
     refused: tuple[type[errors.StrandlineError], ...] = ()
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
@@ -54,7 +58,7 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "session": (
         "session_id",
         "path",
-        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
+        _SESSION_ID,
         "The id of a session: 1 to 256 of A-Z a-z 0-9 . _ : @ -",
     ),
     "model": ("model", "path", {"type": "string"}, "The name of the agent"),
@@ -71,16 +75,39 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         "The same request under the same key is the same run",
     ),
     "prefer": ("Prefer", "header", {"type": "string"}, "`wait=N`: wait up to N seconds (at most 300) for the end"),
+    "last": (
+        "Last-Event-ID",
+        "header",
+        {"type": "string", "pattern": "^[0-9]{0,16}$"},
+        "The `id` of the last event that you have had, to go on after it",
+    ),
+    "sessions": (
+        "session_id",
+        "query",
+        {"type": "array", "items": _SESSION_ID},
+        "Tell of these sessions only; may be given more than once",
+    ),
+    "types": (
+        "type",
+        "query",
+        {"type": "array", "items": {"enum": sorted(TYPES)}},
+        "Tell events of these types only; may be given more than once, or as a list with commas",
+    ),
     "limit": (
         "limit",
         "query",
         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
         "Entries on a page",
     ),
-    "cursor": ("cursor", "query", {"type": "string"}, "The `next_cursor` of the page before"),
+    "cursor": ("cursor", "query", {"type": "string", "minLength": 1}, "The `next_cursor` of the page before"),
     "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Show messages that are hidden, too"),
-    "of": ("session_id", "query", {"type": "string", "default": "default"}, "The id of a session"),
-    "count": ("count", "query", {"type": "integer", "minimum": 0, "default": 1}, "How many messages; 0 is all"),
+    "of": ("session_id", "query", {**_SESSION_ID, "default": "default"}, "The id of a session"),
+    "count": (
+        "count",
+        "query",
+        {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 1},
+        "How many messages; 0 is all",
+    ),
     "tools": (
         "include_tool_messages",
         "query",
@@ -104,10 +131,14 @@ _RUNS: Final = (errors.KeyReused, errors.SessionBusy, *_ANSWERS, errors.QueueFul
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (
-    Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs", takes=("session", "key", "prefer"),
-              summary="Accept a run", body=NewRunBody, answers={202: RunBody, 200: RunBody}, refused=(*_V1, *_RUNS)),
+    Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs",
+              takes=("session", "key", "prefer", "last"), summary="Accept a run", body=NewRunBody,
+              answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN, refused=(*_V1, *_RUNS)),
     Operation(method="GET", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "prefer"),
               summary="Read a run, or wait for its end", answers={200: RunBody}, refused=(errors.NotFound, *_READING)),
+    Operation(method="GET", path="/v1/runs/{run_id}/events", tag="runs", takes=("run_id", "last"),
+              summary="Follow a run, from its place in the queue to its end", answers={204: None},
+              events=event_schemas.OF_A_RUN, refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/runs/{run_id}/cancel", tag="runs", takes=("run_id",), summary="Cancel a run",
               body=CancelBody, answers={200: RunBody, 202: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, *_V1)),
@@ -136,9 +167,13 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/sessions/{session_id}/resume", tag="sessions", takes=("session",),
               summary="Let a paused session go on", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
-    Operation(method="POST", path="/chat", tag="chat", takes=("key",),
+    Operation(method="GET", path="/v1/events", tag="sessions", takes=("sessions", "types", "last"),
+              summary="Follow what changes anywhere", answers={}, events=event_schemas.OF_ALL,
+              refused=(errors.Invalid, wire.Foreign, errors.NotReady)),
+    Operation(method="POST", path="/chat", tag="chat", takes=("key", "last"),
               summary="Accept a message, wait its turn and its answer", body=ChatBody,
-              answers={200: ChatAnswer, 202: ChatAnswer}, refused=(*_BODY, *_READING, *_RUNS)),
+              answers={200: ChatAnswer, 202: ChatAnswer, 204: None},
+              events=event_schemas.OF_A_RUN, refused=(*_BODY, *_READING, *_RUNS)),
     Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
               summary="Read the last messages of a session", answers={200: HistoryAnswer},
               refused=(errors.Invalid, *_READING)),
@@ -178,7 +213,8 @@ class OpenApi:
 def document() -> dict[str, Any]:
     """Return the OpenAPI document, without the address of a server."""
     types = sorted({kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind}, key=str)
-    _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=_REFS)
+    _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
+    components |= event_schemas.schemas()
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
@@ -224,20 +260,24 @@ def _responses(operation: Operation) -> dict[str, Any]:
             responses[str(status)]["content"] = {_JSON: {"schema": _ref(kind)}}
         if names := _headers(operation, status):
             responses[str(status)]["headers"] = _shown(names)
+    if operation.events is not None:
+        told = responses.setdefault("200", {"description": "", "content": {}})
+        told["description"] = f"{told['description']} Events, to whoever accepts `text/event-stream`.".lstrip()
+        told["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
         status = wire.STATUS[error]
         refusals.setdefault(status_of(status) if operation.in_openai_form else status, []).append(error.code)
     media_type, form = (_JSON, ErrorBody) if operation.in_openai_form else (_PROBLEM, wire.Problem)
     for code, names in sorted(refusals.items()):
-        told = {
+        refused = {
             "description": ", ".join(f"`{name}`" for name in names),
             "content": {media_type: {"schema": _ref(form)}},
         }
         if code in (wire.TOO_MANY, wire.UNAVAILABLE):
-            told["headers"] = _shown(["Retry-After"])
-        responses.setdefault(str(code), told)
-    return responses
+            refused["headers"] = _shown(["Retry-After"])
+        responses.setdefault(str(code), refused)
+    return dict(sorted(responses.items()))
 
 
 def _headers(operation: Operation, status: int) -> list[str]:
@@ -263,4 +303,4 @@ def _id_of(operation: Operation) -> str:
 
 
 def _ref(kind: type[Struct]) -> dict[str, str]:
-    return {"$ref": _REFS.format(name=kind.__name__)}
+    return {"$ref": event_schemas.REFS.format(name=kind.__name__)}

@@ -6,7 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode, encode_messages
 from strandline.engine.asked import Ticket
-from strandline.engine.eventlog import Subscription
+from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Numbered, TextDelta, type_of
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream
@@ -30,6 +30,8 @@ ALIVE_S: Final = 15.0
 _ALIVE: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 1000\n\n"
 """Milliseconds after which a client that lost its connection is to come back."""
+AT_ONCE_BYTES: Final = LARGE
+"""How much is sent in one go, at most: what a client that reads nothing has waiting for it."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -63,7 +65,9 @@ class EventResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. Their end, or that of the connection, ends the response."""
-        events, frame = self._events, self._frame
+        events = self._events
+        if scope["method"] == "HEAD":  # which is answered with headers alone, and would never know that it is over
+            events.close()
         gone = asyncio.ensure_future(_gone(receive))
         gone.add_done_callback(lambda _: events.close())
         try:
@@ -71,14 +75,15 @@ class EventResponse(Response):
             await send(_part(self._opening))
             while not events.is_over:
                 if told := await events.next(ALIVE_S):
-                    if body := b"".join([frame(each) for each in told]):
-                        await send(_part(body))
+                    for portion in _portions(map(self._frame, told)):
+                        await send(_part(portion))
+                    await asyncio.sleep(0)  # who has much to catch up with leaves the loop to others in between
                 elif not events.is_over:
                     await send(_part(_ALIVE))
             if not gone.done():
                 await send(_part(self._closing(), more=False))
         finally:
-            self._left(gone.done())
+            self._left(gone.done() and not events.is_read)  # (who leaves at the end, as browsers do, is not lost)
             gone.cancel()
 
 
@@ -120,7 +125,11 @@ def framed(told: Numbered, run_id: RunId | None) -> bytes:
 
 
 def wants_events(request: Request) -> bool:
-    """Tell whether the client would rather have events than one answer."""
+    """Tell whether the client would rather have events than one answer. To be asked before anything is accepted.
+
+    Raises `Invalid` if it wants to go on after an id that is none.
+    """
+    last_event_id(request)
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
     for entry in ",".join(request.headers.getlist("accept")).split(","):
         kind, *parameters = [each.strip().lower() for each in entry.split(";")]
@@ -135,6 +144,24 @@ def last_event_id(request: Request) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 17):
         raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
     return int(text)
+
+
+def _portions(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes, many frames at once if they are small, a large one in pieces."""
+    gathered: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if gathered and size + len(frame) > AT_ONCE_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+        if len(frame) > AT_ONCE_BYTES:
+            for start in range(0, len(frame), AT_ONCE_BYTES):
+                yield frame[start : start + AT_ONCE_BYTES]
+        else:
+            gathered.append(frame)
+            size += len(frame)
+    if size:
+        yield b"".join(gathered)
 
 
 def _weight(text: str) -> float:

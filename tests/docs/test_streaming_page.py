@@ -1,0 +1,89 @@
+"""`docs/streaming.md` is true: its commands print what stands below them, and its script works in a browser."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acceptance.events import listening
+from acceptance.server import COMMAND, Server, environment, serving
+from docs.browser import published
+from docs.pages import DOCS, block, pattern, printed, typed_and_shown
+from strandline.http.event_schemas import RUN_EVENTS
+
+PAGE = "streaming.md"
+TEXT = (DOCS / PAGE).read_text()
+FOLLOW = "/v1/events?"
+BROWSER = """<!doctype html><meta charset="utf-8"><script>
+const shown = [];
+const tell = (value) => fetch("/told", { method: "POST", body: JSON.stringify(value) });
+const server = (path) => new URL(path, "SERVER").href;
+const fetched = window.fetch;
+window.fetch = (path, options) => fetched(path === "/told" ? path : server(path), options);
+const Source = window.EventSource;
+window.EventSource = class extends Source { constructor(path) { super(server(path)); } };
+SCRIPT
+ask("eve", "add 2 and 3", (text) => {
+  shown.push(text);
+  if (text.endsWith("session.")) setTimeout(() => tell(shown), 0);
+}).catch((error) => tell(String(error)));
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("streaming")
+    subprocess.run([COMMAND, "init"], cwd=folder, env=environment({}), capture_output=True, check=True)
+    with serving(None, folder=folder, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:
+        yield server
+
+
+def test_every_command_prints_what_the_page_shows(server: Server, tmp_path: Path) -> None:
+    run_id = "RUN_ID"
+    shown = [each for each in typed_and_shown(PAGE) if FOLLOW not in each[0]]
+    assert len(shown) == 3
+    for command, output in shown:
+        said = printed(command.replace("RUN_ID", run_id), folder=tmp_path, url=server.url).strip()
+        assert re.fullmatch(pattern(output.strip()), f"{said}\n"), f"{command}:\n{said}\nshown:\n{output}"
+        run_id = next(iter(re.findall(r"run_[0-9a-f]{8,}", said)), run_id)
+
+
+def test_what_changes_is_told_as_the_page_shows(server: Server, tmp_path: Path) -> None:
+    ((command, output),) = [each for each in typed_and_shown(PAGE) if FOLLOW in each[0]]
+    path = re.search(r"localhost:8080(/[^']*)'", command)
+    assert path is not None
+    with listening(server, "GET", path[1]) as ear:
+        printed(block(PAGE, "sh", "/pause"), folder=tmp_path, url=server.url)
+        ear.until("session.paused")
+    events = re.findall(r"^event: (.*)\ndata: (.*)$", output, re.MULTILINE)
+    assert [each.type for each in ear.heard] == [kind for kind, _ in events]
+    for each, (_, data) in zip(ear.heard, events, strict=True):
+        for name, value in re.findall(r'"(type|status|session_id)":"([^"]*)"', data):
+            assert each.data[name] == value
+
+
+def test_every_event_that_it_names_is_one() -> None:
+    kinds = {str(kind.__struct_config__.tag) for kind in RUN_EVENTS}
+    table = re.findall(r"^\| `([a-z.]+)` \|", TEXT, re.MULTILINE)
+    assert set(table) <= kinds
+    assert {"text.reset", "run.restarted", "stream.gap", "run.finished"} <= set(table)
+    assert set(re.findall(r'on\("([a-z.]+)"', TEXT)) <= kinds
+    assert set(re.findall(r"^```(\w+)", TEXT, re.MULTILINE)) == {"console", "js", "sh"}
+
+
+def test_its_script_shows_an_answer_in_a_browser_as_it_comes(tmp_path: Path) -> None:
+    subprocess.run([COMMAND, "init"], cwd=tmp_path, env=environment({}), capture_output=True, check=True)
+    folder = tmp_path / "page"
+    folder.mkdir()
+    with (
+        published(folder) as site,
+        serving(None, f"--cors-origins={site.url}", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0"}) as server,
+    ):
+        html = BROWSER.replace("SERVER", server.url).replace("SCRIPT", block(PAGE, "js", "EventSource"))
+        (folder / "index.html").write_text(html)
+        shown = site.told(f"{site.url}/index.html")
+    assert "Let me call add." in shown[0]
+    assert shown[-1] == "add returned 5. That was message 1 of this session."
+    assert len(shown) > 3
