@@ -36,7 +36,7 @@ AT_ONCE: Final = 200
 LARGE: Final = 64 * 1024
 """Bytes on the wire from which on an event is encoded once for all who listen."""
 SMALL: Final = 4 * 1024
-LATELY: Final = AT_ONCE + 56
+LATELY: Final = 256
 """Of how many events of up to `SMALL` bytes on the wire it is remembered what was made of them."""
 
 
