@@ -32,7 +32,8 @@ EVENT_BYTES: Final = 200
 AT_ONCE: Final = 200
 """How many events a subscription hands out at most in one go."""
 LARGE: Final = 64 * 1024
-"""How many bytes a subscription hands out at most in one go, if that is more than one event."""
+"""How many bytes a subscription hands out at most in one go, if that is more than one event; what is larger on the wire
+is encoded once for all who listen."""
 
 
 class Bounds(Struct, frozen=True):
@@ -52,6 +53,7 @@ class EventLog:
         "__weakref__",
         "_bounds",
         "_events",
+        "_made",
         "_next",
         "_older",
         "_passing",
@@ -68,6 +70,7 @@ class EventLog:
         self._events: deque[Numbered] = deque()
         self._sizes: deque[int] = deque()
         self._size = 0
+        self._made: dict[int, bytes] = {}
         self._passing: Numbered | None = None
         self._readers: list[asyncio.Future[None]] = []
         self.closed = False
@@ -105,6 +108,8 @@ class EventLog:
         while len(self._events) > self._bounds.events or (self._size > self._bounds.size and len(self._events) > 1):
             self._events.popleft()
             self._size -= self._sizes.popleft()
+            if self._made:
+                self._made.pop(self._next - len(self._events) - 1, None)
         self._passing = None
 
     def _pass(self, at: float, event: Event) -> None:
@@ -143,6 +148,18 @@ class EventLog:
         if after < first - 1 and told:
             told.insert(0, Numbered(None, told[0].at, StreamGap(after + 1, first - 1)))
         return told
+
+    def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
+        """Return what `make` makes of an event. What is large is made once for all, who may send it for long.
+
+        All who use this have to make the same of an event.
+        """
+        number = told.number
+        if number is None or (made := self._made.get(number)) is None:
+            made = make(told)
+            if number is not None and len(made) > LARGE and number >= self._next - len(self._events):
+                self._made[number] = made
+        return made
 
     def passing(self) -> Numbered | None:
         """Return what was told in passing since the last event that is kept."""

@@ -98,7 +98,7 @@ def run_events(
     service.joined(run_id)
     return EventResponse(
         stream.subscribe(after),
-        lambda told: framed(told, run_id),
+        lambda told: stream.made(told, lambda told: framed(told, run_id)),
         lambda lost: service.left(run_id, lost=lost),
         headers,
     )
