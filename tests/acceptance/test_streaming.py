@@ -176,6 +176,22 @@ def test_an_id_that_is_none_is_refused(server: Server, text: str) -> None:
     assert "Last-Event-ID" in answer.json()["detail"]
 
 
+def test_nothing_is_accepted_of_whoever_goes_on_after_an_id_that_is_none(server: Server) -> None:
+    headers = {**ACCEPT, "Last-Event-ID": "x"}
+    refused = [
+        server.client.post("/v1/sessions/astray/runs", json={"input": "x"}, headers=headers),
+        server.client.post("/chat", json={"message": "x", "session_id": "astray"}, headers=headers),
+    ]
+    assert [answer.status_code for answer in refused] == [422, 422]
+    assert server.client.get("/v1/sessions/astray").status_code == 404
+
+
+def test_head_of_events_is_answered_at_once(server: Server) -> None:
+    answer = server.client.head("/v1/events")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert server.client.get("/health").status_code == 200, "the connection is free again"
+
+
 def test_events_of_an_unknown_run_are_not_found(server: Server) -> None:
     assert server.client.get("/v1/runs/run_none/events").status_code == 404
 

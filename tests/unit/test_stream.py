@@ -1,6 +1,8 @@
 """The events of one run: numbered, kept in bounds, read by any number of subscribers at any pace."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -293,3 +295,32 @@ def test_arguments_and_results_that_are_small_are_told_whole() -> None:
     assert cut
     assert told["status"] == "error"
     assert told["content"] == [{"text": '[{"json":{'}]
+
+
+def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
+    run = stream()
+    run.tell(1.0, TextDelta("a"))
+    astray = run.subscribe(after=1000)
+    run.tell(2.0, TextDelta("b"))
+    run.finish(ENDED, 3.0)
+    assert numbers(astray.ready()) == [2, 3]
+
+
+def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_want() -> None:
+    run = stream()
+    run.tell_all((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE))
+    run.finish(ENDED, 1.0)
+    picky = Subscription(run, 0, lambda told: isinstance(told.event, RunFinished))
+    assert numbers(picky.ready()) == [3 * AT_ONCE + 1]
+    assert picky.is_over
+
+
+def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: VirtualLoop) -> None:
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf.put(ended("r"))
+    readers = [shelf.get(RunId("r")) for _ in range(3)]
+    assert readers[0] is readers[1] is readers[2]
+    kept = weakref.ref(readers[0])
+    readers.clear()
+    gc.collect()
+    assert kept() is None, "it is kept as bytes when nobody reads it"

@@ -356,3 +356,35 @@ def test_nothing_is_kept_for_those_who_do_not_listen() -> None:
             assert service.changes(ANONYMOUS).ready() == []
 
     play(main)
+
+
+def test_whoever_had_all_of_a_feed_that_is_gone_is_told_that_there_was_more() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated), stream_retention_s=60.0) as service:
+            first = service.changes(ANONYMOUS)
+            await send(service, "1")
+            await settled(service)
+            last = first.ready()[-1].number or 0
+            first.close()
+            await asyncio.sleep(100.0)
+            await send(service, "1")  # nobody listens: nothing of it is numbered
+            await settled(service)
+            back = service.changes(ANONYMOUS, last)
+            await service.pause(key())
+            assert kinds([each.event for each in back.ready()]) == ["stream.gap", "session.paused"]
+
+    play(main)
+
+
+def test_a_server_that_stops_ends_all_feeds_also_those_that_are_asked_for_then() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(gated)) as service:
+            before = service.changes(ANONYMOUS)
+            waiting = asyncio.create_task(before.next())
+            await asyncio.sleep(0)
+            await service.drain()
+            assert await waiting == []
+            assert before.is_over
+            assert service.changes(ANONYMOUS).is_over
+
+    play(main)

@@ -46,7 +46,7 @@ DEFAULT_BOUNDS: Final = Bounds()
 class EventLog:
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap."""
 
-    __slots__ = ("_bounds", "_events", "_next", "_older", "_passing", "_readers", "_size", "closed")
+    __slots__ = ("__weakref__", "_bounds", "_events", "_next", "_older", "_passing", "_readers", "_size", "closed")
 
     def __init__(self, *, first: int, older: int, bounds: Bounds) -> None:
         self._next = first
@@ -74,8 +74,11 @@ class EventLog:
         return list(self._events)
 
     def subscribe(self, after: int = 0) -> "Subscription":
-        """Return a subscription to the events after number `after`; 0 is from the beginning."""
-        return Subscription(self, after)
+        """Return a subscription to the events after number `after`; 0 is from the beginning.
+
+        One that was never told is taken for the last, so that nobody waits for it to be passed.
+        """
+        return Subscription(self, min(after, self.last))
 
     # -- for those who tell ------------------------------------------------------------------------
 
@@ -170,11 +173,11 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
-        events = self._log.since(self._after)
-        if events and events[-1].number is not None:
-            self._after = events[-1].number
-        if self._wanted is not None:
-            events = [each for each in events if self._wanted(each)]
+        events: list[Numbered] = []
+        while not events and (found := self._log.since(self._after)):
+            assert found[-1].number is not None
+            self._after = found[-1].number
+            events = found if self._wanted is None else [each for each in found if self._wanted(each)]
         passing = self._log.passing()
         if passing is not self._passed and self._after >= self._log.last:
             self._passed = passing

@@ -52,6 +52,7 @@ class Feeds:
         self._retention_s = retention_s
         self._feeds: dict[Principal, _Feed] = {}
         self._last = 0
+        self._stopped = False
 
     def __bool__(self) -> bool:
         return bool(self._feeds)
@@ -76,6 +77,8 @@ class Feeds:
         feed = self._feeds.get(principal)
         if feed is None:
             feed = self._feeds[principal] = _Feed(self._last + 1, self._bounds, self._clock.monotonic())
+        if self._stopped:
+            feed.end()
 
         def wanted(told: Numbered) -> bool:
             if isinstance(told.event, StreamGap):
@@ -92,11 +95,13 @@ class Feeds:
                 feed.heard_at = now
             elif now - feed.heard_at > self._retention_s:
                 del self._feeds[principal]
-                self._last = max(self._last, feed.last)
+                # One more, for what nobody will have heard: whoever had all of this feed is told of a gap.
+                self._last = max(self._last, feed.last + 1)
                 feed.end()
 
     def stop(self) -> None:
-        """End all feeds: the server stops."""
+        """End all feeds, those that begin later too: the server stops."""
+        self._stopped = True
         for feed in self._feeds.values():
             feed.end()
         self._feeds.clear()

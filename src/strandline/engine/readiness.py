@@ -25,9 +25,14 @@ class Readiness:
 
     def admit(self) -> None:
         """Let a request in that changes something. Raises `Draining`, `NotReady`."""
-        self.asked()
         if self.stopping:
+            self.asked()
             raise Draining("the server is stopping", retry_after_s=self._retry_after_s)
+        self.open()
+
+    def open(self) -> None:
+        """Let a request in that needs what is known once the journal is open. Raises `NotReady`."""
+        self.asked()
         if not self.started:
             raise NotReady("the server is starting", retry_after_s=self._retry_after_s)
 

@@ -225,9 +225,9 @@ class Service:
     ) -> Subscription:
         """Return what changes from now on, or after number `after`, in these sessions of a principal, or in all.
 
-        Text as it comes is in the events of each run only.
+        Text as it comes is in the events of each run only. Raises `NotReady`.
         """
-        self._readiness.asked()
+        self._readiness.open()
         return self._feeds.subscribe(principal, after, sessions, types)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:

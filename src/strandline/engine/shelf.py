@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from typing import Final
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 
@@ -31,6 +32,8 @@ class Shelf:
         self._kept: OrderedDict[RunId, _Kept] = OrderedDict()
         self._size = 0
         self._decode = decoder(list[Numbered])
+        self._read: WeakValueDictionary[RunId, RunStream] = WeakValueDictionary()
+        """The streams that somebody reads right now: one for all, however many and slow they are."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -39,6 +42,7 @@ class Shelf:
         """Keep the events of a run that has ended."""
         if self._retention_s <= 0 or self._memory <= 0:
             return
+        self._read[stream.run_id] = stream
         events = encode_messages(stream.kept())
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES
@@ -50,7 +54,9 @@ class Shelf:
         kept = self._kept.get(run_id)
         if kept is None or kept.until <= self._clock.monotonic():
             return None
-        return RunStream.told(run_id, kept.key, self._decode(kept.events))
+        if (stream := self._read.get(run_id)) is None:
+            stream = self._read[run_id] = RunStream.told(run_id, kept.key, self._decode(kept.events))
+        return stream
 
     def tidy(self) -> None:
         """Forget what was kept for long enough. To be called every second."""

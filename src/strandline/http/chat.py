@@ -77,13 +77,14 @@ class Chat:
 
     async def chat(self, request: Request) -> responses.Response:
         """Accept a message, wait its turn and its answer. A client that leaves ends its run only if it wants that."""
+        as_events = wants_events(request)
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
         session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
         ticket = await self._service.submit(
             wished(SessionKey(ANONYMOUS, session), _prompt(body), body, idempotency_key(request), sent)
         )
-        if wants_events(request):
+        if as_events:
             return ticket_events(self._service, request, ticket)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):

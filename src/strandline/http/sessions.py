@@ -127,10 +127,11 @@ class Sessions:
         """Accept a run: 202, or with `Prefer: wait=N` 200 once it has ended within N seconds; a replay is 200."""
         key = _key(request)
         wait_s = preferred_wait_s(request)
+        as_events = wants_events(request)
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
         wishes = wished(key, _input(body.input), body, idempotency_key(request), sent)
         ticket = await self._service.submit(wishes)
-        if wants_events(request):
+        if as_events:
             return ticket_events(self._service, request, ticket)
         if wait_s is None:
             view = await self._service.run(key.principal, ticket.run_id)

@@ -6,7 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from starlette.requests import Request
@@ -30,6 +30,8 @@ ALIVE_S: Final = 15.0
 _ALIVE: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 1000\n\n"
 """Milliseconds after which a client that lost its connection is to come back."""
+AT_ONCE_BYTES: Final = 64 * 1024
+"""How much is sent in one go, if an event is not larger: what a client that reads nothing has waiting for it."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -58,6 +60,8 @@ class EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events. Their end, or that of the connection, ends the response."""
         events, frame = self._events, self._frame
+        if scope["method"] == "HEAD":  # which is answered with headers alone, and would never know that it is over
+            events.close()
         gone = asyncio.ensure_future(_gone(receive))
         gone.add_done_callback(lambda _: events.close())
         try:
@@ -65,7 +69,8 @@ class EventResponse(Response):
             await send(_part(_RETRY))
             while not events.is_over:
                 if told := await events.next(ALIVE_S):
-                    await send(_part(b"".join([frame(each) for each in told])))
+                    for part in _portions(told, frame):
+                        await send(_part(part))
                 elif not events.is_over:
                     await send(_part(_ALIVE))
             if not gone.done():
@@ -113,13 +118,19 @@ def framed(told: Numbered, run_id: RunId | None) -> bytes:
 
 
 def wants_events(request: Request) -> bool:
-    """Tell whether the client would rather have events than one answer."""
+    """Tell whether the client would rather have events than one answer.
+
+    Raises `Invalid` if it would, after an id that is none: to be asked before anything is accepted.
+    """
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
     for entry in ",".join(request.headers.getlist("accept")).split(","):
         kind, *parameters = [each.strip().lower() for each in entry.split(";")]
         if kind in weights:
             weights[kind] = next((_weight(each[2:]) for each in parameters if each.startswith("q=")), 1.0)
-    return weights[MEDIA_TYPE] > 0 and weights[MEDIA_TYPE] >= weights["application/json"]
+    if not weights[MEDIA_TYPE] > 0 or weights[MEDIA_TYPE] < weights["application/json"]:
+        return False
+    last_event_id(request)
+    return True
 
 
 def last_event_id(request: Request) -> int:
@@ -128,6 +139,20 @@ def last_event_id(request: Request) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 17):
         raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
     return int(text)
+
+
+def _portions(told: list[Numbered], frame: Callable[[Numbered], bytes]) -> Iterator[bytes]:
+    """Yield the events as bytes, many at once if they are small."""
+    frames: list[bytes] = []
+    size = 0
+    for each in told:
+        frames.append(frame(each))
+        size += len(frames[-1])
+        if size >= AT_ONCE_BYTES:
+            yield b"".join(frames)
+            frames, size = [], 0
+    if frames:
+        yield b"".join(frames)
 
 
 def _weight(text: str) -> float:

@@ -1,0 +1,143 @@
+"""One response of events, at the border of ASGI: clients that leave at any moment, and those that read nothing."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from engine_support import key
+from strandline.engine.eventlog import Bounds
+from strandline.engine.events import TextDelta
+from strandline.engine.stream import RunStream
+from strandline.http.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
+from strandline.model import Outcome, RunId, RunStatus
+
+ENDED = Outcome(status=RunStatus.SUCCEEDED, output="done")
+SCOPE = {"type": "http", "method": "GET"}
+
+
+class Wire:
+    """A connection whose client leaves when `leave_at` messages have been sent, and reads when it is let."""
+
+    def __init__(self, leave_at: int | None = None) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self._leave_at = leave_at
+        self._left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if len(self.sent) == self._leave_at:
+            self._left.set()
+        self.sent.append(message)
+        await self.reads.wait()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+def run_with(events: int, text: str = "x", bounds: Bounds | None = None) -> RunStream:
+    run = RunStream(RunId("r"), key(), bounds=bounds or Bounds())
+    for _ in range(events):
+        run.tell(1.0, TextDelta(text))
+    return run
+
+
+def response(run: RunStream, left: list[bool]) -> EventResponse:
+    return EventResponse(run.subscribe(), lambda told: framed(told, run.run_id), left.append)
+
+
+@pytest.mark.parametrize("leave_at", range(5))
+def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int) -> None:
+    async def play() -> None:
+        run, left, wire = run_with(3), list[bool](), Wire(leave_at)
+        sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        run.tell(2.0, TextDelta("y"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if leave_at == 4:  # the last message of all: it is the end that it has not taken
+            run.finish(ENDED, 3.0)
+        async with asyncio.timeout(5):
+            await sending
+        assert left == [leave_at < 4]
+        assert not run.is_heard
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(play())
+
+
+def test_a_server_that_cuts_a_response_leaves_nothing_behind() -> None:
+    async def play() -> None:
+        run, left, wire = run_with(1), list[bool](), Wire()
+        sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.wait([sending])
+        await asyncio.sleep(0)
+        assert (left, run.is_heard) == ([False], False)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(play())
+
+
+def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
+    async def play() -> None:
+        run, left, wire = run_with(100, "x" * 5000), list[bool](), Wire()
+        sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        wire.reads.clear()
+        run.tell_all((1.0, TextDelta("x" * 5000)) for _ in range(1000))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waiting = len(wire.sent[-1]["body"])
+        assert 5000 <= waiting < AT_ONCE_BYTES + 6000
+        wire.reads.set()
+        run.finish(ENDED, 2.0)
+        async with asyncio.timeout(5):
+            await sending
+        assert b"event: stream.gap" in wire.body
+        assert wire.body.endswith(b"}\n\n")
+        assert left == [False]
+
+    asyncio.run(play())
+
+
+def test_head_is_answered_with_headers_alone_at_once() -> None:
+    async def play() -> None:
+        run, left, wire = run_with(3), list[bool](), Wire()
+        async with asyncio.timeout(5):
+            await response(run, left)({"type": "http", "method": "HEAD"}, wire.receive, wire.send)
+        assert wire.sent[0]["status"] == 200
+        assert b"event:" not in wire.body
+        assert left == [False]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("text/event-stream", True),
+        ("TEXT/Event-Stream ; charset=utf-8", True),
+        ("text/event-stream, application/json", True),
+        ("text/event-stream;q=0.1, application/json;q=0.2", False),
+        ("text/event-stream;q=0", False),
+        ("text/event-stream;q=nan", False),
+        ("text/event-stream;q=", False),
+        ("*/*", False),
+        ("", False),
+        (",;,q=1;;", False),
+    ],
+)
+def test_who_wants_events_says_so(accept: str, wanted: bool) -> None:
+    assert wants_events(Request({"type": "http", "headers": [(b"accept", accept.encode())]})) is wanted
