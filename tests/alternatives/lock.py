@@ -1,10 +1,16 @@
-"""A lock per session, in memory: requests wait for it, in order, and are gone when the process is."""
+"""A lock per session, in memory: requests wait for it, in order, and are gone when the process is.
+
+`POST /stream` is `/chat` that tells the text as it comes.
+"""
 
 import asyncio
+import json
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 from alternatives.sessions import Chat, MakeAgent, Sessions, build, main
 
@@ -18,7 +24,19 @@ def make_app(make_agent: MakeAgent) -> FastAPI:
         async with locks[chat.session_id]:
             return await sessions.invoke(chat)
 
-    return build(sessions, ask)
+    app = build(sessions, ask)
+
+    @app.post("/stream")
+    async def stream(chat: Chat) -> StreamingResponse:
+        async def texts() -> AsyncIterator[str]:
+            async with locks[chat.session_id]:
+                async for event in sessions.agent(chat.session_id).stream_async(chat.message):
+                    if "data" in event:
+                        yield f"data: {json.dumps({'text': event['data']})}\n\n"
+
+        return StreamingResponse(texts(), media_type="text/event-stream")
+
+    return app
 
 
 if __name__ == "__main__":
