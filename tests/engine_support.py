@@ -104,13 +104,18 @@ async def play_round(attempt: Attempt, tool_use_id: str, tool: Callable[[], Awai
 
 @asynccontextmanager
 async def serving(
-    clock: VirtualClock, target: Target, journal: Journal | None = None, **options: Any
+    clock: VirtualClock,
+    target: Target,
+    journal: Journal | None = None,
+    *,
+    loops: InlineLoops | None = None,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
     service = Service(
         journal=journal or MemoryJournal(clock),
         target=target,
-        loops=InlineLoops(),
+        loops=loops or InlineLoops(),
         clock=clock,
         new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),

@@ -17,6 +17,7 @@ from strandline.engine.events import (
     RunRestarted,
     RunStalled,
     StreamGap,
+    TextDelta,
     ToolFinished,
     Usage,
     type_of,
@@ -26,7 +27,7 @@ from strandline.engine.stream import LAST
 from strandline.errors import NotFound
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, Principal, RunId, RunStatus, SessionId
-from strandline.testing.virtual import VirtualClock, VirtualLoop
+from strandline.testing.virtual import InlineLoops, VirtualClock, VirtualLoop
 
 
 def play(main: Callable[[VirtualClock], Awaitable[None]]) -> None:
@@ -400,5 +401,65 @@ def test_what_was_told_of_a_session_is_forgotten_with_it() -> None:
             with pytest.raises(NotFound):
                 await service.stream(ANONYMOUS, gone.run_id)
             assert await told(service, stays.run_id)
+
+    play(main)
+
+
+def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_is_much() -> None:
+    class Counting(InlineLoops):
+        told = 0
+
+        def tell(self, work: Callable[[], object]) -> None:
+            self.told += 1
+            super().tell(work)
+
+    async def behaviour(attempt: Attempt) -> str:
+        for n in range(int(asked(attempt))):
+            attempt.add_text(f"{n} ")
+            await asyncio.sleep(0.01)
+        return "end"
+
+    async def main(clock: VirtualClock) -> None:
+        loops = Counting()
+        async with serving(clock, Played(behaviour), loops=loops) as service:
+            quiet = await send(service, "100")
+            await settled(service)
+            assert loops.told == 0
+            assert len(await numbered(service, quiet.run_id)) == 1 + 1 + 100 + 1 + 1
+            await send(service, "1000")
+            await settled(service)
+            assert 3 <= loops.told <= 6, "what gathers is bounded"
+            heard = await send(service, "100")
+            events = await numbered(service, heard.run_id)
+            assert loops.told >= 100
+            assert [each.event.text for each in events if isinstance(each.event, TextDelta)] == [
+                f"{n} " for n in range(100)
+            ]
+
+    play(main)
+
+
+def test_whoever_begins_to_listen_in_the_middle_is_told_at_once_what_was_said_and_what_follows() -> None:
+    async def behaviour(attempt: Attempt) -> str:
+        attempt.add_text("before")
+        await asyncio.sleep(10.0)
+        attempt.add_text("after")
+        await asyncio.sleep(10.0)
+        return "end"
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(behaviour)) as service:
+            ticket = await send(service, "x")
+            await asyncio.sleep(1.0)
+            subscription = (await service.stream(ANONYMOUS, ticket.run_id)).subscribe()
+            heard = await subscription.next()
+            assert [each.event for each in heard][-1] == TextDelta("before")
+            (after,) = await subscription.next()
+            assert after.event == TextDelta("after")
+            assert after.at == pytest.approx(clock.now(), abs=0.1)
+            every = service.changes(ANONYMOUS)
+            await settled(service)
+            kinds_heard = kinds([each.event for each in every.ready()])
+            assert kinds_heard == ["message.added", "run.finished"], "nothing that was before"
 
     play(main)

@@ -87,8 +87,12 @@ class EventLog:
         """Whether a subscriber waits for the next event."""
         return len(self._readers) > 0
 
+    def gather(self) -> None:
+        """Take in what was said and is still on its way."""
+
     def kept(self) -> list[Numbered]:
         """Return the events that are kept, the oldest first."""
+        self.gather()
         return list(self._events)
 
     def subscribe(self, after: int = 0) -> "Subscription":
@@ -96,6 +100,7 @@ class EventLog:
 
         One that was never told is taken for the last, so that nobody waits for it to be passed.
         """
+        self.gather()
         return Subscription(self, min(after, self.last))
 
     # -- for those who tell ------------------------------------------------------------------------
@@ -231,6 +236,10 @@ class Subscription:
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
             self._reader = self._log.await_next()
+            if events := self.ready():  # it was said before anybody could see that it is waited for
+                self._log.leave(self._reader)
+                self._reader = None
+                break
             if until is not None:
                 self._wake_at(until)
             try:
@@ -242,6 +251,7 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
+        self._log.gather()
         events: list[Numbered] = []
         while not events and (found := self._log.since(self._after)):
             assert found[-1].number is not None

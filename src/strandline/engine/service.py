@@ -228,6 +228,8 @@ class Service:
         Text as it comes is in the events of each run only. Raises `NotReady`.
         """
         self._readiness.open()
+        if not self._feeds:
+            self._streams.gather()  # what was said before is no change from now on
         return self._feeds.subscribe(principal, after, sessions, types)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:

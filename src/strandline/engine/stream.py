@@ -5,7 +5,7 @@ Belongs to the serving loop.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -27,7 +27,7 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
 
-    __slots__ = ("_end", "_feeds", "_waiters", "key", "place", "run_id")
+    __slots__ = ("_end", "_feeds", "_source", "_waiters", "key", "place", "run_id")
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class RunStream(EventLog):
         self.place: int | None = None
         """The position that was told last, of a run that waits."""
         self._feeds = feeds
+        self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
         self._end: Outcome | Later | None = None
         self._waiters: list[asyncio.Future[Outcome | Later]] = []
 
@@ -62,8 +63,27 @@ class RunStream(EventLog):
 
     # -- what is told ------------------------------------------------------------------------------
 
+    def follow(self, source: Callable[[], Sequence[tuple[float, Event]]]) -> None:
+        """Take what is told from `source` from now on, which gives what was said since it was asked last, in order.
+
+        It is asked when somebody looks; whoever says something has it asked (`gather`) as long as that `is_awaited`.
+        """
+        self.gather()
+        self._source = source
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody wants to be told at once; may be asked from any thread."""
+        return bool(self._readers) or bool(self._feeds)
+
+    def gather(self) -> None:
+        """Take in what was said and is still on its way."""
+        if self._source is not None and not self.closed and (said := self._source()):
+            self.tell_all(said)
+
     def tell(self, at: float, event: Event) -> None:
         """Number an event, keep it, and tell it. After the end nothing is told."""
+        self.gather()
         self.tell_all(((at, event),))
 
     def tell_all(self, events: Iterable[tuple[float, Event]]) -> None:
@@ -92,6 +112,8 @@ class RunStream(EventLog):
         """Tell everybody that waits, and whoever comes later. The first end counts."""
         if self.closed:
             return
+        self.gather()
+        self._source = None
         if isinstance(end, Outcome):
             self.tell(at, finished(end))
         self._end = end

@@ -81,6 +81,11 @@ class Streams:
         """Return the streams of the runs that wait."""
         return [stream for run_id, stream in self._streams.items() if self._is_waiting(run_id)]
 
+    def gather(self) -> None:
+        """Take in what was said of all runs that go on."""
+        for stream in self._streams.values():
+            stream.gather()
+
     # -- what happens ------------------------------------------------------------------------------
 
     def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None) -> None:

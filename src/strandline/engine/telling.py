@@ -1,11 +1,13 @@
 """From an attempt on the agent loop to the stream of its run on the serving loop: what goes on, as events, in order.
 
-Many events share one way over. What a run takes apart is measured here: how long a tool and a call of the model took,
-and when the first piece came. Belongs to the agent loop, but for `_arrive`.
+Many events share one way over, and as long as nobody listens they take none: the stream fetches them when somebody
+does, or when the run has ended. What a run takes apart is measured here: how long a tool and a call of the model took,
+and when the first piece came. Belongs to the agent loop, but for `_arrive` and `_said`.
 """
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.cuts import told_arguments, told_message, told_result
@@ -21,6 +23,9 @@ from strandline.engine.events import (
 )
 from strandline.engine.stream import RunStream
 from strandline.model import Message, ToolResult
+
+MANY: Final = 200
+"""How many events gather at most before they are brought over, though nobody listens."""
 
 
 class Telling:
@@ -40,6 +45,7 @@ class Telling:
         self._tools: dict[str, tuple[str, float]] = {}
         self._called_at: float | None = None
         self._first_s: float | None = None
+        stream.follow(self._said)
 
     def text(self, delta: str) -> None:
         """Tell a piece of the model's text."""
@@ -89,17 +95,20 @@ class Telling:
 
     def _say(self, event: Event) -> None:
         self._events.append((self._clock.now(), event))
-        if not self._on_the_way:
+        # In this order: who begins to listen after the look takes what is there, and finds this.
+        if not self._on_the_way and (self._stream.is_awaited or len(self._events) >= MANY):
             self._on_the_way = True
             self._tell(self._arrive)
 
     def _arrive(self) -> None:
         self._on_the_way = False  # first: what is said from now on may be too late for this way, and takes another
-        events, arrived = self._events, []
+        self._stream.gather()
+
+    def _said(self) -> list[tuple[float, Event]]:
+        events, said = self._events, []
         while events:
-            arrived.append(events.popleft())
-        if arrived:
-            self._stream.tell_all(arrived)
+            said.append(events.popleft())
+        return said
 
 
 def _rounded(seconds: float | None) -> float | None:
