@@ -38,6 +38,8 @@ def told_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
 
 def _told_block(block: Block, most: int) -> tuple[Block, bool]:
     if "text" in block:
+        if len(block) == 1 and type(block["text"]) is str:
+            return {"text": block["text"]}, False
         return msgspec.json.decode(encode_messages(block)), False
     if "toolResult" in block:
         result, cut = told_result(block["toolResult"], most)

@@ -12,18 +12,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from strandline.encoding import encode_messages
+from strandline.encoding import encode
 from strandline.engine.events import (
     Event,
-    MessageAdded,
     Numbered,
     ReasoningDelta,
-    RunFinished,
-    RunRestarted,
     StreamGap,
     TextDelta,
-    ToolFinished,
-    ToolStarted,
 )
 from strandline.model import RunId, SessionId
 
@@ -31,6 +26,8 @@ EVENT_BYTES: Final = 200
 """What an event is taken to cost in memory, besides what it holds."""
 AT_ONCE: Final = 200
 """How many events a subscription hands out at most in one go."""
+PACE_S: Final = 0.004
+"""How long a piece of text waits at most for those that follow, if another was told less than that before."""
 
 
 class Bounds(Struct, frozen=True):
@@ -46,7 +43,19 @@ DEFAULT_BOUNDS: Final = Bounds()
 class EventLog:
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap."""
 
-    __slots__ = ("__weakref__", "_bounds", "_events", "_next", "_older", "_passing", "_readers", "_size", "closed")
+    __slots__ = (
+        "__weakref__",
+        "_bounds",
+        "_events",
+        "_next",
+        "_older",
+        "_paced",
+        "_passing",
+        "_readers",
+        "_size",
+        "_text_at",
+        "closed",
+    )
 
     def __init__(self, *, first: int, older: int, bounds: Bounds) -> None:
         self._next = first
@@ -55,7 +64,9 @@ class EventLog:
         self._events: deque[Numbered] = deque()
         self._size = 0
         self._passing: Numbered | None = None
-        self._readers: list[asyncio.Future[None]] = []
+        self._readers: dict[asyncio.Future[None], None] = {}
+        self._text_at = 0.0
+        self._paced: asyncio.TimerHandle | None = None
         self.closed = False
         """Whether there will be no further event."""
 
@@ -97,10 +108,30 @@ class EventLog:
         self._wake()
 
     def _wake(self) -> None:
-        readers, self._readers = self._readers, []
+        readers, self._readers = self._readers, {}
         for reader in readers:
             if not reader.done():
                 reader.set_result(None)
+
+    def _wake_for_text(self) -> None:
+        """Wake those that wait: at once, or if that was done less than `PACE_S` ago, when that is over.
+
+        So text that comes thick and fast takes one way to each subscriber for many pieces, and none other is late.
+        """
+        if not self._readers:
+            return
+        loop = next(iter(self._readers)).get_loop()
+        now = loop.time()
+        if now >= self._text_at + PACE_S:
+            self._text_at = now
+            self._wake()
+        elif self._paced is None:
+            self._paced = loop.call_at(self._text_at + PACE_S, self._wake_paced)
+
+    def _wake_paced(self) -> None:
+        self._paced = None
+        self._text_at = asyncio.get_running_loop().time()
+        self._wake()
 
     # -- for those who listen ----------------------------------------------------------------------
 
@@ -125,13 +156,12 @@ class EventLog:
     def await_next(self) -> "asyncio.Future[None]":
         """Return a future of the next event, of whatever kind, or of the end; give it back with `leave`."""
         reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers.append(reader)
+        self._readers[reader] = None
         return reader
 
     def leave(self, reader: "asyncio.Future[None]") -> None:
         """Forget a future that is of no more interest."""
-        if reader in self._readers:
-            self._readers.remove(reader)
+        self._readers.pop(reader, None)
 
 
 class Subscription:
@@ -140,7 +170,7 @@ class Subscription:
     With `wanted`, only those for which it is true.
     """
 
-    __slots__ = ("_after", "_closed", "_log", "_passed", "_reader", "_wanted")
+    __slots__ = ("_after", "_alarm", "_closed", "_log", "_passed", "_reader", "_until", "_wanted")
 
     def __init__(self, log: EventLog, after: int, wanted: Callable[[Numbered], bool] | None = None) -> None:
         self._log = log
@@ -148,6 +178,8 @@ class Subscription:
         self._wanted = wanted
         self._passed: Numbered | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._until = 0.0
         self._closed = False
 
     @property
@@ -161,12 +193,11 @@ class Subscription:
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
             self._reader = self._log.await_next()
-            timer = None if until is None else loop.call_at(until, self._wake)
+            if until is not None:
+                self._wake_at(until)
             try:
                 await self._reader
             finally:
-                if timer is not None:
-                    timer.cancel()
                 self._log.leave(self._reader)
                 self._reader = None
         return events
@@ -188,6 +219,9 @@ class Subscription:
     def close(self) -> None:
         """Wait for nothing any more."""
         self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         self._wake()
 
     async def __aiter__(self) -> AsyncIterator[Numbered]:
@@ -196,6 +230,21 @@ class Subscription:
             for event in await self.next():
                 yield event
 
+    def _wake_at(self, until: float) -> None:
+        """Have one timer for many waits, which nearly all end long before: it is set anew when it has rung."""
+        self._until = until
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(until, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._reader is None:
+            return
+        if asyncio.get_running_loop().time() < self._until:
+            self._wake_at(self._until)
+        else:
+            self._wake()
+
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
@@ -203,10 +252,6 @@ class Subscription:
 
 def size_of(event: Event) -> int:
     """Return about how many bytes an event takes in memory."""
-    match event:
-        case TextDelta(text) | ReasoningDelta(text):
-            return EVENT_BYTES + len(text)
-        case MessageAdded() | ToolStarted() | ToolFinished() | RunRestarted() | RunFinished():
-            return EVENT_BYTES + len(encode_messages(event))
-        case _:
-            return EVENT_BYTES
+    if isinstance(event, TextDelta | ReasoningDelta):
+        return EVENT_BYTES + len(event.text)
+    return EVENT_BYTES + len(encode(event))

@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 from msgspec import Struct
 
 from strandline.clock import Clock
-from strandline.encoding import decoder, encode_messages
+from strandline.encoding import decoder, encode_messages, encode_told
 from strandline.engine.events import Numbered
 from strandline.engine.stream import RunStream
 from strandline.model import RunId, SessionKey
@@ -43,7 +43,7 @@ class Shelf:
         if self._retention_s <= 0 or self._memory <= 0:
             return
         self._read[stream.run_id] = stream
-        events = encode_messages(stream.kept())
+        events = _encoded(stream.kept())
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self._memory:
@@ -67,3 +67,10 @@ class Shelf:
     def _forget_oldest(self) -> None:
         _, kept = self._kept.popitem(last=False)
         self._size -= len(kept.events) + ENTRY_BYTES
+
+
+def _encoded(kept: list[Numbered]) -> bytes:
+    """Return the events as `encode_messages` has them. Only the last, the end of the run, may have bytes in it."""
+    *before, end = kept
+    parts = [encode_told(before)[1:-1], encode_messages(end)] if before else [encode_messages(end)]
+    return b"[" + b",".join(parts) + b"]"

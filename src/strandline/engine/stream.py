@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
-from strandline.engine.events import Event, Numbered, RunFinished
+from strandline.engine.events import Event, Numbered, ReasoningDelta, RunFinished, TextDelta
 from strandline.engine.feeds import Feeds
 from strandline.model import Outcome, RunId, SessionKey
 
@@ -54,8 +54,8 @@ class RunStream(EventLog):
         assert events[0].number is not None
         assert isinstance(end, RunFinished)
         stream = cls(run_id, key, first=events[0].number)
-        for each in events:
-            stream._add(each.at, each.event)
+        stream._events.extend(events)
+        stream._next += len(events)
         stream._end = outcome_of(end)
         stream.closed = True
         return stream
@@ -70,11 +70,18 @@ class RunStream(EventLog):
         """Number events that have happened at these times (seconds since the epoch), keep them, and tell them."""
         if self.closed:
             return
+        only_text = True
         for at, event in events:
             self._add(at, event)
+            if isinstance(event, TextDelta | ReasoningDelta):
+                continue
+            only_text = False
             if self._feeds:
                 self._feeds.tell(self.key, self.run_id, at, event)
-        self._wake()
+        if only_text:
+            self._wake_for_text()
+        else:
+            self._wake()
 
     def tell_in_passing(self, at: float, event: Event) -> None:
         """Tell an event to those that are there; only the last one counts, and it is not kept."""
