@@ -1,0 +1,84 @@
+"""Many streams at once, and clients that read slowly: nothing is lost, no run waits, and memory has a bound."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from acceptance.events import ACCEPT, Sent, listening
+from acceptance.server import DEADLINE_S, TARGETS, Server, serving
+
+SESSIONS = 50
+PIECES = 200
+SLOW = 40
+LONG, WIDE = 60_000, 10
+"""Pieces and their size: what is told of such a run is 9 MB, of which a sixth is kept."""
+GROWTH = 120_000_000
+"""What the server may grow by; the last message alone, in two events, is 2 MB for each that is slow."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(f"{TARGETS / 'talking.py'}:answer", folder=tmp_path) as made:
+        yield made
+
+
+def test_fifty_sessions_that_talk_at_once_are_each_heard_whole_and_in_order(server: Server) -> None:
+    def hear(number: int) -> list[Sent]:
+        asked = {"input": f"{PIECES} 6 in step with {SESSIONS}"}
+        with listening(server, "POST", f"/v1/sessions/s{number}/runs", json=asked) as ear:
+            return ear.rest()
+
+    with ThreadPoolExecutor(SESSIONS) as pool:
+        all_heard = list(pool.map(hear, range(SESSIONS)))
+    whole = [f"{number} ".ljust(6, ".") for number in range(PIECES)]
+    for heard in all_heard:
+        numbered = [each.id for each in heard if each.id is not None]
+        assert numbered == [str(number) for number in range(1, len(numbered) + 1)]
+        assert [each.data["text"] for each in heard if each.type == "text.delta"] == whole
+        assert len({each.data["run_id"] for each in heard}) == 1
+        assert heard[-1].data["output"] == "".join(whole)
+    assert len({heard[0].data["run_id"] for heard in all_heard}) == SESSIONS
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
+def test_clients_that_do_not_read_slow_no_run_and_take_no_memory_and_hear_of_what_they_missed(server: Server) -> None:
+    talk = {"input": f"{LONG} {WIDE}"}
+    for _ in range(2):  # what such a run takes by itself
+        run = server.client.post("/v1/sessions/long/runs", json=talk, headers={"Prefer": "wait=30"}).json()
+        assert run["status"] == "succeeded"
+    before = memory(server.pid)
+    run_id = server.client.post("/v1/sessions/long/runs", json=talk).json()["run_id"]
+    with ExitStack() as stack:
+        slow = [stack.enter_context(not_reading(server, run_id)) for _ in range(SLOW)]
+        assert server.run(run_id, wait_s=int(DEADLINE_S))["status"] == "succeeded"
+        assert memory(server.pid) - before < GROWTH, f"{SLOW} times what is told would be {SLOW * 9} MB"
+        heard = b"".join(iter(lambda: slow[0].recv(1 << 20), b""))
+    events = [json.loads(line[6:]) for line in heard.split(b"\n") if line.startswith(b"data: ") and line.endswith(b"}")]
+    kinds = [each["type"] for each in events]
+    assert "stream.gap" in kinds
+    assert kinds[-1] == "run.finished"
+    assert len(events[-1]["output"]) == LONG * WIDE
+
+
+def not_reading(server: Server, run_id: str) -> socket.socket:
+    """Ask for the events of a run, and read nothing."""
+    parts = urlsplit(server.url)
+    client = socket.socket()
+    client.settimeout(DEADLINE_S)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((parts.hostname, parts.port))
+    head = f"GET /v1/runs/{run_id}/events HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+    client.sendall(f"{head}Accept: {ACCEPT['Accept']}\r\n\r\n".encode())
+    return client
+
+
+def memory(pid: int) -> int:
+    """Return the bytes that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
