@@ -43,6 +43,7 @@ AGENT = str(ROOT / "bench" / "agents" / "streaming.py")
 MANY, MANY_PER_S = 16, 1000
 SESSIONS, SESSIONS_PER_S = 50, 200
 CUT = 100
+AGENTS = "no server"
 SHORT = 5
 """Chunks of a run of which only the first counts."""
 
@@ -226,16 +227,16 @@ def first_texts(subjects: Mapping[str, tuple[Server, Ask]], core: set[int], own:
         ("One stream", "2 ms", (1, MANY_PER_S, SHORT, plan.alone)),
         (f"{MANY} streams of {MANY_PER_S:,} chunks/s each", "6 ms", (MANY, MANY_PER_S, chunks, 4)),
     ):
-        heard: dict[str, list[Heard]] = {"agents without a server": [], **{name: [] for name in subjects}}
+        heard: dict[str, list[Heard]] = {AGENTS: [], **{name: [] for name in subjects}}
         for _ in range(plan.repetitions):
-            heard["agents without a server"].append(alone_elsewhere(core, *numbers))
+            heard[AGENTS].append(alone_elsewhere(core, *numbers))
             for name, (subject, ask) in subjects.items():
                 with pinned(own):
                     heard[name].append(uvloop.run(streams(subject, ask, *numbers)))
-        table = Table(title=f"{title} (to reach: {goal} more than without a server)", title_justify="left")
-        for column in ("", "first text p50 ms", "more", "p99", "chunks late p50 ms", "p99", "CPU us a run", "a chunk"):
+        table = Table(title=f"{title}, ms (to reach: {goal} more than without a server)", title_justify="left")
+        for column in ("", "first text", "more", "p99", "late p50", "p99", "CPU a run", "a chunk"):
             table.add_column(column, justify="right" if column else "left", no_wrap=not column)
-        base = min(ms(each.first_s, 0.5) for each in heard["agents without a server"])
+        base = min(ms(each.first_s, 0.5) for each in heard[AGENTS])
         for name, seen in heard.items():
             first, p99 = (min(ms(each.first_s, q) for each in seen) for q in (0.5, 0.99))
             late = [f"{min(ms(each.late_s, q) for each in seen):.2f}" for q in (0.5, 0.99)]
@@ -292,7 +293,7 @@ def main() -> None:
         journal = f"sqlite:{folder / 'journal.db'}"
         strandline = begun("strandline", [*STRANDLINE, AGENT, "--port", "0", "--journal", journal])
         locked = begun("lock", [*servers.LOCK, f"{AGENT}:make_agent"])
-        subjects = {"FastAPI and a lock": (locked, lock), "strandline, SQLite": (strandline, v1)}
+        subjects = {"a lock": (locked, lock), "strandline": (strandline, v1)}
         for table in first_texts(subjects, core, own, plan):
             console.print(table)
         late, missing = told(whole(strandline, plan.seconds))
@@ -313,7 +314,7 @@ def main() -> None:
             # A server of its own: the memory of those who have left is used again.
             fresh = begun(title, [*STRANDLINE, AGENT, "--port", "0", "--journal", f"sqlite:{folder / title}.db"])
             grown[title] = told(work(fresh, plan.idle))
-        memory = Table(title="An idle subscriber (to reach: 10 KB)", title_justify="left")
+        memory = Table(title="An idle subscriber, to reach 10 KB", title_justify="left")
         memory.add_column("")
         memory.add_column("KB", justify="right")
         for title, taken in grown.items():

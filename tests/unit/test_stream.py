@@ -10,7 +10,7 @@ import pytest
 from engine_support import key
 from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
-from strandline.engine.eventlog import AT_ONCE, LARGE, Bounds, Subscription, size_of
+from strandline.engine.eventlog import AT_ONCE, LARGE, PACE_S, Bounds, Subscription, size_of
 from strandline.engine.events import (
     MessageAdded,
     Numbered,
@@ -175,6 +175,44 @@ def test_numbers_of_another_process_are_no_gap() -> None:
     run.tell(1.0, RunStarted(2))
     assert numbers(run.subscribe(after=57).ready()) == [(3 << 32) + 1]
     assert numbers(run.subscribe(after=(2 << 32) + 9).ready()) == [(3 << 32) + 1]
+
+
+def test_thick_text_is_told_in_portions_and_the_first_piece_and_all_else_at_once(loop: VirtualLoop) -> None:
+    heard: list[tuple[float, list[int | None]]] = []
+
+    async def listen(subscription: Subscription) -> None:
+        while events := await subscription.next():
+            heard.append((round(loop.time() - began, 6), numbers(events)))
+
+    async def play() -> None:
+        run = stream()
+        listening = asyncio.create_task(listen(run.subscribe()))
+        await asyncio.sleep(0)
+        for _ in range(4):
+            run.tell(0.0, TextDelta("x"))
+            await asyncio.sleep(PACE_S / 4)
+        await asyncio.sleep(PACE_S / 4)
+        run.finish(ENDED, 0.0)
+        await listening
+
+    began = loop.time()
+    loop.run_until_complete(play())
+    assert heard == [(0.0, [1]), (PACE_S, [2, 3, 4]), (1.25 * PACE_S, [5])]
+
+
+def test_one_timer_serves_many_waits(loop: VirtualLoop) -> None:
+    async def play() -> None:
+        run = stream()
+        subscription = run.subscribe()
+        for number in range(3):
+            loop.call_later(0.6, run.tell, 0.0, RunStarted(number))
+            assert await subscription.next(1.0)
+        began = loop.time()
+        assert await subscription.next(1.0) == []
+        assert loop.time() - began == pytest.approx(1.0)
+        subscription.close()
+
+    loop.run_until_complete(play())
 
 
 def test_one_that_is_closed_or_cancelled_leaves_nothing_behind() -> None:

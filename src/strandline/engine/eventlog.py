@@ -72,7 +72,7 @@ class EventLog:
         self._made: dict[int, bytes] = {}
         self._passing: Numbered | None = None
         self._readers: dict[asyncio.Future[None], None] = {}
-        self._text_at = 0.0
+        self._text_at = -PACE_S
         self._paced: asyncio.TimerHandle | None = None
         self.closed = False
         """Whether there will be no further event."""
