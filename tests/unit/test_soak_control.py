@@ -207,6 +207,12 @@ def move_to_the_front(world: Asking) -> None:
     world.history[12:16] = [*world.history[14:16], *world.history[12:14]]
 
 
+def go_on_in_a_process_that_was_there_before_the_pause(world: Asking) -> None:
+    """It had taken the run, and its first line came later."""
+    world.pause(251.2, 252.0)
+    world.lines.append(Line(kind="model", session=SESSION, label=NEXT, pid=7, at_ns=LATE_NS + 1))
+
+
 def pause_between(world: Asking) -> None:
     world.pause(241.2, 249.9)
 
@@ -222,6 +228,7 @@ def pause_between(world: Asking) -> None:
         delete,
         delete_in_two_requests,
         delete_once_more,
+        go_on_in_a_process_that_was_there_before_the_pause,
         send_again_after_a_deletion,
         force_the_end_of_a_hold,
         overlap_by_force,
@@ -383,7 +390,8 @@ def start_in_a_pause(world: Asking) -> None:
 
 def go_on_in_a_pause(world: Asking) -> None:
     world.pause(251.2, 252.0)
-    world.lines.append(Line(kind="model", session=SESSION, label=NEXT, pid=7, at_ns=LATE_NS + 1))
+    world.lines.append(Line(kind="model", session=OWN, label="d0-0", pid=2, at_ns=LATE_NS + 1))
+    world.lines.append(Line(kind="model", session=SESSION, label=NEXT, pid=7, at_ns=LATE_NS + 2))
 
 
 def give_up_what_was_paused(world: Asking) -> None:
