@@ -49,12 +49,6 @@ def encode_messages(value: object) -> bytes:
         return _encoder.encode(_plain(value, 0))
 
 
-def encode_told(value: object) -> bytes:
-    """Return what surely holds no bytes as JSON, as `encode_messages` does, and without a look at all that it holds."""
-    encoded = encode(value)
-    return encode_messages(value) if _MARK_BYTES in encoded else encoded
-
-
 @overload
 def decoder(kind: type[T]) -> Callable[[bytes], T]: ...
 @overload

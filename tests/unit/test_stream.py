@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ from strandline.engine.events import (
 )
 from strandline.engine.shelf import ENTRY_BYTES, Shelf
 from strandline.engine.stream import Later, RunStream
+from strandline.http.sse import framed
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
@@ -394,3 +396,20 @@ def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: Virtual
     shelf.tidy()
     gc.collect()
     assert kept() is None, "it is kept as bytes when nobody reads it"
+
+
+def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(loop: VirtualLoop) -> None:
+    picture = {"image": {"format": "png", "source": {"bytes": b"\x00\x01"}}}
+    message: Message = {"role": "assistant", "content": [picture]}
+    run = stream()
+    run.tell(1.0, MessageAdded(*told_message(message, 1000)))
+    run.finish(Outcome(status=RunStatus.SUCCEEDED, output="", message=message), 2.0)
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf.put(run)
+    kept = shelf.get(RunId("r"))
+    assert kept is not None
+    for each in (run, kept):
+        for told in each.kept():
+            data = json.loads(framed(told, RunId("r")).split(b"data: ")[1])
+            assert data["message"] == json.loads(encode_messages(message))
+        assert each._end == Outcome(status=RunStatus.SUCCEEDED, output="", message=message)

@@ -2,7 +2,7 @@
 
 Each is told of one run, at an instant; the stream that tells it numbers it. Durations are seconds, messages and results
 are in Strands' form. What a tool or a model may make as large as it likes is cut before it is told (`cuts`): history
-has it whole.
+has it whole. All of it is plain JSON: bytes are in the form that `strandline.encoding` gives them.
 """
 
 from typing import Any

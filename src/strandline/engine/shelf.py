@@ -4,10 +4,11 @@ from collections import OrderedDict
 from typing import Final
 from weakref import WeakValueDictionary
 
+import msgspec
 from msgspec import Struct
 
 from strandline.clock import Clock
-from strandline.encoding import decoder, encode_messages, encode_told
+from strandline.encoding import encode
 from strandline.engine.events import Numbered
 from strandline.engine.stream import RunStream
 from strandline.model import RunId, SessionKey
@@ -31,7 +32,7 @@ class Shelf:
         self._memory = memory
         self._kept: OrderedDict[RunId, _Kept] = OrderedDict()
         self._size = 0
-        self._decode = decoder(list[Numbered])
+        self._decode = msgspec.json.Decoder(list[Numbered]).decode
         self._read: WeakValueDictionary[RunId, RunStream] = WeakValueDictionary()
         """The streams that somebody reads right now: one for all, however many and slow they are."""
         self._latest: RunStream | None = None
@@ -45,7 +46,7 @@ class Shelf:
         if self._retention_s <= 0 or self._memory <= 0:
             return
         self._read[stream.run_id] = stream
-        events = _encoded(stream.kept())
+        events = encode(stream.kept())
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self._memory:
@@ -77,10 +78,3 @@ class Shelf:
     def _forget_oldest(self) -> None:
         _, kept = self._kept.popitem(last=False)
         self._size -= len(kept.events) + ENTRY_BYTES
-
-
-def _encoded(kept: list[Numbered]) -> bytes:
-    """Return the events as `encode_messages` has them. Only the last, the end of the run, may have bytes in it."""
-    *before, end = kept
-    parts = [encode_told(before)[1:-1], encode_messages(end)] if before else [encode_messages(end)]
-    return b"[" + b",".join(parts) + b"]"

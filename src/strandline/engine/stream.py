@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
+from strandline.encoding import decoder, encode, encode_messages
 from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
 from strandline.engine.events import Event, Numbered, ReasoningDelta, RunFinished, TextDelta
 from strandline.engine.feeds import Feeds
-from strandline.model import Outcome, RunId, SessionKey
+from strandline.model import Message, Outcome, RunId, SessionKey
 
+_as_it_was: Final = decoder(Message)
 LAST: Final = 2**53 - 1
 """The number of an end that is told from the journal alone: after all others, and exact in every JSON reader."""
 
@@ -155,10 +159,9 @@ class RunStream(EventLog):
 
 
 def finished(outcome: Outcome) -> RunFinished:
-    """Return the event of an end."""
-    return RunFinished(
-        outcome.status, outcome.output, outcome.message, outcome.error, outcome.input_requests, outcome.usage
-    )
+    """Return the event of an end; its message is told whole, as plain JSON."""
+    message = None if outcome.message is None else msgspec.json.decode(encode_messages(outcome.message))
+    return RunFinished(outcome.status, outcome.output, message, outcome.error, outcome.input_requests, outcome.usage)
 
 
 def outcome_of(event: RunFinished) -> Outcome:
@@ -166,7 +169,7 @@ def outcome_of(event: RunFinished) -> Outcome:
     return Outcome(
         status=event.status,
         output=event.output,
-        message=event.message,
+        message=None if event.message is None else _as_it_was(encode(event.message)),
         error=event.error,
         usage=event.usage,
         input_requests=event.input_requests,

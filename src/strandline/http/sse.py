@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from strandline.encoding import encode, encode_messages, encode_told
+from strandline.encoding import encode
 from strandline.engine.asked import Ticket
 from strandline.engine.eventlog import LARGE, Subscription
-from strandline.engine.events import Numbered, RunFinished, type_of
+from strandline.engine.events import Numbered, type_of
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream
 from strandline.errors import Invalid
@@ -115,7 +115,7 @@ def ticket_events(service: Service, request: Request, ticket: Ticket) -> Respons
 def framed(told: Numbered, run_id: RunId | None) -> bytes:
     """Return an event as it looks on the wire."""
     event = told.event
-    data = encode_messages(event) if isinstance(event, RunFinished) else encode_told(event)
+    data = encode(event)
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
     if told.session_id is not None:
         about += b',"session_id":"%b"' % told.session_id.encode()
