@@ -30,8 +30,8 @@ def _started(case: Case) -> Iterator[str]:
 def _went_on(case: Case) -> Iterator[str]:
     """Nothing goes on in a paused session either, in a process that came after the pause.
 
-    A process that was there already may have taken the run before, and have left no line yet: it came after the pause if
-    the one before it has left a line since.
+    A process that was there already may have taken the run before, and have left no line yet: it came after the pause
+    if the one before it has left a line since.
     """
     came_after_ns: dict[int, int] = {}
     of_session: dict[str, list[Line]] = defaultdict(list)
