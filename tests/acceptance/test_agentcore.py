@@ -14,6 +14,8 @@ import boto3  # type: ignore[import-untyped]
 import httpx
 import pytest
 from botocore.config import Config
+from botocore.endpoint import DEFAULT_TIMEOUT
+from botocore.exceptions import ReadTimeoutError
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, free_port, serving, texts, until
@@ -54,17 +56,23 @@ def at_the_container(request: Any, **_: Any) -> None:
     request.headers[REQUEST_ID] = "request-1"
 
 
-@pytest.fixture(scope="module")
-def aws(server: Server) -> Iterator[Any]:
+def connected(server: Server, **options: Any) -> Any:
+    """Return AWS's own client of this server."""
     client = boto3.client(
         "bedrock-agentcore",
         region_name="us-east-1",
         endpoint_url=server.url,
         aws_access_key_id="none",
         aws_secret_access_key="none",
-        config=Config(read_timeout=DEADLINE_S, retries={"max_attempts": 0}, proxies={}),
+        config=Config(proxies={}, **{"read_timeout": DEADLINE_S, "retries": {"total_max_attempts": 1}, **options}),
     )
     client.meta.events.register("before-send.bedrock-agentcore.InvokeAgentRuntime", at_the_container)
+    return client
+
+
+@pytest.fixture(scope="module")
+def aws(server: Server) -> Iterator[Any]:
+    client = connected(server)
     yield client
     client.close()
 
@@ -256,6 +264,26 @@ def test_what_cannot_be_read_is_refused_with_400(server: Server) -> None:
     error(post("/invocations", json={"prompt": "x"}, headers={SESSION: "a/b"}), 400, "invalid")
     error(post("/invocations", json={"prompt": "x" * MAX_BODY}), 413, "body_too_large")
     error(server.client.get("/invocations"), 405, "method_not_allowed")
+
+
+def test_awss_own_client_asks_again_when_it_runs_out_of_patience_unless_it_is_told_not_to(
+    server: Server, at: Checkpoints
+) -> None:
+    """What the page warns of: to the server the second request is another one."""
+
+    def runs(name: str) -> int:
+        return len(server.client.get(f"/v1/sessions/{session(name)}/runs").json()["runs"])
+
+    at.hold("t1 model 0")
+    for attempts, name in ((2, "twice"), (1, "once")):
+        client = connected(server, read_timeout=0.5, retries={"total_max_attempts": attempts})
+        with pytest.raises(ReadTimeoutError):
+            client.invoke_agent_runtime(
+                agentRuntimeArn=ARN, runtimeSessionId=session(name), payload=json.dumps({"prompt": "t1"}).encode()
+            )
+        client.close()
+        until(lambda name=name, attempts=attempts: runs(name) == attempts, f"{attempts} runs")  # type: ignore[misc]
+    assert DEFAULT_TIMEOUT == 60
 
 
 # -- again, and the end of the server -----------------------------------------------------------------

@@ -11,8 +11,8 @@ import boto3  # type: ignore[import-untyped]
 import pytest
 from botocore.config import Config
 
-from acceptance.server import DEADLINE_S, Server, serving
-from acceptance.test_agentcore import at_the_container
+from acceptance.server import Server, serving
+from acceptance.test_agentcore import connected
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
 from strandline.http.wishes import Wishes
@@ -48,13 +48,10 @@ def test_its_stream_is_lines_of_text(server: Server) -> None:
 
 
 def test_its_program_prints_what_it_shows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = boto3.client
-    options: dict[str, Any] = {"region_name": "us-east-1", "aws_access_key_id": "none", "aws_secret_access_key": "none"}
+    aws = connected(server)
 
-    def client(name: str) -> Any:
-        settings = Config(read_timeout=DEADLINE_S, retries={"max_attempts": 0}, proxies={})
-        aws = made(name, endpoint_url=server.url, config=settings, **options)
-        aws.meta.events.register("before-send.bedrock-agentcore.InvokeAgentRuntime", at_the_container)
+    def client(name: str, config: Config) -> Any:
+        assert (name, config.retries) == ("bedrock-agentcore", {"total_max_attempts": 1})
         return aws
 
     monkeypatch.setattr(boto3, "client", client)

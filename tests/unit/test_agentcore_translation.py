@@ -17,7 +17,18 @@ from strandline.engine.service import Service
 from strandline.errors import Draining, Invalid, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.wishes import Responses
-from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunError, RunId, RunStatus, SessionId
+from strandline.model import (
+    ANONYMOUS,
+    ErrorCode,
+    InputRequest,
+    Message,
+    Outcome,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+)
 from strandline.protocols.agentcore import AgentCore
 from strandline.protocols.agentcore_stream import Pieces
 from strandline.protocols.agentcore_wire import (
@@ -217,3 +228,35 @@ def test_ping_takes_the_time_when_the_status_changes_and_not_otherwise() -> None
     assert ping(400, waiting=2) == ("HealthyBusy", 300)
     assert ping(500) == ("Healthy", 500)
     assert ping(600) == ("Healthy", 500)
+
+
+def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
+    """AgentCore would take the machine for idle since long before."""
+    health = SimpleNamespace(running=0, queue_depth=0)
+    times = iter([100.0, 200.0, 300.0])
+    sent: list[dict[str, Any]] = [{"type": "http.request", "body": b'{"prompt": "x"}'}]
+
+    async def submit(_: object) -> object:
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        ended.set_result(Outcome(status=RunStatus.SUCCEEDED, output="y"))
+        health.running = 1
+        stream = SimpleNamespace(waiter=lambda: ended)
+        return SimpleNamespace(run_id=RUN, key=SessionKey(ANONYMOUS, HERE), stream=stream, replayed=False)
+
+    async def receive() -> dict[str, Any]:
+        return sent.pop() if sent else await asyncio.get_running_loop().create_future()
+
+    def ignored(*_: object, **__: object) -> None:
+        pass
+
+    service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored)
+    clock = SimpleNamespace(now=lambda: next(times))
+    routes = AgentCore(cast("Service", service), cast("Clock", clock), max_body_bytes=100, retry_after_s=1)
+
+    async def main() -> Any:
+        scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
+        assert (await routes.invoke(Request(scope, receive))).status_code == 200
+        health.running = 0
+        return json.loads(bytes((await routes.ping(Request(scope))).body))
+
+    assert asyncio.run(main()) == {"status": "Healthy", "time_of_last_update": 300}
