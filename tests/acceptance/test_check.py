@@ -62,7 +62,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("adapter", ["strandline", "original"])
+@pytest.mark.parametrize("adapter", ["strandline", "original", "agentcore"])
 def test_strandline_holds_what_can_be_told_without_a_restart(server: Server, adapter: str, tmp_path: Path) -> None:
     found = verdicts(server.url, "--adapter", adapter, folder=tmp_path, code=0)
     assert named(found, "cannot be told") == {"restart", "accepted"}

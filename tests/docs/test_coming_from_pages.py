@@ -145,15 +145,29 @@ def test_what_comes_after_a_lock_keeps_both_in_order(tmp_path: Path) -> None:
 # -- agentcore ----------------------------------------------------------------------------------------
 
 
-def test_the_routes_of_agentcore_are_not_there_yet_as_the_page_says(tmp_path: Path) -> None:
-    """When they come, the page has to change."""
+def test_clients_of_agentcore_ask_as_they_did(tmp_path: Path) -> None:
+    session = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e"}
     with serving("agent.py", folder=written("agentcore", tmp_path)) as server:
-        assert server.client.post("/invocations", json={"prompt": "hello"}).status_code == 404
-        assert server.client.get("/ping").status_code == 404
-        assert server.chat("hello", "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e")["status"] == "success"
-    opening = text("agentcore").split("## ")[0]
-    assert "`POST /invocations` and `GET /ping`" in opening
-    assert "are not served" in opening
+        said = server.client.post("/invocations", json={"prompt": "hello"}, headers=session)
+        assert said.json()["result"] == "Question 1: hello"
+        events = {**session, "Accept": "text/event-stream"}
+        pieces = server.client.post("/invocations", json={"prompt": "and now?"}, headers=events)
+        told = [
+            json.loads(line.removeprefix("data: ")) for line in pieces.text.split("\n") if line.startswith("data: ")
+        ]
+        assert "".join(told) == "Question 2: and now?"
+        assert server.client.get("/ping").json()["status"] in ("Healthy", "HealthyBusy")
+    with serving("entrypoint.py:invoke", folder=tmp_path, journal="sqlite:other.db") as server:
+        said = server.client.post("/invocations", json={"prompt": "hello"}, headers=session)
+        assert said.json()["result"] == "Question 1: hello"
+        assert said.json().keys() == {"result", "run_id", "session_id", "status"}
+    assert '`{"result", "run_id", "session_id", "status"}`' in text("agentcore")
+
+
+def test_what_the_agentcore_page_says_is_missing_is_missing(tmp_path: Path) -> None:
+    """When it comes, the page has to change."""
+    with serving("agent.py", folder=written("agentcore", tmp_path)) as server:
+        assert server.client.get("/ws").status_code == 404
 
 
 # -- langgraph ----------------------------------------------------------------------------------------

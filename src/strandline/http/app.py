@@ -25,7 +25,8 @@ from strandline.http.health import Probes
 from strandline.http.openapi import OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
-from strandline.protocols import openai_wire
+from strandline.protocols import agentcore, agentcore_wire, openai_wire
+from strandline.protocols.agentcore import AgentCore
 from strandline.protocols.openai import OpenAI, is_spoken_at
 
 _log = logging.getLogger("strandline.http")
@@ -63,6 +64,9 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
     )
+    runtime = AgentCore(
+        service, SystemClock(), max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
+    )
     probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
     described = OpenApi()
     router = Router(
@@ -93,6 +97,8 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             Route("/v1/chat/completions", Endpoint(openai.complete), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
+            Route("/invocations", Endpoint(runtime.invoke), methods=["POST"]),
+            Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
@@ -157,8 +163,10 @@ class Door:
 
 def _response_to(error: Exception, scope: Scope) -> Response:
     """Return what is said of an error, in the form that clients of its path understand."""
-    told = _problem_of(error, scope)
-    return openai_wire.refusal(told) if is_spoken_at(wire.inner_path(scope)) else told
+    told, path = _problem_of(error, scope), wire.inner_path(scope)
+    if is_spoken_at(path):
+        return openai_wire.refusal(told)
+    return agentcore_wire.refusal(told) if path == agentcore.PLACE else told
 
 
 def _problem_of(error: Exception, scope: Scope) -> Response:

@@ -4,6 +4,7 @@
 with the document.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -28,11 +29,25 @@ from strandline.http.sessions import (
     SessionsBody,
 )
 from strandline.http.sse import MEDIA_TYPE
-from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models, status_of
+from strandline.protocols import agentcore_wire, openai_wire
+from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
+from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
 
 _JSON: Final = "application/json"
-_PROBLEM: Final = "application/problem+json"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
+
+
+class Refusals(Struct, frozen=True):
+    """The form in which a route is refused: its media type, what it holds, and the status that it has for ours."""
+
+    media_type: str
+    form: type[Struct]
+    status_of: Callable[[int], int] = int
+
+
+_PROBLEMS: Final = Refusals("application/problem+json", wire.Problem)
+_OPENAI: Final = Refusals(_JSON, ErrorBody, openai_wire.status_of)
+_AGENTCORE: Final = Refusals(_JSON, InvocationFailure, agentcore_wire.status_of)
 
 
 class Operation(Struct, frozen=True, kw_only=True):
@@ -49,8 +64,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     refused: tuple[type[errors.StrandlineError], ...] = ()
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
-    in_openai_form: bool = False
-    """Whether it is refused in the form of OpenAI's errors."""
+    refusals: Refusals = _PROBLEMS
 
 
 PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
@@ -68,6 +82,13 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
         "The session, before `metadata.session_id` and `user` in the body; `default` if none of them names one",
     ),
+    "runtime_session": (
+        agentcore_wire.SESSION,
+        "header",
+        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
+        "The session; `default` if it is left out",
+    ),
+    "request_id": (agentcore_wire.REQUEST_ID, "header", {"type": "string"}, "Kept in the metadata of the run"),
     "key": (
         "Idempotency-Key",
         "header",
@@ -179,13 +200,19 @@ OPERATIONS: Final = (
               refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
               summary="Ask in the form of chat completions", body=CompletionBody,
-              answers={200: Completion, 202: ErrorBody, 500: ErrorBody}, in_openai_form=True,
+              answers={200: Completion, 202: ErrorBody, 500: ErrorBody}, refusals=_OPENAI,
               refused=(*_V1, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
-              answers={200: Models}, refused=(wire.Foreign,), in_openai_form=True),
+              answers={200: Models}, refused=(wire.Foreign,), refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
               summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, wire.Foreign),
-              in_openai_form=True),
+              refusals=_OPENAI),
+    Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
+              summary="Ask as AgentCore Runtime asks", body=Invocation,
+              answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},
+              refusals=_AGENTCORE, refused=(*_BODY, *_READING, *_RUNS)),
+    Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
+              answers={200: PingBody}),
     Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
               answers={200: HealthBody}),
     Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
@@ -266,13 +293,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
         told["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
-        status = wire.STATUS[error]
-        refusals.setdefault(status_of(status) if operation.in_openai_form else status, []).append(error.code)
-    media_type, form = (_JSON, ErrorBody) if operation.in_openai_form else (_PROBLEM, wire.Problem)
+        refusals.setdefault(operation.refusals.status_of(wire.STATUS[error]), []).append(error.code)
     for code, names in sorted(refusals.items()):
         refused = {
             "description": ", ".join(f"`{name}`" for name in names),
-            "content": {media_type: {"schema": _ref(form)}},
+            "content": {operation.refusals.media_type: {"schema": _ref(operation.refusals.form)}},
         }
         if code in (wire.TOO_MANY, wire.UNAVAILABLE):
             refused["headers"] = _shown(["Retry-After"])
@@ -284,7 +309,9 @@ def _headers(operation: Operation, status: int) -> list[str]:
     """Return the names of the headers that an answer may have. A stop is why one may be told to come back."""
     names = ["Preference-Applied"] if "prefer" in operation.takes else []
     if "key" in operation.takes:
-        names += {wire.OK: ["Idempotency-Replayed"], wire.ACCEPTED: ["Location", "Retry-After"]}.get(status, [])
+        replayed = ["Idempotency-Replayed"]
+        told = {wire.OK: replayed, wire.BROKEN: replayed, wire.ACCEPTED: ["Location", "Retry-After"]}
+        names += told.get(status, [])
         if operation.body is NewRunBody and status == wire.OK:
             names.append("Location")
     if status == wire.UNAVAILABLE:

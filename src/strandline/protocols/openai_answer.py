@@ -68,11 +68,6 @@ def asked(requests: list[InputRequest]) -> str:
     return f"(This waits for a person's answer. {questions})"
 
 
-def text_of(message: Message) -> str:
-    """Return the text of a message, as its pieces were told."""
-    return "".join(block.get("text") or "" for block in message["content"])
-
-
 def reasoning_of(message: Message | None) -> str | UnsetType:
     """Return the reasoning that a message holds."""
     texts: list[str] = []

@@ -3,18 +3,9 @@
 from typing import Any, Final
 
 from strandline.encoding import encode
-from strandline.engine.events import (
-    MessageAdded,
-    Numbered,
-    ReasoningDelta,
-    RunFinished,
-    RunRestarted,
-    StreamGap,
-    TextDelta,
-    TextReset,
-)
-from strandline.model import Message, RunId, SessionId
-from strandline.protocols.openai_answer import NoAnswer, answer_of, text_of
+from strandline.engine.events import Numbered, ReasoningDelta, RunFinished
+from strandline.model import RunId, SessionId
+from strandline.protocols.openai_answer import NoAnswer, answer_of
 from strandline.protocols.openai_wire import ErrorBody, ErrorDetail, Extension, tokens
 from strandline.protocols.spoken import BREAK, Spoken
 
@@ -50,21 +41,11 @@ class Chunks:
     def of(self, told: Numbered) -> bytes:
         """Return the chunks of an event, often none: tools are the agent's own, and no calls to be answered."""
         match told.event:
-            case TextDelta(text):
-                return self._content(self._spoken.piece(text))
-            case ReasoningDelta(text):
-                return self._chunk({"reasoning_content": text})
-            case MessageAdded(message) if message["role"] == "assistant":
-                return self._content(self._spoken.whole(text_of(message)))
-            case TextReset():
-                self._spoken.withdrawn()
-            case StreamGap():
-                self._spoken.gap()
-            case RunRestarted(messages=messages):
-                return self._content(self._spoken.kept(_answers(messages)))
             case RunFinished():
                 return self._end(told.event)
-        return b""
+            case ReasoningDelta(text):
+                return self._chunk({"reasoning_content": text})
+        return self._content(self._spoken.heard(told.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
@@ -91,10 +72,6 @@ class Chunks:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         usage = {"usage": None} if self._with_usage else {}
         return _event({**self._frame, "choices": [choice], **usage, **more})
-
-
-def _answers(messages: list[Message]) -> list[str]:
-    return [text_of(message) for message in messages if message["role"] == "assistant"]
 
 
 def _event(value: object) -> bytes:

@@ -7,6 +7,9 @@ blank line. Values only.
 
 from typing import Final
 
+from strandline.engine.events import Event, MessageAdded, RunRestarted, StreamGap, TextDelta, TextReset
+from strandline.model import Message
+
 BREAK: Final = "\n\n"
 """Between two messages, and between a text that counts no more and the one that does."""
 
@@ -25,6 +28,21 @@ class Spoken:
         """What the model has said since its text was withdrawn, as long as that is the same."""
         self._deaf = False
         """Pieces are missing: what comes makes no text until the message is whole."""
+
+    def heard(self, event: Event) -> str:
+        """Take any event but the end: of most there is nothing to say."""
+        match event:
+            case TextDelta(text):
+                return self.piece(text)
+            case MessageAdded(message) if message["role"] == "assistant":
+                return self.whole(text_of(message))
+            case RunRestarted(messages=messages):
+                return self.kept([text_of(message) for message in messages if message["role"] == "assistant"])
+            case TextReset():
+                self.withdrawn()
+            case StreamGap():
+                self.gap()
+        return ""
 
     def piece(self, text: str) -> str:
         """Take a piece of the model's text."""
@@ -81,6 +99,11 @@ class Spoken:
             return ""
         self._again, self._shown = None, [said]
         return said[len(shown) :] if said.startswith(shown) else BREAK + said
+
+
+def text_of(message: Message) -> str:
+    """Return the text of a message, as its pieces were told."""
+    return "".join(block.get("text") or "" for block in message["content"])
 
 
 def _squeezed(text: str) -> str:

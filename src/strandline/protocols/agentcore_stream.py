@@ -1,0 +1,66 @@
+"""The events of a run as AgentCore's clients read a stream: `data: ` and a line of JSON, as if the agent yielded text.
+
+A piece of text is a string. What is no text is an object, and the last event: that the run waits for a person, or why
+there is no answer.
+"""
+
+from strandline.encoding import encode, encode_messages
+from strandline.engine.events import Numbered, RunFinished
+from strandline.model import RunId, RunStatus, SessionId
+from strandline.protocols.agentcore_wire import Asked, StreamFailure, reason_of
+from strandline.protocols.spoken import Spoken
+
+ACCEPTED = b": accepted\n\n"
+"""What every stream begins with: a comment, since the contract has no word for it."""
+
+
+class Pieces:
+    """Makes what one client is sent of one run. `later` says what becomes of the run if it goes on without it."""
+
+    def __init__(self, run_id: RunId, session_id: SessionId, *, later: str) -> None:
+        self._run_id = run_id
+        self._session_id = session_id
+        self._later = later
+        self._spoken = Spoken()
+        self._has_ended = False
+
+    def of(self, told: Numbered) -> bytes:
+        """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
+        if isinstance(told.event, RunFinished):
+            return self._end(told.event)
+        return _text(self._spoken.heard(told.event))
+
+    def closing(self) -> bytes:
+        """Return what ends the stream."""
+        return b"" if self._has_ended else self._failed("goes_on_later", self._later, RunStatus.QUEUED)
+
+    def _end(self, end: RunFinished) -> bytes:
+        self._has_ended = True
+        if (reason := reason_of(end)) is not None:
+            return self._failed(*reason, end.status)
+        text = _text(self._spoken.end(end.output))
+        if end.status is not RunStatus.NEEDS_INPUT:
+            return text
+        asked = Asked(
+            run_id=self._run_id, session_id=self._session_id, status=end.status, input_requests=end.input_requests
+        )
+        return text + _event(encode_messages(asked))
+
+    def _failed(self, code: str, text: str, status: RunStatus) -> bytes:
+        failure = StreamFailure(
+            error=text,
+            error_type=code,
+            message="The run has no answer" if status is not RunStatus.QUEUED else "The run has no answer yet",
+            run_id=self._run_id,
+            session_id=self._session_id,
+            status=status,
+        )
+        return _event(encode(failure))
+
+
+def _text(text: str) -> bytes:
+    return _event(encode(text)) if text else b""
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data

@@ -1,0 +1,178 @@
+"""AgentCore Runtime's HTTP contract on the wire: what is read, what is answered, and the form of errors. Values only.
+
+Source: the developer guide of AgentCore, "HTTP protocol contract", and what `BedrockAgentCoreApp` (bedrock-agentcore
+1.25) answers. What is in a body is there each agent's own affair; `prompt` and `result` are what its examples use.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.responses import Response
+
+from strandline.encoding import encode
+from strandline.engine.events import RunFinished
+from strandline.errors import Invalid
+from strandline.http import wire
+from strandline.http.wishes import Response as Answered
+from strandline.http.wishes import Responses, Wishes
+from strandline.model import (
+    DEFAULT_SESSION,
+    ErrorCode,
+    InputRequest,
+    Outcome,
+    RunId,
+    RunStatus,
+    SessionId,
+    session_id,
+)
+
+SESSION: Final = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
+REQUEST_ID: Final = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id"
+TOLD: Final = {
+    "request_id": REQUEST_ID,
+    "trace_id": "X-Amzn-Trace-Id",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+    "baggage": "baggage",
+}
+"""Headers that are kept with the run, each under its name in the run's metadata."""
+LONGEST: Final = 512
+"""Characters of a header that is kept: what is longer is left out, since metadata is shown in lists."""
+READS: Final = "The body is an object with `prompt`, a string"
+
+
+# -- what is read -------------------------------------------------------------------------------------
+
+
+class Invocation(Wishes, frozen=True, kw_only=True):
+    """What an invocation reads; further keys are ignored."""
+
+    prompt: Annotated[str | None, Meta(description="What the agent is asked", examples=["Hello"])] = None
+    message: Annotated[str | None, Meta(description="The same, if there is no `prompt`")] = None
+    input: Annotated[str | None, Meta(description="The same, if there is neither")] = None
+    responses: Annotated[
+        list[Answered] | None, Meta(description="In place of all of them: answers to input requests")
+    ] = None
+
+
+def prompt_of(body: Invocation) -> str | Responses:
+    """Return what the agent is asked, or the answers that stand in its place. Raises `Invalid`."""
+    asked = next((text for text in (body.prompt, body.message, body.input) if text is not None), None)
+    if body.responses is not None:
+        if asked is not None:
+            raise Invalid("prompt and responses do not go together: answer first, then ask what you like")
+        return Responses(body.responses)
+    if asked is None:
+        raise Invalid(f"Object missing required field `prompt`. {READS}")
+    return asked
+
+
+def named_session(headers: Mapping[str, str]) -> SessionId:
+    """Return the session of an invocation. Raises `Invalid` for a name that no session can have."""
+    name = headers.get(SESSION)
+    if name is None:
+        return DEFAULT_SESSION
+    try:
+        return session_id(name)
+    except Invalid as error:
+        raise Invalid(f"{error} - in the header {SESSION}") from None
+
+
+def told_by(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what AgentCore tells of a request, for the metadata of its run."""
+    found = {name: headers.get(header, "") for name, header in TOLD.items()}
+    return {name: value for name, value in found.items() if 0 < len(value) <= LONGEST}
+
+
+# -- what is answered ---------------------------------------------------------------------------------
+
+
+class InvocationAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer. `status` is `succeeded`, `needs_input`, or `queued` if the run goes on after a restart."""
+
+    result: str
+    run_id: RunId
+    session_id: SessionId
+    status: RunStatus
+    input_requests: list[InputRequest] = []
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """The last event of a stream whose run waits for a person."""
+
+    run_id: RunId
+    session_id: SessionId
+    status: RunStatus
+    input_requests: list[InputRequest]
+
+
+class InvocationFailure(Struct, frozen=True, kw_only=True):
+    """Why there is no answer: `error` is a stable code, `details` says more. With `run_id` if a run was accepted."""
+
+    error: str
+    details: str
+    run_id: RunId | UnsetType = UNSET
+    session_id: SessionId | UnsetType = UNSET
+    status: RunStatus | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    """Where the run would have stood, if a queue was full."""
+    estimated_wait_s: float | UnsetType | None = UNSET
+
+
+class StreamFailure(Struct, frozen=True, kw_only=True):
+    """The same as the last event of a stream, by the names that it has there: `error` is the text."""
+
+    error: str
+    error_type: str
+    message: str
+    run_id: RunId
+    session_id: SessionId
+    status: RunStatus
+
+
+class PingBody(Struct, frozen=True):
+    """Whether anything runs or waits, and since when that is so, in seconds since the epoch."""
+
+    status: Literal["Healthy", "HealthyBusy"]
+    time_of_last_update: int
+
+
+# -- errors -------------------------------------------------------------------------------------------
+
+
+def reason_of(end: Outcome | RunFinished) -> tuple[str, str] | None:
+    """Return the code and the text of an end that is no answer, else None."""
+    match end.status:
+        case RunStatus.SUCCEEDED | RunStatus.NEEDS_INPUT:
+            return None
+        case RunStatus.CANCELLED:
+            return "cancelled", "the run was cancelled"
+    code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
+    return str(code), detail or str(code)
+
+
+def status_of(status: int) -> int:
+    """Return the status that this contract has for one of ours."""
+    return wire.BAD_REQUEST if status == wire.UNPROCESSABLE else status
+
+
+def refusal(problem: Response) -> Response:
+    """Return a problem document in the form of this contract."""
+    told = msgspec.json.decode(problem.body, type=wire.Problem)
+    failure = InvocationFailure(
+        error=told.code, details=told.detail, position=told.position, estimated_wait_s=told.estimated_wait_s
+    )
+    kept = {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
+    return failed(failure, status_of(told.status), kept)
+
+
+def failed(failure: InvocationFailure, status: int, headers: Mapping[str, str]) -> Response:
+    """Return an error as a response."""
+    return Response(encode(failure) + b"\n", status, headers, media_type="application/json")
+
+
+def kept_with(metadata: dict[str, Any], told: dict[str, str]) -> dict[str, Any]:
+    """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
+    return {**metadata, "agentcore": told} if told else metadata

@@ -1,0 +1,262 @@
+"""AgentCore's contract, translated: what is asked, what of a request is kept, and how every end of a run is told."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import Request
+
+from strandline.clock import Clock
+from strandline.engine import events
+from strandline.engine.events import Event, Numbered, RunFinished, TextDelta
+from strandline.engine.service import Service
+from strandline.errors import Draining, Invalid, NotFound, QueueFull, StrandlineError
+from strandline.http import wire
+from strandline.http.wishes import Responses
+from strandline.model import (
+    ANONYMOUS,
+    ErrorCode,
+    InputRequest,
+    Message,
+    Outcome,
+    RunError,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+)
+from strandline.protocols.agentcore import AgentCore
+from strandline.protocols.agentcore_stream import Pieces
+from strandline.protocols.agentcore_wire import (
+    LONGEST,
+    REQUEST_ID,
+    SESSION,
+    Invocation,
+    kept_with,
+    named_session,
+    prompt_of,
+    reason_of,
+    refusal,
+    told_by,
+)
+
+RUN, HERE = RunId("run_1"), SessionId("ada")
+ABOUT = {"run_id": RUN, "session_id": HERE}
+
+
+def body(**given: Any) -> Invocation:
+    return msgspec.json.decode(json.dumps(given), type=Invocation)
+
+
+# -- what is asked ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"prompt": "a"}, "a"),
+        ({"message": "b"}, "b"),
+        ({"input": "c"}, "c"),
+        ({"prompt": "a", "message": "b", "input": "c"}, "a"),
+        ({"prompt": None, "input": "c", "message": "b"}, "b"),
+        ({"prompt": "", "input": "c"}, ""),
+        ({"prompt": "a", "user": {"name": "Ada"}}, "a"),
+    ],
+)
+def test_the_prompt_goes_by_three_names(given: dict[str, Any], asked: str) -> None:
+    assert prompt_of(body(**given)) == asked
+
+
+def test_answers_stand_in_place_of_a_prompt() -> None:
+    answers = {"responses": [{"id": "i1", "response": "yes"}]}
+    asked = prompt_of(body(**answers))
+    assert isinstance(asked, Responses)
+    assert [(each.id, each.response) for each in asked.responses] == [("i1", "yes")]
+    with pytest.raises(Invalid, match="do not go together"):
+        prompt_of(body(input="", **answers))
+
+
+def test_nothing_asked_is_told_by_the_usual_name() -> None:
+    with pytest.raises(Invalid, match="missing required field `prompt`"):
+        prompt_of(body(question="a"))
+
+
+def test_the_session_is_named_by_a_header_whatever_its_case() -> None:
+    long = "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e"
+    assert named_session(Headers({SESSION.lower(): long})) == long
+    assert named_session(Headers()) == "default"
+    for wrong in ("", "a/b", "x" * 257):
+        with pytest.raises(Invalid, match=SESSION):
+            named_session(Headers({SESSION: wrong}))
+
+
+def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    told = told_by(Headers({REQUEST_ID: "r1", "traceparent": trace, "baggage": "x" * (LONGEST + 1), "tracestate": ""}))
+    assert told == {"request_id": "r1", "traceparent": trace}
+    mine = {"agentcore": {"request_id": "made up"}, "colour": "blue"}
+    assert kept_with(mine, told) == {"agentcore": told, "colour": "blue"}
+    assert kept_with(mine, {}) == mine
+
+
+# -- how it ends --------------------------------------------------------------------------------------
+
+
+def test_every_end_is_an_answer_or_has_a_reason() -> None:
+    assert reason_of(Outcome(status=RunStatus.SUCCEEDED, output="x")) is None
+    assert reason_of(Outcome(status=RunStatus.NEEDS_INPUT)) is None
+    assert reason_of(Outcome(status=RunStatus.CANCELLED)) == ("cancelled", "the run was cancelled")
+    for code in ErrorCode:
+        failed = Outcome(status=RunStatus.FAILED, error=RunError(code, "because"))
+        assert reason_of(failed) == (code.value, "because")
+        assert reason_of(msgspec.structs.replace(failed, error=RunError(code, ""))) == (code.value, code.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (Invalid("wrong"), 400, {"error": "invalid", "details": "wrong"}),
+        (wire.Malformed("no JSON"), 400, {"error": "malformed", "details": "no JSON"}),
+        (NotFound("gone"), 404, {"error": "not_found", "details": "gone"}),
+        (
+            QueueFull("full", position=3, estimated_wait_s=1.5, retry_after_s=2),
+            429,
+            {"error": "queue_full", "details": "full", "position": 3, "estimated_wait_s": 1.5},
+        ),
+        (Draining("stops", retry_after_s=5), 503, {"error": "draining", "details": "stops"}),
+    ],
+)
+def test_refusals_have_the_form_of_the_contract(error: StrandlineError, status: int, told: dict[str, Any]) -> None:
+    answer = refusal(wire.error_response(error))
+    assert (answer.status_code, json.loads(bytes(answer.body))) == (status, told)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-length"] == str(len(answer.body))
+    assert ("retry-after" in answer.headers) is (status in (429, 503))
+
+
+# -- a stream -----------------------------------------------------------------------------------------
+
+
+def message(text: str) -> Message:
+    return {"role": "assistant", "content": [{"text": text}]}
+
+
+def finished(status: RunStatus, output: str = "", **more: Any) -> RunFinished:
+    given: dict[str, Any] = {"message": None, "error": None, "input_requests": [], "usage": None, **more}
+    return RunFinished(status=status, output=output, **given)
+
+
+def streamed(*told: Event) -> list[Any]:
+    """Return what a client reads that knows of `data: ` lines only, as AgentCore's examples do."""
+    pieces = Pieces(RUN, HERE, later="later")
+    sent = b"".join(pieces.of(Numbered(number, 0.0, event)) for number, event in enumerate(told, 1)) + pieces.closing()
+    lines = sent.decode().split("\n")
+    assert all(line.startswith("data: ") for line in lines[::2] if line)
+    assert set(lines[1::2]) <= {""}
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line]
+
+
+def test_text_is_strings_and_nothing_else_of_a_run_that_succeeds() -> None:
+    assert streamed(
+        events.RunStarted(1),
+        events.ReasoningDelta("hm"),
+        TextDelta("It "),
+        TextDelta("rains\n\nhere."),
+        events.MessageAdded(message("It rains\n\nhere.")),
+        finished(RunStatus.SUCCEEDED, "It rains\n\nhere."),
+    ) == ["It ", "rains\n\nhere."]
+
+
+def test_text_is_not_said_twice_if_the_model_starts_over() -> None:
+    assert streamed(
+        TextDelta("It "), events.TextReset(), TextDelta("It rains."), finished(RunStatus.SUCCEEDED, "It rains.")
+    ) == ["It ", "rains."]
+
+
+def test_an_end_that_was_not_told_in_pieces_comes_whole() -> None:
+    assert streamed(finished(RunStatus.SUCCEEDED, "It rains.")) == ["It rains."]
+
+
+def test_a_question_to_a_person_is_the_last_event() -> None:
+    end = finished(RunStatus.NEEDS_INPUT, "Well. ", input_requests=[InputRequest("i1", "pay", {"amount": 3})])
+    asked = {**ABOUT, "status": "needs_input", "input_requests": [{"id": "i1", "name": "pay", "reason": {"amount": 3}}]}
+    assert streamed(TextDelta("Well. "), end) == ["Well. ", asked]
+
+
+def test_a_failure_is_the_last_event_by_the_names_of_the_contract() -> None:
+    error = RunError(ErrorCode.AGENT_ERROR, "ValueError: no")
+    failure = {"error": "ValueError: no", "error_type": "agent_error", "message": "The run has no answer"}
+    end = finished(RunStatus.FAILED, "Well. (This run ended early: agent_error.)", error=error)
+    assert streamed(TextDelta("Well. "), end) == ["Well. ", {**failure, **ABOUT, "status": "failed"}]
+    assert streamed(finished(RunStatus.CANCELLED))[-1]["error_type"] == "cancelled"
+
+
+def test_a_stream_that_ends_before_its_run_says_that_the_run_goes_on() -> None:
+    *_, last = streamed(TextDelta("Well. "))
+    assert last == {
+        "error": "later",
+        "error_type": "goes_on_later",
+        "message": "The run has no answer yet",
+        **ABOUT,
+        "status": "queued",
+    }
+
+
+# -- ping ---------------------------------------------------------------------------------------------
+
+
+def test_ping_takes_the_time_when_the_status_changes_and_not_otherwise() -> None:
+    """A time that moves on while nothing happens keeps idle machines; one that stands still kills busy ones."""
+    health = SimpleNamespace(running=0, queue_depth=0)
+    time = SimpleNamespace(at=100.9)
+    service = cast("Service", SimpleNamespace(health=lambda: health))
+    clock = cast("Clock", SimpleNamespace(now=lambda: time.at))
+    routes = AgentCore(service, clock, max_body_bytes=1, retry_after_s=1)
+
+    def ping(at: float, running: int = 0, waiting: int = 0) -> tuple[str, int]:
+        time.at, health.running, health.queue_depth = at, running, waiting
+        answer = asyncio.run(routes.ping(Request({"type": "http"})))
+        told = json.loads(bytes(answer.body))
+        return told["status"], told["time_of_last_update"]
+
+    assert ping(200) == ("Healthy", 100)
+    assert ping(300.9, running=1) == ("HealthyBusy", 300)
+    assert ping(400, waiting=2) == ("HealthyBusy", 300)
+    assert ping(500) == ("Healthy", 500)
+    assert ping(600) == ("Healthy", 500)
+
+
+def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
+    """AgentCore would take the machine for idle since long before."""
+    health = SimpleNamespace(running=0, queue_depth=0)
+    times = iter([100.0, 200.0, 300.0])
+    sent: list[dict[str, Any]] = [{"type": "http.request", "body": b'{"prompt": "x"}'}]
+
+    async def submit(_: object) -> object:
+        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        ended.set_result(Outcome(status=RunStatus.SUCCEEDED, output="y"))
+        health.running = 1
+        stream = SimpleNamespace(waiter=lambda: ended)
+        return SimpleNamespace(run_id=RUN, key=SessionKey(ANONYMOUS, HERE), stream=stream, replayed=False)
+
+    async def receive() -> dict[str, Any]:
+        return sent.pop() if sent else await asyncio.get_running_loop().create_future()
+
+    def ignored(*_: object, **__: object) -> None:
+        pass
+
+    service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored)
+    clock = SimpleNamespace(now=lambda: next(times))
+    routes = AgentCore(cast("Service", service), cast("Clock", clock), max_body_bytes=100, retry_after_s=1)
+
+    async def main() -> Any:
+        scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
+        assert (await routes.invoke(Request(scope, receive))).status_code == 200
+        health.running = 0
+        return json.loads(bytes((await routes.ping(Request(scope))).body))
+
+    assert asyncio.run(main()) == {"status": "Healthy", "time_of_last_update": 300}
