@@ -59,8 +59,8 @@ class RunStream(EventLog):
         assert events[0].number is not None
         assert isinstance(end, RunFinished)
         stream = cls(run_id, key, first=events[0].number)
-        stream._events.extend(events)
-        stream._next += len(events)
+        for each in events:
+            stream._add(each.at, each.event)
         stream._end = outcome_of(end)
         stream.closed = True
         return stream
