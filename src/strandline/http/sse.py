@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from strandline.encoding import encode, encode_messages, encode_told
+from strandline.encoding import encode, encode_messages
 from strandline.engine.asked import Ticket
 from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Numbered, RunFinished, type_of
@@ -115,7 +115,8 @@ def ticket_events(service: Service, request: Request, ticket: Ticket) -> Respons
 def framed(told: Numbered, run_id: RunId | None) -> bytes:
     """Return an event as it looks on the wire."""
     event = told.event
-    data = encode_messages(event) if isinstance(event, RunFinished) else encode_told(event)
+    # All but the end is plain already: bytes in it, and what an agent names like them, have the form of the wire.
+    data = encode_messages(event) if isinstance(event, RunFinished) else encode(event)
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
     if told.session_id is not None:
         about += b',"session_id":"%b"' % told.session_id.encode()
