@@ -57,6 +57,34 @@ def test_the_page_shows_an_answer_as_it_comes_and_comes_back_to_it(folder: Path,
         assert texts(server.history("page"), "user") == ["where is 17?"], "nothing was asked again"
 
 
+PLAYED = """
+<script>
+  const message = (text) => ({role: "assistant", content: [{text}]});
+  const last = {status: "succeeded", output: "told whole", error: null};
+  for (const [type, data] of [
+    ["run.restarted", {messages: [{role: "user", content: [{text: "asked"}]}, message("kept")]}],
+    ["text.delta", {text: "a sec"}], ["message.added", {message: message("(redacted)")}],
+    ["message.added", {message: message("told whole")}], ["run.finished", last],
+  ]) heard[type]({data: JSON.stringify(data)});
+  fetch("TOLD", {method: "POST", mode: "no-cors", body: JSON.stringify({shown: answer.textContent})});
+</script>
+"""
+HEARD = """
+<script>
+  const heard = {};
+  window.EventSource = class { addEventListener(type, then) { heard[type] = then; } close() {} };
+  location.hash = "run_1";
+</script>
+"""
+
+
+def test_messages_count_and_not_their_pieces(folder: Path, browser: Published) -> None:
+    page = folder / "page.html"
+    page.write_text(HEARD + page.read_text() + PLAYED.replace("TOLD", f"{browser.url}/told"))
+    with mounted("app:app", folder=folder) as server:
+        assert browser.told(f"{server.url}/")["shown"] == "kept\n(redacted)\ntold whole\n"
+
+
 def test_the_command_of_its_page_streams(folder: Path) -> None:
     command = next(block for block in SHOWN.blocks("sh") if "curl" in block)
     with mounted("app:app", folder=folder) as server:

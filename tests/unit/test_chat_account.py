@@ -100,9 +100,9 @@ def test_a_restart_and_a_gap_are_told() -> None:
     assert isinstance(note, Note)
     assert "attempt 2" in note.text
     assert account.text == ""
-    (gap,) = account.take(StreamGap(4, 6))
+    (gap,) = account.take(StreamGap(4, 2**53 - 2))  # as when its server was killed, and it cannot go on
     assert isinstance(gap, Note)
-    assert gap.text.startswith("3 events")
+    assert not any(each.isdigit() for each in gap.text)
 
 
 def test_a_question_is_one_line() -> None:

@@ -7,11 +7,14 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import key
+from strandline.engine.cuts import told_arguments, told_message
 from strandline.engine.eventlog import AT_ONCE, Bounds
-from strandline.engine.events import Numbered, TextDelta
+from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
+from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
 from strandline.http.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
-from strandline.model import Outcome, RunId, RunStatus
+from strandline.model import Message, Outcome, RunId, RunStatus
+from strandline.testing.desk import StillClock
 
 ENDED = Outcome(status=RunStatus.SUCCEEDED, output="done")
 SCOPE = {"type": "http", "method": "GET"}
@@ -47,6 +50,10 @@ def run_with(events: int, text: str = "x", bounds: Bounds | None = None) -> RunS
     for _ in range(events):
         run.tell(1.0, TextDelta(text))
     return run
+
+
+def frames_of(run: RunStream) -> list[str]:
+    return [framed(told, run.run_id).decode() for told in run.subscribe().ready()]
 
 
 def response(run: RunStream, left: list[bool]) -> EventResponse:
@@ -133,6 +140,24 @@ def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
         assert made.count(1) == made.count(3) == len(wires)
 
     asyncio.run(play())
+
+
+def test_bytes_look_the_same_in_every_event_and_so_does_what_an_agent_has_named_like_them() -> None:
+    image: Message = {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"abc"}}}]}
+    marked = '{"__bytes_encoded__":true,"data":"YWJj"}'
+    run = run_with(0)
+    run.tell(1.0, MessageAdded(*told_message(image, 1000)))
+    run.tell(1.0, ToolStarted("t", "n", *told_arguments({"given": b"abc"}, 1000)))
+    run.finish(Outcome(status=RunStatus.SUCCEEDED, message=image), 1.0)
+    shelf = Shelf(StillClock(), retention_s=60.0, memory=10_000)
+    shelf.put(run)
+    run_id, live = run.run_id, frames_of(run)
+    del run  # so that it is made anew of what is kept
+    kept = shelf.get(run_id)
+    assert kept is not None
+    assert frames_of(kept) == live
+    assert [frame.count(marked) for frame in live] == [1, 1, 1]
+    assert not any('"__bytes_encoded__":false' in frame for frame in live)
 
 
 def test_who_has_much_to_catch_up_with_leaves_the_loop_to_others() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from engine_support import Played, asked, key, play_round, send, serving, settled
+from engine_support import Played, asked, key, play_round, send, serving, settled, untold
 from strandline.agents.port import Attempt
+from strandline.engine.attempt import LiveAttempt
 from strandline.engine.events import (
     Event,
     MessageAdded,
@@ -22,11 +23,13 @@ from strandline.engine.events import (
     Usage,
     type_of,
 )
+from strandline.engine.loops import Flag
 from strandline.engine.service import Service
 from strandline.engine.stream import LAST
 from strandline.errors import NotFound
+from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Principal, RunId, RunStatus, SessionId
+from strandline.model import ANONYMOUS, Claim, Lane, Principal, Run, RunId, RunStatus, SessionId, Token
 from strandline.testing.virtual import InlineLoops, VirtualClock, VirtualLoop
 
 
@@ -114,6 +117,33 @@ def test_a_run_that_has_been_asked_to_end_and_goes_on_tells_nothing_any_more() -
             await asyncio.sleep(2000.0)
             after = await numbered(service, ticket.run_id)
             assert [each.event for each in after][-1] == before[-1].event
+
+    play(main)
+
+
+def test_what_was_told_when_a_run_was_to_be_settled_is_what_it_leaves() -> None:
+    async def main(clock: VirtualClock) -> None:
+        run = Run(
+            run_id=RunId("r"),
+            key=key(),
+            input="go",
+            metadata={},
+            lane=Lane.NORMAL,
+            priority=3,
+            opaque=False,
+            sequence=1,
+            status=RunStatus.RUNNING,
+            attempt=1,
+            created_at=clock.now(),
+        )
+        claim = Claim(token=Token(run.run_id, 1), run=run)
+        attempt = LiveAttempt(claim, fold([]), MemoryJournal(clock), Flag(), "/nowhere", clock, untold(clock))
+        attempt.add_text("told")
+        attempt.freeze()
+        attempt.add_text(" too late")
+        assert attempt.so_far()[-1]["content"] == [{"text": "told"}]
+        attempt.reset_text()
+        assert attempt.so_far()[-1]["content"] == [{"text": "told"}]
 
     play(main)
 

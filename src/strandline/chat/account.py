@@ -97,8 +97,8 @@ class Account:
                     return self._say(text_of({**message}))
             case RunStalled():
                 self._standing = f"no sign of life for {event.quiet_s:.0f} s ({event.phase})"
-            case StreamGap():
-                return [Note(f"{event.last - event.first + 1} events are not kept any more; its end is still to come")]
+            case StreamGap():  # (how many is no matter: numbers jump, after a crash by billions)
+                return [Note("Some of what it did is not kept any more; its end is still to come")]
             case RunFinished():
                 self.end = event
                 self.text = ""

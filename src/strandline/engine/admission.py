@@ -155,11 +155,13 @@ class Admission:
         else:
             stream = self._streams.of(run_id, key) or self._streams.postponed(run_id, key)
         position = run.position or 0
+        wait_s = self._estimates.wait_s(key, position)
+        self._streams.waits(run, wait_s)
         return Ticket(
             run_id=run_id,
             key=key,
             position=position,
-            estimated_wait_s=self._estimates.wait_s(key, position),
+            estimated_wait_s=wait_s,
             stream=stream,
             replayed=run.outcome is not None,
             heeds=run.outcome is None,

@@ -111,8 +111,8 @@ class LiveAttempt:
 
     def add_text(self, delta: str) -> None:
         """Take a piece of text."""
-        self._partial.append(delta)
         if not self._frozen:
+            self._partial.append(delta)
             self._telling.text(delta)
         self.last_progress = self._clock.monotonic()
 
@@ -137,7 +137,7 @@ class LiveAttempt:
         """Forget the partial text."""
         if self._partial and not self._frozen:
             self._telling.reset()
-        self._partial = []
+            self._partial = []
 
     def enter(self, phase: str) -> None:
         """Note what the run does now, and that the task which says so works for it."""

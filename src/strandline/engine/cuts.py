@@ -18,6 +18,14 @@ def told_message(message: Message, most: int) -> tuple[Message, bool]:
     return {"role": message["role"], "content": [block for block, _ in blocks]}, any(cut for _, cut in blocks)
 
 
+def plain(message: Message) -> Message:
+    """Return a copy of a message, whole, as plain JSON."""
+    if len(message) == 2 and all(len(block) == 1 and type(block.get("text")) is str for block in message["content"]):
+        return {"role": message["role"], "content": [{"text": block["text"]} for block in message["content"]]}
+    copied: Message = msgspec.json.decode(encode_messages(message))
+    return copied
+
+
 def told_arguments(given: object, most: int) -> tuple[Any, bool]:
     """Return the arguments of a tool, or None and True if they take more than `most` bytes of JSON."""
     encoded = encode_messages(given)

@@ -15,8 +15,11 @@ from msgspec import Struct
 from strandline.encoding import encode
 from strandline.engine.events import (
     Event,
+    MessageAdded,
     Numbered,
     ReasoningDelta,
+    RunFinished,
+    RunStarted,
     StreamGap,
     TextDelta,
 )
@@ -44,10 +47,14 @@ DEFAULT_BOUNDS: Final = Bounds()
 
 
 class EventLog:
-    """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap."""
+    """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap.
+
+    With `began`, when it did, a gap is told at once; without it together with the first event that is there.
+    """
 
     __slots__ = (
         "__weakref__",
+        "_began",
         "_bounds",
         "_events",
         "_made",
@@ -62,7 +69,8 @@ class EventLog:
         "closed",
     )
 
-    def __init__(self, *, first: int, older: int, bounds: Bounds) -> None:
+    def __init__(self, *, first: int, older: int, bounds: Bounds, began: float | None = None) -> None:
+        self._began = began
         self._next = first
         self._older = older
         self._bounds = bounds
@@ -171,8 +179,9 @@ class EventLog:
             if size > LARGE and place:
                 del told[place:]
                 break
-        if after < first - 1 and told:
-            told.insert(0, Numbered(None, told[0].at, StreamGap(after + 1, first - 1)))
+        at = told[0].at if told else self._began
+        if after < first - 1 and at is not None:
+            told.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
         return told
 
     def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
@@ -254,8 +263,7 @@ class Subscription:
         self._log.gather()
         events: list[Numbered] = []
         while not events and (found := self._log.since(self._after)):
-            assert found[-1].number is not None
-            self._after = found[-1].number
+            self._after = _last_of(found[-1])
             events = found if self._wanted is None else [each for each in found if self._wanted(each)]
         passing = self._log.passing()
         if passing is not self._passed and self._after >= self._log.last:
@@ -298,8 +306,26 @@ class Subscription:
             self._reader.set_result(None)
 
 
+def _last_of(told: Numbered) -> int:
+    """Return the number of an event, or the last one of those that are gone."""
+    if isinstance(told.event, StreamGap):
+        return told.event.last
+    assert told.number is not None
+    return told.number
+
+
 def size_of(event: Event) -> int:
-    """Return about how many bytes an event takes in memory."""
-    if isinstance(event, TextDelta | ReasoningDelta):
-        return EVENT_BYTES + len(event.text)
-    return EVENT_BYTES + len(encode(event))
+    """Return about how many bytes an event takes in memory. What most runs tell is not encoded for it."""
+    match event:
+        case TextDelta(text) | ReasoningDelta(text):
+            return EVENT_BYTES + len(text)
+        case MessageAdded(message):
+            return EVENT_BYTES + sum(
+                len(block["text"]) if "text" in block else len(encode(block)) for block in message["content"]
+            )
+        case RunStarted():
+            return EVENT_BYTES
+        case RunFinished(output=output) if len(event.message["content"] if event.message else ()) <= 1:
+            return EVENT_BYTES + 2 * len(output)
+        case _:
+            return EVENT_BYTES + len(encode(event))

@@ -26,12 +26,12 @@ UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
 
 
 class _Feed(EventLog):
-    """The feed of one principal; `heard_at` is when somebody was seen to listen."""
+    """The feed of one principal; `heard_at` is when somebody was seen to listen, on the monotonic clock."""
 
     __slots__ = ("heard_at",)
 
-    def __init__(self, first: int, bounds: Bounds, heard_at: float) -> None:
-        super().__init__(first=first, older=1, bounds=bounds)
+    def __init__(self, first: int, bounds: Bounds, began: float, heard_at: float) -> None:
+        super().__init__(first=first, older=1, bounds=bounds, began=began)
         self.heard_at = heard_at
 
     def tell(self, at: float, event: Event, run_id: RunId | None, session_id: SessionId) -> None:
@@ -76,7 +76,9 @@ class Feeds:
         """
         feed = self._feeds.get(principal)
         if feed is None:
-            feed = self._feeds[principal] = _Feed(self._last + 1, self._bounds, self._clock.monotonic())
+            feed = self._feeds[principal] = _Feed(
+                self._last + 1, self._bounds, self._clock.now(), self._clock.monotonic()
+            )
         if self._stopped:
             feed.end()
 

@@ -23,7 +23,6 @@ from strandline.journal.port import (
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
-    Lane,
     Message,
     Outcome,
     Principal,
@@ -86,7 +85,7 @@ class Reading:
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
         """Return what is told of a run. Raises `NotFound`."""
-        if (stream := self._streams.found(principal, run_id)) is not None:
+        if (stream := self._streams.found(principal, run_id)) is not None and stream.has_begun:
             return stream
         run = (await self.run(principal, run_id)).run
         if run.outcome is None and not self._streams.is_expected(run_id):
@@ -96,8 +95,7 @@ class Reading:
         if self._readiness.draining and run_id not in self._streams:
             return self._streams.postponed(run_id, run.key)
         stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
-        if run.position and run.lane != Lane.GIVEN_BACK:  # that one has begun, and tells next that it goes on
-            self._streams.queued(run_id, run.position, self._estimates.wait_s(run.key, run.position))
+        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0))
         return stream
 
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:

@@ -368,4 +368,4 @@ class Service:
         if outcome is None:
             self._streams.later(run_id)
             return
-        self._streams.ended(run_id, outcome)
+        self._streams.ended(run_id, key, outcome)

@@ -45,7 +45,6 @@ class Shelf:
         """Keep the events of a run that has ended."""
         if self._retention_s <= 0 or self._memory <= 0:
             return
-        self._read[stream.run_id] = stream
         events = encode(stream.kept())
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES

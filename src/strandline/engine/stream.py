@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
-import msgspec
-
-from strandline.encoding import decoder, encode, encode_messages
+from strandline.encoding import decoder, encode
+from strandline.engine.cuts import plain
 from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
 from strandline.engine.events import Event, Numbered, ReasoningDelta, RunFinished, TextDelta
 from strandline.engine.feeds import Feeds
@@ -94,14 +93,14 @@ class RunStream(EventLog):
         """Number events that have happened at these times (seconds since the epoch), keep them, and tell them."""
         if self.closed:
             return
-        only_text = True
+        only_text, feeds = True, self._feeds or None
         for at, event in events:
             self._add(at, event)
             if isinstance(event, TextDelta | ReasoningDelta):
                 continue
             only_text = False
-            if self._feeds:
-                self._feeds.tell(self.key, self.run_id, at, event)
+            if feeds is not None:
+                feeds.tell(self.key, self.run_id, at, event)
         if only_text:
             self._wake_for_text()
         else:
@@ -160,7 +159,7 @@ class RunStream(EventLog):
 
 def finished(outcome: Outcome) -> RunFinished:
     """Return the event of an end; its message is told whole, as plain JSON."""
-    message = None if outcome.message is None else msgspec.json.decode(encode_messages(outcome.message))
+    message = None if outcome.message is None else plain(outcome.message)
     return RunFinished(outcome.status, outcome.output, message, outcome.error, outcome.input_requests, outcome.usage)
 
 

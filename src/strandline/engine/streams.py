@@ -12,7 +12,7 @@ from strandline.engine.eventlog import Bounds
 from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted
 from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import Shelf
-from strandline.engine.stream import LAST, Later, RunStream
+from strandline.engine.stream import LAST, Later, RunStream, finished
 from strandline.history import Progress
 from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, Run, RunError, RunId, RunStatus, SessionKey
 
@@ -31,7 +31,7 @@ class Streams:
         cut: int,
         survives: bool,
     ) -> None:
-        self._is_waiting = is_waiting
+        self.is_waiting = is_waiting
         self._clock = clock
         self._shelf = shelf
         self._feeds = feeds
@@ -64,7 +64,7 @@ class Streams:
     def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
         """Return the stream of a run; None if its end is not to come in this process (any more)."""
         stream = self._streams.get(run_id)
-        if stream is None and self._is_waiting(run_id):
+        if stream is None and self.is_waiting(run_id):
             stream = self._older(run_id, key)
         return stream
 
@@ -75,11 +75,11 @@ class Streams:
 
     def is_expected(self, run_id: RunId) -> bool:
         """Tell whether the end of a run is still to come in this process."""
-        return run_id in self._streams or self._is_waiting(run_id)
+        return run_id in self._streams or self.is_waiting(run_id)
 
     def waiting(self) -> list[RunStream]:
         """Return the streams of the runs that wait."""
-        return [stream for run_id, stream in self._streams.items() if self._is_waiting(run_id)]
+        return [stream for run_id, stream in self._streams.items() if self.is_waiting(run_id)]
 
     def gather(self) -> None:
         """Take in what was said of all runs that go on."""
@@ -93,6 +93,11 @@ class Streams:
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
             stream.place = position
             stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s))
+
+    def waits(self, run: Run, estimated_wait_s: float | None) -> None:
+        """Tell that a run waits, if that is so and not known. One that was given back tells next that it goes on."""
+        if run.position and run.lane != Lane.GIVEN_BACK:
+            self.queued(run.run_id, run.position, estimated_wait_s)
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute."""
@@ -114,11 +119,13 @@ class Streams:
         if (stream := self._streams.get(run_id)) is not None:
             stream.tell(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
 
-    def ended(self, run_id: RunId, outcome: Outcome) -> None:
+    def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Tell whoever waits how a run has ended, and keep what was told for a while."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome, self._clock.now())
             self._shelf.put(stream)
+        else:  # an older process has accepted it, and nobody has asked for it since
+            self._feeds.tell(key, run_id, self._clock.now(), finished(outcome))
 
     def later(self, run_id: RunId) -> None:
         """Tell whoever waits that a run goes on after a restart, or that it never will."""
