@@ -69,6 +69,11 @@ class EventLog:
         """Whether a subscriber waits for the next event."""
         return len(self._readers) > 0
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for something at this moment."""
+        return len(self._readers)
+
     def kept(self) -> list[Numbered]:
         """Return the events that are kept, the oldest first."""
         return list(self._events)

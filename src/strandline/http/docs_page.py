@@ -85,7 +85,7 @@ def _field(name: str, field: dict[str, Any], schemas: dict[str, Any], needed: bo
 
 def _answer(status: str, answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    reference = next((each["schema"]["$ref"] for each in content.values()), "")
+    reference = next((each["schema"].get("$ref", "") for each in content.values()), "")
     return _row(status, reference.rpartition("/")[2], answer["description"])
 
 

@@ -1,0 +1,27 @@
+"""One scrape: what the service and the disk say, beside what was counted."""
+
+import asyncio
+from importlib import import_module
+from pathlib import Path
+
+from strandline.engine.service import Service
+from strandline.telemetry.catalogue import Seen
+from strandline.telemetry.disk import Disk
+from strandline.telemetry.tally import Tally
+
+
+class Scrapes:
+    """Belongs to the serving loop. `file` is the journal's, None if it has none."""
+
+    def __init__(self, service: Service, tally: Tally, file: Path | None) -> None:
+        self._service = service
+        self._tally = tally
+        self._disk = None if file is None else Disk(file)
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, and their media type; `accept` is what the client would like to have."""
+        place = None if self._disk is None else await self._disk.look()
+        await asyncio.to_thread(import_module, "strandline.telemetry.exposition")  # the first time it takes a while
+        from strandline.telemetry.exposition import exposed
+
+        return exposed(Seen(self._service.vitals(), self._tally, place), accept)
