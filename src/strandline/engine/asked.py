@@ -111,6 +111,8 @@ class Vitals(Struct, frozen=True, kw_only=True):
     """What goes on, for those who watch a server for long; counts are since its start."""
 
     health: Health
+    max_running: int
+    max_queued: int
     agents: Load
     holds: int
     holds_given_up: int

@@ -332,9 +332,11 @@ class Service:
         )
 
     def vitals(self) -> Vitals:
-        """Return what goes on and has gone on, for metrics; takes time only for those who wait for something."""
+        """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
         return Vitals(
             health=self.health(),
+            max_running=self._options.max_running,
+            max_queued=self._options.max_queued,
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,

@@ -57,6 +57,9 @@ def _histogram(name: str, meaning: str, read: Callable[[Seen], Distribution]) ->
 METRICS: Final = (
     _gauge("runs_waiting", "Runs that wait for their turn", lambda seen: seen.vitals.health.queue_depth),
     _gauge("runs_running", "Runs that execute", lambda seen: seen.vitals.health.running),
+    _gauge("runs_waiting_max", "Most runs that may wait (setting `max_queued`)", lambda seen: seen.vitals.max_queued),
+    _gauge("runs_running_max", "Most runs that may execute (setting `max_running`); 1 for one `Agent` for all sessions",
+           lambda seen: seen.vitals.max_running),
     _gauge("runs_held", "Runs that have ended and hold their session, because something of them still works",
            lambda seen: seen.vitals.health.held),
     _gauge("runs_stalled", "Runs that execute and have given no sign of life for `stall_after`",
