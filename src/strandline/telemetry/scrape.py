@@ -1,7 +1,6 @@
-"""One scrape: what the service and the disk say, beside what was counted."""
+"""One scrape: what the service and the disk say, beside what was counted; put into words in a thread of its own."""
 
 import asyncio
-from importlib import import_module
 from pathlib import Path
 
 from strandline.engine.service import Service
@@ -21,7 +20,10 @@ class Scrapes:
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics, and their media type; `accept` is what the client would like to have."""
         place = None if self._disk is None else await self._disk.look()
-        await asyncio.to_thread(import_module, "strandline.telemetry.exposition")  # the first time it takes a while
-        from strandline.telemetry.exposition import exposed
+        return await asyncio.to_thread(_exposed, Seen(self._service.vitals(), self._tally, place), accept)
 
-        return exposed(Seen(self._service.vitals(), self._tally, place), accept)
+
+def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
+    from strandline.telemetry.exposition import exposed  # the first time it takes a while
+
+    return exposed(seen, accept)

@@ -1,8 +1,8 @@
 """What has gone on since the start, in plain numbers: an observer that costs a run next to nothing.
 
-Everything is counted on the serving loop, but for commits, which the journal's writer tells on its own thread. Every
-label has its values from the start, and all of them are known to the code: a counter that is there only after the first
-failure cannot be alerted on.
+Everything is counted on the serving loop, but for commits, which the journal's writer tells on its own thread; any
+thread may read. Every label has its values from the start, and all of them are known to the code: a counter that is
+there only after the first failure cannot be alerted on.
 """
 
 from bisect import bisect_left
