@@ -27,6 +27,7 @@ from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
+from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.history import Progress
@@ -34,11 +35,13 @@ from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, AgentRecord, RunId, SessionId, SessionKey, Succeeded
+from strandline.telemetry.scrape import Scrapes
+from strandline.telemetry.tally import Tally
 
-MakeJournal = Callable[[Path], Journal]
+MakeJournal = Callable[[Path, Tally], Journal]
 JOURNALS: dict[str, MakeJournal] = {
-    "memory": lambda folder: MemoryJournal(SystemClock()),
-    "sqlite": lambda folder: SqliteJournal(folder / "journal.db", SystemClock()),
+    "memory": lambda folder, tally: MemoryJournal(SystemClock()),
+    "sqlite": lambda folder, tally: SqliteJournal(folder / "journal.db", SystemClock(), on_commit=tally.committed),
 }
 SESSIONS = 50
 
@@ -105,19 +108,22 @@ def key(session: str) -> SessionKey:
 
 @asynccontextmanager
 async def serving(
-    make_journal: MakeJournal, agent: NoOp, target: Target | None = None, **options: Any
+    make_journal: MakeJournal, agent: NoOp, target: Target | None = None, *, observed: bool = True, **options: Any
 ) -> AsyncIterator[Service]:
     numbers = count()
     loops = AgentLoops(executor_threads=8, clock=SystemClock(), new_loop=uvloop.new_event_loop)
+    tally = Tally()
+    observer: Observer = tally if observed else UNOBSERVED
     with tempfile.TemporaryDirectory() as folder:
         service = Service(
-            journal=make_journal(Path(folder)),
+            journal=make_journal(Path(folder), tally),
             target=target or FunctionTarget(agent.answer, description="no-op"),
             loops=loops,
             clock=SystemClock(),
             new_run_id=lambda: RunId(f"run_{next(numbers):09d}"),
             workspace=lambda key: folder,
             options=Options(**options),
+            observer=observer,
         )
         await service.start()
         try:
@@ -164,10 +170,12 @@ async def staging(make_journal: MakeJournal, samples: int, *, stage: bool) -> di
         }
 
 
-async def throughput(make_journal: MakeJournal, runs: int, *, keyed: bool = False) -> dict[str, float]:
+async def throughput(
+    make_journal: MakeJournal, runs: int, *, keyed: bool = False, observed: bool = True
+) -> dict[str, float]:
     """Return runs per second over 50 sessions, all sent as fast as the queues take them, and the CPU of one."""
     numbers = count()
-    async with serving(make_journal, NoOp()) as service:
+    async with serving(make_journal, NoOp(), observed=observed) as service:
 
         def request(session: str) -> Request:
             if not keyed:
@@ -229,6 +237,23 @@ async def accept_under_load(make_journal: MakeJournal, waiting: int, samples: in
         return {"accept p50 ms": statistics.median(times)}
 
 
+async def scrape(make_journal: MakeJournal, waiting: int, samples: int) -> dict[str, float]:
+    """Return the milliseconds in which the serving loop puts a scrape together while runs wait in as many sessions."""
+    agent = NoOp()
+    async with serving(make_journal, agent, max_running=1, max_queued=waiting + 1) as service:
+        await service.submit(Request(key=key("holder"), input="hold"))
+        for first in range(0, waiting, 500):
+            numbers = range(first, min(first + 500, waiting))
+            await asyncio.gather(*(service.submit(Request(key=key(f"w{n}"), input="x")) for n in numbers))
+        scrapes, times = Scrapes(service, Tally(), None), []
+        await scrapes.scrape("")
+        for _ in range(samples):
+            asked = time.perf_counter()
+            await scrapes.scrape("")
+            times.append((time.perf_counter() - asked) * 1000)
+        return {"p50 ms": statistics.median(times), "p99 ms": sorted(times)[len(times) * 99 // 100]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer runs, for a first look")
@@ -240,7 +265,7 @@ def main() -> None:
     console = Console()
     names = [args.journal] if args.journal else list(JOURNALS)
     with ProgressBar(console=console, transient=True) as progress:
-        task = progress.add_task("engine", total=len(names) * 11)
+        task = progress.add_task("engine", total=len(names) * 13)
 
         def measure(title: str, work: Coroutine[Any, Any, dict[str, float]]) -> dict[str, float]:
             progress.update(task, description=title)
@@ -252,6 +277,13 @@ def main() -> None:
             make = JOURNALS[name]
             first = measure(f"{name}: throughput", throughput(make, runs))
             rows.append((name, "throughput, 50 sessions", f"{first['runs/s']:,.0f} runs/s", ""))
+            unseen = measure(f"{name}: without metrics", throughput(make, runs, observed=False))
+            figures = f"{first['CPU us']:.0f} / {unseen['CPU us']:.0f} us"
+            share = f"{first['CPU us'] / unseen['CPU us']:.2f}"
+            rows.append((name, "CPU of a run with metrics / without", figures, share))
+            scraped = measure(f"{name}: scrape", scrape(make, many // 10, samples // 10))
+            figures = f"p50 {scraped['p50 ms']:.1f}, p99 {scraped['p99 ms']:.1f} ms"
+            rows.append((name, f"a scrape while runs of {many // 10:,} sessions wait", figures, ""))
             keyed = measure(f"{name}: keys", throughput(make, runs, keyed=True))
             share = f"{keyed['CPU us'] / first['CPU us']:.2f}"
             figures = f"{keyed['CPU us']:.0f} / {first['CPU us']:.0f} us"

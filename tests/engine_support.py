@@ -11,6 +11,7 @@ from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import Clock
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
+from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream
@@ -109,6 +110,7 @@ async def serving(
     journal: Journal | None = None,
     *,
     loops: InlineLoops | None = None,
+    observer: Observer = UNOBSERVED,
     **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
@@ -120,6 +122,7 @@ async def serving(
         new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**options),
+        observer=observer,
     )
     await service.start()
     try:

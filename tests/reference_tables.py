@@ -1,14 +1,19 @@
 """Tables of `docs/reference.md` that are made from code: `python tests/reference_tables.py` prints them."""
 
 import sys
+from pathlib import Path
 
 import msgspec
+import yaml  # type: ignore[import-untyped]
 
 from strandline import errors
 from strandline.config import ALIASES, PREFIX, default_of, descriptions
 from strandline.http import wire
 from strandline.http.event_schemas import RUN_EVENTS, SESSION_EVENTS
 from strandline.model import ErrorCode
+from strandline.telemetry.catalogue import METRICS
+
+ROOT = Path(__file__).parents[1]
 
 
 def settings_table() -> str:
@@ -30,6 +35,25 @@ def problems_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for each in METRICS:
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        rows.append(f"| `{each.shown}` | {each.kind} | {labels} | {each.meaning} |")
+    return "\n".join(rows)
+
+
+def alerts_table() -> str:
+    """Return the alerts of `deploy/prometheus/rules.yaml`."""
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yaml").read_text())["groups"]
+    rows = ["| alert | when | severity |", "|---|---|---|"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        asked = rule["expr"].replace("|", "\\|")
+        lasts = f", for {rule['for']}" if "for" in rule else ""
+        rows.append(f"| `{rule['alert']}` | `{asked}`{lasts} | {rule['labels']['severity']} |")
+    return "\n".join(rows)
+
+
 def first_sentence(kind: type[errors.StrandlineError]) -> str:
     return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
 
@@ -48,3 +72,4 @@ def error_codes() -> list[str]:
 
 if __name__ == "__main__":
     sys.stdout.write(f"{settings_table()}\n\n{problems_table()}\n\n{events_table()}\n")
+    sys.stdout.write(f"\n{metrics_table()}\n\n{alerts_table()}\n")

@@ -24,6 +24,8 @@ from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.model import OnDisconnect, RunId, SessionKey
+from strandline.telemetry.scrape import Scrapes
+from strandline.telemetry.tally import Tally
 
 _log = logging.getLogger("strandline")
 
@@ -33,13 +35,14 @@ def new_run_id(clock: Clock) -> RunId:
     return RunId(f"run_{int(clock.now() * 1000):012x}{secrets.token_hex(8)}")
 
 
-def open_journal(settings: Settings, clock: Clock) -> Journal:
-    """Return the journal that the settings name, not yet opened."""
+def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
+    """Return the journal that the settings name, not yet opened; `tally` counts its commits."""
     if (file := journal_file(settings)) is None:
         return MemoryJournal(clock)
     from strandline.journal.sqlite import SqliteJournal
 
-    return SqliteJournal(file, clock, lock_wait_s=settings.lock_wait, on_wait=_log.warning)
+    lock_wait_s = settings.lock_wait
+    return SqliteJournal(file, clock, lock_wait_s=lock_wait_s, on_wait=_log.warning, on_commit=tally.committed)
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
@@ -65,8 +68,10 @@ def build_loops(
     return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
 
 
-def build_service(settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock) -> Service:
-    """Return a service that has not been started."""
+def build_service(
+    settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock, tally: Tally
+) -> Service:
+    """Return a service that has not been started; `tally` counts its runs."""
     return Service(
         journal=journal,
         target=target,
@@ -107,13 +112,15 @@ def build_service(settings: Settings, target: Target, journal: Journal, loops: A
             survives=not isinstance(journal, MemoryJournal),
         ),
         owner=settings.agent_id,
+        observer=tally,
     )
 
 
-def build_face(settings: Settings, service: Service, *, loopback: bool | None) -> ASGIApp:
+def build_face(settings: Settings, service: Service, tally: Tally, *, loopback: bool | None) -> ASGIApp:
     """Return the HTTP face of a service. `loopback`: whether it is reached from this machine only; None: not known."""
     return build_app(
         service,
+        Scrapes(service, tally, journal_file(settings)),
         HttpOptions(
             agent_id=settings.agent_id,
             max_body_bytes=settings.max_body_bytes,

@@ -170,7 +170,7 @@ class AgentApp:
         try:
             with told_early(life.drain_soon):
                 await life.begin()
-                self._face = build_face(self._settings, life.service, loopback=None)
+                self._face = build_face(self._settings, life.service, life.tally, loopback=None)
                 yield
         except JournalLocked as error:
             raise JournalLocked(

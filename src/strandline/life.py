@@ -17,6 +17,7 @@ from strandline.clock import SystemClock
 from strandline.composition import build_loops, build_service, open_journal, start
 from strandline.config import Settings
 from strandline.errors import SetupError
+from strandline.telemetry.tally import Tally
 
 _log = logging.getLogger("strandline")
 
@@ -26,10 +27,11 @@ class Life:
 
     def __init__(self, target: Target, settings: Settings) -> None:
         clock = SystemClock()
-        journal = open_journal(settings, clock)
+        self.tally = Tally()
+        journal = open_journal(settings, clock, self.tally)
         self._loop = asyncio.get_running_loop()
         self._loops = build_loops(settings, clock, _kind_of_loop())
-        self.service = build_service(settings, target, journal, self._loops, clock)
+        self.service = build_service(settings, target, journal, self._loops, clock, self.tally)
         self._start = self._loop.create_task(start(self.service, target, self._loops))
         self._watch = self._loop.create_task(self._exhausted())
         self._drain: asyncio.Task[None] | None = None

@@ -30,6 +30,7 @@ from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.journal.port import Journal
 from strandline.listener import listen
 from strandline.stacks import answer
+from strandline.telemetry.tally import Tally
 
 _log = logging.getLogger("strandline")
 
@@ -66,9 +67,10 @@ def run(
     if not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
-    journal = open_journal(settings, clock)
+    tally = Tally()
+    journal = open_journal(settings, clock, tally)
     listener = listen(settings) if handed is None else handed.listener
-    server = _Server(target, settings, clock, journal, listener, announce, handed)
+    server = _Server(target, settings, clock, tally, journal, listener, announce, handed)
     code = uvloop.run(server.life())
     if not server.loops.close():
         # A thread of user code still works; Python would wait for it at exit.
@@ -87,6 +89,7 @@ class _Server:
         target: Target,
         settings: Settings,
         clock: Clock,
+        tally: Tally,
         journal: Journal,
         listener: socket.socket,
         announce: Callable[[str], None],
@@ -94,17 +97,18 @@ class _Server:
     ) -> None:
         self._handed = handed
         self._settings = settings
+        self._tally = tally
         self._target = target
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
         self.loops = build_loops(settings, clock, uvloop.new_event_loop)
-        self._service = build_service(settings, target, journal, self.loops, clock)
+        self._service = build_service(settings, target, journal, self.loops, clock, tally)
 
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_face(settings, self._service, loopback=is_loopback(settings.host))
+        app = build_face(settings, self._service, self._tally, loopback=is_loopback(settings.host))
         web = _Web(
             uvicorn.Config(
                 app,

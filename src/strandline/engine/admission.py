@@ -13,6 +13,7 @@ from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
+from strandline.engine.observer import Observer
 from strandline.engine.options import Options
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
@@ -52,6 +53,7 @@ class Admission:
         positions: Positions,
         estimates: Estimates,
         options: Options,
+        observer: Observer,
     ) -> None:
         self._journal = journal
         self._drafts = drafts
@@ -63,6 +65,7 @@ class Admission:
         self._positions = positions
         self._estimates = estimates
         self._options = options
+        self._observer = observer
         self.refused = 0
         """How many requests were refused for now: a queue or the server was full, or it was stopping."""
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
@@ -71,8 +74,9 @@ class Admission:
         """Accept a run, as `Service.submit` says."""
         try:
             return await self._submit(request)
-        except Unavailable:
+        except Unavailable as refusal:
             self.refused += 1
+            self._observer.refused(refusal.code)
             raise
 
     async def _submit(self, request: Request) -> Ticket:
@@ -133,13 +137,15 @@ class Admission:
             raise
         if not isinstance(accepted, Accepted):
             self._streams.drop(new.run_id)
-        elif new.run_id in self._streams:  # else it has ended meanwhile
+            return accepted
+        self._observer.accepted()
+        if new.run_id in self._streams:  # else it has ended meanwhile
             self._audience.expect(new.run_id, new.key, on_disconnect)
             if accepted.position:
                 self._positions.changed(new.key)
                 wait_s = self._estimates.wait_s(new.key, accepted.position)
                 self._streams.queued(new.run_id, accepted.position, wait_s)
-        if isinstance(accepted, Accepted) and accepted.stopped is not None:
+        if accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
 

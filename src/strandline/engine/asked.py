@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from strandline.engine.loops import Load
 from strandline.engine.stream import Later, RunStream
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
 from strandline.journal.port import Unanswerable
@@ -104,6 +105,21 @@ class Health(Struct, frozen=True, kw_only=True):
     agents_in_memory: int
     refused_runs: int
     lost_clients: int
+
+
+class Vitals(Struct, frozen=True, kw_only=True):
+    """What goes on, for those who watch a server for long; counts are since its start."""
+
+    health: Health
+    max_running: int
+    max_queued: int
+    agents: Load
+    holds: int
+    holds_given_up: int
+    stalls: int
+    claims_lost: int
+    subscribers: int
+    """How many clients wait for events, or for the end of a run, at this moment."""
 
 
 class RunStack(Struct, frozen=True, kw_only=True):

@@ -95,6 +95,11 @@ class EventLog:
         """Whether a subscriber waits for the next event."""
         return len(self._readers) > 0
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for something at this moment."""
+        return len(self._readers)
+
     def gather(self) -> None:
         """Take in what was said and is still on its way."""
 

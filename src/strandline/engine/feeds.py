@@ -57,6 +57,11 @@ class Feeds:
     def __bool__(self) -> bool:
         return bool(self._feeds)
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for something at this moment."""
+        return sum(feed.listeners for feed in self._feeds.values())
+
     def begin(self, epoch: int) -> None:
         """Have numbers begin after those of all processes that have served the journal before."""
         self._last = epoch << 32

@@ -50,6 +50,10 @@ class Holds:
         self._forced: dict[RunId, asyncio.Event] = {}
         """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
         self._full = False
+        self.begun = 0
+        """How many holds there have been."""
+        self.given_up = 0
+        """How many of them have ended although something still worked."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -66,6 +70,7 @@ class Holds:
     def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
         """Note a hold, and say in the log what works on; `phase` is what the run did last."""
         run = claim.run
+        self.begun += 1
         self._held[run.run_id] = claim, call, self._clock.monotonic()
         where = "\n".join(f"    {line}" for line in self._loops.stack(call))
         _log.warning(
@@ -111,6 +116,7 @@ class Holds:
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
         if call.is_alive:
+            self.given_up += 1
             self._given_up.append(call)
 
     async def _release(self, claim: Claim) -> None:

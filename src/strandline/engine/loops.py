@@ -21,6 +21,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
+
 from strandline.agents.port import Signal
 from strandline.clock import Clock
 from strandline.engine.calls import CURRENT, Call, CallCancelled, LiveThread
@@ -51,6 +53,17 @@ class Flag:
     def set(self) -> None:
         """Set it."""
         self._set = True
+
+
+class Load(Struct, frozen=True, kw_only=True):
+    """How the agent loop in use is doing."""
+
+    silent_s: float = 0.0
+    """For how many seconds it has owed a sign of life."""
+    backlog: int = 0
+    """How many sync tools wait for a thread."""
+    given_up: int = 0
+    """How many loops before it were left alone."""
 
 
 class Loops(Protocol):
@@ -96,6 +109,10 @@ class Loops(Protocol):
         """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled."""
         ...
 
+    def load(self) -> Load:
+        """Return how the loop in use is doing."""
+        ...
+
     def stack(self, call: Call[Any]) -> list[str]:
         """Return where the call's threads and tasks are, one line of text each, for people."""
         ...
@@ -132,6 +149,11 @@ class Mailbox:
 
 class CountingExecutor(ThreadPoolExecutor):
     """A thread pool that tells each call which threads work for it, from the submit until the work is done."""
+
+    @property
+    def backlog(self) -> int:
+        """How much waits for a thread."""
+        return self._work_queue.qsize()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """Schedule `fn` for the call whose code submits it."""
@@ -196,6 +218,10 @@ class AgentLoop:
         """Return for how long a sign of life has been owed."""
         asked_at = self._asked_at
         return 0.0 if asked_at is None else self._clock.monotonic() - asked_at
+
+    def backlog(self) -> int:
+        """Return how many sync tools wait for a thread."""
+        return self._executor.backlog
 
     def running(self) -> "asyncio.Task[Any] | None":
         """Return the task that runs here at this moment."""
@@ -324,6 +350,11 @@ class AgentLoops:
             self._current = self._make()
             self._retired.append(loop)
             loop.retire()
+
+    def load(self) -> Load:
+        """Return how the loop in use is doing."""
+        current = self._current
+        return Load(silent_s=current.silent_s(), backlog=current.backlog(), given_up=len(self._retired))
 
     def stack(self, call: Call[Any]) -> list[str]:
         """Return where the call's threads and tasks are."""

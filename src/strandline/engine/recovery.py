@@ -14,33 +14,38 @@ from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.errors import JournalUnavailable
 from strandline.history import Progress, close, close_answer, fold, question, reopened
 from strandline.journal.port import Journal
-from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Settlement
+from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome, Settlement
 
 _log = logging.getLogger("strandline.recovery")
 
 
-async def recover(journal: Journal, orphan: Claim, options: Options, now: float, *, external: bool = False) -> None:
-    """Settle the orphan or give it back. Its token is the fresh one that `Journal.open` gave.
+async def recover(
+    journal: Journal, orphan: Claim, options: Options, now: float, *, external: bool = False
+) -> Outcome | None:
+    """Settle the orphan and return its outcome, or give it back and return None.
 
-    `now` is in seconds since the epoch; `external`: its history is kept by the agent itself. An orphan that cannot be
-    closed as it should ends with its question alone: one run never keeps a server down.
+    Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch; `external`: its history is
+    kept by the agent itself. An orphan that cannot be closed as it should ends with its question alone: one run never
+    keeps a server down.
     """
     try:
-        await _recover(journal, orphan, options, now, external)
+        return await _recover(journal, orphan, options, now, external)
     except JournalUnavailable:
         raise
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
-        await journal.settle(orphan.token, defective(orphan, options, external=external, ending=ending), take=False)
+        settlement = defective(orphan, options, external=external, ending=ending)
+        await journal.settle(orphan.token, settlement, take=False)
+        return settlement.outcome
 
 
-async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> None:
+async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> Outcome | None:
     progress = fold(orphan.facts, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
         await journal.release(orphan.token, counted=True, take=False)
-        return
+        return None
     if orphan.question is not None:
         closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
     else:
@@ -51,6 +56,7 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
         discarded=is_discarded(ending, options),
     )
     await journal.settle(orphan.token, settlement, take=False)
+    return settlement.outcome
 
 
 def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> Ending | None:

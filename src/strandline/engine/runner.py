@@ -9,6 +9,7 @@ no defect of ours may hold a session for good.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -19,10 +20,11 @@ from strandline.engine.attempt import LiveAttempt
 from strandline.engine.calls import Call
 from strandline.engine.execution import STOPPED, Execution
 from strandline.engine.loops import Loops
+from strandline.engine.observer import Observer
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
-from strandline.engine.streams import Streams
+from strandline.engine.streams import Streams, goes_on
 from strandline.engine.telling import Telling
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import Progress, fold, reopened
@@ -84,6 +86,7 @@ class Runner:
         workspace: Callable[[SessionKey], str],
         keeps_slot: Callable[[], bool],
         streams: Streams,
+        observer: Observer,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -94,6 +97,7 @@ class Runner:
         self._workspace = workspace
         self._keeps_slot = keeps_slot
         self._streams = streams
+        self._observer = observer
         self._live: dict[RunId, Execution] = {}
         self._wanted: set[RunId] = set()
         """Runs that are to be cancelled as soon as their claims come."""
@@ -145,9 +149,13 @@ class Runner:
             progress = self._going_on(progress) or progress
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
         stream = self._streams.started(claim, progress)
-        telling = Telling(stream, self._loops.tell, self._clock, self._options.stream_cut)
+        on_text = None if goes_on(claim) else partial(self._spoken, claim.run.created_at)
+        telling = Telling(stream, self._loops.tell, self._clock, self._options.stream_cut, on_text)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
         return Execution(attempt, self._journal, self._target, self._loops)
+
+    def _spoken(self, created_at: float) -> None:
+        self._observer.first_text(max(0.0, self._clock.now() - created_at))
 
     async def _execute(self, claim: Claim, execution: Execution) -> Ended:
         started = self._clock.monotonic()

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.engine.admission import Admission
-from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, check_key, in_range
+from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
@@ -23,6 +23,7 @@ from strandline.engine.events import SessionDeleted, SessionPaused, SessionResum
 from strandline.engine.feeds import Feeds
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
+from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.positions import Positions
@@ -32,8 +33,8 @@ from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
-from strandline.engine.streams import Streams
-from strandline.engine.upkeep import look_after, prune
+from strandline.engine.streams import Streams, goes_on
+from strandline.engine.upkeep import feel_lag, look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.journal.port import HistoryPage, Journal, SessionsPage, Stopped
@@ -56,6 +57,7 @@ class Service:
         workspace: Callable[[SessionKey], str],
         options: Options,
         owner: str = "strandline",
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -65,6 +67,7 @@ class Service:
             options = replace(options, max_running=1, max_holds=1)
         self._options = options
         self._owner = owner
+        self._observer = observer
         self._readiness = Readiness(clock, retry_after_s=options.retry_after_s)
         self._dispatcher = Dispatcher(options.max_running)
         self._pool = AgentPool(
@@ -92,6 +95,7 @@ class Service:
             workspace=workspace,
             keeps_slot=self._dispatcher.keeps_slot,
             streams=self._streams,
+            observer=observer,
         )
         self.exhausted = self._readiness.exhausted
         """Set when so many runs have ended and still work that the process has to be replaced."""
@@ -128,6 +132,7 @@ class Service:
             positions=self._positions,
             estimates=self._estimates,
             options=options,
+            observer=observer,
         )
         self._chores = (
             self._watch.look,
@@ -149,9 +154,13 @@ class Service:
         self._feeds.begin(self._journal.epoch)
         try:
             for orphan in orphans:
-                await recover(self._journal, orphan, self._options, self._clock.now(), external=self._target.external)
+                external = self._target.external
+                outcome = await recover(self._journal, orphan, self._options, self._clock.now(), external=external)
+                if outcome is not None:
+                    self._observer.ended(outcome, None)
             await self._worker.start()
             self._worker.spawn(look_after(*self._chores))
+            self._worker.spawn(feel_lag(self._clock, self._observer.lagged))
             self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
@@ -325,6 +334,20 @@ class Service:
             lost_clients=self._audience.lost,
         )
 
+    def vitals(self) -> Vitals:
+        """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
+        return Vitals(
+            health=self.health(),
+            max_running=self._options.max_running,
+            max_queued=self._options.max_queued,
+            agents=self._loops.load(),
+            holds=self._holds.begun,
+            holds_given_up=self._holds.given_up,
+            stalls=self._watch.stalls,
+            claims_lost=self._worker.lost,
+            subscribers=self._streams.listeners + self._feeds.listeners,
+        )
+
     def stacks(self) -> list[RunStack]:
         """Return what every run does that executes, or has ended and still works."""
         now = self._clock.monotonic()
@@ -357,6 +380,8 @@ class Service:
 
     def _run_claimed(self, claim: Claim) -> None:
         run = claim.run
+        if not goes_on(claim):
+            self._observer.started(max(0.0, self._clock.now() - run.created_at))
         self._streams.claimed(claim)
         self._estimates.started(run.run_id, run.key)
         self._positions.changed(run.key)
@@ -368,4 +393,5 @@ class Service:
         if outcome is None:
             self._streams.later(run_id)
             return
+        self._observer.ended(outcome, duration_s)
         self._streams.ended(run_id, key, outcome)

@@ -134,6 +134,11 @@ class RunStream(EventLog):
         """Whether anything was told yet."""
         return len(self._events) > 0
 
+    @property
+    def listeners(self) -> int:
+        """How many wait at this moment, for events or for the end."""
+        return len(self._readers) + len(self._waiters)
+
     def is_read(self, after: int) -> bool:
         """Tell whether nothing is left for whoever has had the events up to number `after`: the end was one of them."""
         return isinstance(self._end, Outcome) and self.last <= after

@@ -47,6 +47,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self._streams)
 
+    @property
+    def listeners(self) -> int:
+        """How many wait for something of a run at this moment."""
+        return sum(stream.listeners for stream in self._streams.values())
+
     def __contains__(self, run_id: RunId) -> bool:
         return run_id in self._streams
 
@@ -106,8 +111,7 @@ class Streams:
     def started(self, claim: Claim, progress: Progress) -> RunStream:
         """Tell that a run executes, and return its stream; `progress` is what is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
-        begun = run.attempt > 1 or run.lane == Lane.GIVEN_BACK or claim.facts
-        if begun:
+        if goes_on(claim):
             kept = [told_message(message, self._cut)[0] for message in progress.messages]
             stream.tell(self._clock.now(), RunRestarted(run.attempt, kept))
         else:
@@ -169,3 +173,8 @@ class Streams:
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())
+
+
+def goes_on(claim: Claim) -> bool:
+    """Tell whether the run of a claim has begun before."""
+    return claim.run.attempt > 1 or claim.run.lane == Lane.GIVEN_BACK or len(claim.facts) > 0

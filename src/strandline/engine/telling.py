@@ -29,17 +29,37 @@ MANY: Final = 200
 
 
 class Telling:
-    """`tell` has something called on the serving loop; `most` bytes are told of what tools are given and give back."""
+    """`tell` has something called on the serving loop; `most` bytes are told of what tools are given and give back.
 
-    __slots__ = ("_called_at", "_clock", "_events", "_first_s", "_most", "_on_the_way", "_stream", "_tell", "_tools")
+    `on_text` is called there when the first text of the run has come.
+    """
+
+    __slots__ = (
+        "_called_at",
+        "_clock",
+        "_events",
+        "_first_s",
+        "_most",
+        "_on_text",
+        "_on_the_way",
+        "_stream",
+        "_tell",
+        "_tools",
+    )
 
     def __init__(
-        self, stream: RunStream, tell: Callable[[Callable[[], object]], None], clock: Clock, most: int
+        self,
+        stream: RunStream,
+        tell: Callable[[Callable[[], object]], None],
+        clock: Clock,
+        most: int,
+        on_text: Callable[[], object] | None = None,
     ) -> None:
         self._stream = stream
         self._tell = tell
         self._clock = clock
         self._most = most
+        self._on_text = on_text
         self._events: deque[tuple[float, Event]] = deque()
         self._on_the_way = False
         self._tools: dict[str, tuple[str, float]] = {}
@@ -51,6 +71,9 @@ class Telling:
         """Tell a piece of the model's text."""
         self._note_first()
         self._say(TextDelta(delta))
+        if self._on_text is not None:
+            on_text, self._on_text = self._on_text, None
+            self._tell(on_text)
 
     def reasoning(self, delta: str) -> None:
         """Tell a piece of the model's reasoning."""

@@ -31,6 +31,14 @@ async def look_after(*chores: Callable[[], object]) -> None:
                 _log.exception("what is looked after every second could not be; it is tried again")
 
 
+async def feel_lag(clock: Clock, tell: Callable[[float], object]) -> None:
+    """Tell every second by how many seconds this loop was late for it, until cancelled."""
+    while True:
+        due = clock.monotonic() + EVERY_S
+        await asyncio.sleep(EVERY_S)
+        tell(max(0.0, clock.monotonic() - due))
+
+
 async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
     """Forget the runs that ended before the retention, until cancelled; what cannot be forgotten now is later."""
     while True:

@@ -41,6 +41,8 @@ class Watch:
         self._streams = streams
         self._clock = clock
         self._options = options
+        self.stalls = 0
+        """How many times a run has been found that gave no sign of life for too long."""
 
     def look(self) -> None:
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""
@@ -64,6 +66,7 @@ class Watch:
                 continue
             if not execution.reported:
                 execution.reported = True
+                self.stalls += 1
                 attempt = execution.attempt
                 self._streams.stalled(attempt.context.run_id, quiet_s, attempt.phase)
                 where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])

@@ -84,6 +84,8 @@ class Worker:
         self._stopping = False
         self.executing = 0
         """How many runs execute, each from the very moment in which it waits no longer."""
+        self.lost = 0
+        """How many claims were lost."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
         self._claiming: set[asyncio.Future[Any]] = set()
@@ -211,6 +213,7 @@ class Worker:
     def _after_end(self, ended: Ended) -> None:
         run = ended.claim.run
         self.executing -= 1
+        self.lost += ended.lost
         self.refusals.changed(run.key)
         if not ended.requeued:
             self._on_end(run.run_id, run.key, ended.outcome, ended.duration_s)

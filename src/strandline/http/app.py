@@ -22,6 +22,7 @@ from strandline.http.chat import Chat
 from strandline.http.events import Changes
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
+from strandline.http.metrics import Metrics, Scraped
 from strandline.http.openapi import OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
@@ -46,7 +47,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     cors_origins: Sequence[str] = ()
 
 
-def build_app(service: Service, options: HttpOptions) -> ASGIApp:
+def build_app(service: Service, scraped: Scraped, options: HttpOptions) -> ASGIApp:
     """Return the application. It does not start or stop the service."""
     chat = Chat(
         service,
@@ -68,6 +69,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
         service, SystemClock(), max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
     )
     probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
+    metrics = Metrics(scraped)
     described = OpenApi()
     router = Router(
         [  # looked through in this order: those first that are asked most
@@ -103,6 +105,7 @@ def build_app(service: Service, options: HttpOptions) -> ASGIApp:
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
             Route("/livez", Endpoint(probes.livez), methods=["GET"]),
             Route("/readyz", Endpoint(probes.readyz), methods=["GET"]),
+            Route("/metrics", Endpoint(metrics.metrics), methods=["GET"]),
         ],
         redirect_slashes=False,
     )

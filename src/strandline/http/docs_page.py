@@ -85,8 +85,13 @@ def _field(name: str, field: dict[str, Any], schemas: dict[str, Any], needed: bo
 
 def _answer(status: str, answer: dict[str, Any]) -> str:
     content = answer.get("content", {})
-    kinds = [each["schema"].get("$ref", "/events").rpartition("/")[2] for each in content.values()]
+    kinds = [_named(kind, each["schema"]) for kind, each in content.items()]
     return _row(status, ", ".join(kinds), answer["description"])
+
+
+def _named(kind: str, schema: dict[str, Any]) -> str:
+    """Return what an answer of a media type holds, in a word."""
+    return str(schema["$ref"]).rpartition("/")[2] if "$ref" in schema else "text" if kind == "text/plain" else "events"
 
 
 def _events(schemas: dict[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, In
 from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
 
 _JSON: Final = "application/json"
+_TEXT: Final = "text/plain"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
 
 
@@ -58,7 +59,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     tag: str
     summary: str
     body: type[Struct] | None = None
-    answers: dict[int, type[Struct] | None]
+    answers: dict[int, type[Struct] | type[str] | None]
     events: str | None = None
     """The schema of events that may be its answer (200)."""
     refused: tuple[type[errors.StrandlineError], ...] = ()
@@ -219,6 +220,8 @@ OPERATIONS: Final = (
               answers={200: ProbeBody}),
     Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
               answers={200: ProbeBody, 503: ProbeBody}),
+    Operation(method="GET", path="/metrics", tag="probes", summary="Read all metrics, in the form of Prometheus",
+              answers={200: str}, refused=(wire.Foreign,)),
 )  # fmt: skip
 
 
@@ -239,7 +242,10 @@ class OpenApi:
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document, without the address of a server."""
-    types = sorted({kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind}, key=str)
+    types = sorted(
+        {kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind not in (None, str)},
+        key=str,
+    )
     _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
     components |= event_schemas.schemas()
     paths: dict[str, dict[str, Any]] = {}
@@ -279,12 +285,14 @@ def _described(operation: Operation) -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind in operation.answers.items():
-        text = (
-            " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else "Nothing is left to tell."
-        )
-        responses[str(status)] = {"description": text}
-        if kind is not None:
-            responses[str(status)]["content"] = {_JSON: {"schema": _ref(kind)}}
+        if kind is None:
+            told: dict[str, Any] = {"description": "Nothing is left to tell."}
+        elif issubclass(kind, str):
+            told = {"description": "Text.", "content": {_TEXT: {"schema": {"type": "string"}}}}
+        else:
+            text = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+            told = {"description": text, "content": {_JSON: {"schema": _ref(kind)}}}
+        responses[str(status)] = told
         if names := _headers(operation, status):
             responses[str(status)]["headers"] = _shown(names)
     if operation.events is not None:

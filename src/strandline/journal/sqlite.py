@@ -49,7 +49,7 @@ from strandline.journal.port import (
 from strandline.journal.reader import Readers
 from strandline.journal.rules import check_end
 from strandline.journal.soundness import guard
-from strandline.journal.writer import Job, Writer
+from strandline.journal.writer import Job, OnCommit, Writer
 from strandline.model import (
     AgentRecord,
     Claim,
@@ -74,7 +74,7 @@ class SqliteJournal:
     """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
 
     `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
-    holder, if it has to.
+    holder, if it has to. `on_commit` is told of each commit.
     """
 
     def __init__(
@@ -85,12 +85,14 @@ class SqliteJournal:
         lock_wait_s: float = 60.0,
         on_wait: Callable[[str], None] | None = None,
         mountinfo: Path = MOUNTINFO,
+        on_commit: OnCommit | None = None,
     ) -> None:
         self._path = path
         self._clock = clock
         self._lock_wait_s = lock_wait_s
         self._on_wait = on_wait
         self._mountinfo = mountinfo
+        self._on_commit = on_commit
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
         self._ledger: Ledger | None = None
@@ -148,7 +150,7 @@ class SqliteJournal:
                 connection.close()
             ownership.release()
 
-        writer = Writer(prepare, clean_up, self._feed, name="strandline-journal")
+        writer = Writer(prepare, clean_up, self._feed, name="strandline-journal", on_commit=self._on_commit)
         writer.start()
         try:
             await asyncio.shield(asyncio.wrap_future(writer.prepared))

@@ -7,6 +7,7 @@ that one bad verb fails alone. A verb whose caller is gone is executed all the s
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -18,6 +19,9 @@ from strandline.model import Claim
 
 BATCH: Final = 500
 """How many verbs share a commit at most."""
+
+OnCommit = Callable[[float, int], object]
+"""Told, on the writer's thread, how many seconds a commit took to be durable, and how many verbs shared it."""
 
 
 class Store(Protocol):
@@ -84,11 +88,18 @@ class Writer:
     """
 
     def __init__(
-        self, prepare: Callable[[], Store], clean_up: Callable[[], None], feed: ClaimFeed, *, name: str
+        self,
+        prepare: Callable[[], Store],
+        clean_up: Callable[[], None],
+        feed: ClaimFeed,
+        *,
+        name: str,
+        on_commit: OnCommit | None = None,
     ) -> None:
         self._prepare = prepare
         self._clean_up = clean_up
         self._feed = feed
+        self._on_commit = on_commit
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._stopping = False
@@ -182,11 +193,14 @@ class Writer:
 
     def _commit(self, store: Store, batch: Sequence[Job]) -> bool:
         """Make what was run durable; the other claims are out."""
+        began = time.perf_counter()
         try:
             store.commit()
         except Exception as error:
             _undo(store, batch, error, out=True)
             return False
+        if self._on_commit is not None:
+            self._on_commit(time.perf_counter() - began, len(batch))
         if late := [claim for claim in store.made if claim.run.opaque]:
             self._feed.put(late)
         store.made.clear()

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from strandline.engine.calls import CURRENT, Call, CallCancelled
-from strandline.engine.loops import Flag
+from strandline.engine.loops import Flag, Load
 
 T = TypeVar("T")
 
@@ -131,6 +131,10 @@ class InlineLoops:
 
     def retire(self, call: Call[Any]) -> None:
         """Do nothing."""
+
+    def load(self) -> Load:
+        """Return that there is none."""
+        return Load()
 
     def stack(self, call: Call[Any]) -> list[str]:
         """Return the names of what works for the call."""

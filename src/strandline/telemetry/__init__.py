@@ -1,0 +1,1 @@
+"""What people watch a server by: metrics for Prometheus."""

@@ -1,0 +1,113 @@
+"""Every metric: its name, what it means and where it is read. The page of the documentation is made from this table.
+
+No label can have more values than the code knows: none names a session, a run or a principal.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from strandline import __version__
+from strandline.engine.asked import Vitals
+from strandline.telemetry.disk import Place
+from strandline.telemetry.tally import Distribution, Tally
+
+PREFIX: Final = "strandline_"
+
+Read = float | Distribution | None
+"""A number, or how often which; None: there is nothing to be told (yet)."""
+
+
+class Seen(Struct, frozen=True):
+    """What a scrape has before it."""
+
+    vitals: Vitals
+    tally: Tally
+    place: Place | None
+
+
+class Metric(Struct, frozen=True):
+    """One metric. `read` returns its values, each with those of its labels."""
+
+    kind: Literal["gauge", "counter", "histogram"]
+    name: str
+    meaning: str
+    read: Callable[[Seen], Iterable[tuple[tuple[str, ...], Read]]]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The name by which it is asked for; that of a histogram has `_bucket`, `_sum` and `_count` besides."""
+        return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
+
+
+def _gauge(name: str, meaning: str, read: Callable[[Seen], float | None]) -> Metric:
+    return Metric("gauge", name, meaning, lambda seen: [((), read(seen))])
+
+
+def _counter(name: str, meaning: str, read: Callable[[Seen], float]) -> Metric:
+    return Metric("counter", name, meaning, lambda seen: [((), read(seen))])
+
+
+def _histogram(name: str, meaning: str, read: Callable[[Seen], Distribution]) -> Metric:
+    return Metric("histogram", name, meaning, lambda seen: [((), read(seen))])
+
+
+METRICS: Final = (
+    _gauge("runs_waiting", "Runs that wait for their turn", lambda seen: seen.vitals.health.queue_depth),
+    _gauge("runs_running", "Runs that execute", lambda seen: seen.vitals.health.running),
+    _gauge("runs_waiting_max", "Most runs that may wait (setting `max_queued`)", lambda seen: seen.vitals.max_queued),
+    _gauge("runs_running_max", "Most runs that may execute (setting `max_running`); 1 for one `Agent` for all sessions",
+           lambda seen: seen.vitals.max_running),
+    _gauge("runs_held", "Runs that have ended and hold their session, because something of them still works",
+           lambda seen: seen.vitals.health.held),
+    _gauge("runs_stalled", "Runs that execute and have given no sign of life for `stall_after`",
+           lambda seen: seen.vitals.health.stalled),
+    _gauge("oldest_wait_seconds", "How long the run that was accepted first has waited; 0 if none waits",
+           lambda seen: seen.vitals.health.oldest_wait_s),
+    _gauge("longest_no_progress_seconds", "For how long one of the runs that execute has given no sign of life",
+           lambda seen: seen.vitals.health.longest_no_progress_s),
+    _counter("runs_accepted", "Runs that were accepted", lambda seen: seen.tally.accepts),
+    Metric("counter", "runs_ended",
+           "Runs that have ended, by outcome; `code` is the error's code, `none` if it is no failure",
+           lambda seen: list(seen.tally.ends.items()), ("outcome", "code")),
+    Metric("counter", "refusals", "Requests that were refused for now, before anything was kept; `reason` is the code",
+           lambda seen: [((reason,), count) for reason, count in seen.tally.refusals.items()], ("reason",)),
+    _histogram("run_wait_seconds", "From the acceptance of a run to its start", lambda seen: seen.tally.waits),
+    _histogram("first_text_seconds", "From the acceptance of a run to the first text of its agent",
+               lambda seen: seen.tally.first_texts),
+    Metric("histogram", "run_duration_seconds", "How long the last attempt of a run took, with the commit of its end",
+           lambda seen: [((outcome,), each) for outcome, each in seen.tally.durations.items()], ("outcome",)),
+    _counter("holds", "Sessions that were held by a run that had ended", lambda seen: seen.vitals.holds),
+    _counter("holds_given_up", "Holds that ended although something of their run still worked",
+             lambda seen: seen.vitals.holds_given_up),
+    _counter("stalls", "Times that a run gave no sign of life for `stall_after`", lambda seen: seen.vitals.stalls),
+    _counter("claims_lost", "Claims that were lost: their commit failed, or a newer owner has the journal",
+             lambda seen: seen.vitals.claims_lost),
+    _counter("clients_lost", "Clients whose connection ended before their answer",
+             lambda seen: seen.vitals.health.lost_clients),
+    _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
+           lambda seen: seen.vitals.subscribers),
+    _gauge("agents_in_memory", "Idle agents that are kept for the next run of their session",
+           lambda seen: seen.vitals.health.agents_in_memory),
+    _gauge("ready", "1 while runs are accepted, else 0", lambda seen: float(seen.vitals.health.ready)),
+    _gauge("draining", "1 while the server stops, else 0", lambda seen: float(seen.vitals.health.draining)),
+    _histogram("loop_lag_seconds", "By how much the loop that serves was late, looked at once a second",
+               lambda seen: seen.tally.lags),
+    _gauge("agent_loop_silent_seconds", "For how long the loop that agents share has owed a sign of life",
+           lambda seen: seen.vitals.agents.silent_s),
+    _counter("agent_loops_given_up", "Loops of agents that user code blocked for good",
+             lambda seen: seen.vitals.agents.given_up),
+    _gauge("executor_backlog", "Sync tools that wait for one of `executor_threads`",
+           lambda seen: seen.vitals.agents.backlog),
+    _histogram("journal_commit_seconds", "How long a commit of the journal took to be durable",
+               lambda seen: seen.tally.commits),
+    _histogram("journal_commit_batch", "How many verbs shared a commit", lambda seen: seen.tally.batches),
+    _gauge("journal_bytes", "How large the journal is: its file and its WAL; missing for `memory:`",
+           lambda seen: None if seen.place is None else seen.place.journal),
+    _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",
+           lambda seen: None if seen.place is None else seen.place.left),
+    Metric("gauge", "build_info", "1; `version` is that of Strandline", lambda seen: [((__version__,), 1.0)],
+           ("version",)),
+)  # fmt: skip

@@ -1,0 +1,29 @@
+"""One scrape: what the service and the disk say, beside what was counted; put into words in a thread of its own."""
+
+import asyncio
+from pathlib import Path
+
+from strandline.engine.service import Service
+from strandline.telemetry.catalogue import Seen
+from strandline.telemetry.disk import Disk
+from strandline.telemetry.tally import Tally
+
+
+class Scrapes:
+    """Belongs to the serving loop. `file` is the journal's, None if it has none."""
+
+    def __init__(self, service: Service, tally: Tally, file: Path | None) -> None:
+        self._service = service
+        self._tally = tally
+        self._disk = None if file is None else Disk(file)
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics, and their media type; `accept` is what the client would like to have."""
+        place = None if self._disk is None else await self._disk.look()
+        return await asyncio.to_thread(_exposed, Seen(self._service.vitals(), self._tally, place), accept)
+
+
+def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
+    from strandline.telemetry.exposition import exposed  # the first time it takes a while
+
+    return exposed(seen, accept)

@@ -1,0 +1,103 @@
+"""What a real server tells Prometheus, read with the parsers of Prometheus' own client."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, Server, serving, until
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def told(server: Server) -> dict[str, float]:
+    """Return every sample, by its name and the values of its labels, in their order by name."""
+    answer = server.client.get("/metrics").raise_for_status()
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        " ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
+        for family in parse_text(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: Path) -> None:
+    """What executes and waits is seen while it does, every outcome is counted, and a restart begins anew."""
+    flags = ("--max-queued-per-session", "2", "--cancel-grace", "1")
+    with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
+        assert told(server)["strandline_runs_accepted_total"] == 0
+        at.hold("q1 model 0")
+        asked = server.line_up("q1", "q2", "q3", session_id="s")
+        assert server.client.post("/chat", json={"message": "q4", "session_id": "s"}).status_code == 429
+        until(lambda: told(server)["strandline_subscribers"] == 3, "three clients wait")
+        now = told(server)
+        assert now["strandline_runs_running"] == 1
+        assert now["strandline_runs_waiting"] == 2
+        assert now["strandline_runs_waiting_max"] == 10_000
+        assert now["strandline_oldest_wait_seconds"] > 0
+        assert now["strandline_refusals_total queue_full"] == 1
+        assert now["strandline_ready"] == 1
+        runs = server.client.get("/v1/sessions/s/runs").json()["runs"]
+        assert server.client.post(f"/v1/runs/{runs[0]['run_id']}/cancel").status_code == 200
+        at.release()
+        for each in asked:
+            each.result(DEADLINE_S)
+        server.chat("q5 a fail", "s")
+        until(lambda: told(server)["strandline_loop_lag_seconds_count"] > 0, "a second is over")
+        now = told(server)
+        assert now["strandline_runs_accepted_total"] == 4
+        assert now["strandline_runs_ended_total none succeeded"] == 2
+        assert now["strandline_runs_ended_total none cancelled"] == 1
+        assert now["strandline_runs_ended_total agent_error failed"] == 1
+        assert now["strandline_run_duration_seconds_count succeeded"] == 2
+        assert now["strandline_run_duration_seconds_count cancelled"] == 0
+        assert now["strandline_run_wait_seconds_count"] == 3
+        assert now["strandline_first_text_seconds_count"] == 3
+        assert now["strandline_runs_running"] == now["strandline_runs_waiting"] == now["strandline_subscribers"] == 0
+        assert now["strandline_journal_commit_seconds_count"] == now["strandline_journal_commit_batch_count"] > 4
+        assert now["strandline_journal_commit_batch_sum"] >= now["strandline_journal_commit_batch_count"]
+        assert now["strandline_journal_bytes"] >= (tmp_path / "journal.db").stat().st_size
+        assert now["strandline_disk_free_bytes"] > 0
+        server.terminate()
+        assert server.ended() == 0
+        server.start()
+        assert told(server)["strandline_runs_accepted_total"] == 0
+
+
+def test_metrics_name_nobody_and_are_told_to_no_web_page(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        run_id = server.chat("secret-question", "secret-session")["run_id"]
+        text = server.client.get("/metrics", headers={"Accept": OPENMETRICS})
+        assert text.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert text.headers["cache-control"] == "no-store"
+        assert list(parse_openmetrics(text.text))
+        for name in ("secret", run_id, "anonymous"):
+            assert name not in text.text
+        labels = {label for family in parse_openmetrics(text.text) for each in family.samples for label in each.labels}
+        assert labels == {"outcome", "code", "reason", "le", "version"}
+        for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            assert server.client.get("/metrics", headers=headers).status_code == 403
+        assert server.client.head("/metrics").status_code == 200
+        assert server.client.post("/metrics").status_code == 405
+
+
+def test_a_run_whose_server_was_killed_is_counted_by_the_next_one(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+        at.hold("q1 a")
+        server.ask("q1 a", "s")
+        at.reached("q1 a")
+        server.kill()
+        at.release()
+        server.start()
+        now = told(server)
+        assert now["strandline_runs_ended_total crashed failed"] == 1
+        assert now["strandline_run_duration_seconds_count failed"] == now["strandline_run_wait_seconds_count"] == 0

@@ -1,0 +1,127 @@
+"""Metrics are told in the form that Prometheus reads; a disk that hangs holds a scrape up for a moment only."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from engine_support import Played, echo, outcome, send, serving
+from strandline.model import ErrorCode, Outcome, RunError, RunStatus
+from strandline.telemetry import disk
+from strandline.telemetry.catalogue import METRICS, Seen
+from strandline.telemetry.exposition import exposed
+from strandline.telemetry.scrape import Scrapes
+from strandline.telemetry.tally import Distribution, Tally
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def test_a_distribution_counts_each_value_in_every_bucket_from_its_own_on() -> None:
+    times = Distribution((1.0, 5.0))
+    for value in (0.5, 1.0, 1.1, 5.0, 70.0):
+        times.note(value)
+    counts, total = times.seen()
+    assert counts == [(1.0, 2), (5.0, 4), (float("inf"), 5)]
+    assert total == pytest.approx(77.6)
+
+
+def seen_of(tally: Tally) -> Seen:
+    """Return what a scrape has before it when one run has been served."""
+
+    async def main(clock: VirtualClock) -> Seen:
+        async with serving(clock, Played(echo), observer=tally) as service:
+            await outcome(await send(service, "hello"))
+            return Seen(service.vitals(), tally, disk.Place(journal=1000, left=2000))
+
+    return run_virtual(main)
+
+
+def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
+    seen = seen_of(Tally())
+    text, media_type = exposed(seen, "text/plain")
+    assert media_type.startswith("text/plain; version=0.0.4")
+    read = {family.name: family for family in parse_text(text.decode())}
+    text, media_type = exposed(seen, OPENMETRICS)
+    assert media_type.startswith("application/openmetrics-text; version=1.0.0")
+    strictly = {family.name: family for family in parse_openmetrics(text.decode())}
+    for each in METRICS:
+        name = f"strandline_{each.name}"
+        for families in (read, strictly):
+            assert families[name].type == each.kind
+            assert families[name].documentation == each.meaning
+            assert families[name].samples, name
+            assert {label for sample in families[name].samples for label in sample.labels} - {"le"} == set(each.labels)
+
+
+def test_every_outcome_and_code_is_there_before_and_after_it_has_happened() -> None:
+    tally = Tally()
+    before = set(tally.ends)
+    for status in (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.NEEDS_INPUT):
+        tally.ended(Outcome(status=status), 1.0)
+    for code in ErrorCode:
+        tally.ended(Outcome(status=RunStatus.FAILED, error=RunError(code, "it failed")), None)
+    for reason in list(tally.refusals):
+        tally.refused(reason)
+    assert set(tally.ends) == before
+    assert set(tally.ends.values()) == set(tally.refusals.values()) == {1}
+    assert [each.seen()[0][-1][1] for each in tally.durations.values()] == [1, 0, 1, 1]
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk that answers when the event is set."""
+    let_go, measured = threading.Event(), disk.Disk._measured
+
+    def hang(self: disk.Disk) -> disk.Place | None:
+        assert let_go.wait(30)
+        return measured(self)
+
+    monkeypatch.setattr(disk.Disk, "_measured", hang)
+    yield let_go
+    let_go.set()
+
+
+def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
+    tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOOK_S", 0.01)
+    file = tmp_path / "journal.db"
+    file.write_bytes(bytes(100))
+    file.with_name("journal.db-wal").write_bytes(bytes(11))
+
+    async def main() -> None:
+        place = disk.Disk(file)
+        assert await place.look() is None
+        hanging.set()
+        while (seen := await place.look()) is None:
+            pass
+        assert seen.journal == 111
+        assert seen.left > 0
+        hanging.clear()
+        assert await place.look() == seen
+        assert set(await asyncio.gather(place.look(), place.look())) == {seen}
+        hanging.set()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_journal_that_is_not_there_yet_or_in_memory_has_no_size(tmp_path: Path) -> None:
+    async def main() -> None:
+        assert await disk.Disk(tmp_path / "none" / "journal.db").look() is None
+
+    asyncio.run(main())
+
+
+def test_a_server_without_a_file_tells_no_disk() -> None:
+    async def main() -> str:
+        async with serving(VirtualClock(asyncio.get_running_loop()), Played(echo)) as service:
+            return (await Scrapes(service, Tally(), None).scrape(""))[0].decode()
+
+    told = {sample.name for family in parse_text(asyncio.run(main())) for sample in family.samples}
+    assert "strandline_runs_waiting" in told
+    assert {"strandline_journal_bytes", "strandline_disk_free_bytes"}.isdisjoint(told)

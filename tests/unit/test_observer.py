@@ -1,0 +1,259 @@
+"""Observers are told of every run: its acceptance or refusal, its start, its first text and its one outcome."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from engine_support import Played, echo, key, outcome, send, serving, settled
+from strandline.agents.port import Attempt, Finished, SessionAgent
+from strandline.engine.upkeep import EVERY_S, feel_lag
+from strandline.errors import QueueFull, Unavailable
+from strandline.history import Progress, question
+from strandline.journal.memory import MemoryJournal
+from strandline.model import AgentRecord, ErrorCode, InputRequest, NeedsInput, Outcome, SessionKey
+from strandline.telemetry.tally import REFUSALS
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Noted:
+    """Writes down what an observer is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.lags: list[float] = []
+
+    def accepted(self) -> None:
+        self.told.append(("accepted",))
+
+    def refused(self, reason: str) -> None:
+        self.told.append(("refused", reason))
+
+    def started(self, wait_s: float) -> None:
+        self.told.append(("started", round(wait_s, 1)))
+
+    def first_text(self, after_s: float) -> None:
+        self.told.append(("first text", round(after_s, 1)))
+
+    def ended(self, outcome: Outcome, duration_s: float | None) -> None:
+        code = None if outcome.error is None else outcome.error.code
+        self.told.append(("ended", outcome.status.value, code, duration_s and round(duration_s, 1)))
+
+    def lagged(self, lag_s: float) -> None:
+        self.lags.append(lag_s)
+
+    @property
+    def ends(self) -> list[tuple[Any, ...]]:
+        return [each[1:] for each in self.told if each[0] == "ended"]
+
+
+async def works(attempt: Attempt) -> str:
+    """Work for as many seconds as the question says; then answer, fail or go on for ever."""
+    seconds, *then = attempt.messages[0]["content"][0]["text"].split()
+    await asyncio.sleep(float(seconds))
+    if then == ["fail"]:
+        raise ValueError("no")
+    if then == ["speak"]:
+        attempt.add_text("one ")
+        await asyncio.sleep(1.0)
+        attempt.add_text("two")
+    return "done"
+
+
+def test_a_run_is_told_from_its_acceptance_to_its_end() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted) as service:
+            await asyncio.gather(*(map(outcome, [await send(service, "2"), await send(service, "3 speak")])))
+
+    run_virtual(main)
+    assert sorted(noted.told[:2]) == [
+        ("accepted",),
+        ("started", 0.0),
+    ]  # a claim may come before its accept has returned
+    assert noted.told[2:] == [
+        ("accepted",),
+        ("ended", "succeeded", None, 2.0),
+        ("started", 2.0),
+        ("first text", 5.0),
+        ("ended", "succeeded", None, 4.0),
+    ]
+
+
+def test_a_run_that_fails_or_takes_too_long() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted, cancel_grace_s=1.0) as service:
+            await outcome(await send(service, "1 fail"))
+            await outcome(await send(service, "9", timeout_s=2.0))
+
+    run_virtual(main)
+    assert noted.ends == [
+        ("failed", ErrorCode.AGENT_ERROR, 1.0),
+        ("failed", ErrorCode.TIMEOUT, pytest.approx(2, abs=6)),
+    ]
+
+
+def test_runs_that_end_while_they_wait_never_took_any_time() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted) as service:
+            first = await send(service, "9")
+            cancelled = await send(service, "1")
+            await send(service, "1", queue_timeout_s=3.0)
+            await service.cancel(key().principal, cancelled.run_id)
+            await outcome(first)
+
+    run_virtual(main)
+    assert noted.ends == [
+        ("cancelled", None, None),
+        ("failed", ErrorCode.QUEUE_TIMEOUT, None),
+        ("succeeded", None, 9.0),
+    ]
+    assert [each for each in noted.told if each[0] == "started"] == [("started", 0.0)]
+
+
+def test_a_run_that_is_cancelled_while_it_executes() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted) as service:
+            run = await send(service, "9")
+            await asyncio.sleep(1.0)
+            await service.cancel(key().principal, run.run_id)
+            await outcome(run)
+
+    run_virtual(main)
+    [(status, code, took_s)] = noted.ends
+    assert (status, code) == ("cancelled", None)
+    assert 1.0 <= took_s < 9.0
+
+
+class Asks:
+    """A target whose agents ask a person."""
+
+    opaque = exclusive = external = False
+    description = "asks"
+
+    async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
+        return AsksAgent()
+
+
+class AsksAgent:
+    async def run(self, attempt: Attempt) -> Finished:
+        assert attempt.prompt is not None
+        attempt.add(question(attempt.prompt))
+        use = {"toolUseId": "t1", "name": "pay", "input": {}}
+        attempt.add({"role": "assistant", "content": [{"toolUse": use}]})
+        await attempt.begin_round()
+        requests = [InputRequest(id="i1", name="pay", reason="may I?")]
+        return Finished(ending=NeedsInput(requests=requests, state={}))
+
+    def rest(self) -> None:
+        """Keep nothing."""
+
+
+def test_a_run_that_asks_a_person() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asks(), observer=noted) as service:
+            await outcome(await send(service, "may I?"))
+
+    run_virtual(main)
+    assert noted.ends == [("needs_input", None, 0.0)]
+
+
+def test_a_request_that_is_refused() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted, max_queued_per_session=1) as service:
+            runs = [await send(service, "1"), await send(service, "1")]
+            for _ in range(2):  # the second is known without the journal
+                with pytest.raises(QueueFull):
+                    await send(service, "1")
+            await asyncio.gather(*map(outcome, runs))
+            assert service.health().refused_runs == 2
+
+    run_virtual(main)
+    assert [each for each in noted.told if each[0] == "refused"] == [("refused", "queue_full")] * 2
+    assert noted.told.count(("accepted",)) == 2
+
+
+def test_a_run_whose_server_died() -> None:
+    """One that goes on is not told as begun a second time; one that ends by it is told with its outcome."""
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(works), journal, observer=noted) as service:
+            await send(service, "5 speak")
+            await asyncio.sleep(1.0)
+        async with serving(clock, Played(works), journal, observer=noted) as service:
+            await settled(service)
+        async with serving(clock, Played(works, opaque=True), journal, observer=noted) as service:
+            await send(service, "5")
+            await asyncio.sleep(1.0)
+        async with serving(clock, Played(works, opaque=True), journal, observer=noted) as service:
+            await settled(service)
+
+    run_virtual(main)
+    assert noted.ends == [("succeeded", None, 6.0), ("failed", ErrorCode.CRASHED, None)]
+    assert [each[0] for each in noted.told].count("started") == 2
+    assert "first text" not in [each[0] for each in noted.told]
+
+
+def test_stalls_holds_and_listeners_are_in_the_vitals() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), stall_after_s=2.0) as service:
+            waiter = asyncio.create_task(outcome(await send(service, "5")))
+            await asyncio.sleep(4.0)
+            vitals = service.vitals()
+            assert (vitals.stalls, vitals.subscribers, vitals.health.stalled, vitals.holds) == (1, 1, 1, 0)
+            await waiter
+            vitals = service.vitals()
+            assert (vitals.stalls, vitals.subscribers, vitals.health.stalled) == (1, 0, 0)
+
+    run_virtual(main)
+
+
+def test_the_lag_of_the_loop_is_told_every_second() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), observer=noted):
+            await asyncio.sleep(3.5 * EVERY_S)
+
+    run_virtual(main)
+    assert noted.lags == pytest.approx([0.0] * 3)
+
+
+def test_a_loop_that_was_late_is_told_by_how_much() -> None:
+    class LateClock:
+        def __init__(self) -> None:
+            self.times = iter([100.0, 100.0 + EVERY_S + 0.25, 200.0])
+
+        def now(self) -> float:
+            raise NotImplementedError
+
+        def monotonic(self) -> float:
+            return next(self.times)
+
+    async def main(clock: VirtualClock) -> None:
+        told: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(feel_lag(LateClock(), told.set_result))
+        assert await told == pytest.approx(0.25)
+        task.cancel()
+
+    run_virtual(main)
+
+
+def test_every_reason_of_a_refusal_is_counted_from_the_start() -> None:
+    def codes(kind: type[Unavailable]) -> set[str]:
+        return {kind.code}.union(*(codes(each) for each in kind.__subclasses__()))
+
+    assert codes(Unavailable) - {Unavailable.code} == set(REFUSALS)
