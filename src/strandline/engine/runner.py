@@ -154,8 +154,8 @@ class Runner:
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
         return Execution(attempt, self._journal, self._target, self._loops)
 
-    def _spoken(self, created_at: float) -> None:
-        self._observer.first_text(max(0.0, self._clock.now() - created_at))
+    def _spoken(self, created_at: float, at: float) -> None:
+        self._observer.first_text(max(0.0, at - created_at))
 
     async def _execute(self, claim: Claim, execution: Execution) -> Ended:
         started = self._clock.monotonic()

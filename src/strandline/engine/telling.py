@@ -31,7 +31,7 @@ MANY: Final = 200
 class Telling:
     """`tell` has something called on the serving loop; `most` bytes are told of what tools are given and give back.
 
-    `on_text` is called there when the first text of the run has come.
+    `on_text` is called there with the time of the run's first text, when somebody looks.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class Telling:
         tell: Callable[[Callable[[], object]], None],
         clock: Clock,
         most: int,
-        on_text: Callable[[], object] | None = None,
+        on_text: Callable[[float], object] | None = None,
     ) -> None:
         self._stream = stream
         self._tell = tell
@@ -71,9 +71,6 @@ class Telling:
         """Tell a piece of the model's text."""
         self._note_first()
         self._say(TextDelta(delta))
-        if self._on_text is not None:
-            on_text, self._on_text = self._on_text, None
-            self._tell(on_text)
 
     def reasoning(self, delta: str) -> None:
         """Tell a piece of the model's reasoning."""
@@ -130,7 +127,11 @@ class Telling:
     def _said(self) -> list[tuple[float, Event]]:
         events, said = self._events, []
         while events:
-            said.append(events.popleft())
+            at, event = events.popleft()
+            if self._on_text is not None and isinstance(event, TextDelta):
+                on_text, self._on_text = self._on_text, None
+                on_text(at)
+            said.append((at, event))
         return said
 
 

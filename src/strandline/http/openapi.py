@@ -318,9 +318,14 @@ def _headers(operation: Operation, status: int) -> list[str]:
     names = ["Preference-Applied"] if "prefer" in operation.takes else []
     if "key" in operation.takes:
         replayed = ["Idempotency-Replayed"]
-        told = {wire.OK: replayed, wire.BROKEN: replayed, wire.ACCEPTED: ["Location", "Retry-After"]}
+        told = {
+            wire.OK: replayed,
+            wire.BROKEN: replayed,
+            wire.ACCEPTED: ["Location", "Retry-After"],
+            wire.NO_CONTENT: [*replayed, "Location"],
+        }
         names += told.get(status, [])
-        if operation.body is NewRunBody and status == wire.OK:
+        if operation.events is not None and status == wire.OK:
             names.append("Location")
     if status == wire.UNAVAILABLE:
         names.append("Retry-After")
