@@ -12,6 +12,7 @@ from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
 from strandline.engine.eventlog import AT_ONCE, LARGE, Bounds, Subscription, size_of
 from strandline.engine.events import (
+    Event,
     MessageAdded,
     Numbered,
     RunFinished,
@@ -356,3 +357,55 @@ def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: Virtual
     shelf.tidy()
     gc.collect()
     assert kept() is None, "it is kept as bytes when nobody reads it"
+
+
+def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> None:
+    """Whoever speaks looks whether anybody waits; who begins to wait right after that has to look once more."""
+
+    class Late(RunStream):
+        said: list[tuple[float, Event]]
+
+        def await_next(self) -> "asyncio.Future[None]":
+            self.said.append((1.0, TextDelta("in between")))  # nobody waited: its speaker takes no way over
+            return super().await_next()
+
+    async def play() -> None:
+        run = Late(RunId("r"), key())
+        run.said = []
+
+        def source() -> list[tuple[float, Event]]:
+            said, run.said = run.said, []
+            return said
+
+        run.follow(source)
+        async with asyncio.timeout(10):
+            (heard,) = await run.subscribe().next()
+        assert heard.event == TextDelta("in between")
+        assert not run.is_heard, "nothing is left behind"
+
+    asyncio.run(play())
+
+
+def test_what_is_told_in_passing_comes_after_all_that_was_told_before() -> None:
+    run = RunStream(RunId("r"), key())
+    for number in range(AT_ONCE + 1):
+        run.tell(1.0, TextDelta(str(number)))
+    run.tell_in_passing(2.0, RunPosition(1, None))
+    events = run.subscribe()
+    assert [each.number for each in events.ready()] == list(range(1, AT_ONCE + 1))
+    assert [each.number for each in events.ready()] == [AT_ONCE + 1, None]
+
+
+def test_text_that_comes_thick_and_fast_is_told_within_its_pace() -> None:
+    async def play() -> None:
+        run = RunStream(RunId("r"), key())
+        events = run.subscribe()
+        async with asyncio.timeout(10):
+            for number in range(3):
+                waiting = asyncio.ensure_future(events.next())
+                await asyncio.sleep(0)
+                run.tell(1.0, TextDelta(str(number)))
+                assert [each.event for each in await waiting] == [TextDelta(str(number))]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
