@@ -260,6 +260,18 @@ def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> N
     assert shelf.get(RunId("r79")) is None
 
 
+def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: VirtualLoop) -> None:
+    one = len(encode_messages(ended("r0").kept())) + ENTRY_BYTES
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=2 * one)
+    for name in ("r0", "r1"):
+        shelf.put(ended(name))
+    shelf.forget(key())
+    assert len(shelf) == 0
+    for name in ("r2", "r3"):
+        shelf.put(ended(name))
+    assert len(shelf) == 2
+
+
 @pytest.mark.parametrize(("retention_s", "memory"), [(0.0, 10_000), (300.0, 0)])
 def test_nothing_is_kept_if_nobody_wants_it(loop: VirtualLoop, retention_s: float, memory: int) -> None:
     shelf = Shelf(VirtualClock(loop), retention_s=retention_s, memory=memory)

@@ -142,6 +142,21 @@ def test_whoever_comes_back_to_a_feed_too_late_is_told_so_at_once() -> None:
     play(main)
 
 
+def test_a_feed_stays_as_long_as_somebody_listens_however_long_nothing_changes() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(for_seconds), stream_retention_s=60.0) as service:
+            await send(service, "1")
+            await settled(service)
+            changes = service.changes(ANONYMOUS)
+            waiting = asyncio.create_task(changes.next())
+            await asyncio.sleep(600.0)
+            assert not changes.is_over
+            await service.pause(key())
+            assert [type_of(each.event) for each in await waiting] == ["session.paused"]
+
+    play(main)
+
+
 def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_for_it_before() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
