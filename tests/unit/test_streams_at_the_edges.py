@@ -17,6 +17,7 @@ from strandline.engine.events import (
     RunRestarted,
     StreamGap,
     TextDelta,
+    Usage,
     type_of,
 )
 from strandline.engine.feeds import Feeds
@@ -251,3 +252,34 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
         last = told[-1].number or 0
         kept.later(RunId("r"))
         assert stream.subscribe(last).is_over
+
+
+def test_the_time_to_the_first_piece_is_that_of_the_first_one_of_each_call() -> None:
+    clock, run = StillClock(), RunStream(RunId("r"), key())
+    telling = Telling(run, lambda arrive: None, clock, 1000)
+    for first_s in (2.0, 1.0):
+        telling.model_called()
+        clock.at += first_s
+        telling.text("a")
+        clock.at += 3.0
+        telling.text("b")
+        telling.usage({})
+    used = [each.event for each in run.subscribe().ready() if isinstance(each.event, Usage)]
+    assert [(each.first_text_s, each.model_s) for each in used] == [(2.0, 5.0), (1.0, 4.0)]
+
+
+def test_what_was_done_before_somebody_listens_is_no_change_from_now_on() -> None:
+    async def behaviour(attempt: Attempt) -> str:
+        attempt.begin_tool("t", "look", {})
+        await asyncio.sleep(10.0)
+        return "done"
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(behaviour)) as service:
+            await send(service, "go")
+            await asyncio.sleep(5.0)
+            changes = service.changes(ANONYMOUS)
+            await settled(service)
+            assert [type_of(each.event) for each in changes.ready()] == ["message.added", "run.finished"]
+
+    play(main)
