@@ -31,7 +31,7 @@ async def ask(
             return await _ask(port, method, path, body, headers)
     except TimeoutError:
         raise Silent(f"{method} {path} was not answered within {deadline_s:g} s") from None
-    except (OSError, asyncio.IncompleteReadError) as error:
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:  # (somebody else may listen there by now)
         raise Broken(f"{method} {path}: {error}") from error
 
 

@@ -13,6 +13,7 @@ from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
 from strandline.engine.eventlog import AT_ONCE, LARGE, PACE_S, Bounds, Subscription, size_of
 from strandline.engine.events import (
+    Event,
     MessageAdded,
     Numbered,
     RunFinished,
@@ -299,6 +300,18 @@ def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> N
     assert shelf.get(RunId("r79")) is None
 
 
+def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: VirtualLoop) -> None:
+    one = len(encode_messages(ended("r0").kept())) + ENTRY_BYTES
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=2 * one)
+    for name in ("r0", "r1"):
+        shelf.put(ended(name))
+    shelf.forget(key())
+    assert len(shelf) == 0
+    for name in ("r2", "r3"):
+        shelf.put(ended(name))
+    assert len(shelf) == 2
+
+
 @pytest.mark.parametrize(("retention_s", "memory"), [(0.0, 10_000), (300.0, 0)])
 def test_nothing_is_kept_if_nobody_wants_it(loop: VirtualLoop, retention_s: float, memory: int) -> None:
     shelf = Shelf(VirtualClock(loop), retention_s=retention_s, memory=memory)
@@ -413,3 +426,55 @@ def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(l
             data = json.loads(framed(told, RunId("r")).split(b"data: ")[1])
             assert data["message"] == json.loads(encode_messages(message))
         assert each._end == Outcome(status=RunStatus.SUCCEEDED, output="", message=message)
+
+
+def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> None:
+    """Whoever speaks looks whether anybody waits; who begins to wait right after that has to look once more."""
+
+    class Late(RunStream):
+        said: list[tuple[float, Event]]
+
+        def await_next(self) -> "asyncio.Future[None]":
+            self.said.append((1.0, TextDelta("in between")))  # nobody waited: its speaker takes no way over
+            return super().await_next()
+
+    async def play() -> None:
+        run = Late(RunId("r"), key())
+        run.said = []
+
+        def source() -> list[tuple[float, Event]]:
+            said, run.said = run.said, []
+            return said
+
+        run.follow(source)
+        async with asyncio.timeout(10):
+            (heard,) = await run.subscribe().next()
+        assert heard.event == TextDelta("in between")
+        assert not run.is_heard, "nothing is left behind"
+
+    asyncio.run(play())
+
+
+def test_what_is_told_in_passing_comes_after_all_that_was_told_before() -> None:
+    run = RunStream(RunId("r"), key())
+    for number in range(AT_ONCE + 1):
+        run.tell(1.0, TextDelta(str(number)))
+    run.tell_in_passing(2.0, RunPosition(1, None))
+    events = run.subscribe()
+    assert [each.number for each in events.ready()] == list(range(1, AT_ONCE + 1))
+    assert [each.number for each in events.ready()] == [AT_ONCE + 1, None]
+
+
+def test_text_that_comes_thick_and_fast_is_told_within_its_pace() -> None:
+    async def play() -> None:
+        run = RunStream(RunId("r"), key())
+        events = run.subscribe()
+        async with asyncio.timeout(10):
+            for number in range(3):
+                waiting = asyncio.ensure_future(events.next())
+                await asyncio.sleep(0)
+                run.tell(1.0, TextDelta(str(number)))
+                assert [each.event for each in await waiting] == [TextDelta(str(number))]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())

@@ -4,12 +4,32 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from engine_support import Played, asked, key, send, serving, settled
 from strandline.agents.port import Attempt
-from strandline.engine.events import RunFinished, RunPosition, RunQueued, StreamGap, type_of
+from strandline.engine.eventlog import Bounds
+from strandline.engine.events import (
+    Event,
+    RunFinished,
+    RunPosition,
+    RunQueued,
+    RunRestarted,
+    StreamGap,
+    TextDelta,
+    Usage,
+    type_of,
+)
+from strandline.engine.feeds import Feeds
+from strandline.engine.shelf import Shelf
+from strandline.engine.stream import RunStream
+from strandline.engine.streams import Streams
+from strandline.engine.telling import Telling
+from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
-from strandline.model import ANONYMOUS, RunStatus
+from strandline.model import ANONYMOUS, Claim, Lane, Run, RunId, RunStatus, Token
+from strandline.testing.desk import StillClock
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
 
@@ -123,6 +143,21 @@ def test_whoever_comes_back_to_a_feed_too_late_is_told_so_at_once() -> None:
     play(main)
 
 
+def test_a_feed_stays_as_long_as_somebody_listens_however_long_nothing_changes() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(for_seconds), stream_retention_s=60.0) as service:
+            await send(service, "1")
+            await settled(service)
+            changes = service.changes(ANONYMOUS)
+            waiting = asyncio.create_task(changes.next())
+            await asyncio.sleep(600.0)
+            assert not changes.is_over
+            await service.pause(key())
+            assert [type_of(each.event) for each in await waiting] == ["session.paused"]
+
+    play(main)
+
+
 def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_for_it_before() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)
@@ -138,5 +173,113 @@ def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_fo
             ):
                 assert [type_of(each.event) for each in stream.subscribe().ready()] == ["run.queued"]
             assert second.run_id == stream.run_id
+
+    play(main)
+
+
+def test_what_an_attempt_says_after_the_next_one_has_begun_is_not_told() -> None:
+    run = RunStream(RunId("r"), key())
+    late: list[tuple[float, Event]] = []
+    run.follow(lambda: [late.pop()] if late else [])
+    run.tell(1.0, RunRestarted(2, []))
+    late.append((2.0, TextDelta("of the first attempt")))
+    run.follow(list)
+    assert [type_of(each.event) for each in run.subscribe().ready()] == ["run.restarted"]
+
+
+def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody_else_listens() -> None:
+    clock = StillClock()
+    feeds = Feeds(clock, bounds=Bounds(), retention_s=60.0)
+    changes = feeds.subscribe(ANONYMOUS, 0, (), ())
+    run = RunStream(RunId("r"), key(), feeds=feeds)
+
+    def brought_over(arrive: Callable[[], object]) -> None:
+        arrive()
+
+    Telling(run, brought_over, clock, 1000).tool_started("t", "look", {})
+    assert [type_of(each.event) for each in changes.ready()] == ["tool.started"]
+
+
+def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
+    run = Run(
+        run_id=RunId("r"),
+        key=key(),
+        input="go",
+        metadata={},
+        lane=lane,
+        priority=3,
+        opaque=False,
+        sequence=1,
+        status=RunStatus.RUNNING,
+        attempt=attempt,
+        created_at=0.0,
+    )
+    return Claim(token=Token(run.run_id, 1), run=run)
+
+
+def streams() -> Streams:
+    clock, bounds = StillClock(), Bounds()
+    feeds = Feeds(clock, bounds=bounds, retention_s=60.0)
+    shelf = Shelf(clock, retention_s=60.0, memory=10_000)
+    found = Streams(lambda run_id: True, clock, shelf, feeds=feeds, bounds=bounds, cut=1000, survives=True)
+    found.epoch = 7
+    return found
+
+
+@pytest.mark.parametrize(
+    ("attempt", "lane", "told"),
+    [
+        (1, Lane.NORMAL, "run.started"),
+        (2, Lane.NORMAL, "run.restarted"),
+        (1, Lane.GIVEN_BACK, "run.restarted"),  # which is not counted
+    ],
+)
+def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, told: str) -> None:
+    stream = streams().started(claim_of(attempt, lane), fold([]))
+    assert [type_of(each.event) for each in stream.subscribe().ready()] == [told]
+
+
+def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> None:
+    kept = streams()
+    kept.new(RunId("r"), key())
+    last = 0
+    for attempt in range(1, 4):
+        stream = kept.started(claim_of(attempt), fold([]))
+        stream.tell(1.0, TextDelta("x"))
+        told = stream.subscribe(last).ready()
+        assert [type_of(each.event) for each in told][-2:] == ["run.restarted" if last else "run.started", "text.delta"]
+        assert all(each.number is not None and each.number > last for each in told)
+        last = told[-1].number or 0
+        kept.later(RunId("r"))
+        assert stream.subscribe(last).is_over
+
+
+def test_the_time_to_the_first_piece_is_that_of_the_first_one_of_each_call() -> None:
+    clock, run = StillClock(), RunStream(RunId("r"), key())
+    telling = Telling(run, lambda arrive: None, clock, 1000)
+    for first_s in (2.0, 1.0):
+        telling.model_called()
+        clock.at += first_s
+        telling.text("a")
+        clock.at += 3.0
+        telling.text("b")
+        telling.usage({})
+    used = [each.event for each in run.subscribe().ready() if isinstance(each.event, Usage)]
+    assert [(each.first_text_s, each.model_s) for each in used] == [(2.0, 5.0), (1.0, 4.0)]
+
+
+def test_what_was_done_before_somebody_listens_is_no_change_from_now_on() -> None:
+    async def behaviour(attempt: Attempt) -> str:
+        attempt.begin_tool("t", "look", {})
+        await asyncio.sleep(10.0)
+        return "done"
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(behaviour)) as service:
+            await send(service, "go")
+            await asyncio.sleep(5.0)
+            changes = service.changes(ANONYMOUS)
+            await settled(service)
+            assert [type_of(each.event) for each in changes.ready()] == ["message.added", "run.finished"]
 
     play(main)

@@ -393,5 +393,5 @@ class Service:
         if outcome is None:
             self._streams.later(run_id)
             return
-        self._observer.ended(outcome, duration_s)
         self._streams.ended(run_id, key, outcome)
+        self._observer.ended(outcome, duration_s)

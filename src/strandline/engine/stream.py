@@ -70,8 +70,8 @@ class RunStream(EventLog):
         """Take what is told from `source` from now on, which gives what was said since it was asked last, in order.
 
         It is asked when somebody looks; whoever says something has it asked (`gather`) as long as that `is_awaited`.
+        What an earlier source has not been asked for by now is never told: it would come after the run's restart.
         """
-        self.gather()
         self._source = source
 
     @property
