@@ -166,7 +166,7 @@ def test_what_cannot_be_tried_is_said_in_one_paragraph(server: Server, tmp_path:
         ((server.url, "-a", "none.py"), "does not exist"),
         ((server.url, "-a", "empty.py"), "async def ask(client, url, session, text)"),
         ((server.url, "-a", "broken.py"), "ModuleNotFoundError"),
-        ((server.url, "-a", "agentcore"), "Is it the right adapter?"),
+        ((server.url, "-a", "a2a"), "Is it the right adapter?"),
         (("ftp://x",), "http://HOST:PORT"),
         ((), "URL"),
         ((server.url, "--flood", "1", "--restart", "exit 3"), "exit code 3"),

@@ -280,8 +280,14 @@ class ListModel:
 
     # -- questions --
 
-    def ask(self, run: ModelRun, question: Question, now: float) -> None:
-        self.sessions[run.key].question = ModelQuestion(question, run.run_id)
+    def ask(self, run: ModelRun, question: Question, now: float, hold: bool) -> None:
+        """Time stands still for it in advance: what closes the session besides counts from the end of that."""
+        session = self.sessions[run.key]
+        session.question = ModelQuestion(question, run.run_id)
+        if session.closed_since is not None:
+            self.stood_since(run.key, session.closed_since, now)
+        if session.closed_since is not None or hold:
+            session.closed_since = question.until
         self.move_deadlines(run.key, max(0.0, question.until - now))
 
     def close_question(self, key: SessionKey, asked: ModelQuestion, how: str, now: float) -> None:
@@ -289,6 +295,9 @@ class ListModel:
             for each in asked.question.requests:
                 self.sessions[key].closed[each.id] = (asked.asker, how)
         self.move_deadlines(key, -max(0.0, asked.question.until - now))
+        session = self.sessions[key]
+        if session.closed_since is not None:
+            session.closed_since = min(session.closed_since, now)
 
     def move_deadlines(self, key: SessionKey, seconds: float) -> None:
         for run in self.waiting(key):
@@ -339,7 +348,7 @@ class ListModel:
         closed = asks is not None or bool(settlement.messages and not settlement.discarded)
         self.answer_ended(run, now, closed, settlement.discarded)
         if asks is not None:
-            self.ask(run, asks, now)
+            self.ask(run, asks, now, hold)
         if hold:
             run.held = True
             return Take.NOTHING
@@ -365,9 +374,12 @@ class ListModel:
         since = held_since if session.closed_since is None else session.closed_since
         session.closed_since = None
         assert since is not None
+        self.stood_since(key, since, now)
+
+    def stood_since(self, key: SessionKey, since: float, now: float) -> None:
         for other in self.waiting(key):
             if other.queue_deadline is not None:
-                other.queue_deadline += now - max(since, other.created_at)
+                other.queue_deadline += max(0.0, now - max(since, other.created_at))
 
     def held_since(self, key: SessionKey) -> float | None:
         return next((run.ended_at for run in self.runs if run.key == key and run.held), None)
@@ -378,7 +390,9 @@ class ListModel:
             return Changed(existed=False)
         if session.closed_since is None:
             held_since = self.held_since(key)
-            session.closed_since = now if held_since is None else held_since
+            asked = self.waits_for(key)
+            since = now if held_since is None else held_since
+            session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
         return Paused(session.closed_since)
 
