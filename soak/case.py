@@ -15,8 +15,6 @@ from soak.records import Asked, Deletion, Records, Stored, View
 
 CLOCKS_S: Final = 0.01
 """By how much two readings of a clock may differ that count as the same instant."""
-COMMIT_S: Final = 0.2
-"""How much sooner a question's time may be up than its run's end says: it counts from before the commit of that."""
 EXECUTES: Final = 202
 AT_ONCE_S: Final = 1.0
 """How long after a server was told to end it may start runs: what it was just about to."""

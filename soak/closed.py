@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 
-from soak.case import CLOCKS_S, COMMIT_S, Case
+from soak.case import CLOCKS_S, Case
 from soak.ledger import Line
 from soak.records import asked_by
 
@@ -57,8 +57,7 @@ def _given_up(case: Case) -> Iterator[str]:
         if view.ended.kind != "queue_timeout":
             continue
         closed_s = _closed_s(case, asked.session, view.created, view.ended_s)
-        may_differ_s = COMMIT_S if closed_s else CLOCKS_S
-        if (waited_s := view.ended_s - view.created - closed_s) < asked.queue_timeout_s - may_differ_s:
+        if (waited_s := view.ended_s - view.created - closed_s) < asked.queue_timeout_s - CLOCKS_S:
             yield (
                 f"run {run_id} ({asked.label}) was given up after {waited_s:.3f} s that count, and had"
                 f" {asked.queue_timeout_s}"

@@ -6,7 +6,7 @@ A question is answered once or not at all; its tools go on with the answer that 
 from collections.abc import Iterator
 from typing import Final
 
-from soak.case import CLOCKS_S, COMMIT_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
+from soak.case import CLOCKS_S, NOT_ANSWERED, NOT_GIVEN, Case, text_of
 from soak.message import ASKING, as_said
 from soak.records import Answered, Asked, Stored, View, asked_by
 from soak.wishes import INTERRUPTS
@@ -138,7 +138,7 @@ def _waited(case: Case) -> Iterator[str]:
             if place + 1 < len(runs) and (answer := case.records.views.get(runs[place + 1])) is not None:
                 until = (answer.begun if answer.begun is not None else answer.ended_s) or until
             for _, other, also in _others(case, asked.session, run_id):
-                if other.begun is not None and view.ended_s + CLOCKS_S < other.begun < until - COMMIT_S:
+                if other.begun is not None and view.ended_s + CLOCKS_S < other.begun < until - CLOCKS_S:
                     early_s = until - other.begun
                     yield f"{also.label} started while {asked.label} waited for input for {early_s:.2f} s more"
 
