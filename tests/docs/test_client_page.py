@@ -13,7 +13,7 @@ import pytest
 from acceptance.server import DEADLINE_S, Server, environment, serving
 from docs.pages import DOCS, ROOT, blocks
 from strandline import AsyncClient, Client, client
-from strandline.client import Event, blocking, errors, requests
+from strandline.client import Event, errors, requests
 
 PAGE = (DOCS / "client.md").read_text()
 FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
@@ -114,6 +114,6 @@ def test_both_clients_can_do_the_same() -> None:
 def test_its_numbers_are_true() -> None:
     from strandline.client import plans
 
-    assert f"`patience_s` seconds ({blocking.PATIENCE_S:g};" in PAGE
+    assert f"`patience_s` seconds ({plans.PATIENCE_S:g};" in PAGE
     assert f"grow from {plans.FIRST_S:g} s to {plans.RETRY_S:g} s" in PAGE
     assert f"nothing comes for {requests.QUIET_S:g} s" in PAGE

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
@@ -22,8 +22,6 @@ from strandline.model import DEFAULT_SESSION, Block
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 60.0
-
 
 class AsyncClient:
     """A server at an address. Use it in an `async with`, or close it; it belongs to one event loop.
@@ -38,7 +36,7 @@ class AsyncClient:
         url: str,
         key: str | None = None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float = plans.PATIENCE_S,
         on_pause: Callable[[ClientError, float], None] | None = None,
     ) -> None:
         self.url = url.rstrip("/")

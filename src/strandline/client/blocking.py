@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import httpx
@@ -21,8 +21,6 @@ from strandline.model import DEFAULT_SESSION, Block
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 60.0
-
 
 class Client:
     """A server at an address. Use it in a `with`, or close it; any thread may use it.
@@ -37,7 +35,7 @@ class Client:
         url: str,
         key: str | None = None,
         *,
-        patience_s: float = PATIENCE_S,
+        patience_s: float = plans.PATIENCE_S,
         on_pause: Callable[[ClientError, float], None] | None = None,
     ) -> None:
         self.url = url.rstrip("/")

@@ -19,6 +19,8 @@ from strandline.model import Block
 
 T = TypeVar("T")
 
+PATIENCE_S: Final = 60.0
+"""For how long a client goes on trying while nothing new comes, unless it is told otherwise."""
 FIRST_S: Final = 0.1
 """How long to wait before a connection that broke is made again; then twice as long, and so on."""
 RETRY_S: Final = 1.0

@@ -83,10 +83,6 @@ class Admission:
         key = request.key
         new = self._drafts.draft(request)
         run_id = new.run_id
-        if new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None:
-            self._readiness.admit()
-            if (refused_before := self._worker.refused_before(key, new.priority)) is not None:
-                raise self._refusal(key, refused_before)
         try:
             self._readiness.admit()
         except Draining:
@@ -99,6 +95,9 @@ class Admission:
                 case Reused():
                     raise reused(request) from None
             raise
+        plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
+        if plain and (refused_before := self._worker.refused_before(key, new.priority)) is not None:
+            raise self._refusal(key, refused_before)
         stream = self._streams.new(run_id, key)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
         accept = asyncio.create_task(self._accept(new, on_disconnect))
