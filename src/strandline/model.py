@@ -217,14 +217,13 @@ Fact = RoundStarted | ToolDone | RoundDone
 
 class Question(Struct, frozen=True, kw_only=True):
     """What a run has put to a person, and what it takes to go on: the open round's message, the results of its tools
-    that have ended, the agent's `state`. Its session waits for the answer `until` then, in seconds since the epoch.
+    that have ended, the agent's `state`.
     """
 
     requests: list[InputRequest]
     message: Message
     results: dict[str, ToolResult]
     state: StateRecord
-    until: float
 
 
 def responses(answers: dict[str, Any]) -> list[Block]:
@@ -375,7 +374,8 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
     `window` and `state` are None where they did not change (a window's open end does not count as a change).
     `discarded`: the messages stay in history, flagged, and are never in the window. `question` comes with an outcome
-    of `needs_input`: the last message of history is then the one whose round is open.
+    of `needs_input`: the last message of history is then the one whose round is open, and the session waits for the
+    answer for `answer_within_s` seconds.
     """
 
     outcome: Outcome
@@ -384,3 +384,4 @@ class Settlement(Struct, frozen=True, kw_only=True):
     state: StateRecord | None = None
     discarded: bool = False
     question: Question | None = None
+    answer_within_s: float = 0.0

@@ -717,7 +717,7 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         answers: dict[str, Any] = {"input": responses({"i": "yes"}), "lane": Lane.ANSWER}
         for session in ("waits", "answered", "begun"):
             await journal.accept(new(f"{session}.a", session), WIDE, take=True)
-            question = Question(requests=asks.input_requests, message=use, results={}, state={}, until=2.0)
+            question = Question(requests=asks.input_requests, message=use, results={}, state={})
             left = Settlement(outcome=asks, messages=[*said("go"), use], question=question)
             await journal.settle((await anext(claims)).token, left, take=False)
         for session in ("answered", "begun"):

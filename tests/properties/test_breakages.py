@@ -137,7 +137,7 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
     """Nothing waits too long."""
-    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline, since=None: None)
+    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline: None)
 
 
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
@@ -392,9 +392,7 @@ def wait_for_no_input(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         MemoryJournal,
         "_ask",
-        lambda journal, session, run, encoded, until, hold: ask(
-            journal, session, run, encoded, journal._clock.now(), hold=hold
-        ),
+        lambda journal, session, run, encoded, within_s, hold: ask(journal, session, run, encoded, 0.0, hold=hold),
     )
 
 

@@ -36,6 +36,7 @@ from strandline.journal.port import (
     HistoryQuery,
     Journal,
     Move,
+    NotDue,
     Pause,
     Paused,
     Refused,
@@ -118,6 +119,7 @@ class ModelRun:
 class ModelQuestion:
     question: Question
     asker: RunId
+    until: float
     answer: RunId | None = None
 
 
@@ -133,8 +135,8 @@ class ModelSession:
     closed: dict[str, tuple[RunId, str]] = field(default_factory=dict)
     """What became of input requests, with the run that asked."""
 
-    def waits_for(self) -> Question | None:
-        return self.question.question if self.question is not None and self.question.answer is None else None
+    def waits_for(self) -> ModelQuestion | None:
+        return self.question if self.question is not None and self.question.answer is None else None
 
 
 class ListModel:
@@ -163,7 +165,7 @@ class ListModel:
         paused = session is not None and session.paused
         return not paused and not self.claimed(key)
 
-    def waits_for(self, key: SessionKey) -> Question | None:
+    def waits_for(self, key: SessionKey) -> ModelQuestion | None:
         session = self.sessions.get(key)
         return None if session is None else session.waits_for()
 
@@ -204,7 +206,7 @@ class ListModel:
             self.runs.remove(run)
             return Refused("session_busy", position)
         asked = self.waits_for(run.key)
-        if run.answers and (cannot := self.cannot_answer(run, asked)) is not None:
+        if run.answers and (cannot := self.cannot_answer(run, None if asked is None else asked.question)) is not None:
             return cannot
         interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
         begun = [each for each in line if interrupts and each.lane == 0 and each.begun]
@@ -280,21 +282,21 @@ class ListModel:
 
     # -- questions --
 
-    def ask(self, run: ModelRun, question: Question, now: float, hold: bool) -> None:
+    def ask(self, run: ModelRun, question: Question, until: float, now: float, hold: bool) -> None:
         """Time stands still for it in advance: what closes the session besides counts from the end of that."""
         session = self.sessions[run.key]
-        session.question = ModelQuestion(question, run.run_id)
+        session.question = ModelQuestion(question, run.run_id, until)
         if session.closed_since is not None:
             self.stood_since(run.key, session.closed_since, now)
         if session.closed_since is not None or hold:
-            session.closed_since = question.until
-        self.move_deadlines(run.key, max(0.0, question.until - now))
+            session.closed_since = until
+        self.move_deadlines(run.key, max(0.0, until - now))
 
     def close_question(self, key: SessionKey, asked: ModelQuestion, how: str, now: float) -> None:
         if any(run.run_id == asked.asker for run in self.runs):
             for each in asked.question.requests:
                 self.sessions[key].closed[each.id] = (asked.asker, how)
-        self.move_deadlines(key, -max(0.0, asked.question.until - now))
+        self.move_deadlines(key, -max(0.0, asked.until - now))
         session = self.sessions[key]
         if session.closed_since is not None:
             session.closed_since = min(session.closed_since, now)
@@ -311,7 +313,7 @@ class ListModel:
         if asked.answer is None:
             self.close_question(key, asked, "dismissed", now)
         session.messages += [(each, False) for each in dismissed(asked.question, begun=begun)]
-        return asked.question.until
+        return asked.until
 
     def answered_by(self, run: ModelRun) -> Question | None:
         asked = self.sessions[run.key].question
@@ -348,7 +350,7 @@ class ListModel:
         closed = asks is not None or bool(settlement.messages and not settlement.discarded)
         self.answer_ended(run, now, closed, settlement.discarded)
         if asks is not None:
-            self.ask(run, asks, now, hold)
+            self.ask(run, asks, now + settlement.answer_within_s, now, hold)
         if hold:
             run.held = True
             return Take.NOTHING
@@ -417,12 +419,20 @@ class ListModel:
             run.lane, run.priority = 3, priority
         return Changed(existed=True)
 
-    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, now: float) -> Changed | Busy:
+    def end_waiting(
+        self, key: SessionKey, run_id: RunId, status: RunStatus, overdue: bool, now: float
+    ) -> Changed | Busy | NotDue:
         run = next((run for run in self.runs if (run.run_id, run.key) == (run_id, key)), None)
         if run is None:
             return Changed(existed=False)
         if run.status != "queued" or run.begun:
             return Busy()
+        if overdue:
+            session = self.sessions[key]
+            if session.paused or self.held_since(key) is not None or self.waits(key, now):
+                return NotDue(None)
+            if run.queue_deadline is None or now < run.queue_deadline:
+                return NotDue(run.queue_deadline)
         run.status, run.facts, run.ended_at = status.value, [], now
         self.answer_ended(run, now, closed=False, begun=False)
         return Changed(existed=True)
@@ -736,11 +746,10 @@ class JournalMachine(RuleBasedStateMachine):
             message=message,
             results={ids[-1]: sibling},
             state={"n": self.made},
-            until=self.clock.at + wait_s,
         )
         self.requests += [each.id for each in requests]
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
-        settlement = Settlement(outcome=outcome, messages=messages, question=question)
+        settlement = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=wait_s)
         self._settle(Token(executing.run_id, executing.fence), settlement, take=False, hold=hold)
 
     @precondition(lambda self: self.requests)
@@ -753,7 +762,7 @@ class JournalMachine(RuleBasedStateMachine):
     )
     def answer(self, key: SessionKey, how: str, take: bool, pick: int, bounds: Bounds) -> None:
         open_ = self.model.waits_for(key)
-        answers = [] if open_ is None else [each.id for each in open_.requests]
+        answers = [] if open_ is None else [each.id for each in open_.question.requests]
         match how:
             case "part":
                 answers = answers[1:]
@@ -815,12 +824,20 @@ class JournalMachine(RuleBasedStateMachine):
         assert self.call(self.journal.change(Delete(key))) == [expected]
 
     @precondition(lambda self: self.model.runs)
-    @rule(pick=picks, key=sessions, status=st.sampled_from([RunStatus.FAILED, RunStatus.CANCELLED]))
-    def end_waiting(self, pick: int, key: SessionKey, status: RunStatus) -> None:
+    @rule(
+        pick=picks,
+        key=sessions,
+        status=st.sampled_from([RunStatus.FAILED, RunStatus.CANCELLED]),
+        overdue=st.booleans(),
+        later_s=st.sampled_from([0.0, 0.0, 5.0]),
+    )
+    def end_waiting(self, pick: int, key: SessionKey, status: RunStatus, overdue: bool, later_s: float) -> None:
         run = self._named(pick)
+        self.clock.at += later_s
         for each in {key, run.key}:
-            expected = self.model.end_waiting(each, run.run_id, status, self.clock.at)
-            assert self.call(self.journal.change(EndWaiting(each, run.run_id, Outcome(status=status)))) == [expected]
+            expected = self.model.end_waiting(each, run.run_id, status, overdue, self.clock.at)
+            change = EndWaiting(each, run.run_id, Outcome(status=status), overdue)
+            assert self.call(self.journal.change(change)) == [expected]
 
     @precondition(lambda self: self.model.runs)
     @rule(pick=picks)
@@ -911,7 +928,7 @@ class JournalMachine(RuleBasedStateMachine):
             assert (view is not None and view.paused) == session.paused
             asked = session.waits_for()
             if view is not None:
-                wanted = ([], None) if asked is None else (asked.requests, asked.until)
+                wanted = ([], None) if asked is None else (asked.question.requests, asked.until)
                 assert (view.input_requests, view.input_until) == wanted
             for hidden in (False, True):
                 page = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))

@@ -34,7 +34,8 @@ def nothing_is_left(service: Service) -> None:
     assert service._dispatcher.sessions == 0
     assert service._dispatcher._free == service._options.max_running
     assert len(service._streams) == 0
-    assert service._worker.limits._closed == {}
+    assert service._worker._paused == set()
+    assert service._worker.limits._standing == {}
 
 
 def test_a_paused_session_lets_what_executes_end_and_starts_nothing_until_it_is_resumed() -> None:

@@ -174,8 +174,8 @@ class Control:
                 self.tell(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._worker.ended(run_id, key, outcome)
-            case Pause(), Paused(since):
-                self._worker.paused(key, since)
+            case Pause(), Paused():
+                self._worker.paused(key)
             case Resume(), Changed(existed=True):
                 self._worker.resumed(key)
         return answer

@@ -1,12 +1,12 @@
-"""When runs that wait have waited too long: one timer for all of them. Plain sync code.
+"""When runs that wait may have waited too long: one timer for all of them. Plain sync code.
 
-A run's time stands still while its session is closed: what opens it again moves it on, as the journal does. Runs that
-leave their queue in time are not taken out of the heap one by one; it is made anew when most of it is stale.
+The journal alone knows how long the time of a run stands still, and decides what has waited too long. The times here
+are the earliest at which it is worth a question: it answers either that the run has ended, or when to ask again. Runs
+that leave their queue in time are not taken out of the heap one by one; it is made anew when most of it is stale.
 """
 
 import asyncio
 from collections.abc import Callable
-from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -15,99 +15,55 @@ from strandline.model import RunId, SessionKey
 
 STALE: Final = 64
 """How many stale entries are kept at least before the heap is made anew."""
-_NONE: Final = (None, None, None)
-
-
-class Closed(StrEnum):
-    """Why nothing of a session is taken."""
-
-    HELD = "held"
-    PAUSED = "paused"
 
 
 class QueueLimits:
-    """Belongs to the serving loop. `on_due` is told each run whose time is up and that still waits."""
+    """Belongs to the serving loop. `on_due` is told each run that still waits when its time may be up."""
 
     def __init__(self, clock: Clock, on_due: Callable[[RunId, SessionKey], object]) -> None:
         self._clock = clock
         self._on_due = on_due
-        self._due: dict[RunId, tuple[float, SessionKey, float]] = {}
-        """When the time of each run is up, and since when that has been so."""
+        self._due: dict[RunId, tuple[float, SessionKey]] = {}
         self._heap: list[tuple[float, RunId]] = []
-        self._closed: dict[SessionKey, tuple[float, frozenset[Closed]]] = {}
-        """Since when the time of a session stands still, and why."""
+        self._standing: dict[SessionKey, set[RunId]] = {}
+        """Runs whose time stood still when they were due."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def watch(self, run_id: RunId, key: SessionKey, deadline: float | None, since: float | None = None) -> None:
-        """Watch a run that waits until `deadline`, in seconds since the epoch; None: it may wait for ever.
-
-        `since` is from when on that has been its deadline, if not from now on.
-        """
+    def watch(self, run_id: RunId, key: SessionKey, deadline: float | None) -> None:
+        """Watch a run that waits until `deadline` at least, in seconds since the epoch; None: it may wait for ever."""
         if deadline is not None and not self._stopped:
-            self._due[run_id] = (deadline, key, self._clock.now() if since is None else since)
+            self._due[run_id] = (deadline, key)
             heappush(self._heap, (deadline, run_id))
             if self._heap[0][1] == run_id:
                 self._arm()
 
-    def forget(self, run_id: RunId) -> None:
+    def stands(self, run_id: RunId, key: SessionKey) -> None:
+        """Note that the time of a run stands still, until `goes_on` is called for its session."""
+        self._standing.setdefault(key, set()).add(run_id)
+
+    def goes_on(self, key: SessionKey) -> None:
+        """Ask again about the runs of a session whose time may go on now."""
+        for run_id in self._standing.pop(key, ()):
+            self.watch(run_id, key, self._clock.now())
+
+    def comes_earlier(self, key: SessionKey, seconds: float) -> None:
+        """Note that the deadlines of a session may be so much earlier than was told."""
+        for run_id, deadline in [(each, due) for each, (due, session) in self._due.items() if session == key]:
+            self.watch(run_id, key, deadline - seconds)
+
+    def forget(self, run_id: RunId, key: SessionKey) -> None:
         """Forget a run that waits no longer."""
+        if key in self._standing:
+            self._standing[key].discard(run_id)
+            if not self._standing[key]:
+                del self._standing[key]
         if self._due.pop(run_id, None) is not None and len(self._heap) > 2 * len(self._due) + STALE:
-            self._heap = [(deadline, each) for each, (deadline, _, _) in self._due.items()]
+            self._heap = [(deadline, each) for each, (deadline, _) in self._due.items()]
             heapify(self._heap)
-
-    def close(self, key: SessionKey, why: Closed, since: float | None = None) -> None:
-        """Let the time of a session's runs stand still, from now on or since a moment that has passed."""
-        at, reasons = self._closed.get(key, (self._clock.now() if since is None else since, frozenset()))
-        self._closed[key] = (at, reasons | {why})
-
-    def open(self, key: SessionKey, why: Closed) -> None:
-        """Let the time of a session's runs go on, unless there is another reason for which it stands still."""
-        began, reasons = self._closed.get(key, (0.0, frozenset()))
-        if why not in reasons:
-            return
-        if left := reasons - {why}:
-            self._closed[key] = (began, left)
-            return
-        del self._closed[key]
-        self._stood_since(key, began)
-
-    def ask(self, key: SessionKey, until: float) -> None:
-        """Move the runs of a session on by all of the time until which it waits for input.
-
-        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
-        """
-        if key in self._closed:
-            began, reasons = self._closed[key]
-            self._stood_since(key, began)
-            self._closed[key] = (until, reasons)
-        self._shift(key, until - self._clock.now())
-
-    def answered(self, key: SessionKey, until: float) -> None:
-        """Take back what was not used of the time until which a session would have waited for input."""
-        now = self._clock.now()
-        self._shift(key, -max(0.0, until - now))
-        if key in self._closed:
-            began, reasons = self._closed[key]
-            self._closed[key] = (min(began, now), reasons)
-
-    def _stood_since(self, key: SessionKey, began: float) -> None:
-        now = self._clock.now()
-        for run_id, (deadline, session, since) in list(self._due.items()):
-            if session == key:
-                self.watch(run_id, key, deadline + max(0.0, now - max(began, since)))
-
-    def _shift(self, key: SessionKey, seconds: float) -> None:
-        for run_id, (deadline, session, since) in list(self._due.items()):
-            if session == key:
-                self.watch(run_id, key, deadline + seconds, since)
-
-    def is_paused(self, key: SessionKey) -> bool:
-        """Tell whether the time of a session stands still because it is paused, as far as runs wait in it."""
-        return key in self._closed and Closed.PAUSED in self._closed[key][1]
 
     def look(self) -> None:
         """Look soon. The timer counts seconds; it does not see that a clock was set, or that the machine slept."""
@@ -119,6 +75,7 @@ class QueueLimits:
         self._stopped = True
         self._due.clear()
         self._heap.clear()
+        self._standing.clear()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -135,9 +92,9 @@ class QueueLimits:
         now = self._clock.now()
         while self._heap and self._heap[0][0] <= now:
             popped, run_id = heappop(self._heap)
-            deadline, key, _ = self._due.get(run_id, _NONE)
-            if deadline != popped or key is None or key in self._closed:
-                continue  # it waits no longer, or its time was moved on, or stands still
+            found = self._due.get(run_id)
+            if found is None or found[0] != popped:
+                continue  # it waits no longer, or there is another time for it
             del self._due[run_id]
-            self._on_due(run_id, key)
+            self._on_due(run_id, found[1])
         self._arm()

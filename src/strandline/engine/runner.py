@@ -67,8 +67,6 @@ class Ended(Struct, frozen=True, kw_only=True):
     requeued: bool = False
     held: Call[Any] | None = None
     phase: str = ""
-    input_until: float | None = None
-    """Until when its session waits for input that the run has asked for."""
 
 
 class Runner:
@@ -258,7 +256,8 @@ class Runner:
                 messages=closed,
                 window=finished.window,
                 state=finished.state,
-                question=self._asked(attempt, finished.ending, closed),
+                question=_asked(attempt, finished.ending, closed),
+                answer_within_s=self._options.input_timeout_s,
             )
         well = isinstance(finished.ending, Succeeded) and finished.keep and is_whole
         if well and held is None and not self._target.exclusive:
@@ -275,19 +274,6 @@ class Runner:
             duration_s=self._clock.monotonic() - started,
             held=held,
             phase=attempt.phase,
-            input_until=None if settlement.question is None else settlement.question.until,
-        )
-
-    def _asked(self, attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
-        """Return the question with which a run ends, if it does."""
-        if not isinstance(ending, NeedsInput):
-            return None
-        return Question(
-            requests=ending.requests,
-            message=closed[-1] if closed else attempt.messages[0],
-            results=attempt.results,
-            state=ending.state,
-            until=self._clock.now() + self._options.input_timeout_s,
         )
 
     async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, hold: bool, take: bool) -> Take:
@@ -331,3 +317,15 @@ def _alive(execution: Execution | None) -> Call[Any] | None:
     """Return the call of an execution of which something still works."""
     call = None if execution is None else execution.call
     return call if call is not None and call.is_alive else None
+
+
+def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Question | None:
+    """Return the question with which a run ends, if it does."""
+    if not isinstance(ending, NeedsInput):
+        return None
+    return Question(
+        requests=ending.requests,
+        message=closed[-1] if closed else attempt.messages[0],
+        results=attempt.results,
+        state=ending.state,
+    )

@@ -14,7 +14,7 @@ from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.inputs import Inputs
-from strandline.engine.queue_limits import Closed, QueueLimits
+from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.refusals import Refusals
 from strandline.engine.runner import Ended, Runner
 from strandline.errors import CancelRequested, StrandlineError
@@ -25,6 +25,7 @@ from strandline.journal.port import (
     Changed,
     EndWaiting,
     Journal,
+    NotDue,
     Refused,
     RunQuery,
     SessionQuery,
@@ -77,6 +78,8 @@ class Worker:
         self._holds = holds
         self.limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
         self.inputs = Inputs(clock, on_due=self._go_on)
+        self._paused: set[SessionKey] = set()
+        """Sessions of which it is known that they are paused: all in which runs wait."""
         self.refusals = Refusals()
         self._clock = clock
         self._on_start = on_start
@@ -100,11 +103,11 @@ class Worker:
             for waiting in page:
                 self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
                 if waiting.closed_since is not None:
-                    self.limits.close(waiting.key, Closed.PAUSED, waiting.closed_since)
+                    self._paused.add(waiting.key)
                 elif waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
                     overdue.append((waiting.run_id, waiting.key))
                     continue
-                self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline, waiting.created_at)
+                self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
             after = page[-1].sequence
         for run_id, key in overdue:  # before anything starts: their time was over while no server ran
             await self._expire(run_id, key)
@@ -133,18 +136,16 @@ class Worker:
             else:
                 self.refusals.changed(new.key)
                 if accepted.paused_since is not None:
-                    self.limits.close(new.key, Closed.PAUSED, accepted.paused_since)
+                    self._paused.add(new.key)
                 taken = accepted.position == 0
-                deadline = new.queue_deadline
                 if (until := accepted.input_until) is not None:
                     if taken or new.lane == Lane.ANSWER or new.if_busy in INTERRUPTS:
                         self.answered(new.key, until)
                     else:
                         self.inputs.watch(new.key, until)
-                        deadline = deadline and deadline + max(0.0, until - self._clock.now())
                 self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
                 if not taken and self._dispatcher.is_waiting(new.run_id):
-                    self.limits.watch(new.run_id, new.key, deadline)
+                    self.limits.watch(new.run_id, new.key, new.queue_deadline)
             return accepted
         finally:
             self._claiming.discard(claiming)
@@ -182,7 +183,7 @@ class Worker:
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
             self._dispatcher.claimed(claim.run.run_id, claim.run.key)
-            self.limits.forget(claim.run.run_id)
+            self.limits.forget(claim.run.run_id, claim.run.key)
             self.refusals.changed(claim.run.key)
             self.executing += 1
             self._on_start(claim)
@@ -221,11 +222,8 @@ class Worker:
             self._dispatcher.unblock()
         if ended.held is None:
             self._holds.forget(run.run_id)
-        if ended.input_until is not None:
-            self.limits.ask(run.key, ended.input_until)
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self.limits.close(run.key, Closed.HELD, ended.input_until)
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
@@ -240,7 +238,7 @@ class Worker:
         """Keep a session from going on while something of its last run still works."""
         run = ended.claim.run
         await self._holds.keep(ended.claim, call)
-        self.limits.open(run.key, Closed.HELD)
+        self.limits.goes_on(run.key)
         self._dispatcher.hold_ended(run.run_id, run.key)
         self._pump()
         if ended.lost:
@@ -250,7 +248,7 @@ class Worker:
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
-        self.limits.forget(run_id)
+        self.limits.forget(run_id, key)
         self._no_longer_waits(run_id, key, outcome)
         self._pump()
 
@@ -264,24 +262,24 @@ class Worker:
         if force:
             self._holds.force(run_id)
 
-    def paused(self, key: SessionKey, since: float) -> None:
-        """Note that a session was paused: the journal gives nothing of it any more, and its time stands since then."""
-        self.limits.close(key, Closed.PAUSED, since)
+    def paused(self, key: SessionKey) -> None:
+        """Note that a session was paused: the journal gives nothing of it any more."""
+        self._paused.add(key)
 
     def resumed(self, key: SessionKey) -> None:
         """Note that a session goes on."""
-        self.limits.open(key, Closed.PAUSED)
-        self._dispatcher.resumed(key)
-        self._pump()
+        self._paused.discard(key)
+        self._go_on(key)
 
     def is_closed(self, key: SessionKey) -> bool:
         """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks."""
-        return self.limits.is_paused(key) or self.inputs.is_waiting(key)
+        return key in self._paused or self.inputs.is_waiting(key)
 
     def answered(self, key: SessionKey, until: float) -> None:
         """Note that a session does not wait for input any more, for which it would have waited until then."""
         self.inputs.forget(key)
-        self.limits.answered(key, until)
+        self.limits.comes_earlier(key, max(0.0, until - self._clock.now()))
+        self.limits.goes_on(key)
 
     def dismissed(self, key: SessionKey, until: float) -> None:
         """Note that a session goes on without the input that it would have waited for until then."""
@@ -289,6 +287,7 @@ class Worker:
         self._go_on(key)
 
     def _go_on(self, key: SessionKey) -> None:
+        self.limits.goes_on(key)
         self._dispatcher.resumed(key)
         self._pump()
 
@@ -308,17 +307,23 @@ class Worker:
         await self._holds.end(run_id, timeout_s)
 
     async def _expire(self, run_id: RunId, key: SessionKey) -> None:
-        """End a run that has waited too long."""
+        """End a run if it has waited too long."""
         error = RunError(ErrorCode.QUEUE_TIMEOUT, "the run waited too long for its turn, and was not started")
         outcome = Outcome(status=RunStatus.FAILED, error=error)
         try:
-            changed = await self._journal.change(EndWaiting(key, run_id, outcome))
+            changed = await self._journal.change(EndWaiting(key, run_id, outcome, overdue=True))
         except StrandlineError as failure:
             _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
             self.limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
             return
-        if isinstance(changed, Changed) and changed.existed:
-            self._no_longer_waits(run_id, key, outcome)
+        match changed:
+            case Changed(existed=True):
+                self._no_longer_waits(run_id, key, outcome)
+            case NotDue(deadline) if self._dispatcher.is_waiting(run_id):
+                if deadline is None:
+                    self.limits.stands(run_id, key)
+                else:
+                    self.limits.watch(run_id, key, deadline)
 
     def _no_longer_waits(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         self.refusals.changed(key)
@@ -330,7 +335,7 @@ class Worker:
         found = await self._found(run)
         if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
-            self.limits.watch(run.run_id, run.key, found.queue_deadline, found.created_at)
+            self.limits.watch(run.run_id, run.key, found.queue_deadline)
             self._pump()
 
     async def _found(self, run: Run) -> Run | None:
@@ -365,7 +370,7 @@ class Worker:
                     return
                 case Take.NOTHING:
                     self._dispatcher.emptied(key)
-                    if self._dispatcher.has_waiting(key) and not self.limits.is_paused(key):
+                    if self._dispatcher.has_waiting(key) and key not in self._paused:
                         self.spawn(self._wait_for_input(key))
                 case Take.BLOCKED:
                     self._dispatcher.blocked(key)

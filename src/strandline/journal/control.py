@@ -16,6 +16,7 @@ from strandline.journal.port import (
     Ended,
     EndWaiting,
     Move,
+    NotDue,
     Pause,
     Paused,
     Resume,
@@ -54,20 +55,23 @@ class Controls(Questions):
         self._known.forget(session)
         return Changed(existed=True)
 
-    def end_waiting(self, change: EndWaiting, outcome: bytes) -> Changed | Busy:
+    def end_waiting(self, change: EndWaiting, outcome: bytes) -> Changed | Busy | NotDue:
         """End a run of this session if it still waits; it leaves a row of history without messages, as all do."""
         session = self._known.session(change.key)
         if session is None:
             return Changed(existed=False)
         row = self._execute(
-            "SELECT lane, urgency, seq, started_at, attempt, status FROM runs WHERE run_id = ? AND session = ?",
+            "SELECT lane, urgency, seq, started_at, attempt, status, queue_deadline FROM runs"
+            " WHERE run_id = ? AND session = ?",
             (change.run_id, session.no),
         ).fetchone()
         if row is None:
             return Changed(existed=False)
-        *waits, status = row
+        *waits, status, deadline = row
         if status != _QUEUED or waits[3] is not None:
             return Busy()
+        if change.overdue and (not_due := self._not_due(session, deadline)) is not None:
+            return not_due
         self._end_waiting(session, waits, change.outcome.status, outcome)
         return Changed(existed=True)
 
@@ -167,6 +171,14 @@ class Controls(Questions):
         return Changed(existed=True)
 
     # -- parts of verbs -------------------------------------------------------------------------------
+
+    def _not_due(self, session: Session, deadline: float | None) -> NotDue | None:
+        now = self._clock.now()
+        is_held = session.claimed is not None and session.claimed.held_since is not None
+        asked = self._known.open_question(session)
+        if session.paused or is_held or (asked is not None and now < asked.until):
+            return NotDue(None)
+        return NotDue(deadline) if deadline is None or now < deadline else None
 
     def _given_back(self, session: Session, if_busy: IfBusy) -> list[list[Any]]:
         """Return what an interrupt ends of the waiting runs: those that have begun."""

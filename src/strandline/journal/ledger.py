@@ -59,7 +59,7 @@ class Left(Struct, frozen=True):
     state: bytes | None
     discarded: bool
     question: bytes | None = None
-    input_until: float = 0.0
+    answer_within_s: float = 0.0
 
 
 class Ledger(Controls):
@@ -246,7 +246,7 @@ class Ledger(Controls):
         closed = (left.count > 0 and not left.discarded) or left.question is not None
         self._answered(session, seq, closed=closed, begun=left.discarded)
         if left.question is not None:
-            self._ask(session, seq, left.question, left.input_until, hold=hold)
+            self._ask(session, seq, left.question, now + left.answer_within_s, hold=hold)
         if left.window is not None or left.state is not None:
             window = left.window and sealed(left.window, session.crc)
             self._keep(session, window, left.state and sealed(left.state, session.crc))

@@ -186,8 +186,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
             self._answered(session, run, closed=closed, begun=settlement.discarded)
             session.window = window or session.window
             session.state = state or session.state
-            if question is not None and settlement.question is not None:
-                self._ask(session, run, question, settlement.question.until, hold=hold)
+            if question is not None:
+                self._ask(session, run, question, settlement.answer_within_s, hold=hold)
             if hold:
                 self._last_attempts.discard(run.sequence)
                 return Take.NOTHING

@@ -13,6 +13,7 @@ from strandline.journal.port import (
     Ended,
     EndWaiting,
     Move,
+    NotDue,
     Pause,
     Paused,
     Resume,
@@ -37,15 +38,26 @@ class MemoryControls(Steps):
             del self._runs[run_id]
         return Changed(existed=True)
 
-    def _end_one(self, change: EndWaiting) -> Changed | Busy:
+    def _end_one(self, change: EndWaiting) -> Changed | Busy | NotDue:
         check_end(RunStatus.QUEUED, change.outcome.status)
         run = self._runs.get(change.run_id)
         if run is None or run.new.key != change.key:
             return Changed(existed=False)
         if run.status is not RunStatus.QUEUED or run.started_at is not None:
             return Busy()
+        if change.overdue and (not_due := self._not_due(self._sessions[change.key], run)) is not None:
+            return not_due
         self._end_waiting(run, change.outcome, [])
         return Changed(existed=True)
+
+    def _not_due(self, session: KeptSession, run: KeptRun) -> NotDue | None:
+        now = self._clock.now()
+        is_held = session.claimed is not None and session.claimed.held
+        asked = session.open_question
+        if session.paused or is_held or (asked is not None and now < asked.until):
+            return NotDue(None)
+        deadline = run.queue_deadline
+        return NotDue(deadline) if deadline is None or now < deadline else None
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
         run = self._runs.get(change.run_id)

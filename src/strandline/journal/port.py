@@ -21,9 +21,10 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   `cancel_requested`: from then on it can be settled as cancelled only, and not be given back (`CancelRequested`). So of
   a cancel and a completion the first one wins, and a cancel that was answered survives a crash.
 * A run that is settled with a `question` leaves its round open, as the last message of history, and its session waits
-  for input: until the question's `until` nothing is taken there but an answer to it, and the `queue_deadline` of what
-  waits stands still. One answer is accepted, to all requests at once. Its run closes the round, however it ends; else
-  the question is dismissed by whatever is taken, or interrupts, or by a cancel of the session, in that transaction.
+  for input: for `answer_within_s` from the run's end on nothing is taken there but an answer to it, and the
+  `queue_deadline` of what waits stands still. One answer is accepted, to all requests at once. Its run closes the
+  round, however it ends; else the question is dismissed by whatever is taken, or interrupts, or by a cancel of the
+  session, in that transaction.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
@@ -126,12 +127,14 @@ class Delete(Struct, frozen=True):
 class EndWaiting(Struct, frozen=True):
     """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
 
-    Busy if the run has ever been claimed (it may have left something to tell), or has ended.
+    Busy if the run has ever been claimed (it may have left something to tell), or has ended. With `overdue`, only if
+    its `queue_deadline` has passed and does not stand still now: else `NotDue`.
     """
 
     key: SessionKey
     run_id: RunId
     outcome: Outcome
+    overdue: bool = False
 
 
 class Cancel(Struct, frozen=True):
@@ -198,6 +201,12 @@ class Ended(Struct, frozen=True):
     """Nothing was changed: the run has ended."""
 
 
+class NotDue(Struct, frozen=True):
+    """Nothing was changed: the run may wait until `deadline`, None: for as long as its time stands still, and on."""
+
+    deadline: float | None
+
+
 class Stopped(Struct, frozen=True):
     """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end.
 
@@ -209,7 +218,7 @@ class Stopped(Struct, frozen=True):
     input_until: float | None = None
 
 
-ChangeAnswer = Changed | Paused | Busy | Ended | Stopped
+ChangeAnswer = Changed | Paused | Busy | Ended | NotDue | Stopped
 
 
 class RunQuery(Struct, frozen=True):

@@ -108,7 +108,7 @@ class Questions(Rows):
         except JournalUnavailable as error:
             _log.error("%s", error)
         last = last_message(self._connection, session.key)
-        return Question(requests=[], message=last, results={}, state={}, until=asked.until), False
+        return Question(requests=[], message=last, results={}, state={}), False
 
     def _close_requests(self, session: Session, asked: Asked, question: Question, how: Closed) -> None:
         """Note what becomes of the requests of a question, for as long as the run is kept that has asked."""

@@ -220,7 +220,7 @@ class SqliteJournal:
             state=None if settlement.state is None else encode_messages(settlement.state),
             discarded=settlement.discarded,
             question=None if asked is None else encode_messages(asked),
-            input_until=0.0 if asked is None else asked.until,
+            answer_within_s=settlement.answer_within_s,
         )
         call = partial(self._verbs().settle, token, left, hold)
         taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))

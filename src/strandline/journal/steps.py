@@ -119,11 +119,13 @@ class Steps:
 
     # -- questions ------------------------------------------------------------------------------------
 
-    def _ask(self, session: KeptSession, run: KeptRun, encoded: bytes, until: float, *, hold: bool) -> None:
-        """Have a session wait for input; the queue deadline of whatever waits in it moves on by as long as it may.
+    def _ask(self, session: KeptSession, run: KeptRun, encoded: bytes, within_s: float, *, hold: bool) -> None:
+        """Have a session wait for input, from the end of `run` on; what waits in it may wait for so much longer.
 
         If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
         """
+        assert run.ended_at is not None
+        until = run.ended_at + within_s
         session.question = KeptQuestion(encoded, run.new.run_id, until)
         if session.closed_since is not None:
             self._stood_since(session, session.closed_since)

@@ -138,10 +138,12 @@ class Desk:
         """End a run, leaving no messages if nothing else is said."""
         return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
 
-    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
-        """End a run that waits, as cancelled if nothing else is said."""
+    async def end(
+        self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None, *, overdue: bool = False
+    ) -> ChangeAnswer:
+        """End a run that waits, as cancelled if nothing else is said; with `overdue`, only if it is that."""
         outcome = outcome or Outcome(status=RunStatus.CANCELLED)
-        return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
+        return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome, overdue))
 
     async def cancel(self, run_id: str, principal: str = ANONYMOUS) -> ChangeAnswer:
         """Cancel a run."""

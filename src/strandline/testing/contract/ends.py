@@ -16,6 +16,9 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
+    NotDue,
+    Pause,
+    Resume,
     Take,
     Waiting,
     WaitingQuery,
@@ -125,6 +128,35 @@ class EndsContract(Contract):
         before = await desk.seen(["a", "b"])
         assert await desk.end("b", outcome=Outcome(status=RunStatus.FAILED)) == Busy()
         assert await desk.seen(["a", "b"]) == before
+
+    @scenario
+    async def test_who_is_to_end_because_it_waits_too_long_waits_too_long_by_the_time_of_the_journal(
+        self, desk: Desk
+    ) -> None:
+        """Not before its deadline, and not while its time stands still."""
+        await desk.start("a")
+        await desk.accept("b", queue_deadline=desk.clock.at + 10)
+        await desk.accept("c")
+        assert await desk.end("c", overdue=True) == NotDue(None), "it has no deadline"
+        desk.clock.at += 9.999
+        assert await desk.end("b", overdue=True) == NotDue(1_010.0)
+        await desk.journal.change(Pause(key()))
+        desk.clock.at += 5
+        assert await desk.end("b", overdue=True) == NotDue(None)
+        await desk.restart()
+        (claim,) = desk.orphans
+        await desk.settle(claim, done("hi", "ho"), hold=True)
+        await desk.journal.change(Resume(key()))
+        assert await desk.end("b", overdue=True) == NotDue(None), "it is held"
+        desk.clock.at += 5
+        await desk.journal.release(claim.token, counted=True, take=False)
+        assert await desk.end("b", overdue=True) == NotDue(1_020.0)
+        assert await desk.waiting() == ["b", "c"]
+        desk.clock.at = 1_020.0
+        assert await desk.end("b", overdue=True) == Changed(existed=True)
+        assert await desk.end("b", overdue=True) == Busy()
+        assert await desk.end("nobody", overdue=True) == Changed(existed=False)
+        assert await desk.waiting() == ["c"]
 
     @scenario
     async def test_of_an_end_and_a_take_at_once_one_wins(self, desk: Desk) -> None:

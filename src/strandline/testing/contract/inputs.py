@@ -80,9 +80,8 @@ def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Settlement
 class InputsContract(Contract):
     """Input requests."""
 
-    def _question(self, desk: Desk) -> Question:
-        until = desk.clock.at + TIMEOUT_S
-        return Question(requests=REQUESTS, message=OPEN, results={"t2": SIBLING}, state={"kept": True}, until=until)
+    def _question(self) -> Question:
+        return Question(requests=REQUESTS, message=OPEN, results={"t2": SIBLING}, state={"kept": True})
 
     async def _asks(self, desk: Desk, run_id: str = "a") -> Question:
         """Have a run end that asks."""
@@ -90,9 +89,9 @@ class InputsContract(Contract):
         return await self._ends_asking(desk, claim, [*said("go"), OPEN])
 
     async def _ends_asking(self, desk: Desk, claim: Claim, messages: list[Message]) -> Question:
-        question = self._question(desk)
+        question = self._question()
         outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
-        settlement = Settlement(outcome=outcome, messages=messages, question=question)
+        settlement = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=TIMEOUT_S)
         assert await desk.settle(claim, settlement, take=True) is Take.NOTHING
         return question
 
@@ -104,6 +103,12 @@ class InputsContract(Contract):
     async def _page(self, desk: Desk) -> HistoryPage:
         return await desk.journal.read(HistoryQuery(key(), limit=100))
 
+    async def _until(self, desk: Desk) -> float:
+        """Return until when the session waits for an answer."""
+        until = (await self._session(desk)).input_until
+        assert until is not None
+        return until
+
     async def _session(self, desk: Desk) -> SessionView:
         session = await desk.journal.read(SessionQuery(key()))
         assert session is not None
@@ -113,7 +118,8 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_question_leaves_its_round_open_and_closes_its_session(self, desk: Desk) -> None:
-        until = (await self._asks(desk)).until
+        await self._asks(desk)
+        until = desk.clock.at + TIMEOUT_S
         for _ in range(2):
             run = await desk.run("a")
             assert (run.status, run.outcome) == (
@@ -136,9 +142,10 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
         question = await self._asks(desk)
+        until = await self._until(desk)
         await desk.accept("b", priority=1)
         bounds = Bounds(0, 0)
-        assert await self._answer(desk, "x", bounds=bounds, take=False) == Accepted(1, input_until=question.until), (
+        assert await self._answer(desk, "x", bounds=bounds, take=False) == Accepted(1, input_until=until), (
             "no bound holds it"
         )
         assert (await self._session(desk)).input_until is None
@@ -156,7 +163,8 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_to_an_idle_session_is_taken_at_once(self, desk: Desk) -> None:
         question = await self._asks(desk)
-        assert await self._answer(desk, "x") == Accepted(0, input_until=question.until)
+        until = await self._until(desk)
+        assert await self._answer(desk, "x") == Accepted(0, input_until=until)
         claim = await desk.claim(of="x")
         assert claim.question == question
         await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
@@ -212,11 +220,12 @@ class InputsContract(Contract):
 
     @scenario
     async def test_a_run_that_is_taken_after_the_time_dismisses_the_question(self, desk: Desk) -> None:
-        question = await self._asks(desk)
+        await self._asks(desk)
         await desk.accept("b")
-        desk.clock.at = question.until - 0.001
+        until = await self._until(desk)
+        desk.clock.at = until - 0.001
         assert await desk.journal.take(key()) is Take.NOTHING
-        desk.clock.at = question.until
+        desk.clock.at = until
         assert (await self._page(desk)).pending, "nobody has gone on yet"
         assert await desk.journal.take(key()) is Take.TAKEN
         claim = await desk.claim(of="b")
@@ -228,12 +237,13 @@ class InputsContract(Contract):
 
     @scenario
     async def test_after_the_time_the_first_that_comes_counts(self, desk: Desk) -> None:
-        desk.clock.at = (await self._asks(desk)).until + 1
+        await self._asks(desk)
+        desk.clock.at = await self._until(desk) + 1
         assert isinstance(await self._answer(desk, "x"), Accepted)
         await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         claim = await desk.start("b")
         await self._ends_asking(desk, claim, [*said("go"), OPEN])
-        desk.clock.at = (await self._session(desk)).input_until or 0
+        desk.clock.at = await self._until(desk)
         assert await desk.accept("c") == Accepted(0, input_until=desk.clock.at)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
         await desk.settle(await desk.claim(of="c"), done("hi", "ho"))
@@ -244,11 +254,12 @@ class InputsContract(Contract):
         claim = await desk.start("a")
         await desk.accept("b", queue_deadline=desk.clock.at + 50)
         desk.clock.at += 10
-        question = await self._ends_asking(desk, claim, [*said("go"), OPEN])
+        await self._ends_asking(desk, claim, [*said("go"), OPEN])
+        until = await self._until(desk)
         desk.clock.at += 100
         await desk.accept("c", queue_deadline=desk.clock.at + 50)
         await desk.restart()
-        assert [(await desk.run(each)).queue_deadline for each in "bc"] == [question.until + 40, question.until + 50]
+        assert [(await desk.run(each)).queue_deadline for each in "bc"] == [until + 40, until + 50]
         await self._answer(desk, "x", take=False)
         assert [(await desk.run(each)).queue_deadline for each in "bc"] == [desk.clock.at + 40, desk.clock.at + 50]
         await desk.cancel_all()
@@ -287,7 +298,8 @@ class InputsContract(Contract):
     @scenario
     async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
         for number, if_busy in enumerate((IfBusy.INTERRUPT, IfBusy.ROLLBACK)):
-            until = (await self._asks(desk, f"a{number}")).until
+            await self._asks(desk, f"a{number}")
+            until = await self._until(desk)
             answer = await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT)
             assert isinstance(answer, Accepted)
             assert (answer.position, answer.input_until) == (0, until)
@@ -304,7 +316,8 @@ class InputsContract(Contract):
     async def test_a_cancel_withdraws_a_question(self, desk: Desk) -> None:
         """Of the run that asked, or of the session with all that goes on in it."""
         await desk.settle(await desk.start("before"))
-        until = (await self._asks(desk, "a")).until
+        await self._asks(desk, "a")
+        until = await self._until(desk)
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
         assert await desk.cancel("a") == Stopped(ended={}, asked=[], input_until=until)

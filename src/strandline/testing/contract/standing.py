@@ -32,9 +32,12 @@ class StandingContract(Contract):
                 accepted[step] = at
                 await desk.accept(step, queue_deadline=at + LIMIT_S)
             elif step.startswith("ask"):
-                question = Question(requests=REQUESTS, message=ROUND, results={}, state={}, until=UNTIL)
+                question = Question(requests=REQUESTS, message=ROUND, results={}, state={})
                 outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
-                settlement = Settlement(outcome=outcome, messages=[*said("go"), ROUND], question=question)
+                messages = [*said("go"), ROUND]
+                settlement = Settlement(
+                    outcome=outcome, messages=messages, question=question, answer_within_s=UNTIL - at
+                )
                 await desk.settle(claim, settlement, hold=step == "ask and hold")
             elif step == "answer":
                 await desk.accept("x", input=responses({"i": "yes"}), lane=Lane.ANSWER, take=False)
