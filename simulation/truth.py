@@ -142,8 +142,9 @@ def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
     code = kept.outcome.error.code if kept.outcome and kept.outcome.error else None
     if code not in (ErrorCode.TIMEOUT, ErrorCode.STOPPED) and kept.status is not RunStatus.CANCELLED:
         return math.inf
-    ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at - EPOCH
-    if run.attempts and ended_at > evidence.gone.get(run.attempts[-1].process, math.inf):
+    ended_at = math.inf if kept.ended_at is None or not life.steady else kept.ended_at
+    # At the very moment in which a process is gone the next one may have it; told apart as the clock rounds its times.
+    if run.attempts and ended_at >= EPOCH + evidence.gone.get(run.attempts[-1].process, math.inf):
         return 0.0  # it ended in another process, which knew what was staged and nothing else
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -11,6 +11,7 @@ from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import Clock
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
+from strandline.engine.events import Event
 from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.service import Service
@@ -34,6 +35,12 @@ from strandline.testing.virtual import InlineLoops, VirtualClock
 
 NUMBERS = count()
 Behaviour = Callable[[Attempt], Awaitable[str]]
+
+
+def tell_all(stream: RunStream, events: Iterable[tuple[float, Event]]) -> None:
+    """Tell many events."""
+    for at, event in events:
+        stream.tell(at, event)
 
 
 def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:

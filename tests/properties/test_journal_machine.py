@@ -429,7 +429,7 @@ class ListModel:
             return Busy()
         if overdue:
             session = self.sessions[key]
-            if session.paused or self.held_since(key) is not None or self.waits(key, now):
+            if session.paused or self.held_since(key) is not None:
                 return NotDue(None)
             if run.queue_deadline is None or now < run.queue_deadline:
                 return NotDue(run.queue_deadline)

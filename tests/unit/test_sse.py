@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from engine_support import key
+from engine_support import key, tell_all
 from strandline.engine.cuts import told_arguments, told_message
 from strandline.engine.eventlog import AT_ONCE, Bounds
 from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
@@ -103,7 +103,7 @@ def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         wire.reads.clear()
-        run.tell_all((1.0, TextDelta("x" * 5000)) for _ in range(1000))
+        tell_all(run, ((1.0, TextDelta("x" * 5000)) for _ in range(1000)))
         for _ in range(20):
             await asyncio.sleep(0)
         waiting = len(wire.sent[-1]["body"])
@@ -122,7 +122,7 @@ def test_whoever_reads_nothing_has_no_more_waiting_than_one_portion() -> None:
 def test_what_is_large_is_encoded_once_for_all_and_sent_in_pieces() -> None:
     async def play() -> None:
         run, made = run_with(0), list[int | None]()
-        run.tell_all((1.0, TextDelta(size * "x")) for size in (10, 10 * AT_ONCE_BYTES, 20))
+        tell_all(run, ((1.0, TextDelta(size * "x")) for size in (10, 10 * AT_ONCE_BYTES, 20)))
         run.finish(ENDED, 2.0)
         wires = [Wire() for _ in range(3)]
 

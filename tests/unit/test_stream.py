@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine_support import key
+from engine_support import key, tell_all
 from strandline.encoding import encode_messages
 from strandline.engine.cuts import told_arguments, told_message, told_result
 from strandline.engine.eventlog import AT_ONCE, LARGE, PACE_S, Bounds, Subscription, size_of
@@ -122,7 +122,7 @@ def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_th
 
 def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
     run = stream()
-    run.tell_all((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7))
+    tell_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE + 7)))
     subscription, told = run.subscribe(), []
     while portion := subscription.ready():
         assert len(portion) <= AT_ONCE
@@ -132,7 +132,7 @@ def test_much_is_handed_out_in_portions_in_order_and_whole() -> None:
 
 def test_no_portion_is_large_unless_one_event_is() -> None:
     run = stream()
-    run.tell_all((0.0, TextDelta(size * "x")) for size in (*[1000] * 100, 2 * LARGE, *[1000] * 100))
+    tell_all(run, ((0.0, TextDelta(size * "x")) for size in (*[1000] * 100, 2 * LARGE, *[1000] * 100)))
     subscription, portions = run.subscribe(), []
     while portion := subscription.ready():
         portions.append(portion)
@@ -374,6 +374,7 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
     assert run.made(first, make) is run.made(first, make)
     for _ in range(2):
         run.tell(2.0, TextDelta("b"))
+    run.gather()
     run.made(first, make)
     run.made(first, make)
     assert made == [1, 1, 1], "it is not kept any more, nor what was made of it"
@@ -390,7 +391,7 @@ def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
 
 def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_want() -> None:
     run = stream()
-    run.tell_all((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE))
+    tell_all(run, ((0.0, TextDelta(str(n))) for n in range(3 * AT_ONCE)))
     run.finish(ENDED, 1.0)
     picky = Subscription(run, 0, lambda told: isinstance(told.event, RunFinished))
     assert numbers(picky.ready()) == [3 * AT_ONCE + 1]

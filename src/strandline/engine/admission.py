@@ -110,7 +110,7 @@ class Admission:
                     run_id=run_id,
                     key=key,
                     position=position,
-                    estimated_wait_s=self._estimates.wait_s(key, position),
+                    estimated_wait_s=self._estimates.wait_s(key, position) if position else 0.0,
                     stream=stream,
                     heeds=on_disconnect is not OnDisconnect.CONTINUE,
                 )

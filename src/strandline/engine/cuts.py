@@ -14,14 +14,16 @@ from strandline.model import Block, Message, ToolResult
 
 def told_message(message: Message, most: int) -> tuple[Message, bool]:
     """Return a message with no block of more than `most` bytes of JSON, texts apart, and whether one was cut."""
+    if (text := _only_text(message)) is not None:
+        return {"role": message["role"], "content": [{"text": text}]}, False
     blocks = [_told_block(block, most) for block in message["content"]]
     return {"role": message["role"], "content": [block for block, _ in blocks]}, any(cut for _, cut in blocks)
 
 
 def plain(message: Message) -> Message:
     """Return a copy of a message, whole, as plain JSON."""
-    if len(message) == 2 and all(len(block) == 1 and type(block.get("text")) is str for block in message["content"]):
-        return {"role": message["role"], "content": [{"text": block["text"]} for block in message["content"]]}
+    if len(message) == 2 and (text := _only_text(message)) is not None:
+        return {"role": message["role"], "content": [{"text": text}]}
     copied: Message = msgspec.json.decode(encode_messages(message))
     return copied
 
@@ -42,6 +44,15 @@ def told_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
     texts = [block["text"] for block in content if isinstance(block.get("text"), str)] if content else []
     text = "\n".join(texts) if texts else encode_messages(content).decode()
     return msgspec.json.decode(encode_messages(kept | {"content": [{"text": text[:most]}]})), True
+
+
+def _only_text(message: Message) -> str | None:
+    """Return the text of a message that holds one block of text and nothing else, as nearly all do."""
+    content = message["content"]
+    if len(content) != 1 or len(content[0]) != 1:
+        return None
+    text = content[0].get("text")
+    return text if type(text) is str else None
 
 
 def _told_block(block: Block, most: int) -> tuple[Block, bool]:

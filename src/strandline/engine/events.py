@@ -152,7 +152,7 @@ SessionEvent = SessionPaused | SessionResumed | SessionDeleted
 Event = RunEvent | SessionEvent
 
 
-class Numbered(Struct, frozen=True, gc=False):
+class Numbered(Struct, frozen=True, gc=False, array_like=True):
     """An event with its number in what it is told in, rising; `at` in seconds since the epoch.
 
     `number` is None for one that is told in passing only: it is not kept, and nobody can resume after it. Where runs of

@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct
 
 from strandline.clock import Clock
-from strandline.encoding import encode
 from strandline.engine.events import Numbered
 from strandline.engine.stream import RunStream
 from strandline.model import RunId, SessionKey
@@ -45,7 +44,7 @@ class Shelf:
         """Keep the events of a run that has ended."""
         if self._retention_s <= 0 or self._memory <= 0:
             return
-        events = encode(stream.kept())
+        events = stream.as_bytes()
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self._memory:

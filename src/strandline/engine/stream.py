@@ -1,11 +1,12 @@
 """What is told about one live run to whoever is interested: its events, numbered, and its end.
 
-A run goes on whether anybody listens or not; any number may, joining late, leaving at any time, and coming back.
-Belongs to the serving loop.
+A run goes on whether anybody listens or not; any number may, joining late, leaving at any time, and coming back. What
+nobody has asked for yet lies as it was said: it is numbered and measured when somebody does. Belongs to the serving
+loop.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -17,6 +18,8 @@ from strandline.engine.feeds import Feeds
 from strandline.model import Message, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
+MANY: Final = 200
+"""How many events lie unasked for at most."""
 LAST: Final = 2**53 - 1
 """The number of an end that is told from the journal alone: after all others, and exact in every JSON reader."""
 
@@ -30,7 +33,7 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
 
-    __slots__ = ("_end", "_feeds", "_source", "_waiters", "key", "place", "run_id")
+    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "place", "run_id")
 
     def __init__(
         self,
@@ -48,6 +51,8 @@ class RunStream(EventLog):
         """The position that was told last, of a run that waits."""
         self._feeds = feeds
         self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
+        self._said: list[tuple[float, Event]] = []
+        """What has no number yet."""
         self._end: Outcome | Later | None = None
         self._waiters: list[asyncio.Future[Outcome | Later]] = []
 
@@ -79,20 +84,19 @@ class RunStream(EventLog):
         """Whether somebody wants to be told at once; may be asked from any thread."""
         return bool(self._readers) or bool(self._feeds)
 
-    def gather(self) -> None:
-        """Take in what was said and is still on its way."""
-        if self._source is not None and not self.closed and (said := self._source()):
-            self.tell_all(said)
-
-    def tell(self, at: float, event: Event) -> None:
-        """Number an event, keep it, and tell it. After the end nothing is told."""
+    @property
+    def last(self) -> int:
+        """The number of the last event; one less than that of the first, if nothing was told yet."""
         self.gather()
-        self.tell_all(((at, event),))
+        return self._next - 1
 
-    def tell_all(self, events: Iterable[tuple[float, Event]]) -> None:
-        """Number events that have happened at these times (seconds since the epoch), keep them, and tell them."""
-        if self.closed:
+    def gather(self) -> None:
+        """Take in what was said and is still on its way, number and keep it, and tell those that wait."""
+        if self._source is not None:
+            self._said += self._source()
+        if not self._said:
             return
+        events, self._said = self._said, []
         only_text, feeds = True, self._feeds or None
         for at, event in events:
             self._add(at, event)
@@ -106,19 +110,31 @@ class RunStream(EventLog):
         else:
             self._wake()
 
+    def tell(self, at: float, event: Event) -> None:
+        """Tell an event that has happened at a time, in seconds since the epoch. After the end nothing is told."""
+        if self.closed:
+            return
+        if self._source is not None:
+            self._said += self._source()
+        self._said.append((at, event))
+        if self._readers or self._feeds or len(self._said) >= MANY:
+            self.gather()
+
     def tell_in_passing(self, at: float, event: Event) -> None:
         """Tell an event to those that are there; only the last one counts, and it is not kept."""
         if not self.closed:
+            self.gather()
             self._pass(at, event)
 
     def finish(self, end: Outcome | Later, at: float = 0.0) -> None:
         """Tell everybody that waits, and whoever comes later. The first end counts."""
         if self.closed:
             return
-        self.gather()
-        self._source = None
         if isinstance(end, Outcome):
             self.tell(at, finished(end))
+        else:
+            self.gather()
+        self._source = self._feeds = None  # a feed that begins later has nothing to do with what lies here unasked for
         self._end = end
         self.closed = True
         for waiter in self._waiters:
@@ -132,7 +148,16 @@ class RunStream(EventLog):
     @property
     def has_begun(self) -> bool:
         """Whether anything was told yet."""
-        return len(self._events) > 0
+        return len(self._events) > 0 or len(self._said) > 0
+
+    def as_bytes(self) -> bytes:
+        """Return all that is kept, as JSON of a list of `Numbered`."""
+        if not self._events and len(self._said) <= self._bounds.events:
+            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self._said, self._next)]
+            encoded = encode(events)
+            if len(encoded) <= self._bounds.size:
+                return encoded
+        return encode(self.kept())
 
     @property
     def listeners(self) -> int:

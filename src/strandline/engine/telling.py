@@ -7,7 +7,6 @@ and when the first piece came. Belongs to the agent loop, but for `_arrive` and 
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.cuts import told_arguments, told_message, told_result
@@ -21,11 +20,8 @@ from strandline.engine.events import (
     ToolStarted,
     Usage,
 )
-from strandline.engine.stream import RunStream
+from strandline.engine.stream import MANY, RunStream
 from strandline.model import Message, ToolResult
-
-MANY: Final = 200
-"""How many events gather at most before they are brought over, though nobody listens."""
 
 
 class Telling:

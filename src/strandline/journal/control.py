@@ -173,12 +173,9 @@ class Controls(Questions):
     # -- parts of verbs -------------------------------------------------------------------------------
 
     def _not_due(self, session: Session, deadline: float | None) -> NotDue | None:
-        now = self._clock.now()
-        is_held = session.claimed is not None and session.claimed.held_since is not None
-        asked = self._known.open_question(session)
-        if session.paused or is_held or (asked is not None and now < asked.until):
+        if session.paused or (session.claimed is not None and session.claimed.held_since is not None):
             return NotDue(None)
-        return NotDue(deadline) if deadline is None or now < deadline else None
+        return NotDue(deadline) if deadline is None or self._clock.now() < deadline else None
 
     def _given_back(self, session: Session, if_busy: IfBusy) -> list[list[Any]]:
         """Return what an interrupt ends of the waiting runs: those that have begun."""

@@ -51,13 +51,10 @@ class MemoryControls(Steps):
         return Changed(existed=True)
 
     def _not_due(self, session: KeptSession, run: KeptRun) -> NotDue | None:
-        now = self._clock.now()
-        is_held = session.claimed is not None and session.claimed.held
-        asked = session.open_question
-        if session.paused or is_held or (asked is not None and now < asked.until):
+        if session.paused or (session.claimed is not None and session.claimed.held):
             return NotDue(None)
         deadline = run.queue_deadline
-        return NotDue(deadline) if deadline is None or now < deadline else None
+        return NotDue(deadline) if deadline is None or self._clock.now() < deadline else None
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
         run = self._runs.get(change.run_id)

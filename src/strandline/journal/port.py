@@ -128,7 +128,7 @@ class EndWaiting(Struct, frozen=True):
     """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
 
     Busy if the run has ever been claimed (it may have left something to tell), or has ended. With `overdue`, only if
-    its `queue_deadline` has passed and does not stand still now: else `NotDue`.
+    its `queue_deadline` has passed and its session is not closed: else `NotDue`.
     """
 
     key: SessionKey
@@ -202,7 +202,7 @@ class Ended(Struct, frozen=True):
 
 
 class NotDue(Struct, frozen=True):
-    """Nothing was changed: the run may wait until `deadline`, None: for as long as its time stands still, and on."""
+    """Nothing was changed: the run may wait until `deadline`; None: for as long as its session is closed, and on."""
 
     deadline: float | None
 
