@@ -8,22 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, texts, until
+from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran, texts, until
 from acceptance.terminal import terminal
 
 BIN = COMMAND.parent
 
 
 def strandline(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return ran(*arguments, folder=folder, variables=variables)
 
 
 def commands(said: str) -> list[str]:
@@ -41,7 +33,7 @@ def test_from_nothing_to_two_answers_that_waited_for_each_other(tmp_path: Path) 
     assert serve == "strandline serve"
 
     port = free_port()
-    server = Server(None, folder=tmp_path, port=port, journal=None)
+    server = Server(None, folder=tmp_path, port=port, journal=None, installed=True)
     try:
         server.start()
         asking = f"{first} {second}".replace("localhost:8080", f"127.0.0.1:{port}")
