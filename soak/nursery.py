@@ -10,6 +10,7 @@ Told of each is its `pid`, and its exit `code` once it has ended.
 """
 
 import asyncio
+import atexit
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -193,8 +195,17 @@ def _be_born(wish: dict[str, Any], files: list[int]) -> None:
     sys.modules["__main__"].__package__ = None  # a script has none, and is called by its own name
     from strandline.__main__ import main
 
-    main()
-    sys.exit()  # as the command does: through the interpreter's own end, with what it waits for and writes there
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        # What the interpreter does at its end, without giving back the memory, piece by piece, of all that it shares.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 if __name__ == "__main__":

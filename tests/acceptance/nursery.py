@@ -25,8 +25,18 @@ from soak.nursery import MOST_BYTES
 
 ROOT: Final = Path(__file__).parents[2]
 MODULES: Final = (
-    *("strandline.server", "strandline.testing", "strandline.agents.strands", "uvicorn", "httpx", "rich.console"),
+    *(
+        "strandline.server",
+        "strandline.testing",
+        "strandline.scripted.model",
+        "strandline.logs",
+        "strandline.remote.server",
+    ),
+    *(f"strandline.agents.{name}" for name in ("load", "factory", "external", "function", "multi", "strands")),
     *(f"strandline.cli.{name}" for name in ("address", "complete", "rows", "serve", "stacks")),
+    *(f"strandline.{name}" for name in ("chat.program", "chat.screen", "journal.verify", "journal.sqlite")),
+    *("typer._adapters", "rich._emoji_codes", "rich.markdown", "httpx", "httpx_sse", "httpcore", "encodings.idna"),
+    *("uvicorn.lifespan.off", "uvicorn.protocols.http.httptools_impl", "anyio._backends._asyncio"),
 )
 FROM_THE_START: Final = ("PYTHON", "LC_", "LANG")
 DEADLINE_S: Final = 60.0
