@@ -82,9 +82,13 @@ def test_the_script_serves(folder: Path) -> None:
         server.close()
 
 
+OTHERS = ("-p", "no:schemathesis", "-p", "no:langsmith_plugin")
+"""Plugins that are installed here for other tests, and take seconds to be imported."""
+
+
 def test_the_test_passes(folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, "test_shop.py"],
         cwd=folder, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
