@@ -177,7 +177,7 @@ def _tell(connection: socket.socket, **news: int) -> None:
 
 
 def _be_born(wish: dict[str, Any], files: list[int]) -> None:
-    """Become the command, in a process that was just forked. Does not return, but raises what ends the process."""
+    """Become the command, in a process that was just forked. Does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
