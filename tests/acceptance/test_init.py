@@ -12,6 +12,7 @@ from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_por
 from acceptance.terminal import terminal
 
 BIN = COMMAND.parent
+ROOT = Path(__file__).parents[2]
 
 
 def strandline(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -92,7 +93,8 @@ def test_the_file_pleases_ruff_and_mypy(tmp_path: Path, model: str) -> None:
 
 def test_mypy_finds_nothing_in_it(tmp_path: Path) -> None:
     assert strandline("init", folder=tmp_path).returncode == 0
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "agent.py"]
+    known = ("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"))
+    command = [sys.executable, "-m", "mypy", "--strict", *known, "agent.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
