@@ -3,9 +3,15 @@
 What a kill finds is the same: a process of its own, with its own files, locks and threads, that runs the command
 `strandline serve`. Only the second that Python takes to import it, in which nothing happens, is spent once and not for
 each server. `Nursery` is the soak's side; run as a module this is the process itself. Its servers die with it.
+
+A wish is a JSON document. `{"number": 7, "command": [...]}` has a server forked, with its stderr as file, or with all
+three of its files; with `folder` and `environment` it is born there. `{"number": 7, "signal": 9}` has it signalled.
+Told of each is its `pid`, and its exit `code` once it has ended.
 """
 
 import asyncio
+import atexit
+import gc
 import json
 import os
 import random
@@ -13,12 +19,16 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 MOST_BYTES: Final = 65536
+MODULES: Final = ("uvicorn", "soak.target")
+"""What is imported before the first birth: the target imports whatever agents need."""
 
 
 class Newborn:
@@ -64,7 +74,7 @@ class Nursery:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "soak.nursery", str(theirs.fileno())),
+                *(sys.executable, "-m", "soak.nursery", str(theirs.fileno()), *MODULES),
                 cwd=self._folder,
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -102,8 +112,9 @@ class Nursery:
     def _read(self) -> None:
         with suppress(BlockingIOError):
             while told := self._socket.recv(MOST_BYTES):
-                number, code = json.loads(told)
-                self._newborns.pop(number).ended(code)
+                news = json.loads(told)
+                if "code" in news:
+                    self._newborns.pop(news["number"]).ended(news["code"])
             asyncio.get_running_loop().remove_reader(self._socket)
             for newborn in self._newborns.values():  # the nursery has died: so have they, or will
                 newborn.ended(-signal.SIGKILL)
@@ -130,7 +141,7 @@ def serve(connection: socket.socket) -> None:
                 _reap(children, connection)
             if connection not in ready:
                 continue
-            told, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 1)
+            told, fds, _, _ = socket.recv_fds(connection, MOST_BYTES, 3)
             if not told:
                 break
             wish = json.loads(told)
@@ -141,9 +152,11 @@ def serve(connection: socket.socket) -> None:
                     selector.close()
                     for each in (connection, wake, woken):
                         each.close()
-                    _be_born(wish["command"], fds[0])
+                    _be_born(wish, fds)
                 children[wish["number"]] = pid
-                os.close(fds[0])
+                for fd in fds:
+                    os.close(fd)
+                _tell(connection, number=wish["number"], pid=pid)
             elif wish["number"] in children:
                 os.kill(children[wish["number"]], wish["signal"])
     for pid in children.values():
@@ -155,39 +168,48 @@ def _reap(children: dict[int, int], connection: socket.socket) -> None:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             del children[number]
-            with suppress(OSError):
-                connection.send(json.dumps([number, os.waitstatus_to_exitcode(status)]).encode())
+            _tell(connection, number=number, code=os.waitstatus_to_exitcode(status))
 
 
-def _be_born(command: list[str], log: int) -> None:
+def _tell(connection: socket.socket, **news: int) -> None:
+    with suppress(OSError):
+        connection.send(json.dumps(news).encode())
+
+
+def _be_born(wish: dict[str, Any], files: list[int]) -> None:
     """Become the command, in a process that was just forked. Does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
-    for source, target in ((nothing, 0), (nothing, 1), (log, 2)):
+    for target, source in enumerate([nothing] * (3 - len(files)) + files):
         os.dup2(source, target)
-    for each in {nothing, log} - {0, 1, 2}:
+    for each in {nothing, *files} - {0, 1, 2}:
         os.close(each)
     random.seed()  # else all of them would have the same chance
-    sys.argv = command
-    code: Any = 1
+    if "folder" in wish:
+        os.chdir(wish["folder"])
+        os.environ.clear()
+        os.environ.update(wish["environment"])
+    sys.argv = wish["command"]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    sys.modules["__main__"].__package__ = None  # a script has none, and is called by its own name
+    from strandline.__main__ import main
+
     try:
-        from strandline.__main__ import main
-
-        code = main()  # type: ignore[func-returns-value]
+        main()
     except SystemExit as end:
-        code = end.code
-    finally:
+        if not isinstance(end.code, int):
+            raise
+        # What the interpreter does at its end, without giving back the memory, piece by piece, of all that it shares.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
-
-
-def _import_all() -> None:
-    import uvicorn  # noqa: F401
-
-    import soak.target  # noqa: F401 (it imports whatever agents need)
+        os._exit(end.code)
 
 
 if __name__ == "__main__":
-    _import_all()
+    for module in sys.argv[2:]:
+        import_module(module)
+    gc.freeze()  # what is shared with the newborns is not looked at again, and so stays shared
     serve(socket.socket(fileno=int(sys.argv[1])))

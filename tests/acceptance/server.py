@@ -1,4 +1,4 @@
-"""The installed command as a real process: `Server`. Started, asked over real HTTP, killed, started again.
+"""The command as a real process: `Server`. Started or forked, asked over real HTTP, killed, started again.
 
 Knows nothing of what Strandline is made of, except in `Server.stored`, which looks into the journal's file for runs
 whose ids no client was told before a crash.
@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from acceptance.nursery import Newborn, nursery
 from strandline.testing.checker import check_history
 
 COMMAND: Final = Path(sys.executable).parent / "strandline"
@@ -60,17 +61,35 @@ def free_port() -> int:
             return int(listener.getsockname()[1])
 
 
-def refused(*arguments: str, folder: Path, deadline_s: float = DEADLINE_S, **variables: str) -> str:
-    """Run `strandline serve` with `arguments`, which it must refuse: exit code 2, and no traceback. Return why."""
-    done = subprocess.run(
-        [COMMAND, "serve", *arguments],
+def ran(
+    *arguments: str | Path,
+    folder: Path,
+    typed: str | None = None,
+    deadline_s: float = DEADLINE_S,
+    variables: Mapping[str, str] | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command with `arguments`, without a terminal, until it ends; None is typed into /dev/null."""
+    command = [str(COMMAND), *map(str, arguments)]
+    clean = environment(variables or {})
+    place = nursery(clean)
+    if place is not None:
+        return place.run(command, folder, clean, typed, deadline_s)
+    return subprocess.run(
+        command,
         cwd=folder,
-        env=environment(variables),
+        env=clean,
+        input=typed,
+        stdin=subprocess.DEVNULL if typed is None else None,
         capture_output=True,
         text=True,
         timeout=deadline_s,
         check=False,
     )
+
+
+def refused(*arguments: str, folder: Path, deadline_s: float = DEADLINE_S, **variables: str) -> str:
+    """Run `strandline serve` with `arguments`, which it must refuse: exit code 2, and no traceback. Return why."""
+    done = ran("serve", *arguments, folder=folder, deadline_s=deadline_s, variables=variables)
     assert done.returncode == 2, f"exit code {done.returncode}:\n{done.stderr}"
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -101,6 +120,7 @@ class Server:
         variables: Mapping[str, str] | None = None,
         journal: str | None = "sqlite:journal.db",
         port: int | None = 0,
+        installed: bool = False,
     ) -> None:
         self.folder = folder
         self.flags: Sequence[str] = flags
@@ -114,7 +134,8 @@ class Server:
             *([] if port is None else ["--port", str(port)]),
             *([] if journal is None else ["--journal", journal]),
         ]
-        self._process: subprocess.Popen[str] | None = None
+        self._installed = installed
+        self._process: subprocess.Popen[str] | Newborn | None = None
         self._reader: threading.Thread | None = None
         self._announced = threading.Event()
         self._client: httpx.Client | None = None
@@ -127,20 +148,27 @@ class Server:
         """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
         assert self._process is None, "it runs already"
         self._announced.clear()
-        self._process = subprocess.Popen(
-            self.command(),
-            cwd=self.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._process = self._start()
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="stderr", daemon=True)
         self._reader.start()
         self._connect()
         if ready:
             self.until_ready()
+
+    def _start(self) -> "subprocess.Popen[str] | Newborn":
+        command, environment = self.command(), self._environment()
+        place = None if self._installed or command[0] != str(COMMAND) else nursery(environment)
+        if place is not None:
+            return place.serving(command, self.folder, environment)
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def command(self) -> list[str]:
         """Return what starts the process."""
@@ -196,11 +224,11 @@ class Server:
         """The id of the process that runs."""
         return self._running().pid
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> "subprocess.Popen[str] | Newborn":
         assert self._process is not None, "it does not run"
         return self._process
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: "subprocess.Popen[str] | Newborn") -> None:
         assert process.stderr is not None
         for line in process.stderr:
             self.stderr += line

@@ -15,7 +15,7 @@ from typing import ClassVar
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, ran, serving, until
 from acceptance.terminal import CTRL_C, CTRL_D, terminal
 
 TELLING = '''
@@ -65,17 +65,7 @@ def piped(
     *arguments: str, folder: Path, typed: str | None = None, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command without a terminal; None is typed into /dev/null."""
-    return subprocess.run(
-        [str(COMMAND), "chat", *arguments],
-        cwd=folder,
-        env=environment(variables),
-        input=typed,
-        stdin=subprocess.DEVNULL if typed is None else None,
-        capture_output=True,
-        text=True,
-        timeout=2 * DEADLINE_S,
-        check=False,
-    )
+    return ran("chat", *arguments, folder=folder, typed=typed, deadline_s=2 * DEADLINE_S, variables=variables)
 
 
 # -- in a pipe ----------------------------------------------------------------------------------------

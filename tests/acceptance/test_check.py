@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from acceptance import alternative
-from acceptance.server import COMMAND, Server, environment, free_port, serving, until
+from acceptance.server import COMMAND, Server, environment, free_port, ran, serving, until
 from acceptance.terminal import terminal
 from fakes.wires import wires
 
@@ -35,11 +35,7 @@ ALL = {
 
 
 def typed(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(COMMAND), "check", *arguments],
-        cwd=folder, env=environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=150,
-        check=False,
-    )  # fmt: skip
+    return ran("check", *arguments, folder=folder, deadline_s=150)
 
 
 def verdicts(*arguments: str, folder: Path, code: int) -> dict[str, str]:

@@ -34,7 +34,7 @@ def test_settings_from_flag_environment_and_file(at: Checkpoints, tmp_path: Path
     }
     with serving(
         TARGETS / "agent.py", "--max-queued-per-session", "0",
-        folder=tmp_path, variables=variables, port=None, journal=None,
+        folder=tmp_path, variables=variables, port=None, journal=None, installed=True,
     ) as server:  # fmt: skip
         assert server.url.endswith(f":{port}")
         assert server.chat("hello")["agent_id"] == "environment"
@@ -81,7 +81,7 @@ def test_allowed_hosts_and_origins(at: Checkpoints, tmp_path: Path) -> None:
 def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: Path) -> None:
     """Not while a run executes, however long; then, after the time, with exit code 0."""
     variables = {"IDLE_TIMEOUT_MINUTES": "0.03", **at.environment}  # about two seconds
-    with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables) as server:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables, installed=True) as server:
         at.hold("one model 0")
         (asked,) = server.line_up("one")
         until(server.stored, "it is kept")  # it executes while its commit is under way

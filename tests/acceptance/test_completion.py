@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, environment
+from acceptance.server import COMMAND, DEADLINE_S, environment, ran
 
 
 @pytest.fixture
@@ -21,15 +21,7 @@ def asked(folder: Path, shell: str, line: str) -> str:
     """Ask as that shell does; the last word of the line is the one to complete."""
     variables = {"_STRANDLINE_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "_TYPER_COMPLETE_ARGS": line}
     variables["COMP_CWORD"] = str(line.count(" "))
-    done = subprocess.run(
-        [COMMAND],
-        cwd=folder,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = ran(folder=folder, variables=variables)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -41,7 +41,7 @@ def statuses(server: Server, session_id: str) -> list[str]:
 
 def test_killed_with_runs_at_every_place(at: Checkpoints, tmp_path: Path) -> None:
     """Waiting, in the model, between rounds, between a tool's result and its round's end, and in a tool."""
-    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment, installed=True) as server:
         at.hold("model-1 model 0", "between-1 model 1", "gap-1 a ended", "gap-1 b ended", "tool-1 b")
         server.line_up("model-1 a", "model-2 a", "model-3", session_id="model")
         server.line_up("between-1 a b", "between-2", session_id="between")

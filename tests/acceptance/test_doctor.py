@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, environment, serving
+from acceptance.server import ran, serving
 
 AGENT = """
 from strands import Agent
@@ -28,10 +28,7 @@ BARE = {
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [COMMAND, "doctor", *arguments], cwd=folder, env=environment({**BARE, **variables}), capture_output=True,
-        text=True, timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
+    done = ran("doctor", *arguments, folder=folder, variables={**BARE, **variables})
     assert done.stderr == ""
     return done
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, serving, until
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, ran, serving, until
 
 FILES = {
     "agent.py": "def make_agent(session_id):\n    return None\n",
@@ -130,16 +130,7 @@ CASES = {
 
 def run(folder: Path, case: Case) -> "subprocess.CompletedProcess[str]":
     variables = dict(case.variables)
-    return subprocess.run(
-        [COMMAND, *case.arguments],
-        cwd=folder / variables.pop("FOLDER", "."),
-        env=environment(variables),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return ran(*case.arguments, folder=folder / variables.pop("FOLDER", "."), variables=variables)
 
 
 def write_files(folder: Path) -> None:

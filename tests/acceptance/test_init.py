@@ -8,22 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, texts, until
+from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran, texts, until
 from acceptance.terminal import terminal
 
 BIN = COMMAND.parent
+ROOT = Path(__file__).parents[2]
 
 
 def strandline(*arguments: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return ran(*arguments, folder=folder, variables=variables)
 
 
 def commands(said: str) -> list[str]:
@@ -41,7 +34,7 @@ def test_from_nothing_to_two_answers_that_waited_for_each_other(tmp_path: Path) 
     assert serve == "strandline serve"
 
     port = free_port()
-    server = Server(None, folder=tmp_path, port=port, journal=None)
+    server = Server(None, folder=tmp_path, port=port, journal=None, installed=True)
     try:
         server.start()
         asking = f"{first} {second}".replace("localhost:8080", f"127.0.0.1:{port}")
@@ -100,7 +93,8 @@ def test_the_file_pleases_ruff_and_mypy(tmp_path: Path, model: str) -> None:
 
 def test_mypy_finds_nothing_in_it(tmp_path: Path) -> None:
     assert strandline("init", folder=tmp_path).returncode == 0
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "agent.py"]
+    known = ("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"))
+    command = [sys.executable, "-m", "mypy", "--strict", *known, "agent.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

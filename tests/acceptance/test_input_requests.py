@@ -1,6 +1,5 @@
 """A tool that asks a person, over real HTTP: asked, answered, not answered, also by a server that was started again."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, TARGETS, Server, environment, serving, texts, tool_results
+from acceptance.server import TARGETS, Server, ran, serving, texts, tool_results
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
 from strandline.testing.checker import check_history
 
@@ -201,13 +200,5 @@ def test_verify_finds_open_and_closed_questions_sound(at: Checkpoints, tmp_path:
         ask(server, {"responses": []}, "dismissed")
         asked(server, "go a @b", "open")
         server.settled()
-        done = subprocess.run(
-            [COMMAND, "journal", "verify", "journal.db"],
-            cwd=tmp_path,
-            env=environment({}),
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = ran("journal", "verify", "journal.db", folder=tmp_path)
         assert (done.returncode, done.stdout + done.stderr)[0] == 0, done.stdout + done.stderr

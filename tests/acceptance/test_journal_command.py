@@ -10,7 +10,7 @@ import pytest
 
 import strands_sessions
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, serving, texts
+from acceptance.server import TARGETS, ran, serving, texts
 from strandline.history import NO_ANSWER
 
 
@@ -24,15 +24,7 @@ def journal(
     folder: Path, *arguments: str | Path, code: int = 0, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run `strandline journal` with `arguments`; it must end with `code`, and without a traceback."""
-    done = subprocess.run(
-        [COMMAND, "journal", *map(str, arguments)],
-        cwd=folder,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = ran("journal", *arguments, folder=folder, variables=variables)
     assert done.returncode == code, f"exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     if code == 2:

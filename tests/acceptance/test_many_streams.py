@@ -25,7 +25,7 @@ GROWTH = 40_000_000
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(f"{TARGETS / 'talking.py'}:answer", folder=tmp_path) as made:
+    with serving(f"{TARGETS / 'talking.py'}:answer", folder=tmp_path, installed=True) as made:
         yield made
 
 

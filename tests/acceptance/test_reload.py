@@ -37,7 +37,7 @@ def at() -> Iterator[Checkpoints]:
 @contextmanager
 def reloading(target: str, *flags: str, folder: Path, **options: Any) -> Iterator[Server]:
     """Serve with `--reload`; unlike `serving`, errors of user code may be in the log."""
-    server = Server(target, "--reload", *flags, folder=folder, **options)
+    server = Server(target, "--reload", *flags, folder=folder, installed=True, **options)
     try:
         server.start()
         yield server
@@ -203,7 +203,7 @@ def test_code_that_does_not_load_leaves_the_old_one_serving(broken: str, told: s
 
 def test_code_that_does_not_load_at_the_start_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text("def make_agent(:\n")
-    server = Server("agent.py:answer", "--reload", folder=tmp_path, port=0)
+    server = Server("agent.py:answer", "--reload", folder=tmp_path, port=0, installed=True)
     try:
         server.start(ready=False)
         said(server, "nobody serves, and requests wait, until the next change")

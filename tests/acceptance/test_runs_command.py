@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, free_port, serving
+from acceptance.server import TARGETS, Server, free_port, ran, serving
 from acceptance.terminal import CTRL_C, terminal
 
 
@@ -40,16 +40,7 @@ def nothing_left_behind(server: Server, at: Checkpoints) -> Iterator[None]:
 
 def typed(server: Server, *arguments: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """Run the command in a pipe, in the folder whose settings name the server."""
-    return subprocess.run(
-        [str(COMMAND), *arguments],
-        cwd=folder or server.folder,
-        env=environment({}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return ran(*arguments, folder=folder or server.folder)
 
 
 def said(server: Server, *arguments: str) -> str:

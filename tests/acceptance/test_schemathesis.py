@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import httpx
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 
 from acceptance.events import ACCEPT
@@ -61,6 +60,8 @@ def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) ->
 def test_what_never_ends_begins_as_the_document_says(server: Server) -> None:
     """Schemathesis reads answers to their end, and this one has none: it is asked for, looked at and left."""
     document = server.client.get("/openapi.json").json()
+    import schemathesis  # it takes seconds, and each process that shares the tests imports this module
+
     operation = schemathesis.openapi.from_dict(document)[ENDLESS]["GET"]
     described = document["paths"][ENDLESS]["get"]["responses"]
     seen = set()

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, environment
+from acceptance.server import ran
 from strandline.config import Settings
 
 
 def settings(folder: Path, *arguments: str, code: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        [COMMAND, "settings", *arguments], cwd=folder, env=environment(variables), capture_output=True, text=True,
-        timeout=DEADLINE_S, check=False,
-    )  # fmt: skip
+    done = ran("settings", *arguments, folder=folder, variables=variables)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

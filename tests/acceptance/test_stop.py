@@ -199,7 +199,9 @@ def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_leaves_at_once(at: Checkpoints, tmp_path: Path, number: signal.Signals) -> None:
     """Nothing executes: exit code 0, well before the grace is over, also with a connection open."""
-    with serving(TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment) as server:
+    with serving(
+        TARGETS / "agent.py", "--drain-grace", "60", folder=tmp_path, variables=at.environment, installed=True
+    ) as server:
         assert server.chat("hello")["status"] == "success"
         begun = time.monotonic()
         server.signal(number)

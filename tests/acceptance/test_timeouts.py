@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import COMMAND, DEADLINE_S, TARGETS, Server, environment, serving, texts, tool_results, until
+from acceptance.server import (
+    DEADLINE_S,
+    TARGETS,
+    Server,
+    environment,
+    ran,
+    serving,
+    texts,
+    tool_results,
+    until,
+)
 from strandline.history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
@@ -35,15 +45,7 @@ def chat(server: Server, message: str, session_id: str, **more: object) -> dict[
 
 
 def stacks(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [COMMAND, "stacks", *flags],
-        cwd=folder,
-        env=environment({}),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    return ran("stacks", *flags, folder=folder)
 
 
 def test_a_run_in_a_tool_that_nobody_can_stop_is_answered_on_time_and_holds_its_session(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from acceptance.server import COMMAND, environment
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
+MYPY_S: Final = 300.0
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -49,6 +51,25 @@ def printed(command: str, *, folder: Path, url: str | None = None, **variables: 
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def type_checked(*files: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Have mypy check files of a page as strictly as those of this project, and with what it knows since `make check`.
+
+    To look at all packages that they import takes it half a minute.
+    """
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--no-pretty"),
+            *("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"), *files),
+        ],
+        cwd=folder,
+        env=environment({"MYPYPATH": str(ROOT / "src")}),
+        capture_output=True,
+        text=True,
+        timeout=MYPY_S,
+        check=False,
+    )
 
 
 def documents(text: str) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 from acceptance.server import DEADLINE_S, Server, environment, serving
-from docs.pages import DOCS, ROOT, blocks
+from docs.pages import DOCS, blocks, type_checked
 from strandline import AsyncClient, Client, client
 from strandline.client import Event, errors, requests
 
@@ -81,10 +81,7 @@ def test_each_program_prints_what_is_shown(name: str, server: Server, tmp_path: 
 def test_the_programs_are_typed(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *FILES],
-        cwd=tmp_path, env=environment({"MYPYPATH": str(ROOT / "src")}), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = type_checked(*FILES, folder=tmp_path)
     assert done.returncode == 0, done.stdout
 
 

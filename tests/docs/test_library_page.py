@@ -12,12 +12,12 @@ import pytest
 
 from acceptance.mounted import MountedServer, mounted
 from acceptance.server import DEADLINE_S, Server, environment
+from docs.pages import type_checked
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/library.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
-MYPY_S = 240.0
 
 
 def block(language: str, containing: str) -> str:
@@ -82,9 +82,13 @@ def test_the_script_serves(folder: Path) -> None:
         server.close()
 
 
+OTHERS = ("-p", "no:schemathesis", "-p", "no:langsmith_plugin")
+"""Plugins that are installed here for other tests, and take seconds to be imported."""
+
+
 def test_the_test_passes(folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, "test_shop.py"],
         cwd=folder, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -113,11 +117,7 @@ def test_mypy_accepts_every_file_of_the_page_and_of_the_example_and_no_wrong_set
     for name in example:
         shutil.copy(ROOT / "examples/fastapi" / name, folder)
     (folder / "wrong.py").write_text("\n".join(["import strandline", "from agent import make_agent", *WRONG, ""]))
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-pretty", "--cache-dir", "cache", *FILES, *example, "wrong.py"],
-        cwd=folder, env={**environment({}), "MYPYPATH": str(ROOT / "src")}, capture_output=True, text=True,
-        timeout=MYPY_S, check=False,
-    )  # fmt: skip
+    done = type_checked(*FILES, *example, "wrong.py", folder=folder)
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(errors) == len(WRONG), done.stdout
     for number, (error, told) in enumerate(zip(errors, WRONG.values(), strict=True), 3):

@@ -17,7 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("quick")
     printed(block(PAGE, "sh", "strandline init"), folder=folder)
     pace = {"STRANDLINE_DEMO_PACE": "0.3"}
-    with serving("agent.py", folder=folder / "my-agent", variables=pace, journal=None) as server:
+    with serving("agent.py", folder=folder / "my-agent", variables=pace, journal=None, installed=True) as server:
         yield server
 
 

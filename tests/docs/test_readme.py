@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     place = printed(f"{init}\npwd", folder=folder).splitlines()[-1]
     command, subcommand, *flags = shlex.split(serve)
     assert [command, subcommand] == ["strandline", "serve"]
-    with serving(None, *flags, folder=Path(place), variables={"STRANDLINE_DEMO_PACE": "0.2"}) as server:
+    with serving(None, *flags, folder=Path(place), variables={"STRANDLINE_DEMO_PACE": "0.2"}, installed=True) as server:
         yield server
 
 

@@ -1,13 +1,12 @@
 """`docs/run-control.md` is true: typed one after the other, its commands print what stands below them."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from acceptance.server import COMMAND, Server, environment, serving
+from acceptance.server import Server, ran, serving
 from docs.pages import DOCS, asks, pattern, printed, typed_and_shown
 from strandline.model import IfBusy, OnDisconnect
 
@@ -19,7 +18,7 @@ SHOWN = typed_and_shown(PAGE)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("control")
-    subprocess.run([COMMAND, "init"], cwd=folder, env=environment({}), capture_output=True, check=True)
+    assert ran("init", folder=folder).returncode == 0
     with serving(None, folder=folder, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:
         yield server
 

@@ -1,14 +1,13 @@
 """`docs/streaming.md` is true: its commands print what stands below them, and its script works in a browser."""
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from acceptance.events import listening
-from acceptance.server import COMMAND, Server, environment, serving
+from acceptance.server import Server, ran, serving
 from docs.browser import published
 from docs.pages import DOCS, block, pattern, printed, typed_and_shown
 from strandline.http.event_schemas import RUN_EVENTS
@@ -35,7 +34,7 @@ ask("eve", "add 2 and 3", (text) => {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("streaming")
-    subprocess.run([COMMAND, "init"], cwd=folder, env=environment({}), capture_output=True, check=True)
+    assert ran("init", folder=folder).returncode == 0
     with serving(None, folder=folder, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:
         yield server
 
@@ -74,7 +73,7 @@ def test_every_event_that_it_names_is_one() -> None:
 
 
 def test_its_script_shows_an_answer_in_a_browser_as_it_comes(tmp_path: Path) -> None:
-    subprocess.run([COMMAND, "init"], cwd=tmp_path, env=environment({}), capture_output=True, check=True)
+    assert ran("init", folder=tmp_path).returncode == 0
     folder = tmp_path / "page"
     folder.mkdir()
     with (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from acceptance.server import COMMAND, DEADLINE_S, Server, environment
+from acceptance.server import COMMAND, DEADLINE_S, Server, environment, ran
 from docs.pages import asks, pattern, typed_and_shown
 from strandline.cli import app
 from strandline.config import Settings
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
-    subprocess.run([COMMAND, "init"], cwd=folder, env=environment({}), capture_output=True, check=True)
+    assert ran("init", folder=folder).returncode == 0
     served = Server(None, folder=folder, variables={"STRANDLINE_DEMO_PACE": "0"})
     try:
         served.start()

@@ -8,10 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-import anyio
-from mcp.server import MCPServer
-
 DESK = Path(os.environ["DESK"])
+if (DESK / "closed").exists():
+    sys.exit("closed")  # before anything is imported, which takes a second
+
+import anyio  # noqa: E402
+from mcp.server import MCPServer  # noqa: E402
+
 server = MCPServer("desk")
 
 
@@ -30,7 +33,5 @@ async def wait() -> str:
 
 
 if __name__ == "__main__":
-    if (DESK / "closed").exists():
-        sys.exit("closed")
     (DESK / "pid").write_text(str(os.getpid()))
     server.run()

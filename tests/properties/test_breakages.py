@@ -518,8 +518,14 @@ BEGIN = {
     "a lost client that is overlooked": 1460,
     "a stale token that is taken": 1240,
     "a question that is taken back and stays": 1080,
+    "an order by time": 1040,
+    "a finished tool that is forgotten": 1026,
+    "a staged result that is lost": 1039,
+    "a cancel that does not win": 1014,
+    "a cancel that a crash forgets": 1014,
+    "a busy session that refuses nobody": 1015,
 }
-"""Where the search begins for those that few worlds show: shortly before the first."""
+"""Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

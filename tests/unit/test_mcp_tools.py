@@ -9,12 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp import StdioServerParameters, stdio_client
 from strands import Agent
-from strands.tools.mcp import MCPClient
 
 from engine_support import key
 from strandline.engine.service import Service
@@ -22,6 +20,10 @@ from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
 from strands_support import ask, history, run, serving
+
+if TYPE_CHECKING:  # it takes seconds, and each process that shares the tests imports this module
+    from mcp import StdioServerParameters
+    from strands.tools.mcp import MCPClient
 
 ROOT = Path(__file__).parents[2]
 DESK = ROOT / "tests" / "fakes" / "mcp_desk.py"
@@ -38,10 +40,16 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Have all of that end here, and not in whatever test comes later."""
+    """Have all of that end here, and not in whatever test comes later.
+
+    What was there before is not looked at: it is much, and these tests collect often.
+    """
+    gc.collect()
+    gc.freeze()
     yield
     for _ in range(3):
         gc.collect()
+    gc.unfreeze()
 
 
 def documented() -> list[str]:
@@ -50,11 +58,16 @@ def documented() -> list[str]:
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
-def parameters(folder: Path) -> StdioServerParameters:
+def parameters(folder: Path) -> "StdioServerParameters":
+    from mcp import StdioServerParameters
+
     return StdioServerParameters(command=sys.executable, args=[str(DESK)], env={"DESK": str(folder)})
 
 
-def client_of(folder: Path) -> MCPClient:
+def client_of(folder: Path) -> "MCPClient":
+    from mcp import stdio_client
+    from strands.tools.mcp import MCPClient
+
     connect: Any = stdio_client
     return MCPClient(lambda: connect(parameters(folder)), startup_timeout=10)
 

@@ -33,7 +33,7 @@ Behaviour = Callable[[Attempt], Awaitable[str]]
 class Tools:
     """Tools that note what they did, and a behaviour of `rounds` rounds that hangs where it is told to."""
 
-    def __init__(self, rounds: int = 0, *, hang: str = "", on_attempt: int = 1, sleep_s: float = 1000) -> None:
+    def __init__(self, rounds: int = 0, *, hang: str = "", on_attempt: int = 1, sleep_s: float = 30) -> None:
         self.rounds = rounds
         self.hang = hang
         self.on_attempt = on_attempt
