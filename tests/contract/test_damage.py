@@ -78,8 +78,7 @@ def rows(path: Path) -> list[Any]:
         return [
             connection.execute(statement).fetchall()
             for statement in (
-                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, trace, outcome FROM runs"
-                " ORDER BY seq",
+                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, trace, outcome FROM runs",
                 "SELECT * FROM history ORDER BY no",
                 "SELECT * FROM agents ORDER BY session",
                 "SELECT * FROM staged ORDER BY run, no",
