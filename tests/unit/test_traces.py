@@ -139,6 +139,23 @@ def test_the_whole_tree_of_a_run_of_a_strands_agent(spans: InMemorySpanExporter,
     assert times == sorted(times, key=lambda each: each or 0)
 
 
+def test_what_strands_tells_of_the_conversation_can_be_taken_out(
+    spans: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_unredacted_attributes=")
+
+    async def main() -> None:
+        traces = Traces()
+        async with strands_support.serving(make_agent, tmp_path, tracing=traces) as service:
+            await ended(await submit(service, traces))
+            await told(spans, "strandline.run")
+
+    asyncio.run(main())
+    all_of_them = "".join(each.to_json() for each in spans.get_finished_spans())
+    assert "REDACTED" in all_of_them
+    assert "secret" not in all_of_them
+
+
 def test_a_request_without_a_trace_begins_one(spans: InMemorySpanExporter, tmp_path: Path) -> None:
     async def main() -> None:
         traces = Traces()

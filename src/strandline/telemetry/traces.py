@@ -11,7 +11,7 @@ waits.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Final
 
@@ -46,10 +46,11 @@ from strandline.model import Carrier, Claim, Outcome, Run, RunStatus
 LONGEST: Final = 1024
 """How many characters of a header are read and kept; a longer one is ignored."""
 XRAY: Final = "x-amzn-trace-id"
-_NOBODY: Final = (ProxyTracerProvider, NoOpTracerProvider)
+_NOBODY: Final = frozenset({ProxyTracerProvider, NoOpTracerProvider})
 """The providers that are there when no SDK is."""
 
 Headers = Iterable[tuple[bytes, bytes]]
+_NOTHING: Final = nullcontext()
 _HEADERS: ContextVar[Headers] = ContextVar("strandline_headers", default=())
 
 
@@ -65,7 +66,7 @@ class Traces:
     @property
     def active(self) -> bool:
         """Whether there is an SDK."""
-        return not isinstance(get_tracer_provider(), _NOBODY)
+        return type(get_tracer_provider()) not in _NOBODY
 
     # -- a request ---------------------------------------------------------------------------------
 
@@ -73,25 +74,26 @@ class Traces:
         """Note the headers of the request that the task which runs is about to answer."""
         _HEADERS.set(headers)
 
-    @contextmanager
-    def asked(self) -> Iterator[Carrier | None]:
+    def asked(self) -> AbstractContextManager[Carrier | None]:
         """Return the trace of the request that is answered: of the span that is current, else of its headers."""
         context = get_current()
         if not _span_context(context).is_valid:
             context = self._told()
-        if _span_context(context).is_valid:
-            yield self._kept(context)
-        elif not self.active:
-            yield None
-        else:
-            span = self._tracer.start_span("strandline.accept", Context(), SpanKind.SERVER)
-            try:
-                yield self._kept(set_span_in_context(span, Context()))
-            except StrandlineError as error:
-                _failed(span, error.code)
-                raise
-            finally:
-                span.end()
+        if context and _span_context(context).is_valid:
+            return nullcontext(self._kept(context))
+        return self._accepting() if self.active else _NOTHING
+
+    @contextmanager
+    def _accepting(self) -> Iterator[Carrier]:
+        """Begin a trace for a request that brings none."""
+        span = self._tracer.start_span("strandline.accept", Context(), SpanKind.SERVER)
+        try:
+            yield self._kept(set_span_in_context(span, Context()))
+        except StrandlineError as error:
+            _failed(span, error.code)
+            raise
+        finally:
+            span.end()
 
     def _told(self) -> Context:
         """Return what the headers say, in whatever form this program is set to understand; none of it: an empty one."""
