@@ -14,6 +14,7 @@ from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
+from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token
@@ -40,7 +41,12 @@ class Noting(MemoryJournal):
 
 @asynccontextmanager
 async def serving(
-    target: Target, folder: Path, journal: MemoryJournal | None = None, **options: Any
+    target: Target,
+    folder: Path,
+    journal: MemoryJournal | None = None,
+    *,
+    tracing: Tracing = UNTRACED,
+    **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
     loops = AgentLoops(executor_threads=8, clock=SystemClock())
@@ -52,6 +58,7 @@ async def serving(
         new_run_id=lambda: RunId(f"run_{next(RUN_IDS)}"),
         workspace=lambda key: str(folder / key.session_id),
         options=Options(**{"drain_grace_s": 5, **options}),
+        tracing=tracing,
     )
     if isinstance(target, TriedAtStart):
         await loops.start(target.try_out).done

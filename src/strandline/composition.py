@@ -26,6 +26,7 @@ from strandline.journal.port import Journal
 from strandline.model import OnDisconnect, RunId, SessionKey
 from strandline.telemetry.scrape import Scrapes
 from strandline.telemetry.tally import Tally
+from strandline.telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
 
@@ -69,9 +70,9 @@ def build_loops(
 
 
 def build_service(
-    settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock, tally: Tally
+    settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock, tally: Tally, traces: Traces
 ) -> Service:
-    """Return a service that has not been started; `tally` counts its runs."""
+    """Return a service that has not been started; `tally` counts its runs, `traces` tells of each."""
     return Service(
         journal=journal,
         target=target,
@@ -113,10 +114,11 @@ def build_service(
         ),
         owner=settings.agent_id,
         observer=tally,
+        tracing=traces,
     )
 
 
-def build_face(settings: Settings, service: Service, tally: Tally, *, loopback: bool | None) -> ASGIApp:
+def build_face(settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None) -> ASGIApp:
     """Return the HTTP face of a service. `loopback`: whether it is reached from this machine only; None: not known."""
     return build_app(
         service,
@@ -129,6 +131,7 @@ def build_face(settings: Settings, service: Service, tally: Tally, *, loopback: 
             allowed_hosts=settings.allowed_hosts,
             cors_origins=settings.cors_origins,
         ),
+        traces.arrived,
     )
 
 

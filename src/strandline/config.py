@@ -164,6 +164,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 16 * 1024
     max_agents: Annotated[int, Meta(description="Idle agents kept in memory", ge=0)] = 1_000
     agent_idle: Annotated[float, Meta(description="Seconds after which an idle agent leaves memory", ge=0)] = 600.0
+    log_format: Annotated[
+        Literal["text", "json"], Meta(description="Form of the log: lines for people, or one JSON object a line")
+    ] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least that is worth a line in the log")
+    ] = "info"
+    log_details: Annotated[
+        bool, Meta(description="What exceptions say is in a JSON log too; it may quote messages and secrets")
+    ] = False
     idle_timeout_minutes: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Minutes without any work or question after which the server stops itself"),

@@ -29,7 +29,9 @@ _log = logging.getLogger("strandline")
 
 FAILED: Final = 2
 """What `serve` returns if it could not serve; the reason stands on the standard error output."""
-OF_A_SERVER: Final = frozenset({"host", "port", "allow_anonymous", "idle_timeout_minutes"})
+OF_A_SERVER: Final = frozenset(
+    {"host", "port", "allow_anonymous", "idle_timeout_minutes", "log_format", "log_level", "log_details"}
+)
 OF_HTTP: Final = frozenset({"allowed_hosts", "cors_origins", "max_body_bytes"})
 
 Place = str | os.PathLike[str]
@@ -90,6 +92,9 @@ class ServerSettings(AppSettings, total=False):
     host: str
     port: int
     allow_anonymous: bool
+    log_format: Literal["text", "json"]
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_details: bool
     idle_timeout_minutes: float | None
 
 
@@ -114,10 +119,13 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
     from strandline.logs import log_to_stderr
     from strandline.server import run
 
-    if not logging.getLogger().handlers:
+    ours = not logging.getLogger().handlers
+    if ours:
         log_to_stderr()
     try:
         served, resolved = _recipe("strandline.serve", target, config, settings, frozenset())
+        if ours:
+            log_to_stderr(level=resolved.log_level, form=resolved.log_format, details=resolved.log_details)
         return run(served, resolved, announce=_say)
     except SetupError as error:
         _say(f"strandline: {error}")
@@ -170,7 +178,7 @@ class AgentApp:
         try:
             with told_early(life.drain_soon):
                 await life.begin()
-                self._face = build_face(self._settings, life.service, life.tally, loopback=None)
+                self._face = build_face(self._settings, life.service, life.tally, life.traces, loopback=None)
                 yield
         except JournalLocked as error:
             raise JournalLocked(

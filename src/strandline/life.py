@@ -18,6 +18,7 @@ from strandline.composition import build_loops, build_service, open_journal, sta
 from strandline.config import Settings
 from strandline.errors import SetupError
 from strandline.telemetry.tally import Tally
+from strandline.telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
 
@@ -28,10 +29,11 @@ class Life:
     def __init__(self, target: Target, settings: Settings) -> None:
         clock = SystemClock()
         self.tally = Tally()
+        self.traces = Traces()
         journal = open_journal(settings, clock, self.tally)
         self._loop = asyncio.get_running_loop()
         self._loops = build_loops(settings, clock, _kind_of_loop())
-        self.service = build_service(settings, target, journal, self._loops, clock, self.tally)
+        self.service = build_service(settings, target, journal, self._loops, clock, self.tally, self.traces)
         self._start = self._loop.create_task(start(self.service, target, self._loops))
         self._watch = self._loop.create_task(self._exhausted())
         self._drain: asyncio.Task[None] | None = None

@@ -1,18 +1,106 @@
-"""Where a server's log goes: to the standard error output, as lines of text."""
+"""Where a server's log goes: to the standard error output, as lines of text for people or of JSON for programs.
 
+A line that is logged while a run executes says which one, whoever logs it: the engine, the agent, its tools in their
+threads, Strands. In JSON nothing of what agents are told or say is in a line, unless somebody asks for it: an exception
+is its kind and where it happened, and `Private` arguments are what they say instead of themselves. What the user's own
+code writes into a line of its own is left as it is.
+"""
+
+import json
 import logging
+import re
 import sys
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from strandline.engine.tracing import RUN
+from strandline.model import ANONYMOUS
+from strandline.printable import Private
+
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+# Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
+# garbage collector, and OpenTelemetry tells, with a traceback, that its context was not left where it was entered. It
+# also quotes the baggage of strangers.
+TALKATIVE: Final = ("strands", "opentelemetry.context", "opentelemetry.baggage.propagation")
 
 
-def log_to_stderr(*, verbose: bool = False) -> None:
-    """Log warnings of everybody and what Strandline does; with `verbose`, more of both."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    logging.getLogger("strandline").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
-    # garbage collector, and OpenTelemetry tells, with a traceback, that its context was not left where it was entered.
-    for name in ("strands", "opentelemetry.context"):
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
+def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False) -> None:
+    """Log warnings of everybody and what Strandline does; at `debug` more of both, at `warning` and `error` less.
+
+    `form` is `text` or `json`; `details`: also the texts of exceptions in JSON. May be called again.
+    """
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(AsJson(details=details) if form == "json" else AsText())
+    root, debug = logging.getLogger(), level == "debug"
+    for former in [each for each in root.handlers if isinstance(each, _Handler)]:
+        root.removeHandler(former)
+    root.addHandler(handler)
+    least = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(logging.INFO if debug else max(least, logging.WARNING))
+    logging.getLogger("strandline").setLevel(least)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.INFO if debug else logging.CRITICAL)
+    logging.captureWarnings(form == "json")
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Ours."""
+
+
+class AsText(logging.Formatter):
+    """Lines for people; nothing in them controls their terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line, and what belongs to it below."""
+        return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+
+
+class AsJson(logging.Formatter):
+    """One object a line, in ASCII."""
+
+    def __init__(self, *, details: bool) -> None:
+        super().__init__()
+        self._details = details
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self._message(record),
+        }
+        if (run := RUN.get()) is not None:
+            line |= {"run_id": run.run_id, "session_id": run.key.session_id}
+            if run.key.principal != ANONYMOUS:
+                line["principal"] = run.key.principal
+            if run.trace is not None and "traceparent" in run.trace:
+                line["trace_id"] = run.trace["traceparent"].split("-")[1]
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            line["exception"] = (
+                "".join(traceback.format_exception(error)) if self._details else "\n".join(_where(error))
+            )
+        return json.dumps(line)
+
+    def _message(self, record: logging.LogRecord) -> str:
+        if not self._details and isinstance(record.args, tuple):
+            shown = tuple(each.instead if isinstance(each, Private) else each for each in record.args)
+            return str(record.msg) % shown if shown else str(record.msg)
+        return record.getMessage()
+
+
+def _where(error: BaseException | None) -> Iterator[str]:
+    """Yield what kind of error it is and where it happened, and what led to it, without a word of what it says."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        kind = type(error)
+        yield kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            yield f"  {frame.filename}:{frame.lineno} in {frame.name}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

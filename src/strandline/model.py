@@ -276,6 +276,10 @@ class Keyed(Struct, frozen=True):
     ended_before: float
 
 
+Carrier = dict[str, str]
+"""What joins a run to the trace that its request belongs to: headers by name. Opaque, but to who made it."""
+
+
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
@@ -295,6 +299,7 @@ class NewRun(Struct, frozen=True, kw_only=True):
     created_at: float
     keyed: Keyed | None = None
     if_busy: IfBusy = IfBusy.ENQUEUE
+    trace: Carrier | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -327,6 +332,7 @@ class Run(Struct, frozen=True, kw_only=True):
     cancel_requested: bool = False
     discard: bool = False
     if_busy: IfBusy = IfBusy.ENQUEUE
+    trace: Carrier | None = None
 
     @property
     def deadline(self) -> float | None:

@@ -13,3 +13,15 @@ CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def clean(text: str) -> str:
     """Return a text without control characters; tabs and ends of lines stay."""
     return CONTROL.sub("", text)
+
+
+class Private(str):
+    """A text that may quote messages or secrets: people at a terminal see it in the log, programs see `instead`."""
+
+    instead: str
+
+    def __new__(cls, text: str, instead: str) -> "Private":
+        """Return `text`, for which `instead` can be told to anybody."""
+        private = super().__new__(cls, text)
+        private.instead = instead
+        return private

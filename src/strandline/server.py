@@ -30,7 +30,9 @@ from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.journal.port import Journal
 from strandline.listener import listen
 from strandline.stacks import answer
+from strandline.telemetry.export import export_if_wanted, flush
 from strandline.telemetry.tally import Tally
+from strandline.telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
 
@@ -67,11 +69,13 @@ def run(
     if not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
-    tally = Tally()
+    tally, traces = Tally(), Traces()
+    export_if_wanted(os.environ, settings.agent_id)
     journal = open_journal(settings, clock, tally)
     listener = listen(settings) if handed is None else handed.listener
-    server = _Server(target, settings, clock, tally, journal, listener, announce, handed)
+    server = _Server(target, settings, clock, tally, traces, journal, listener, announce, handed)
     code = uvloop.run(server.life())
+    flush()
     if not server.loops.close():
         # A thread of user code still works; Python would wait for it at exit.
         _log.warning("left while user code still worked in a thread")
@@ -90,6 +94,7 @@ class _Server:
         settings: Settings,
         clock: Clock,
         tally: Tally,
+        traces: Traces,
         journal: Journal,
         listener: socket.socket,
         announce: Callable[[str], None],
@@ -98,17 +103,18 @@ class _Server:
         self._handed = handed
         self._settings = settings
         self._tally = tally
+        self._traces = traces
         self._target = target
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
         self.loops = build_loops(settings, clock, uvloop.new_event_loop)
-        self._service = build_service(settings, target, journal, self.loops, clock, tally)
+        self._service = build_service(settings, target, journal, self.loops, clock, tally, traces)
 
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_face(settings, self._service, self._tally, loopback=is_loopback(settings.host))
+        app = build_face(settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host))
         web = _Web(
             uvicorn.Config(
                 app,

@@ -67,6 +67,7 @@ def new(run_id: str, session: str = "s") -> NewRun:
         key=key(session),
         input=f"ask {run_id} " + "q" * 50,
         metadata={"of": run_id},
+        trace={"traceparent": f"of {run_id}"},
         created_at=1.0,
     )
 
@@ -77,7 +78,7 @@ def rows(path: Path) -> list[Any]:
         return [
             connection.execute(statement).fetchall()
             for statement in (
-                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, outcome FROM runs ORDER BY seq",
+                "SELECT seq, run_id, session, lane, status, attempt, input, metadata, trace, outcome FROM runs",
                 "SELECT * FROM history ORDER BY no",
                 "SELECT * FROM agents ORDER BY session",
                 "SELECT * FROM staged ORDER BY run, no",

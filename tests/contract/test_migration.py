@@ -54,6 +54,7 @@ RUNS = [
     (5, "opaque", 2, 3, 3, 3, "running", 1, 98, 1, None, 11.0, None),
     (6, "elsewhere", 3, 0, 0, 2, "queued", 1, None, 0, None, 11.0, None),
 ]
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 FACTS = [RoundStarted(said("ask", "tools")), ToolDone("t", {"toolUseId": "t", "content": []})]
 
 
@@ -111,6 +112,7 @@ async def check_everything_is_there(path: Path) -> None:
             assert (run.sequence, run.lane, run.priority, run.opaque) == (seq, lane, priority, bool(opaque))
             assert (run.status, run.attempt, run.created_at) == (status, attempt, 10.0 + seq)
             assert (run.started_at, run.ended_at) == (started_at, ended_at)
+            assert run.trace is None
             assert run.metadata == ({} if metadata is None else {"k": [1]})
             assert (run.timeout_s, run.queue_deadline, run.held, run.discarded) == (None, None, False, False)
             assert (run.outcome is None) == (ended_at is None)
@@ -125,9 +127,10 @@ async def check_everything_is_there(path: Path) -> None:
         claims = journal.claims()
         assert await journal.settle(orphans[0].token, done("5", "6"), take=True) is Take.TAKEN
         assert (await anext(claims)).run.run_id == "first"
-        new = NewRun(run_id=RunId("new"), key=key("new"), input="x", timeout_s=1.0, queue_deadline=2.0, created_at=1.0)
+        new = NewRun(run_id=RunId("new"), key=key("new"), input="x", timeout_s=1.0, trace=TRACE, created_at=1.0)
         assert await journal.accept(new, Bounds(9, 9), take=True) == Accepted(0)
-        assert (await anext(claims)).run.sequence == 7
+        taken = (await anext(claims)).run
+        assert (taken.sequence, taken.trace) == (7, TRACE)
         assert (await journal.load(key())).origins == [1, 5, 6]
     finally:
         await journal.close()
@@ -243,6 +246,20 @@ def test_a_file_of_schema_2_becomes_one_of_this_schema(path: Path) -> None:
     asyncio.run(look())
     assert version_of(path) == SCHEMA_VERSION
     assert path.with_name("journal.db.v2-19700101T001640Z.bak").exists()
+
+
+@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
+def test_a_file_of_any_older_schema_becomes_one_of_this_schema(path: Path, version: int) -> None:
+    """With all that is in it; what it has no place for yet is kept of later runs."""
+    schema = resources.files("strandline.journal").joinpath("schema")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for file in sorted(each.name for each in schema.iterdir()):
+            if 1 < int(file[:4]) <= version:
+                connection.executescript(schema.joinpath(file).read_text())
+        connection.execute(f"PRAGMA user_version = {version}")
+    asyncio.run(check_everything_is_there(path))
+    assert version_of(path) == SCHEMA_VERSION
+    assert version_of(path.with_name(COPY.replace("v1", f"v{version}"))) == version
 
 
 # -- what can go wrong --------------------------------------------------------------------------------------

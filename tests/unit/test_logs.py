@@ -1,9 +1,23 @@
-"""What a server's log keeps to itself."""
+"""A server's log: its forms, which run a line belongs to, and what it keeps to itself."""
 
+import json
+import logging
+import re
 import subprocess
 import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+
+from strandline.engine.tracing import RUN
+from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
+from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
+from strandline.printable import Private
 
 STOPPED_IN_ITS_MIDDLE = """
 import asyncio, gc
@@ -24,13 +38,118 @@ async def main():
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(others)
 
-log_to_stderr(verbose=VERBOSE)
+log_to_stderr(level=LEVEL)
 asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_a_run_that_was_stopped_in_its_middle_logs_no_traceback_of_others(verbose: bool) -> None:
-    script = STOPPED_IN_ITS_MIDDLE.replace("VERBOSE", str(verbose))
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_run_that_was_stopped_in_its_middle_logs_no_traceback_of_others(level: str) -> None:
+    script = STOPPED_IN_ITS_MIDDLE.replace("LEVEL", repr(level))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ("Failed to detach context" in done.stderr) == verbose, done.stderr
+    assert ("Failed to detach context" in done.stderr) == (level == "debug"), done.stderr
+
+
+@pytest.fixture
+def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """Return a function that sets a JSON log up, has something logged, and returns the lines."""
+    root = logging.getLogger()
+    before = {name: logging.getLogger(name).level for name in ("root", "strandline", *TALKATIVE)}
+
+    def lines(act: Callable[[], object], **settings: Any) -> list[dict[str, Any]]:
+        log_to_stderr(**{"form": "json", **settings})
+        act()
+        return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+    yield lines
+    logging.captureWarnings(False)
+    for handler in [each for each in root.handlers if isinstance(each.formatter, AsJson | AsText)]:
+        root.removeHandler(handler)
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+Logged = Callable[..., list[dict[str, Any]]]
+LOG = logging.getLogger("strandline.test")
+
+
+def test_a_json_log_is_one_object_a_line_with_control_characters_escaped(logged: Logged) -> None:
+    [line] = logged(lambda: LOG.warning("one\ntwo \x1b[2J\u2028 %s", "ä"))
+    at = datetime.fromisoformat(line.pop("time"))
+    assert at.tzinfo is UTC
+    assert abs(at.timestamp() - time.time()) < 60
+    assert line == {"level": "warning", "logger": "strandline.test", "message": "one\ntwo \x1b[2J\u2028 ä"}
+
+
+def test_a_line_of_a_run_says_which(logged: Logged) -> None:
+    traced = run_of("anna", {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
+
+    def act(run: Run) -> None:
+        RUN.set(run)
+        logging.getLogger("mine").warning("hello")
+
+    for run, more in ((traced, {"principal": "anna", "trace_id": "0af7651916cd43dd8448eb211c80319c"}), (run_of(), {})):
+        [line] = logged(lambda run=run: copy_context().run(act, run))
+        assert {"run_id": "r", "session_id": "s", **more}.items() <= line.items()
+        assert len(line) == 6 + len(more)
+
+
+def run_of(principal: str = ANONYMOUS, trace: Carrier | None = None) -> Run:
+    return Run(
+        run_id=RunId("r"),
+        key=session_key("s", principal=principal),
+        input="secret",
+        lane=3,
+        priority=3,
+        opaque=False,
+        metadata={},
+        sequence=0,
+        status=RunStatus.RUNNING,
+        attempt=1,
+        created_at=0.0,
+        trace=trace,
+    )
+
+
+def fail() -> None:
+    try:
+        try:
+            raise KeyError("secret")
+        except KeyError as error:
+            raise ValueError("secret too") from error
+    except ValueError:
+        LOG.exception("it failed: %s", Private("ValueError: secret", "ValueError"))
+
+
+def test_an_exception_is_one_field_and_says_nothing_unless_that_is_wanted(logged: Logged) -> None:
+    [line] = logged(fail)
+    assert "secret" not in json.dumps(line)
+    assert line["message"] == "it failed: ValueError"
+    assert re.fullmatch(r"ValueError\n  .*test_logs\.py:\d+ in fail\nKeyError\n  .*:\d+ in fail", line["exception"])
+    [line] = logged(fail, details=True)
+    assert line["message"] == "it failed: ValueError: secret"
+    assert "secret too" in line["exception"]
+
+
+def test_pythons_own_warnings_are_lines_of_a_json_log(logged: Logged) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        [line] = logged(lambda: warnings.warn("old", DeprecationWarning, stacklevel=1))
+    assert "old" in line["message"]
+
+
+@pytest.mark.parametrize(("level", "seen"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_says_what_is_worth_a_line(logged: Logged, level: str, seen: int) -> None:
+    def act() -> None:
+        for each in (LOG.debug, LOG.info, LOG.warning, LOG.error):
+            each("line")
+
+    assert len(logged(act, level=level)) == seen
+
+
+def test_lines_for_people_show_what_happened_and_cannot_control_their_terminal(
+    logged: Logged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_stderr()
+    LOG.warning("one \x1b[2J\x9b %s", Private("ValueError: why", "ValueError"))
+    assert capsys.readouterr().err.endswith(" WARNING strandline.test: one \\x1b[2J\\x9b ValueError: why\n")

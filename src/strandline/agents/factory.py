@@ -27,6 +27,7 @@ from strandline.agents.strands import StrandsAgent, StrandsTarget, kind_of
 from strandline.errors import AgentFailed
 from strandline.history import Progress
 from strandline.model import AgentRecord, SessionId, SessionKey
+from strandline.printable import Private
 
 _log = logging.getLogger("strandline.agents")
 
@@ -66,7 +67,9 @@ class FactoryTarget(StrandsTarget):
                 self._learn(made)
                 _log.info("the factory, tried with the session id %r, makes %s", TRIED_WITH, kind_of(made))
             case AgentFailed() as failed:
-                _log.warning("tried at the start, %s; it is called again for each session", _told(failed))
+                _log.warning(
+                    "tried at the start, %s; it is called again for each session", Private(_told(failed), "it failed")
+                )
             case other:
                 _log.warning("tried at the start, the factory returned %s, not a strands.Agent", kind_of(other))
 

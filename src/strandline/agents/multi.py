@@ -31,6 +31,7 @@ from strandline.encoding import decoder, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import answer_text, pairing_faults, question
 from strandline.model import Ending, ErrorCode, Failed, Message, StateRecord, Succeeded
+from strandline.printable import Private
 
 _log = logging.getLogger("strandline.agents")
 _record = decoder(dict[str, Any])
@@ -256,7 +257,7 @@ def _agent_results(result: MultiAgentResult) -> Iterator[AgentResult]:
 
 
 def _failed(made: Multi, detail: str) -> Failed:
-    _log.warning("the %s failed: %s", type(made).__name__, detail)
+    _log.warning("the %s failed: %s", type(made).__name__, Private(detail, ErrorCode.AGENT_ERROR))
     return Failed(ErrorCode.AGENT_ERROR, f"the {type(made).__name__} failed: {detail}")
 
 

@@ -43,6 +43,7 @@ from strandline.model import (
     Succeeded,
     Window,
 )
+from strandline.printable import Private
 
 _log = logging.getLogger("strandline.agents")
 
@@ -346,7 +347,8 @@ def _restore(agent: Agent, record: StateRecord | None, progress: StateRecord | N
     try:
         first = agent.conversation_manager.restore_from_session(copy.deepcopy(record[MANAGER_STATE]))
     except Exception as error:
-        _log.warning("the conversation manager starts anew, it does not take its former state: %s", error)
+        told = Private(str(error), type(error).__name__)
+        _log.warning("the conversation manager starts anew, it does not take its former state: %s", told)
         return
     if first:
         said = [(message["role"], message["content"]) for message in agent.messages]

@@ -1,8 +1,10 @@
 """`strandline serve`: one flag per setting, from the one place where settings are written down."""
 
 import inspect
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,10 +13,14 @@ import typer
 from strandline.cli import say
 from strandline.cli.complete import TARGETS, TOML, choices, one_of
 from strandline.config import default_of, descriptions, kind_of, resolve
+from strandline.errors import StrandlineError
+from strandline.exits import REFUSED
 
 if TYPE_CHECKING:
     from strandline.config import Settings
     from strandline.reload.child import Child
+
+_log = logging.getLogger("strandline")
 
 
 def _serve(
@@ -31,7 +37,6 @@ def _serve(
     agent for a session, or an async function that answers a message. Without `:name`, `make_agent` is looked for;
     without TARGET, `agent.py` of this folder is served.
     """
-    console = say.err()
     with say.told():
         child = _child(handed_over)
         resolved = resolve(flags, os.environ, toml=config)
@@ -43,17 +48,40 @@ def _serve(
         from strandline.logs import log_to_stderr
         from strandline.server import run
 
-        log_to_stderr(verbose=verbose)
-        if child is not None and not verbose:
+        settings = resolved.settings
+        level = "debug" if verbose else settings.log_level
+        log_to_stderr(level=level, form=settings.log_format, details=settings.log_details)
+        if child is not None and level == "info":
             child.quieten()
-        served = load_target(target, history=resolved.settings.history)
-        code = run(
-            served,
-            resolved.settings,
-            announce=child.announce if child else lambda line: console.print(line, soft_wrap=True),
-            handed=child.wait_for_turn() if child else None,
-        )
+        with _told_as(settings.log_format):
+            served = load_target(target, history=settings.history)
+            code = run(
+                served,
+                settings,
+                announce=child.announce if child else _announcer(settings.log_format),
+                handed=child.wait_for_turn() if child else None,
+            )
     raise typer.Exit(code)
+
+
+@contextmanager
+def _told_as(form: str) -> Iterator[None]:
+    """Tell what keeps a server from serving in its log, if programs read that."""
+    try:
+        yield
+    except StrandlineError as error:
+        if form == "text":
+            raise
+        _log.error("%s", error)
+        raise typer.Exit(REFUSED) from None
+
+
+def _announcer(form: str) -> Callable[[str], None]:
+    """Return what says that the server is ready: to people, or in a log that programs read."""
+    if form == "json":
+        return lambda line: _log.info("%s", line)
+    console = say.err()
+    return lambda line: console.print(line, soft_wrap=True)
 
 
 def _child(handed_over: str | None) -> "Child | None":

@@ -18,6 +18,7 @@ from strandline.engine.options import Options
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.streams import Streams
+from strandline.engine.tracing import Tracing
 from strandline.engine.worker import Worker
 from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy, Unavailable
 from strandline.journal.port import (
@@ -31,7 +32,7 @@ from strandline.journal.port import (
     RunQuery,
     Unanswerable,
 )
-from strandline.model import IfBusy, Lane, NewRun, OnDisconnect, Run, RunId, SessionKey
+from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, Run, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -54,6 +55,7 @@ class Admission:
         estimates: Estimates,
         options: Options,
         observer: Observer,
+        tracing: Tracing,
     ) -> None:
         self._journal = journal
         self._drafts = drafts
@@ -66,6 +68,7 @@ class Admission:
         self._estimates = estimates
         self._options = options
         self._observer = observer
+        self._tracing = tracing
         self.refused = 0
         """How many requests were refused for now: a queue or the server was full, or it was stopping."""
         self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
@@ -73,15 +76,16 @@ class Admission:
     async def submit(self, request: Request) -> Ticket:
         """Accept a run, as `Service.submit` says."""
         try:
-            return await self._submit(request)
+            with self._tracing.asked() as trace:
+                return await self._submit(request, trace)
         except Unavailable as refusal:
             self.refused += 1
             self._observer.refused(refusal.code)
             raise
 
-    async def _submit(self, request: Request) -> Ticket:
+    async def _submit(self, request: Request, trace: Carrier | None) -> Ticket:
         key = request.key
-        new = self._drafts.draft(request)
+        new = self._drafts.draft(request, trace)
         run_id = new.run_id
         try:
             self._readiness.admit()

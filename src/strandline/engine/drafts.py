@@ -8,7 +8,7 @@ from strandline.encoding import encode
 from strandline.engine.asked import Request, check_answers, in_range, within
 from strandline.engine.options import Options
 from strandline.errors import Invalid
-from strandline.model import INTERRUPTS, IfBusy, Keyed, Lane, NewRun, RunId, responses
+from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, RunId, responses
 
 
 class Drafts:
@@ -20,7 +20,7 @@ class Drafts:
         self._clock = clock
         self._new_run_id = new_run_id
 
-    def draft(self, request: Request) -> NewRun:
+    def draft(self, request: Request, trace: Carrier | None) -> NewRun:
         """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
         if request.if_busy is IfBusy.ROLLBACK and self._target.external:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
@@ -45,6 +45,7 @@ class Drafts:
             metadata=request.metadata,
             created_at=now,
             keyed=self._keyed(request, now),
+            trace=trace,
         )
 
     def _check_size(self, request: Request) -> None:

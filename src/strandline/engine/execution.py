@@ -16,9 +16,11 @@ from strandline.agents.port import Finished, SessionAgent, Target
 from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
 from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.loops import Loops
+from strandline.engine.tracing import TracedRun
 from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
 from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded
+from strandline.printable import Private
 
 _log = logging.getLogger("strandline.runner")
 
@@ -48,10 +50,12 @@ class Execution:
         "named",
         "reported",
         "stranded",
+        "traced",
     )
 
-    def __init__(self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops) -> None:
+    def __init__(self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops, traced: TracedRun) -> None:
         self.attempt = attempt
+        self.traced = traced
         self.asked: Ending | None = None
         """What the run is to end as, if it was asked to end."""
         self.begun = False
@@ -75,6 +79,7 @@ class Execution:
 
     def start(self, agent: SessionAgent | None) -> None:
         """Begin on the agent loop, with the session's agent or with one that is built there."""
+        self.traced.executes()
         self.call = self._loops.start(partial(self._run, agent))
 
     async def finished(self) -> Finished:
@@ -163,7 +168,8 @@ class Execution:
             # Also SystemExit: a tool that calls sys.exit() fails its own run only.
             detail = _detail(error)
             if self.asked is None:
-                _log.warning("run %s failed: %s", attempt.context.run_id, detail)
+                told = Private(detail, type(_cause(error)).__name__)
+                _log.warning("run %s failed: %s", attempt.context.run_id, told)
                 _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
 
@@ -185,10 +191,16 @@ class Execution:
         return agent
 
 
+def _cause(error: BaseException) -> BaseException:
+    """Return what the user's code raised, or the wrapper, if it wraps nothing."""
+    while isinstance(error, AgentFailed) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def _detail(error: BaseException) -> str:
     """Return what the user's code raised, in one line; wrappers of the framework and of ours are taken off."""
-    while isinstance(error, AgentFailed):
-        if error.__cause__ is None:
-            return str(error)
-        error = error.__cause__
+    error = _cause(error)
+    if isinstance(error, AgentFailed):
+        return str(error)
     return "".join(traceback.format_exception_only(error)).strip()

@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -70,7 +70,7 @@ class Loops(Protocol):
     """Where user code runs."""
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
-        """Run `work()` on the agent loop. `work` turns every failure into a value."""
+        """Run `work()` on the agent loop, in a copy of the caller's context; it turns every failure into a value."""
         ...
 
     def cancel(self, call: Call[Any]) -> None:
@@ -162,9 +162,11 @@ class CountingExecutor(ThreadPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         thread = LiveThread(getattr(fn, "__qualname__", type(fn).__name__))
 
+        context = copy_context()  # what is current for the run is so in its threads, whoever takes them
+
         def work() -> T:
             thread.ident = threading.get_ident()
-            return fn(*args, **kwargs)
+            return context.run(fn, *args, **kwargs)
 
         call.enter(thread)
         try:
@@ -193,7 +195,9 @@ class AgentLoop:
     def start(self, work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> Call[T]:
         """Run `work()` here; its end is told through `outbox`."""
         call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
-        self._inbox.post(lambda: self._begin(call, work, outbox))
+        # The context of whoever starts it, not of whoever happens to wake the loop.
+        context = copy_context()
+        self._inbox.post(lambda: self._begin(call, work, outbox, context))
         return call
 
     def post(self, work: Callable[[], object]) -> None:
@@ -270,8 +274,9 @@ class AgentLoop:
                 task.cancel()
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE_S))
 
-    def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> None:
-        context = copy_context()
+    def _begin(
+        self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox, context: Context
+    ) -> None:
         context.run(CURRENT.set, call)
         call.task = self._loop.create_task(work(), context=context)
         call.task.add_done_callback(lambda task: self._finish(call, task, outbox))

@@ -26,6 +26,7 @@ from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
 from strandline.engine.streams import Streams, goes_on
 from strandline.engine.telling import Telling
+from strandline.engine.tracing import RUN, TracedRun, Tracing
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import Progress, fold, reopened
 from strandline.journal.port import Journal, Take
@@ -85,6 +86,7 @@ class Runner:
         keeps_slot: Callable[[], bool],
         streams: Streams,
         observer: Observer,
+        tracing: Tracing,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -96,6 +98,7 @@ class Runner:
         self._keeps_slot = keeps_slot
         self._streams = streams
         self._observer = observer
+        self._tracing = tracing
         self._live: dict[RunId, Execution] = {}
         self._wanted: set[RunId] = set()
         """Runs that are to be cancelled as soon as their claims come."""
@@ -119,11 +122,18 @@ class Runner:
     # -- a claim -----------------------------------------------------------------------------------
 
     async def execute(self, claim: Claim) -> Ended:
-        """Execute a claim to its end. Returns on every ending, also on a defect of ours."""
+        """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
+        RUN.set(claim.run)
+        traced = self._tracing.begun(claim, self._clock.now(), again=goes_on(claim))
+        ended = await self._executed(claim, traced)
+        traced.ended(ended.outcome)
+        return ended
+
+    async def _executed(self, claim: Claim, traced: TracedRun) -> Ended:
         run = claim.run
         execution: Execution | None = None
         try:
-            execution = self._prepared(claim)
+            execution = self._prepared(claim, traced)
             return await self._execute(claim, execution)
         except ClaimLost:
             # The agent may be in the pool, with messages that are in no history.
@@ -141,7 +151,7 @@ class Runner:
                 self._loops.discard(agent)
                 del agent
 
-    def _prepared(self, claim: Claim) -> Execution:
+    def _prepared(self, claim: Claim, traced: TracedRun) -> Execution:
         progress = fold(claim.facts, claim.question)
         if claim.facts:
             progress = self._going_on(progress) or progress
@@ -150,7 +160,7 @@ class Runner:
         on_text = None if goes_on(claim) else partial(self._spoken, claim.run.created_at)
         telling = Telling(stream, self._loops.tell, self._clock, self._options.stream_cut, on_text)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
-        return Execution(attempt, self._journal, self._target, self._loops)
+        return Execution(attempt, self._journal, self._target, self._loops, traced)
 
     def _spoken(self, created_at: float, at: float) -> None:
         self._observer.first_text(max(0.0, at - created_at))
@@ -233,6 +243,7 @@ class Runner:
 
     async def _settle(self, execution: Execution, finished: Finished, started: float) -> Ended:
         """Keep the end of a run; if a cancel of it was accepted before, that is what it ends as."""
+        execution.traced.settles()
         while True:
             try:
                 return await self._settle_as(execution, finished, started)

@@ -34,10 +34,12 @@ from strandline.engine.runner import Runner
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams, goes_on
+from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.engine.upkeep import feel_lag, look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
-from strandline.journal.port import HistoryPage, Journal, SessionsPage, Stopped
+from strandline.errors import StrandlineError
+from strandline.journal.port import HistoryPage, Journal, RunQuery, SessionsPage, Stopped
 from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
@@ -58,6 +60,7 @@ class Service:
         options: Options,
         owner: str = "strandline",
         observer: Observer = UNOBSERVED,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -68,6 +71,7 @@ class Service:
         self._options = options
         self._owner = owner
         self._observer = observer
+        self._tracing = tracing
         self._readiness = Readiness(clock, retry_after_s=options.retry_after_s)
         self._dispatcher = Dispatcher(options.max_running)
         self._pool = AgentPool(
@@ -96,6 +100,7 @@ class Service:
             keeps_slot=self._dispatcher.keeps_slot,
             streams=self._streams,
             observer=observer,
+            tracing=tracing,
         )
         self.exhausted = self._readiness.exhausted
         """Set when so many runs have ended and still work that the process has to be replaced."""
@@ -133,6 +138,7 @@ class Service:
             estimates=self._estimates,
             options=options,
             observer=observer,
+            tracing=tracing,
         )
         self._chores = (
             self._watch.look,
@@ -158,6 +164,7 @@ class Service:
                 outcome = await recover(self._journal, orphan, self._options, self._clock.now(), external=external)
                 if outcome is not None:
                     self._observer.ended(outcome, None)
+                    self._tracing.ended(orphan.run, outcome, self._clock.now())
             await self._worker.start()
             self._worker.spawn(look_after(*self._chores))
             self._worker.spawn(feel_lag(self._clock, self._observer.lagged))
@@ -395,3 +402,15 @@ class Service:
             return
         self._streams.ended(run_id, key, outcome)
         self._observer.ended(outcome, duration_s)
+        if duration_s is None and self._tracing.active:
+            self._worker.spawn(self._trace(run_id, key, outcome))
+
+    async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
+        """Have a run traced that has ended while it waited; only the journal knows of it."""
+        try:
+            run = await self._journal.read(RunQuery(key.principal, run_id))
+        except StrandlineError as error:
+            _log.warning("run %s cannot be traced: %s", run_id, error)
+            return
+        if run is not None:
+            self._tracing.ended(run, outcome, self._clock.now())

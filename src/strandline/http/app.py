@@ -4,7 +4,7 @@ Plain ASGI around Starlette's router: an exception of ours becomes its problem d
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from msgspec import Struct
 from starlette.exceptions import HTTPException
@@ -33,6 +33,7 @@ from strandline.protocols.openai import OpenAI, is_spoken_at
 _log = logging.getLogger("strandline.http")
 
 Handler = Callable[[Request], Awaitable[Response]]
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class HttpOptions(Struct, frozen=True, kw_only=True):
@@ -47,8 +48,13 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     cors_origins: Sequence[str] = ()
 
 
-def build_app(service: Service, scraped: Scraped, options: HttpOptions) -> ASGIApp:
-    """Return the application. It does not start or stop the service."""
+def build_app(
+    service: Service, scraped: Scraped, options: HttpOptions, arrived: Callable[[Headers], object] = id
+) -> ASGIApp:
+    """Return the application. It does not start or stop the service.
+
+    `arrived` is told the headers of each request, in the task that answers it.
+    """
     chat = Chat(
         service,
         agent_id=options.agent_id,
@@ -110,7 +116,7 @@ def build_app(service: Service, scraped: Scraped, options: HttpOptions) -> ASGIA
         redirect_slashes=False,
     )
     guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
-    app: ASGIApp = Door(router, guard)
+    app: ASGIApp = Door(router, guard, arrived)
     if options.cors_origins:
         app = CORSMiddleware(app, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
     return app
@@ -145,8 +151,9 @@ class Endpoint:
 class Door:
     """Turns foreign requests away, and says in problem documents what is not there."""
 
-    def __init__(self, app: Router, guard: Guard) -> None:
+    def __init__(self, app: Router, guard: Guard, arrived: Callable[[Headers], object]) -> None:
         self._app = app
+        self._arrived = arrived
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,6 +165,7 @@ class Door:
         if (reason := self._guard.refusal(scope)) is not None:
             await _response_to(wire.Foreign(reason), scope)(scope, receive, send)
             return
+        self._arrived(scope["headers"])
         try:
             await self._app(scope, receive, send)
         except HTTPException as error:

@@ -13,6 +13,7 @@ from strandline.journal.rules import Closed, Rank, rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
+    Carrier,
     Fact,
     Inline,
     Input,
@@ -27,7 +28,7 @@ from strandline.model import (
     Window,
 )
 
-_request: Final = decoder(tuple[Input, dict[str, Any]])
+_request: Final = decoder(tuple[Input, dict[str, Any], Carrier | None])
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
 _message: Final = decoder(Message)
 _outcome: Final = decoder(Outcome)
@@ -104,7 +105,7 @@ class KeptRun:
 
     def shown(self, position: int | None) -> Run:
         """Return it as the port shows it; `position` is None unless it waits."""
-        prompt, metadata = _request(self.request)
+        prompt, metadata, trace = _request(self.request)
         return Run(
             run_id=self.new.run_id,
             key=self.new.key,
@@ -128,6 +129,7 @@ class KeptRun:
             cancel_requested=self.cancel_requested,
             discard=self.discard,
             if_busy=self.new.if_busy,
+            trace=trace,
         )
 
 

@@ -36,11 +36,11 @@ _TAKEN: Final = advance(RunStatus.QUEUED, Move.TAKE)
 _RUNNING: Final = _TAKEN.value
 _COLUMNS: Final = (
     "seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque, input, metadata, created_at,"
-    " started_at, timeout_s, queue_deadline"
+    " started_at, timeout_s, queue_deadline, trace"
 )
-_INSERT: Final = f"INSERT INTO runs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?)"
+_INSERT: Final = f"INSERT INTO runs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?)"
 _INSERT_MORE: Final = (
-    f"INSERT INTO runs ({_COLUMNS}, key, fingerprint, if_busy) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?)"
+    f"INSERT INTO runs ({_COLUMNS}, key, fingerprint, if_busy) VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?,?)"
     " ON CONFLICT (session, key) WHERE key IS NOT NULL DO NOTHING"
 )
 _HEAD: Final = (
@@ -108,7 +108,15 @@ class Ledger(Controls):
 
     # -- verbs ----------------------------------------------------------------------------------------
 
-    def accept(self, new: NewRun, prompt: bytes, metadata: bytes | None, bounds: Bounds, take: bool) -> AcceptAnswer:
+    def accept(
+        self,
+        new: NewRun,
+        prompt: bytes,
+        metadata: bytes | None,
+        trace: bytes | None,
+        bounds: Bounds,
+        take: bool,
+    ) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
         session = self._known.session(new.key)
         asked = self._known.open_question(session) if session is not None else None
@@ -150,7 +158,7 @@ class Ledger(Controls):
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         fence = self._next_fence() if at_once else None
         started_at = self._clock.now() if at_once else None
-        while not self._insert(session, new, seq, place, fence, started_at, prompt, metadata):
+        while not self._insert(session, new, seq, place, fence, started_at, prompt, metadata, trace):
             if (stands_for := self._stands_for(session, new)) is not None:
                 return stands_for
         self._next_seq = seq + 1
@@ -174,6 +182,7 @@ class Ledger(Controls):
             timeout_s=new.timeout_s,
             queue_deadline=new.queue_deadline,
             if_busy=new.if_busy,
+            trace=new.trace,
         )
         self.made.append(Claim(token=Token(new.run_id, fence), run=run, question=question))
         return Accepted(0, stopped, input_until=until)
@@ -198,13 +207,14 @@ class Ledger(Controls):
         started_at: float | None,
         prompt: bytes,
         metadata: bytes | None,
+        trace: bytes | None,
     ) -> bool:
         """Write the row of a run; False, and nothing is written, if its key stands for another one."""
         owner = request_owner(session.crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         values = (
             seq, new.run_id, session.no, new.lane, place[1], new.priority, _QUEUED if fence is None else _RUNNING,
             int(fence is not None), fence, int(new.opaque), sealed(prompt, owner), metadata and sealed(metadata, owner),
-            new.created_at, started_at, new.timeout_s, new.queue_deadline,
+            new.created_at, started_at, new.timeout_s, new.queue_deadline, trace and sealed(trace, owner),
         )  # fmt: skip
         if new.keyed is None and new.if_busy is _ENQUEUE:
             self._execute(_INSERT, values)

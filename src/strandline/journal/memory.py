@@ -106,7 +106,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
-        request = encode_messages((new.input, new.metadata))
+        request = encode_messages((new.input, new.metadata, new.trace))
         with self._lock:
             self._check_open()
             if new.run_id in self._runs:

@@ -30,7 +30,7 @@ from strandline.errors import (
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 POLL_S: Final = 0.1
 MOUNTINFO: Final = Path("/proc/self/mountinfo")

@@ -29,6 +29,7 @@ from strandline.lifecycle import ENDED
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
+    Carrier,
     Fact,
     IfBusy,
     Inline,
@@ -59,6 +60,7 @@ _ASKED: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
 
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
+_trace: Final = decoder(Carrier)
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
 _messages: Final = decoder(list[Message])
 _outcome: Final = decoder(Outcome)
@@ -67,7 +69,7 @@ _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 RUN_COLUMNS: Final = (
     "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, moved, fence, urgency"
+    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, moved, trace, fence, urgency"
 )
 
 
@@ -103,7 +105,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
     run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
-    cancel_requested, discard, if_busy, moved = wanted
+    cancel_requested, discard, if_busy, moved, trace = wanted
     what, session = f"run {run_id}", key_crc(key) if crc is None else crc
     if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
@@ -136,6 +138,7 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         cancel_requested=bool(cancel_requested),
         discard=bool(discard),
         if_busy=_POLICIES[if_busy],
+        trace=None if trace is None else read_sealed(_trace, trace, what, asked),
     )
 
 

@@ -185,7 +185,8 @@ class SqliteJournal:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
         prompt = encode_messages(new.input)
         metadata = encode_messages(new.metadata) if new.metadata else None
-        call = partial(self._verbs().accept, new, prompt, metadata, bounds, take)
+        trace = encode_messages(new.trace) if new.trace else None
+        call = partial(self._verbs().accept, new, prompt, metadata, trace, bounds, take)
         accepted: AcceptAnswer = await self._written(call, new=True)
         return accepted
 

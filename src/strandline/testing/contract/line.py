@@ -6,13 +6,32 @@ import asyncio
 
 from strandline.errors import InvariantBroken
 from strandline.journal.port import Accepted, Bounds, Changed, Delete, Refused, Take
-from strandline.model import Lane, Run, RunId, RunStatus
+from strandline.model import Keyed, Lane, Run, RunId, RunStatus
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
 
 class LineContract(Contract):
     """Order, exclusivity, bounds and last attempts."""
+
+    # -- what was asked for ----------------------------------------------------------------------------
+
+    @scenario
+    async def test_a_run_keeps_the_trace_of_its_request(self, desk: Desk) -> None:
+        """Claimed at once, after it has waited, in a later process, and when it has ended; by a request of any kind."""
+        trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=\u00e4"}
+        keyed = Keyed("k", bytes(32), 0.0)
+        claim = await desk.start("a", trace=trace)
+        await desk.accept("b", trace={**trace, "of": "b"}, keyed=keyed)
+        await desk.accept("c")
+        assert claim.run.trace == trace
+        assert [(await desk.run(each)).trace for each in "abc"] == [trace, {**trace, "of": "b"}, None]
+        await desk.restart()
+        (claim,) = desk.orphans
+        assert claim.run.trace == trace
+        await desk.settle(claim, take=True)
+        assert (await desk.claim(of="b")).run.trace == {**trace, "of": "b"}
+        assert (await desk.run("a")).trace == trace
 
     # -- order -----------------------------------------------------------------------------------------
 

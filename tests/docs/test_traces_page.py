@@ -1,0 +1,60 @@
+"""`docs/traces.md` names every span and attribute, and its log line is one that a server writes."""
+
+import inspect
+import json
+import logging
+import re
+from contextvars import copy_context
+from typing import Final
+
+from docs.pages import DOCS, blocks
+from strandline.engine.tracing import RUN
+from strandline.logs import AsJson
+from strandline.model import Run, RunId, RunStatus, session_key
+from strandline.telemetry import export, traces
+
+PAGE: Final = (DOCS / "traces.md").read_text()
+
+
+def test_every_span_and_attribute_stands_on_the_page_and_no_other() -> None:
+    code = inspect.getsource(traces)
+    spans = {f"strandline.{name}" for name in re.findall(r'_part\("(\w+)"', code)}
+    spans |= set(re.findall(r'start_span\("(strandline\.\w+)"', code))
+    attributes = set(re.findall(r'"(strandline\.\w+|error\.type)"', code)) - spans
+    assert len(spans) == 5
+    assert len(attributes) == 5
+    assert set(re.findall(r"^\| `((?:strandline|error)\.\w+)` \|", PAGE, re.MULTILINE)) == spans | attributes
+
+
+def test_the_limits_of_the_page_are_those_of_the_code() -> None:
+    assert f"{traces.LONGEST:,} characters" in PAGE
+    assert f"for {export.FLUSH_S:g} seconds at most" in PAGE
+
+
+def test_the_line_of_the_page_is_one_that_a_server_writes() -> None:
+    (text,) = blocks("traces.md", "json")
+    shown = json.loads(text)
+    run = Run(
+        run_id=RunId(shown["run_id"]),
+        key=session_key(shown["session_id"]),
+        input="x",
+        lane=3,
+        priority=3,
+        opaque=False,
+        metadata={},
+        sequence=0,
+        status=RunStatus.RUNNING,
+        attempt=1,
+        created_at=0.0,
+        trace={"traceparent": f"00-{shown['trace_id']}-b7ad6b7169203331-01"},
+    )
+
+    def line() -> str:
+        RUN.set(run)
+        record = logging.LogRecord(shown["logger"], logging.WARNING, "x.py", 1, shown["message"], (), None)
+        return AsJson(details=False).format(record)
+
+    written = json.loads(copy_context().run(line))
+    assert written | {"time": shown["time"]} == shown
+    assert list(written) == list(shown)
+    assert re.sub(r"\d", "0", written["time"]) == re.sub(r"\d", "0", shown["time"])
