@@ -29,7 +29,17 @@ _log = logging.getLogger("strandline")
 
 FAILED: Final = 2
 """What `serve` returns if it could not serve; the reason stands on the standard error output."""
-OF_A_SERVER: Final = frozenset({"host", "port", "allow_anonymous", "idle_timeout_minutes"})
+OF_A_SERVER: Final = frozenset(
+    {
+        "host",
+        "port",
+        "allow_anonymous",
+        "idle_timeout_minutes",
+        "max_connections",
+        "receive_timeout",
+        "keep_alive",
+    }
+)
 OF_HTTP: Final = frozenset({"allowed_hosts", "cors_origins", "max_body_bytes"})
 
 Place = str | os.PathLike[str]
@@ -91,6 +101,9 @@ class ServerSettings(AppSettings, total=False):
     port: int
     allow_anonymous: bool
     idle_timeout_minutes: float | None
+    max_connections: int
+    receive_timeout: float
+    keep_alive: int
 
 
 def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppSettings]) -> "AgentApp":
