@@ -38,6 +38,8 @@ RUN groupadd --gid ${UID} strandline \
     && install --directory --owner=${UID} --group=${UID} /data
 COPY --from=dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    # (pip compiles what it installs all the same, and not itself again)
+    PYTHONDONTWRITEBYTECODE=1 \
     /opt/venv/bin/pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
 COPY container /opt/strandline
 

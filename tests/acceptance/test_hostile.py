@@ -100,6 +100,12 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
         yield made
 
 
+def resident_kb(server: Server) -> int:
+    status = Path(f"/proc/{server.pid}/status")
+    found = re.search(r"VmRSS:\s+(\d+)", status.read_text()) if status.exists() else None
+    return int(found[1]) if found else 0
+
+
 # -- many -------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +119,7 @@ def test_ten_thousand_clients_that_only_sit_there_slow_nobody_down(at: Checkpoin
         with serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server:
             at.hold("q1 model 0")
             running, waiting = server.line_up("q1", "q2", session_id="s")
+            before = resident_kb(server)
             with clients(server, count) as idle:
                 for number, client in enumerate(idle):
                     client.send(parts[number % 3])
@@ -121,7 +128,8 @@ def test_ten_thousand_clients_that_only_sit_there_slow_nobody_down(at: Checkpoin
                     began = time.perf_counter()
                     server.health()
                     took.append(time.perf_counter() - began)
-                # Each with a connection of its own, which the server has to accept first.
+                each_kb = (resident_kb(server) - before) / count
+                # With a connection of its own, which the server has to accept.
                 with clients(server, 1) as (late,):
                     assert late.send(chat("late", "other")).answer().status == 200
                 assert server.health()["queue_depth"] == 1
@@ -132,8 +140,11 @@ def test_ten_thousand_clients_that_only_sit_there_slow_nobody_down(at: Checkpoin
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     p50, p99 = statistics.median(took), sorted(took)[-2]
-    sys.stdout.write(f"/health beside {count} idle clients: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms\n")
+    sys.stdout.write(
+        f"/health beside {count} idle clients: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms; {each_kb:.1f} KB each\n"
+    )
     assert p99 < HEALTH_P99_S
+    assert each_kb < 50
 
 
 # -- wrong ------------------------------------------------------------------------------------------------
