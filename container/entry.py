@@ -120,8 +120,8 @@ def _become(identity: Identity) -> None:
     except OSError as error:
         raise CannotStart(
             f"The container was started as root and may not become another user ({error.strerror}). Allow it, "
-            f"--cap-add SETUID --cap-add SETGID (and --cap-add CHOWN for a /data that is root's), or start it as who it shall be: "
-            f"docker run --user {identity.uid}:{identity.gid} ..."
+            f"--cap-add SETUID --cap-add SETGID (and --cap-add CHOWN for a /data that is root's), or start it as who "
+            f"it shall be: docker run --user {identity.uid}:{identity.gid} ..."
         ) from error
 
 

@@ -82,15 +82,15 @@ class Crowd:
 
     def _look(self) -> None:
         """Let those go whose time is over, and come back when the next one's will be."""
-        self._patrol = None
         now = asyncio.get_running_loop().time()
-        while self._owing:
+        while self._owing:  # (`_patrol` stays set meanwhile: who owes anew in here needs no second one)
             connection, since = next(iter(self._owing.items()))
             if (left_s := since + self._patience_s - now) > 0:
                 self._patrol_in(left_s)
                 return
             del self._owing[connection]
             connection.took_too_long(self._patience_s)
+        self._patrol = None
 
 
 class Connection(HttpToolsProtocol):
