@@ -1,6 +1,8 @@
 # Strandline with an agent of yours: mount or copy it to /app/agent.py. Data is kept under /data.
 #
-# BASE_IMAGE is a Debian (or Ubuntu) with Python 3.11 or newer and its venv module.
+# BASE_IMAGE is a Debian (or Ubuntu) with Python 3.11 or newer and its venv module, for whatever processor.
+# Layers go from what changes least to what changes most: an image of yours (`FROM` this one, packages, then agent.py)
+# rebuilds only the last of them. docs/container.md says how to run it locked down.
 ARG BASE_IMAGE=python:3.13-slim
 
 # -- everything that Strandline is built on, in a layer that changes only with its versions --------------
@@ -14,7 +16,10 @@ RUN --mount=type=secret,id=pip_ca,required=false \
     /opt/venv/bin/python -c "import tomllib; \
 project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 print(*project['dependencies'], *project['optional-dependencies']['demo'], sep='\n')" > requirements.txt \
-    && /opt/venv/bin/pip install --constraint constraints.txt --requirement requirements.txt
+    && /opt/venv/bin/pip install --constraint constraints.txt --requirement requirements.txt \
+    # Compiled modules make the start fast, also under a root that is read-only; nobody waits for pip's or for tests.
+    && find /opt/venv \( -path '*/site-packages/pip/*' -name __pycache__ -o -path '*/site-packages/*/tests' \) \
+       -prune -exec rm -rf {} +
 
 # -- Strandline itself, as a wheel ------------------------------------------------------------------------
 FROM dependencies AS wheel
@@ -33,6 +38,8 @@ RUN groupadd --gid ${UID} strandline \
     && install --directory --owner=${UID} --group=${UID} /data
 COPY --from=dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    # (pip compiles what it installs all the same, and not itself again)
+    PYTHONDONTWRITEBYTECODE=1 \
     /opt/venv/bin/pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
 COPY container /opt/strandline
 
@@ -40,6 +47,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PORT=8080 \
     STRANDLINE_JOURNAL=sqlite:/data/journal.db \
+    STRANDLINE_LOG_FORMAT=json \
     STRANDLINE_ALLOW_ANONYMOUS=1
 VOLUME /data
 EXPOSE 8080
@@ -49,8 +57,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s -
 # -I and -S: what runs as root is the entry and the standard library, whatever the environment says.
 ENTRYPOINT ["/opt/venv/bin/python", "-I", "-S", "/opt/strandline/entry.py"]
 
-ARG VERSION=0.1.0
+# `make image` adds which version and revision it is, of when, and where its source is.
 LABEL org.opencontainers.image.title="Strandline" \
       org.opencontainers.image.description="A stateful agent behind HTTP whose requests wait their turn" \
-      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.vendor="The Strandline authors" \
       org.opencontainers.image.licenses="Apache-2.0"

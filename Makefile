@@ -7,6 +7,7 @@
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
 #   IMAGE=strandline      the name of the image
+#   SOURCE=https://...    where the image's source is, for its labels
 #   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
 
 SHELL := /bin/sh
@@ -17,6 +18,7 @@ BIN := .venv/bin
 BASE_IMAGE ?= python:3.13-slim
 IMAGE ?= strandline
 CA_BUNDLE ?= $(PIP_CERT)
+SOURCE ?=
 DOCKER_BUILD_FLAGS ?=
 TESTS ?=
 WORKERS ?= 4
@@ -63,9 +65,15 @@ pictures: .venv/.dev ## Draw the pictures of the documentation anew
 
 image: ## Build the container image
 	docker build $(DOCKER_BUILD_FLAGS) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+	  $(foreach label,$(LABELS),--label org.opencontainers.image.$(label)) \
 	  $(if $(CA_BUNDLE),--secret id=pip_ca$(comma)src=$(CA_BUNDLE)) --tag $(IMAGE) .
 
 comma := ,
+# What only a build knows. The time is the commit's, so that the same commit makes the same image.
+LABELS = version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+  $(addprefix revision=,$(shell git rev-parse HEAD 2>/dev/null)) \
+  $(addprefix created=,$(shell git log -1 --format=%cI 2>/dev/null)) \
+  $(addprefix source=,$(SOURCE))
 
 .venv/.demo .venv/.dev: pyproject.toml constraints.txt
 	@tools/venv.sh $(patsubst .%,%,$(@F))

@@ -78,26 +78,34 @@ def _owner_of_data() -> Identity:
             raise _not_writable(DATA, error.strerror or "read-only") from error
         raise CannotStart(
             f"/data belongs to root and cannot be given to the user of this image ({error.strerror}). Give it away "
-            f"on the host, chown -R {own.uid}:{own.gid} FOLDER, where FOLDER is what you mount to /data; or run the "
-            f'container as yourself with a folder of yours: docker run --user "$(id -u):$(id -g)" ...'
+            f"on the host, chown -R {own.uid}:{own.gid} FOLDER, where FOLDER is what you mount to /data; or let the "
+            f"container do it, --cap-add CHOWN --cap-add SETUID --cap-add SETGID; or run it as yourself with a folder "
+            f'of yours: docker run --user "$(id -u):$(id -g)" ...'
         ) from error
     return own
 
 
 def _roots_files(top: Path) -> Iterator[str]:
-    """Yield `top` and whatever below it belongs to root; links are not followed, other disks not entered."""
+    """Yield whatever below `top` belongs to root, and at last `top`; links are not followed, other disks not entered.
+
+    A folder comes after what is in it: once it is given away, a root without capabilities may not enter it any more,
+    and as long as `top` is root's, a start that was interrupted here is done again.
+    """
     device = top.stat().st_dev
-    pending = [str(top)]
+    pending = [(str(top), False)]
     while pending:
-        folder = pending.pop()
-        yield folder
-        with os.scandir(folder) as entries:
+        path, is_done = pending.pop()
+        if is_done:
+            yield path
+            continue
+        pending.append((path, True))
+        with os.scandir(path) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
                 if status.st_uid != 0 or status.st_dev != device:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+                    pending.append((entry.path, False))
                 elif status.st_nlink == 1 or not entry.is_file(follow_symlinks=False):
                     # A second name of a file of root's may stand anywhere: that file is not given away.
                     yield entry.path
@@ -112,8 +120,8 @@ def _become(identity: Identity) -> None:
     except OSError as error:
         raise CannotStart(
             f"The container was started as root and may not become another user ({error.strerror}). Allow it, "
-            f"--cap-add SETUID --cap-add SETGID, or start it as who it shall be: "
-            f"docker run --user {identity.uid}:{identity.gid} ..."
+            f"--cap-add SETUID --cap-add SETGID (and --cap-add CHOWN for a /data that is root's), or start it as who "
+            f"it shall be: docker run --user {identity.uid}:{identity.gid} ..."
         ) from error
 
 

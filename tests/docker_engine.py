@@ -67,16 +67,24 @@ def _is_local(image: str) -> bool:
     return bool(docker("images", "--quiet", image))
 
 
+HARDENED: Final = (
+    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp"),
+    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "512"),
+)
+"""How docs/container.md says to run it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """An empty disk for /data. `nocopy`: else the engine gives an empty one to the image's user at each start."""
+    """A disk for /data."""
 
     name: str
+    options: str = ""
 
     @property
     def mount(self) -> tuple[str, str]:
         """The options that mount it."""
-        return ("--volume", f"{self.name}:/data:nocopy")
+        return ("--volume", f"{self.name}:/data{self.options}")
 
     @property
     def mount_read_only(self) -> tuple[str, str]:
@@ -85,12 +93,15 @@ class Volume:
 
 
 @contextmanager
-def volume(image: str, owner: str = "10001:10001") -> Iterator[Volume]:
-    """Make a volume that belongs to `owner`, as `uid:gid`."""
-    made = Volume(f"strandline-test-{uuid.uuid4().hex[:12]}")
+def volume(image: str, owner: str | None = None, mode: str = "755") -> Iterator[Volume]:
+    """Make an empty volume. The engine gives it to the image's user when it is used first, or it is `owner`'s."""
+    # `nocopy`: else the engine would give an empty one to the image's user again at each start.
+    made = Volume(f"strandline-test-{uuid.uuid4().hex[:12]}", "" if owner is None else ":nocopy")
     docker("volume", "create", made.name)
     try:
-        docker("run", "--rm", "--user", "0", "--entrypoint", "chown", *made.mount, image, owner, "/data")
+        if owner is not None:
+            give = ("--user", "0", "--entrypoint", "sh", *made.mount, image)
+            docker("run", "--rm", "--network", "none", *give, "-c", f"chmod {mode} /data && chown {owner} /data")
         yield made
     finally:
         docker("volume", "rm", "--force", made.name)
@@ -110,7 +121,7 @@ def run_to_end(image: str, *options: str, command: Sequence[str] = ()) -> Ended:
     name = f"strandline-test-{uuid.uuid4().hex[:12]}"
     try:
         done = subprocess.run(
-            ["docker", "run", "--rm", "--name", name, *options, image, *command],
+            ["docker", "run", "--rm", "--name", name, "--network", "none", *options, image, *command],
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
@@ -147,6 +158,12 @@ class Container:
             ["docker", "logs", self.id], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         return done.stdout
+
+    @property
+    def probes(self) -> tuple[int | None, int | None]:
+        """What /livez and /readyz say, None for nothing."""
+        url = self.url
+        return _status(f"{url}/livez"), _status(f"{url}/readyz")
 
     def until_ready(self) -> str:
         """Wait until the server takes requests, and return its URL. Fails with the logs if the container ends."""

@@ -68,6 +68,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_queued_per_session: Annotated[int, Meta(description="Runs that may wait in one session", ge=0)] = 100
     max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
     max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
+    max_connections: Annotated[
+        int, Meta(description="Connections at once; beyond them the one goes that has asked nothing for longest", ge=1)
+    ] = 12_000
+    receive_timeout: Annotated[
+        float, Meta(description="Seconds that a client has to send a request, its head and its body", gt=0)
+    ] = 60.0
+    keep_alive: Annotated[
+        int, Meta(description="Seconds that an answered connection stays open for the next request", ge=1)
+    ] = 75
     max_metadata_bytes: Annotated[int, Meta(description="Size of a run's `metadata` as JSON, in bytes", ge=2)] = (
         16 * 1024
     )

@@ -30,7 +30,18 @@ _log = logging.getLogger("strandline")
 FAILED: Final = 2
 """What `serve` returns if it could not serve; the reason stands on the standard error output."""
 OF_A_SERVER: Final = frozenset(
-    {"host", "port", "allow_anonymous", "idle_timeout_minutes", "log_format", "log_level", "log_details"}
+    {
+        "host",
+        "port",
+        "allow_anonymous",
+        "idle_timeout_minutes",
+        "max_connections",
+        "receive_timeout",
+        "keep_alive",
+        "log_format",
+        "log_level",
+        "log_details",
+    }
 )
 OF_HTTP: Final = frozenset({"allowed_hosts", "cors_origins", "max_body_bytes"})
 
@@ -96,6 +107,9 @@ class ServerSettings(AppSettings, total=False):
     log_level: Literal["debug", "info", "warning", "error"]
     log_details: bool
     idle_timeout_minutes: float | None
+    max_connections: int
+    receive_timeout: float
+    keep_alive: int
 
 
 def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppSettings]) -> "AgentApp":

@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -27,6 +28,7 @@ from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
 from strandline.config import Settings, check_exposure, is_loopback, journal_file
 from strandline.exits import EXHAUSTED, INTERRUPTED
+from strandline.http.connections import allowed, connections
 from strandline.journal.port import Journal
 from strandline.listener import listen
 from strandline.stacks import answer
@@ -118,13 +120,14 @@ class _Server:
         web = _Web(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=self._connections(),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=settings.keep_alive,
                 timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
             )
         )
@@ -177,6 +180,16 @@ class _Server:
         web.let_go()
         health = self._service.health()
         handed.stopping(health.running, health.queue_depth)
+
+    def _connections(self) -> Any:
+        wanted = self._settings.max_connections
+        if (most := allowed(wanted)) < wanted:
+            _log.warning(
+                "at most %d connections instead of %d: the system lets this process open no more files (ulimit -n)",
+                most,
+                wanted,
+            )
+        return connections(most=most, patience_s=self._settings.receive_timeout)
 
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""

@@ -1,5 +1,6 @@
 """examples/container: an image of one's own and its compose file, built and run by a real engine."""
 
+import json
 import os
 import shlex
 import shutil
@@ -14,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from docker_engine import DEADLINE_S, container, docker, volume
+from docker_engine import DEADLINE_S, HARDENED, container, docker, volume
 from examples_shown import example
+from strandline.config import default_of
 
 pytestmark = pytest.mark.docker
 
@@ -59,6 +61,11 @@ def ask(url: str, message: str) -> dict[str, Any]:
     return answer
 
 
+def layers(image: str) -> list[str]:
+    made: list[str] = json.loads(docker("inspect", "--format", "{{json .RootFS.Layers}}", image))
+    return made
+
+
 def test_four_lines_make_an_image_whose_conversations_are_in_its_volume(base: str, folder: Path) -> None:
     assert len(SHOWN.folder.joinpath("Dockerfile").read_text().splitlines()) == 4
     mine = f"strandline-test-mine:{uuid.uuid4().hex[:12]}"
@@ -66,12 +73,18 @@ def test_four_lines_make_an_image_whose_conversations_are_in_its_volume(base: st
     docker("build", *flags, "--tag", mine, str(folder), deadline_s=BUILD_S)
     try:
         with volume(mine) as data:
-            with container(mine, *data.mount) as server:
+            with container(mine, *HARDENED, *data.mount) as server:
                 assert ask(server.until_ready(), "hello")["response"] == "Question 1: hello"
                 look = "cd /app && OPENAI_API_KEY=key python -c 'import agent; print(type(agent.model).__name__)'"
                 assert server.execute("sh", "-c", look) == "OpenAIModel"
                 server.kill()
-            with container(mine, *data.mount) as server:
+
+            (folder / "agent.py").write_text((folder / "agent.py").read_text().replace("one sentence", "two"))
+            before = layers(mine)
+            docker("build", *flags, "--tag", mine, str(folder), deadline_s=BUILD_S)
+            assert layers(mine)[:-1] == before[:-1], "another agent makes the last layer anew, and no other"
+            assert layers(mine) != before
+            with container(mine, *HARDENED, *data.mount) as server:
                 assert ask(server.until_ready(), "still there?")["response"] == "Question 2: still there?"
                 assert server.stop() in (0, 143)
     finally:
@@ -166,5 +179,11 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         assert ask(agent.url, second["message"])["response"] == "Question 2: still there?"
 
         assert docker("inspect", "--format", "{{.Config.StopTimeout}}", agent.container) == "40"
+        limits = json.loads(docker("inspect", "--format", "{{json .HostConfig}}", agent.container))
+        assert (limits["ReadonlyRootfs"], limits["CapDrop"], limits["CapAdd"]) == (True, ["ALL"], None)
+        assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+        assert (limits["Memory"], limits["PidsLimit"]) == (1 << 30, 512)
+        # An executor thread for each sync tool, and the threads of servers, journals and libraries.
+        assert limits["PidsLimit"] >= 1.5 * default_of("executor_threads")
         agent.compose("stop")
         assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")

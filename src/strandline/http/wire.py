@@ -32,11 +32,13 @@ BAD_REQUEST: Final = 400
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+TIMED_OUT: Final = 408
 CONFLICT: Final = 409
 TOO_LARGE: Final = 413
 UNSUPPORTED: Final = 415
 UNPROCESSABLE: Final = 422
 TOO_MANY: Final = 429
+HEAD_TOO_LARGE: Final = 431
 CLIENT_LEFT: Final = 499
 """Nobody reads it."""
 BROKEN: Final = 500
@@ -47,11 +49,13 @@ TITLES: Final = {
     FORBIDDEN: "Forbidden",
     NOT_FOUND: "Not found",
     METHOD_NOT_ALLOWED: "Method not allowed",
+    TIMED_OUT: "Request timeout",
     CONFLICT: "Conflict",
     TOO_LARGE: "Body too large",
     UNSUPPORTED: "Unsupported media type",
     UNPROCESSABLE: "Invalid value",
     TOO_MANY: "Queue full",
+    HEAD_TOO_LARGE: "Headers too large",
     BROKEN: "Internal error",
     UNAVAILABLE: "Unavailable",
 }
@@ -67,6 +71,27 @@ class BodyTooLarge(errors.CallerError):
     """The body is larger than `max_body_bytes`."""
 
     code = "body_too_large"
+
+
+class HeadTooLarge(errors.CallerError):
+    """The request's line and headers are larger than 64 KiB."""
+
+    code = "head_too_large"
+
+
+class TooSlow(errors.CallerError):
+    """The request was not here within `receive_timeout`; nothing of it was accepted."""
+
+    code = "request_timeout"
+
+
+class NoConnectionLeft(errors.Unavailable):
+    """The server has `max_connections`, and a request under way on each of them."""
+
+    code = "no_connection_left"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"there are {most} connections already (setting max_connections)", retry_after_s=1.0)
 
 
 class NotJson(errors.CallerError):
@@ -98,6 +123,9 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,
     BodyTooLarge: TOO_LARGE,
+    HeadTooLarge: HEAD_TOO_LARGE,
+    TooSlow: TIMED_OUT,
+    NoConnectionLeft: UNAVAILABLE,
     NotJson: UNSUPPORTED,
     Foreign: FORBIDDEN,
 }

@@ -1,0 +1,264 @@
+"""The connections of a server's own process: how many there may be, how long each may take, how large a head may be.
+
+uvicorn bounds none of that: a client that sends nothing, a byte a minute or an endless header would keep a file
+descriptor and memory for good. What is owed decides. As long as a connection owes us a request (it has sent none, a
+part of one, or has been answered) it is the client's turn: it has so much time, and among too many the one that has
+taken longest goes. Once the request is here it is our turn, and the connection stays until it is answered.
+
+Knows bytes and time, and nothing of what is asked. `asgi` in a server of somebody else has what that one offers.
+"""
+
+import asyncio
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from strandline.errors import StrandlineError
+from strandline.http import wire
+from strandline.http.guard import EXEMPT
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""
+FOR_PROBES: Final = 100
+"""Connections kept free for probes, so that nobody restarts a server for having many clients."""
+OF_FILES: Final = 3 / 4
+"""Part of the files that a process may open which connections may be; journal and agents open files too."""
+
+
+class Crowd:
+    """All connections of a server; those that owe a request in the order in which their time began."""
+
+    def __init__(self, *, most: int, patience_s: float) -> None:
+        self._most = most
+        self._patience_s = patience_s
+        self._open: set[Connection] = set()
+        self._owing: dict[Connection, float] = {}
+        self._patrol: asyncio.TimerHandle | None = None
+
+    def came(self, connection: "Connection") -> None:
+        """Let a connection in, for which another one goes if there are too many."""
+        self._open.add(connection)
+        self.owes(connection)
+        if len(self._open) <= self._most:
+            return
+        idle = next((each for each in self._owing if each is not connection and not each.probes_only), None)
+        if idle is None and len(self._open) <= self._most + FOR_PROBES:
+            connection.take_probes_only(self._most)
+            return
+        if idle is not None:
+            idle.cut()
+            self.left(idle)
+        else:
+            connection.refuse(wire.NoConnectionLeft(self._most))
+            self.left(connection)
+
+    def left(self, connection: "Connection") -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        self._owing.pop(connection, None)
+
+    def owes(self, connection: "Connection") -> None:
+        """It is the client's turn from now on."""
+        self._owing.pop(connection, None)
+        self._owing[connection] = asyncio.get_running_loop().time()
+        if self._patrol is None:
+            self._patrol_in(self._patience_s)
+
+    def is_owed(self, connection: "Connection") -> None:
+        """It is our turn, and the client waits."""
+        self._owing.pop(connection, None)
+
+    def _patrol_in(self, seconds: float) -> None:
+        self._patrol = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Let those go whose time is over, and come back when the next one's will be."""
+        now = asyncio.get_running_loop().time()
+        while self._owing:  # (`_patrol` stays set meanwhile: who owes anew in here needs no second one)
+            connection, since = next(iter(self._owing.items()))
+            if (left_s := since + self._patience_s - now) > 0:
+                self._patrol_in(left_s)
+                return
+            del self._owing[connection]
+            connection.took_too_long(self._patience_s)
+        self._patrol = None
+
+
+class Connection(HttpToolsProtocol):
+    """One connection: uvicorn's, with bounds."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        crowd: Crowd,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._crowd = crowd
+        self._unread = 0
+        """How many bytes have come since a head was whole or a body grew: of a head, or of trailers, that never end."""
+        self._in_body = False
+        self.probes_only = False
+
+    # -- what is owed ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        super().connection_made(transport)
+        self._crowd.came(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._crowd.left(self)
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request begins: its time does too, unless another one is still to be answered."""
+        super().on_message_begin()
+        self._in_body = False
+        if not self._is_ours():
+            self._crowd.owes(self)
+
+    def on_message_complete(self) -> None:
+        """A request is here."""
+        super().on_message_complete()
+        self._in_body = False
+        self._unread = 0
+        if self._is_ours():
+            self._crowd.is_owed(self)
+
+    def on_response_complete(self) -> None:
+        """A request is answered."""
+        super().on_response_complete()
+        if not self._is_ours() and not self.transport.is_closing():
+            self._crowd.owes(self)
+
+    def _is_ours(self) -> bool:
+        """Tell whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
+        cycle = self._latest
+        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete and not cycle.more_body)
+
+    @property
+    def _latest(self) -> RequestResponseCycle | None:
+        """The latest request whose head was whole, and what becomes of it."""
+        return self.cycle
+
+    # -- how large ------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > MAX_HEAD_BYTES:
+            self._refuse_head()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole. What raises here makes uvicorn call `send_400_response`."""
+        if self._unread > MAX_HEAD_BYTES:  # (or a body came with it)
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                self._refuse_head()
+                raise wire.HeadTooLarge
+        self._unread = 0
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header in; not if it comes behind a body, where no proxy has looked at it."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body in."""
+        self._unread = 0
+        super().on_body(body)
+
+    # -- farewells ------------------------------------------------------------------------------------
+
+    def took_too_long(self, patience_s: float) -> None:
+        """Close it: the client has had its time. An answer that has begun without the whole body goes on."""
+        cycle = self._latest
+        if cycle is not None and not cycle.response_complete:
+            if cycle.response_started:
+                return
+            cycle.disconnected = True  # so that whoever reads the body hears that there is no more
+            cycle.message_event.set()
+        elif not self._unread:
+            if cycle is None:
+                self.cut()
+            else:
+                self._crowd.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
+            return
+        self.refuse(wire.TooSlow(f"the request was not here within {patience_s:g} s (setting receive_timeout)"))
+
+    def cut(self) -> None:
+        """Close it without a word: nothing was asked."""
+        self.transport.abort()
+
+    def take_probes_only(self, most: int) -> None:
+        """Answer probes, and say to all others that there is no room."""
+        self.probes_only = True
+        app = self.app
+
+        async def probes(scope: Scope, receive: Receive, send: Send) -> None:
+            if wire.inner_path(scope) in EXEMPT:
+                await app(scope, receive, send)
+            else:
+                answer = wire.error_response(wire.NoConnectionLeft(most))
+                answer.headers["connection"] = "close"
+                await answer(scope, receive, send)
+
+        self.app = probes
+
+    def refuse(self, error: StrandlineError) -> None:
+        """Say why, and close it."""
+        if self.transport.is_closing():
+            return
+        if not self._is_ours():  # (else it would stand in the middle of an answer)
+            self.transport.write(_as_bytes(wire.error_response(error)))
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is no HTTP, as all errors are said."""
+        self.refuse(wire.Malformed("this is no HTTP request"))
+
+    def _refuse_head(self) -> None:
+        self.refuse(wire.HeadTooLarge(f"line and headers of a request may have at most {MAX_HEAD_BYTES} bytes"))
+
+
+def connections(*, most: int, patience_s: float) -> Callable[..., HttpToolsProtocol]:
+    """Return what makes the connections of one server; `patience_s` is how long a request may take to come."""
+    return functools.partial(Connection, crowd=Crowd(most=most, patience_s=patience_s))
+
+
+def allowed(most: int) -> int:
+    """Return how many of `most` connections the system lets this process have, after asking it for more files."""
+    if sys.platform == "win32":
+        return most
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = math.ceil((most + FOR_PROBES) / OF_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):  # (what a system does not grant, it does not grant)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, int(soft * OF_FILES) - FOR_PROBES))
+
+
+def _as_bytes(response: Response) -> bytes:
+    head = b"".join(b"%s: %s\r\n" % pair for pair in (*response.raw_headers, (b"connection", b"close")))
+    return b"".join((STATUS_LINE[response.status_code], head, b"\r\n", bytes(response.body)))

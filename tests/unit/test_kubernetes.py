@@ -1,0 +1,130 @@
+"""`deploy/kubernetes`: what a cluster would refuse, and numbers that have to fit each other and the server's own."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes_validate
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from strandline.config import ALIASES, PREFIX, default_of, descriptions
+from strandline.http import app
+from strandline.http.guard import EXEMPT
+from strandline.server import CONNECTIONS_GRACE_S
+
+ROOT: Final = Path(__file__).parents[2]
+FOLDER: Final = ROOT / "deploy" / "kubernetes"
+VERSION: Final = "1.37"
+STOP_CANCEL_GRACE_S: Final = 1.0
+"""What a run gets to end after the drain's grace; see `Service.drain`."""
+
+
+def manifest(name: str) -> dict[str, Any]:
+    made: dict[str, Any] = yaml.safe_load((FOLDER / name).read_text())
+    return made
+
+
+KUSTOMIZATION: Final = manifest("kustomization.yaml")
+STATEFUL_SET: Final = manifest("statefulset.yaml")
+POD: Final = STATEFUL_SET["spec"]["template"]["spec"]
+CONTAINER: Final = POD["containers"][0]
+ENVIRONMENT: Final = {each["name"]: each.get("value") for each in CONTAINER["env"]}
+
+
+@pytest.mark.parametrize("name", KUSTOMIZATION["resources"])
+def test_a_cluster_would_take_it(name: str) -> None:
+    kubernetes_validate.validate(manifest(name), VERSION, strict=True)
+
+
+def test_the_schemas_do_see_what_is_wrong() -> None:
+    wrong = {**STATEFUL_SET, "spec": {**STATEFUL_SET["spec"], "replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        kubernetes_validate.validate(wrong, VERSION, strict=True)
+
+
+def test_every_manifest_is_in_the_kustomization_which_replaces_the_image() -> None:
+    assert {*KUSTOMIZATION["resources"], "kustomization.yaml"} == {path.name for path in FOLDER.iterdir()}
+    assert [each["name"] for each in KUSTOMIZATION["images"]] == [CONTAINER["image"]]
+    assert manifest("namespace.yaml")["metadata"]["name"] == KUSTOMIZATION["namespace"]
+
+
+def test_there_is_one_pod_and_no_other_gets_at_its_disk() -> None:
+    spec = STATEFUL_SET["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert (spec["replicas"], claim["spec"]["accessModes"]) == (1, ["ReadWriteOncePod"])
+    mounted = {each["name"]: each["mountPath"] for each in CONTAINER["volumeMounts"]}
+    assert mounted[claim["metadata"]["name"]] == "/data"
+    assert set(mounted) == {claim["metadata"]["name"], *(each["name"] for each in POD["volumes"])}
+
+
+def test_a_drain_fits_into_the_time_that_the_cluster_gives() -> None:
+    drain_s = float(ENVIRONMENT["STRANDLINE_DRAIN_GRACE"])
+    # (one second more than uvicorn's grace is the bound of `server.life`)
+    assert POD["terminationGracePeriodSeconds"] > drain_s + STOP_CANCEL_GRACE_S + CONNECTIONS_GRACE_S
+    assert "preStop" not in CONTAINER.get("lifecycle", {}), "its time counts, too"
+
+
+def test_probes_ask_what_is_there_and_open_to_all_and_on_its_port() -> None:
+    (port,) = CONTAINER["ports"]
+    assert port["containerPort"] == default_of("port")
+    probes = {kind: CONTAINER[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")}
+    asked = {kind: (probe["httpGet"]["path"], probe["httpGet"]["port"]) for kind, probe in probes.items()}
+    # Alive is not ready: who waits for the journal of a pod that still stops must not be killed for it.
+    assert asked == {"startup": ("/livez", "http"), "liveness": ("/livez", "http"), "readiness": ("/readyz", "http")}
+    assert {path for path, _ in asked.values()} <= EXEMPT
+    annotations = STATEFUL_SET["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    routes = Path(app.__file__).read_text()
+    assert f'Route("{annotations["prometheus.io/path"]}"' in routes
+    (served,) = manifest("service.yaml")["spec"]["ports"]
+    assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
+
+
+def test_the_service_finds_the_pod() -> None:
+    spec = STATEFUL_SET["spec"]
+    service = manifest("service.yaml")
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert spec["serviceName"] == service["metadata"]["name"]
+
+
+def test_what_is_set_are_settings_and_the_cluster_sets_none() -> None:
+    known = {*(PREFIX + name.upper() for name in descriptions()), *ALIASES.values(), "STRANDLINE_API_KEYS_FILE"}
+    assert set(ENVIRONMENT) <= known
+    # A Service named strandline would become STRANDLINE_PORT=tcp://... in every pod.
+    assert POD["enableServiceLinks"] is False
+
+
+def test_nobody_gets_in_without_a_key() -> None:
+    path = ENVIRONMENT["STRANDLINE_API_KEYS_FILE"]
+    (folder,) = (each["mountPath"] for each in CONTAINER["volumeMounts"] if each["name"] == "api-keys")
+    assert path.startswith(f"{folder}/")
+    (secret,) = (each["secret"] for each in POD["volumes"] if each["name"] == "api-keys")
+    assert not secret.get("optional"), "without it the pod must not start"
+    assert ENVIRONMENT["STRANDLINE_ALLOW_ANONYMOUS"] == "false"
+
+
+def test_the_pod_is_restricted_by_the_published_rules() -> None:
+    """The profile `restricted` of the Pod Security Standards, and besides a root file system that is read-only."""
+    assert manifest("namespace.yaml")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    # baseline
+    assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(POD)
+    assert not any("hostPort" in port for port in CONTAINER["ports"])
+    assert "sysctls" not in POD["securityContext"]
+    own = CONTAINER["securityContext"]
+    assert not own.get("privileged")
+    assert "procMount" not in own
+    # restricted
+    kinds = {kind for volume in POD["volumes"] for kind in volume if kind != "name"}
+    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
+    assert kinds <= allowed | {"secret"}
+    assert own["allowPrivilegeEscalation"] is False
+    assert own["capabilities"] == {"drop": ["ALL"]}
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    # and ours
+    assert own["readOnlyRootFilesystem"] is True
+    identity = {POD["securityContext"][each] for each in ("runAsUser", "runAsGroup", "fsGroup")}
+    assert identity == {10001}
+    assert POD["automountServiceAccountToken"] is False
+    assert "initContainers" not in POD
