@@ -208,7 +208,8 @@ def test_neither_a_full_disk_nor_a_thousand_idle_clients_take_the_server_down(im
     disk = ("--tmpfs", "/data:uid=10001,gid=10001,size=8m", "--ulimit", "nofile=1024:1024")
     with container(image, *HARDENED, *disk, *app.mount) as server:
         url = server.until_ready()
-        assert "at most 668 connections" in server.logs
+        log = [json.loads(line) for line in server.logs.splitlines()]
+        assert any("at most 668 connections" in each["message"] for each in log), log
         assert ask(url, "before").status_code == 200
         host, port = url.removeprefix("http://").split(":")
         with ExitStack() as idle:
@@ -244,10 +245,11 @@ def test_an_agent_that_cannot_be_imported_ends_it_with_what_to_do(image: str, ap
     done = run_to_end(image, *HARDENED, *app.mount)
 
     assert done.status == 2
-    told = done.stderr.splitlines()
-    assert told[0].startswith("strandline: /app/agent.py cannot be imported: ModuleNotFoundError")
+    (line,) = done.stderr.splitlines()
+    told = json.loads(line)["message"].splitlines()
+    assert told[0].startswith("/app/agent.py cannot be imported: ModuleNotFoundError")
     assert told[-1].startswith("Install it")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in line
 
 
 # -- whose it is --------------------------------------------------------------------------------------
