@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from strandline import __version__
+from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
@@ -64,13 +65,14 @@ def run(
     `announce` is told one line for people once the server is ready, with its address.
     """
     check_exposure(settings)
-    if not is_loopback(settings.host):
+    keys = keys_of(settings)
+    if keys is None and not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
     tally = Tally()
     journal = open_journal(settings, clock, tally)
     listener = listen(settings) if handed is None else handed.listener
-    server = _Server(target, settings, clock, tally, journal, listener, announce, handed)
+    server = _Server(target, settings, clock, tally, journal, keys, listener, announce, handed)
     code = uvloop.run(server.life())
     if not server.loops.close():
         # A thread of user code still works; Python would wait for it at exit.
@@ -91,11 +93,13 @@ class _Server:
         clock: Clock,
         tally: Tally,
         journal: Journal,
+        keys: Keys | None,
         listener: socket.socket,
         announce: Callable[[str], None],
         handed: Handed | None,
     ) -> None:
         self._handed = handed
+        self._keys = keys
         self._settings = settings
         self._tally = tally
         self._target = target
@@ -108,7 +112,7 @@ class _Server:
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_face(settings, self._service, self._tally, loopback=is_loopback(settings.host))
+        app = build_face(settings, self._service, self._tally, loopback=is_loopback(settings.host), keys=self._keys)
         web = _Web(
             uvicorn.Config(
                 app,
@@ -134,6 +138,7 @@ class _Server:
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
         exhausting = asyncio.create_task(self._service.exhausted.wait())
+        following = asyncio.create_task(self._follow_keys(loop))
         try:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -155,6 +160,7 @@ class _Server:
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
             idling.cancel()
+            following.cancel()
             exhausting.cancel()
             stopping.cancel()
             # Clients that never finish their request are cut; it would log a traceback for each of them.
@@ -171,6 +177,21 @@ class _Server:
         web.let_go()
         health = self._service.health()
         handed.stopping(health.running, health.queue_depth)
+
+    async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""
+        if self._keys is None or self._keys.file is None:
+            return  # (SIGHUP ends the server then, as it does without a handler: its terminal is gone)
+        looks: set[asyncio.Task[None]] = set()
+        keys = self._keys
+
+        def look() -> None:
+            looks.add(task := asyncio.create_task(keys.look()))
+            task.add_done_callback(looks.discard)
+
+        if self._handed is None:  # (else it is for the parent, and tells both that their terminal is gone)
+            loop.add_signal_handler(signal.SIGHUP, look)
+        await keys.follow()
 
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""

@@ -10,7 +10,7 @@ import typer
 
 from strandline.cli import say
 from strandline.cli.complete import TARGETS, TOML, choices, one_of
-from strandline.config import default_of, descriptions, kind_of, resolve
+from strandline.config import OF_CLIENTS, default_of, descriptions, kind_of, resolve
 
 if TYPE_CHECKING:
     from strandline.config import Settings
@@ -35,6 +35,12 @@ def _serve(
     with say.told():
         child = _child(handed_over)
         resolved = resolve(flags, os.environ, toml=config)
+        if not resolved.settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
+            console.print(
+                f"note: {', '.join(sorted(misplaced))} is what a client shows, and lets nobody in here: a server has"
+                " its keys from STRANDLINE_API_KEYS_FILE",
+                soft_wrap=True,
+            )
         from strandline.agents.load import default_target, load_target
 
         target = target or default_target()
