@@ -98,6 +98,27 @@ def test_every_route_wants_a_key_but_probes_and_descriptions(tmp_path: Path) -> 
     run(main())
 
 
+def test_nothing_of_a_request_without_a_key_is_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async def receive() -> dict[str, Any]:
+            raise AssertionError("its body was read")
+
+        async with served(tmp_path) as world:
+            sent: list[Any] = []
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            scope = {
+                "type": "http", "method": "POST", "path": "/chat", "query_string": b"", "root_path": "",
+                "headers": [(b"host", b"127.0.0.1"), (b"content-length", b"1000000000")], "server": ("127.0.0.1", 80),
+            }  # fmt: skip
+            await world.app(scope, receive, send)  # type: ignore[arg-type]
+            assert sent[0]["status"] == 401
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("values", "status"),
     [

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,15 @@ def test_a_file_without_a_key_lets_no_server_start(content: bytes, tmp_path: Pat
     file.write_bytes(content)
     with pytest.raises(SettingsError, match=r"has no key|no text in UTF-8"):
         keys_of(Settings(api_keys_file=str(file)))
+
+
+def test_a_file_that_may_not_be_read_is_told_with_whom_to_let(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SettingsError, match=rf"Permission denied. Let the user .* read it \(uid {os.geteuid()}\)"):
+        keys_of(Settings(api_keys_file=str(tmp_path / "keys")))
 
 
 def test_a_server_with_keys_may_listen_anywhere_and_one_without_is_told_of_them() -> None:

@@ -6,6 +6,7 @@ so. Nobody is let in by it, and nobody is shut out by an editor that has saved h
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -107,9 +108,11 @@ def _content(file: Path) -> bytes:
         with file.open("rb") as opened:
             content = opened.read(MOST_BYTES + 1)
     except OSError as error:
+        what = f"Make it: strandline keys new NAME --file {file}"
+        if isinstance(error, PermissionError):
+            what = f"Let the user that runs the server read it (uid {os.geteuid()}), and nobody else"
         raise SettingsError(
-            f"the file of keys {file} (setting api_keys_file) cannot be read: {error.strerror or error}. Make it:"
-            f" strandline keys new NAME --file {file}"
+            f"the file of keys {file} (setting api_keys_file) cannot be read: {error.strerror or error}. {what}"
         ) from None
     if len(content) > MOST_BYTES:
         raise SettingsError(f"{file} (setting api_keys_file) is too large to be a file of keys.")
