@@ -113,7 +113,7 @@ def test_nothing_of_a_request_without_a_key_is_read(tmp_path: Path) -> None:
                 "type": "http", "method": "POST", "path": "/chat", "query_string": b"", "root_path": "",
                 "headers": [(b"host", b"127.0.0.1"), (b"content-length", b"1000000000")], "server": ("127.0.0.1", 80),
             }  # fmt: skip
-            await world.app(scope, receive, send)  # type: ignore[arg-type]
+            await world.app(scope, receive, send)
             assert sent[0]["status"] == 401
 
     run(main())
