@@ -14,6 +14,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from strandline.access.source import Keys
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.config import Settings, journal_file
@@ -84,6 +85,7 @@ def build_service(
             max_running=settings.max_running,
             max_queued_per_session=settings.max_queued_per_session,
             max_queued=settings.max_queued,
+            max_queued_per_principal=settings.max_queued_per_principal,
             max_metadata_bytes=settings.max_metadata_bytes,
             priority=settings.priority,
             timeout_s=settings.timeout,
@@ -118,8 +120,13 @@ def build_service(
     )
 
 
-def build_face(settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None) -> ASGIApp:
-    """Return the HTTP face of a service. `loopback`: whether it is reached from this machine only; None: not known."""
+def build_face(
+    settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None, keys: Keys | None
+) -> ASGIApp:
+    """Return the HTTP face of a service, for those who show one of `keys`; None: for everybody.
+
+    `loopback`: whether it is reached from this machine only; None: not known.
+    """
     return build_app(
         service,
         Scrapes(service, tally, journal_file(settings)),
@@ -130,7 +137,9 @@ def build_face(settings: Settings, service: Service, tally: Tally, traces: Trace
             loopback=loopback,
             allowed_hosts=settings.allowed_hosts,
             cors_origins=settings.cors_origins,
+            metrics_public=settings.metrics_public,
         ),
+        keys,
         traces.arrived,
     )
 

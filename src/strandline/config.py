@@ -21,6 +21,10 @@ from strandline.errors import SettingsError
 DEFAULT: Final = "default"
 """The origin of a setting that nobody gave."""
 PREFIX: Final = "STRANDLINE_"
+HIDDEN: Final = frozenset({"api_keys"})
+"""Settings whose values are not shown: somebody may have written a key itself there."""
+OF_CLIENTS: Final = frozenset({"STRANDLINE_API_KEY", "STRANDLINE_API_KEY_FILE"})
+"""Variables of those who ask a server, and no settings of one."""
 TOML_FILE: Final = "strandline.toml"
 ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
 """Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
@@ -59,6 +63,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     allow_anonymous: Annotated[
         bool, Meta(description="Listen on other than loopback addresses although nobody has to show a key")
     ] = False
+    api_keys: Annotated[
+        list[str],
+        Meta(
+            description="Keys that let callers in, as `strandline keys new` prints their lines; default: no key needed"
+        ),
+    ] = []
+    api_keys_file: Annotated[
+        str | None, Meta(description="File with such lines, read anew when it has changed and on SIGHUP")
+    ] = None
+    metrics_public: Annotated[
+        bool, Meta(description="Whether /metrics is shown without an operator's key although there are keys")
+    ] = False
     allowed_hosts: Annotated[
         list[str], Meta(description="Values of the Host header to answer; default: loopback's, if listening there")
     ] = []
@@ -66,6 +82,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64
     executor_threads: Annotated[int, Meta(description="Threads for sync tools and factories", ge=1)] = 256
     max_queued_per_session: Annotated[int, Meta(description="Runs that may wait in one session", ge=0)] = 100
+    max_queued_per_principal: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Runs that may wait in all sessions of one key's name; default: no bound of its own"),
+    ] = None
     max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
     max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
     max_connections: Annotated[
@@ -187,6 +207,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         Meta(description="Minutes without any work or question after which the server stops itself"),
     ] = None
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers have to show a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
+
 
 class Told(Struct, frozen=True):
     """One setting as it stands: `value` is what was written, if that is wrong; `error` says why then."""
@@ -197,6 +222,14 @@ class Told(Struct, frozen=True):
     origin: str
     meaning: str
     error: str | None
+
+
+def shown(told: Told) -> Told:
+    """Return a setting as it may be shown to people."""
+    if told.name not in HIDDEN or not told.value:
+        return told
+    count = len(told.value) if isinstance(told.value, list) else 1
+    return msgspec.structs.replace(told, value=f"{count}, not shown")
 
 
 class Survey(Struct, frozen=True):
@@ -294,12 +327,12 @@ def journal_file(settings: Settings) -> Path | None:
 
 def check_exposure(settings: Settings) -> None:
     """Raise `SettingsError` if the server would listen beyond this machine without anybody having allowed it."""
-    if settings.allow_anonymous or is_loopback(settings.host):
+    if settings.has_keys or settings.allow_anonymous or is_loopback(settings.host):
         return
     raise SettingsError(
-        f"host is {settings.host}, so other machines could drive your agent, and nobody has to show a key. Listen on"
-        " 127.0.0.1 and put a proxy that checks who asks before it, or set STRANDLINE_ALLOW_ANONYMOUS=1 if everybody"
-        " who reaches this address may use the agent."
+        f"host is {settings.host}, so other machines could drive your agent, and nobody has to show a key. Make keys"
+        " (strandline keys new NAME --file keys, and --api-keys-file keys), listen on 127.0.0.1, or set"
+        " STRANDLINE_ALLOW_ANONYMOUS=1 if everybody who reaches this address may use the agent."
     )
 
 
@@ -367,7 +400,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return [
         f"the variable {name} is no setting{hint}"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in variables and (hint := _meant(name, variables))
+        if name.startswith(PREFIX) and name not in variables | OF_CLIENTS and (hint := _meant(name, variables))
     ]
 
 
@@ -385,8 +418,9 @@ def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:
             raise msgspec.ValidationError("Expected a number that is finite")
         return converted
     except msgspec.ValidationError as error:
+        said = "not shown here" if name in HIDDEN else repr(raw)
         raise SettingsError(
-            f"{name} is {raw!r} ({origin}); it must be {_choices(kind) or _wanted(error)}. {_description(kind)}."
+            f"{name} is {said} ({origin}); it must be {_choices(kind) or _wanted(error)}. {_description(kind)}."
         ) from None
 
 

@@ -100,6 +100,12 @@ class QueueFull(Unavailable):
         self.estimated_wait_s = estimated_wait_s
 
 
+class PrincipalFull(QueueFull):
+    """All sessions of this principal together hold `max_queued_per_principal` runs that wait."""
+
+    code = "principal_full"
+
+
 class ServerFull(QueueFull):
     """The queues of all sessions together hold `max_queued` runs."""
 

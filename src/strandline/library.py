@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from strandline.access.source import Keys, keys_of
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
 from strandline.composition import build_face
@@ -43,7 +44,9 @@ OF_A_SERVER: Final = frozenset(
         "log_details",
     }
 )
-OF_HTTP: Final = frozenset({"allowed_hosts", "cors_origins", "max_body_bytes"})
+OF_HTTP: Final = frozenset(
+    {"allowed_hosts", "api_keys", "api_keys_file", "cors_origins", "max_body_bytes", "metrics_public"}
+)
 
 Place = str | os.PathLike[str]
 
@@ -58,6 +61,7 @@ class ServiceSettings(TypedDict, total=False):
     executor_threads: int
     max_queued_per_session: int
     max_queued: int
+    max_queued_per_principal: int | None
     retry_after: float
     timeout: float
     queue_timeout: float
@@ -92,6 +96,9 @@ class ServiceSettings(TypedDict, total=False):
 class AppSettings(ServiceSettings, total=False):
     """The settings of an ASGI app."""
 
+    api_keys: Sequence[str]
+    api_keys_file: Place | None
+    metrics_public: bool
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]
     max_body_bytes: int
@@ -168,6 +175,7 @@ class AgentApp:
     def __init__(self, target: Target, settings: Settings) -> None:
         self._target = target
         self._settings = settings
+        self._keys = keys_of(settings)
         self._life: Life | None = None
         self._face: ASGIApp | None = None
         self._ended = False
@@ -192,8 +200,14 @@ class AgentApp:
         try:
             with told_early(life.drain_soon):
                 await life.begin()
-                self._face = build_face(self._settings, life.service, life.tally, life.traces, loopback=None)
-                yield
+                self._face = build_face(
+                    self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys
+                )
+                following = asyncio.create_task(_follow(self._keys))
+                try:
+                    yield
+                finally:
+                    following.cancel()
         except JournalLocked as error:
             raise JournalLocked(
                 f"{error} One process owns a journal and serves all its sessions: start the server with one worker"
@@ -261,6 +275,11 @@ def _describe(target: object) -> str:
     if where == "__main__":
         where = Path(getattr(sys.modules["__main__"], "__file__", None) or "script").name
     return f"{where}:{getattr(thing, '__qualname__', thing)}"
+
+
+async def _follow(keys: Keys | None) -> None:
+    if keys is not None:
+        await keys.follow()
 
 
 def _check_thread() -> None:

@@ -23,6 +23,7 @@ import uvicorn
 import uvloop
 
 from strandline import __version__
+from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
@@ -68,14 +69,15 @@ def run(
     `announce` is told one line for people once the server is ready, with its address.
     """
     check_exposure(settings)
-    if not is_loopback(settings.host):
+    keys = keys_of(settings)
+    if keys is None and not is_loopback(settings.host):
         _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
     clock = SystemClock()
     tally, traces = Tally(), Traces()
     export_if_wanted(os.environ, settings.agent_id)
     journal = open_journal(settings, clock, tally)
     listener = listen(settings) if handed is None else handed.listener
-    server = _Server(target, settings, clock, tally, traces, journal, listener, announce, handed)
+    server = _Server(target, settings, clock, tally, traces, journal, keys, listener, announce, handed)
     code = uvloop.run(server.life())
     flush()
     if not server.loops.close():
@@ -98,11 +100,13 @@ class _Server:
         tally: Tally,
         traces: Traces,
         journal: Journal,
+        keys: Keys | None,
         listener: socket.socket,
         announce: Callable[[str], None],
         handed: Handed | None,
     ) -> None:
         self._handed = handed
+        self._keys = keys
         self._settings = settings
         self._tally = tally
         self._traces = traces
@@ -116,7 +120,9 @@ class _Server:
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_face(settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host))
+        app = build_face(
+            settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host), keys=self._keys
+        )
         web = _Web(
             uvicorn.Config(
                 app,
@@ -143,6 +149,7 @@ class _Server:
         stopping = asyncio.create_task(self._stop.wait())
         idling = asyncio.create_task(self._stop_when_idle())
         exhausting = asyncio.create_task(self._service.exhausted.wait())
+        following = asyncio.create_task(self._follow_keys(loop))
         try:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -164,6 +171,7 @@ class _Server:
             return EXHAUSTED if exhausting.done() and not self._stop.is_set() else 0
         finally:
             idling.cancel()
+            following.cancel()
             exhausting.cancel()
             stopping.cancel()
             # Clients that never finish their request are cut; it would log a traceback for each of them.
@@ -190,6 +198,21 @@ class _Server:
                 wanted,
             )
         return connections(most=most, patience_s=self._settings.receive_timeout)
+
+    async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""
+        if self._keys is None or self._keys.file is None:
+            return  # (SIGHUP ends the server then, as it does without a handler: its terminal is gone)
+        looks: set[asyncio.Task[None]] = set()
+        keys = self._keys
+
+        def look() -> None:
+            looks.add(task := asyncio.create_task(keys.look()))
+            task.add_done_callback(looks.discard)
+
+        if self._handed is None:  # (else it is for the parent, and tells both that their terminal is gone)
+            loop.add_signal_handler(signal.SIGHUP, look)
+        await keys.follow()
 
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""

@@ -12,6 +12,7 @@ import pytest
 from acceptance.checkpoints import checkpoints
 from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving, until
+from strandline.access.keyring import new_key
 from strandline.http.openapi import HEADERS
 
 Document = dict[str, Any]
@@ -115,8 +116,22 @@ def test_answers_are_as_described(server: Server, document: Document) -> None:
         check(document, path, answer)
     assert {answer.status_code for _, answer in asked} >= {200, 202, 204, 400, 404, 409, 415, 422}
     assert {name for name in HEADERS for _, answer in asked if name in answer.headers} == HEADERS.keys() - {
-        "Retry-After"
-    }
+        "Retry-After", "WWW-Authenticate"
+    }  # fmt: skip
+
+
+def test_what_is_refused_without_a_key_is_as_described(tmp_path: Path) -> None:
+    """In the form of each protocol; and an operator's page, to somebody who is none."""
+    key, kept = new_key("ada")
+    with serving(FUNCTION, "--api-keys", kept.line(), folder=tmp_path) as server:
+        document = server.client.get("/openapi.json").json()
+        for path in ("/v1/sessions", "/v1/models", "/history", "/v1/events", "/metrics"):
+            check(document, path, server.client.get(path))
+        for path in ("/chat", "/v1/chat/completions", "/invocations"):
+            answer = server.client.post(path, json={}, headers={"Authorization": "Bearer wrong"})
+            assert answer.status_code == 401
+            check(document, path, answer)
+        check(document, "/metrics", server.client.get("/metrics", headers={"Authorization": f"Bearer {key}"}))
 
 
 def test_refusals_are_as_described(tmp_path: Path) -> None:

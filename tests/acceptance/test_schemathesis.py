@@ -2,7 +2,7 @@
 
 Schemathesis makes them, the same ones each time: no status that is not documented, no 500, every body and every event
 as its schema says, and what a schema forbids is refused. What a schema allows may be refused all the same: not all that
-has to be true of values can be said in one.
+has to be true of values can be said in one. The server has keys: what the document says needs one is refused without.
 """
 
 import subprocess
@@ -17,10 +17,13 @@ from hypothesis import HealthCheck, given, settings
 
 from acceptance.events import ACCEPT
 from acceptance.server import DEADLINE_S, Server, environment, serving
+from strandline.access.keyring import new_key
 
 EXAMPLES: Final = "20"
 """Of each operation; about a thousand requests in all."""
 ENDLESS: Final = "/v1/events"
+KEY, KEPT = new_key("schemathesis", operator=True)
+SHOWN: Final = {"Authorization": f"Bearer {KEY}"}
 AGENT: Final = """
 async def answer(message, session):
     return f"you said {len(message)} characters"
@@ -31,7 +34,8 @@ async def answer(message, session):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("schemathesis")
     (folder / "agent.py").write_text(AGENT)
-    with serving("agent.py:answer", folder=folder) as server:
+    with serving("agent.py:answer", "--api-keys", KEPT.line(), folder=folder) as server:
+        server.client.headers.update(SHOWN)
         yield server
 
 
@@ -41,12 +45,15 @@ def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) ->
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
         *("--generation-deterministic", "--max-examples", EXAMPLES, "--phases", "coverage,fuzzing"),
         *("--exclude-path", ENDLESS, "--exclude-checks", "positive_data_acceptance"),
+        *("--header", f"Authorization: Bearer {KEY}"),
         *("--suppress-health-check", "all", "--request-timeout", str(DEADLINE_S), "--no-color"),
     ]
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env=environment({"SCHEMATHESIS_HOOKS": "acceptance.schemathesis_hooks", "KNOWN_RUNS": " ".join(runs)}),
+        env=environment(
+            {"SCHEMATHESIS_HOOKS": "acceptance.schemathesis_hooks", "KNOWN_RUNS": " ".join(runs), "KEY": KEY}
+        ),
         capture_output=True,
         text=True,
         timeout=600,
@@ -80,7 +87,7 @@ def test_what_never_ends_begins_as_the_document_says(server: Server) -> None:
             @given(case=operation.as_strategy(generation_mode=mode))
             def ask(case: schemathesis.Case[Any]) -> None:
                 made = case.as_transport_kwargs(base_url=server.url)
-                headers = {**made["headers"], **ACCEPT}
+                headers = {**made["headers"], **ACCEPT, **SHOWN}
                 with client.stream(made["method"], made["url"], params=made["params"], headers=headers) as answer:
                     seen.add(answer.status_code)
                     kind = answer.headers["content-type"].partition(";")[0]

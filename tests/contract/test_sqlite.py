@@ -35,6 +35,7 @@ from strandline.journal.port import (
     Delete,
     EndWaiting,
     Journal,
+    Refused,
     RunQuery,
     Take,
     WaitingQuery,
@@ -879,6 +880,19 @@ def test_an_accept_whose_commit_fails_is_refused_and_its_claim_is_lost(path: Pat
                     await verb
             assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
             assert (await anext(claims)).token.fence > stale.token.fence
+
+    asyncio.run(main())
+
+
+def test_an_accept_whose_commit_fails_at_first_takes_room_of_its_principal_once(path: Path) -> None:
+    two = Bounds(per_session=9, total=9, per_principal=2)
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            assert await journal.accept(new("a"), two, take=False) == Accepted(1)
+            _BrokenDisk(journal).left = 1
+            assert await journal.accept(new("b"), two, take=False) == Accepted(2)
+            assert await journal.accept(new("c"), two, take=False) == Refused("principal_full", 3)
 
     asyncio.run(main())
 

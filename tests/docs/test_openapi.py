@@ -121,3 +121,23 @@ def test_the_page_shows_every_operation_and_fetches_nothing() -> None:
     for kind in TYPES:
         assert f"<code>{kind}</code>" in html
     json.dumps(document())
+
+
+def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_not() -> None:
+    made = document(keys=True)
+    assert made["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    open_to_all = set()
+    for path, methods in made["paths"].items():
+        for operation in methods.values():
+            wanted = operation.get("security") == [{"key": []}]
+            assert wanted is ("401" in operation["responses"])
+            if wanted:
+                assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
+            else:
+                open_to_all.add(path)
+    assert open_to_all == {"/livez", "/readyz", "/ping", "/health"}
+    html = page(made, "")
+    assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 4
+    assert "This server wants a key" in html
+    assert "This server wants a key" not in page(document(), "")
+    assert "$KEY" not in page(document(), "")

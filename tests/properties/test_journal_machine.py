@@ -275,6 +275,10 @@ class ListModel:
         if length > bounds.per_session:
             self.runs.remove(run)
             return Refused("queue_full", position)
+        own = sum(each.key.principal == run.key.principal for each in self.waiting())
+        if bounds.per_principal is not None and own > bounds.per_principal:
+            self.runs.remove(run)
+            return Refused("principal_full", position)
         if len(self.waiting()) > bounds.total:
             self.runs.remove(run)
             return Refused("server_full", position)
@@ -500,7 +504,11 @@ inlines = st.builds(lambda text: Inline({"role": "user", "content": [{"text": te
 windows = st.one_of(st.none(), st.lists(st.one_of(ranges, inlines), max_size=3).map(tuple))
 sessions = st.sampled_from(SESSIONS)
 mostly = st.sampled_from([True, True, True, False])
-bounds = st.sampled_from([Bounds(5, 9)] * 4 + [Bounds(each, total) for each, total in ((0, 0), (0, 9), (1, 1), (2, 3))])
+bounds = st.sampled_from(
+    [Bounds(5, 9)] * 4
+    + [Bounds(each, total) for each, total in ((0, 0), (0, 9), (1, 1), (2, 3))]
+    + [Bounds(5, 9, per_principal=most) for most in (0, 2)]
+)
 deadlines = st.sampled_from([0, 1, 3, None])
 waits_s = st.sampled_from([0, 2, 6, 20])
 asked = st.tuples(

@@ -16,6 +16,7 @@ from strandline.engine.events import Event, Numbered, RunFinished, TextDelta
 from strandline.engine.service import Service
 from strandline.errors import Draining, Invalid, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
+from strandline.http.auth import Access
 from strandline.http.wishes import Responses
 from strandline.model import (
     ANONYMOUS,
@@ -255,6 +256,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
 
     async def main() -> Any:
         scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
+        Access(None, metrics_public=False).admit(scope)
         assert (await routes.invoke(Request(scope, receive))).status_code == 200
         health.running = 0
         return json.loads(bytes((await routes.ping(Request(scope))).body))

@@ -8,9 +8,18 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from strandline.client import events, plans, requests
+from strandline.client import Client, events, plans, requests, transport
 from strandline.client.answers import Reply
-from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, NotStrandline, Refused
+from strandline.client.errors import (
+    ClientError,
+    Conflict,
+    NoServer,
+    NotFound,
+    NotNow,
+    NotStrandline,
+    Refused,
+    Unauthorized,
+)
 from strandline.client.plans import Ask, Course, Frame, Next, Open, Patience, Pause, Plan, Tell
 from strandline.encoding import encode_messages
 from strandline.engine import events as told
@@ -239,7 +248,16 @@ def test_what_changes_something_and_has_no_key_is_sent_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, NotFound), (409, Conflict), (422, Refused), (429, NotNow), (502, NotNow), (503, NotNow)]
+    ("status", "kind"),
+    [
+        (401, Unauthorized),
+        (404, NotFound),
+        (409, Conflict),
+        (422, Refused),
+        (429, NotNow),
+        (502, NotNow),
+        (503, NotNow),
+    ],
 )
 def test_an_error_has_the_code_of_the_server(status: int, kind: type[ClientError]) -> None:
     body = json({"code": "some_code", "detail": "what is wrong", "title": "Not now"})
@@ -296,3 +314,13 @@ def test_the_client_costs_little_and_brings_no_server() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_key_is_shown_without_the_space_around_it_and_one_that_is_none_is_not_shown_at_all() -> None:
+    assert transport.options("http://x", " a-key\n")["headers"]["Authorization"] == "Bearer a-key"
+    assert "Authorization" not in transport.options("http://x", None)["headers"]
+    for wrong in ("", " \n", "SECRET key", "SECRET\nkey", "SECRETé", "SECRET\x00"):
+        with pytest.raises(ClientError) as error:
+            Client("http://x", wrong)
+        assert error.value.code == "bad_key"
+        assert "SECRET" not in str(error.value)

@@ -1,6 +1,6 @@
 """The dispatcher's books, move by move: slots never leak, whatever order verbs and claims report in."""
 
-from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.model import Principal, RunId, SessionId, SessionKey
 
 A = SessionKey(Principal("p"), SessionId("a"))
@@ -188,3 +188,52 @@ def test_a_session_whose_blocked_head_is_gone_lines_up_again() -> None:
     dispatcher.unblock()
     dispatcher.ended(RunId("2"), A, taken=False)
     assert (dispatcher.sessions, free_slots(dispatcher)) == (0, 1)
+
+
+def test_slots_go_round_between_principals_however_many_sessions_one_has() -> None:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(RunId("x"), A)
+    dispatcher.claimed(RunId("x"), A)
+    dispatcher.accepted(RunId("x"), A, 0.0, reserved=True, taken=True)
+    keys = [SessionKey(Principal("many"), SessionId(f"s{number}")) for number in range(100)]
+    others = [SessionKey(Principal(name), SessionId("s")) for name in ("few", "late")]
+    for number, key in enumerate([*keys, others[0]]):
+        assert not dispatcher.reserve(RunId(f"r{number}"), key)
+        dispatcher.accepted(RunId(f"r{number}"), key, 1.0, reserved=False, taken=False)
+    served: list[SessionKey] = []
+
+    def turn() -> None:
+        key = dispatcher.next()
+        assert key is not None
+        number = [*keys, *others].index(key)
+        dispatcher.claimed(RunId(f"r{number}"), key)
+        dispatcher.ended(RunId(f"r{number}"), key, taken=False)
+        served.append(key)
+
+    dispatcher.ended(RunId("x"), A, taken=False)
+    for _ in range(3):
+        turn()
+    assert served == [keys[0], others[0], keys[1]], "the one of few sessions waited for one run of the other"
+    dispatcher.restored(RunId("r101"), others[1], 2.0)
+    for _ in range(3):
+        turn()
+    assert others[1] in served[3:5], "whoever comes late waits for one turn of each, not for all that waits"
+    for _ in range(96):
+        turn()
+    assert [key for key in served if key.principal == "many"] == keys, "in the order in which they lined up"
+    assert dispatcher.next() is None
+
+
+def test_no_session_goes_on_with_its_own_next_run_while_another_principal_waits() -> None:
+    dispatcher = Dispatcher(1)
+    other = SessionKey(Principal("q"), SessionId("a"))
+    assert dispatcher.reserve(RunId("1"), A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    for run_id, key in (("2", A), ("3", other)):
+        assert not dispatcher.reserve(RunId(run_id), key)
+        dispatcher.accepted(RunId(run_id), key, 1.0, reserved=False, taken=False)
+    assert not dispatcher.keeps_slot()
+    assert dispatcher.shares() == {"p": Share(claimed=1, waiting=1), "q": Share(claimed=0, waiting=1)}
+    dispatcher.ended(RunId("1"), A, taken=False)
+    assert dispatcher.next() == other

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final, Self
 
 from strandline.chat.turns import Message, Turn, turns_of
 from strandline.client.awaiting import AsyncClient
-from strandline.client.errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused
+from strandline.client.errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 from strandline.client.events import Event
-from strandline.remote.answers import Other, RemoteError, making, nobody, why
+from strandline.remote.answers import Other, RemoteError, making, no_key, nobody, why
 
 PATIENCE_S: Final = 60.0
 """How long a server that is gone, or takes nothing at the moment, is waited for."""
@@ -27,13 +27,15 @@ class ChatError(RemoteError):
 class Conversation:
     """A session of a server. Belongs to the loop that it was made in; `on_pause` is told why the client waits."""
 
-    def __init__(self, url: str, session: str, on_pause: Callable[[ClientError, float], None]) -> None:
+    def __init__(
+        self, url: str, session: str, on_pause: Callable[[ClientError, float], None], key: str | None = None
+    ) -> None:
         self.url = url
         self.session = session
         self.agent_id = ""
         with making(url):
-            self._client = AsyncClient(url, patience_s=PATIENCE_S, on_pause=on_pause)
-            self._at_once = AsyncClient(url, patience_s=0)
+            self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)
+            self._at_once = AsyncClient(url, key, patience_s=0)
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,6 +112,8 @@ class Conversation:
                     f"the server that answers now says: {error.detail}. Does it keep another journal?"
                 ) from None
             raise self._other(why(error)) from None
+        except Unauthorized as error:
+            raise no_key(self.url, error) from None
         except Refused as error:
             raise ChatError(f"the server does not take this: {why(error)}") from None
         except NotStrandline as error:

@@ -39,7 +39,7 @@ text of several lines can be pasted. Ctrl-C cancels a run, a second one leaves
 at once: then the run goes on, and its answer will be in the history."""
 
 
-def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
+def ask_once(url: str, session: str, message: str, *, key: str | None, as_json: bool) -> int:
     """Ask one question: the answer on the standard output, all else on the other one. Return the exit code.
 
     Raises `RemoteError`.
@@ -48,7 +48,7 @@ def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
     follower = Follower(screen)
     text = _as_text(message)
     with asyncio.Runner() as runner:
-        conversation = runner.run(_opened(url, session, follower))
+        conversation = runner.run(_opened(url, session, key, follower))
         try:
             runner.run(conversation.health())
             account = follower.follow(runner, conversation, conversation.ask(text))
@@ -79,8 +79,11 @@ def ask_once(url: str, session: str, message: str, *, as_json: bool) -> int:
 class Program:
     """A conversation in a terminal."""
 
-    def __init__(self, url: str, session: str, turns: int, *, read: Callable[[str], str] = input) -> None:
+    def __init__(
+        self, url: str, session: str, turns: int, *, key: str | None = None, read: Callable[[str], str] = input
+    ) -> None:
         self._url = url
+        self._key = key
         self._session = session
         self._turns = turns
         self._screen = Screen(plain=False)
@@ -112,7 +115,7 @@ class Program:
         return self._code
 
     async def _open(self) -> Conversation:
-        conversation = await _opened(self._url, self._session, self._follower)
+        conversation = await _opened(self._url, self._session, self._key, self._follower)
         try:
             health = await conversation.health()
             self._screen.welcome(self._url, health, self._session)
@@ -208,9 +211,9 @@ class Program:
         self._screen.turns(await conversation.turns(turns), conversation.session, whole=whole)
 
 
-async def _opened(url: str, session: str, follower: Follower) -> Conversation:
+async def _opened(url: str, session: str, key: str | None, follower: Follower) -> Conversation:
     """Return a conversation that belongs to the running loop."""
-    return Conversation(url, session, follower.paused)
+    return Conversation(url, session, follower.paused, key)
 
 
 def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:

@@ -55,11 +55,12 @@ _Kinds = type[NotTaken] | tuple[type[NotTaken], type[NotAnswered], type[Gone]]
 class Asker:
     """A server, asked through an adapter. Belongs to the loop that it was made in; close it."""
 
-    def __init__(self, url: str, ask: Ask, *, patience_s: float) -> None:
+    def __init__(self, url: str, ask: Ask, *, patience_s: float, key: str | None = None) -> None:
         self.url = url
         self._ask = ask
         self._patience_s = patience_s
         self._client = httpx.AsyncClient(
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(patience_s, connect=10.0),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             trust_env=not is_loopback(url),

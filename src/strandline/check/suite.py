@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -63,11 +63,13 @@ class Plan:
     restart: str | None = None
     flood: int = 300
     patience_s: float = 60.0
+    key: str | None = field(default=None, repr=False)
+    """Shown to the server as `Authorization: Bearer KEY`."""
 
 
 async def examine(url: str, ask: Ask, plan: Plan) -> AsyncIterator[Finding]:
     """Yield findings as they are made. Raises `AdapterError` if nothing can be asked there."""
-    asker = Asker(url, ask, patience_s=plan.patience_s)
+    asker = Asker(url, ask, patience_s=plan.patience_s, key=plan.key)
     suite = _Suite(asker, plan)
     try:
         first = await asker.ask(suite.session("first"), "first")

@@ -18,6 +18,7 @@ from strandline.cli.demo import demo_app
 from strandline.cli.doctor import doctor
 from strandline.cli.init import init
 from strandline.cli.journal import journal_app
+from strandline.cli.keys import keys_app
 from strandline.cli.runs import cancel, move, runs
 from strandline.cli.serve import serve
 from strandline.cli.sessions import history, pause, resume, sessions
@@ -56,6 +57,7 @@ app.command(short_help="Say what is wrong here, if anything, and what to do.")(d
 app.command()(stacks)
 app.command(short_help="Try what any server of an agent does under stress.")(check)
 app.add_typer(journal_app, name="journal")
+app.add_typer(keys_app, name="keys")
 app.add_typer(demo_app, name="demo")
 
 

@@ -1,7 +1,12 @@
-"""Where the server is that a command asks: an address that was typed, or the one of this folder's settings."""
+"""Where the server is that a command asks, and the key that it is shown.
+
+The address was typed, or is the one of this folder's settings. A key is never typed: whoever lists the processes of a
+machine would read it.
+"""
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
 import typer
@@ -14,6 +19,29 @@ if TYPE_CHECKING:
 Url = Annotated[
     str | None, typer.Option("--url", "-u", help="Address of the server [from this folder's settings]", metavar="URL")
 ]
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="File with the API key to show [$STRANDLINE_API_KEY]", metavar="FILE"),
+]
+KEY: Final = "STRANDLINE_API_KEY"
+KEY_FILE: Final = "STRANDLINE_API_KEY_FILE"
+
+
+def api_key(file: Path | None) -> str | None:
+    """Return the key to show, None if there is none. Leaves with exit code 2 if it cannot be read."""
+    if file is None and (key := os.environ.get(KEY, "").strip()):
+        return key
+    if file is None and not (named := os.environ.get(KEY_FILE, "")):
+        return None
+    file = file or Path(named)
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        say.fail(f"the file {file} with the API key cannot be read: {getattr(error, 'strerror', None) or error}")
+    if not key or len(key.split()) > 1:
+        say.fail(f"the file {file} must hold one API key, and nothing else; `strandline keys new NAME` prints one")
+    return key
 
 
 def address(url: str | None) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from strandline.cli import rows, say
-from strandline.cli.address import Url, address
+from strandline.cli.address import KeyFile, Url, address, api_key
 from strandline.cli.runs import Json, print_json
 
 
@@ -19,6 +19,7 @@ def answer(
         typer.Option("--to", help="Answer one of several questions; once for each of them.", metavar="ID=TEXT"),
     ] = None,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Show what an agent asks a person, or answer it: its run goes on then.
@@ -36,7 +37,7 @@ def answer(
         from strandline.model import session_id
         from strandline.remote.server import RemoteServer
 
-        with RemoteServer(address(url)) as server:
+        with RemoteServer(address(url), api_key(key_file)) as server:
             asked: list[dict[str, Any]] = server.session(session_id(session)).get("input_requests", [])
             if response is None and not given:
                 print_json(asked) if as_json else _print_asked(session, asked)

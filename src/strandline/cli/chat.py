@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from strandline.cli import say
-from strandline.cli.address import address
+from strandline.cli.address import KeyFile, address, api_key
 
 
 def chat(
@@ -18,6 +18,7 @@ def chat(
         str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
     ] = None,
     history: Annotated[int, typer.Option(help="Turns of the past to show at first.", metavar="N", min=0, max=1000)] = 3,
+    key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")] = False,
 ) -> None:
     """Talk to a server, http://127.0.0.1:8080 if no other is named.
@@ -28,19 +29,19 @@ def chat(
         from strandline.model import session_id
 
         session_id(session)
-        where = address(url)
+        where, key = address(url), api_key(key_file)
         talks = message is None and sys.stdin.isatty() and sys.stdout.isatty()
         if talks and as_json:
             say.fail("--json prints one answer: say what to ask with -m TEXT, or in a pipe")
         from strandline.chat.program import Program, ask_once
 
         if talks:
-            code = Program(where, session, history).run()
+            code = Program(where, session, history, key=key).run()
         else:
             asked = _piped() if message is None else message
             if not asked.strip():
                 say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
-            code = ask_once(where, session, asked, as_json=as_json)
+            code = ask_once(where, session, asked, key=key, as_json=as_json)
     raise typer.Exit(code)
 
 

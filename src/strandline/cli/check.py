@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from strandline.cli import rows, say
-from strandline.cli.address import address
+from strandline.cli.address import KeyFile, address, api_key
 from strandline.cli.complete import ADAPTERS
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def check(
         int, typer.Option(help="Requests that try whether there is a bound.", metavar="N", min=1, max=5000)
     ] = 300,
     patience: Annotated[float, typer.Option(help="Seconds to wait for an answer.", metavar="S", min=1)] = 60,
+    key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Try what a server does when requests to one conversation meet, fail or are lost.
@@ -54,7 +55,8 @@ def check(
         from strandline.check.suite import Plan, Verdict
 
         ask = load(adapter)
-        findings = asyncio.run(_examined(address(url), ask, Plan(restart, flood, patience), quiet=as_json))
+        plan = Plan(restart, flood, patience, api_key(key_file))
+        findings = asyncio.run(_examined(address(url), ask, plan, quiet=as_json))
         if as_json:
             from strandline.encoding import encode
 

@@ -57,7 +57,7 @@ def doctor(
 
 def _looked(target: str | None, config: Path | None) -> Iterator["Finding"]:
     from strandline.config import DEFAULT, Settings, survey
-    from strandline.doctor import kept, machine, place
+    from strandline.doctor import kept, keys, machine, place
     from strandline.doctor.agent import Trial
     from strandline.doctor.finding import note, ok, problem
 
@@ -75,6 +75,7 @@ def _looked(target: str | None, config: Path | None) -> Iterator["Finding"]:
             changed = [each.name for each in found.settings if each.origin != DEFAULT]
             yield ok("settings", f"{', '.join(changed)} changed" if changed else "all are their defaults")
         yield place.exposure(settings)
+        yield from keys.keys(settings, os.environ)
         yield place.port(settings)
         from strandline.config import journal_file
 

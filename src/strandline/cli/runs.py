@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from strandline.cli import rows, say
-from strandline.cli.address import Url, address
+from strandline.cli.address import KeyFile, Url, address, api_key
 from strandline.exits import REFUSED
 from strandline.printable import clean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from strandline.remote.server import RemoteServer
 
 RUN: Final = "run_"
@@ -36,6 +38,7 @@ def runs(
         bool, typer.Option("--watch", "-w", help="Go on showing them, anew every second; Ctrl-C ends it.")
     ] = False,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Show the runs of a session: what executes, what waits in its order, what has ended.
@@ -44,7 +47,7 @@ def runs(
 
     Example: strandline runs ada
     """
-    with say.told(), _server(url) as server:
+    with say.told(), _server(url, key_file) as server:
         if watch:
             _watch(server, what, limit, as_json=as_json)
         if what.startswith(RUN):
@@ -72,6 +75,7 @@ def cancel(
         bool, typer.Option("--force", help="Do not wait for what still works of a run: its session goes on at once.")
     ] = False,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Cancel runs, or all that waits in a session.
@@ -85,7 +89,7 @@ def cancel(
         say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
     if running and session is None:
         say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
-    with say.told(), _server(url) as server:
+    with say.told(), _server(url, key_file) as server:
         if session is not None:
             done = server.cancel_session(_session(session), running=running, force=force)
             print_json(done) if as_json else _print_cancelled(session, done)
@@ -101,6 +105,7 @@ def move(
         typer.Option(help="To the place of this priority: 1 to 5, 1 first.", metavar="N", min=1, max=5),
     ] = None,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Move runs that wait: to the front, or to the place of another priority.
@@ -109,7 +114,7 @@ def move(
     """
     if front == (priority is not None):
         say.fail("say where to: --front, or --priority N (1 to 5, 1 first)")
-    with say.told(), _server(url) as server:
+    with say.told(), _server(url, key_file) as server:
         _each(run, as_json, lambda run_id: server.move(run_id, priority=priority), _after_move)
 
 
@@ -285,7 +290,7 @@ def _session(name: str) -> str:
     return session_id(name)
 
 
-def _server(url: str | None) -> "RemoteServer":
+def _server(url: str | None, key_file: "Path | None") -> "RemoteServer":
     from strandline.remote.server import RemoteServer
 
-    return RemoteServer(address(url))
+    return RemoteServer(address(url), api_key(key_file))

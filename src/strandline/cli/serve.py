@@ -12,7 +12,7 @@ import typer
 
 from strandline.cli import say
 from strandline.cli.complete import TARGETS, TOML, choices, one_of
-from strandline.config import default_of, descriptions, kind_of, resolve
+from strandline.config import OF_CLIENTS, PREFIX, default_of, descriptions, kind_of, resolve
 from strandline.errors import StrandlineError
 from strandline.exits import REFUSED
 
@@ -53,6 +53,9 @@ def _serve(
         log_to_stderr(level=level, form=settings.log_format, details=settings.log_details)
         if child is not None and level == "info":
             child.quieten()
+        if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
+            told = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
+            _log.warning(told, ", ".join(sorted(misplaced)), PREFIX)
         with _told_as(settings.log_format):
             served = load_target(target, history=settings.history)
             code = run(

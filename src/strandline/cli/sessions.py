@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strandline.cli import rows, say
-from strandline.cli.address import Url, address
+from strandline.cli.address import KeyFile, Url, address, api_key
 from strandline.cli.runs import All, Json, more, most, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from strandline.chat.turns import Turn
     from strandline.remote.server import RemoteServer
@@ -21,16 +22,19 @@ def sessions(
     limit: Annotated[int, typer.Option(help="Sessions to show at most.", metavar="N", min=1)] = 100,
     everything: All = False,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Show the sessions of a server: how much was said, what waits, what executes.
+
+    With the key of an operator those of all principals.
 
     Example: strandline sessions
     """
     with say.told():
         from strandline.remote.server import RemoteServer
 
-        with RemoteServer(address(url)) as server:
+        with RemoteServer(address(url), api_key(key_file)) as server:
             found = server.sessions(most(limit, everything=everything))
         if as_json:
             print_json(found)
@@ -38,10 +42,14 @@ def sessions(
         if not found["sessions"]:
             say.err().print("There are no sessions yet. One is made by the first run in it.", soft_wrap=True)
             return
+        of_all = "principal" in found["sessions"][0]
         rows.show(
-            ["SESSION", "MESSAGES", "WAITING", "NOW"],
+            [*(["PRINCIPAL"] if of_all else []), "SESSION", "MESSAGES", "WAITING", "NOW"],
             [
-                [each["session_id"], str(each["messages"]), str(each["queue_depth"]), _now(each)]
+                [
+                    *([each["principal"]] if of_all else []),
+                    *(each["session_id"], str(each["messages"]), str(each["queue_depth"]), _now(each)),
+                ]
                 for each in found["sessions"]
             ],
         )
@@ -56,6 +64,7 @@ def history(
         bool, typer.Option("--discarded", help="Also what was discarded, and the agent does not see.")
     ] = False,
     url: Url = None,
+    key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Show what was said in a session: questions, tools and answers.
@@ -69,7 +78,7 @@ def history(
         from strandline.model import session_id
         from strandline.remote.server import RemoteServer
 
-        with RemoteServer(address(url)) as server:
+        with RemoteServer(address(url), api_key(key_file)) as server:
             found = server.history(session_id(session), most(limit, everything=everything), discarded=discarded)
         if as_json:
             print_json(found)
@@ -82,7 +91,7 @@ def history(
         more(found)
 
 
-def pause(session: Session, url: Url = None, as_json: Json = False) -> None:
+def pause(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Let nothing more of a session start, until it is resumed; also after a restart.
 
     What executes goes on to its end. Runs are accepted, and wait.
@@ -91,28 +100,33 @@ def pause(session: Session, url: Url = None, as_json: Json = False) -> None:
     """
     from strandline.remote.server import RemoteServer
 
-    _change(RemoteServer.pause, session, url, as_json=as_json)
+    _change(RemoteServer.pause, session, url, key_file, as_json=as_json)
 
 
-def resume(session: Session, url: Url = None, as_json: Json = False) -> None:
+def resume(session: Session, url: Url = None, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Let a session that was paused go on.
 
     Example: strandline resume ada
     """
     from strandline.remote.server import RemoteServer
 
-    _change(RemoteServer.resume, session, url, as_json=as_json)
+    _change(RemoteServer.resume, session, url, key_file, as_json=as_json)
 
 
 def _change(
-    change: "Callable[[RemoteServer, str], dict[str, Any]]", session: str, url: str | None, *, as_json: bool
+    change: "Callable[[RemoteServer, str], dict[str, Any]]",
+    session: str,
+    url: str | None,
+    key_file: "Path | None",
+    *,
+    as_json: bool,
 ) -> None:
     """Pause or resume a session, and say how it stands now."""
     with say.told():
         from strandline.model import session_id
         from strandline.remote.server import RemoteServer
 
-        with RemoteServer(address(url)) as server:
+        with RemoteServer(address(url), api_key(key_file)) as server:
             found = change(server, session_id(session))
         if as_json:
             print_json(found)

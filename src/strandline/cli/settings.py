@@ -15,6 +15,7 @@ import typer
 from strandline.cli import say
 from strandline.cli.complete import TOML
 from strandline.config import DEFAULT, Survey, Told, survey
+from strandline.config import shown as showable
 from strandline.exits import REFUSED
 
 WIDE: Final = 120
@@ -40,7 +41,7 @@ def settings(
     Example: strandline settings --changed
     """
     found = survey(os.environ, toml=config)
-    shown = [each for each in found.settings if not changed or each.origin != DEFAULT]
+    shown = [showable(each) for each in found.settings if not changed or each.origin != DEFAULT]
     if as_json:
         from strandline.encoding import encode
 
@@ -84,7 +85,8 @@ def _print(shown: list[Told]) -> None:
     origin_width = max(len(row[2]) for row in cells)
     margin = name_width + value_width + origin_width + 6
     for each, (name, value, origin) in zip(shown, cells, strict=True):
-        head = f"{name:{name_width}}  {value:{value_width}}  {origin}"
+        gap = " " if console.is_terminal and margin - 2 > console.width else "  "
+        head = f"{name:{name_width}}{gap}{value:{value_width}}{gap}{origin}"
         if not console.is_terminal:
             console.print(f"{head:{margin - 2}}  {each.meaning}", markup=False, soft_wrap=True)
             continue

@@ -7,7 +7,16 @@ the two clients only carry it out. It knows the wire, and nothing of a server's 
 from strandline.client.answers import HistoryMessage, Problem, Run
 from strandline.client.awaiting import AsyncClient
 from strandline.client.blocking import Client
-from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, NotStrandline, Refused
+from strandline.client.errors import (
+    ClientError,
+    Conflict,
+    NoServer,
+    NotFound,
+    NotNow,
+    NotStrandline,
+    Refused,
+    Unauthorized,
+)
 from strandline.client.events import (
     Event,
     MessageAdded,
@@ -57,6 +66,7 @@ __all__ = [
     "TextReset",
     "ToolFinished",
     "ToolStarted",
+    "Unauthorized",
     "Unknown",
     "Usage",
     "Wishes",

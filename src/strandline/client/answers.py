@@ -8,7 +8,7 @@ from typing import Any, Final, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct
 
-from strandline.client.errors import ClientError, Conflict, NotFound, NotNow, NotStrandline, Refused
+from strandline.client.errors import ClientError, Conflict, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 from strandline.encoding import decoder
 from strandline.model import Block, InputRequest, Message, RunStatus
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 OK: Final = 200
 NO_CONTENT: Final = 204
 FIRST_ERROR: Final = 300
+UNAUTHORIZED: Final = 401
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 FOR_NOW: Final = frozenset({429, 502, 503, 504})
@@ -118,6 +119,8 @@ def failure(reply: Reply) -> ClientError:
     retry_after_s: float | None = None
     if reply.status in FOR_NOW:
         kind, retry_after_s = NotNow, _retry_after_s(reply)
+    elif reply.status == UNAUTHORIZED:
+        kind = Unauthorized
     elif reply.status == NOT_FOUND:
         kind = NotFound
     elif reply.status == CONFLICT:

@@ -2,7 +2,7 @@
 
 * `NoServer`: nobody was reached, or came back in time. What was sent may have arrived.
 * `NotNow`: refused for the moment, and for longer than the client was to try. Nothing was accepted.
-* `Refused`, and of these `NotFound` and `Conflict`: refused for good; `code` says why.
+* `Refused`, and of these `Unauthorized`, `NotFound` and `Conflict`: refused for good; `code` says why.
 * `NotStrandline`: what answers is no server of Strandline, or one of another version.
 """
 
@@ -48,6 +48,10 @@ class NotStrandline(ClientError):
 
 class Refused(ClientError):
     """The server does not do it, and will not do it the next time. `code` is the server's, `""` if it gave none."""
+
+
+class Unauthorized(Refused):
+    """The server wants an API key, or does not know the one that it was shown (any more)."""
 
 
 class NotFound(Refused):

@@ -24,10 +24,13 @@ def is_loopback(url: str) -> bool:
 
 
 def options(url: str, key: str | None) -> dict[str, Any]:
-    """Return what a client of httpx is made with. One client may have any number of streams open."""
+    """Return what a client of httpx is made with. One client may have any number of streams open.
+
+    Raises `ClientError` for a key that is none.
+    """
     headers = {"User-Agent": f"strandline/{__version__}"}
     if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
+        headers["Authorization"] = f"Bearer {_sendable(key)}"
     return {
         "base_url": url,
         "headers": headers,
@@ -35,6 +38,14 @@ def options(url: str, key: str | None) -> dict[str, Any]:
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         "trust_env": not is_loopback(url),
     }
+
+
+def _sendable(key: str) -> str:
+    """Return a key without the space around it, which files have. What is wrong with one is told without showing it."""
+    key = key.strip()
+    if not key or not all("!" <= character <= "~" for character in key):
+        raise ClientError("the API key must be printable ASCII without space, and not empty", code="bad_key")
+    return key
 
 
 @contextmanager

@@ -18,6 +18,8 @@ def exposure(settings: Settings) -> Finding:
         return problem("exposure", str(error))
     if is_loopback(settings.host):
         return ok("exposure", f"{settings.host}: only programs of this machine")
+    if settings.has_keys:
+        return ok("exposure", f"{settings.host}: whoever reaches it, and shows a key")
     return note("exposure", f"everybody who reaches {settings.host} may use the agent: nobody has to show a key")
 
 

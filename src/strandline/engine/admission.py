@@ -20,7 +20,7 @@ from strandline.engine.readiness import Readiness
 from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
 from strandline.engine.worker import Worker
-from strandline.errors import Draining, NotFound, QueueFull, ServerFull, SessionBusy, Unavailable
+from strandline.errors import Draining, NotFound, PrincipalFull, QueueFull, ServerFull, SessionBusy, Unavailable
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -71,7 +71,9 @@ class Admission:
         self._tracing = tracing
         self.refused = 0
         """How many requests were refused for now: a queue or the server was full, or it was stopping."""
-        self._bounds = Bounds(options.max_queued_per_session, options.max_queued)
+        self._bounds = Bounds(
+            options.max_queued_per_session, options.max_queued, per_principal=options.max_queued_per_principal
+        )
 
     async def submit(self, request: Request) -> Ticket:
         """Accept a run, as `Service.submit` says."""
@@ -188,6 +190,13 @@ class Admission:
             return QueueFull(
                 f"{self._options.max_queued_per_session} runs of session {key.session_id} wait already",
                 retry_after_s=self._estimates.retry_after_s(key),
+                position=refused.position,
+                estimated_wait_s=estimate,
+            )
+        if refused.reason == "principal_full":
+            return PrincipalFull(
+                f"{self._options.max_queued_per_principal} runs of {key.principal} wait already, in all its sessions",
+                retry_after_s=self._options.retry_after_s,
                 position=refused.position,
                 estimated_wait_s=estimate,
             )

@@ -7,7 +7,16 @@ principals first, then between the sessions of one. The journal decides the orde
 
 from collections import OrderedDict, deque
 
+from msgspec import Struct
+
 from strandline.model import Principal, RunId, SessionKey
+
+
+class Share(Struct, frozen=True):
+    """What goes on for one principal: runs that execute or are held, and runs that wait."""
+
+    claimed: int
+    waiting: int
 
 
 class _Line:
@@ -55,6 +64,14 @@ class Dispatcher:
     def sessions(self) -> int:
         """How many sessions have something to do."""
         return len(self._lines)
+
+    def shares(self) -> dict[Principal, Share]:
+        """Return what goes on for each principal; takes a moment for each session with something to do."""
+        found: dict[Principal, Share] = {}
+        for key, line in self._lines.items():
+            before = found.get(key.principal, Share(0, 0))
+            found[key.principal] = Share(before.claimed + line.claims, before.waiting + line.waiting)
+        return found
 
     def is_waiting(self, run_id: RunId) -> bool:
         """Tell whether the run waits."""

@@ -12,6 +12,8 @@ from strandline.engine.stream import Later, RunStream
 from strandline.engine.streams import Streams
 from strandline.errors import NotFound
 from strandline.journal.port import (
+    AllSessionsPage,
+    AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
     Journal,
@@ -116,6 +118,11 @@ class Reading:
         """Return a page of the sessions of a principal."""
         self._readiness.asked()
         return await self._journal.read(SessionsQuery(principal, after, limit))
+
+    async def all_sessions(self, after: SessionKey | None, limit: int) -> AllSessionsPage:
+        """Return a page of the sessions of all principals."""
+        self._readiness.asked()
+        return await self._journal.read(AllSessionsQuery(after, limit))
 
     async def history_page(self, key: SessionKey, before: int | None, limit: int, discarded: bool) -> HistoryPage:
         """Return a page of history, oldest message first."""

@@ -15,7 +15,7 @@ from strandline.engine.admission import Admission
 from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
-from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
 from strandline.engine.eventlog import Bounds, Subscription
@@ -39,7 +39,7 @@ from strandline.engine.upkeep import feel_lag, look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.worker import Worker
 from strandline.errors import StrandlineError
-from strandline.journal.port import HistoryPage, Journal, RunQuery, SessionsPage, Stopped
+from strandline.journal.port import AllSessionsPage, HistoryPage, Journal, RunQuery, SessionsPage, Stopped
 from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
@@ -302,6 +302,10 @@ class Service:
         """Return sessions of a principal in the order of their ids, those after `after`."""
         return await self._reading.sessions(principal, after, limit)
 
+    async def all_sessions(self, *, after: SessionKey | None = None, limit: int = 100) -> AllSessionsPage:
+        """Return sessions of all principals, for operators, in the order of principal and id, those after `after`."""
+        return await self._reading.all_sessions(after, limit)
+
     async def history_page(
         self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
     ) -> HistoryPage:
@@ -340,6 +344,10 @@ class Service:
             refused_runs=self._admission.refused,
             lost_clients=self._audience.lost,
         )
+
+    def shares(self) -> dict[Principal, Share]:
+        """Return what goes on for each principal of whom anything executes, is held or waits; for operators."""
+        return self._dispatcher.shares()
 
     def vitals(self) -> Vitals:
         """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""

@@ -14,10 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from strandline.access.source import Keys
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
 from strandline.errors import StrandlineError
 from strandline.http import wire
+from strandline.http.auth import Access
 from strandline.http.chat import Chat
 from strandline.http.events import Changes
 from strandline.http.guard import Guard
@@ -46,15 +48,21 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     """Whether it is reached from this machine only; None: each request has to say it."""
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
+    metrics_public: bool = False
 
 
 def build_app(
-    service: Service, scraped: Scraped, options: HttpOptions, arrived: Callable[[Headers], object] = id
+    service: Service,
+    scraped: Scraped,
+    options: HttpOptions,
+    keys: Keys | None = None,
+    arrived: Callable[[Headers], object] = id,
 ) -> ASGIApp:
-    """Return the application. It does not start or stop the service.
+    """Return the application. It does not start or stop the service; without `keys` nobody has to show one.
 
     `arrived` is told the headers of each request, in the task that answers it.
     """
+    access = Access(keys, metrics_public=options.metrics_public)
     chat = Chat(
         service,
         agent_id=options.agent_id,
@@ -74,9 +82,9 @@ def build_app(
     runtime = AgentCore(
         service, SystemClock(), max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
     )
-    probes = Probes(service, agent_id=options.agent_id, auth="none", retry_after_s=options.retry_after_s)
+    probes = Probes(service, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
     metrics = Metrics(scraped)
-    described = OpenApi()
+    described = OpenApi(keys=keys is not None)
     router = Router(
         [  # looked through in this order: those first that are asked most
             Route(
@@ -116,7 +124,7 @@ def build_app(
         redirect_slashes=False,
     )
     guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
-    app: ASGIApp = Door(router, guard, arrived)
+    app: ASGIApp = Door(router, guard, access, arrived)
     if options.cors_origins:
         app = CORSMiddleware(app, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
     return app
@@ -149,12 +157,13 @@ class Endpoint:
 
 
 class Door:
-    """Turns foreign requests away, and says in problem documents what is not there."""
+    """Turns foreign requests and those without a key away, and says in problem documents what is not there."""
 
-    def __init__(self, app: Router, guard: Guard, arrived: Callable[[Headers], object]) -> None:
+    def __init__(self, app: Router, guard: Guard, access: Access, arrived: Callable[[Headers], object]) -> None:
         self._app = app
         self._arrived = arrived
         self._guard = guard
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -167,8 +176,12 @@ class Door:
             return
         self._arrived(scope["headers"])
         try:
-            await self._app(scope, receive, send)
-        except HTTPException as error:
+            let_in = self._access.admit(scope)
+            if let_in is None:
+                await self._app(scope, receive, send)
+            else:
+                await let_in.answer(self._app, scope, receive, send)
+        except (HTTPException, wire.Unauthorized, wire.OperatorsOnly) as error:
             await _response_to(error, scope)(scope, receive, send)
 
 

@@ -11,20 +11,18 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Response, Responses, Wishes, wished
 from strandline.model import (
-    ANONYMOUS,
     DEFAULT_SESSION,
     Block,
     InputRequest,
     Outcome,
     RunStatus,
     SessionId,
-    SessionKey,
-    session_id,
 )
 
 READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
@@ -80,10 +78,8 @@ class Chat:
         as_events = wants_events(request)
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        session = DEFAULT_SESSION if body.session_id is None else session_id(body.session_id)
-        ticket = await self._service.submit(
-            wished(SessionKey(ANONYMOUS, session), _prompt(body), body, idempotency_key(request), sent)
-        )
+        key = session_of(request, DEFAULT_SESSION if body.session_id is None else body.session_id)
+        ticket = await self._service.submit(wished(key, _prompt(body), body, idempotency_key(request), sent))
         if as_events:
             return ticket_events(self._service, request, ticket)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
@@ -92,22 +88,22 @@ class Chat:
                 "status": RunStatus.QUEUED,
                 "response": "",
                 "agent_id": self._agent_id,
-                "session_id": session,
+                "session_id": key.session_id,
                 "run_id": ticket.run_id,
             }
             location = wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
             return wire.answer(value, wire.ACCEPTED, {"Location": location, **wire.retry_after(self._retry_after_s)})
-        return wire.answer(self._answer(end, session, ticket.run_id), headers=REPLAYED if ticket.replayed else None)
+        return wire.answer(
+            self._answer(end, key.session_id, ticket.run_id), headers=REPLAYED if ticket.replayed else None
+        )
 
     async def history(self, request: Request) -> responses.Response:
         """Return the last messages of a session."""
         query = request.query_params
-        session = session_id(query["session_id"]) if "session_id" in query else DEFAULT_SESSION
+        key = session_of(request, query.get("session_id", DEFAULT_SESSION))
         count = _count(query.get("count", "1"))
         with_tools = wire.flag("include_tool_messages", query.get("include_tool_messages", "false"))
-        messages = await self._service.history(
-            SessionKey(ANONYMOUS, session), count=count, include_tool_messages=with_tools
-        )
+        messages = await self._service.history(key, count=count, include_tool_messages=with_tools)
         shown = [ShownMessage(message["role"], message["content"]) for message in messages]
         return wire.answer(HistoryAnswer("success", shown))
 

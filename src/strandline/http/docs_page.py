@@ -35,12 +35,18 @@ def page(document: dict[str, Any], root: str) -> str:
                 operation = methods[method]
                 by_tag[operation["tags"][0]].append(_operation(path, method, operation, schemas, root))
     parts = [f"<h2>{escape(tag)}</h2>{''.join(operations)}" for tag, operations in by_tag.items()]
+    wanted = any("security" in operation for methods in document["paths"].values() for operation in methods.values())
+    keys = (
+        "<p>This server wants a key: <code>Authorization: Bearer KEY</code>, as the examples show.</p>"
+        if wanted
+        else ""
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p class=lead>{escape(info['description'])}</p>"
-        f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>'
+        f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>{keys}'
         f"{''.join(parts)}<h2>events</h2>{''.join(_events(schemas))}</body></html>"
     )
 
@@ -56,7 +62,9 @@ def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[
         parts.append(_table("Body" if body["required"] else "Body (may be left out)", rows))
         example = {name: _example(schema["properties"][name], schemas) for name in needed}
     parts.append(_table("Answers", [_answer(status, each) for status, each in operation["responses"].items()]))
-    parts.append(f"<h3>Example</h3><pre>{escape(_curl(root + path, method, example))}</pre>")
+    parts.append(
+        f"<h3>Example</h3><pre>{escape(_curl(root + path, method, example, key='security' in operation))}</pre>"
+    )
     return (
         f"<details><summary><b class={method.upper()}>{method.upper()}</b><code>{escape(path)}</code>"
         f"<span>{escape(operation['summary'])}</span></summary><div>{''.join(parts)}</div></details>"
@@ -143,11 +151,12 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _curl(path: str, method: str, body: dict[str, Any] | None) -> str:
+def _curl(path: str, method: str, body: dict[str, Any] | None, *, key: bool) -> str:
     path = path.replace("{session_id}", "default").replace("{run_id}", "RUN_ID")
     verb = "" if method == "get" or body else f" -X {method.upper()}"
     data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    return f"curl{verb} http://127.0.0.1:8080{path}{data}"
+    shown = ' -H "Authorization: Bearer $KEY"' if key else ""
+    return f"curl{verb}{shown} http://127.0.0.1:8080{path}{data}"
 
 
 def _marked(text: str) -> str:

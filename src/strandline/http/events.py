@@ -9,8 +9,9 @@ from strandline.engine.events import RunEvent, SessionEvent
 from strandline.engine.feeds import UNTOLD
 from strandline.engine.service import Service
 from strandline.errors import Invalid
+from strandline.http.auth import principal_of
 from strandline.http.sse import EventResponse, framed, last_event_id
-from strandline.model import ANONYMOUS, session_id
+from strandline.model import session_id
 
 TYPES: Final = frozenset(
     str(kind.__struct_config__.tag) for kind in (*get_args(RunEvent), *get_args(SessionEvent)) if kind not in UNTOLD
@@ -31,5 +32,5 @@ class Changes:
         if unknown := sorted(set(types) - TYPES):
             raise Invalid(f"type cannot be {', '.join(unknown)}; it is some of {', '.join(sorted(TYPES))}")
         sessions = [session_id(text) for text in query.getlist("session_id")]
-        events = self._service.changes(ANONYMOUS, last_event_id(request), sessions=sessions, types=types)
+        events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
         return EventResponse(events, lambda told: framed(told, told.run_id), lambda lost: None)

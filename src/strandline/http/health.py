@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
+from strandline.engine.dispatcher import Share
 from strandline.engine.service import Service
 from strandline.http import wire
+from strandline.http.auth import caller_of
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     ready: bool
     auth: str
     version: str
+    principals: dict[str, Share] | UnsetType = UNSET
+    """Told to operators only."""
 
 
 class ProbeBody(Struct, frozen=True):
@@ -66,6 +70,7 @@ class Probes:
                 ready=health.ready,
                 auth=self._auth,
                 version=__version__,
+                principals=_by_name(self._service) if caller_of(request).operator else UNSET,
             )
         )
 
@@ -80,3 +85,7 @@ class Probes:
             return wire.answer(ProbeBody("ready"))
         status = ProbeBody("draining" if health.draining else "starting")
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
+
+
+def _by_name(service: Service) -> dict[str, Share]:
+    return {str(principal): share for principal, share in sorted(service.shares().items())}

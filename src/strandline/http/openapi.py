@@ -138,18 +138,34 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     ),
 }
 
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, made with `strandline keys new NAME`; wanted only by servers that have keys",
+}
+
 HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "Location": ({"type": "string"}, "Where the run is read"),
     "Retry-After": ({"type": "integer", "minimum": 1}, "Seconds after which it is worth coming back"),
     "Preference-Applied": ({"type": "string"}, "`wait=N`, if that was preferred"),
+    "WWW-Authenticate": ({"type": "string"}, "`Bearer`: a key is wanted, or another one"),
     "Idempotency-Replayed": ({"const": "true"}, "The run had ended before, under the same key"),
 }
 """Headers of answers: what they look like and mean. Which answer has which: `_headers`."""
 
-_READING: Final = (wire.Foreign, errors.NotReady, errors.JournalUnavailable)
+_DOOR: Final = (wire.Foreign, wire.Unauthorized)
+_READING: Final = (*_DOOR, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
-_RUNS: Final = (errors.KeyReused, errors.SessionBusy, *_ANSWERS, errors.QueueFull, errors.ServerFull, errors.Draining)
+_RUNS: Final = (
+    errors.KeyReused,
+    errors.SessionBusy,
+    *_ANSWERS,
+    errors.QueueFull,
+    errors.PrincipalFull,
+    errors.ServerFull,
+    errors.Draining,
+)
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (
@@ -191,7 +207,7 @@ OPERATIONS: Final = (
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/events", tag="sessions", takes=("sessions", "types", "last"),
               summary="Follow what changes anywhere", answers={}, events=event_schemas.OF_ALL,
-              refused=(errors.Invalid, wire.Foreign, errors.NotReady)),
+              refused=(errors.Invalid, *_DOOR, errors.NotReady)),
     Operation(method="POST", path="/chat", tag="chat", takes=("key", "last"),
               summary="Accept a message, wait its turn and its answer", body=ChatBody,
               answers={200: ChatAnswer, 202: ChatAnswer, 204: None},
@@ -204,9 +220,9 @@ OPERATIONS: Final = (
               answers={200: Completion, 202: ErrorBody, 500: ErrorBody}, refusals=_OPENAI,
               refused=(*_V1, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
-              answers={200: Models}, refused=(wire.Foreign,), refusals=_OPENAI),
+              answers={200: Models}, refused=_DOOR, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
-              summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, wire.Foreign),
+              summary="Read the agent as a model", answers={200: Model}, refused=(errors.NotFound, *_DOOR),
               refusals=_OPENAI),
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Ask as AgentCore Runtime asks", body=Invocation,
@@ -221,15 +237,15 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
               answers={200: ProbeBody, 503: ProbeBody}),
     Operation(method="GET", path="/metrics", tag="probes", summary="Read all metrics, in the form of Prometheus",
-              answers={200: str}, refused=(wire.Foreign,)),
+              answers={200: str}, refused=(*_DOOR, wire.OperatorsOnly)),
 )  # fmt: skip
 
 
 class OpenApi:
     """The routes of the document, made once."""
 
-    def __init__(self) -> None:
-        self._document = document()
+    def __init__(self, *, keys: bool) -> None:
+        self._document = document(keys=keys)
 
     async def json(self, request: Request) -> Response:
         """Return the OpenAPI document (3.1) of this server."""
@@ -240,8 +256,8 @@ class OpenApi:
         return Response(page(self._document, request.scope.get("root_path", "")), media_type="text/html")
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document, without the address of a server."""
+def document(*, keys: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI document, without the address of a server; `keys`: whether it wants them."""
     types = sorted(
         {kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind not in (None, str)},
         key=str,
@@ -250,7 +266,7 @@ def document() -> dict[str, Any]:
     components |= event_schemas.schemas()
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, keys)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -260,17 +276,19 @@ def document() -> dict[str, Any]:
         },
         "tags": [{"name": tag} for tag in dict.fromkeys(each.tag for each in OPERATIONS)],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"key": _KEY}},
     }
 
 
-def _described(operation: Operation) -> dict[str, Any]:
+def _described(operation: Operation, keys: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary,
         "operationId": _id_of(operation),
         "responses": _responses(operation),
     }
+    if keys and wire.Unauthorized in operation.refused:
+        described["security"] = [{"key": []}]
     if operation.takes:
         described["parameters"] = [
             {"name": name, "in": where, "required": where == "path", "schema": schema, "description": what}
@@ -309,6 +327,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         }
         if code in (wire.TOO_MANY, wire.UNAVAILABLE):
             refused["headers"] = _shown(["Retry-After"])
+        if code == wire.UNAUTHORIZED:
+            refused["headers"] = _shown(["WWW-Authenticate"])
         responses.setdefault(str(code), refused)
     return dict(sorted(responses.items()))
 

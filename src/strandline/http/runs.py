@@ -13,9 +13,10 @@ from strandline.engine.asked import RunView
 from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.auth import principal_of
 from strandline.http.presence import while_present
 from strandline.http.sse import run_events
-from strandline.model import ANONYMOUS, IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -100,15 +101,15 @@ class Runs:
         run_id = RunId(request.path_params["run_id"])
         wait_s = preferred_wait_s(request)
         if wait_s is None:
-            view = await self._service.run(ANONYMOUS, run_id)
+            view = await self._service.run(principal_of(request), run_id)
             return wire.answer(run_body(view))
-        waiting = asyncio.ensure_future(self._service.wait(ANONYMOUS, run_id, wait_s))
+        waiting = asyncio.ensure_future(self._service.wait(principal_of(request), run_id, wait_s))
         view = await while_present(request, self._service, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def events(self, request: Request) -> Response:
         """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
-        stream = await self._service.stream(ANONYMOUS, RunId(request.path_params["run_id"]))
+        stream = await self._service.stream(principal_of(request), RunId(request.path_params["run_id"]))
         return run_events(self._service, request, stream)
 
     async def move(self, request: Request) -> Response:
@@ -118,13 +119,13 @@ class Runs:
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_move, reads)
         if (body.priority is None) is not body.front:
             raise Invalid(f"one of two has to be said: {reads}")
-        return wire.answer(run_body(await self._service.move(ANONYMOUS, run_id, body.priority)))
+        return wire.answer(run_body(await self._service.move(principal_of(request), run_id, body.priority)))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
         run_id = RunId(request.path_params["run_id"])
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, "`force` is true or false")
-        view = await self._service.cancel(ANONYMOUS, run_id, force=body.force)
+        view = await self._service.cancel(principal_of(request), run_id, force=body.force)
         return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
 
 

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,16 +14,17 @@ from strandline.encoding import decoder
 from strandline.engine.service import Service
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
+from strandline.http.auth import caller_of, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.runs import RunBody, preferred_wait_s, run_body
 from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Responses, Wishes, wished
 from strandline.model import (
-    ANONYMOUS,
     Block,
     Input,
     InputRequest,
+    Principal,
     RunId,
     SessionId,
     SessionKey,
@@ -74,6 +76,7 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     paused: bool
     input_requests: list[InputRequest]
     input_until: datetime | None
+    principal: Annotated[str | UnsetType, Meta(description="Whose it is; told to operators only")] = UNSET
 
 
 class SessionsBody(Struct, frozen=True, kw_only=True):
@@ -169,14 +172,34 @@ class Sessions:
     # -- sessions ----------------------------------------------------------------------------------
 
     async def sessions(self, request: Request) -> Response:
-        """Return the sessions of whoever asks, in the order of their ids."""
-        cursor = request.query_params.get("cursor")
+        """Return the sessions of whoever asks, in the order of their ids; those of all principals for an operator."""
+        cursor, caller = request.query_params.get("cursor"), caller_of(request)
+        if caller.operator:
+            return await self._all(request, cursor, caller.principal)
         after = None if cursor is None else session_id(cursor)
-        page = await self._service.sessions(ANONYMOUS, after=after, limit=wire.page_limit(request))
+        page = await self._service.sessions(caller.principal, after=after, limit=wire.page_limit(request))
         return wire.answer(
             SessionsBody(
                 sessions=[session_body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
             )
+        )
+
+    async def _all(self, request: Request, cursor: str | None, own: Principal) -> Response:
+        """Return sessions of all principals, with whose they are; what those of others ask is not told."""
+        page = await self._service.all_sessions(after=_after(cursor), limit=wire.page_limit(request))
+        shown = [
+            replace(
+                session_body(each),
+                principal=each.key.principal,
+                input_requests=[
+                    asked if each.key.principal == own else replace(asked, reason=None) for asked in each.input_requests
+                ],
+            )
+            for each in page.sessions
+        ]
+        after = None if page.after is None else "/".join(page.after)
+        return wire.answer(
+            SessionsBody(sessions=shown, damaged=[each.session_id for each in page.damaged], next_cursor=after)
         )
 
     async def read(self, request: Request) -> Response:
@@ -235,7 +258,7 @@ def session_body(session: SessionView) -> SessionBody:
 
 
 def _key(request: Request) -> SessionKey:
-    return SessionKey(ANONYMOUS, session_id(request.path_params["session_id"]))
+    return session_of(request, request.path_params["session_id"])
 
 
 def _input(given: str | list[dict[str, Any]] | Responses) -> Input | Responses:
@@ -248,6 +271,16 @@ def _input(given: str | list[dict[str, Any]] | Responses) -> Input | Responses:
             " blocks, or an object with `responses`"
         )
     return given
+
+
+def _after(cursor: str | None) -> SessionKey | None:
+    """Return the session that a cursor of all sessions names. Raises `Invalid`."""
+    if cursor is None:
+        return None
+    principal, _, name = cursor.rpartition("/")
+    if not principal:
+        raise Invalid("cursor must be one that a page of this list has named as its next")
+    return SessionKey(Principal(principal), session_id(name))
 
 
 def _before(cursor: str | None) -> int | None:

@@ -29,6 +29,7 @@ OK: Final = 200
 ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
 BAD_REQUEST: Final = 400
+UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
@@ -46,6 +47,7 @@ UNAVAILABLE: Final = 503
 
 TITLES: Final = {
     BAD_REQUEST: "Malformed request",
+    UNAUTHORIZED: "Unauthorized",
     FORBIDDEN: "Forbidden",
     NOT_FOUND: "Not found",
     METHOD_NOT_ALLOWED: "Method not allowed",
@@ -106,6 +108,22 @@ class Foreign(errors.CallerError):
     code = "foreign"
 
 
+class Unauthorized(errors.CallerError):
+    """The request shows no key, or one that does not count; send `Authorization: Bearer KEY`."""
+
+    code = "unauthorized"
+
+    def __init__(self, message: str, *, shown: bool) -> None:
+        super().__init__(message)
+        self.shown = shown
+
+
+class OperatorsOnly(errors.CallerError):
+    """The key that was shown is no operator's."""
+
+    code = "operators_only"
+
+
 STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Invalid: UNPROCESSABLE,
     errors.NotFound: NOT_FOUND,
@@ -116,12 +134,15 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.TooLate: CONFLICT,
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
+    errors.PrincipalFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,
     errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,
+    Unauthorized: UNAUTHORIZED,
+    OperatorsOnly: FORBIDDEN,
     BodyTooLarge: TOO_LARGE,
     HeadTooLarge: HEAD_TOO_LARGE,
     TooSlow: TIMED_OUT,
@@ -166,6 +187,9 @@ def error_response(error: errors.StrandlineError) -> Response:
     more: dict[str, Any] = {}
     if isinstance(error, errors.Unavailable):
         headers = retry_after(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        wrong = ', error="invalid_token"' if error.shown else ""
+        headers = {"WWW-Authenticate": f'Bearer realm="strandline"{wrong}'}
     if isinstance(error, errors.QueueFull):
         more = {"position": error.position, "estimated_wait_s": rounded(error.estimated_wait_s)}
     return problem(status, error.code, str(error), headers, **more)

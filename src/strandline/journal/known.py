@@ -6,13 +6,13 @@ ones cost nothing. Belongs to the writer's thread.
 """
 
 import sqlite3
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Final
 
 from strandline.journal.reader import Tail, find_session, last_waiting
 from strandline.journal.rules import Rank
 from strandline.journal.seal import key_crc
-from strandline.model import RunId, SessionKey
+from strandline.model import Principal, RunId, SessionKey
 
 KNOWN_SESSIONS: Final = 10_000
 """How many sessions are known by heart; those with a waiting or claimed run come on top."""
@@ -99,6 +99,7 @@ class Known:
         self.last_attempts: set[int] = set()
         """The sequences of executing runs that are last attempts."""
         self.waiting = 0
+        self.waiting_of: Counter[Principal] = Counter()
         self._questions: dict[int, Asked] = {}
         """By the number of the session; there are few."""
         self.learn()
@@ -109,6 +110,7 @@ class Known:
         self.executing.clear()
         self.last_attempts.clear()
         self.waiting = 0
+        self.waiting_of.clear()
         self._questions = {
             no: Asked(*columns)
             for no, *columns in self._connection.execute("SELECT session, run, until, answer FROM questions")
@@ -200,6 +202,7 @@ class Known:
         """Note that a run waits at `place`."""
         session.queued += 1
         self.waiting += 1
+        self.waiting_of[session.key.principal] += 1
         if session.back is None or place > session.back:
             session.back = place
 
@@ -207,6 +210,7 @@ class Known:
         """Note that the run at `place` waits no longer; what is stored says so already."""
         session.queued -= 1
         self.waiting -= 1
+        self.waiting_of[session.key.principal] -= 1
         if place == session.back:
             session.back = last_waiting(self._connection, session.no) if session.queued else None
 

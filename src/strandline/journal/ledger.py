@@ -146,6 +146,9 @@ class Ledger(Controls):
         if not at_once and question is None:
             if queued - len(leaving) >= bounds.per_session:
                 return self._stands_for(session, new) or Refused("queue_full", ahead + 1)
+            most = bounds.per_principal
+            if most is not None and self._known.waiting_of[new.key.principal] - len(leaving) >= most:
+                return self._stands_for(session, new) or Refused("principal_full", ahead + 1)
             if self._known.waiting - len(leaving) >= bounds.total:
                 return self._stands_for(session, new) or Refused("server_full", ahead + 1)
         if session is None:

@@ -1,6 +1,6 @@
-"""What the SQLite journal lists: the sessions of a principal, the runs of a session. Each page costs what is on it.
+"""What the SQLite journal lists: the sessions of a principal or of all, the runs of a session.
 
-What is damaged does not take the others of its page with it: it is named there.
+Each page costs what is on it. What is damaged does not take the others of its page with it: it is named there.
 """
 
 import sqlite3
@@ -9,11 +9,19 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
-from strandline.journal.port import RunsPage, RunsQuery, SessionQuery, SessionsPage, SessionsQuery
+from strandline.journal.port import (
+    AllSessionsPage,
+    AllSessionsQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
+)
 from strandline.journal.questions import question_of
 from strandline.journal.reader import RUN_COLUMNS, find_session, sound_run, waiting_before
 from strandline.journal.rules import Rank, place_of
-from strandline.model import Run, RunId, SessionId, SessionKey, SessionView
+from strandline.model import Run, RunId, SessionKey, SessionView
 
 _CHAIN: Final = (
     "WITH RECURSIVE chain (no, run, previous) AS (SELECT no, run, previous FROM history WHERE no = ? AND session = ?"
@@ -64,16 +72,36 @@ def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPa
         "SELECT session_id FROM sessions WHERE principal = ? AND session_id > ? ORDER BY session_id LIMIT ?",
         (query.principal, query.after or "", query.limit + 1),
     ).fetchall()
+    keys = [SessionKey(query.principal, each) for (each,) in rows]
+    shown, damaged = _views(connection, keys[: query.limit])
+    after = keys[query.limit - 1].session_id if len(keys) > query.limit else None
+    return SessionsPage(shown, after, [each.session_id for each in damaged])
+
+
+def all_sessions(connection: sqlite3.Connection, query: AllSessionsQuery) -> AllSessionsPage:
+    """Return a page of the sessions of all principals, in the order of principal and id."""
+    rows = connection.execute(
+        "SELECT principal, session_id FROM sessions WHERE (principal, session_id) > (?,?)"
+        " ORDER BY principal, session_id LIMIT ?",
+        (*(query.after or ("", "")), query.limit + 1),
+    ).fetchall()
+    keys = [SessionKey(*each) for each in rows]
+    shown, damaged = _views(connection, keys[: query.limit])
+    return AllSessionsPage(shown, keys[query.limit - 1] if len(keys) > query.limit else None, damaged)
+
+
+def _views(connection: sqlite3.Connection, keys: list[SessionKey]) -> tuple[list[SessionView], list[SessionKey]]:
+    """Return the sessions that there are, and which of them cannot be read."""
     shown: list[SessionView] = []
-    damaged: list[SessionId] = []
-    for (each,) in rows[: query.limit]:
+    damaged: list[SessionKey] = []
+    for key in keys:
         try:
-            found = session(connection, SessionQuery(SessionKey(query.principal, each)))
+            found = session(connection, SessionQuery(key))
         except JournalUnavailable:
-            damaged.append(SessionId(each))
+            damaged.append(key)
         else:
             shown += [] if found is None else [found]
-    return SessionsPage(shown, SessionId(rows[query.limit - 1][0]) if len(rows) > query.limit else None, damaged)
+    return shown, damaged
 
 
 def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView | None:

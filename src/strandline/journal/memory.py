@@ -21,6 +21,8 @@ from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
+    AllSessionsPage,
+    AllSessionsQuery,
     Bounds,
     Cancel,
     CancelSession,
@@ -133,6 +135,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
             if not at_once and not answers:
                 if len(session.line) - leaving >= bounds.per_session:
                     return Refused("queue_full", ahead + 1)
+                most = bounds.per_principal
+                if most is not None and self._waiting_of[new.key.principal] - leaving >= most:
+                    return Refused("principal_full", ahead + 1)
                 if len(self._waiting) - leaving >= bounds.total:
                     return Refused("server_full", ahead + 1)
             stopped = self._stop_all(begun, discard=new.if_busy is IfBusy.ROLLBACK) if begun else None
@@ -273,6 +278,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    @overload
+    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
     async def read(self, query: Query) -> object:
         """Answer a query as of now."""
         with self._lock:
@@ -302,5 +309,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return self._show_session(query)
                 case SessionsQuery():
                     return self._list_sessions(query)
+                case AllSessionsQuery():
+                    return self._list_all_sessions(query)
                 case _:
                     assert_never(query)

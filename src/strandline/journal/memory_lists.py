@@ -1,7 +1,15 @@
-"""What the memory journal lists: the sessions of a principal, the runs of a session."""
+"""What the memory journal lists: the sessions of a principal or of all, the runs of a session."""
 
 from strandline.journal.kept import KeptRun
-from strandline.journal.port import RunsPage, RunsQuery, SessionQuery, SessionsPage, SessionsQuery
+from strandline.journal.port import (
+    AllSessionsPage,
+    AllSessionsQuery,
+    RunsPage,
+    RunsQuery,
+    SessionQuery,
+    SessionsPage,
+    SessionsQuery,
+)
 from strandline.journal.rules import place_of
 from strandline.journal.steps import Steps
 from strandline.model import SessionView
@@ -18,6 +26,12 @@ class MemoryLists(Steps):
         return SessionsPage(
             [each for each in shown if each is not None], later[query.limit - 1].session_id if more else None
         )
+
+    def _list_all_sessions(self, query: AllSessionsQuery) -> AllSessionsPage:
+        later = [key for key in sorted(self._sessions) if query.after is None or key > query.after]
+        shown = [self._show_session(SessionQuery(key)) for key in later[: query.limit]]
+        more = len(later) > query.limit
+        return AllSessionsPage([each for each in shown if each is not None], later[query.limit - 1] if more else None)
 
     def _show_session(self, query: SessionQuery) -> SessionView | None:
         session = self._sessions.get(query.key)

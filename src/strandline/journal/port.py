@@ -62,6 +62,8 @@ class Bounds(Struct, frozen=True):
 
     per_session: int
     total: int
+    per_principal: int | None = None
+    """In all sessions of one principal; None: as many as in all."""
 
 
 class Accepted(Struct, frozen=True):
@@ -81,7 +83,7 @@ class Accepted(Struct, frozen=True):
 class Refused(Struct, frozen=True):
     """Nothing was kept: a queue is full, or the run is not to wait. `position` is where it would have stood."""
 
-    reason: Literal["queue_full", "server_full", "session_busy"]
+    reason: Literal["queue_full", "principal_full", "server_full", "session_busy"]
     position: int
 
 
@@ -298,6 +300,24 @@ class SessionsPage(Struct, frozen=True):
     damaged: list[SessionId] = []
 
 
+class AllSessionsQuery(Struct, frozen=True):
+    """Up to `limit` sessions of all principals in the order of principal and id, those after `after`."""
+
+    after: SessionKey | None = None
+    limit: int = 100
+
+
+class AllSessionsPage(Struct, frozen=True):
+    """Some sessions, and the one after which the next page begins, None at the end.
+
+    `damaged` are those of them of which no more than their key can be told.
+    """
+
+    sessions: list[SessionView]
+    after: SessionKey | None
+    damaged: list[SessionKey] = []
+
+
 class WaitingQuery(Struct, frozen=True):
     """Waiting runs of all sessions in order of sequence, `limit` of them after sequence `after`."""
 
@@ -317,7 +337,7 @@ class Waiting(Struct, frozen=True):
     """Since when its time has stood still, if its session is paused."""
 
 
-Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | WaitingQuery
+Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | AllSessionsQuery | WaitingQuery
 
 
 class Journal(Protocol):
@@ -402,6 +422,8 @@ class Journal(Protocol):
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    @overload
+    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

@@ -23,6 +23,8 @@ from strandline.journal.migrations import migrate
 from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
 from strandline.journal.port import (
     AcceptAnswer,
+    AllSessionsPage,
+    AllSessionsQuery,
     Bounds,
     Cancel,
     CancelSession,
@@ -309,6 +311,8 @@ class SqliteJournal:
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
+    @overload
+    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
     async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
         match query:
@@ -324,6 +328,8 @@ class SqliteJournal:
                 return await self._answered(partial(lists.session, query=query))
             case SessionsQuery():
                 return await self._answered(partial(lists.sessions, query=query))
+            case AllSessionsQuery():
+                return await self._answered(partial(lists.all_sessions, query=query))
             case _:
                 assert_never(query)
 

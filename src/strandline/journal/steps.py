@@ -4,6 +4,7 @@ Whoever calls a step holds the lock. Each leaves everything consistent, or raise
 """
 
 import threading
+from collections import Counter
 
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
@@ -14,7 +15,7 @@ from strandline.journal.kept import KeptQuestion, KeptRun, KeptSession
 from strandline.journal.port import Take
 from strandline.journal.rules import Closed, is_last, stood_s
 from strandline.lifecycle import Move, advance
-from strandline.model import Claim, Outcome, Run, RunId, RunStatus, SessionKey, Token
+from strandline.model import Claim, Outcome, Principal, Run, RunId, RunStatus, SessionKey, Token
 
 
 class Steps:
@@ -32,6 +33,7 @@ class Steps:
         self._sessions: dict[SessionKey, KeptSession] = {}
         self._runs: dict[RunId, KeptRun] = {}
         self._waiting: dict[int, KeptRun] = {}
+        self._waiting_of: Counter[Principal] = Counter()
         self._last_attempts: set[int] = set()
 
     def _check_open(self) -> None:
@@ -56,6 +58,12 @@ class Steps:
     def _enqueue(self, session: KeptSession, run: KeptRun) -> None:
         session.line.add(run)
         self._waiting[run.sequence] = run
+        self._waiting_of[run.new.key.principal] += 1
+
+    def _leave_line(self, session: KeptSession, run: KeptRun) -> None:
+        session.line.remove(run)
+        del self._waiting[run.sequence]
+        self._waiting_of[run.new.key.principal] -= 1
 
     def _take_next(self, session: KeptSession) -> Take:
         if session.claimed is not None or session.paused or not len(session.line):
@@ -68,8 +76,7 @@ class Steps:
             return Take.BLOCKED
         if asked is not None:
             self._dismiss(session, asked)
-        session.line.remove(head)
-        del self._waiting[head.sequence]
+        self._leave_line(session, head)
         self._start(session, head)
         return Take.TAKEN
 
@@ -187,8 +194,7 @@ class Steps:
     def _end_waiting(self, run: KeptRun, outcome: Outcome, messages: list[bytes], *, discarded: bool = False) -> None:
         """End a run that waits, leaving `messages` in history."""
         session = self._sessions[run.new.key]
-        session.line.remove(run)
-        del self._waiting[run.sequence]
+        self._leave_line(session, run)
         self._end(run, outcome.status, encode_messages(outcome))
         self._leave(session, run, messages, discarded=discarded)
         self._answered(session, run, closed=bool(messages) and not discarded, begun=discarded)

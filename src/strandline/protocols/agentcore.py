@@ -17,11 +17,12 @@ from strandline.engine.asked import Ticket
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.http import wire
+from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.sse import EventResponse, wants_events
 from strandline.http.wishes import wished
-from strandline.model import ANONYMOUS, Outcome, RunStatus, SessionKey
+from strandline.model import Outcome, RunStatus
 from strandline.protocols.agentcore_stream import ACCEPTED, Pieces
 from strandline.protocols.agentcore_wire import (
     READS,
@@ -59,7 +60,7 @@ class AgentCore:
         """Accept a prompt, wait its turn and its answer, whole or piece by piece. Any content type will do."""
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        key = SessionKey(ANONYMOUS, named_session(request.headers))
+        key = session_of(request, named_session(request.headers))
         told = told_by(request.headers)
         wishes = replace(body, metadata=kept_with(body.metadata, told))
         ticket = await self._service.submit(wished(key, prompt_of(body), wishes, idempotency_key(request), sent))

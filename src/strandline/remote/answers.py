@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import httpx
 
-from strandline.client.errors import ClientError, NoServer, Refused
+from strandline.client.errors import ClientError, NoServer, Refused, Unauthorized
 from strandline.errors import StrandlineError
 
 
@@ -38,7 +38,8 @@ def making(url: str) -> Iterator[None]:
             " ALL_PROXY, SSL_CERT_FILE), or unset them"
         ) from None
     except ClientError as error:
-        raise RemoteError(f"{error.detail}; write it as http://HOST:PORT") from None
+        hint = "" if error.code == "bad_key" else "; write it as http://HOST:PORT"
+        raise RemoteError(f"{error.detail}{hint}") from None
 
 
 def nobody(url: str, failed: NoServer, command: str) -> Nobody:
@@ -62,6 +63,14 @@ def nobody(url: str, failed: NoServer, command: str) -> Nobody:
     return Nobody(
         f"nobody answers at {url} ({str(error) or type(error).__name__}). Start a server there: strandline"
         f" serve agent.py; or name the address of one: {command}"
+    )
+
+
+def no_key(url: str, error: Unauthorized) -> RemoteError:
+    """Return the error for a server that wants a key, or another one."""
+    return RemoteError(
+        f"the server at {url} lets nobody in like this: {error.detail}. Name the file of an API key with --key-file, or"
+        " set STRANDLINE_API_KEY; whoever runs the server makes one with `strandline keys new NAME`"
     )
 
 

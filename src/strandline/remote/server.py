@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from strandline.client import requests
 from strandline.client.blocking import Client
-from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused
+from strandline.client.errors import ClientError, Conflict, NoServer, NotFound, NotNow, Refused, Unauthorized
 from strandline.client.requests import PAGE
-from strandline.remote.answers import Other, RemoteError, making, nobody, why
+from strandline.remote.answers import Other, RemoteError, making, no_key, nobody, why
 
 _LISTS: Final = {
     "runs": "`strandline runs SESSION` lists the runs of a session",
@@ -34,10 +34,10 @@ class Late(RemoteError):
 class RemoteServer:
     """A server at an address. Close it, or use it in a `with`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
         with making(url):
-            self._client = Client(url, patience_s=0)  # whoever types a command wants to know now
+            self._client = Client(url, key, patience_s=0)  # whoever types a command wants to know now
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +133,8 @@ class RemoteServer:
                 return Late(f"{detail}; `strandline runs {path.split('/')[3]}` shows what became of it")
             case NotNow() if error.code:
                 return RemoteError(f"not now: {why(error)}. Try again in {error.retry_after_s:g} s")
+            case Unauthorized() if error.code:
+                return no_key(self.url, error)
             case Refused() if error.code:
                 return RemoteError(f"the server does not do this: {why(error)}")
             case Refused():

@@ -9,13 +9,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from strandline.errors import Draining, JournalUnavailable, NotReady, QueueFull, ServerFull
+from strandline.errors import Draining, JournalUnavailable, NotReady, PrincipalFull, QueueFull, ServerFull
 from strandline.lifecycle import ENDED
 from strandline.model import ErrorCode, Outcome, RunStatus
 
 NO_CODE: Final = "none"
 """The code of an outcome that is no failure."""
-REFUSALS: Final = tuple(kind.code for kind in (Draining, JournalUnavailable, NotReady, QueueFull, ServerFull))
+REFUSALS: Final = tuple(
+    kind.code for kind in (Draining, JournalUnavailable, NotReady, PrincipalFull, QueueFull, ServerFull)
+)
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)

@@ -24,6 +24,7 @@ from strandline.testing.contract.line import LineContract
 from strandline.testing.contract.lists import ListsContract
 from strandline.testing.contract.pauses import PausesContract
 from strandline.testing.contract.policies import PoliciesContract
+from strandline.testing.contract.principals import PrincipalsContract
 from strandline.testing.contract.standing import StandingContract
 
 __all__ = ["JournalContract"]
@@ -41,6 +42,7 @@ class JournalContract(
     ListsContract,
     PoliciesContract,
     PausesContract,
+    PrincipalsContract,
     StandingContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

@@ -1,0 +1,118 @@
+"""What every journal keeps apart: the principals, their sessions, and how many runs of each may wait."""
+
+# ruff: noqa: D102 (a test's name is its claim)
+
+from msgspec.structs import replace
+
+from strandline.journal.port import (
+    Accepted,
+    AllSessionsQuery,
+    Attached,
+    Bounds,
+    Changed,
+    Delete,
+    HistoryQuery,
+    Refused,
+    SessionQuery,
+    Take,
+)
+from strandline.model import IfBusy, Keyed, RunId, SessionId, SessionKey
+from strandline.testing.contract.scenario import Contract, scenario
+from strandline.testing.desk import Desk, done, key
+
+TWO = Bounds(per_session=10, total=4, per_principal=2)
+ADA, ADAS_OTHER = key("s", "ada"), key("t", "ada")
+BOB, BOBS_OTHER = key("s", "bob"), key("t", "bob")
+
+
+class PrincipalsContract(Contract):
+    """Bounds, and what is seen."""
+
+    @scenario
+    async def test_a_principal_whose_queues_are_full_together_is_refused_and_another_is_not(self, desk: Desk) -> None:
+        await desk.accept("a", ADA, bounds=TWO, take=False)
+        await desk.accept("b", ADAS_OTHER, bounds=TWO, take=False)
+        assert await desk.accept("c", ADA, bounds=TWO, take=False) == Refused("principal_full", 2)
+        assert await desk.accept("d", key("new", "ada"), bounds=TWO, take=False) == Refused("principal_full", 1)
+        assert not await desk.exists("c", "ada")
+        assert await desk.journal.read(SessionQuery(key("new", "ada"))) is None, "nothing is kept of a refusal"
+        assert await desk.accept("e", BOB, bounds=TWO, take=False) == Accepted(1)
+        assert await desk.accept("f", BOBS_OTHER, bounds=TWO, take=False) == Accepted(1)
+        assert await desk.accept("g", key("s", "eve"), bounds=TWO, take=False) == Refused("server_full", 1)
+        assert await desk.accept("h", ADA, bounds=replace(TWO, per_principal=None), take=False) == Refused(
+            "server_full", 2
+        )
+
+    @scenario
+    async def test_what_is_taken_at_once_or_known_by_its_key_is_no_matter_of_that_bound(self, desk: Desk) -> None:
+        none = Bounds(per_session=9, total=9, per_principal=0)
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        await desk.start("a", ADA, bounds=none, keyed=keyed)
+        assert await desk.accept("b", ADA, bounds=none) == Refused("principal_full", 1)
+        assert await desk.accept("c", ADA, bounds=none, keyed=keyed) == Attached(RunId("a"))
+        await desk.start("d", ADAS_OTHER, bounds=none)
+
+    @scenario
+    async def test_room_is_made_by_whatever_ends_the_wait_and_not_by_moves(self, desk: Desk) -> None:
+        one = Bounds(per_session=9, total=9, per_principal=1)
+        claim = await desk.start("a", ADA)
+        assert await desk.accept("b", ADA, bounds=one) == Accepted(1)
+        assert await desk.accept("x", ADAS_OTHER, bounds=one, take=False) == Refused("principal_full", 1)
+        await desk.cancel("b", "ada")
+        assert await desk.accept("c", ADA, bounds=one) == Accepted(1)
+        assert await desk.settle(claim, take=True) is Take.TAKEN
+        claim = await desk.claim(of="c")
+        assert await desk.accept("d", ADAS_OTHER, bounds=one, take=False) == Accepted(1)
+        await desk.journal.release(claim.token, counted=True, take=False)
+        assert await desk.accept("y", ADA, bounds=one, take=False) == Refused("principal_full", 2)
+        # What was given back and is interrupted makes room for what interrupts it, as in its own queue.
+        two = Bounds(per_session=9, total=9, per_principal=2)
+        assert isinstance(await desk.accept("i", ADA, bounds=two, take=False, if_busy=IfBusy.INTERRUPT), Accepted)
+
+    @scenario
+    async def test_that_bound_holds_over_a_restart(self, desk: Desk) -> None:
+        await desk.accept("a", ADA, bounds=TWO, take=False)
+        await desk.accept("b", ADAS_OTHER, bounds=TWO, take=False)
+        await desk.restart()
+        assert await desk.accept("c", ADA, bounds=TWO, take=False) == Refused("principal_full", 2)
+
+    @scenario
+    async def test_the_same_key_of_another_principal_is_another_run(self, desk: Desk) -> None:
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        await desk.start("a", ADA, keyed=keyed)
+        await desk.start("b", BOB, keyed=Keyed("k", b"g" * 32, 0.0))
+
+    @scenario
+    async def test_the_sessions_of_all_principals_in_order_page_by_page(self, desk: Desk) -> None:
+        keys = [ADA, ADAS_OTHER, key("a", "bob"), BOB, key("s", "carol")]
+        for number, each in enumerate(reversed(keys)):
+            await desk.settle(await desk.start(f"r{number}", each), done("hi", "ho"))
+        await desk.accept("w", BOB, take=False)
+        for limit in range(1, 7):
+            found: list[SessionKey] = []
+            after: SessionKey | None = None
+            while True:
+                page = await desk.journal.read(AllSessionsQuery(after, limit))
+                assert len(page.sessions) <= limit
+                found += [each.key for each in page.sessions]
+                after = page.after
+                if after is None:
+                    break
+            assert found == keys, f"in pages of {limit}"
+        page = await desk.journal.read(AllSessionsQuery(ADAS_OTHER, 2))
+        assert [each.key for each in page.sessions] == keys[2:4]
+        assert page.after == BOB
+        assert page.sessions[1] == await desk.journal.read(SessionQuery(BOB))
+        assert (page.sessions[1].waiting, page.sessions[1].messages) == (1, 2)
+
+    @scenario
+    async def test_nothing_that_is_done_for_one_principal_touches_the_session_of_another(self, desk: Desk) -> None:
+        for run_id, each in (("a", ADA), ("b", BOB)):
+            await desk.settle(await desk.start(run_id, each), done(f"of {run_id}"))
+        assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
+        assert (await desk.journal.read(HistoryQuery(ADA))).messages == []
+        kept = await desk.journal.read(HistoryQuery(BOB))
+        assert kept.messages[0]["content"] == [{"text": "of b"}]
+        assert not await desk.exists("b", "ada")
+        assert await desk.exists("b", "bob")
+        assert SessionId("s") == ADA.session_id == BOB.session_id

@@ -1,0 +1,62 @@
+"""`docs/security.md`: each line of the threat model names tests that there are, and its commands do what it says."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from acceptance.server import COMMAND, DEADLINE_S, environment, serving
+from docs.pages import printed
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+ROWS = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+THREATS = [row for row in ROWS if row[0] not in ("somebody", "---")]
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def defined() -> set[str]:
+    names = set()
+    for file in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/strandline/testing").rglob("*.py")]:
+        names |= {
+            node.name
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        }
+    return names
+
+
+def test_every_line_of_the_threat_model_names_a_test_that_exists() -> None:
+    assert len(THREATS) > 20
+    there = defined()
+    for threat, _, tests in THREATS:
+        named = re.findall(r"`(\w+)`", tests)
+        assert named, threat
+        assert all(name.startswith("test_") for name in named)
+        assert set(named) <= there, f"{threat}: {set(named) - there}"
+
+
+def test_its_commands_make_keys_and_a_server_that_takes_them(tmp_path: Path) -> None:
+    (*made, serve), (ask,) = (block.splitlines() for block in BLOCKS)
+    keys = []
+    for line in made:
+        words = line.partition("#")[0].split()
+        done = subprocess.run(
+            [COMMAND, *words[1:]], cwd=tmp_path, env=environment({}), capture_output=True, text=True,
+            timeout=DEADLINE_S, check=True,
+        )  # fmt: skip
+        keys.append(done.stdout.strip())
+    words = serve.split()
+    assert words[:2] == ["strandline", "serve"]
+    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return message\n")
+    with serving("agent.py:answer", *words[2:], folder=tmp_path) as server:
+        answer = printed(f"KEY={keys[0]}\n{ask}", folder=tmp_path, url=server.url)
+        assert '"status":"success"' in answer
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "docs/security.md"])
+def test_where_to_report_is_said_once_and_linked(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert ("SECURITY.md" in text) if name.startswith("docs") else ("docs/security.md" in text)

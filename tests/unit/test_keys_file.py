@@ -1,0 +1,108 @@
+"""A file of keys that changes: what counts afterwards, what is said, and what never reaches a log."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from strandline.access import source
+from strandline.access.keyring import KnownKey, new_key
+from strandline.access.source import Keys
+from strandline.config import Settings
+
+ADA, BOB, EVE = (new_key(name) for name in ("ada", "bob", "eve"))
+
+
+def write(file: Path, *made: tuple[str, KnownKey]) -> None:
+    file.write_text("".join(f"{kept.line()}\n" for _, kept in made))
+
+
+def knows(keys: Keys, made: tuple[str, KnownKey]) -> bool:
+    return keys.ring.find(made[0].encode()) == made[1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "keys"
+    write(file, ADA, BOB)
+    return file
+
+
+def test_what_the_file_says_by_now_counts(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changes: list[str] = []
+    keys = Keys(Settings(api_keys=[EVE[1].line()], api_keys_file=str(file)))
+    keys.on_change(lambda: changes.append("changed"))
+    asyncio.run(keys.look())
+    assert changes == []
+    carol = new_key("carol")
+    write(file, ADA, carol)
+    with caplog.at_level(logging.INFO):
+        asyncio.run(keys.look())
+        asyncio.run(keys.look())
+    assert changes == ["changed"]
+    assert [knows(keys, each) for each in (ADA, BOB, carol, EVE)] == [True, False, True, True]
+    assert [each.getMessage() for each in caplog.records] == ["the keys have changed: 1 new, 1 gone, 3 in all"]
+
+
+@pytest.mark.parametrize("content", ["", "THISISTHEKEY\n", "ada sha256:THISISTHEKEY\n", None])
+def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_that_it_becomes_so(
+    content: str | None, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = Keys(Settings(api_keys_file=str(file)))
+    for _ in range(2):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_text(content)
+        with caplog.at_level(logging.INFO):
+            asyncio.run(keys.look())
+            asyncio.run(keys.look())
+        assert knows(keys, ADA)
+        assert knows(keys, BOB)
+        (record,) = caplog.records
+        assert record.levelno == logging.ERROR
+        assert "go on counting" in record.getMessage()
+        assert "THISISTHEKEY" not in caplog.text
+        caplog.clear()
+        write(file, ADA, BOB)
+        asyncio.run(keys.look())
+    write(file, ADA)
+    asyncio.run(keys.look())
+    assert not knows(keys, BOB)
+
+
+def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> None:
+    keys = Keys(Settings(api_keys_file=str(file)))
+    before = keys.ring.find(ADA[0].encode())
+    assert before is not None
+    assert before in keys.ring
+    file.write_text("mallory" + ADA[1].line().removeprefix("ada"))
+    asyncio.run(keys.look())
+    assert before not in keys.ring
+    file.write_text(ADA[1].line() + " operator")
+    asyncio.run(keys.look())
+    assert before in keys.ring, "the same principal, with more rights"
+
+
+def test_the_file_is_looked_at_by_itself(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LOOK_S", 0.001)
+
+    async def main() -> None:
+        keys = Keys(Settings(api_keys_file=str(file)))
+        changed = asyncio.Event()
+        keys.on_change(changed.set)
+        following = asyncio.create_task(keys.follow())
+        write(file, ADA)
+        await asyncio.wait_for(changed.wait(), 20)
+        following.cancel()
+        assert not knows(keys, BOB)
+
+    asyncio.run(main())
+
+
+def test_without_a_file_there_is_nothing_to_look_at() -> None:
+    keys = Keys(Settings(api_keys=[ADA[1].line()]))
+    asyncio.run(asyncio.wait_for(keys.follow(), 20))
+    asyncio.run(keys.look())
+    assert knows(keys, ADA)
