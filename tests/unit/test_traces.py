@@ -342,11 +342,15 @@ def test_the_span_that_is_current_counts_before_the_headers(spans: InMemorySpanE
 
 
 def test_a_run_never_gets_the_context_of_whoever_woke_its_loop(spans: InMemorySpanExporter, tmp_path: Path) -> None:
-    """Many runs at once, each asked for within another span: no agent is told another one's."""
+    """Many runs at once, each asked for within another span: no agent is told another one's, nor is a thread of it."""
     seen: dict[str, int] = {}
 
+    def current() -> int:
+        return trace.get_current_span().get_span_context().trace_id
+
     async def answers(message: str, session: Session) -> str:
-        seen[message] = trace.get_current_span().get_span_context().trace_id
+        seen[message] = current()
+        assert await asyncio.get_running_loop().run_in_executor(None, current) == seen[message]
         return "done"
 
     async def main() -> dict[str, int]:
@@ -356,7 +360,8 @@ def test_a_run_never_gets_the_context_of_whoever_woke_its_loop(spans: InMemorySp
         async def ask(service: Service, name: str) -> None:
             with trace.get_tracer("mine").start_as_current_span("mine", Context()) as span:
                 asked[name] = span.get_span_context().trace_id
-                await ended(await service.submit(Request(key=key(name), input=name)))
+                run = await ended(await service.submit(Request(key=key(name), input=name)))
+                assert run.output == "done", run.error
 
         async with target_support.serving(target, tmp_path, tracing=traces) as service:
             await asyncio.gather(*(ask(service, f"s{n}") for n in range(50)))
