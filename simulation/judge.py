@@ -244,12 +244,15 @@ def _waited_in_time(life: Life, evidence: Evidence, run: RunEvidence) -> Iterato
         kept.created_at - EPOCH <= each <= until - EPOCH + SLACK_S for each in evidence.interruptions
     ):
         return
-    stood_s, asked_s = _held_s(life, evidence, kept, until), waited_for_input_s(life, evidence, kept, until)
-    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s") - max(stood_s, asked_s)
-    if more_s > SLACK_S + min(stood_s, asked_s):
-        yield f"run {run.id} {'ended' if over else 'started'} {more_s:.1f} s after it had waited too long"
-    if over and more_s < -SLACK_S:
-        yield f"run {run.id} was given up {-more_s:.1f} s too early: its session was held"
+    more_s = until - kept.created_at - _limit(life, run, "queue_timeout_s")
+    held_s = _held_s(life, evidence, kept, until)
+    least_s, most_s = waited_for_input_s(life, evidence, kept, until)
+    if more_s > SLACK_S + held_s + most_s:  # (held and asked at once counts once; from outside it is not seen which)
+        late_s = more_s - max(held_s, most_s)
+        yield f"run {run.id} {'ended' if over else 'started'} {late_s:.1f} s after it had waited too long"
+    if over and more_s - max(held_s, least_s) < -SLACK_S:
+        early_s = max(held_s, least_s) - more_s
+        yield f"run {run.id} was given up {early_s:.1f} s too early: its session was closed"
 
 
 def _held_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:

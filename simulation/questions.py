@@ -73,9 +73,7 @@ def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> It
     run = evidence.runs[kept.run_id]
     if kept is answer or kept is asked:
         return
-    # The time counts from the end of its agent; what the disk did not take at once ends later than that.
-    agents = [EPOCH + each.ended_at for each in evidence.runs[asked.run_id].attempts[-1:] if each.asks]
-    over = min([asked.ended_at, *agents]) + life.options.input_timeout_s
+    over = asked.ended_at + life.options.input_timeout_s
     if answer is not None:
         # (Until it was accepted for sure: the answer itself closes the session no longer than it waits or executes.)
         over = min(over, answer.started_at or answer.ended_at or over)
@@ -120,9 +118,9 @@ def refused_with_reason(life: Life, evidence: Evidence) -> Iterator[str]:
                 yield f"request {text} answers all that was asked, and was told that it does not ({code})"
 
 
-def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -> float:
-    """Return for how many seconds of its wait the session of a run was closed by questions, at most."""
-    closed_s = 0.0
+def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -> tuple[float, float]:
+    """Return for how many seconds of its wait the session of a run was closed by questions, at least and at most."""
+    least_s = most_s = 0.0
     for question in evidence.questions.values():
         asked = question.run
         if asked.key != run.key or asked.ended_at is None or asked is run:
@@ -133,8 +131,10 @@ def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -
         )
         if question.answer is not None:
             over = min(over, question.answer.created_at)
-        closed_s += max(0.0, over - max(asked.ended_at, run.created_at))
-    return closed_s
+        since = max(asked.ended_at, run.created_at)
+        most_s += max(0.0, over - since)
+        least_s += max(0.0, min([over, *_given_up_at(evidence, question)]) - since)
+    return least_s, most_s
 
 
 def _others(evidence: Evidence, question: Question) -> list[Run]:
