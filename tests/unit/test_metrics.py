@@ -41,6 +41,15 @@ def seen_of(tally: Tally) -> Seen:
     return run_virtual(main)
 
 
+def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text() -> None:
+    seen = seen_of(Tally())
+    for version in ("abc", "1..0", "1.x", "9" * 5000, "-1"):
+        for kind in ("application/openmetrics-text", "text/plain"):
+            text, media_type = exposed(seen, f"{kind};version={version}")
+            assert b"strandline_ready" in text
+            assert media_type.startswith("text/plain; version=0.0.4")
+
+
 def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
     seen = seen_of(Tally())
     text, media_type = exposed(seen, "text/plain")
