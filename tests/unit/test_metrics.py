@@ -95,6 +95,22 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     let_go.set()
 
 
+def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
+    tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOOK_S", 0.0)
+
+    async def main() -> None:
+        place = disk.Disk(tmp_path / "journal.db")
+        before = threading.active_count()
+        for _ in range(4):
+            assert await place.look() is None
+        assert threading.active_count() <= before + 1
+        hanging.set()
+
+    asyncio.run(main())
+
+
 def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
