@@ -295,6 +295,9 @@ def test_a_request_that_is_sent_again_under_its_key_is_the_same_run(server: Serv
     again = invoke(server, "k1 a", "keyed", **key)
     assert again.headers["idempotency-replayed"] == "true"
     assert again.json() == first.json()
+    pieces = invoke(server, "k1 a", "keyed", Accept="text/event-stream", **key)
+    assert pieces.headers["idempotency-replayed"] == "true"
+    assert "".join(data(pieces.text.splitlines())).endswith(first.json()["result"])
     error(invoke(server, "another", "keyed", **key), 400, "key_reused")
 
 

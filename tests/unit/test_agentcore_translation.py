@@ -101,7 +101,7 @@ def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
     assert told == {"request_id": "r1", "traceparent": trace}
     mine = {"agentcore": {"request_id": "made up"}, "colour": "blue"}
     assert kept_with(mine, told) == {"agentcore": told, "colour": "blue"}
-    assert kept_with(mine, {}) == mine
+    assert kept_with(mine, {}) == {"colour": "blue"}, "AgentCore has told nothing"
 
 
 # -- how it ends --------------------------------------------------------------------------------------

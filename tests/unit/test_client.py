@@ -275,6 +275,15 @@ def test_a_refusal_that_is_no_problem_document_is_one_all_the_same() -> None:
         Played(chat, Reply(200, {}, b"<html>"))
 
 
+@pytest.mark.parametrize(
+    ("said", "waits_s"), [("0", 0.1), ("-5", 0.1), ("1e9", 300.0), ("inf", 300.0), ("nan", 1.0), ("", 1.0)]
+)
+def test_no_server_makes_a_client_wait_for_ever_or_not_at_all(said: str, waits_s: float) -> None:
+    with pytest.raises(NotNow) as error:
+        Played(chat, Reply(503, {"retry-after": said}), patience_s=0)
+    assert error.value.retry_after_s == waits_s
+
+
 # -- events -------------------------------------------------------------------------------------------
 
 

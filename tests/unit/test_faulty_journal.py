@@ -11,6 +11,7 @@ from engine_support import Played, echo, history, outcome, play_round, send, ser
 from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.stream import Later
+from strandline.engine.worker import TAKE_AGAIN_S
 from strandline.errors import JournalUnavailable
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome
@@ -41,6 +42,10 @@ class Faulty(MemoryJournal):
     async def take(self, *args: Any) -> Any:
         self._maybe_fail("take")
         return await super().take(*args)
+
+    async def change(self, change: Any) -> Any:
+        self._maybe_fail("change")
+        return await super().change(change)
 
     async def stage(self, *args: Any) -> None:
         self._maybe_fail("stage")
@@ -79,6 +84,23 @@ def test_a_waiting_run_that_cannot_be_claimed_yet_is_claimed_later() -> None:
             for ticket in tickets:
                 assert isinstance(await ticket.stream.outcome(), Outcome)
             await settled(service)
+
+    run_virtual(main)
+
+
+def test_a_run_that_waited_too_long_and_cannot_be_ended_yet_is_ended_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async def slow(attempt: Attempt) -> str:
+            await asyncio.sleep(50)
+            return "late"
+
+        async with serving(clock, Played(slow), Faulty(clock, change=3)) as service:
+            first, second = await send(service, "1"), await send(service, "2", queue_timeout_s=10)
+            end = await outcome(second)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.QUEUE_TIMEOUT
+            assert clock.monotonic() == pytest.approx(10 + 3 * TAKE_AGAIN_S)
+            assert (await outcome(first)).output == "late"
 
     run_virtual(main)
 

@@ -41,6 +41,15 @@ def seen_of(tally: Tally) -> Seen:
     return run_virtual(main)
 
 
+def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text() -> None:
+    seen = seen_of(Tally())
+    for version in ("abc", "1..0", "1.x", "9" * 5000, "-1"):
+        for kind in ("application/openmetrics-text", "text/plain"):
+            text, media_type = exposed(seen, f"{kind};version={version}")
+            assert b"strandline_ready" in text
+            assert media_type.startswith("text/plain; version=0.0.4")
+
+
 def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
     seen = seen_of(Tally())
     text, media_type = exposed(seen, "text/plain")
@@ -84,6 +93,22 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(disk.Disk, "_measured", hang)
     yield let_go
     let_go.set()
+
+
+def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
+    tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOOK_S", 0.0)
+
+    async def main() -> None:
+        place = disk.Disk(tmp_path / "journal.db")
+        before = threading.active_count()
+        for _ in range(4):
+            assert await place.look() is None
+        assert threading.active_count() <= before + 1
+        hanging.set()
+
+    asyncio.run(main())
 
 
 def test_a_disk_that_hangs_is_told_as_it_was_seen_last(

@@ -81,6 +81,19 @@ def test_a_run_is_told_from_its_acceptance_to_its_end() -> None:
     ]
 
 
+def test_no_wait_is_below_nothing_though_the_clock_was_set_back() -> None:
+    noted = Noted()
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(works), observer=noted) as service:
+            first, second = await send(service, "2"), await send(service, "3 speak")
+            clock._epoch -= 1000
+            await asyncio.gather(outcome(first), outcome(second))
+
+    run_virtual(main)
+    assert noted.told[-3:-1] == [("started", 0.0), ("first text", 0.0)]
+
+
 def test_a_run_that_fails_or_takes_too_long() -> None:
     noted = Noted()
 
@@ -92,7 +105,7 @@ def test_a_run_that_fails_or_takes_too_long() -> None:
     run_virtual(main)
     assert noted.ends == [
         ("failed", ErrorCode.AGENT_ERROR, 1.0),
-        ("failed", ErrorCode.TIMEOUT, pytest.approx(2, abs=6)),
+        ("failed", ErrorCode.TIMEOUT, pytest.approx(2.8, abs=0.2)),
     ]
 
 

@@ -55,6 +55,13 @@ def test_parts_become_blocks() -> None:
     ]
 
 
+def test_what_everybody_calls_jpg_has_the_name_that_providers_know() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": PIXEL.replace("png", kind)}} for kind in ("jpg", "jpeg", "gif")]
+    blocks = prompt_of(body(messages=[{"role": "user", "content": parts}]))
+    assert isinstance(blocks, list)
+    assert [block["image"]["format"] for block in blocks] == ["jpeg", "jpeg", "gif"]
+
+
 @pytest.mark.parametrize(
     ("content", "what", "where"),
     [
@@ -338,4 +345,5 @@ def test_the_status_of_an_error(status: int, told: int, kind: str, again: str | 
 
 def test_where_the_protocol_is_spoken() -> None:
     assert all(map(is_spoken_at, ("/v1/chat/completions", "/v1/models", "/v1/models/x")))
-    assert not any(map(is_spoken_at, ("/chat", "/v1/chat", "/v1/sessions/models", "/v1/modelsx")))
+    assert all(map(is_spoken_at, ("/v1/responses", "/v1/embeddings", "/v1/files/x\ny"))), "to say that it is not there"
+    assert not any(map(is_spoken_at, ("/chat", "/v1/chat", "/v1/sessions/models", "/v1/modelsx", "/v1/runs/models")))

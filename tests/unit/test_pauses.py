@@ -9,6 +9,7 @@ from strandline.agents.port import Attempt
 from strandline.engine.service import Service
 from strandline.errors import AlreadyEnded, Invalid, NotFound, TooLate
 from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Change, ChangeAnswer, EndWaiting
 from strandline.model import ANONYMOUS, ErrorCode, IfBusy, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -167,6 +168,59 @@ def test_a_queue_timeout_counts_the_time_in_which_a_session_is_open() -> None:
             gated.go_on.set()
             await outcome(blocker)
             await asyncio.sleep(1)  # its slot is offered to the session once more
+            nothing_is_left(service)
+
+    run_virtual(main)
+
+
+def test_a_run_whose_time_stands_still_and_that_is_cancelled_is_not_asked_about_again() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated = Gated()
+        async with serving(clock, gated.target) as service:
+            first = await send(service, "first")
+            waits = [await send(service, "waits", queue_timeout_s=10) for _ in range(2)]
+            await service.pause(key())
+            await asyncio.sleep(20)
+            limits = service._worker.limits
+            assert limits._standing == {key(): {each.run_id for each in waits}}
+            await service.cancel(ANONYMOUS, waits[0].run_id)
+            assert limits._standing == {key(): {waits[1].run_id}}
+            await service.cancel(ANONYMOUS, waits[1].run_id)
+            assert limits._standing == {}
+            gated.go_on.set()
+            await outcome(first)
+
+    run_virtual(main)
+
+
+class Slow(MemoryJournal):
+    """Answers whether a run has waited too long only when `go_on` is set."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.go_on = asyncio.Event()
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        answer = await super().change(change)
+        if isinstance(change, EndWaiting):
+            await self.go_on.wait()
+        return answer
+
+
+def test_a_run_that_begins_while_it_is_asked_whether_it_waited_too_long_is_not_asked_about_again() -> None:
+    async def main(clock: VirtualClock) -> None:
+        gated, journal = Gated(), Slow(clock)
+        async with serving(clock, gated.target, journal) as service:
+            first = await send(service, "first")
+            second = await send(service, "second", queue_timeout_s=10)
+            await service.pause(key())
+            await asyncio.sleep(20)
+            gated.go_on.set()
+            await outcome(first)
+            await service.resume(key())
+            await outcome(second)
+            journal.go_on.set()
+            await asyncio.sleep(1)
             nothing_is_left(service)
 
     run_virtual(main)

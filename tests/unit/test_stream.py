@@ -22,8 +22,9 @@ from strandline.engine.events import (
     StreamGap,
     TextDelta,
 )
+from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import ENTRY_BYTES, Shelf
-from strandline.engine.stream import Later, RunStream
+from strandline.engine.stream import MANY, Later, RunStream
 from strandline.http.sse import framed
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
@@ -161,6 +162,53 @@ def test_nothing_is_told_after_the_end_and_the_first_end_counts() -> None:
     run.tell(2.0, TextDelta("late"))
     run.finish(Later.LATER, 3.0)
     assert numbers(run.subscribe().ready()) == [1]
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_heard: bool) -> None:
+    async def play() -> None:
+        run = stream()
+        run.follow(lambda: [(1.0, TextDelta("more"))])
+        if is_heard:
+            run.await_next()
+        run.finish(ENDED, 2.0)
+        told = run.subscribe().ready()
+        assert [type(each.event) for each in told] == [TextDelta, RunFinished]
+        assert run.kept() == told
+
+    asyncio.run(play())
+
+
+def test_what_nobody_asks_for_is_kept_within_bounds_all_the_same(loop: VirtualLoop) -> None:
+    run = stream(bounds=Bounds(events=10))
+    for number in range(3 * MANY):
+        run.tell(1.0, RunStarted(number))
+        assert len(run._said) < MANY
+    assert numbers(run.kept()) == list(range(3 * MANY - 9, 3 * MANY + 1))
+
+
+@pytest.mark.parametrize("bounds", [Bounds(events=3), Bounds(size=1500)])
+def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, bounds: Bounds) -> None:
+    run = stream(bounds=bounds)
+    tell_all(run, [(1.0, TextDelta("x" * 300))] * 10)
+    run.finish(ENDED, 2.0)
+    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf.put(run)
+    kept = shelf.get(RunId("r"))
+    assert kept is not None
+    assert 1 < len(kept.kept()) < 5
+    assert kept.kept()[-1].number == 11
+    assert kept.kept() == run.kept()
+
+
+def test_a_feed_that_begins_after_the_end_of_a_run_is_not_told_of_it(loop: VirtualLoop) -> None:
+    feeds = Feeds(VirtualClock(loop), bounds=Bounds(), retention_s=5.0)
+    run = RunStream(RunId("r"), key(), feeds=feeds)
+    run.tell(1.0, RunStarted(1))
+    run.finish(ENDED, 2.0)
+    feed = feeds.subscribe(key().principal, 0, (), ())
+    assert numbers(run.subscribe().ready()) == [1, 2]
+    assert feed.ready() == []
 
 
 def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:

@@ -352,6 +352,8 @@ def test_a_clock_that_is_set_ends_what_has_waited_too_long_by_it() -> None:
             assert (await outcome(second)).error is not None
             assert clock.monotonic() <= 1.01
 
+    run_virtual(main)
+
 
 def test_a_factory_that_swallows_its_cancel_begins_no_run_that_has_ended() -> None:
     async def main(clock: VirtualClock) -> None:

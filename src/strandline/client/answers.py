@@ -1,5 +1,6 @@
 """What servers answer, as values, and which error an answer is. Fields that a newer server adds are left out."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -131,6 +132,7 @@ def failure(reply: Reply) -> ClientError:
 
 def _retry_after_s(reply: Reply) -> float:
     try:
-        return min(max(float(reply.headers.get("retry-after", "1")), 0.1), LONGEST_RETRY_S)
+        told = float(reply.headers.get("retry-after", "1"))
     except ValueError:
         return 1.0
+    return 1.0 if math.isnan(told) else min(max(told, 0.1), LONGEST_RETRY_S)

@@ -92,8 +92,7 @@ class RunStream(EventLog):
 
     def gather(self) -> None:
         """Take in what was said and is still on its way, number and keep it, and tell those that wait."""
-        if self._source is not None:
-            self._said += self._source()
+        self._take_over()
         if not self._said:
             return
         events, self._said = self._said, []
@@ -114,8 +113,7 @@ class RunStream(EventLog):
         """Tell an event that has happened at a time, in seconds since the epoch. After the end nothing is told."""
         if self.closed:
             return
-        if self._source is not None:
-            self._said += self._source()
+        self._take_over()
         self._said.append((at, event))
         if self._readers or self._feeds or len(self._said) >= MANY:
             self.gather()
@@ -130,11 +128,13 @@ class RunStream(EventLog):
         """Tell everybody that waits, and whoever comes later. The first end counts."""
         if self.closed:
             return
+        self._take_over()
+        self._source = None  # what it says from now on would come after the end
         if isinstance(end, Outcome):
             self.tell(at, finished(end))
         else:
             self.gather()
-        self._source = self._feeds = None  # a feed that begins later has nothing to do with what lies here unasked for
+        self._feeds = None  # one that begins later has nothing to do with what lies here unasked for
         self._end = end
         self.closed = True
         for waiter in self._waiters:
@@ -142,6 +142,10 @@ class RunStream(EventLog):
                 waiter.set_result(end)
         self._waiters.clear()
         self._wake()
+
+    def _take_over(self) -> None:
+        if self._source is not None:
+            self._said += self._source()
 
     # -- the end -----------------------------------------------------------------------------------
 

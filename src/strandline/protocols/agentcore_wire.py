@@ -175,4 +175,5 @@ def failed(failure: InvocationFailure, status: int, headers: Mapping[str, str]) 
 
 def kept_with(metadata: dict[str, Any], told: dict[str, str]) -> dict[str, Any]:
     """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
-    return {**metadata, "agentcore": told} if told else metadata
+    own = {name: value for name, value in metadata.items() if name != "agentcore"}
+    return {**own, "agentcore": told} if told else own

@@ -4,6 +4,7 @@ The conversation is the server's: of the messages that a client sends, only the 
 the header `X-Session-Id`, else by `metadata.session_id`, else by `user`; a client that names none talks in `default`.
 """
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -45,12 +46,16 @@ from strandline.protocols.openai_wire import (
 )
 
 SESSION: Final = "X-Session-Id"
-_PLACES: Final = ("/v1/chat/completions", "/v1/models")
+_PLACES: Final = re.compile(
+    r"/v1/(?:chat/completions|models|completions|responses|embeddings|files|images|audio|moderations|batches)(?:/.*)?",
+    re.DOTALL,
+)
+"""Of most of them there is nothing here, which a client is to understand too."""
 
 
 def is_spoken_at(path: str) -> bool:
     """Tell whether clients of this protocol ask at a path, and understand its errors only."""
-    return path in _PLACES or path.startswith("/v1/models/")
+    return _PLACES.fullmatch(path) is not None
 
 
 class OpenAI:

@@ -20,7 +20,10 @@ _PROCESS = ProcessCollector(registry=None)
 
 def exposed(seen: Seen, accept: str) -> tuple[bytes, str]:
     """Return all metrics and the media type that they are in: OpenMetrics if `accept` names it, else plain text."""
-    encode, media_type = choose_encoder(accept)
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # what it raises for a version that is no number
+        encode, media_type = choose_encoder("")
     return encode(_Families(seen)), media_type
 
 
