@@ -214,7 +214,7 @@ def test_a_key_of_ones_own_is_the_same_run(at: Checkpoints, tmp_path: Path) -> N
 def test_a_client_asks_watches_answers_cancels_and_reads(at: Checkpoints, tmp_path: Path) -> None:
     with (
         serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
-        Client(f"{server.url}/", key="a key is sent, and nobody asks for it here") as client,
+        Client(f"{server.url}/", key="a-key-is-sent-and-nobody-asks-for-it-here") as client,
     ):
         asked = client.chat("one @a", "desk", priority=1, metadata={"from": "a test"})
         assert (asked.status, asked.metadata, asked.ok) == ("needs_input", {"from": "a test"}, False)
