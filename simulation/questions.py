@@ -127,7 +127,7 @@ def waited_for_input_s(life: Life, evidence: Evidence, run: Run, until: float) -
             continue
         after = [each.started_at for each in _others(evidence, question) if each.started_at is not None]
         over = min(
-            [until, asked.ended_at + life.options.input_timeout_s, *(each for each in after if each >= asked.ended_at)]
+            [until, asked.ended_at + life.options.input_timeout_s, *(each for each in after if each > asked.ended_at)]
         )
         if question.answer is not None:
             over = min(over, question.answer.created_at)

@@ -25,20 +25,16 @@ def with_open_round(ledger: Ledger, part: Part, evidence: Evidence) -> Ledger:
     """Return what happened in a run that goes on with an open round, with what had happened there before."""
     assert part.opened is not None
     assert part.asked is not None
-    earlier = _earlier(part.asked, evidence)
     finished, unfinished = dict(ledger.finished), set(ledger.unfinished)
-    told = {
-        block["toolResult"]["toolUseId"]: str(block["toolResult"]["content"])
-        for block in part.messages[0]["content"]
-        if "toolResult" in block
-    }
+    unknown = _unknown(part.messages[0])
+    earlier = _earlier(part.asked, evidence, unknown)
     for tool in uses(part.opened):
         if tool in earlier:
             finished[tool] = earlier[tool]
             unfinished.discard(tool)
         elif tool in finished or tool in unfinished:
             pass
-        elif "unknown" in told.get(tool, "") and part.run is not None and part.run.attempts:
+        elif tool in unknown and part.run is not None and part.run.attempts:
             unfinished.add(tool)  # it may have gone on
         else:
             finished[tool] = _stopped(tool)
@@ -53,7 +49,7 @@ def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]
     if len(part.messages) != 2 or last_text(part.messages) != NOT_ANSWERED:
         yield f"{name} is left by no run: {last_text(part.messages)!r}"
         return
-    earlier = _earlier(part.asked, evidence)
+    earlier = _earlier(part.asked, evidence, _unknown(part.messages[0]))
     answer = None if part.asked.answer is None else evidence.runs[part.asked.answer.run_id]
     ledger = Ledger(ending=Succeeded(), finished={each: earlier[each] for each in uses(part.opened) if each in earlier})
     left = [each for each in uses(part.opened) if each not in earlier]
@@ -71,14 +67,28 @@ def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]
         yield f"{name}: {fault}"
 
 
-def _earlier(question: Question, evidence: Evidence) -> dict[str, ToolResult]:
-    """Return the results that an open round had when its last question was asked."""
+def _unknown(message: Message) -> set[str]:
+    """Return the tools whose outcome is told as unknown."""
+    results = [block["toolResult"] for block in message["content"] if "toolResult" in block]
+    return {each["toolUseId"] for each in results if "unknown" in str(each["content"])}
+
+
+def _earlier(question: Question, evidence: Evidence, unknown: set[str]) -> dict[str, ToolResult]:
+    """Return the results that an open round had when its last question was asked.
+
+    What had ended in an attempt whose process died may be lost, if nobody saw it kept: those that are told as `unknown`
+    are no results then.
+    """
     found: dict[str, ToolResult] = {}
     by_request = {request: each for each in evidence.questions.values() for request in each.requests}
     asked: Question | None = question
     while asked is not None:
         run = evidence.runs[asked.run.run_id]
-        found = {tool: result for tool, (_, _, result, _) in run.finished.items()} | found
+        found = {
+            tool: result
+            for tool, (_, _, result, attempt) in run.finished.items()
+            if tool not in unknown or tool in run.kept or attempt is run.attempts[-1]
+        } | found
         before = [by_request[each] for each in answered_by(asked.run) if each in by_request]
         asked = before[0] if before else None
     return found
