@@ -56,8 +56,8 @@ def came_to_nothing(life: Life, evidence: Evidence, part: Part) -> Iterator[str]
     if answer is not None and life.runs[answer.id].started_at is not None:  # its tools may have gone on
         ledger = replace(ledger, unfinished=frozenset(left))
     else:
-        # (One that had begun in an attempt before, of which nobody knew what became, has not asked.)
-        asked = [each for each in left if each in evidence.asking]
+        # (One that had begun in an attempt before, of which nobody knew what became, has not asked: not this question.)
+        asked = [each for each in left if each in part.asked.tools]
         ledger = replace(
             ledger,
             finished={**ledger.finished, **{each: _stopped(each) for each in asked}},
