@@ -85,7 +85,7 @@ def test_what_verify_is_said_to_say_it_says() -> None:
 
 
 def test_prometheus_understands_what_it_is_asked(tmp_path: Path) -> None:
-    asked = [line for block in blocks("operations.md", "promql") for line in block.splitlines()]
+    asked = [each for block in blocks("operations.md", "promql") for each in re.split(r"\n(?! )", block.strip())]
     assert len(asked) > 5
     rules = [{"record": f"asked:{n}", "expr": each} for n, each in enumerate(asked)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "page", "rules": rules}]}))
