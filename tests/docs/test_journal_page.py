@@ -10,6 +10,7 @@ import pytest
 
 import strands_sessions
 from acceptance.server import COMMAND, TARGETS, environment, serving
+from strandline.journal.ownership import SCHEMA_VERSION
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal.md").read_text()
 COMMANDS = [
@@ -41,3 +42,7 @@ def test_every_command_works_as_it_stands_there(folder: Path, command: str) -> N
     refused = " import " in command  # one of the sessions is of two agents
     assert done.returncode == (1 if refused else 0), done.stderr
     assert done.stdout
+
+
+def test_the_schema_that_it_names_is_that_of_this_version() -> None:
+    assert f"which is {SCHEMA_VERSION} in this version" in PAGE
