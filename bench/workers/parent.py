@@ -1,6 +1,7 @@
 """The serving process's side: a `Target` whose session agents stand for those in worker processes."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -152,13 +153,16 @@ def _drop(worker: WorkerEnd, number: int) -> None:
 class WorkersTarget:
     """What `target` names, executed in `workers` processes."""
 
-    def __init__(self, text: str, target: Target, workers: int) -> None:
+    def __init__(self, text: str, target: Target, workers: int, *, pinned: bool) -> None:
         self.opaque = target.opaque
         self.exclusive = target.exclusive
         self.external = target.external
         self.description = f"{target.description}, in {workers} worker processes"
         self.ends = [WorkerEnd(text) for _ in range(workers)]
         self._numbers = count()
+        for core, end in enumerate(self.ends):
+            if pinned:
+                os.sched_setaffinity(end.process.pid, {core})
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         for end in self.ends:

@@ -1,7 +1,7 @@
 """`python -m bench.workers.serve N own|inline ARGUMENTS OF strandline serve`: a server with N workers; 0: as it is.
 
-`inline`: the serving process has no agent loop, its one loop talks to the workers. `SIGUSR2` has it print the
-processor time of each thread and of each worker, as one line of JSON.
+`inline`: the serving process has no agent loop, its one loop talks to the workers; `inline pinned`: each worker has a
+core of its own, too. `SIGUSR2` has it print the processor time of each thread and of all workers, as one line of JSON.
 """
 
 import json
@@ -56,11 +56,15 @@ if __name__ == "__main__":
         original = load.load_target
 
         def load_target(text: str, *, history: str = "journal") -> Any:
-            TARGETS.append(WorkersTarget(text, original(text, history=history), WORKERS))
+            TARGETS.append(
+                WorkersTarget(
+                    text, original(text, history=history), WORKERS, pinned="pinned" in WHERE, nice="nice" in WHERE
+                )
+            )
             return TARGETS[-1]
 
         load.load_target = load_target
-        if WHERE == "inline":
+        if WHERE.startswith("inline"):
             setattr(server, "build_loops", lambda *_: Inline())  # noqa: B010
     sys.argv[1:] = sys.argv[3:]
     main()

@@ -215,7 +215,7 @@ def _named(name: str) -> Iterator[int]:
     """Serve, at the port that is given, a server that answers with its name."""
 
     class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(name.encode())
