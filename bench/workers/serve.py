@@ -56,11 +56,7 @@ if __name__ == "__main__":
         original = load.load_target
 
         def load_target(text: str, *, history: str = "journal") -> Any:
-            TARGETS.append(
-                WorkersTarget(
-                    text, original(text, history=history), WORKERS, pinned="pinned" in WHERE, nice="nice" in WHERE
-                )
-            )
+            TARGETS.append(WorkersTarget(text, original(text, history=history), WORKERS, pinned="pinned" in WHERE))
             return TARGETS[-1]
 
         load.load_target = load_target
