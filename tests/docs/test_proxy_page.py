@@ -7,8 +7,10 @@ import socket
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import httpx
@@ -206,3 +208,51 @@ def test_the_container_is_given_only_settings_that_exist() -> None:
     assert "allowed_hosts" in descriptions()
     assert re.findall(r"^([\w.]+)", block("toml"), re.MULTILINE) == list(SETTINGS)
     assert SETTINGS.keys() <= descriptions().keys()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[int]:
+    """Serve, at the port that is given, a server that answers with its name."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(name.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, args=[0.01]).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def test_several_servers_have_each_its_sessions_for_good(tmp_path: Path) -> None:
+    nginx, port = needed("nginx"), free_port()
+    with _named("one") as one, ExitStack() as stack:
+        two = stack.enter_context(_named("two"))
+        configuration = block("nginx", containing="hash ")
+        for there, here in {"127.0.0.1:8081": one, "127.0.0.1:8082": two, "80": port}.items():
+            assert f" {there}" in configuration
+            configuration = re.sub(rf" {there}\b", f" 127.0.0.1:{here}", configuration)
+        with (
+            _nginx(nginx, tmp_path, configuration, port),
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+        ):
+
+            def asked(path: str, session: str) -> str:
+                answer = client.get(path, headers={"X-Session": session})
+                return answer.text if answer.status_code == 200 else str(answer.status_code)
+
+            sessions = [f"user-{number}" for number in range(20)]
+            before = {each: asked("/history", each) for each in sessions}
+            assert set(before.values()) == {"one", "two"}
+            assert {each: asked("/v1/runs/7", each) for each in sessions} == before
+            assert client.get("/history").status_code == 400
+            stack.close()
+            for _ in range(3):
+                now = {each: asked("/history", each) for each in sessions}
+                assert now == {each: "one" if name == "one" else "502" for each, name in before.items()}
