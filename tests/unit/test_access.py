@@ -358,6 +358,21 @@ def test_metrics_are_for_operators_unless_they_are_public(tmp_path: Path) -> Non
     run(main())
 
 
+def test_a_path_with_an_end_of_line_behind_it_is_not_the_path_without(tmp_path: Path) -> None:
+    """Else it would get round what is said of that path alone."""
+
+    async def main() -> None:
+        async with served(tmp_path) as world, world.client(ADA[0]) as ada, world.client(OPS[0]) as ops:
+            for path in ("/metrics", "/v1/sessions", "/health", "/v1/models/strandline"):
+                assert (await ops.get(path)).status_code == 200
+                for client in (ada, ops):
+                    assert (await client.get(f"{path}%0A")).status_code == 404, path
+            async with world.client(None) as nobody:
+                assert (await nobody.get("/metrics%0A")).status_code == 401
+
+    run(main())
+
+
 def test_an_operator_sees_counts_and_sessions_of_all_and_no_word_that_was_said(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path) as world, world.client(OPS[0]) as ops:
