@@ -6,14 +6,16 @@ import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import pytest
 
 import strandline
-from strandline.access.keyring import new_key
+from strandline.access.keyring import Keyring, new_key
+from strandline.access.source import Keys
 from strandline.agents.function import Session
+from strandline.http.auth import Access
 from strandline.http.openapi import OPERATIONS
 from strandline.library import AgentApp
 from strandline.testing import Gate
@@ -484,5 +486,28 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
                 assert await kept.end() == await bobs.end() == 200
                 ended = await ada.get(f"/v1/runs/{run_of['run_id']}", headers={"Prefer": "wait=20"})
                 assert ended.json()["output"] == "said hold"
+
+    run(main())
+
+
+def test_of_a_request_that_was_answered_nothing_is_kept_for_when_its_key_is_taken_away() -> None:
+    async def main() -> None:
+        class OneKey:
+            ring = Keyring([ADA[1]])
+
+            def on_change(self, told: object) -> None:
+                pass
+
+        access = Access(cast("Keys", OneKey()), metrics_public=False)
+        scope: Any = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
+        let_in = access.admit(scope)
+        assert let_in is not None
+        going_on: list[int] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            going_on.append(len(access._let_in))
+
+        await let_in.answer(app, scope, cast("Any", None), cast("Any", None))
+        assert [*going_on, len(access._let_in)] == [1, 0]
 
     run(main())

@@ -292,3 +292,31 @@ def test_who_leaves_with_several_requests_in_work_is_missed_by_each_of_them(
     with caplog.at_level(logging.ERROR):
         run_virtual(life)
     assert not caplog.records
+
+
+def test_a_connection_with_a_request_behind_the_one_in_work_waits_for_us_and_is_forgotten_at_its_end() -> None:
+    async def life(clock: VirtualClock) -> None:
+        let = asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await let.wait()
+            await echo(scope, receive, send)
+
+        wire, connection = connected(slow)
+        connection.data_received(INNER + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12")
+        await asyncio.sleep(30)
+        ends = [wire.ended]
+        let.set()
+        await asyncio.sleep(11)
+        assert [*ends, wire.ended] == ["", "closed"], "its time begins when the one before it is answered"
+        assert wire.written.count(b"HTTP/1.1 200") == wire.written.count(b"HTTP/1.1 408") == 1
+
+        wire, connection = connected(echo)
+        wire.waits = 100
+        connection.pause_writing()
+        connection.connection_lost(None)
+        ends = [wire.ended]
+        await asyncio.sleep(30)
+        assert [wire.ended] == ends
+
+    run_virtual(life)
