@@ -92,7 +92,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, Meta(description="Connections at once; beyond them the one goes that has asked nothing for longest", ge=1)
     ] = 12_000
     receive_timeout: Annotated[
-        float, Meta(description="Seconds that a client has to send a request, its head and its body", gt=0)
+        float,
+        Meta(description="Seconds that a client has to send a request, or to take the next part of its answer", gt=0),
     ] = 60.0
     keep_alive: Annotated[
         int, Meta(description="Seconds that an answered connection stays open for the next request", ge=1)

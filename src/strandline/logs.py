@@ -22,8 +22,13 @@ from strandline.printable import Private
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
 # garbage collector, and OpenTelemetry tells, with a traceback, that its context was not left where it was entered. It
-# also quotes the baggage of strangers.
-TALKATIVE: Final = ("strands", "opentelemetry.context", "opentelemetry.baggage.propagation")
+# also quotes the baggage and the trace state of strangers.
+TALKATIVE: Final = (
+    "strands",
+    "opentelemetry.context",
+    "opentelemetry.baggage.propagation",
+    "opentelemetry.trace.span",
+)
 
 
 def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False) -> None:
@@ -56,8 +61,8 @@ class AsText(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line, and what belongs to it below."""
-        return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+        """Return a line, and what belongs to it below, indented: no text that is quoted can look like another line."""
+        return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record)).replace("\n", "\n  ")
 
 
 class AsJson(logging.Formatter):

@@ -6,14 +6,16 @@ import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import pytest
 
 import strandline
-from strandline.access.keyring import new_key
+from strandline.access.keyring import Keyring, new_key
+from strandline.access.source import Keys
 from strandline.agents.function import Session
+from strandline.http.auth import Access
 from strandline.http.openapi import OPERATIONS
 from strandline.library import AgentApp
 from strandline.testing import Gate
@@ -358,6 +360,21 @@ def test_metrics_are_for_operators_unless_they_are_public(tmp_path: Path) -> Non
     run(main())
 
 
+def test_a_path_with_an_end_of_line_behind_it_is_not_the_path_without(tmp_path: Path) -> None:
+    """Else it would get round what is said of that path alone."""
+
+    async def main() -> None:
+        async with served(tmp_path) as world, world.client(ADA[0]) as ada, world.client(OPS[0]) as ops:
+            for path in ("/metrics", "/v1/sessions", "/health", "/v1/models/strandline"):
+                assert (await ops.get(path)).status_code == 200
+                for client in (ada, ops):
+                    assert (await client.get(f"{path}%0A")).status_code == 404, path
+            async with world.client(None) as nobody:
+                assert (await nobody.get("/metrics%0A")).status_code == 401
+
+    run(main())
+
+
 def test_an_operator_sees_counts_and_sessions_of_all_and_no_word_that_was_said(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path) as world, world.client(OPS[0]) as ops:
@@ -469,5 +486,28 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
                 assert await kept.end() == await bobs.end() == 200
                 ended = await ada.get(f"/v1/runs/{run_of['run_id']}", headers={"Prefer": "wait=20"})
                 assert ended.json()["output"] == "said hold"
+
+    run(main())
+
+
+def test_of_a_request_that_was_answered_nothing_is_kept_for_when_its_key_is_taken_away() -> None:
+    async def main() -> None:
+        class OneKey:
+            ring = Keyring([ADA[1]])
+
+            def on_change(self, told: object) -> None:
+                pass
+
+        access = Access(cast("Keys", OneKey()), metrics_public=False)
+        scope: Any = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
+        let_in = access.admit(scope)
+        assert let_in is not None
+        going_on: list[int] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            going_on.append(len(access._let_in))
+
+        await let_in.answer(app, scope, cast("Any", None), cast("Any", None))
+        assert [*going_on, len(access._let_in)] == [1, 0]
 
     run(main())

@@ -1,13 +1,20 @@
-"""Who is let go of many connections, and when: on virtual time, without sockets."""
+"""Who is let go of many connections, and when; what one does with what it reads: on virtual time, without sockets."""
 
 import asyncio
+import logging
+import re
 import resource
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
-from strandline.http.connections import FOR_PROBES, Connection, Crowd, allowed
+from strandline.http.connections import Connection, allowed, connections
+from strandline.http.crowd import FOR_PROBES, Crowd
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -19,16 +26,15 @@ class Seen:
         self.comes_back = comes_back
         self.probes_only = False
         self.told: list[object] = []
-        self.crowd.came(self.itself)
-
-    @property
-    def itself(self) -> Connection:
-        return cast("Connection", self)
+        self.crowd.came(self)
 
     def took_too_long(self, patience_s: float) -> None:
         self.told.append(asyncio.get_running_loop().time())
         if self.comes_back:
-            self.crowd.owes(self.itself)
+            self.crowd.owes(self)
+
+    def took_too_little(self) -> None:
+        self.told.append("took too little")
 
     def cut(self) -> None:
         self.told.append("cut")
@@ -47,8 +53,8 @@ def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all()
         began = loop.time()
         first, again, owed, stays = (Seen(crowd, comes_back=n == 3) for n in range(4))
         await asyncio.sleep(4)
-        crowd.owes(again.itself)
-        crowd.is_owed(owed.itself)
+        crowd.owes(again)
+        crowd.is_owed(owed)
         timers = []
         for _ in range(5):
             await asyncio.sleep(10)
@@ -67,17 +73,17 @@ def test_of_too_many_the_one_goes_that_has_owed_for_longest_and_none_that_is_owe
     async def life(clock: VirtualClock) -> None:
         crowd = Crowd(most=3, patience_s=10)
         owed, first, second = (Seen(crowd) for _ in range(3))
-        crowd.is_owed(owed.itself)
-        crowd.owes(first.itself)  # (it has been answered: its time begins anew)
+        crowd.is_owed(owed)
+        crowd.owes(first)  # (it has been answered: its time begins anew)
         third = Seen(crowd)
         assert [each.told for each in (owed, first, second, third)] == [[], [], ["cut"], []]
 
         for each in (first, third):
-            crowd.is_owed(each.itself)
+            crowd.is_owed(each)
         late = [Seen(crowd) for _ in range(FOR_PROBES)]
         assert all(each.probes_only and not each.told for each in late)
         assert Seen(crowd).told == ["no_connection_left"]
-        crowd.left(late[0].itself)
+        crowd.left(late[0])
         assert Seen(crowd).probes_only
 
     run_virtual(life)
@@ -93,3 +99,233 @@ def test_connections_get_three_quarters_of_the_files_that_there_are(monkeypatch:
     assert limits == [1467, 4096]
     assert allowed(12_000) == 4096 * 3 // 4 - FOR_PROBES
     assert limits == [4096, 4096]
+
+
+# -- one connection ---------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A transport whose client takes what it is allowed to, and whose end a test decides."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.waits = 0
+        """How many bytes of it the client has not taken."""
+        self.ended: str = ""
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended, "written to nobody"
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return self.waits
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abort(self) -> None:
+        self.ended = "cut"
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def connected(app: ASGIApp, patience_s: float = 10, keep_alive_s: int = 1000) -> tuple[Wire, Connection]:
+    config = Config(app, ws="none", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s)
+    config.load()
+    made = connections(most=10, patience_s=patience_s)(config, ServerState(), {})
+    wire = Wire()
+    made.connection_made(cast("asyncio.Transport", wire))
+    return wire, cast("Connection", made)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    told = b"[%s %s %s]" % (scope["method"].encode(), scope["path"].encode(), body)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(told))]})
+    await send({"type": "http.response.body", "body": told})
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+INNER = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
+UPGRADE = b"POST /outer HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+LENGTH = b"Content-Length: %d\r\n\r\n%s" % (len(INNER), INNER)
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(INNER), INNER)
+
+
+@pytest.mark.parametrize("body", [LENGTH, CHUNKS])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_who_wants_another_protocol_is_answered_in_this_one_and_its_body_is_no_request(
+    body: bytes, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A parser that leaves the rest to the other protocol would lose the body, or read it as the next request."""
+
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(echo)
+        sent = UPGRADE + body + UPGRADE + body + b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
+        for start in range(0, len(sent), size):
+            connection.data_received(sent[start : start + size])
+            await settle()
+        assert wire.written.count(b"HTTP/1.1 200") == 3
+        assert wire.written.count(b"[POST /outer %s]" % INNER) == 2
+        assert wire.written.endswith(b"[GET /next ]")
+        connection.data_received(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"HTTP/1.1 400" in wire.written
+
+    run_virtual(life)
+    assert not caplog.records, "nobody fills a log with that"
+
+
+def test_an_answer_before_the_body_does_not_keep_the_connection_for_good() -> None:
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(refuse)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        await settle()
+        assert b"401" in wire.written
+        connection.data_received(b"x")
+        await asyncio.sleep(11)
+        assert wire.ended == "closed"
+        assert wire.written.count(b"HTTP/1.1") == 1, "no second answer"
+
+        wire, connection = connected(refuse, keep_alive_s=25)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asyncio.sleep(24)
+        ends = [wire.ended]
+        await asyncio.sleep(2)
+        assert [*ends, wire.ended] == ["", "closed"], "one that owes nothing stays for its time"
+
+    run_virtual(life)
+
+
+def closed_by_client(wire: Wire, connection: Connection) -> None:
+    connection.eof_received()
+    wire.close()
+
+
+WAYS_TO_CLOSE: dict[str, Callable[[Wire, Connection], Any]] = {
+    "kept alive long enough": lambda wire, connection: connection.timeout_keep_alive_handler(),
+    "refused": lambda wire, connection: connection.send_400_response(""),
+    "no more is asked": closed_by_client,
+    "still open": lambda wire, connection: connection.pause_writing(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CLOSE)
+def test_who_takes_nothing_of_an_answer_is_let_go_and_who_takes_it_slowly_is_not(way: str) -> None:
+    async def life(clock: VirtualClock) -> None:
+        for slowly in (True, False):
+            wire, connection = connected(echo)
+            connection.data_received(INNER)
+            await settle()
+            wire.waits = 100
+            WAYS_TO_CLOSE[way](wire, connection)
+            for _ in range(5):
+                await asyncio.sleep(9)
+                wire.waits -= slowly
+            assert (wire.ended == "cut") is not slowly
+            if slowly and way == "still open":
+                connection.resume_writing()
+                await asyncio.sleep(100)
+                assert wire.ended != "cut", "it has taken enough"
+
+    run_virtual(life)
+
+
+def test_what_is_closed_has_to_be_taken_to_its_end() -> None:
+    """Also the last bytes, below the mark where a transport says that it can be written to again."""
+
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(echo)
+        connection.data_received(INNER.replace(b"Host", b"Connection: close\r\nHost"))
+        await settle()
+        assert wire.ended == "closed"
+        wire.waits = 10
+        connection.pause_writing()
+        connection.resume_writing()
+        await asyncio.sleep(11)
+        assert wire.ended == "cut"
+
+        wire, connection = connected(echo)
+        wire.waits = 10
+        connection.data_received(INNER.replace(b"Host", b"Connection: close\r\nHost"))
+        await asyncio.sleep(11)
+        assert wire.ended == "cut", "little as it is"
+
+    run_virtual(life)
+
+
+def test_who_leaves_with_several_requests_in_work_is_missed_by_each_of_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also by the first one, which is answered while the others wait: its run hears that its client is lost."""
+
+    async def life(clock: VirtualClock) -> None:
+        heard: list[str] = []
+
+        async def until_it_leaves(scope: Scope, receive: Receive, send: Send) -> None:
+            while (message := await receive())["type"] == "http.request":
+                pass
+            heard.append(message["type"])
+            await send({"type": "http.response.start", "status": 499, "headers": []})
+
+        wire, connection = connected(until_it_leaves)
+        connection.data_received(INNER * 2)
+        await settle()
+        wire.close()
+        connection.connection_lost(None)
+        await settle()
+        assert heard == ["http.disconnect"]
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(life)
+    assert not caplog.records
+
+
+def test_a_connection_with_a_request_behind_the_one_in_work_waits_for_us_and_is_forgotten_at_its_end() -> None:
+    async def life(clock: VirtualClock) -> None:
+        let, begun = asyncio.Event(), []
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.append(scope["path"])
+            if len(begun) == 2:
+                await let.wait()
+            await echo(scope, receive, send)
+
+        wire, connection = connected(slow)
+        connection.data_received(INNER * 2 + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12")
+        await asyncio.sleep(30)
+        ends = [wire.ended]
+        let.set()
+        await asyncio.sleep(11)
+        assert [*ends, wire.ended] == ["", "closed"], "its time begins when the one before it is answered"
+        assert re.findall(rb"HTTP/1.1 (\d+)", wire.written) == [b"200", b"200", b"408"]
+
+        wire, connection = connected(echo)
+        wire.waits = 100
+        connection.pause_writing()
+        connection.connection_lost(None)
+        ends = [wire.ended]
+        await asyncio.sleep(30)
+        assert [wire.ended] == ends
+
+    run_virtual(life)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,20 @@ def test_without_a_file_there_is_nothing_to_look_at() -> None:
     asyncio.run(asyncio.wait_for(keys.follow(), 20))
     asyncio.run(keys.look())
     assert knows(keys, ADA)
+
+
+def test_a_file_of_an_editor_that_marks_utf_8_and_ends_lines_with_two_characters_is_read(file: Path) -> None:
+    keys = Keys(Settings(api_keys_file=str(file)))
+    file.write_bytes(b"\xef\xbb\xbf" + f"{ADA[1].line()}\r\n{EVE[1].line()}\r\n".encode())
+    asyncio.run(keys.look())
+    assert [knows(keys, each) for each in (ADA, BOB, EVE)] == [True, False, True]
+
+
+def test_a_pipe_is_read_once_and_waited_for_by_nobody(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that waited in it would keep the process when it is to stop."""
+    keys = Keys(Settings(api_keys_file=str(file)))
+    file.unlink()
+    os.mkfifo(file)
+    asyncio.run(asyncio.wait_for(keys.look(), 20))
+    assert knows(keys, ADA)
+    assert "is a pipe" in caplog.text

@@ -18,6 +18,7 @@ from strandline.engine.tracing import RUN
 from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
 from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline.printable import Private
+from strandline.telemetry.traces import Traces
 
 STOPPED_IN_ITS_MIDDLE = """
 import asyncio, gc
@@ -69,6 +70,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[di
         logging.getLogger(name).setLevel(level)
 
 
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 Logged = Callable[..., list[dict[str, Any]]]
 LOG = logging.getLogger("strandline.test")
 
@@ -153,3 +155,34 @@ def test_lines_for_people_show_what_happened_and_cannot_control_their_terminal(
     log_to_stderr()
     LOG.warning("one \x1b[2J\x9b %s", Private("ValueError: why", "ValueError"))
     assert capsys.readouterr().err.endswith(" WARNING strandline.test: one \\x1b[2J\\x9b ValueError: why\n")
+
+
+def test_no_text_that_is_quoted_can_look_like_another_line(logged: Logged, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an agent raises may be what somebody has sent."""
+    forged = "no\n2026-01-01 00:00:00,000 ERROR strandline: the journal is damaged"
+    log_to_stderr()
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        LOG.exception("it failed: %s", forged)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.endswith(" ERROR strandline.test: it failed: no")
+    assert others[0] == "  2026-01-01 00:00:00,000 ERROR strandline: the journal is damaged"
+    assert all(each.startswith("  ") for each in others)
+
+
+def test_what_strangers_write_into_a_trace_fills_no_log(logged: Logged) -> None:
+    def act() -> None:
+        traces = Traces()
+        for name, value in (
+            ("tracestate", "A B=secret"),
+            ("tracestate", "a=1," * 40),
+            ("baggage", "a=%zz;;;,=,secret"),
+        ):
+            traces.arrived([(b"traceparent", TRACEPARENT.encode()), (name.encode(), value.encode())])
+            with traces.asked() as carrier:
+                assert carrier is not None
+                assert carrier["traceparent"] == TRACEPARENT
+
+    assert logged(act) == []
+    assert logged(act, level="debug"), "whoever looks for it finds it"

@@ -35,6 +35,7 @@ def service_name() -> object:
         {},
         {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"},
         {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "console"},
         {"OTEL_SERVICE_NAME": "me"},
     ],
 )

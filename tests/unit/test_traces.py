@@ -278,6 +278,11 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
             [("traceparent", TRACEPARENT), ("tracestate", "a=" + "x" * LONGEST), ("baggage", "b=" + "x" * LONGEST)],
             {"traceparent": TRACEPARENT},
         ),
+        (  # (each of them is short enough)
+            [("traceparent", TRACEPARENT), *[("baggage", f"{name}=" + "x" * (LONGEST - 10)) for name in "ab"]],
+            {"traceparent": TRACEPARENT},
+        ),
+        ([("x-amzn-trace-id", f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={'0' * 16}")], None),
         ([("baggage", "user=42")], None),
         ([], None),
     ],

@@ -1,7 +1,7 @@
 """Where keys come from, and which count at this moment: the file may change while the server runs.
 
 A file that is missing, empty or wrong after its change does not count: those keys stay that there are, and the log says
-so. Nobody is let in by it, and nobody is shut out by an editor that has saved half of it.
+so. Nobody is let in by it, and nobody is shut out by an editor that has saved it up to the middle of a line.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Keys:
 
     async def _look(self, file: Path) -> None:
         try:
-            content = await asyncio.to_thread(_content, file)  # (the disk may be slow)
+            content = await asyncio.to_thread(_content, file, again=True)  # (the disk may be slow)
             if content == self._read:
                 self._failed("")
                 return
@@ -85,7 +85,7 @@ class Keys:
         keys: list[KnownKey] = []
         if self._file is not None:
             try:
-                keys = parse([*self._listed, *lines_of(content.decode(), str(self._file))])
+                keys = parse([*self._listed, *lines_of(content.decode("utf-8-sig"), str(self._file))])
             except UnicodeDecodeError:
                 raise SettingsError(f"{self._file} (setting api_keys_file) is no text in UTF-8.") from None
             if len(keys) == len(self._listed):
@@ -103,7 +103,9 @@ def keys_of(settings: Settings) -> Keys | None:
     return Keys(settings) if settings.has_keys else None
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path, *, again: bool = False) -> bytes:
+    if again and file.is_fifo():  # (as `<(...)` of a shell is; the thread would wait in it, and keep the process)
+        raise SettingsError(f"{file} (setting api_keys_file) is a pipe, which can be read only once.")
     try:
         with file.open("rb") as opened:
             content = opened.read(MOST_BYTES + 1)

@@ -65,7 +65,7 @@ def _append(file: Path, line: str) -> None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, OWNER_ONLY)
         with open(descriptor, "r+b", buffering=0) as opened:
             before = opened.read()
-            parse([*lines_of(before.decode(), str(file)), *lines_of(line, "the new line")])
+            parse([*lines_of(before.decode("utf-8-sig"), str(file)), *lines_of(line, "the new line")])
             # In one write, so that no server reads half of it.
             opened.write((b"" if before.endswith(b"\n") or not before else b"\n") + line.encode() + b"\n")
             os.fsync(descriptor)

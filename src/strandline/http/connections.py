@@ -3,7 +3,8 @@
 uvicorn bounds none of that: a client that sends nothing, a byte a minute or an endless header would keep a file
 descriptor and memory for good. What is owed decides. As long as a connection owes us a request (it has sent none, a
 part of one, or has been answered) it is the client's turn: it has so much time, and among too many the one that has
-taken longest goes. Once the request is here it is our turn, and the connection stays until it is answered.
+taken longest goes. Once the request is here it is our turn, and the connection stays until it is answered; but whoever
+takes nothing of an answer in that time is let go, too.
 
 Knows bytes and time, and nothing of what is asked. `asgi` in a server of somebody else has what that one offers.
 """
@@ -13,9 +14,11 @@ import contextlib
 import functools
 import math
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from httptools import HttpParserError, HttpParserUpgrade
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
@@ -24,73 +27,13 @@ from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
+from strandline.http.crowd import FOR_PROBES, Crowd
 from strandline.http.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""
-FOR_PROBES: Final = 100
-"""Connections kept free for probes, so that nobody restarts a server for having many clients."""
 OF_FILES: Final = 3 / 4
 """Part of the files that a process may open which connections may be; journal and agents open files too."""
-
-
-class Crowd:
-    """All connections of a server; those that owe a request in the order in which their time began."""
-
-    def __init__(self, *, most: int, patience_s: float) -> None:
-        self._most = most
-        self._patience_s = patience_s
-        self._open: set[Connection] = set()
-        self._owing: dict[Connection, float] = {}
-        self._patrol: asyncio.TimerHandle | None = None
-
-    def came(self, connection: "Connection") -> None:
-        """Let a connection in, for which another one goes if there are too many."""
-        self._open.add(connection)
-        self.owes(connection)
-        if len(self._open) <= self._most:
-            return
-        idle = next((each for each in self._owing if each is not connection and not each.probes_only), None)
-        if idle is None and len(self._open) <= self._most + FOR_PROBES:
-            connection.take_probes_only(self._most)
-            return
-        if idle is not None:
-            idle.cut()
-            self.left(idle)
-        else:
-            connection.refuse(wire.NoConnectionLeft(self._most))
-            self.left(connection)
-
-    def left(self, connection: "Connection") -> None:
-        """Forget a connection."""
-        self._open.discard(connection)
-        self._owing.pop(connection, None)
-
-    def owes(self, connection: "Connection") -> None:
-        """It is the client's turn from now on."""
-        self._owing.pop(connection, None)
-        self._owing[connection] = asyncio.get_running_loop().time()
-        if self._patrol is None:
-            self._patrol_in(self._patience_s)
-
-    def is_owed(self, connection: "Connection") -> None:
-        """It is our turn, and the client waits."""
-        self._owing.pop(connection, None)
-
-    def _patrol_in(self, seconds: float) -> None:
-        self._patrol = asyncio.get_running_loop().call_later(seconds, self._look)
-
-    def _look(self) -> None:
-        """Let those go whose time is over, and come back when the next one's will be."""
-        now = asyncio.get_running_loop().time()
-        while self._owing:  # (`_patrol` stays set meanwhile: who owes anew in here needs no second one)
-            connection, since = next(iter(self._owing.items()))
-            if (left_s := since + self._patience_s - now) > 0:
-                self._patrol_in(left_s)
-                return
-            del self._owing[connection]
-            connection.took_too_long(self._patience_s)
-        self._patrol = None
 
 
 class Connection(HttpToolsProtocol):
@@ -110,6 +53,11 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         """How many bytes have come since a head was whole or a body grew: of a head, or of trailers, that never end."""
         self._in_body = False
+        self._upgrading: str | None = None
+        """The version of HTTP of a request that wants another protocol."""
+        self._unanswered: deque[RequestResponseCycle] = deque()
+        self._left_bytes = 0
+        """How much of what was written had not been taken when its time began."""
         self.probes_only = False
 
     # -- what is owed ---------------------------------------------------------------------------------
@@ -122,17 +70,28 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._crowd.left(self)
+        for each in self._unanswered:  # (uvicorn tells the latest one only, and an earlier one would write to nobody)
+            each.disconnected = True
+            each.message_event.set()
         super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """End, once all that was written has been taken."""
+        super().eof_received()
+        self._has_to_take()
 
     def on_message_begin(self) -> None:
         """A request begins: its time does too, unless another one is still to be answered."""
         super().on_message_begin()
         self._in_body = False
+        self._upgrading = None
         if not self._is_ours():
             self._crowd.owes(self)
 
     def on_message_complete(self) -> None:
         """A request is here."""
+        if self._upgrading is not None:
+            return
         super().on_message_complete()
         self._in_body = False
         self._unread = 0
@@ -141,8 +100,11 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request is answered."""
+        self._unanswered.popleft()
         super().on_response_complete()
-        if not self._is_ours() and not self.transport.is_closing():
+        if self.transport.is_closing():
+            self._has_to_take()
+        elif not self._is_ours():
             self._crowd.owes(self)
 
     def _is_ours(self) -> bool:
@@ -155,25 +117,94 @@ class Connection(HttpToolsProtocol):
         """The latest request whose head was whole, and what becomes of it."""
         return self.cycle
 
+    # -- what is to be taken ----------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """Much has been written that is not taken yet."""
+        super().pause_writing()
+        self._has_to_take()
+
+    def resume_writing(self) -> None:
+        """Most of it has been taken. (Of what is closed the rest has to be, too.)"""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._crowd.has_taken(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close it: nothing was asked any more."""
+        super().timeout_keep_alive_handler()
+        self._has_to_take()
+
+    def took_too_little(self) -> None:
+        """Close it if nothing was taken all the time; who is slow may be slow."""
+        if self._not_taken() < self._left_bytes:
+            self._has_to_take()
+        else:
+            self.cut()
+
+    def _has_to_take(self) -> None:
+        self._left_bytes = self._not_taken()
+        self._crowd.has_to_take(self)
+
+    def _not_taken(self) -> int:
+        """Return how many bytes wait for the client, those in the system too: it takes them in large portions."""
+        size = self.transport.get_write_buffer_size()
+        if sys.platform == "linux":
+            import fcntl
+            import termios
+
+            # (closed by now, or a connection of another kind)
+            with contextlib.suppress(OSError, AttributeError):
+                file = self.transport.get_extra_info("socket").fileno()
+                size += int.from_bytes(fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return size
+
     # -- how large ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Read on. Whoever wants another protocol is answered in this one, as all that do not know it have to."""
         self._unread += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    break
+                except HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                    self.parser.feed_data(self._head_without_upgrade())
+        except HttpParserError:
+            self.send_400_response("")
+            return
         if self._unread > MAX_HEAD_BYTES:
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
-        """The head is whole. What raises here makes uvicorn call `send_400_response`."""
+        """The head is whole. What raises here makes `data_received` refuse it."""
         if self._unread > MAX_HEAD_BYTES:  # (or a body came with it)
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 self._refuse_head()
                 raise wire.HeadTooLarge
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise wire.Malformed
+            self._upgrading = self.parser.get_http_version()
+            return
         self._unread = 0
         self._in_body = True
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head that was read, without what makes the parser take its body for another protocol.
+
+        It would be lost, or be read as the next request: one that no proxy in front has looked at.
+        """
+        fields = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade")
+        first = (self.parser.get_method(), self.url, str(self._upgrading).encode())
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (*first, fields)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header in; not if it comes behind a body, where no proxy has looked at it."""
@@ -198,8 +229,10 @@ class Connection(HttpToolsProtocol):
         elif not self._unread:
             if cycle is None:
                 self.cut()
-            else:
+            elif self.timeout_keep_alive_task is not None:
                 self._crowd.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
+            else:
+                self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
             return
         self.refuse(wire.TooSlow(f"the request was not here within {patience_s:g} s (setting receive_timeout)"))
 
@@ -228,11 +261,15 @@ class Connection(HttpToolsProtocol):
             return
         if not self._is_ours():  # (else it would stand in the middle of an answer)
             self.transport.write(_as_bytes(wire.error_response(error)))
-        self.transport.close()
+        self._close()
 
     def send_400_response(self, msg: str) -> None:
         """Say that this is no HTTP, as all errors are said."""
         self.refuse(wire.Malformed("this is no HTTP request"))
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._has_to_take()
 
     def _refuse_head(self) -> None:
         self.refuse(wire.HeadTooLarge(f"line and headers of a request may have at most {MAX_HEAD_BYTES} bytes"))

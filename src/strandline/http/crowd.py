@@ -1,0 +1,130 @@
+"""Who has to go of all connections of a server: who keeps it waiting too long, or for longest if there are too many.
+
+Knows time and order, and no bytes.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from strandline.errors import StrandlineError
+from strandline.http import wire
+
+FOR_PROBES: Final = 100
+"""Connections kept free for probes, so that nobody restarts a server for having many clients."""
+
+
+class Member(Protocol):
+    """A connection."""
+
+    probes_only: bool
+
+    def took_too_long(self, patience_s: float) -> None:
+        """Hear that its request was not here in time."""
+        ...
+
+    def took_too_little(self) -> None:
+        """Hear that it has had its time to take what was written to it."""
+        ...
+
+    def cut(self) -> None:
+        """End it at once."""
+        ...
+
+    def take_probes_only(self, most: int) -> None:
+        """Answer probes, and nothing else."""
+        ...
+
+    def refuse(self, error: StrandlineError) -> None:
+        """Say why, and end it."""
+        ...
+
+
+class Crowd:
+    """All connections of a server; those that owe a request in the order in which their time began."""
+
+    def __init__(self, *, most: int, patience_s: float) -> None:
+        self._most = most
+        self._open: set[Member] = set()
+        self._owing = Waiting(patience_s, lambda each: each.took_too_long(patience_s))
+        self._taking = Waiting(patience_s, lambda each: each.took_too_little())
+
+    def came(self, connection: Member) -> None:
+        """Let a connection in, for which another one goes if there are too many."""
+        self._open.add(connection)
+        self.owes(connection)
+        if len(self._open) <= self._most:
+            return
+        idle = next((each for each in self._owing if each is not connection and not each.probes_only), None)
+        if idle is None and len(self._open) <= self._most + FOR_PROBES:
+            connection.take_probes_only(self._most)
+            return
+        if idle is not None:
+            idle.cut()
+            self.left(idle)
+        else:
+            connection.refuse(wire.NoConnectionLeft(self._most))
+            self.left(connection)
+
+    def left(self, connection: Member) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        self._owing.ended(connection)
+        self._taking.ended(connection)
+
+    def owes(self, connection: Member) -> None:
+        """It is the client's turn from now on."""
+        self._owing.began(connection)
+
+    def is_owed(self, connection: Member) -> None:
+        """It is our turn, and the client waits."""
+        self._owing.ended(connection)
+
+    def has_to_take(self, connection: Member) -> None:
+        """More has been written to it than it has taken."""
+        if connection in self._open:
+            self._taking.began(connection)
+
+    def has_taken(self, connection: Member) -> None:
+        """It has taken enough."""
+        self._taking.ended(connection)
+
+
+class Waiting:
+    """Connections that we wait for, in the order in which that began, and one timer for all of them."""
+
+    def __init__(self, patience_s: float, is_over: Callable[[Member], None]) -> None:
+        self._patience_s = patience_s
+        self._is_over = is_over
+        self._since: dict[Member, float] = {}
+        self._patrol: asyncio.TimerHandle | None = None
+
+    def __iter__(self) -> Iterator[Member]:
+        """Yield first whom we have waited for longest."""
+        return iter(self._since)
+
+    def began(self, connection: Member) -> None:
+        """Wait for a connection from now on."""
+        self._since.pop(connection, None)
+        self._since[connection] = asyncio.get_running_loop().time()
+        if self._patrol is None:
+            self._patrol_in(self._patience_s)
+
+    def ended(self, connection: Member) -> None:
+        """Wait for it no more."""
+        self._since.pop(connection, None)
+
+    def _patrol_in(self, seconds: float) -> None:
+        self._patrol = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Tell of those whose time is over, and come back when the next one's will be."""
+        now = asyncio.get_running_loop().time()
+        while self._since:  # (`_patrol` stays set meanwhile: who begins anew in here needs no second one)
+            connection, since = next(iter(self._since.items()))
+            if (left_s := since + self._patience_s - now) > 0:
+                self._patrol_in(left_s)
+                return
+            del self._since[connection]
+            self._is_over(connection)
+        self._patrol = None
