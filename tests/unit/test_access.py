@@ -187,6 +187,8 @@ def test_a_foreign_page_or_host_is_refused_whatever_key_it_has(tmp_path: Path) -
                     401,
                     "https://app.example",
                 )
+                readable = refused.headers["access-control-expose-headers"]
+                assert {"Location", "Retry-After", "Idempotency-Replayed"} <= set(readable.split(", "))
 
     run(main())
 

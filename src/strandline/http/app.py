@@ -126,7 +126,13 @@ def build_app(
     guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
     app: ASGIApp = Door(router, guard, access, arrived)
     if options.cors_origins:
-        app = CORSMiddleware(app, allow_origins=options.cors_origins, allow_methods=["*"], allow_headers=["*"])
+        app = CORSMiddleware(
+            app,
+            allow_origins=options.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"],
+        )
     return app
 
 
