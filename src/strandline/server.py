@@ -150,7 +150,7 @@ class _Server:
         first = starting if self._handed is not None else None
         serving = asyncio.create_task(web.serve_after(first, self._listener))
         stopping = asyncio.create_task(self._stop.wait())
-        idling = asyncio.create_task(self._stop_when_idle())
+        idling = asyncio.create_task(self._stop_when_idle(starting))
         exhausting = asyncio.create_task(self._service.exhausted.wait())
         following = asyncio.create_task(self._follow_keys(loop))
         try:
@@ -233,10 +233,11 @@ class _Server:
             os._exit(INTERRUPTED)
         self._stop.set()
 
-    async def _stop_when_idle(self) -> None:
+    async def _stop_when_idle(self, starting: "asyncio.Task[None]") -> None:
         minutes = self._settings.idle_timeout_minutes
         if minutes is None:
             return
+        await asyncio.wait([starting])  # however long that takes: nobody could ask for anything before
         left_s = minutes * 60
         while left_s > 0:  # (idleness is read, not signalled: the hot path stays free of it)
             await asyncio.sleep(left_s)
