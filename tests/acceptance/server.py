@@ -138,6 +138,8 @@ class Server:
         self._process: subprocess.Popen[str] | Newborn | None = None
         self._reader: threading.Thread | None = None
         self._announced = threading.Event()
+        self._silent = False
+        """Whether the process has ended without a word of its address."""
         self._client: httpx.Client | None = None
         self._askers = ThreadPoolExecutor(CLIENTS, thread_name_prefix="asker")
         self._asked: list[Future[httpx.Response]] = []
@@ -148,6 +150,7 @@ class Server:
         """Start the process, on the same journal as before; with `ready`, return when it has announced its address."""
         assert self._process is None, "it runs already"
         self._announced.clear()
+        self._silent = False
         self._process = self._start()
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="stderr", daemon=True)
         self._reader.start()
@@ -181,7 +184,7 @@ class Server:
         """Return when the process has announced its address; its journal is open then."""
         if not self._announced.wait(DEADLINE_S):
             raise AssertionError(f"not ready within {DEADLINE_S} s:\n{self.stderr}")
-        if self._process is None or self._process.poll() is not None:
+        if self._silent:
             raise AssertionError(f"the server ended before it was ready:\n{self.stderr}")
         self._connect()
 
@@ -235,6 +238,7 @@ class Server:
             if not self._announced.is_set() and (found := self.announcement.search(line)) is not None:
                 self.url = f"http://127.0.0.1:{found.group(1)}"
                 self._announced.set()
+        self._silent = not self._announced.is_set()
         self._announced.set()
 
     def _connect(self) -> None:

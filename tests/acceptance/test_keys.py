@@ -92,6 +92,9 @@ def _clients(server: Server, key: str, folder: Path) -> None:
     assert "hello" in command(folder, "runs", "desk", *url, STRANDLINE_API_KEY_FILE="mine").stdout
     assert command(folder, "chat", server.url, "-s", "desk", "-m", "you", "--key-file", "mine").stdout == "you\n"
     assert "cannot be read" in command(folder, "sessions", *url, "--key-file", "none", code=2).stderr
+    (folder / "wrong").write_text("schlüssel\n")
+    for asks in (("sessions", *url), ("check", server.url)):
+        assert "printable ASCII" in command(folder, *asks, "--key-file", "wrong", code=2).stderr
     (folder / "mine").unlink()
 
 

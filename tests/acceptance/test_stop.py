@@ -14,10 +14,19 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.events import listening
-from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, tool_results, until
+from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
 from strandline.history import UNKNOWN_OUTCOME
 
 STOPPED = "(This run ended early: stopped.)"
+SLOWLY_MADE = """
+import time
+from strands import Agent
+from strandline.providers import load_model
+
+def make_agent():
+    time.sleep(0.5)
+    return Agent(model=load_model("scripted"), callback_handler=None)
+"""
 
 
 @pytest.fixture
@@ -194,6 +203,14 @@ def test_an_opaque_run_that_does_not_finish_is_stopped(at: Checkpoints, tmp_path
         assert (run["status"], run["output"]) == ("succeeded", "two after 2 messages")
         assert at.steps == ["one", "two"]
         assert texts(server.history(), "assistant")[0] == STOPPED
+
+
+def test_idleness_counts_from_when_it_is_ready(tmp_path: Path) -> None:
+    """However long it takes to make an agent: nobody could ask for anything before."""
+    (tmp_path / "agent.py").write_text(SLOWLY_MADE)
+    done = ran("serve", "agent.py", "--port", "0", "--idle-timeout-minutes", "0.001", folder=tmp_path)
+    assert done.returncode == 0
+    assert " at http://" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

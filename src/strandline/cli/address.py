@@ -31,7 +31,7 @@ KEY_FILE: Final = "STRANDLINE_API_KEY_FILE"
 def api_key(file: Path | None) -> str | None:
     """Return the key to show, None if there is none. Leaves with exit code 2 if it cannot be read."""
     if file is None and (key := os.environ.get(KEY, "").strip()):
-        return key
+        return _sendable(key)
     if file is None and not (named := os.environ.get(KEY_FILE, "")):
         return None
     file = file or Path(named)
@@ -41,7 +41,18 @@ def api_key(file: Path | None) -> str | None:
         say.fail(f"the file {file} with the API key cannot be read: {getattr(error, 'strerror', None) or error}")
     if not key or len(key.split()) > 1:
         say.fail(f"the file {file} must hold one API key, and nothing else; `strandline keys new NAME` prints one")
-    return key
+    return _sendable(key)
+
+
+def _sendable(key: str) -> str:
+    """Return a key that can stand in a header. Leaves with exit code 2 if it cannot."""
+    from strandline.client.errors import ClientError
+    from strandline.client.transport import sendable
+
+    try:
+        return sendable(key)
+    except ClientError as error:
+        say.fail(str(error))
 
 
 def address(url: str | None) -> str:

@@ -30,7 +30,7 @@ def options(url: str, key: str | None) -> dict[str, Any]:
     """
     headers = {"User-Agent": f"strandline/{__version__}"}
     if key is not None:
-        headers["Authorization"] = f"Bearer {_sendable(key)}"
+        headers["Authorization"] = f"Bearer {sendable(key)}"
     return {
         "base_url": url,
         "headers": headers,
@@ -40,7 +40,7 @@ def options(url: str, key: str | None) -> dict[str, Any]:
     }
 
 
-def _sendable(key: str) -> str:
+def sendable(key: str) -> str:
     """Return a key without the space around it, which files have. What is wrong with one is told without showing it."""
     key = key.strip()
     if not key or not all("!" <= character <= "~" for character in key):

@@ -115,7 +115,7 @@ class RunStream(EventLog):
             return
         self._take_over()
         self._said.append((at, event))
-        if self._readers or self._feeds or len(self._said) >= MANY:
+        if self.is_awaited or len(self._said) >= MANY:
             self.gather()
 
     def tell_in_passing(self, at: float, event: Event) -> None:
