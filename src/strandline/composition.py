@@ -9,16 +9,18 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.types import ASGIApp
 
 from strandline.access.source import Keys
+from strandline.agents.load import load_target
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.config import Settings, journal_file
-from strandline.engine.loops import AgentLoops
+from strandline.engine.loops import AgentLoops, HasLoops, Loops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.http.app import HttpOptions, build_app
@@ -63,15 +65,32 @@ def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
     return workspace
 
 
+@contextmanager
+def served(target: str, settings: Settings) -> Iterator[Target]:
+    """Load what a TARGET names, in this process or in workers, for the time of a `with`. Raises `TargetError`."""
+    if settings.workers == 1:
+        yield load_target(target, history=settings.history)
+        return
+    from strandline.workers.crew import crew
+
+    with crew(target, settings, Traces().carried) as workers:
+        yield workers
+
+
 def build_loops(
-    settings: Settings, clock: Clock, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-) -> AgentLoops:
-    """Return where the agents will run; its threads start when they are needed, and `close` ends them."""
+    settings: Settings,
+    target: Target,
+    clock: Clock,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+) -> Loops:
+    """Return where the agents will run: where their target lives, or else in threads that `close` ends."""
+    if isinstance(target, HasLoops):
+        return target.loops
     return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
 
 
 def build_service(
-    settings: Settings, target: Target, journal: Journal, loops: AgentLoops, clock: Clock, tally: Tally, traces: Traces
+    settings: Settings, target: Target, journal: Journal, loops: Loops, clock: Clock, tally: Tally, traces: Traces
 ) -> Service:
     """Return a service that has not been started; `tally` counts its runs, `traces` tells of each."""
     return Service(
@@ -144,7 +163,7 @@ def build_face(
     )
 
 
-async def start(service: Service, target: Target, loops: AgentLoops) -> None:
+async def start(service: Service, target: Target, loops: Loops) -> None:
     """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
     if isinstance(target, TriedAtStart):
         await loops.start(target.try_out).done

@@ -80,7 +80,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = []
     cors_origins: Annotated[list[str], Meta(description="Origins of web pages that may call this server")] = []
     max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64
-    executor_threads: Annotated[int, Meta(description="Threads for sync tools and factories", ge=1)] = 256
+    executor_threads: Annotated[int, Meta(description="Threads for sync tools and factories, in each worker", ge=1)] = (
+        256
+    )
+    workers: Annotated[
+        int,
+        Meta(description="Processes that agents are spread over; 1: they are in the server's own", ge=1, le=64),
+    ] = 1
     max_queued_per_session: Annotated[int, Meta(description="Runs that may wait in one session", ge=0)] = 100
     max_queued_per_principal: Annotated[
         Annotated[int, Meta(ge=0)] | None,

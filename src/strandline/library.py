@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
 
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strandline.access.source import Keys, keys_of
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
-from strandline.composition import build_face
+from strandline.composition import build_face, served
 from strandline.config import Settings, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
@@ -39,6 +39,7 @@ OF_A_SERVER: Final = frozenset(
         "max_connections",
         "receive_timeout",
         "keep_alive",
+        "workers",
         "log_format",
         "log_level",
         "log_details",
@@ -117,6 +118,7 @@ class ServerSettings(AppSettings, total=False):
     max_connections: int
     receive_timeout: float
     keep_alive: int
+    workers: int
 
 
 def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppSettings]) -> "AgentApp":
@@ -144,10 +146,11 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
     if ours:
         log_to_stderr()
     try:
-        served, resolved = _recipe("strandline.serve", target, config, settings, frozenset())
+        resolved = _resolved("strandline.serve", config, settings, frozenset())
         if ours:
             log_to_stderr(level=resolved.log_level, form=resolved.log_format, details=resolved.log_details)
-        return run(served, resolved, announce=_say)
+        with _served(target, resolved) as loaded:
+            return run(loaded, resolved, announce=_say)
     except SetupError as error:
         _say(f"strandline: {error}")
         return FAILED
@@ -256,16 +259,40 @@ class AgentApp:
 def _recipe(
     name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]
 ) -> tuple[Target, Settings]:
-    """Return what to serve and how. Raises `SetupError`."""
+    """Return what to serve and how, in this process. Raises `SetupError`."""
+    resolved = _resolved(name, config, settings, foreign)
+    return _loaded(target, resolved), resolved
+
+
+def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]) -> Settings:
+    """Return the settings, those that are given first. Raises `SettingsError`."""
     for each in settings.keys() & foreign:
         whose = "the command and of strandline.serve" if each in OF_A_SERVER else "strandline.asgi and strandline.serve"
         raise SettingsError(f"{name} has no use for `{each}`, which is a setting of {whose}: leave it out")
     given = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
     toml = None if config is None else Path(config)
-    resolved = resolve(given, os.environ, toml=toml, given=f"given to {name}").settings
+    return resolve(given, os.environ, toml=toml, given=f"given to {name}").settings
+
+
+def _loaded(target: object, settings: Settings) -> Target:
     if isinstance(target, (str, os.PathLike)):
-        return load_target(os.fspath(target), history=resolved.history), resolved
-    return target_for(target, _describe(target), history=resolved.history), resolved
+        return load_target(os.fspath(target), history=settings.history)
+    return target_for(target, _describe(target), history=settings.history)
+
+
+@contextmanager
+def _served(target: object, settings: Settings) -> Iterator[Target]:
+    """Load what is served, in workers if that is wanted, for the time of a `with`. Raises `SetupError`."""
+    if isinstance(target, (str, os.PathLike)):
+        with served(os.fspath(target), settings) as loaded:
+            yield loaded
+    elif settings.workers > 1:
+        raise SettingsError(
+            f"workers = {settings.workers} needs a TARGET by its name, since each of them loads it:"
+            ' strandline.serve("agent.py:make_agent", workers=2). Name it, or leave `workers` out'
+        )
+    else:
+        yield _loaded(target, settings)
 
 
 def _describe(target: object) -> str:

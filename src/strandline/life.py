@@ -32,7 +32,7 @@ class Life:
         self.traces = Traces()
         journal = open_journal(settings, clock, self.tally)
         self._loop = asyncio.get_running_loop()
-        self._loops = build_loops(settings, clock, _kind_of_loop())
+        self._loops = build_loops(settings, target, clock, _kind_of_loop())
         self.service = build_service(settings, target, journal, self._loops, clock, self.tally, self.traces)
         self._start = self._loop.create_task(start(self.service, target, self._loops))
         self._watch = self._loop.create_task(self._exhausted())

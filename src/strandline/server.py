@@ -9,7 +9,6 @@ connections that arrive meanwhile wait in the socket for the next one, and none 
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -29,6 +29,7 @@ from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
 from strandline.config import Settings, check_exposure, is_loopback, journal_file
 from strandline.exits import EXHAUSTED, INTERRUPTED
+from strandline.garbage import look_less
 from strandline.http.connections import allowed, connections
 from strandline.journal.port import Journal
 from strandline.listener import listen
@@ -39,9 +40,6 @@ from strandline.telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
 
-YOUNG_OBJECTS = 10_000
-"""After how many new objects Python looks for garbage in cycles among them. At its 700, what goes on for many runs at
-once is looked through several times meanwhile: a sixth of the processor time of runs that do nothing."""
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
 ARRIVAL_S = 0.05
@@ -117,7 +115,8 @@ class _Server:
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
-        self.loops = build_loops(settings, clock, uvloop.new_event_loop)
+        self._showing: asyncio.Task[None] | None = None
+        self.loops = build_loops(settings, target, clock, uvloop.new_event_loop)
         self._service = build_service(settings, target, journal, self.loops, clock, tally, traces)
 
     async def life(self) -> int:
@@ -157,8 +156,7 @@ class _Server:
             await asyncio.wait([starting, stopping, serving], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                gc.freeze()  # what was imported will not become garbage: it need not be looked at again
-                gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+                look_less()
                 self._announce(self._welcome())
                 if self._handed is not None:
                     health = self._service.health()
@@ -221,10 +219,13 @@ class _Server:
     def _show_stacks(self) -> None:
         """Write what every run does for whoever asked, if there is a file to write it beside."""
         if (place := journal_file(self._settings)) is not None:
-            try:
-                answer(place, self._service.stacks())
-            except OSError as error:
-                _log.error("what runs do could not be written down: %s", error)
+            self._showing = asyncio.create_task(self._write_stacks(place))
+
+    async def _write_stacks(self, place: Path) -> None:
+        try:
+            answer(place, await self._service.stacks())
+        except OSError as error:
+            _log.error("what runs do could not be written down: %s", error)
 
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""

@@ -176,7 +176,7 @@ def test_what_still_works_for_a_call_is_counted_until_it_ends() -> None:
         assert await asyncio.wait_for(call.done, 10) == "left"
         assert len(call.threads) == 1
         assert len(call.tasks) == 1
-        told = "\n".join(loops.stack(call))
+        told = "\n".join(await loops.stack(call))
         assert "in block" in told, "the thread's stack shows what it does"
         assert "in background" in told
         in_task.open()
@@ -212,7 +212,7 @@ def test_work_that_waits_for_a_thread_counts_as_alive() -> None:
         call = loops.start(forgets)
         await asyncio.wait_for(call.done, 10)
         assert call.is_alive
-        assert loops.stack(call) == ["waits for a thread"]
+        assert await loops.stack(call) == ["waits for a thread"]
         gate.open()
         await asyncio.wait_for(filling.done, 10)
         await _until(lambda: not call.is_alive)
@@ -244,7 +244,7 @@ def test_a_loop_that_is_blocked_is_silent_and_a_fresh_one_takes_over() -> None:
         assert loops.silent_s(blocking) <= clock.monotonic() - began + 0.05
         assert loops.blocks(blocking)
         assert not loops.blocks(waiting)
-        assert "in blocks" in "\n".join(loops.stack(blocking))
+        assert "in blocks" in "\n".join(await loops.stack(blocking))
         loops.retire(blocking)
         assert loops.silent_s(blocking) == 0
         assert await asyncio.wait_for(loops.start(_name).done, 10) == "strandline-agents"

@@ -227,6 +227,8 @@ def test_an_agent_that_has_rested_goes_on_as_if_it_had_not(tmp_path: Path) -> No
                 return agents[-1]
 
             async with serving(factory, tmp_path, journal) as service:
+                loops = service._loops
+                assert isinstance(loops, AgentLoops)
                 for number in range(6):
                     await ask(service, str(number))
                     agent = service._pool.pop(key())
@@ -235,7 +237,7 @@ def test_an_agent_that_has_rested_goes_on_as_if_it_had_not(tmp_path: Path) -> No
                         agent.rest()
                         agent.rest()
                         assert agents[0].messages == []
-                    service._pool.put(key(), agent)
+                    service._pool.put(key(), agent, loops._current)
             assert len(agents) == 1
             records.append(await loaded(journal))
         assert records[0].window == records[1].window != (Range(0, None),)

@@ -54,6 +54,7 @@ class _Unstaged:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self.add = attempt.add
+        self.amend = attempt.amend
         self.add_text = attempt.add_text
         self.add_reasoning = attempt.add_reasoning
         self.reset_text = attempt.reset_text

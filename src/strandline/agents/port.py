@@ -13,6 +13,7 @@ from msgspec import Struct
 from strandline.history import Progress
 from strandline.model import (
     AgentRecord,
+    Block,
     Ending,
     Input,
     Message,
@@ -53,6 +54,10 @@ class RunStopped(Exception):
     """The run is being stopped: no further tool may start. Raised by `Attempt.begin_round`; let it pass."""
 
 
+class AgentLost(Exception):
+    """The process in which an agent ran is gone, and everything that worked for it there with it."""
+
+
 class Attempt(Protocol):
     """One execution of one run: what to do, and where to report. Used from the agent loop only."""
 
@@ -78,6 +83,11 @@ class Attempt(Protocol):
 
     def add(self, message: Message) -> None:
         """Report a message that joined the conversation; it replaces the partial text before it."""
+        ...
+
+    def amend(self, index: int, content: list[Block]) -> None:
+        """Report that the message at `index` of `messages` has another content than was reported: it was redacted, or
+        closed."""
         ...
 
     def add_text(self, delta: str) -> None:

@@ -275,9 +275,10 @@ class StrandsAgent:
         if len(closed) > len(told) + 1:
             return False
         messages = cast("list[Message]", self._agent.messages)
-        for index, (message, as_closed) in enumerate(zip(told, closed, strict=False), self._origins.length):
+        for at, (message, as_closed) in enumerate(zip(told, closed, strict=False)):
             if message is not as_closed:
-                message["content"] = as_closed["content"]
+                attempt.amend(at, as_closed["content"])
+                index = self._origins.length + at
                 for own in messages:
                     if self._origins.index_of(own) == index:
                         own["content"] = as_closed["content"]

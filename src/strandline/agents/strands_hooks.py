@@ -62,9 +62,9 @@ class Reports:
     def redacted(self) -> None:
         """Report that the last message was redacted by a guardrail of the model."""
         if self.attempt is not None and self.attempt.messages:
-            message, told = cast(Message, self._agent.messages[-1]), self.attempt.messages[-1]
-            told["content"] = message["content"]
-            self._origins.remember(message, self._origins.length + len(self.attempt.messages) - 1)
+            message, last = cast(Message, self._agent.messages[-1]), len(self.attempt.messages) - 1
+            self.attempt.amend(last, message["content"])
+            self._origins.remember(message, self._origins.length + last)
 
     async def _on_message(self, event: MessageAddedEvent[Any]) -> None:
         attempt = self.attempt

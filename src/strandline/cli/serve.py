@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from msgspec.structs import replace
 
 from strandline.cli import say
 from strandline.cli.complete import TARGETS, TOML, choices, one_of
@@ -40,26 +41,27 @@ def _serve(
     with say.told():
         child = _child(handed_over)
         resolved = resolve(flags, os.environ, toml=config)
-        from strandline.agents.load import default_target, load_target
+        from strandline.agents.load import default_target
 
         target = target or default_target()
         if reload:
             raise typer.Exit(_reload(target, config, verbose, flags, resolved.settings))
+        from strandline.composition import served
         from strandline.logs import log_to_stderr
         from strandline.server import run
 
         settings = resolved.settings
-        level = "debug" if verbose else settings.log_level
-        log_to_stderr(level=level, form=settings.log_format, details=settings.log_details)
-        if child is not None and level == "info":
+        if verbose:
+            settings = replace(settings, log_level="debug")
+        log_to_stderr(level=settings.log_level, form=settings.log_format, details=settings.log_details)
+        if child is not None and settings.log_level == "info":
             child.quieten()
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
             told = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
             _log.warning(told, ", ".join(sorted(misplaced)), PREFIX)
-        with _told_as(settings.log_format):
-            served = load_target(target, history=settings.history)
+        with _told_as(settings.log_format), served(target, settings) as loaded:
             code = run(
-                served,
+                loaded,
                 settings,
                 announce=child.announce if child else _announcer(settings.log_format),
                 handed=child.wait_for_turn() if child else None,

@@ -18,6 +18,7 @@ from strandline.form import formed, formed_result
 from strandline.history import Progress, close, close_answer, question
 from strandline.journal.port import Journal
 from strandline.model import (
+    Block,
     Claim,
     Ending,
     Input,
@@ -108,6 +109,11 @@ class LiveAttempt:
             self._partial = []
             self._telling.message(message)
             self.touch()
+
+    def amend(self, index: int, content: list[Block]) -> None:
+        """Take another content of a message."""
+        if not self._frozen:
+            self.messages[index]["content"] = content
 
     def add_text(self, delta: str) -> None:
         """Take a piece of text."""

@@ -34,7 +34,7 @@ class Call(Generic[T]):
     def __init__(self, done: "asyncio.Future[T]", home: object) -> None:
         self.done = done
         self.home = home
-        """The loop that it runs on, for comparison only."""
+        """The loop that it runs on, for comparison only; one that runs in a process gets it when it is known which."""
         self.task: asyncio.Task[T] | None = None
         self._tasks: set[asyncio.Task[Any]] | None = None
         self._threads: set[LiveThread] | None = None

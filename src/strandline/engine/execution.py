@@ -7,17 +7,17 @@ and again (an async tool may swallow one); when it is over, leave: the run ends 
 import asyncio
 import logging
 import os
-import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from strandline.agents.port import Finished, SessionAgent, Target
+from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
 from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
 from strandline.engine.calls import Call, CallCancelled
+from strandline.engine.failures import detail_of, kind_of
 from strandline.engine.loops import Loops
 from strandline.engine.tracing import TracedRun
-from strandline.errors import AgentFailed, ClaimLost, JournalUnavailable
+from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
 from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded
 from strandline.printable import Private
@@ -61,7 +61,7 @@ class Execution:
         self.begun = False
         """Whether the agent may have done anything."""
         self.stranded = False
-        """Whether it ends because its agent loop was given up."""
+        """Whether it ends because its agent loop was given up, or has died with its process."""
         self.reported = False
         """Whether it was reported as stalled."""
         self.named = False
@@ -162,13 +162,17 @@ class Execution:
             return await self._agent.run(attempt)
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
+        except AgentLost as lost:
+            self.stranded = self.asked is None
+            self.asked = self.asked or Failed(ErrorCode.CRASHED, str(lost))
+            return Finished(ending=self.asked)
         except (ClaimLost, JournalUnavailable) as error:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
         except BaseException as error:
             # Also SystemExit: a tool that calls sys.exit() fails its own run only.
-            detail = _detail(error)
+            detail = detail_of(error)
             if self.asked is None:
-                told = Private(detail, type(_cause(error)).__name__)
+                told = Private(detail, kind_of(error))
                 _log.warning("run %s failed: %s", attempt.context.run_id, told)
                 _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
@@ -189,18 +193,3 @@ class Execution:
         agent = await self._target.build(key, record, attempt.progress)
         attempt.enter("model")
         return agent
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what the user's code raised, or the wrapper, if it wraps nothing."""
-    while isinstance(error, AgentFailed) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _detail(error: BaseException) -> str:
-    """Return what the user's code raised, in one line; wrappers of the framework and of ours are taken off."""
-    error = _cause(error)
-    if isinstance(error, AgentFailed):
-        return str(error)
-    return "".join(traceback.format_exception_only(error)).strip()

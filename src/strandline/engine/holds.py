@@ -67,17 +67,11 @@ class Holds:
         self._given_up = [call for call in self._given_up if call.is_alive]
         return [call for _, call, _ in self._held.values()] + self._given_up
 
-    def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
-        """Note a hold, and say in the log what works on; `phase` is what the run did last."""
+    def begin(self, claim: Claim, call: Call[Any]) -> None:
+        """Note a hold; `keep` follows."""
         run = claim.run
         self.begun += 1
         self._held[run.run_id] = claim, call, self._clock.monotonic()
-        where = "\n".join(f"    {line}" for line in self._loops.stack(call))
-        _log.warning(
-            "run %s of session %s has ended (in %s), but something of it still works; its session waits for that, at"
-            " most %g s:\n%s",
-            run.run_id, run.key.session_id, phase, self._limit_s, where,
-        )  # fmt: skip
         if not self._full and len(self.still_work()) >= self._max_holds:
             self._full = True
             _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)
@@ -97,11 +91,20 @@ class Holds:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.force(run_id).wait(), timeout_s)
 
-    async def keep(self, claim: Claim, call: Call[Any]) -> None:
-        """Return when the hold is over and the journal knows it."""
+    async def keep(self, claim: Claim, call: Call[Any], phase: str) -> None:
+        """Say in the log what works on, and return when the hold is over and the journal knows it.
+
+        `phase` is what the run did last.
+        """
         began = self._clock.monotonic()
         run_id = claim.run.run_id
-        left_s = self._limit_s
+        where = "\n".join(f"    {line}" for line in await self._loops.stack(call))
+        _log.warning(
+            "run %s of session %s has ended (in %s), but something of it still works; its session waits for that, at"
+            " most %g s:\n%s",
+            run_id, claim.run.key.session_id, phase, self._limit_s, where,
+        )  # fmt: skip
+        left_s = began + self._limit_s - self._clock.monotonic()
         while call.is_alive and left_s > 0 and run_id not in self._forced:
             await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
             left_s = began + self._limit_s - self._clock.monotonic()
@@ -118,6 +121,7 @@ class Holds:
         if call.is_alive:
             self.given_up += 1
             self._given_up.append(call)
+            self._loops.relieve(call)
 
     async def _release(self, claim: Claim) -> None:
         while True:

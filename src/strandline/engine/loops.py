@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
@@ -55,15 +55,27 @@ class Flag:
         self._set = True
 
 
+class WorkerLoad(Struct, frozen=True, kw_only=True):
+    """How a worker process is doing: it has owed a sign of life for `silent_s` seconds; `pid` None: it is starting."""
+
+    pid: int | None
+    running: int
+    silent_s: float
+
+
 class Load(Struct, frozen=True, kw_only=True):
-    """How the agent loop in use is doing."""
+    """How the agent loop in use is doing, or all of those in use."""
 
     silent_s: float = 0.0
-    """For how many seconds it has owed a sign of life."""
+    """For how many seconds it has owed a sign of life; of several, the one that has for longest."""
     backlog: int = 0
     """How many sync tools wait for a thread."""
     given_up: int = 0
     """How many loops before it were left alone."""
+    workers: list[WorkerLoad] = []
+    """The worker processes, if agents are in such."""
+    workers_lost: int = 0
+    """How many worker processes have ended that nobody had told to."""
 
 
 class Loops(Protocol):
@@ -109,16 +121,34 @@ class Loops(Protocol):
         """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled."""
         ...
 
+    def relieve(self, call: Call[Any]) -> None:
+        """Note that nobody waits any more for what still works for a call; it is ended if that harms no other."""
+        ...
+
+    def lives(self, home: object) -> bool:
+        """Tell whether an agent that was built on the loop `home` can still be used."""
+        ...
+
     def load(self) -> Load:
         """Return how the loop in use is doing."""
         ...
 
-    def stack(self, call: Call[Any]) -> list[str]:
-        """Return where the call's threads and tasks are, one line of text each, for people."""
+    async def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the call's threads and tasks are, one line of text each, for people; in bounded time."""
         ...
 
     def close(self) -> bool:
         """Stop. Return False if a thread of user code still works: the process cannot leave by itself."""
+        ...
+
+
+@runtime_checkable
+class HasLoops(Protocol):
+    """A target whose agents live on loops of its own."""
+
+    @property
+    def loops(self) -> Loops:
+        """They."""
         ...
 
 
@@ -356,12 +386,19 @@ class AgentLoops:
             self._retired.append(loop)
             loop.retire()
 
+    def relieve(self, call: Call[Any]) -> None:
+        """Do nothing: a thread cannot be ended."""
+
+    def lives(self, home: object) -> bool:
+        """Tell whether a loop is the one in use."""
+        return home is self._current
+
     def load(self) -> Load:
         """Return how the loop in use is doing."""
         current = self._current
         return Load(silent_s=current.silent_s(), backlog=current.backlog(), given_up=len(self._retired))
 
-    def stack(self, call: Call[Any]) -> list[str]:
+    async def stack(self, call: Call[Any]) -> list[str]:
         """Return where the call's threads and tasks are."""
         frames = sys._current_frames()
         lines: list[str] = []

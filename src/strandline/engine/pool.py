@@ -1,12 +1,15 @@
 """Agents that are kept in memory between two runs of their session, so that they need not be rebuilt.
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
-puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal.
+puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal. One whose loop is
+lost is never given out.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from msgspec import Struct
 
 from strandline.agents.port import SessionAgent
 from strandline.clock import Clock
@@ -17,6 +20,14 @@ REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
 
 
+class _Idle(Struct, frozen=True):
+    """An idle agent, the loop that it was built on, and since when it is idle."""
+
+    agent: SessionAgent
+    home: object
+    since: float
+
+
 class AgentPool:
     """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first."""
 
@@ -25,17 +36,20 @@ class AgentPool:
         self._agent_idle_s = agent_idle_s
         self._clock = clock
         self._loops = loops
-        self._agents: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
-        self._resting: OrderedDict[SessionKey, tuple[SessionAgent, float]] = OrderedDict()
+        self._agents: OrderedDict[SessionKey, _Idle] = OrderedDict()
+        self._resting: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._unwanted: Counter[SessionKey] = Counter()
 
     def __len__(self) -> int:
         return len(self._agents) + len(self._resting)
 
     def pop(self, key: SessionKey) -> SessionAgent | None:
-        """Take out the agent of a session, if it is here."""
+        """Take out the agent of a session, if it is here and can be used."""
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
-        return entry[0] if entry is not None else None
+        if entry is None or self._loops.lives(entry.home):
+            return None if entry is None else entry.agent
+        self._loops.discard(entry.agent)
+        return None
 
     @contextmanager
     def keeping_none(self, key: SessionKey) -> Iterator[None]:
@@ -49,38 +63,43 @@ class AgentPool:
             if not self._unwanted[key]:
                 del self._unwanted[key]
 
-    def put(self, key: SessionKey, agent: SessionAgent) -> None:
-        """Keep an agent until its session's next run."""
+    def put(self, key: SessionKey, agent: SessionAgent, home: object) -> None:
+        """Keep an agent, which was built on the loop `home`, until its session's next run."""
         self.drop(key)
         if key in self._unwanted:
             self._loops.discard(agent)
             return
-        self._agents[key] = (agent, self._clock.monotonic())
+        self._agents[key] = _Idle(agent, home, self._clock.monotonic())
         if len(self) > self._max_agents:
-            _, (oldest, _) = (self._resting or self._agents).popitem(last=False)
-            self._loops.discard(oldest)
+            _, oldest = (self._resting or self._agents).popitem(last=False)
+            self._loops.discard(oldest.agent)
 
     def drop(self, key: SessionKey) -> None:
         """Drop the agent of a session, if it is here."""
         if (agent := self.pop(key)) is not None:
             self._loops.discard(agent)
 
-    def clear(self) -> None:
-        """Drop all agents."""
-        for key in [*self._agents, *self._resting]:
-            self.drop(key)
-
     def tidy(self) -> None:
         """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
         now = self._clock.monotonic()
-        while (oldest := _oldest(self._agents)) is not None and oldest[1] <= now - REST_AFTER_S:
+        while (oldest := _oldest(self._agents)) is not None and oldest.since <= now - REST_AFTER_S:
             key, entry = self._agents.popitem(last=False)
             self._resting[key] = entry
-            self._loops.post(entry[0].rest)
-        while (oldest := _oldest(self._resting)) is not None and oldest[1] <= now - self._agent_idle_s:
+            self._loops.post(entry.agent.rest)
+        while (oldest := _oldest(self._resting)) is not None and oldest.since <= now - self._agent_idle_s:
             self._resting.popitem(last=False)
-            self._loops.discard(oldest[0])
+            self._loops.discard(oldest.agent)
+
+    def drop_lost(self) -> None:
+        """Drop the agents whose loops are lost."""
+        for key in [
+            key
+            for each in (self._agents, self._resting)
+            for key, idle in each.items()
+            if not self._loops.lives(idle.home)
+        ]:
+            self.drop(key)
 
 
-def _oldest(agents: OrderedDict[SessionKey, tuple[SessionAgent, float]]) -> tuple[SessionAgent, float] | None:
+def _oldest(agents: OrderedDict[SessionKey, _Idle]) -> _Idle | None:
     return next(iter(agents.values()), None)

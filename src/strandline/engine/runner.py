@@ -275,7 +275,8 @@ class Runner:
             # Before the settle: the session's next claim may come while the commit is under way.
             agent = execution.take_agent()
             if agent is not None:
-                self._pool.put(claim.run.key, agent)
+                assert execution.call is not None
+                self._pool.put(claim.run.key, agent, execution.call.home)
             del agent
         take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot())
         return Ended(

@@ -4,8 +4,10 @@ It accepts runs (or refuses them before anything is kept), tells whoever waits h
 on. `start` and `drain` are its life. It puts the rooms of the engine together; what they do stands there.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -14,6 +16,7 @@ from strandline.clock import Clock
 from strandline.engine.admission import Admission
 from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
 from strandline.engine.audience import Audience
+from strandline.engine.calls import Call
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.engine.drafts import Drafts
@@ -141,13 +144,13 @@ class Service:
             tracing=tracing,
         )
         self._chores = (
-            self._watch.look,
             self._worker.limits.look,
             self._worker.inputs.look,
             self._pool.tidy,
             self._positions.tell,
             self._shelf.tidy,
             self._feeds.tidy,
+            self._watch.look,
         )
         self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._readiness)
 
@@ -363,22 +366,22 @@ class Service:
             subscribers=self._streams.listeners + self._feeds.listeners,
         )
 
-    def stacks(self) -> list[RunStack]:
+    async def stacks(self) -> list[RunStack]:
         """Return what every run does that executes, or has ended and still works."""
         now = self._clock.monotonic()
         found = [
-            RunStack(
-                run=each.attempt.claim.run,
-                phase=each.attempt.phase,
-                quiet_s=now - each.attempt.last_progress,
-                stack=[] if each.call is None else self._loops.stack(each.call),
-            )
+            (each.attempt.claim.run, each.attempt.phase, each.attempt.last_progress, each.call)
             for each in self._runner.executing()
         ]
-        return found + [
-            RunStack(run=claim.run, phase="held", quiet_s=now - since, stack=self._loops.stack(call))
-            for claim, call, since in self._holds.all()
+        found += [(claim.run, "held", since, call) for claim, call, since in self._holds.all()]
+        stacks = await asyncio.gather(*(self._stack(call) for _, _, _, call in found))
+        return [
+            RunStack(run=run, phase=phase, quiet_s=now - since, stack=stack)
+            for (run, phase, since, _), stack in zip(found, stacks, strict=True)
         ]
+
+    async def _stack(self, call: Call[Any] | None) -> list[str]:
+        return [] if call is None else await self._loops.stack(call)
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""

@@ -9,9 +9,29 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Final, Protocol
 
-from strandline.model import Carrier, Claim, Outcome, Run
+from strandline.model import Carrier, Claim, Outcome, Run, RunId, SessionKey
 
-RUN: ContextVar[Run | None] = ContextVar("strandline_run", default=None)
+
+class Named(Protocol):
+    """What says which run it is."""
+
+    @property
+    def run_id(self) -> RunId:
+        """Its id."""
+        ...
+
+    @property
+    def key(self) -> SessionKey:
+        """Its session."""
+        ...
+
+    @property
+    def trace(self) -> Carrier | None:
+        """The trace of its request."""
+        ...
+
+
+RUN: ContextVar[Named | None] = ContextVar("strandline_run", default=None)
 """The run for which something works: in its own task, on the agent loop, and in the threads of its tools."""
 
 

@@ -44,17 +44,18 @@ class Watch:
         self.stalls = 0
         """How many times a run has been found that gave no sign of life for too long."""
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""
         self._runner.limit()
-        self._name_who_blocks()
+        await self._name_who_blocks()
         self._loops.beat()
         leftovers = self._holds.still_work()
-        self._report(leftovers)
+        await self._report(leftovers)
         for call in leftovers:
-            self._leave_silent_loop(call, leftovers)
+            await self._leave_silent_loop(call, leftovers)
+        self._pool.drop_lost()
 
-    def _report(self, leftovers: Sequence[Call[Any]]) -> None:
+    async def _report(self, leftovers: Sequence[Call[Any]]) -> None:
         """Report runs that give no sign of life, once each, and cancel them if that is wanted.
 
         `leftovers` are the calls whose runs have ended and that still work: they may keep others out.
@@ -69,7 +70,7 @@ class Watch:
                 self.stalls += 1
                 attempt = execution.attempt
                 self._streams.stalled(attempt.context.run_id, quiet_s, attempt.phase)
-                where = "" if execution.call is None else "\n    ".join(["", *self._loops.stack(execution.call)])
+                where = "" if execution.call is None else "\n    ".join(["", *await self._loops.stack(execution.call)])
                 _log.warning(
                     "run %s has given no sign of life for %g s (in %s)%s",
                     attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
@@ -85,7 +86,7 @@ class Watch:
         calls = [*(each.call for each in self._runner.executing()), *leftovers]
         return any(each is not None and each.home is call.home and self._loops.blocks(each) for each in calls)
 
-    def _name_who_blocks(self) -> None:
+    async def _name_who_blocks(self) -> None:
         """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
         for execution in self._runner.executing():
             call = execution.call
@@ -93,17 +94,21 @@ class Watch:
                 continue
             if not execution.named:
                 execution.named = True
-                where = "\n    ".join(["", *self._loops.stack(call)])
+                where = "\n    ".join(["", *await self._loops.stack(call)])
                 _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
 
-    def _leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
+    async def _leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
         """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more.
 
         `leftovers` are all calls whose runs have ended and that still work, `call` among them.
         """
-        if self._loops.silent_s(call) < max(self._options.cancel_grace_s, SILENT_S):
+        patience_s = max(self._options.cancel_grace_s, SILENT_S)
+        if self._loops.silent_s(call) < patience_s:
             return
-        _log.error("an agent loop is blocked for good and is given up:\n    %s", "\n    ".join(self._loops.stack(call)))
+        where = "\n    ".join(await self._loops.stack(call))
+        if self._loops.silent_s(call) < patience_s:
+            return  # it came back meanwhile
+        _log.error("an agent loop is blocked for good and is given up:\n    %s", where)
         there = [each for each in self._runner.executing() if each.call is not None and each.call.home is call.home]
         blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
         for each in there:
@@ -117,4 +122,3 @@ class Watch:
             if left.home is call.home and not self._loops.blocks(left):
                 left.forsake()
         self._loops.retire(call)
-        self._pool.clear()

@@ -224,7 +224,7 @@ class Worker:
             self._holds.forget(run.run_id)
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self._holds.begin(ended.claim, ended.held, ended.phase)
+            self._holds.begin(ended.claim, ended.held)
             self.spawn(self._hold(ended, ended.held))
         else:
             self._dispatcher.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
@@ -237,7 +237,7 @@ class Worker:
     async def _hold(self, ended: Ended, call: Call[Any]) -> None:
         """Keep a session from going on while something of its last run still works."""
         run = ended.claim.run
-        await self._holds.keep(ended.claim, call)
+        await self._holds.keep(ended.claim, call, ended.phase)
         self.limits.goes_on(run.key)
         self._dispatcher.hold_ended(run.run_id, run.key)
         self._pump()

@@ -146,6 +146,17 @@ class Traces:
         _tell(span, outcome)
         span.end(_ns(now))
 
+    # -- over to another process -------------------------------------------------------------------
+
+    def carried(self) -> Carrier | None:
+        """Return what joins another process to the span that is current; None if there is none."""
+        context = get_current()
+        return self._kept(context) if _span_context(context).is_valid else None
+
+    def join(self, carrier: Carrier) -> None:
+        """Make the span current that is current where the carrier comes from, for the task that runs."""
+        attach(self._kept_as.extract(carrier, Context()))
+
     def _parent(self, run: Run) -> Context:
         return self._kept_as.extract(run.trace or {}, Context())
 

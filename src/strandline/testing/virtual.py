@@ -136,7 +136,14 @@ class InlineLoops:
         """Return that there is none."""
         return Load()
 
-    def stack(self, call: Call[Any]) -> list[str]:
+    def relieve(self, call: Call[Any]) -> None:
+        """Do nothing."""
+
+    def lives(self, home: object) -> bool:
+        """Return True."""
+        return True
+
+    async def stack(self, call: Call[Any]) -> list[str]:
         """Return the names of what works for the call."""
         return [thread.name for thread in call.threads] + [task.get_name() for task in call.tasks]
 

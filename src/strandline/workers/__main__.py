@@ -1,0 +1,115 @@
+"""A worker's process: `python -m strandline.workers FD`, started by the serving process, which is at the other end.
+
+Its main thread listens, and never runs user code; agents have a loop and threads of their own, as in a server without
+workers. It lives as long as its connection: when the serving process is gone, however that ended, it is at once.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import uvloop
+
+from strandline.agents.load import load_target
+from strandline.agents.port import Target
+from strandline.clock import SystemClock
+from strandline.encoding import encode_messages
+from strandline.engine.loops import AgentLoops
+from strandline.errors import SetupError
+from strandline.garbage import look_less
+from strandline.logs import log_to_stderr
+from strandline.telemetry.export import export_if_wanted, flush
+from strandline.telemetry.traces import Traces
+from strandline.workers import messages as m
+from strandline.workers.channel import Frames, frame
+from strandline.workers.inside import Inside, orders
+
+FLUSH_S: Final = 0.5
+"""How long its last spans get to be sent; the serving process waits for it."""
+_SET_PARENT_DEATH_SIGNAL: Final = 1
+
+
+def main() -> None:
+    """Serve one connection until its end."""
+    _die_with_parent()
+    # A signal to all processes of a terminal, a container or a unit is for the serving process to act on. (A handler,
+    # since what is ignored would be so in the programs that tools start, too.)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(each, lambda *_: None)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)
+    setup = _setup(connection)
+    sys.path[:] = setup.path
+    log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
+    export_if_wanted(os.environ, setup.agent_id)
+    try:
+        target = load_target(setup.target, history=setup.history)
+    except SetupError as error:
+        _say(connection, m.Refused(str(error)))
+        return
+    _say(
+        connection,
+        m.Loaded(
+            opaque=target.opaque, exclusive=target.exclusive, external=target.external, description=target.description
+        ),
+    )
+    loops = AgentLoops(executor_threads=setup.executor_threads, clock=SystemClock(), new_loop=uvloop.new_event_loop)
+    uvloop.run(_serve(connection, target, loops))
+    idle = loops.close()
+    flush(FLUSH_S)
+    if not idle:
+        _gone()  # a thread of user code still works; Python would wait for it
+
+
+async def _serve(connection: socket.socket, target: Target, loops: AgentLoops) -> None:
+    """Take orders until it is time to leave."""
+    leaving = asyncio.Event()
+
+    def gone() -> None:
+        if not leaving.is_set():
+            _gone()
+
+    inside = Inside(target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone)
+    await asyncio.get_running_loop().create_connection(lambda: inside.channel, sock=connection)
+    beginning = asyncio.create_task(inside.begin())
+    beginning.add_done_callback(lambda _: look_less())
+    await leaving.wait()
+    beginning.cancel()
+
+
+def _setup(connection: socket.socket) -> m.Setup:
+    """Read the first order."""
+    frames = Frames()
+    while data := connection.recv(1 << 16):
+        for each in frames.feed(data):
+            match orders(each):
+                case [m.Setup() as setup]:
+                    return setup
+    return _gone()
+
+
+def _say(connection: socket.socket, report: m.Report) -> None:
+    with suppress(OSError):
+        connection.sendall(frame(encode_messages(report)))
+
+
+def _gone() -> NoReturn:
+    """End at once: nothing may work on for a server that is dead, beside the one that takes its place."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process with the serving one, even while code that keeps Python from running works."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The workers of a server, from their start to their end."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from strandline.clock import SystemClock
+from strandline.config import Settings
+from strandline.model import Carrier
+from strandline.workers.loops import WorkerLoops
+from strandline.workers.messages import Setup
+from strandline.workers.process import WorkerProcess
+from strandline.workers.target import WorkersTarget
+
+_log = logging.getLogger("strandline.workers")
+
+
+@contextmanager
+def crew(target: str, settings: Settings, carried: Callable[[], Carrier | None]) -> Iterator[WorkersTarget]:
+    """Start workers that load `target`, and yield what they serve; they end with the `with`. Raises `TargetError`.
+
+    One `Agent` for all sessions, which executes one run at a time, has one worker.
+    """
+    setup = Setup(
+        target=target,
+        history=settings.history,
+        executor_threads=settings.executor_threads,
+        path=sys.path,
+        agent_id=settings.agent_id,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+        log_details=settings.log_details,
+    )
+    processes = [WorkerProcess(setup) for _ in range(settings.workers)]
+    try:
+        loaded = processes[0].loaded()
+        if loaded.exclusive:
+            _log.warning("workers = %d is of no use for one Agent for all sessions: it has one", settings.workers)
+            for each in processes[1:]:
+                each.kill()
+                each.gone(1.0)
+            del processes[1:]
+    except BaseException:
+        for each in processes:
+            each.kill()
+            each.gone(1.0)
+        raise
+    loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock())
+    try:
+        yield WorkersTarget(loaded, loops, carried)
+    finally:
+        loops.close()

@@ -1,0 +1,278 @@
+"""One worker, seen from the serving process: its calls, and what it tells of them. Belongs to the serving loop."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
+from strandline.clock import Clock
+from strandline.encoding import decoder
+from strandline.engine.calls import Call, LiveThread
+from strandline.engine.failures import FailedThere
+from strandline.errors import StrandlineError
+from strandline.workers import messages as m
+from strandline.workers.channel import Channel, Frames
+
+_log = logging.getLogger("strandline.workers")
+
+reports: Final = decoder(list[m.Report])
+"""Reads a frame of reports."""
+WHERE_S: Final = 0.5
+"""How long a worker gets to tell where the code of a call is."""
+
+
+class Errand:
+    """One call in a worker, from here. `call` is the one that it is executed for, `attempt` is told what it reports."""
+
+    def __init__(self, number: int, call: Call[Any], attempt: Attempt | None, end: "WorkerEnd") -> None:
+        self.number = number
+        self.call = call
+        self.done: asyncio.Future[Finished | None] = asyncio.get_running_loop().create_future()
+        self._attempt = attempt
+        self._end = end
+        self._works = LiveThread("worker")
+        self._waiting: deque[m.Told | m.Done] | None = None
+        """What was reported since a report that is being staged; None if none is."""
+        self._staging: asyncio.Task[None] | None = None
+        self._refused: StrandlineError | None = None
+        call.home = end
+        call.enter(self._works)
+
+    def take(self, report: m.Told | m.Done) -> None:
+        """Take a report, after all those before it."""
+        if self._waiting is not None:
+            self._waiting.append(report)
+        elif isinstance(report, m.Done):
+            self._ended(report)
+        elif report.what in m.STAGED:
+            self._waiting = deque([report])
+            self._staging = asyncio.create_task(self._catch_up(self._waiting))
+        else:
+            self._tell(report)
+
+    def over(self) -> None:
+        """Note that nothing works for it any more."""
+        self.call.leave(self._works)
+
+    def lose(self) -> None:
+        """Note that its process is gone."""
+        self.over()
+        if not self.done.done():
+            self.done.set_exception(AgentLost("the worker process that executed the run has died"))
+
+    async def _catch_up(self, waiting: deque[m.Told | m.Done]) -> None:
+        """Take what was reported, in order, until nothing waits."""
+        while waiting:
+            report = waiting.popleft()
+            if isinstance(report, m.Done):
+                self._ended(report)
+            elif report.what in m.STAGED:
+                await self._stage(report)
+            else:
+                self._tell(report)
+        self._waiting = None
+
+    def _tell(self, report: m.Told) -> None:
+        if report.what in m.TOLD and self._attempt is not None:
+            getattr(self._attempt, report.what)(*report.given)
+
+    async def _stage(self, report: m.Told) -> None:
+        assert self._attempt is not None
+        on = False
+        try:
+            if self._refused is None:
+                await getattr(self._attempt, report.what)(*report.given)
+                on = True
+        except RunStopped:
+            pass
+        except StrandlineError as error:
+            # The run has to end, and ends as this error: what it would do further could not be kept.
+            self._refused = error
+            self._end.say(m.Cancel(self.number))
+        if report.what == "begin_round":
+            self._end.say(m.Go(self.number, on))
+
+    def _ended(self, report: m.Done) -> None:
+        if not report.alive:
+            self.over()
+        if self.done.done():
+            return
+        failure = report.failure
+        if self._refused is not None:
+            self.done.set_exception(self._refused)
+        elif failure is None:
+            self.done.set_result(report.finished)
+        elif failure.cancelled:
+            self.done.cancel()
+        else:
+            self.done.set_exception(FailedThere(failure.detail, failure.kind))
+
+
+class WorkerEnd:
+    """The serving process's half of the connection to one worker.
+
+    `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
+    """
+
+    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object]) -> None:
+        self.pid = pid
+        self.opaque = True
+        self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether it takes calls, or why not, as soon as that is known."""
+        self.leaving = False
+        """Whether nothing more is to begin there."""
+        self.told = False
+        """Whether it was told to end."""
+        self.agents = 0
+        """How many agents are known to be there."""
+        self.why = ""
+        """Why it cannot serve, if it has said so."""
+        self._clock = clock
+        self._kill = kill
+        self._channel: Channel | None = None
+        self._errands: dict[int, Errand] = {}
+        self._numbers = count()
+        self._asked_at: float | None = None
+        self._pulse = m.Pulse(silent_s=0.0, running=None, backlog=0)
+        self._pulse_at = clock.monotonic()
+        self._answers: dict[int, asyncio.Future[list[str]]] = {}
+        self._dead = False
+
+    def channel(self, frames: Frames | None = None) -> Channel:
+        """Return the end of the connection, to be connected."""
+        self._channel = Channel(self._take, self._gone, reports, frames)
+        return self._channel
+
+    # -- what is asked of it -----------------------------------------------------------------------
+
+    @property
+    def is_free(self) -> bool:
+        """Whether calls may begin there."""
+        return not (self._dead or self.leaving) and self.ready.done() and self.ready.result()
+
+    @property
+    def running(self) -> int:
+        """How many calls execute there for runs that have not ended."""
+        return len({id(each.call) for each in self._errands.values() if not each.call.done.done()})
+
+    @property
+    def backlog(self) -> int:
+        """How many tools wait there for a thread."""
+        return self._pulse.backlog
+
+    def say(self, order: m.Order) -> None:
+        """Give an order; in vain if it is dead."""
+        if self._channel is not None and not self._dead:
+            self._channel.say(order)
+
+    def number(self) -> int:
+        """Return the number of a new call."""
+        return next(self._numbers)
+
+    async def execute(self, order: m.Build | m.Run, call: Call[Any], attempt: Attempt | None) -> Finished | None:
+        """Have a call executed there; a cancel of the task that waits is a cancel of the call.
+
+        Raises `AgentLost` if the worker dies, `FailedThere` for what the user's code raises.
+        """
+        if self._dead:
+            raise AgentLost("the worker process has died")
+        errand = self._errands[order.call] = Errand(order.call, call, attempt, self)
+        self.say(order)
+        while True:
+            try:
+                return await asyncio.shield(errand.done)
+            except asyncio.CancelledError:
+                if errand.done.cancelled() or call.done.done():
+                    raise  # it was, or nobody waits for it any more: this loop is at its end
+                self.say(m.Cancel(order.call))
+
+    def beat(self) -> None:
+        """Ask for a sign of life, unless one is owed."""
+        if self._asked_at is None and not self._dead:
+            self._asked_at = self._clock.monotonic()
+            self.say(m.Beat())
+
+    def silent_s(self) -> float:
+        """Return for how long a sign of life has been owed, by the worker or by the loop of its agents."""
+        now = self._clock.monotonic()
+        if self._dead:
+            return 0.0
+        theirs = self._pulse.silent_s + now - self._pulse_at if self._pulse.silent_s else 0.0
+        return max(theirs, 0.0 if self._asked_at is None else now - self._asked_at)
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Tell whether it is this call's code that had the agent loop's thread when last heard of."""
+        errand = self._errands.get(-1 if self._pulse.running is None else self._pulse.running)
+        return errand is not None and errand.call is call
+
+    async def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the code of a call is, as far as the worker can tell in time."""
+        lines: list[str] = []
+        for number in [each.number for each in self._errands.values() if each.call is call]:
+            answer = self._answers.get(number)
+            if answer is None:
+                answer = self._answers[number] = asyncio.get_running_loop().create_future()
+                self.say(m.Where(number))
+            try:
+                lines += await asyncio.wait_for(asyncio.shield(answer), WHERE_S)
+            except TimeoutError:
+                lines.append(f"worker {self.pid} does not answer; `py-spy dump --pid {self.pid}` may tell why")
+        return lines
+
+    def retire(self) -> None:
+        """End it at once."""
+        self.leaving = self.told = True
+        self._kill()
+
+    def relieve(self) -> None:
+        """Have nothing more begin there, and end it when nothing executes any more that somebody waits for."""
+        self.leaving = self.told = True
+        self.end_if_idle()
+
+    def end_if_idle(self) -> None:
+        """End it if nothing is wanted of it any more."""
+        if self.told and not self._dead and not self.running:
+            self._kill()
+
+    # -- what it tells -----------------------------------------------------------------------------
+
+    def _take(self, report: m.Report) -> None:
+        match report:
+            case m.Told(call) | m.Done(call=call):
+                errand = self._errands[call]
+                if isinstance(report, m.Done):
+                    self.opaque = report.opaque
+                    if not report.alive:
+                        del self._errands[call]
+                errand.take(report)
+            case m.Over(call):
+                self._errands.pop(call).over()
+            case m.Pulse():
+                self._pulse, self._pulse_at, self._asked_at = report, self._clock.monotonic(), None
+            case m.Here(call, lines):
+                if not (answer := self._answers.pop(call)).done():
+                    answer.set_result(lines)
+            case m.Ready(opaque):
+                self.opaque = opaque
+                self.ready.set_result(True)
+            case m.Refused(why):
+                self.why = f": {why}"
+            case m.Loaded():
+                self.opaque = report.opaque
+
+    def _gone(self) -> None:
+        """Note that the connection has ended: the process is dead, or is to be so."""
+        self.leaving = True
+        self._kill()
+
+    def dead(self) -> None:
+        """Note that nothing of the process is left."""
+        self._dead = True
+        if not self.ready.done():
+            self.ready.set_result(False)
+        errands, self._errands = self._errands, {}
+        for each in errands.values():
+            each.lose()

@@ -1,0 +1,182 @@
+"""What a worker does with its orders: has agents built and run on its agent loop, and tells what comes of it.
+
+Belongs to the loop of the worker that listens, which never runs user code: it answers whatever an agent does.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+from msgspec import Struct
+
+from strandline.agents.port import Finished, SessionAgent, Signal, Target, TriedAtStart
+from strandline.clock import Clock
+from strandline.encoding import decoder
+from strandline.engine.calls import Call, CallCancelled
+from strandline.engine.failures import detail_of, kind_of
+from strandline.engine.loops import Loops
+from strandline.engine.tracing import RUN
+from strandline.model import Carrier, RunId, SessionKey
+from strandline.workers import messages as m
+from strandline.workers.attempt import RemoteAttempt
+from strandline.workers.channel import Channel
+
+_log = logging.getLogger("strandline.runner")
+
+LOOK_EVERY_S: Final = 0.02
+"""How often it is looked whether a thread that works on after its call has ended."""
+orders: Final = decoder(list[m.Order])
+"""Reads a frame of orders."""
+
+
+class _Named(Struct, frozen=True):
+    """The run that log lines name."""
+
+    run_id: RunId
+    key: SessionKey
+    trace: Carrier | None
+
+
+class _Under(Struct):
+    """A call under way, and what can be told it."""
+
+    call: Call[Any]
+    attempt: RemoteAttempt | None = None
+
+
+class Inside:
+    """The worker's half of the connection. `join` makes the trace current that a carrier names."""
+
+    def __init__(
+        self,
+        target: Target,
+        loops: Loops,
+        clock: Clock,
+        join: Callable[[Carrier], object],
+        *,
+        leave: Callable[[], object],
+        gone: Callable[[], object],
+    ) -> None:
+        self.channel = Channel(self._take, gone, orders)
+        self._target = target
+        self._loops = loops
+        self._clock = clock
+        self._join = join
+        self._leave = leave
+        self._agents: dict[int, SessionAgent] = {}
+        self._under_way: dict[int, _Under] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self) -> None:
+        """Try what is served, and say that calls are taken."""
+        if isinstance(self._target, TriedAtStart):
+            await self._loops.start(self._target.try_out).done
+        self.channel.say(m.Ready(self._target.opaque))
+
+    # -- orders ------------------------------------------------------------------------------------
+
+    def _take(self, order: m.Order) -> None:
+        match order:
+            case m.Run():
+                self._run(order)
+            case m.Build():
+                copy_context().run(self._start, order, partial(self._built, order), None)
+            case m.Signal(call) if (attempt := self._attempt(call)) is not None:
+                attempt.signal.set()
+            case m.Cancel(call) if (under := self._under_way.get(call)) is not None:
+                self._loops.cancel(under.call)
+            case m.Go(call, on) if (attempt := self._attempt(call)) is not None:
+                self._loops.post(partial(attempt.go, on))
+            case m.Rest(agent) if (idle := self._agents.get(agent)) is not None:
+                self._loops.post(idle.rest)
+            case m.Drop(agent):
+                self._loops.discard(self._agents.pop(agent, None))
+            case m.Beat():
+                self._pulse()
+            case m.Where(call):
+                self._spawn(self._tell_where(call))
+            case m.Leave():
+                self._leave()
+
+    def _attempt(self, call: int) -> RemoteAttempt | None:
+        under = self._under_way.get(call)
+        return None if under is None else under.attempt
+
+    def _run(self, order: m.Run) -> None:
+        signal: Signal = self._loops.signal()
+        attempt = RemoteAttempt(order, signal, self._send, self._clock)
+        copy_context().run(self._start, order, partial(self._agents[order.agent].run, attempt), attempt)
+
+    async def _built(self, order: m.Build) -> None:
+        self._agents[order.call] = await self._target.build(order.key, order.record, order.progress)
+
+    def _start(
+        self,
+        order: m.Build | m.Run,
+        work: Callable[[], Coroutine[Any, Any, Finished | None]],
+        attempt: RemoteAttempt | None,
+    ) -> None:
+        """Begin a call, in a context of its own."""
+        if isinstance(order, m.Build):
+            RUN.set(_Named(order.run_id, order.key, order.trace))
+        else:
+            context = order.context
+            RUN.set(_Named(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
+        if order.carrier is not None:
+            self._join(order.carrier)
+        under = self._under_way[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)
+        self._spawn(self._tell_end(order.call, under.call))
+
+    async def _tell_end(self, number: int, call: Call[Any]) -> None:
+        try:
+            finished, failure = await call.done
+        except CallCancelled:
+            finished, failure = None, m.Failure("CancelledError", "", cancelled=True)
+        alive = call.is_alive
+        opaque = self._target.opaque
+        self.channel.say(m.Done(call=number, opaque=opaque, finished=finished, failure=failure, alive=alive))
+        while call.is_alive:  # noqa: ASYNC110 (threads of user code tell nobody that they end)
+            await asyncio.sleep(LOOK_EVERY_S)
+        del self._under_way[number]
+        if alive:
+            self.channel.say(m.Over(number))
+
+    # -- reports -----------------------------------------------------------------------------------
+
+    def _send(self, told: bytes) -> None:
+        """Send a report from the agent loop, in order with all others and with the end of its call."""
+        self._loops.tell(partial(self.channel.send, told))
+
+    def _pulse(self) -> None:
+        """Say how the agent loop does: whether it has given the sign of life that it was last asked for."""
+        load = self._loops.load()
+        running = None
+        if load.silent_s:
+            running = next((call for call, under in self._under_way.items() if self._loops.blocks(under.call)), None)
+        self.channel.say(m.Pulse(silent_s=load.silent_s, running=running, backlog=load.backlog))
+        self._loops.beat()
+
+    async def _tell_where(self, call: int) -> None:
+        under = self._under_way.get(call)
+        self.channel.say(m.Here(call, [] if under is None else await self._loops.stack(under.call)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _ended(
+    work: Callable[[], Coroutine[Any, Any, Finished | None]],
+) -> tuple[Finished | None, m.Failure | None]:
+    """Do the work, and return every ending of it as a value."""
+    try:
+        return await work(), None
+    except asyncio.CancelledError:
+        return None, m.Failure("CancelledError", "", cancelled=True)
+    except BaseException as error:  # also SystemExit: a tool that calls sys.exit() fails its own run only
+        _log.debug("the run failed here", exc_info=error)
+        return None, m.Failure(kind_of(error), detail_of(error))

@@ -1,0 +1,291 @@
+"""Agent loops in worker processes: what `strandline.engine.loops.Loops` promises, with everything in reach of a kill.
+
+What the engine has started here runs as a task of the serving loop, and is no user code: it stands for a call in a
+worker. A call is alive as long as the worker says so. A worker that dies takes with it all that worked there, and
+another one takes its place; so does one that is ended because its loop is blocked, or because something works on there
+for which nobody waits any more.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
+from typing import Any, Final, Protocol, TypeVar
+
+from strandline.agents.port import Signal
+from strandline.clock import Clock
+from strandline.engine.calls import CURRENT, Call, CallCancelled
+from strandline.engine.loops import Load, WorkerLoad
+from strandline.workers.channel import Channel, Frames
+from strandline.workers.end import WorkerEnd
+from strandline.workers.process import LEAVE_S
+
+T = TypeVar("T")
+_log = logging.getLogger("strandline.workers")
+
+YOUNG_S: Final = 10.0
+"""A worker that dies sooner than this is replaced later each time."""
+LONGEST_WAIT_S: Final = 30.0
+"""But no later than this."""
+SPAWN_AGAIN_S: Final = 1.0
+"""How long to wait before a process that could not be started is tried again."""
+
+
+class Process(Protocol):
+    """A worker's process; see `strandline.workers.process`."""
+
+    pid: int
+
+    async def connect(self, channel: Channel) -> None:
+        """Have the loop that runs listen to it."""
+        ...
+
+    def frames(self) -> Frames:
+        """Return what has come before somebody listened."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    async def ended(self) -> str:
+        """Wait until nothing of it is left; return how it ended."""
+        ...
+
+    def leave(self) -> None:
+        """Tell it to leave."""
+        ...
+
+    def gone(self, within_s: float) -> None:
+        """Return when it is gone."""
+        ...
+
+
+class ToldFlag:
+    """A signal that others are told of."""
+
+    __slots__ = ("_set", "_tell")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._tell: Callable[[], object] | None = None
+
+    def is_set(self) -> bool:
+        """Tell whether it was set."""
+        return self._set
+
+    def set(self) -> None:
+        """Set it."""
+        if not self._set:
+            self._set = True
+            if self._tell is not None:
+                self._tell()
+
+    def follow(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called when it is set, or now."""
+        self._tell = tell
+        if self._set:
+            tell()
+
+
+class WorkerLoops:
+    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each."""
+
+    def __init__(self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock) -> None:
+        self._first = processes
+        self._spawn = spawn
+        self._clock = clock
+        self._ends: list[WorkerEnd] = []
+        """The workers in use, by their places."""
+        self._processes: dict[WorkerEnd, Process] = {}
+        """All that are not known to be gone."""
+        self._relieved: list[WorkerEnd] = []
+        self._failures = [0] * len(processes)
+        """How many times in a row the worker of a place has died young."""
+        self._free: asyncio.Event = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._given_up = 0
+        self._lost = 0
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Listen to the workers; return when each of them takes calls, or has failed to."""
+        for place, process in enumerate(self._first):
+            self._ends.append(self._attended(place, process))
+        await asyncio.wait([end.ready for end in self._ends])
+
+    async def free(self) -> WorkerEnd:
+        """Return the worker that has least to do, as soon as there is one."""
+        while not (free := [end for end in self._ends if end.is_free]):
+            self._free.clear()
+            await self._free.wait()
+        return min(free, key=lambda end: (end.running, end.agents))
+
+    @property
+    def opaque(self) -> bool:
+        """Whether what is served counts as opaque in any worker."""
+        return any(end.opaque for end in self._ends if end.is_free)
+
+    def _attended(self, place: int, process: Process) -> WorkerEnd:
+        end = WorkerEnd(process.pid, self._clock, process.kill)
+        self._processes[end] = process
+        end.ready.add_done_callback(lambda _: self._free.set())
+        self._do(self._attend(place, end, process))
+        return end
+
+    async def _attend(self, place: int, end: WorkerEnd, process: Process) -> None:
+        """Listen to a worker until it is gone, and see to it that another one is in its place then."""
+        began = self._clock.monotonic()
+        await process.connect(end.channel(process.frames()))
+        how = await process.ended()
+        was_told = end.told
+        end.dead()
+        del self._processes[end]
+        if end in self._relieved:
+            self._relieved.remove(end)
+        if self._closed or self._ends[place] is not end:
+            return
+        if not was_told:
+            self._lost += 1
+            _log.error("worker %d (process %d) has died: %s%s", place, end.pid, how, end.why)
+        young = self._clock.monotonic() - began < YOUNG_S
+        self._failures[place] = self._failures[place] + 1 if young else 0
+        if young:
+            await asyncio.sleep(min(2.0 ** (self._failures[place] - 1) - 1, LONGEST_WAIT_S))
+        self._replace(place)
+
+    def _replace(self, place: int) -> None:
+        if self._closed:
+            return
+        try:
+            process = self._spawn()
+        except OSError as error:
+            _log.error("no process can take the place of worker %d yet: %s", place, error)
+            self._do(self._replace_later(place))
+            return
+        self._ends[place] = self._attended(place, process)
+        _log.info("process %d takes the place of worker %d", process.pid, place)
+
+    async def _replace_later(self, place: int) -> None:
+        await asyncio.sleep(SPAWN_AGAIN_S)
+        self._replace(place)
+
+    # -- what the engine asks for ------------------------------------------------------------------
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+        """Run `work()` as a task of the serving loop, in a copy of the caller's context."""
+        loop = asyncio.get_running_loop()
+        call: Call[T] = Call(loop.create_future(), self)
+        context = copy_context()
+        context.run(CURRENT.set, call)
+        call.task = task = loop.create_task(work(), context=context)
+        task.add_done_callback(lambda _: _finish(call, task))
+        return call
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel the call's task once; where it waits for a worker, that is told."""
+        if call.task is not None:
+            call.task.cancel()
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Call `work` soon."""
+        asyncio.get_running_loop().call_soon(work)
+
+    def tell(self, work: Callable[[], object]) -> None:
+        """Call `work` soon."""
+        asyncio.get_running_loop().call_soon(work)
+
+    def discard(self, thing: object) -> None:
+        """Do nothing: what stands for an agent has it dropped when it is gone itself."""
+
+    def signal(self) -> Signal:
+        """Return a signal that a worker is told of."""
+        return ToldFlag()
+
+    def beat(self) -> None:
+        """Ask all workers for a sign of life."""
+        for end in list(self._processes):
+            end.beat()
+            end.end_if_idle()
+
+    def silent_s(self, call: Call[Any]) -> float:
+        """Return for how long the call's worker has owed a sign of life; 0 for one that is to end already."""
+        end = call.home
+        return end.silent_s() if isinstance(end, WorkerEnd) and end in self._ends else 0.0
+
+    def blocks(self, call: Call[Any]) -> bool:
+        """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
+        return isinstance(call.home, WorkerEnd) and call.home.blocks(call)
+
+    def retire(self, call: Call[Any]) -> None:
+        """End the call's worker at once."""
+        if isinstance(call.home, WorkerEnd) and call.home in self._ends:
+            self._given_up += 1
+            call.home.retire()
+            self._replace(self._ends.index(call.home))
+
+    def relieve(self, call: Call[Any]) -> None:
+        """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
+        if isinstance(call.home, WorkerEnd) and call.home in self._ends:
+            place, end = self._ends.index(call.home), call.home
+            _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
+            self._replace(place)
+            self._relieved.append(end)
+            end.relieve()
+            if len(self._relieved) > len(self._ends):
+                self._relieved[0].retire()
+
+    def lives(self, home: object) -> bool:
+        """Tell whether calls may begin in a worker."""
+        return isinstance(home, WorkerEnd) and home.is_free
+
+    def load(self) -> Load:
+        """Return how the workers are doing."""
+        workers = [
+            WorkerLoad(pid=end.pid if end.is_free else None, running=end.running, silent_s=end.silent_s())
+            for end in self._ends
+        ]
+        return Load(
+            silent_s=max((each.silent_s for each in workers), default=0.0),
+            backlog=sum(end.backlog for end in self._ends),
+            given_up=self._given_up,
+            workers=workers,
+            workers_lost=self._lost,
+        )
+
+    async def stack(self, call: Call[Any]) -> list[str]:
+        """Return where the call's code is, as far as its worker tells."""
+        if not isinstance(call.home, WorkerEnd):
+            return ["waits for a worker"]
+        return await call.home.stack(call)
+
+    def close(self) -> bool:
+        """End all workers: nothing is left to work. Returns True."""
+        if self._closed:
+            return True
+        self._closed = True
+        processes = list(self._processes.values()) if self._ends else list(self._first)
+        for process in processes:
+            process.leave()
+        until = time.monotonic() + LEAVE_S
+        for process in processes:
+            process.gone(until - time.monotonic())
+        return True
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _finish(call: Call[T], task: "asyncio.Task[T]") -> None:
+    call.task = None
+    if task.cancelled():
+        call.fail(CallCancelled())
+    elif (error := task.exception()) is not None:
+        call.fail(error)
+    else:
+        call.abandon(task.result())
