@@ -26,7 +26,7 @@ from strandline.logs import log_to_stderr
 from strandline.telemetry.export import export_if_wanted, flush
 from strandline.telemetry.traces import Traces
 from strandline.workers import messages as m
-from strandline.workers.channel import Frames, frame
+from strandline.workers.channel import Frames, Writer, frame
 from strandline.workers.inside import Inside, orders
 
 FLUSH_S: Final = 0.5
@@ -74,7 +74,8 @@ async def _serve(connection: socket.socket, target: Target, loops: AgentLoops) -
         if not leaving.is_set():
             _gone()
 
-    inside = Inside(target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone)
+    write = Writer(connection).write
+    inside = Inside(target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, write=write)
     await asyncio.get_running_loop().create_connection(lambda: inside.channel, sock=connection)
     beginning = asyncio.create_task(inside.begin())
     beginning.add_done_callback(lambda _: look_less())

@@ -5,6 +5,8 @@ reports comes over as the journal would have kept it.
 """
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -41,10 +43,50 @@ class Frames:
             del buffer[:at]
 
 
+class Writer:
+    """Writes to a socket from any thread, whole frames in the order of the calls; never waits.
+
+    What the socket does not take at once is written when it does, by the loop that it was made on.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection.dup()
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._left = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Write it, now or later; in vain if nobody is there."""
+        with self._lock:
+            if not self._left:
+                sent = self._sent(data)
+                if sent == len(data):
+                    return
+                data = data[sent:]
+                self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._go_on)
+            self._left += data
+
+    def _go_on(self) -> None:
+        with self._lock:
+            del self._left[: self._sent(self._left)]
+            if not self._left:
+                self._loop.remove_writer(self._socket)
+
+    def _sent(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # (that nobody is there is noticed where it is read)
+
+
 class Channel(asyncio.Protocol):
     """`take` is called with each message that comes, decoded by `decode`; `gone` when the other end is closed.
 
-    `frames` has what came before there was a loop. Belongs to the loop that it is connected on.
+    `frames` has what came before there was a loop, `write` is used instead of the transport, for those who write from
+    other threads too. Belongs to the loop that it is connected on.
     """
 
     def __init__(
@@ -53,12 +95,14 @@ class Channel(asyncio.Protocol):
         gone: Callable[[], object],
         decode: Callable[[bytes], list[Any]],
         frames: Frames | None = None,
+        write: Callable[[bytes], object] | None = None,
     ) -> None:
         self._take = take
         self._gone = gone
         self._decode = decode
         self._frames = frames or Frames()
         self._waiting: list[bytes] = []
+        self._write = write
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,13 +123,16 @@ class Channel(asyncio.Protocol):
 
     def say(self, message: object) -> None:
         """Send a message, with all others of this turn of the loop."""
-        self.send(encode_messages(message))
-
-    def send(self, told: bytes) -> None:
-        """Send a message that is encoded."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(told)
+        self._waiting.append(encode_messages(message))
+
+    def write(self, data: bytes) -> None:
+        """Send a frame at once; where there is a `write` for it, from any thread."""
+        if self._write is not None:
+            self._write(data)
+        elif self._transport is not None:
+            self._transport.write(data)
 
     def close(self) -> None:
         """Close it; the other end hears it once it has read what was sent."""
@@ -96,4 +143,4 @@ class Channel(asyncio.Protocol):
     def _flush(self) -> None:
         if self._waiting and self._transport is not None:
             told, self._waiting = self._waiting, []
-            self._transport.write(frame(*told))
+            self.write(frame(*told))

@@ -22,7 +22,7 @@ from strandline.engine.tracing import RUN
 from strandline.model import Carrier, RunId, SessionKey
 from strandline.workers import messages as m
 from strandline.workers.attempt import RemoteAttempt
-from strandline.workers.channel import Channel
+from strandline.workers.channel import Channel, frame
 
 _log = logging.getLogger("strandline.runner")
 
@@ -48,7 +48,10 @@ class _Under(Struct):
 
 
 class Inside:
-    """The worker's half of the connection. `join` makes the trace current that a carrier names."""
+    """The worker's half of the connection. `join` makes the trace current that a carrier names.
+
+    `write` sends a frame from any thread; without it, the agent loop has to be the loop that listens.
+    """
 
     def __init__(
         self,
@@ -59,8 +62,9 @@ class Inside:
         *,
         leave: Callable[[], object],
         gone: Callable[[], object],
+        write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.channel = Channel(self._take, gone, orders)
+        self.channel = Channel(self._take, gone, orders, write=write)
         self._target = target
         self._loops = loops
         self._clock = clock
@@ -69,6 +73,8 @@ class Inside:
         self._agents: dict[int, SessionAgent] = {}
         self._under_way: dict[int, _Under] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reports: list[bytes] = []
+        """What the agents have reported in this turn of their loop."""
 
     async def begin(self) -> None:
         """Try what is served, and say that calls are taken."""
@@ -147,8 +153,15 @@ class Inside:
     # -- reports -----------------------------------------------------------------------------------
 
     def _send(self, told: bytes) -> None:
-        """Send a report from the agent loop, in order with all others and with the end of its call."""
-        self._loops.tell(partial(self.channel.send, told))
+        """Send a report, with all others of this turn of the agent loop: before the end of its call, which is told by
+        way of the other loop."""
+        if not self._reports:
+            asyncio.get_running_loop().call_soon(self._write_reports)
+        self._reports.append(told)
+
+    def _write_reports(self) -> None:
+        told, self._reports = self._reports, []
+        self.channel.write(frame(*told))
 
     def _pulse(self) -> None:
         """Say how the agent loop does: whether it has given the sign of life that it was last asked for."""

@@ -1,16 +1,14 @@
-"""What worker processes bring: `python -m bench.workers.measure AGENT [--stream]`; needs two cores for itself.
+"""What worker processes bring: `python -m bench.cores AGENT:SUBJECT,...`; needs two cores for itself.
 
-The subjects take turns: the server as it is on one core (the load has the other) and on both, two of them with a
-journal each, and the prototype with one and two workers. Where both cores are used the load generator has its share of
+The subjects take turns: the server without workers on one core (the load has the other) and on both, two of them with a
+journal each, and one with workers. Where both cores are used the load generator has its share of
 them; *corrected* is what the rest of two cores would give.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,15 +35,14 @@ AGENTS = {
 }
 """What is served, how many sessions talk at once, and how many answers fill their windows."""
 ONE, BOTH = {0}, {0, 1}
-SUBJECTS: dict[str, list[tuple[int, str, set[int]]]] = {
-    "one": [(0, "own", ONE)],
-    "one, both cores": [(0, "own", BOTH)],
-    "two servers": [(0, "own", {0}), (0, "own", {1})],
-    "1 worker": [(1, "inline", BOTH)],
-    "2 workers": [(2, "inline", BOTH)],
-    "2 workers, agent loop": [(2, "own", BOTH)],
-    "2 workers, a core each": [(2, "inline pinned", BOTH)],
+SUBJECTS: dict[str, list[tuple[int, set[int]]]] = {
+    "one": [(1, ONE)],
+    "one, both cores": [(1, BOTH)],
+    "two servers": [(1, {0}), (1, {1})],
+    "2 workers": [(2, BOTH)],
+    "3 workers": [(3, BOTH)],
 }
+"""How many workers each server of a subject has, and its cores."""
 
 
 @dataclass
@@ -72,15 +69,13 @@ class Turn:
 class Process:
     """One server."""
 
-    def __init__(
-        self, stack: ExitStack, folder: Path, number: int, target: str, how: tuple[int, str, set[int]]
-    ) -> None:
-        workers, where, where_to = how
+    def __init__(self, stack: ExitStack, folder: Path, number: int, target: str, how: tuple[int, set[int]]) -> None:
+        workers, cores = how
         self.log = folder / f"{number}.log"
-        arguments = [sys.executable, "-m", "bench.workers.serve", str(workers), where, "serve", target]
-        arguments += ["--port", "0", "--journal", f"sqlite:{folder / f'{number}.db'}", "--workspace", str(folder / "w")]
+        arguments = [sys.executable, "-m", "strandline", "serve", target, "--port", "0", "--workers", str(workers)]
+        arguments += ["--journal", f"sqlite:{folder / f'{number}.db'}", "--workspace", str(folder / "w")]
         paths = f"{ROOT / 'src'}:{ROOT}:{ROOT / 'tests'}"
-        with pinned(where_to), self.log.open("w") as out:
+        with pinned(cores), self.log.open("w") as out:
             self.process = subprocess.Popen(
                 arguments, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdout=out, stderr=out
             )
@@ -90,14 +85,17 @@ class Process:
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.05)
         self.url = found.group()
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.workers = [int(pid) for pid in children.split()]
 
     def times(self) -> dict[str, float]:
-        seen = self.log.read_text().count("TIMES ")
-        self.process.send_signal(signal.SIGUSR2)
-        while (text := self.log.read_text()).count("TIMES ") == seen or not text.endswith("\n"):
-            time.sleep(0.005)
-        found: dict[str, float] = json.loads(text.rpartition("TIMES ")[2])
-        return found
+        """Return the processor time of the server's own process, and of its workers."""
+        return {"server": cpu_s(self.process.pid), "workers": sum(map(cpu_s, self.workers))}
+
+
+def cpu_s(pid: int) -> float:
+    """Return the processor time of all threads of a process."""
+    return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 class Ear(asyncio.Protocol):
