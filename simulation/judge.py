@@ -151,7 +151,7 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
         if last.how != "asked" or last.asks != [each.id for each in outcome.input_requests]:
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
-        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or life.faulty):
+        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or last.blocked or life.faulty):
             yield "and nothing had failed"
     elif code is ErrorCode.STOPPED:
         if not last.drained:
@@ -211,7 +211,7 @@ def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
 
 def _may_be_left(life: Life) -> bool:
     """Tell whether a run may end before its code does."""
-    return bool(life.traits.threads or life.traits.swallows)
+    return bool(life.traits.threads or life.traits.swallows or life.workers)
 
 
 # -- G9, and what has to end in time -------------------------------------------------------------------
