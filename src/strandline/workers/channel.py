@@ -109,6 +109,7 @@ class Channel(asyncio.Protocol):
         """Take the way to the other end."""
         self._transport = cast(asyncio.WriteTransport, transport)
         self._flush()
+        self.data_received(b"")  # (whole frames may have come before)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that there is nobody any more."""
