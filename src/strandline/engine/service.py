@@ -346,6 +346,7 @@ class Service:
             agents_in_memory=len(self._pool),
             refused_runs=self._admission.refused,
             lost_clients=self._audience.lost,
+            workers=self._loops.load().workers,
         )
 
     def shares(self) -> dict[Principal, Share]:

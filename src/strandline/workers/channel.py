@@ -67,6 +67,12 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._go_on)
             self._left += data
 
+    def close(self) -> None:
+        """Write nothing more."""
+        with self._lock:
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
     def _go_on(self) -> None:
         with self._lock:
             del self._left[: self._sent(self._left)]
