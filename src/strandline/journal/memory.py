@@ -78,6 +78,11 @@ class MemoryJournal(MemoryControls, MemoryLists):
         """How often it was opened."""
         return self._epoch
 
+    @property
+    def trouble(self) -> str | None:
+        """Nothing hinders it."""
+        return None
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """End all holds, fence every older owner; return what was executing, in order of sequence, with new tokens."""
         with self._lock:

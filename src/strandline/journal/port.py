@@ -348,6 +348,15 @@ class Journal(Protocol):
         """How many owners the journal has had by now, the one that opened it last counted: it rises with each."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept at this moment, for people; None: it can, as far as is known. Never blocks.
+
+        Told soon after a verb has failed by it, and by itself no more as soon as it is over. A verb that fails for a
+        reason of its own (a damaged record, more than there is room for) is none.
+        """
+        ...
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Take ownership, fence every older owner, and return what was executing then, with fresh tokens.
 
