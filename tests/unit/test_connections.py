@@ -5,7 +5,7 @@ import logging
 import re
 import resource
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -172,6 +172,42 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+NO_HTTP: Final = (
+    b"no HTTP at all\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # (TLS)
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\n: nameless\r\n\r\n",
+    b"GET / HTTP/1.1\r\nnone\x00: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("sent", NO_HTTP)
+def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def life(clock: VirtualClock) -> None:
+        tally = Tally()
+        wire, connection = connected(echo, made_by=connections(most=10, patience_s=10, on_end=tally.cut_off))
+        connection.data_received(sent)
+        await settle()
+        if not wire.ended:
+            assert b" 200 " in wire.written
+        else:
+            assert tally.cuts["malformed"] == 1
+        wire.close()
+        connection.connection_lost(None)
+        await settle()
+
+    with caplog.at_level(logging.WARNING):
+        run_virtual(life)
+    assert not caplog.records
 
 
 def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
