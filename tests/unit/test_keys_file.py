@@ -73,6 +73,21 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
     assert not knows(keys, BOB)
 
 
+@pytest.mark.parametrize("empty", ["", "\n", "# none for now\n"])
+def test_the_last_key_goes_when_another_one_stands_in_its_place_and_not_by_an_empty_file(
+    empty: str, file: Path
+) -> None:
+    write(file, ADA)
+    keys = Keys(Settings(api_keys_file=str(file)))
+    file.write_text(empty)
+    asyncio.run(keys.look())
+    assert knows(keys, ADA)
+    write(file, EVE)
+    asyncio.run(keys.look())
+    assert not knows(keys, ADA)
+    assert knows(keys, EVE)
+
+
 def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> None:
     keys = Keys(Settings(api_keys_file=str(file)))
     before = keys.ring.find(ADA[0].encode())
