@@ -316,6 +316,30 @@ def test_an_answer_before_the_body_does_not_keep_the_connection_for_good() -> No
     run_virtual(life)
 
 
+def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> None:
+    """An error in the middle of it could be told nobody, and the body may be what the answer is made of."""
+
+    async def early(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        await send({"type": "http.response.body", "body": b"all [%s]" % message.get("body", b"gone")})
+
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(early)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nx")
+        await asyncio.sleep(30)
+        assert not wire.ended
+        connection.data_received(b"y")
+        await settle()
+        connection.data_received(b"z")
+        await settle()
+        assert wire.written.endswith(b"all [z]")
+        assert wire.written.count(b"HTTP/1.1") == 1
+
+    run_virtual(life)
+
+
 def closed_by_client(wire: Wire, connection: Connection) -> None:
     connection.eof_received()
     wire.close()
