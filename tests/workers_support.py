@@ -2,9 +2,8 @@
 
 import asyncio
 import socket
-from itertools import count
-
 from collections.abc import Callable
+from itertools import count
 
 from strandline.agents.port import Target
 from strandline.clock import SystemClock
@@ -15,7 +14,6 @@ from strandline.workers.inside import Inside
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.messages import Loaded
 from strandline.workers.target import WorkersTarget
-
 
 PIDS = count(100)
 Spawn = Callable[[], "Nearby"]

@@ -95,6 +95,8 @@ class Health(Struct, frozen=True, kw_only=True):
 
     ready: bool
     draining: bool
+    trouble: str | None
+    """Why nothing that is asked for can be kept; None if it can."""
     processing: bool
     running: int
     held: int

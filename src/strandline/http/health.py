@@ -41,7 +41,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
 class ProbeBody(Struct, frozen=True):
     """One word."""
 
-    status: Literal["alive", "ready", "draining", "starting"]
+    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable"]
 
 
 class Probes:
@@ -87,7 +87,10 @@ class Probes:
         health = self._service.health()
         if health.ready:
             return wire.answer(ProbeBody("ready"))
-        status = ProbeBody("draining" if health.draining else "starting")
+        if health.draining:
+            status = ProbeBody("draining")
+        else:
+            status = ProbeBody("starting" if health.trouble is None else "journal_unavailable")
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
 
 
