@@ -249,6 +249,8 @@ def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> N
     cancelled = Gate()
 
     class Refusing(MemoryJournal):
+        error: Exception
+
         async def stage(self, token: Token, fact: Fact) -> None:
             if isinstance(fact, ToolDone):
                 raise self.error
@@ -269,7 +271,7 @@ def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> N
     async def main() -> None:
         for error in (JournalUnavailable("no room"), ClaimLost("stale")):
             journal = Refusing(SystemClock())
-            journal.error = error  # type: ignore[attr-defined]
+            journal.error = error
             async with in_workers(behaviour, journal=journal) as (service, _, _):
                 ended = await outcome(await send(service, "go"))
                 assert ended.error is not None
@@ -380,7 +382,7 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             await model.reached.wait()
             (told,) = await service.stacks()
             assert any("in behaviour" in line for line in told.stack)
-            process.inside._take = lambda order: None  # type: ignore[method-assign,assignment]
+            process.inside._take = lambda order: None  # type: ignore[method-assign]
             process.inside.channel._take = process.inside._take
             (told,) = await service.stacks()
             pid = loops._ends[0].pid
