@@ -154,20 +154,3 @@ def test_without_the_setting_there_are_none(tmp_path: Path) -> None:
         assert "workers" not in server.health()
         assert "strandline_worker_ready{" not in server.client.get("/metrics").text
         assert server.ask("hello").result(DEADLINE_S).json()["status"] == "success"
-
-
-def test_a_worker_that_was_asked_for_a_sign_of_life_while_it_loaded_gives_it_then(tmp_path: Path) -> None:
-    """The server asks each second; the module takes two to load."""
-    (tmp_path / "agent.py").write_text(
-        "import time\ntime.sleep(2)\nasync def answer(message, session):\n    return 'done'\n"
-    )
-    server = Server("agent.py:answer", *TWO, folder=tmp_path)
-    try:
-        server.start()
-        pid, other = workers(server)
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: workers(server)[0] != pid, "another one has taken its place")
-        until(lambda: all(each["silent_s"] < 0.5 for each in server.health()["workers"]), "nothing is owed for long")
-        assert workers(server)[1] == other
-    finally:
-        server.close()

@@ -44,7 +44,7 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     frames = Frames()
-    setup = _setup(connection, frames)
+    setup = first_order(connection, frames)
     sys.path[:] = setup.path
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     export_if_wanted(os.environ, setup.agent_id)
@@ -86,7 +86,7 @@ async def _serve(connection: socket.socket, frames: Frames, target: Target, loop
     beginning.cancel()
 
 
-def _setup(connection: socket.socket, frames: Frames) -> m.Setup:
+def first_order(connection: socket.socket, frames: Frames) -> m.Setup:
     """Read the first order; what has come behind it is left in `frames`."""
     while data := connection.recv(1 << 16):
         for each in frames.feed(data):
