@@ -46,12 +46,12 @@ def main() -> None:
     setup = _setup(connection)
     sys.path[:] = setup.path
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
-    export_if_wanted(os.environ, setup.agent_id)
     try:
         target = load_target(setup.target, history=setup.history)
     except SetupError as error:
         _say(connection, m.Refused(str(error)))
         return
+    export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module has set up comes first)
     _say(
         connection,
         m.Loaded(
