@@ -22,7 +22,7 @@ from strandline.engine.tracing import RUN
 from strandline.model import Carrier, RunId, SessionKey
 from strandline.workers import messages as m
 from strandline.workers.attempt import RemoteAttempt
-from strandline.workers.channel import Channel, frame
+from strandline.workers.channel import Channel, Frames, frame
 
 _log = logging.getLogger("strandline.runner")
 
@@ -50,7 +50,8 @@ class _Under(Struct):
 class Inside:
     """The worker's half of the connection. `join` makes the trace current that a carrier names.
 
-    `write` sends a frame from any thread; without it, the agent loop has to be the loop that listens.
+    `frames` has what came before anybody listened. `write` sends a frame from any thread; without it, the
+    agent loop has to be the loop that listens.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Inside:
         *,
         leave: Callable[[], object],
         gone: Callable[[], object],
+        frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.channel = Channel(self._take, gone, orders, write=write)
+        self.channel = Channel(self._take, gone, orders, frames, write)
         self._target = target
         self._loops = loops
         self._clock = clock
