@@ -20,6 +20,8 @@ _log = logging.getLogger("strandline.workers")
 
 reports: Final = decoder(list[m.Report])
 """Reads a frame of reports."""
+END_S: Final = 0.5
+"""How long a process that has closed its connection gets to end: only its end says that nothing of it works."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
@@ -267,9 +269,9 @@ class WorkerEnd:
                 self.opaque = report.opaque
 
     def _gone(self) -> None:
-        """Note that the connection has ended: the process is dead, or is to be so."""
+        """Note that the connection has ended: the process is dead, or about to be, or it is ended."""
         self.leaving = True
-        self._kill()
+        asyncio.get_running_loop().call_later(END_S, self._kill)
 
     def dead(self) -> None:
         """Note that nothing of the process is left."""
