@@ -152,6 +152,11 @@ class Container:
         return state
 
     @property
+    def health_checks(self) -> str:
+        """What the last checks of its health have said."""
+        return "\n".join(check["Output"] for check in self.state["Health"]["Log"] or ())
+
+    @property
     def logs(self) -> str:
         """Everything that it said."""
         done = subprocess.run(

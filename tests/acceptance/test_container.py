@@ -182,8 +182,11 @@ def test_a_stop_drains_and_a_second_container_on_the_volume_takes_over(
     with volume(image) as data, container(image, *HARDENED, *app.mount, *data.mount) as first:
         url = first.until_ready()
         running, waiting = line_up(url, waiters, ["first", "second"])
-        with container(image, "--init", *HARDENED, *app.mount, *data.mount) as second:
+        options = ("--init", *HARDENED, *app.mount, *data.mount)
+        with container(image, *options, port=9191, command=["--port", "9191"]) as second:
             until(lambda: second.probes == (200, 503), "the second one waits")
+            until(lambda: "starting" in second.health_checks, "the engine has looked at it")
+            assert second.state["Health"]["Status"] == "starting", "healthy is who has been ready"
             stopped = waiters.submit(first.stop)
             until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "the first one drains")
             assert second.probes == (200, 503)
@@ -195,6 +198,7 @@ def test_a_stop_drains_and_a_second_container_on_the_volume_takes_over(
             assert stopped.result(DEADLINE_S) == 0
 
             url = second.until_ready()
+            until(lambda: second.state["Health"]["Status"] == "healthy", "the engine calls it healthy")
             until(lambda: len(history(url)) == 4, "the second run answered")
             assert judge(history(url), ["first", "second"]) == []
             run = httpx.get(f"{url}{later.headers['location']}").json()
@@ -345,6 +349,15 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
         assert "That was message 2 of this session." in second.result(DEADLINE_S).json()["response"]
         until(lambda: server.state["Health"]["Status"] == "healthy", "the engine calls it healthy")
 
+        # What is typed into it is the server's: its user's, in its folder, with its settings. (`docker exec` is root.)
+        assert server.execute("id", "-u") == "0"
+        assert server.execute("strandline", "stacks") == "Nothing runs."
+        settings = json.loads(server.execute("strandline", "settings", "--json"))["settings"]
+        in_force = {each["name"]: each["value"] for each in settings}
+        assert (in_force["host"], in_force["port"]) == ("0.0.0.0", 9090)
+        server.execute("strandline", "journal", "backup", "copy.db")
+        assert server.execute("stat", "--format", "%u:%g", "/data/workspace/copy.db") == "10001:10001"
+
 
 def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
     """Its client is in the image, so that only the key is missing."""
@@ -355,11 +368,12 @@ def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_port_is_refused(image: str, app: App) -> None:
-    done = run_to_end(image, "--env", "PORT=http", *app.mount)
-
-    assert done.status == 2
-    assert "PORT is 'http'" in done.stderr
+def test_a_wrong_port_is_refused_under_the_name_that_it_was_given_by(image: str, app: App) -> None:
+    """Such as a URL, which Kubernetes sets where a Service has the name of this one."""
+    for name, wrong in (("PORT", "http"), ("STRANDLINE_PORT", "tcp://10.0.0.7:8080")):
+        done = run_to_end(image, "--env", f"{name}={wrong}", *app.mount)
+        assert done.status == 2
+        assert f"port is '{wrong}' ({name})" in done.stderr
 
 
 def test_options_behind_the_image_reach_the_server(image: str, app: App) -> None:
