@@ -68,7 +68,7 @@ def _is_local(image: str) -> bool:
 
 
 HARDENED: Final = (
-    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp"),
+    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp:size=64m"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "512"),
 )
 """How docs/container.md says to run it."""

@@ -133,6 +133,8 @@ def test_five_requests_at_once_are_answered_in_order_and_an_idle_server_stops_cl
         assert rights.pop("NoNewPrivs") == "1"
         assert len(rights) == 5
         assert {int(each, 16) for each in rights.values()} == {0}
+        # What a tool leaves in memory there is bounded, or the kernel would end the server for it.
+        assert server.execute("df", "--output=size", "--block-size=M", "/tmp").split()[-1] == "64M"
         assert server.stop() in (0, 143)
 
 
@@ -269,13 +271,15 @@ WHO: Final = "id -u; id -g; id -G; pwd; echo $HOME; touch journal && grep ^CapEf
         ("4321:4322", [], 4321, 4322),
         ("4321:0", [], 4321, 10001),
         ("5555:5556", ["--user", "5555:5556"], 5555, 5556),
+        ("0:10001", ["--user", "10001:10001"], 10001, 10001),
     ],
-    ids=["the image's", "somebody's", "somebody's with root's group", "started as its owner"],
+    ids=["the image's", "somebody's", "somebody's with root's group", "started as its owner", "as Kubernetes gives it"],
 )
 def test_data_works_whoever_owns_it_and_nothing_runs_as_root(
     image: str, owner: str, options: list[str], uid: int, gid: int
 ) -> None:
-    with volume(image, owner) as data:
+    """(On Kubernetes a disk is root's and, by `fsGroup`, its group may write there.)"""
+    with volume(image, owner, mode="2775" if owner == "0:10001" else "755") as data:
         done = run_to_end(image, *options, *data.mount, command=["sh", "-c", WHO])
 
     assert done.stdout.split() == [f"{uid}", f"{gid}", f"{gid}", *["/data/workspace"] * 2, "0" * 16]
@@ -313,6 +317,12 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
         assert done.status == 2
         assert "chown -R 10001:10001" in done.stderr
         assert "--user" in done.stderr
+
+    full = ("--tmpfs", "/data:uid=10001,gid=10001,nr_inodes=1")
+    done = run_to_end(image, *HARDENED, *app.mount, *full)
+    assert done.status == 2
+    assert "Make room" in done.stderr
+    assert "chown" not in done.stderr
 
 
 def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:

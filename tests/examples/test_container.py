@@ -183,6 +183,7 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         assert (limits["ReadonlyRootfs"], limits["CapDrop"], limits["CapAdd"]) == (True, ["ALL"], None)
         assert limits["SecurityOpt"] == ["no-new-privileges:true"]
         assert (limits["Memory"], limits["PidsLimit"]) == (1 << 30, 512)
+        assert limits["Tmpfs"] == {"/tmp": "size=64m"}, "files in there take of the memory"
         # An executor thread for each sync tool, and the threads of servers, journals and libraries.
         assert limits["PidsLimit"] >= 1.5 * default_of("executor_threads")
         agent.compose("stop")
