@@ -53,8 +53,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
             _become(_owner_of_data())
         workspace = _workspace()
         environment = _environment(os.environ, workspace)
-        command = _command(arguments, environment)
-        os.chdir(workspace)
+        is_command = bool(arguments) and not arguments[0].startswith("-")
+        command = _given(arguments) if is_command else _server(arguments, environment)
+        if not is_command or os.getcwd() == "/":  # (else somebody has gone where they are)
+            os.chdir(workspace)
     except CannotStart as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(EXIT_SETUP)
@@ -174,12 +176,13 @@ def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
 # -- what ---------------------------------------------------------------------------------------------
 
 
-def _command(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return the command to become: a given one, or the server with the given options."""
-    if arguments and not arguments[0].startswith("-"):
-        # (PATH has this entry under the name of the command.)
-        return [COMMAND if arguments[0] == NAME else arguments[0], *arguments[1:]]
-    return [COMMAND, "serve", _target(environment), *arguments]
+def _given(arguments: Sequence[str]) -> list[str]:
+    """Return the command that was given; ours by its path, since PATH leads to this entry under its name."""
+    return [COMMAND if arguments[0] == NAME else arguments[0], *arguments[1:]]
+
+
+def _server(options: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    return [COMMAND, "serve", _target(environment), *options]
 
 
 def _target(environment: Mapping[str, str]) -> str:

@@ -365,8 +365,10 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
         settings = json.loads(server.execute("strandline", "settings", "--json"))["settings"]
         in_force = {each["name"]: each["value"] for each in settings}
         assert (in_force["host"], in_force["port"]) == ("0.0.0.0", 9090)
+        made = "/data/workspace/copy.db"
         server.execute("strandline", "journal", "backup", "copy.db")
-        assert server.execute("stat", "--format", "%u:%g", "/data/workspace/copy.db") == "10001:10001"
+        assert server.execute("stat", "--format", "%u:%g", made) == "10001:10001"
+        server.execute("sh", "-c", f"cd /data && mv {made} . && strandline journal verify copy.db")
 
 
 def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
