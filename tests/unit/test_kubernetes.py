@@ -95,6 +95,43 @@ def test_what_is_set_are_settings_and_the_cluster_sets_none() -> None:
     assert POD["enableServiceLinks"] is False
 
 
+def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return what kustomize makes of a patch here: containers are merged by their names, None takes away."""
+    made = dict(base)
+    for name, value in patch.items():
+        match made.get(name), value:
+            case _, None:
+                made.pop(name)
+            case dict() as there, dict():
+                made[name] = merged(there, value)
+            case list() as there, [{"name": _}, *_]:
+                patches = {each["name"]: each for each in value}
+                made[name] = [merged(each, patches.pop(each["name"], {})) for each in there]
+                assert not patches, "it names what is not there"
+            case _:
+                made[name] = value
+    return made
+
+
+def test_for_maintenance_it_is_the_same_pod_without_a_server_and_nobody_who_asks_for_one() -> None:
+    folder = FOLDER.with_name("kubernetes-maintenance")
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert [(folder / each).resolve() for each in kustomization["resources"]] == [FOLDER]
+    (patch,) = (yaml.safe_load((folder / each["path"]).read_text()) for each in kustomization["patches"])
+    base = {**STATEFUL_SET, "metadata": {**STATEFUL_SET["metadata"], "namespace": KUSTOMIZATION["namespace"]}}
+    for each in ("apiVersion", "kind"):
+        assert patch[each] == base[each]
+    assert patch["metadata"] == {name: base["metadata"][name] for name in ("name", "namespace")}
+    idle = merged(base, patch)
+    kubernetes_validate.validate(idle, VERSION, strict=True)
+    (container,) = idle["spec"]["template"]["spec"]["containers"]
+    assert not any("Probe" in each for each in container)
+    assert {each for each in CONTAINER if "Probe" not in each} | {"args"} == set(container)
+    # The entry becomes whatever command is no option; PID 1 hears SIGTERM only if it waits for it.
+    assert container["args"][:2] == ["sh", "-c"]
+    assert "trap exit TERM" in container["args"][2]
+
+
 def test_nobody_gets_in_without_a_key() -> None:
     path = ENVIRONMENT["STRANDLINE_API_KEYS_FILE"]
     (folder,) = (each["mountPath"] for each in CONTAINER["volumeMounts"] if each["name"] == "api-keys")
