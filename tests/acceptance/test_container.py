@@ -288,18 +288,23 @@ def test_data_works_whoever_owns_it_and_nothing_runs_as_root(
 def test_a_root_with_three_capabilities_gives_away_what_is_roots_and_no_agent_runs_as_root(
     image: str, app: App
 ) -> None:
-    """Also what root has left there before, and in folders that only their owner may enter."""
+    """Also what root has left there before, and in folders that only their owner may enter; but nothing that is not of
+    /data alone: where a link leads, a file with a second name, another disk.
+    """
     app.open()
     few = ("--cap-drop", "ALL", *(each for cap in ("CHOWN", "SETGID", "SETUID") for each in ("--cap-add", cap)))
     with volume(image, "0:0", mode="700") as data:
-        leave = "umask 77 && mkdir /data/workspace && touch /data/journal.db /data/workspace/note"
+        leave = """umask 77 && mkdir /data/workspace && touch /data/journal.db /data/workspace/note
+            ln -s /etc/passwd /data/link && touch /data/one && ln /data/one /data/two"""
         docker("run", "--rm", "--user", "0", "--entrypoint", "sh", *data.mount, image, "-c", leave)
-        with container(image, "--read-only", *few, *app.mount, *data.mount) as server:
+        disk = ("--tmpfs", "/data/disk:mode=755")
+        with container(image, "--read-only", *few, *app.mount, *data.mount, *disk) as server:
             answer = ask(server.until_ready(), "who?").json()["response"]
-            names = ("/data", "/data/journal.db", "/data/workspace/note")
-            owners = server.execute("stat", "--format", "%u:%g", *names, user="10001")
+            names = ("/data", "/data/journal.db", "/data/workspace/note", "/data/link")
+            others = ("/data/one", "/data/two", "/data/disk", "/etc/passwd")
+            owners = server.execute("stat", "--format", "%u:%g", *names, *others, user="10001")
 
-    assert owners.split() == ["10001:10001"] * 3
+    assert owners.split() == ["10001:10001"] * 4 + ["0:0"] * 4
     assert answer == ("who? uid 10001 gid 10001 groups [] imported as 10001 in /data/workspace home /data/workspace")
 
 
@@ -334,6 +339,14 @@ def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(
 
 
 # -- what it serves, and where ------------------------------------------------------------------------
+
+
+def test_nothing_of_the_environments_runs_before_root_is_given_up(image: str, tmp_path: Path) -> None:
+    """Python would import it as root, were it not told to leave the environment alone."""
+    (tmp_path / "typing.py").write_text("import posix; raise SystemExit(f'imported by {posix.getuid()}')")
+    tmp_path.chmod(0o755)
+    theirs = ("--volume", f"{tmp_path}:/theirs:ro", "--env", "PYTHONPATH=/theirs")
+    assert run_to_end(image, *theirs, command=["id", "-u"]).stdout == "10001\n"
 
 
 def test_without_an_agent_one_paragraph_shows_what_to_mount(image: str) -> None:
