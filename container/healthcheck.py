@@ -1,25 +1,28 @@
 """The image's health check: exit 0 if the server takes requests or stops, 1 with the reason if it starts or is silent.
 
 It asks /readyz, whose answer says which of these it is: a container that is healthy has been ready, and one that drains
-stays healthy, since nobody shall end it for that. Needs only the standard library: it is started every few seconds.
+stays healthy, since nobody shall end it for that. Needs only the standard library, and little of it, for it is started
+every few seconds for a year: `http.client` would nearly double the processor time that it takes.
 """
 
-import http.client
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
-FIRST: Final = Path("/proc/1/cmdline")
+FIRST: Final = "/proc/1/cmdline"
+ASKED: Final = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 ANSWER_S: Final = 2.0
+MOST_BYTES: Final = 65_536
 
 
 def main() -> int:
     """Ask the server on this container's own port."""
     try:
-        arguments = FIRST.read_text(errors="replace").split("\0")
+        with open(FIRST, errors="replace") as file:
+            arguments = file.read().split("\0")
     except OSError:
         arguments = []
     is_well, told = look(port_of(arguments, os.environ))
@@ -40,16 +43,15 @@ def port_of(arguments: list[str], environment: Mapping[str, str]) -> int:
 
 def look(port: int) -> tuple[bool, str]:
     """Return whether the server is well, and what it says."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_S)
     try:
-        connection.request("GET", "/readyz")
-        answer = connection.getresponse()
-        told = answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
+            connection.sendall(ASKED)
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read(MOST_BYTES).partition(b"\r\n\r\n")
+    except OSError as error:
         return False, str(error)
-    finally:
-        connection.close()
-    return answer.status == 200 or '"draining"' in told, told
+    told = body.decode(errors="replace")
+    return head.split()[1:2] == [b"200"] or '"draining"' in told, told
 
 
 if __name__ == "__main__":

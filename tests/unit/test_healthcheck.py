@@ -90,7 +90,7 @@ def test_its_exit_code_is_what_the_engine_goes_by(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     first = tmp_path / "cmdline"
-    monkeypatch.setattr(check, "FIRST", first)
+    monkeypatch.setattr(check, "FIRST", str(first))
     for status, word, code in ((200, "ready", 0), (503, "starting", 1)):
         with answering(status, word) as port:
             first.write_text(f"strandline\0serve\0--port\0{port}\0")
