@@ -168,7 +168,7 @@ def _is_read_only() -> bool:
 def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
     """Return the server's environment: HOME is a folder that it may write to, as many libraries expect."""
     home = given.get("HOME", "/")
-    if home == "/" or not os.access(home, os.W_OK):
+    if not os.access(home, os.W_OK):
         home = str(workspace)
     return {**given, "HOME": home, "USER": given.get("USER", OWN_USER)}
 

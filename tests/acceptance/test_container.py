@@ -323,6 +323,16 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
         assert "chown -R 10001:10001" in done.stderr
         assert "--user" in done.stderr
 
+    with volume(image, "10001:10001") as data:  # and in it, say, a copy that root has put back
+        docker("run", "--rm", "--user", "0", "--entrypoint", "touch", *data.mount, image, "/data/journal.db")
+        done = run_to_end(image, *app.mount, *data.mount)
+        assert done.status == 2
+        assert done.stderr.startswith("/data/journal.db: not writable for user 10001")
+        mend = re.search(r"docker run (.*) -v VOLUME:/data IMAGE (.*)\);", done.stderr)
+        assert mend is not None
+        docker("run", *mend[1].split(), *data.mount, image, *mend[2].split())
+        assert run_to_end(image, *data.mount, command=["true"]).status == 0
+
     full = ("--tmpfs", "/data:uid=10001,gid=10001,nr_inodes=1")
     done = run_to_end(image, *HARDENED, *app.mount, *full)
     assert done.status == 2
@@ -333,8 +343,12 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
 def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:
     (app.folder / "agent.py").chmod(0o600)
     done = run_to_end(image, *app.mount)
+    app.folder.chmod(0o700)
+    behind = run_to_end(image, *app.mount)
 
-    assert done.status == 2
+    assert (done.status, behind.status) == (2, 2)
+    assert "may not read /app/agent.py." in done.stderr
+    assert "may not read /app." in behind.stderr
     assert "chmod -R a+rX" in done.stderr
 
 
