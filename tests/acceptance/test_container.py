@@ -421,6 +421,9 @@ def test_options_behind_the_image_reach_the_server(image: str, app: App) -> None
     assert done.status == 2
     assert "--no-such-option" in done.stderr
 
+    done = run_to_end(image, command=["no-such-command"])
+    assert (done.status, done.stderr) == (127, "no-such-command: No such file or directory\n")
+
 
 def test_the_image_says_what_it_is_and_is_for_any_processor(image: str) -> None:
     told = docker("inspect", "--format", "{{json .Config.Labels}}", image)
