@@ -28,6 +28,7 @@ from docker_engine import (
     volume,
 )
 from strandline import __version__
+from strandline.config import default_of
 
 pytestmark = pytest.mark.docker
 
@@ -435,3 +436,6 @@ def test_the_image_says_what_it_is_and_is_for_any_processor(image: str) -> None:
         assert re.fullmatch("[0-9a-f]{40}", labels["revision"])
         assert datetime.fromisoformat(labels["created"]).tzinfo is not None
     assert not re.search("amd64|x86_64|arm64|aarch64|--platform", (CHECKOUT / "Dockerfile").read_text())
+
+    check = json.loads(docker("inspect", "--format", "{{json .Config.Healthcheck}}", image))
+    assert check["StartPeriod"] / 1e9 >= 2 * default_of("lock_wait"), "nobody is unhealthy for waiting its turn"
