@@ -194,5 +194,9 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         assert limits["Tmpfs"] == {"/tmp": "size=64m"}, "files in there take of the memory"
         # An executor thread for each sync tool, and the threads of servers, journals and libraries.
         assert limits["PidsLimit"] >= 1.5 * default_of("executor_threads")
-        agent.compose("stop")
+        # as the run-book has it
+        assert agent.compose("exec", "-T", "agent", "strandline", "stacks") == "Nothing runs."
+        agent.compose("stop", "agent")
         assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")
+        looked = agent.compose("run", "--rm", "-T", "agent", "sh", "-c", "id -u && ls /data").split()
+        assert {"10001", "journal.db", "workspace"} <= set(looked)
