@@ -454,3 +454,37 @@ def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_pa
         process.leave()
         process.gone(20)
         process._socket.close()
+
+
+def test_who_shares_a_worker_with_code_that_blocks_it_goes_on_by_the_rules_of_a_crash() -> None:
+    """Nothing of a tool in the middle works on once the worker is killed: so its outcome may be told as unknown."""
+    blocks, tool = Gate(), Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        async def waits() -> str:
+            await tool.wait()
+            return "never"
+
+        if asked(attempt) == "blocks":
+            blocks.block()
+        elif attempt.context.attempt == 1:
+            await play_round(attempt, "t1", waits)
+        return f"attempt {attempt.context.attempt}"
+
+    async def main() -> None:
+        async with in_workers(behaviour, workers=1, unknown_tool="tell", hold_limit_s=60.0) as (service, loops, _):
+            (process,) = loops._processes.values()
+            assert isinstance(process, Nearby)
+            beside = await send(service, "beside", "b")
+            await tool.reached.wait()
+            blocking = await send(service, "blocks", "a", timeout_s=0.2)
+            ended = await outcome(blocking)
+            assert ended.error is not None
+            assert ended.error.code is ErrorCode.TIMEOUT
+            assert (await outcome(beside)).output == "attempt 2"
+            assert UNKNOWN_OUTCOME in str(tool_texts(await service.history(key("b"), include_tool_messages=True)))
+            assert loops.load().given_up == 1
+            blocks.open()
+            await asyncio.to_thread(process.loops.close)
+
+    run(main)

@@ -117,8 +117,11 @@ class Loops(Protocol):
         """Tell whether it is this call's code that has the loop's thread at this moment."""
         ...
 
-    def retire(self, call: Call[Any]) -> None:
-        """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled."""
+    def retire(self, call: Call[Any]) -> bool:
+        """Leave the call's loop alone for good and use a fresh one. Should it come back, its tasks are cancelled.
+
+        True if all that works there ends with it, and its calls say so themselves.
+        """
         ...
 
     def relieve(self, call: Call[Any]) -> None:
@@ -382,13 +385,14 @@ class AgentLoops:
         """Tell whether the task that runs on the call's loop is one of the call's."""
         return _home(call).running() in call.tasks
 
-    def retire(self, call: Call[Any]) -> None:
+    def retire(self, call: Call[Any]) -> bool:
         """Leave the call's loop alone and use a fresh one."""
         loop = _home(call)
         if loop is self._current:
             self._current = self._make()
             self._retired.append(loop)
             loop.retire()
+        return False
 
     def relieve(self, call: Call[Any]) -> None:
         """Do nothing: a thread cannot be ended."""

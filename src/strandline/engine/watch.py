@@ -111,14 +111,15 @@ class Watch:
         _log.error("an agent loop is blocked for good and is given up:\n    %s", where)
         there = [each for each in self._runner.executing() if each.call is not None and each.call.home is call.home]
         blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
+        left = [each for each in leftovers if each.home is call.home and not self._loops.blocks(each)]
+        dies = self._loops.retire(call)
         for each in there:
             if each in blocking:
                 each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
-            else:
+            elif not dies:
                 each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
                 assert each.call is not None
                 each.call.forsake()
-        for left in leftovers:
-            if left.home is call.home and not self._loops.blocks(left):
-                left.forsake()
-        self._loops.retire(call)
+        if not dies:
+            for others in left:
+                others.forsake()

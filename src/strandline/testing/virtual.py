@@ -129,8 +129,9 @@ class InlineLoops:
         """Return False."""
         return False
 
-    def retire(self, call: Call[Any]) -> None:
+    def retire(self, call: Call[Any]) -> bool:
         """Do nothing."""
+        return False
 
     def load(self) -> Load:
         """Return that there is none."""

@@ -231,8 +231,8 @@ class WorkerLoops:
         """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
         return isinstance(call.home, WorkerEnd) and call.home.blocks(call)
 
-    def retire(self, call: Call[Any]) -> None:
-        """End the call's worker at once."""
+    def retire(self, call: Call[Any]) -> bool:
+        """End the call's worker at once, and all that works there with it."""
         if isinstance(call.home, WorkerEnd) and call.home in self._ends:
             self._given_up += 1
             call.home.retire()
@@ -241,6 +241,7 @@ class WorkerLoops:
             self._relieved.remove(call.home)
             self._given_up += 1
             call.home.retire()
+        return True
 
     def relieve(self, call: Call[Any]) -> None:
         """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
