@@ -162,15 +162,15 @@ class Server:
             "runs that execute": health.running,
             "runs that wait": health.queue_depth,
             "holds": health.held,
-            "claims being made": len(service._worker._claiming),
-            "tasks that execute": len(service._worker._executing),
+            "claims being made": len(service._claims._claiming),
+            "tasks that execute": len(service._claims._executing),
             "live attempts": len(service._runner._live),
             "streams": len(service._streams),
             "sessions with something to do": service._dispatcher.sessions,
             "slots in use": service._options.max_running - service._dispatcher._free,
             "runs that arrive": len(service._dispatcher._arriving),
             "runs that are claimed": len(service._dispatcher._claimed),
-            "limits of runs that wait": len(service._worker.limits),
+            "limits of runs that wait": len(service._claims.limits),
         }
         there = self._loops.leftovers() if isinstance(self._loops, Crew) else []
         return [f"{number} {what}" for what, number in found.items() if number] + there

@@ -154,7 +154,7 @@ def test_a_run_whose_claim_is_lost_is_looked_for_until_the_disk_tells_of_it(
     async def main() -> None:
         disk = Disk(monkeypatch)
         monkeypatch.setattr("strandline.engine.runner.SETTLE_AGAIN_S", 0.01)
-        monkeypatch.setattr("strandline.engine.worker.TAKE_AGAIN_S", 0.01)
+        monkeypatch.setattr("strandline.engine.claims.TAKE_AGAIN_S", 0.01)
 
         async def behaviour(attempt: Attempt) -> str:
             if asked(attempt) == "one":

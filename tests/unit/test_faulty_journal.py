@@ -13,9 +13,9 @@ from starlette.requests import Request
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
+from strandline.engine.claims import TAKE_AGAIN_S
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
-from strandline.engine.worker import TAKE_AGAIN_S
 from strandline.errors import JournalUnavailable
 from strandline.http.health import Probes
 from strandline.journal.memory import MemoryJournal

@@ -274,8 +274,8 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
                 tickets = [await send(service, "x", f"s{n}") for n in range(10)]
                 for ticket in tickets:
                     await outcome(ticket)
-            assert len(service._worker.limits) == 0
-            assert len(service._worker.limits._heap) < 200
+            assert len(service._claims.limits) == 0
+            assert len(service._claims.limits._heap) < 200
 
     run_virtual(main)
 

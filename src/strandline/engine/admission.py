@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from strandline.engine.asked import Request, Ticket, reused, unanswerable
 from strandline.engine.audience import Audience
+from strandline.engine.claims import Claims
 from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
@@ -19,7 +20,6 @@ from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
-from strandline.engine.worker import Worker
 from strandline.errors import Draining, NotFound, PrincipalFull, QueueFull, ServerFull, SessionBusy, Unavailable
 from strandline.journal.port import (
     AcceptAnswer,
@@ -47,7 +47,7 @@ class Admission:
         journal: Journal,
         drafts: Drafts,
         readiness: Readiness,
-        worker: Worker,
+        claims: Claims,
         control: Control,
         audience: Audience,
         streams: Streams,
@@ -60,7 +60,7 @@ class Admission:
         self._journal = journal
         self._drafts = drafts
         self._readiness = readiness
-        self._worker = worker
+        self._claims = claims
         self._control = control
         self._audience = audience
         self._streams = streams
@@ -102,7 +102,7 @@ class Admission:
                     raise reused(request) from None
             raise
         plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
-        if plain and (refused_before := self._worker.refused_before(key, new.priority)) is not None:
+        if plain and (refused_before := self._claims.refused_before(key, new.priority)) is not None:
             raise self._refusal(key, refused_before)
         stream = self._streams.new(run_id, key)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
@@ -136,7 +136,7 @@ class Admission:
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""
         try:
-            accepted = await self._worker.accept(new, self._bounds)
+            accepted = await self._claims.accept(new, self._bounds)
         except BaseException:
             self._streams.drop(new.run_id)
             raise

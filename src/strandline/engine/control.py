@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from strandline.engine.claims import Claims
 from strandline.engine.pool import AgentPool
-from strandline.engine.worker import Worker
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
@@ -44,9 +44,9 @@ _Told = Cancel | CancelSession | EndWaiting | Pause | Resume
 class Control:
     """`is_expected` tells whether the end of a run is still to come in this process."""
 
-    def __init__(self, journal: Journal, worker: Worker, pool: AgentPool, is_expected: Callable[[RunId], bool]) -> None:
+    def __init__(self, journal: Journal, claims: Claims, pool: AgentPool, is_expected: Callable[[RunId], bool]) -> None:
         self._journal = journal
-        self._worker = worker
+        self._claims = claims
         self._pool = pool
         self._is_expected = is_expected
         self._under_way: set[asyncio.Task[ChangeAnswer]] = set()
@@ -67,7 +67,7 @@ class Control:
                 run = await self._journal.read(RunQuery(principal, run_id))
                 if run is None or not (force and run.held):
                     raise AlreadyEnded(f"run {run_id} has ended")
-                await self._worker.unheld(run_id, UNHELD_S)
+                await self._claims.unheld(run_id, UNHELD_S)
                 return True
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
@@ -86,7 +86,7 @@ class Control:
         if running and force:
             session = await self._journal.read(SessionQuery(key))
             if session is not None and session.held and session.claimed is not None:
-                await self._worker.unheld(session.claimed, UNHELD_S)
+                await self._claims.unheld(session.claimed, UNHELD_S)
         return answer
 
     async def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
@@ -112,7 +112,7 @@ class Control:
         try:
             moved = await self._journal.change(Move(principal, run_id, priority))
         finally:
-            self._worker.refusals.forget()  # also if nobody waits any more: what is asked from now on is asked after it
+            self._claims.refusals.forget()  # also if nobody waits any more: what is asked from now on is asked after it
         match moved:
             case Changed(existed=True):
                 return
@@ -143,7 +143,7 @@ class Control:
         with self._pool.keeping_none(key):
             changed = await self._journal.change(Delete(key))
         if isinstance(changed, Changed):
-            self._worker.resumed(key)  # if it was paused: another one of this name is not
+            self._claims.resumed(key)  # if it was paused: another one of this name is not
         return changed
 
     async def _paused(self, key: SessionKey, change: Pause | Resume) -> None:
@@ -172,19 +172,19 @@ class Control:
             case _, Stopped():
                 self.tell(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
-                self._worker.ended(run_id, key, outcome)
+                self._claims.ended(run_id, key, outcome)
             case Pause(), Changed(existed=True):
-                self._worker.paused(key)
+                self._claims.paused(key)
             case Resume(), Changed(existed=True):
-                self._worker.resumed(key)
+                self._claims.resumed(key)
         return answer
 
     def tell(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
         """Tell whoever has to know what the journal has cancelled; without a wait after its answer."""
         for run_id, outcome in stopped.ended.items():
-            self._worker.ended(run_id, key, outcome)
+            self._claims.ended(run_id, key, outcome)
         for run_id in stopped.asked:
             if self._is_expected(run_id):
-                self._worker.asked(run_id, force=force, discard=discard)
+                self._claims.asked(run_id, force=force, discard=discard)
         if stopped.input_until is not None:
-            self._worker.dismissed(key, stopped.input_until)
+            self._claims.dismissed(key, stopped.input_until)

@@ -17,6 +17,7 @@ from strandline.engine.admission import Admission
 from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
 from strandline.engine.audience import Audience
 from strandline.engine.calls import Call
+from strandline.engine.claims import Claims
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.engine.drafts import Drafts
@@ -40,7 +41,6 @@ from strandline.engine.streams import Streams, goes_on
 from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.engine.upkeep import feel_lag, look_after, prune
 from strandline.engine.watch import Watch
-from strandline.engine.worker import Worker
 from strandline.errors import StrandlineError
 from strandline.journal.port import AllSessionsPage, HistoryPage, Journal, RunQuery, SessionsPage, Stopped
 from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
@@ -116,7 +116,7 @@ class Service:
             on_full=self._exhaust,
         )
         self._watch = Watch(self._runner, self._holds, loops, self._pool, self._streams, clock, options)
-        self._worker = Worker(
+        self._claims = Claims(
             journal=journal,
             dispatcher=self._dispatcher,
             runner=self._runner,
@@ -125,15 +125,15 @@ class Service:
             on_start=self._run_claimed,
             on_end=self._run_ended,
         )
-        self._control = Control(journal, self._worker, self._pool, self._streams.is_expected)
-        self._audience = Audience(lambda *alone: self._worker.spawn(self._control.left_alone(*alone)))
-        self._estimates = Estimates(clock, self._worker.is_closed, retry_after_s=options.retry_after_s)
+        self._control = Control(journal, self._claims, self._pool, self._streams.is_expected)
+        self._audience = Audience(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
+        self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
         self._positions = Positions(journal, self._streams, self._estimates, clock)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
             readiness=self._readiness,
-            worker=self._worker,
+            claims=self._claims,
             control=self._control,
             audience=self._audience,
             streams=self._streams,
@@ -145,8 +145,8 @@ class Service:
         )
         self._chores = (
             self._readiness.look,
-            self._worker.limits.look,
-            self._worker.inputs.look,
+            self._claims.limits.look,
+            self._claims.inputs.look,
             self._pool.tidy,
             self._positions.tell,
             self._shelf.tidy,
@@ -169,14 +169,14 @@ class Service:
                 if outcome is not None:
                     self._observer.ended(outcome, None)
                     self._tracing.ended(orphan.run, outcome, self._clock.now())
-            await self._worker.start()
-            self._worker.spawn(look_after(*self._chores))
-            self._worker.spawn(feel_lag(self._clock, self._observer.lagged))
-            self._worker.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
+            await self._claims.start()
+            self._claims.spawn(look_after(*self._chores))
+            self._claims.spawn(feel_lag(self._clock, self._observer.lagged))
+            self._claims.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
         except BaseException:
             await self._journal.close()
             raise
-        if orphans or self._dispatcher.waiting:
+        if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.started = True
 
@@ -192,7 +192,7 @@ class Service:
         self._audience.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._streams.later(run_id)
-        await self._worker.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
+        await self._claims.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         self._streams.all_later()
         self._feeds.stop()
         if close:
@@ -204,7 +204,7 @@ class Service:
 
     async def abort(self) -> None:
         """End the service at once, and leave the journal as a killed process does."""
-        await self._worker.abort()
+        await self._claims.abort()
         self._loops.close()
 
     # -- what adapters ask for ---------------------------------------------------------------------
@@ -338,8 +338,8 @@ class Service:
             ready=self._readiness.ready,
             draining=self._readiness.stopping,
             trouble=self._readiness.trouble,
-            processing=self._worker.executing > 0 or len(self._holds) > 0,
-            running=self._worker.executing,
+            processing=self._claims.executing > 0 or len(self._holds) > 0,
+            running=self._claims.executing,
             held=len(self._holds),
             stalled=sum(each >= self._options.stall_after_s for each in quiet_s),
             queue_depth=self._dispatcher.waiting,
@@ -365,7 +365,7 @@ class Service:
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
             stalls=self._watch.stalls,
-            claims_lost=self._worker.lost,
+            claims_lost=self._claims.lost,
             subscribers=self._streams.listeners + self._feeds.listeners,
         )
 
@@ -388,7 +388,7 @@ class Service:
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        if self._worker.executing or self._dispatcher.waiting or len(self._holds):
+        if self._claims.executing or self._dispatcher.waiting or len(self._holds):
             self._readiness.asked()
         return self._readiness.idle_s()
 
@@ -417,7 +417,7 @@ class Service:
         self._streams.ended(run_id, key, outcome)
         self._observer.ended(outcome, duration_s)
         if duration_s is None and self._tracing.active:
-            self._worker.spawn(self._trace(run_id, key, outcome))
+            self._claims.spawn(self._trace(run_id, key, outcome))
 
     async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Have a run traced that has ended while it waited; only the journal knows of it."""

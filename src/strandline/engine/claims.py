@@ -46,7 +46,7 @@ from strandline.model import (
     SessionKey,
 )
 
-_log = logging.getLogger("strandline.worker")
+_log = logging.getLogger("strandline.claims")
 
 SETTLE_S = 1.0
 """How long runs that were stopped get to settle."""
@@ -58,7 +58,7 @@ OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
 """Told the id and session of a run, its outcome (None: it goes on later), how long it executed in s (None: never)."""
 
 
-class Worker:
+class Claims:
     """Belongs to the serving loop."""
 
     def __init__(
