@@ -4,22 +4,23 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from itertools import count
 from typing import Any, Final
 
 from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
 from strandline.clock import Clock
-from strandline.encoding import decoder
-from strandline.engine.calls import Call, LiveThread
+from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.failures import FailedThere
-from strandline.errors import StrandlineError
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
+from strandline.workers.reports import reports
 
 _log = logging.getLogger("strandline.workers")
 
-reports: Final = decoder(list[m.Report])
-"""Reads a frame of reports."""
+HEARD_S: Final = 1.0
+"""How long what a dead process has said is waited for: a process that its tools have forked keeps its end open."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
@@ -37,7 +38,11 @@ class Errand:
         self._waiting: deque[m.Told | m.Done] | None = None
         """What was reported since a report that is being staged; None if none is."""
         self._staging: asyncio.Task[None] | None = None
-        self._refused: StrandlineError | None = None
+        self._refused: Exception | None = None
+        self._lost = False
+        self._context = copy_context()
+        """That of the run, for what is logged while a report of it is staged."""
+        self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
         call.home = end
         call.enter(self._works)
 
@@ -49,7 +54,7 @@ class Errand:
             self._ended(report)
         elif report.what in m.STAGED:
             self._waiting = deque([report])
-            self._staging = asyncio.create_task(self._catch_up(self._waiting))
+            self._staging = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
         else:
             self._tell(report)
 
@@ -58,10 +63,15 @@ class Errand:
         self.call.leave(self._works)
 
     def lose(self) -> None:
-        """Note that its process is gone."""
+        """Note that its process is gone: what it has reported before counts."""
         self.over()
+        self._lost = True
+        if self._waiting is None:
+            self._lose()
+
+    def _lose(self) -> None:
         if not self.done.done():
-            self.done.set_exception(AgentLost("the worker process that executed the run has died"))
+            self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
 
     async def _catch_up(self, waiting: deque[m.Told | m.Done]) -> None:
         """Take what was reported, in order, until nothing waits."""
@@ -74,26 +84,35 @@ class Errand:
             else:
                 self._tell(report)
         self._waiting = None
+        if self._lost:
+            self._lose()
 
     def _tell(self, report: m.Told) -> None:
-        if report.what in m.TOLD and self._attempt is not None:
-            getattr(self._attempt, report.what)(*report.given)
+        try:
+            if report.what in m.TOLD and self._attempt is not None:
+                getattr(self._attempt, report.what)(*report.given)
+        except Exception as error:
+            self._refuse(error)
 
     async def _stage(self, report: m.Told) -> None:
         assert self._attempt is not None
-        on = False
+        begins, on = report.what == "begin_round", False
         try:
-            if self._refused is None:
+            # (A round that nobody is there to begin any more can be asked for again.)
+            if self._refused is None and not (begins and self._lost):
                 await getattr(self._attempt, report.what)(*report.given)
                 on = True
         except RunStopped:
             pass
-        except StrandlineError as error:
-            # The run has to end, and ends as this error: what it would do further could not be kept.
-            self._refused = error
-            self._end.say(m.Cancel(self.number))
-        if report.what == "begin_round":
+        except Exception as error:
+            self._refuse(error)
+        if begins:
             self._end.say(m.Go(self.number, on))
+
+    def _refuse(self, error: Exception) -> None:
+        """Have the run end, as this error: what it would do further could not be kept."""
+        self._refused = self._refused or error
+        self._end.say(m.Cancel(self.number))
 
     def _ended(self, report: m.Done) -> None:
         if not report.alive:
@@ -139,6 +158,7 @@ class WorkerEnd:
         self._pulse = m.Pulse(silent_s=0.0, running=None, backlog=0)
         self._pulse_at = clock.monotonic()
         self._answers: dict[int, asyncio.Future[list[str]]] = {}
+        self._heard = asyncio.Event()
         self._dead = False
 
     def channel(self, frames: Frames | None = None) -> Channel:
@@ -269,11 +289,20 @@ class WorkerEnd:
     def _gone(self) -> None:
         """Note that the connection has ended: the process is dead, or is to be so."""
         self.leaving = True
+        self._heard.set()
         self._kill()
+
+    async def heard_out(self) -> None:
+        """Return when all was taken that the process, which has ended, has said."""
+        self.leaving = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), HEARD_S)
 
     def dead(self) -> None:
         """Note that nothing of the process is left."""
         self._dead = True
+        if self._channel is not None:
+            self._channel.abort()
         if not self.ready.done():
             self.ready.set_result(False)
         errands, self._errands = self._errands, {}

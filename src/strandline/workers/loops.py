@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Final, Protocol, TypeVar
 
 from strandline.agents.port import Signal
@@ -28,6 +28,10 @@ YOUNG_S: Final = 10.0
 """A worker that dies sooner than this is replaced later each time."""
 LONGEST_WAIT_S: Final = 30.0
 """But no later than this."""
+MOST_DOUBLINGS: Final = 10
+"""After how many deaths in a row the wait does not double any more."""
+SILENT_S: Final = 1.0
+"""A worker that has been silent for so long is given nothing while another one is not."""
 MOVE_AT: Final = 4
 """A session whose worker executes so many runs more than another one has its agent made anew there."""
 SPAWN_AGAIN_S: Final = 1.0
@@ -124,7 +128,7 @@ class WorkerLoops:
         while not (free := [end for end in self._ends if end.is_free]):
             self._free.clear()
             await self._free.wait()
-        return min(free, key=lambda end: (end.running, end.agents))
+        return min(free, key=lambda end: (end.silent_s() >= SILENT_S, end.running, end.agents))
 
     @property
     def opaque(self) -> bool:
@@ -143,6 +147,7 @@ class WorkerLoops:
         began = self._clock.monotonic()
         await process.connect(end.channel(process.frames()))
         how = await process.ended()
+        await end.heard_out()
         was_told = end.told
         end.dead()
         del self._processes[end]
@@ -156,24 +161,26 @@ class WorkerLoops:
         young = self._clock.monotonic() - began < YOUNG_S
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
-            await asyncio.sleep(min(2.0 ** (self._failures[place] - 1) - 1, LONGEST_WAIT_S))
-        self._replace(place)
+            doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 is more than a float can be)
+            await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_S))
+        self._replace(place, end)
 
-    def _replace(self, place: int) -> None:
-        if self._closed:
+    def _replace(self, place: int, end: WorkerEnd) -> None:
+        """Put another worker in the place of `end`, unless somebody has done so."""
+        if self._closed or self._ends[place] is not end:
             return
         try:
             process = self._spawn()
         except OSError as error:
             _log.error("no process can take the place of worker %d yet: %s", place, error)
-            self._do(self._replace_later(place))
+            self._do(self._replace_later(place, end))
             return
         self._ends[place] = self._attended(place, process)
         _log.info("process %d takes the place of worker %d", process.pid, place)
 
-    async def _replace_later(self, place: int) -> None:
+    async def _replace_later(self, place: int, end: WorkerEnd) -> None:
         await asyncio.sleep(SPAWN_AGAIN_S)
-        self._replace(place)
+        self._replace(place, end)
 
     # -- what the engine asks for ------------------------------------------------------------------
 
@@ -227,14 +234,14 @@ class WorkerLoops:
         if isinstance(call.home, WorkerEnd) and call.home in self._ends:
             self._given_up += 1
             call.home.retire()
-            self._replace(self._ends.index(call.home))
+            self._replace(self._ends.index(call.home), call.home)
 
     def relieve(self, call: Call[Any]) -> None:
         """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
         if isinstance(call.home, WorkerEnd) and call.home in self._ends:
             place, end = self._ends.index(call.home), call.home
             _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
-            self._replace(place)
+            self._replace(place, end)
             self._relieved.append(end)
             end.relieve()
             if len(self._relieved) > len(self._ends):
@@ -245,13 +252,16 @@ class WorkerLoops:
         return isinstance(home, WorkerEnd) and home.is_free
 
     def suits(self, home: object) -> bool:
-        """Tell whether a worker takes calls and is not much busier than another one.
+        """Tell whether a worker takes calls, and is neither blocked nor much busier while another one is not.
 
         After a death all sessions are with the others: without this they would stay there for as long as they talk.
         """
         if not isinstance(home, WorkerEnd) or not home.is_free:
             return False
-        return home.running < MOVE_AT + min(end.running for end in self._ends if end.is_free)
+        others = [end.running for end in self._ends if end.is_free and end.silent_s() < SILENT_S]
+        if not others:
+            return True
+        return home.silent_s() < SILENT_S and home.running < MOVE_AT + min(others)
 
     def load(self) -> Load:
         """Return how the workers are doing."""
@@ -287,7 +297,8 @@ class WorkerLoops:
         return True
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        # In no run's context: what is told of a worker names none, whoever's call it was that had it started.
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
