@@ -211,12 +211,14 @@ def test_what_waits_behind_a_result_that_becomes_durable_is_taken_before_a_death
             (here,) = served._ends
             call = begin(served, attempt := Noted())
             await turns()
-            worker.says(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "add_text", ["last words"]), done(0))
+            worker.says(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "add_text", ["last words"]))
             await attempt.staged.reached.wait()
             worker.theirs.close()
             await until(lambda: here._dead)
+            await turns()
+            assert not call.done.done()
             attempt.staged.open()
-            assert await result(call) == "done"
+            assert await result(call) == "AgentLost"
             assert attempt.told == ["t1", "last words"]
 
     asyncio.run(main())
@@ -279,7 +281,7 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
 
 
 def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "LONGEST_WAIT_S", 0.01)
+    monkeypatch.setattr(loops, "LONGEST_WAIT_READY_S", 0.01)
 
     async def main() -> None:
         async with in_workers(echo, workers=1) as (service, served, _):
@@ -289,6 +291,32 @@ def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkey
             assert (await outcome(await send(service, "go"))).output == "echo go"
 
     run(main)
+
+
+def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ever_later() -> None:
+    async def main() -> None:
+        async with spoken() as (worker, served):
+            served._failures[0] = 2000
+            await served.begin()
+            (first,) = served._ends
+            worker.kill()
+            worker.theirs.close()
+            await until(lambda: served._ends != [first])  # it took calls
+            (second,) = served._ends
+            served._failures[0] = 2000
+            (loading,) = served._processes.values()
+            assert isinstance(loading, Spoken)
+            await until(lambda: second._channel is not None)
+            loading.kill()
+            loading.theirs.close()
+            await until(lambda: second._dead)
+            await turns()
+            assert served._ends == [second]
+            assert served._failures == [2001]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "LONGEST_WAIT_READY_S", 0.0)
+        run(main)
 
 
 def test_a_worker_is_replaced_once_also_if_that_could_not_be_done_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

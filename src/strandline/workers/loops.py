@@ -27,7 +27,9 @@ _log = logging.getLogger("strandline.workers")
 YOUNG_S: Final = 10.0
 """A worker that dies sooner than this is replaced later each time."""
 LONGEST_WAIT_S: Final = 30.0
-"""But no later than this."""
+"""But no later than this: what is served cannot be loaded, or dies of it."""
+LONGEST_WAIT_READY_S: Final = 2.0
+"""And no later than this after one that took calls: one caller whose run kills workers must not keep out all others."""
 MOST_DOUBLINGS: Final = 10
 """After how many deaths in a row the wait does not double any more."""
 SILENT_S: Final = 1.0
@@ -148,7 +150,7 @@ class WorkerLoops:
         await process.connect(end.channel(process.frames()))
         how = await process.ended()
         await end.heard_out()
-        was_told = end.told
+        was_told, was_ready = end.told, end.ready.done()
         end.dead()
         del self._processes[end]
         if end in self._relieved:
@@ -162,7 +164,7 @@ class WorkerLoops:
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
             doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 is more than a float can be)
-            await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_S))
+            await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
         self._replace(place, end)
 
     def _replace(self, place: int, end: WorkerEnd) -> None:
