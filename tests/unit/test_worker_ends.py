@@ -293,7 +293,9 @@ def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkey
     run(main)
 
 
-def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ever_later() -> None:
+def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ever_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         async with spoken() as (worker, served):
             served._failures[0] = 2000
@@ -307,7 +309,7 @@ def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ev
             (loading,) = served._processes.values()
             assert isinstance(loading, Spoken)
             await until(lambda: second._channel is not None)
-            loading.kill()
+            loading.says(m.Refused("no such module"))
             loading.theirs.close()
             await until(lambda: second._dead)
             await turns()
@@ -317,6 +319,10 @@ def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ev
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loops, "LONGEST_WAIT_READY_S", 0.0)
         run(main)
+    assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
+        "worker 0 (process 1) has died: killed",
+        "worker 0 (process 1) cannot serve: no such module",
+    ]
 
 
 def test_a_worker_is_replaced_once_also_if_that_could_not_be_done_at_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,7 +282,7 @@ class WorkerEnd:
                 self.opaque = opaque
                 self.ready.set_result(True)
             case m.Refused(why):
-                self.why = f": {why}"
+                self.why = why
             case m.Loaded():
                 self.opaque = report.opaque
 

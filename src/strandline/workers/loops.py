@@ -159,7 +159,8 @@ class WorkerLoops:
             return
         if not was_told:
             self._lost += 1
-            _log.error("worker %d (process %d) has died: %s%s", place, end.pid, how, end.why)
+            what = f"cannot serve: {end.why}" if end.why else f"has died: {how}"
+            _log.error("worker %d (process %d) %s", place, end.pid, what)
         young = self._clock.monotonic() - began < YOUNG_S
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
