@@ -19,7 +19,7 @@ from strandline.engine.failures import FailedThere
 from strandline.engine.tracing import RUN
 from strandline.errors import SetupError
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Fact, InputRequest, NeedsInput, Principal, RunId, SessionId, Succeeded, Token
+from strandline.model import Fact, InputRequest, NeedsInput, Principal, RoundStarted, RunId, SessionId, Succeeded, Token
 from strandline.testing import Gate
 from strandline.workers import crew, end, loops, process
 from strandline.workers import messages as m
@@ -262,6 +262,62 @@ def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tupl
     asyncio.run(main())
 
 
+def test_something_that_tells_of_a_run_that_is_over_is_not_heard() -> None:
+    async def main() -> None:
+        async with spoken() as (worker, served):
+            await served.begin()
+            call, other = begin(served, noted := Noted()), begin(served, Noted())
+            await turns()
+            worker.says(done(0), m.Told(0, "add_text", ["late"]))
+            assert await result(call) == "done"
+            worker.says(m.Told(0, "end_tool", ["t1", {}]), done(1))
+            assert await result(other) == "done"
+            assert noted.told == []
+
+    asyncio.run(main())
+
+
+def test_nothing_of_a_process_counts_as_gone_before_it_is() -> None:
+    """Else what goes on elsewhere could be joined by what still works there."""
+
+    class Tough(Spoken):
+        def kill(self) -> None:
+            killed.append(self)
+
+    killed: list[Tough] = []
+    first = Tough()
+    first.says(m.Ready(False))
+
+    async def main() -> None:
+        served = WorkerLoops([first], Tough, SystemClock())
+        await served.begin()
+        (here,) = served._ends
+        call, other = begin(served, Noted()), begin(served, Noted())
+        await turns()
+        served.retire(call)
+        await turns()
+        assert killed == [first]
+        assert here not in served._ends, "another one is on its way"
+        assert not served.lives(here)
+        assert not other.done.done()
+        assert call.is_alive
+        call.abandon(Finished(ending=Succeeded()))
+        assert call.is_alive
+        first.theirs.close()
+        await until(lambda: len(killed) > 1)
+        assert not other.done.done(), "its connection has ended, and not yet it"
+        first.died.set()
+        assert await result(other) == "AgentLost"
+        await until(lambda: not call.is_alive)
+        served.close()
+        for each in served._processes.values():
+            assert isinstance(each, Tough)
+            each.died.set()
+        await until(lambda: not served._processes)
+
+    run(main)
+
+
 def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -> None:
     number: Any = 5
     odd = done(0, finished=Finished(ending=NeedsInput([InputRequest("id", number)], {})))
@@ -278,6 +334,59 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
             assert await result(other) == "done"
 
     asyncio.run(main())
+
+
+def test_no_tool_starts_before_its_round_is_durable() -> None:
+    durable = Gate()
+    started: list[str] = []
+
+    class Slow(MemoryJournal):
+        async def stage(self, token: Token, fact: Fact) -> None:
+            if isinstance(fact, RoundStarted):
+                await durable.wait()
+                started.append("durable")
+            await super().stage(token, fact)
+
+    async def behaviour(attempt: Attempt) -> str:
+        async def works() -> str:
+            started.append("tool")
+            return "done"
+
+        if asked(attempt) == "go":
+            await play_round(attempt, "t1", works)
+        return "done"
+
+    async def main() -> None:
+        async with in_workers(behaviour, workers=1, journal=Slow(SystemClock())) as (service, _, _):
+            ticket = await send(service, "go", "a")
+            await durable.reached.wait()
+            await outcome(await send(service, "and back", "b"))
+            assert started == []
+            durable.open()
+            await outcome(ticket)
+            assert started == ["durable", "tool"]
+
+    run(main)
+
+
+def test_a_session_goes_on_as_soon_as_its_worker_says_that_nothing_works_on() -> None:
+    leftover = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "stuck":
+            await asyncio.to_thread(leftover.block)
+        return f"answer to {asked(attempt)}"
+
+    async def main() -> None:
+        async with in_workers(behaviour, workers=1, hold_limit_s=3600.0) as (service, served, _):
+            await outcome(await send(service, "stuck", timeout_s=0.2))
+            follows = await send(service, "next")
+            await until(lambda: len(service._holds) == 1)
+            leftover.open()
+            assert (await outcome(follows)).output == "answer to next"
+            assert served.load().workers_lost == 0
+
+    run(main)
 
 
 def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,7 +265,8 @@ class WorkerEnd:
     def _take(self, report: m.Report) -> None:
         match report:
             case m.Told(call) | m.Done(call=call):
-                errand = self._errands[call]
+                if (errand := self._errands.get(call)) is None:
+                    return  # something that nobody counts still tells of a run that is over
                 if isinstance(report, m.Done):
                     self.opaque = report.opaque
                     if not report.alive:
