@@ -122,7 +122,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     elif outcome.status is RunStatus.CANCELLED:
         pass  # see `cancelled`
     elif last is None:
-        if not (code is ErrorCode.AGENT_ERROR and life.faulty):
+        on_its_way = bool(life.workers) and life.opaque and code is ErrorCode.STOPPED  # it counts as begun then
+        if not ((code is ErrorCode.AGENT_ERROR and life.faulty) or on_its_way):
             yield "and never began"
     elif not run.lost:  # else what was seen last may be what counts for nothing
         yield from _own_cause(life, run, last, outcome)

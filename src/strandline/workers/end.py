@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ _log = logging.getLogger("strandline.workers")
 
 reports: Final = decoder(list[m.Report])
 """Reads a frame of reports."""
+LAST_WORDS_S: Final = 1.0
+"""How long the connection to a process that is gone may stay open: what it has begun without our knowledge holds it."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
@@ -34,8 +37,10 @@ class Errand:
         self._attempt = attempt
         self._end = end
         self._works = LiveThread("worker")
-        self._waiting: deque[m.Told | m.Done] | None = None
-        """What was reported since a report that is being staged; None if none is."""
+        self._waiting: deque[m.Told | m.Done | None] | None = None
+        """What was reported since a report that is being staged, None at its end: it is lost; None if none is staged."""
+        self._asks = False
+        """Whether it is a round that is being staged."""
         self._staging: asyncio.Task[None] | None = None
         self._refused: StrandlineError | None = None
         call.home = end
@@ -58,16 +63,24 @@ class Errand:
         self.call.leave(self._works)
 
     def lose(self) -> None:
-        """Note that its process is gone."""
+        """Note that its process is gone; what it has reported is taken before, but for what waits behind a round."""
         self.over()
+        if self._waiting is None or self._asks:
+            self._lost()
+        else:
+            self._waiting.append(None)
+
+    def _lost(self) -> None:
         if not self.done.done():
             self.done.set_exception(AgentLost("the worker process that executed the run has died"))
 
-    async def _catch_up(self, waiting: deque[m.Told | m.Done]) -> None:
+    async def _catch_up(self, waiting: deque[m.Told | m.Done | None]) -> None:
         """Take what was reported, in order, until nothing waits."""
         while waiting:
             report = waiting.popleft()
-            if isinstance(report, m.Done):
+            if report is None:
+                self._lost()
+            elif isinstance(report, m.Done):
                 self._ended(report)
             elif report.what in m.STAGED:
                 await self._stage(report)
@@ -82,17 +95,19 @@ class Errand:
     async def _stage(self, report: m.Told) -> None:
         assert self._attempt is not None
         on = False
+        self._asks = report.what == "begin_round"
         try:
-            if self._refused is None:
+            if self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
                 await getattr(self._attempt, report.what)(*report.given)
                 on = True
         except RunStopped:
             pass
         except StrandlineError as error:
             # The run has to end, and ends as this error: what it would do further could not be kept.
-            self._refused = error
+            self._refused = self._refused or error
             self._end.say(m.Cancel(self.number))
-        if report.what == "begin_round":
+        if self._asks:
+            self._asks = False
             self._end.say(m.Go(self.number, on))
 
     def _ended(self, report: m.Done) -> None:
@@ -117,9 +132,10 @@ class WorkerEnd:
     `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
     """
 
-    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object]) -> None:
+    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, opaque: bool = True) -> None:
         self.pid = pid
-        self.opaque = True
+        self.opaque = opaque
+        """Whether what it serves counts as opaque; `opaque` is what is taken for true until it says so."""
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it takes calls, or why not, as soon as that is known."""
         self.leaving = False
@@ -134,12 +150,15 @@ class WorkerEnd:
         self._kill = kill
         self._channel: Channel | None = None
         self._errands: dict[int, Errand] = {}
+        self._calls: set[Call[Any]] = set()
+        """Those that have executed here, until their runs have ended."""
         self._numbers = count()
         self._asked_at: float | None = None
         self._pulse = m.Pulse(silent_s=0.0, running=None, backlog=0)
         self._pulse_at = clock.monotonic()
         self._answers: dict[int, asyncio.Future[list[str]]] = {}
         self._dead = False
+        self._closed = asyncio.Event()
 
     def channel(self, frames: Frames | None = None) -> Channel:
         """Return the end of the connection, to be connected."""
@@ -156,7 +175,7 @@ class WorkerEnd:
     @property
     def running(self) -> int:
         """How many calls execute there for runs that have not ended."""
-        return len({id(each.call) for each in self._errands.values() if not each.call.done.done()})
+        return len(self._calls)
 
     @property
     def backlog(self) -> int:
@@ -180,6 +199,8 @@ class WorkerEnd:
         if self._dead:
             raise AgentLost("the worker process has died")
         errand = self._errands[order.call] = Errand(order.call, call, attempt, self)
+        self._calls.add(call)  # also between the call that builds an agent and the one that it executes
+        call.done.add_done_callback(lambda _: self._calls.discard(call))
         self.say(order)
         while True:
             try:
@@ -230,7 +251,7 @@ class WorkerEnd:
     def relieve(self) -> None:
         """Have nothing more begin there, and end it when nothing executes any more that somebody waits for."""
         self.leaving = self.told = True
-        self.end_if_idle()
+        asyncio.get_running_loop().call_soon(self.end_if_idle)  # a run that has just got its agent here begins before
 
     def end_if_idle(self) -> None:
         """End it if nothing is wanted of it any more."""
@@ -240,14 +261,16 @@ class WorkerEnd:
     # -- what it tells -----------------------------------------------------------------------------
 
     def _take(self, report: m.Report) -> None:
+        if self._dead:
+            return
         match report:
-            case m.Told(call) | m.Done(call=call):
-                errand = self._errands[call]
-                if isinstance(report, m.Done):
-                    self.opaque = report.opaque
-                    if not report.alive:
-                        del self._errands[call]
+            case m.Told(call) if (errand := self._errands.get(call)) is not None:
                 errand.take(report)
+            case m.Told():
+                pass  # from a task that nobody has counted, of a call of which nothing was to work any more
+            case m.Done(call=call):
+                self.opaque = report.opaque
+                (self._errands[call] if report.alive else self._errands.pop(call)).take(report)
             case m.Over(call):
                 self._errands.pop(call).over()
             case m.Pulse():
@@ -266,11 +289,20 @@ class WorkerEnd:
     def _gone(self) -> None:
         """Note that the connection has ended: the process is dead, or is to be so."""
         self.leaving = True
+        self._closed.set()
         self._kill()
 
+    async def last_words(self) -> None:
+        """Return when all is read that the process has said, which is gone."""
+        self.leaving = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), LAST_WORDS_S)
+
     def dead(self) -> None:
-        """Note that nothing of the process is left."""
+        """Note that nothing of the process is left, nor of what it has said."""
         self._dead = True
+        if self._channel is not None:
+            self._channel.close()
         if not self.ready.done():
             self.ready.set_result(False)
         errands, self._errands = self._errands, {}

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from strandline.agents.port import Finished, SessionAgent, Signal, Target, TriedAtStart
+from strandline.agents.port import Finished, RunStopped, SessionAgent, Signal, Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.encoding import decoder
 from strandline.engine.calls import Call, CallCancelled
@@ -114,7 +114,7 @@ class Inside:
     def _run(self, order: m.Run) -> None:
         signal: Signal = self._loops.signal()
         attempt = RemoteAttempt(order, signal, self._send, self._clock)
-        copy_context().run(self._start, order, partial(self._agents[order.agent].run, attempt), attempt)
+        copy_context().run(self._start, order, partial(_run, self._agents[order.agent], attempt), attempt)
 
     async def _built(self, order: m.Build) -> None:
         self._agents[order.call] = await self._target.build(order.key, order.record, order.progress)
@@ -180,6 +180,13 @@ class Inside:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _run(agent: SessionAgent, attempt: RemoteAttempt) -> Finished:
+    """Execute an attempt, unless it was to end before it had begun: others may have kept the loop for long."""
+    if attempt.signal.is_set():
+        raise RunStopped
+    return await agent.run(attempt)
 
 
 async def _ended(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any, Final, Protocol, TypeVar
 
 from strandline.agents.port import Signal
@@ -127,10 +127,10 @@ class WorkerLoops:
     @property
     def opaque(self) -> bool:
         """Whether what is served counts as opaque in any worker."""
-        return any(end.opaque for end in self._ends if end.is_free)
+        return any(end.opaque for end in self._ends)
 
-    def _attended(self, place: int, process: Process) -> WorkerEnd:
-        end = WorkerEnd(process.pid, self._clock, process.kill)
+    def _attended(self, place: int, process: Process, *, opaque: bool = True) -> WorkerEnd:
+        end = WorkerEnd(process.pid, self._clock, process.kill, opaque=opaque)
         self._processes[end] = process
         end.ready.add_done_callback(lambda _: self._free.set())
         self._do(self._attend(place, end, process))
@@ -141,6 +141,7 @@ class WorkerLoops:
         began = self._clock.monotonic()
         await process.connect(end.channel(process.frames()))
         how = await process.ended()
+        await end.last_words()
         was_told = end.told
         end.dead()
         del self._processes[end]
@@ -155,23 +156,24 @@ class WorkerLoops:
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
             await asyncio.sleep(min(2.0 ** (self._failures[place] - 1) - 1, LONGEST_WAIT_S))
-        self._replace(place)
+        self._replace(place, end)
 
-    def _replace(self, place: int) -> None:
-        if self._closed:
+    def _replace(self, place: int, end: WorkerEnd) -> None:
+        """Have another worker in the place of `end`, unless there is one."""
+        if self._closed or self._ends[place] is not end:
             return
         try:
             process = self._spawn()
         except OSError as error:
             _log.error("no process can take the place of worker %d yet: %s", place, error)
-            self._do(self._replace_later(place))
+            self._do(self._replace_later(place, end))
             return
-        self._ends[place] = self._attended(place, process)
+        self._ends[place] = self._attended(place, process, opaque=end.opaque)
         _log.info("process %d takes the place of worker %d", process.pid, place)
 
-    async def _replace_later(self, place: int) -> None:
+    async def _replace_later(self, place: int, end: WorkerEnd) -> None:
         await asyncio.sleep(SPAWN_AGAIN_S)
-        self._replace(place)
+        self._replace(place, end)
 
     # -- what the engine asks for ------------------------------------------------------------------
 
@@ -212,9 +214,9 @@ class WorkerLoops:
             end.end_if_idle()
 
     def silent_s(self, call: Call[Any]) -> float:
-        """Return for how long the call's worker has owed a sign of life; 0 for one that is to end already."""
+        """Return for how long the call's worker has owed a sign of life; 0 for one that is being ended at once."""
         end = call.home
-        return end.silent_s() if isinstance(end, WorkerEnd) and end in self._ends else 0.0
+        return end.silent_s() if isinstance(end, WorkerEnd) and (end in self._ends or end in self._relieved) else 0.0
 
     def blocks(self, call: Call[Any]) -> bool:
         """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
@@ -225,18 +227,22 @@ class WorkerLoops:
         if isinstance(call.home, WorkerEnd) and call.home in self._ends:
             self._given_up += 1
             call.home.retire()
-            self._replace(self._ends.index(call.home))
+            self._replace(self._ends.index(call.home), call.home)
+        elif isinstance(call.home, WorkerEnd) and call.home in self._relieved:
+            self._relieved.remove(call.home)
+            self._given_up += 1
+            call.home.retire()
 
     def relieve(self, call: Call[Any]) -> None:
         """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
         if isinstance(call.home, WorkerEnd) and call.home in self._ends:
             place, end = self._ends.index(call.home), call.home
             _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
-            self._replace(place)
+            self._replace(place, end)
             self._relieved.append(end)
             end.relieve()
             if len(self._relieved) > len(self._ends):
-                self._relieved[0].retire()
+                self._relieved.pop(0).retire()
 
     def lives(self, home: object) -> bool:
         """Tell whether calls may begin in a worker."""
@@ -276,7 +282,7 @@ class WorkerLoops:
         return True
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=Context())  # not that of the run for which a worker is replaced
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
