@@ -1,8 +1,8 @@
 """Gates: code that can be kept from running on, for a while or for good, at whatever place it is.
 
-A loop that user code blocks runs nothing else, and of a process that is killed nothing runs from that instant on. On one
-virtual loop both are a matter of who gets the next step: every task that is begun behind a gate gets its steps only while
-that is open. A task of a dead process gets none, not even one to clean up.
+A loop that user code blocks runs nothing else, and of a process that is killed nothing runs from that instant on. On
+one virtual loop both are a matter of who gets the next step: every task that is begun behind a gate gets its steps only
+while that is open. A task of a dead process gets none, not even one to clean up.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ def gated(
     context = given.get("context") or copy_context()
     gate = context.get(GATE)
     if gate is None:
-        return asyncio.Task(coroutine, loop=loop, **given)  # type: ignore[arg-type]
+        return asyncio.Task(coroutine, loop=loop, **given)
     task = asyncio.Task(_stepped(coroutine, gate), loop=loop, **given)
     gate.note(task)
     task.add_done_callback(lambda _: coroutine.close())  # (it may never have had its first step)

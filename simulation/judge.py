@@ -152,7 +152,9 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
         if last.how != "asked" or last.asks != [each.id for each in outcome.input_requests]:
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
-        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or last.blocked or life.faulty):
+        if not (
+            script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or last.blocked or life.faulty
+        ):
             yield "and nothing had failed"
     elif code is ErrorCode.STOPPED:
         if not last.drained:

@@ -1,4 +1,4 @@
-"""The connection between a server and a worker: bytes in order, which come in pieces, later, cut off where one end dies."""
+"""The connection between a server and a worker: bytes in order, in pieces, later, cut off where one end dies."""
 
 import asyncio
 from contextvars import Context

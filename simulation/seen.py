@@ -21,7 +21,6 @@ from strandline.model import (
 )
 from strandline.testing.checker import Ledger
 
-
 ON_ITS_WAY_S = 0.2
 """How long an order may take to a worker, and to the loop of its agents."""
 

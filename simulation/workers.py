@@ -63,12 +63,13 @@ class Perils:
 
 
 class VirtualWorker:
-    """A process with agents: what its server sees of it (`strandline.workers.loops.Process`), and what happens there."""
+    """A process with agents: what its server has of it (`strandline.workers.loops.Process`), what happens there."""
 
     def __init__(self, server: Process, pid: int, perils: Perils, clock: Clock, *, opaque: bool) -> None:
         self.pid = pid
         self.number = server.number
         self.alive = True
+        self.fenced = False
         self.chance: Chance = server.chance
         self.record: Record = server.record
         self.scripts: dict[str, Script] = server.scripts
@@ -89,11 +90,6 @@ class VirtualWorker:
         asyncio.get_running_loop().call_later(begins_s, self._begin, context=self._context)
         if perils.happens(self.chance, perils.dies_young):
             asyncio.get_running_loop().call_later(2 * begins_s * self.chance.random(), self.die)
-
-    @property
-    def fenced(self) -> bool:
-        """Whether its server has lost its journal."""
-        return self._server.fenced
 
     # -- what its server does ------------------------------------------------------------------------
 
@@ -273,7 +269,7 @@ class Crew(WorkerLoops):
             self._everyone.append(worker)
             return worker
 
-        super().__init__([begun() for _ in range(perils.workers)], spawn, clock)
+        super().__init__([begun() for _ in range(perils.workers)], spawn, clock, opaque=opaque)
         self._calls: dict[asyncio.Task[Any], None] = {}
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:

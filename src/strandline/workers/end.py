@@ -38,7 +38,7 @@ class Errand:
         self._end = end
         self._works = LiveThread("worker")
         self._waiting: deque[m.Told | m.Done | None] | None = None
-        """What was reported since a report that is being staged, None at its end: it is lost; None if none is staged."""
+        """What was reported since one that is being staged, None if none is. A None in it: and then it was lost."""
         self._asks = False
         """Whether it is a round that is being staged."""
         self._staging: asyncio.Task[None] | None = None
@@ -132,10 +132,10 @@ class WorkerEnd:
     `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
     """
 
-    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, opaque: bool = True) -> None:
+    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, opaque: bool | None = None) -> None:
         self.pid = pid
         self.opaque = opaque
-        """Whether what it serves counts as opaque; `opaque` is what is taken for true until it says so."""
+        """Whether what it serves counts as opaque, None if nobody knows; given: what the one before it has said."""
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it takes calls, or why not, as soon as that is known."""
         self.leaving = False
@@ -284,7 +284,7 @@ class WorkerEnd:
             case m.Refused(why):
                 self.why = f": {why}"
             case m.Loaded():
-                self.opaque = report.opaque
+                pass  # it knows more when it is ready
 
     def _gone(self) -> None:
         """Note that the connection has ended: the process is dead, or is to be so."""

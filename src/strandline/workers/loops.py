@@ -90,10 +90,16 @@ class ToldFlag:
 
 
 class WorkerLoops:
-    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each."""
+    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each.
 
-    def __init__(self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock) -> None:
+    `opaque` is what is known of what they serve before they take calls.
+    """
+
+    def __init__(
+        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, opaque: bool
+    ) -> None:
         self._first = processes
+        self._opaque = opaque
         self._spawn = spawn
         self._clock = clock
         self._ends: list[WorkerEnd] = []
@@ -126,10 +132,11 @@ class WorkerLoops:
 
     @property
     def opaque(self) -> bool:
-        """Whether what is served counts as opaque in any worker."""
-        return any(end.opaque for end in self._ends)
+        """Whether what is served counts as opaque in any worker, or did in the one before that."""
+        known = [end.opaque for end in self._ends if end.opaque is not None]
+        return any(known) if known else self._opaque
 
-    def _attended(self, place: int, process: Process, *, opaque: bool = True) -> WorkerEnd:
+    def _attended(self, place: int, process: Process, *, opaque: bool | None = None) -> WorkerEnd:
         end = WorkerEnd(process.pid, self._clock, process.kill, opaque=opaque)
         self._processes[end] = process
         end.ready.add_done_callback(lambda _: self._free.set())
