@@ -101,6 +101,11 @@ class SlowJournal:
         """How many owners it has had."""
         return self._inner.epoch
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept."""
+        return self._inner.trouble
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
         await self._before()

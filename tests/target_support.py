@@ -1,25 +1,29 @@
 """Any target behind the real engine, with agents in a thread of their own, for a test."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from engine_support import key
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
-from strandline.engine.loops import AgentLoops
+from strandline.engine.loops import AgentLoops, Loops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token
+from workers_support import nearby
 
 RUN_IDS = count()
+WORKERS: Final = os.environ.get("TESTED_WITH_WORKERS")
+"""In how many workers targets are served: all tests can be run with some, by hand."""
 
 
 class Noting(MemoryJournal):
@@ -49,7 +53,9 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
-    loops = AgentLoops(executor_threads=8, clock=SystemClock())
+    loops: Loops = AgentLoops(executor_threads=8, clock=SystemClock())
+    if WORKERS is not None:
+        target, loops = nearby(target, 1 if target.exclusive else int(WORKERS))
     service = Service(
         journal=journal or MemoryJournal(SystemClock()),
         target=target,

@@ -199,7 +199,7 @@ class _Server:
                 most,
                 wanted,
             )
-        return connections(most=most, patience_s=self._settings.receive_timeout)
+        return connections(most=most, patience_s=self._settings.receive_timeout, on_end=self._tally.cut_off)
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""

@@ -31,6 +31,8 @@ TESTS: Final = Path(__file__).parents[1]
 DEADLINE_S: Final = 30.0
 POLL_S: Final = 0.005
 CLIENTS: Final = 128
+WORKERS: Final = os.environ.get("TESTED_WITH_WORKERS")
+"""For how many workers each server has that does not say so itself: all tests can be run with some, by hand."""
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
 
 
@@ -47,7 +49,8 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without settings of ours, with the tests importable, and `more`."""
     clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
-    return {**clean, "PYTHONPATH": path, "COLUMNS": "200", **more}
+    workers = {"STRANDLINE_WORKERS": WORKERS} if WORKERS else {}
+    return {**clean, **workers, "PYTHONPATH": path, "COLUMNS": "200", **more}
 
 
 def free_port() -> int:

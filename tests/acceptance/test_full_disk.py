@@ -115,6 +115,11 @@ def ask_until_refused(server: Server, disk: Disk) -> list[str]:
     raise AssertionError(f"the disk was not full after {ASKED} runs")
 
 
+def readiness(server: Server) -> tuple[int, str]:
+    answer = server.client.get("/readyz")
+    return answer.status_code, answer.json()["status"]
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
 def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoints, killed: bool) -> None:
     server = Server(TARGETS / "agent.py", folder=disk.folder, variables=at.environment)
@@ -131,6 +136,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
         at.release()
         until(lambda: "cannot be kept yet" in server.stderr, "the end of the run finds no room")
         assert not running.done()
+        until(lambda: readiness(server) == (503, "journal_unavailable"), "nobody is sent here")
         if killed:
             server.kill()
             disk.make_room(server)
@@ -140,6 +146,7 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
             assert running.result().json()["response"] == "running"
             # 202 where its claim was out when that commit failed: it goes on later, as the client can see.
             assert waiting.result().status_code in (200, 202)
+        until(lambda: readiness(server) == (200, "ready"), "it is ready by itself")
         assert server.chat("after")["response"] == "after"
         server.quiet()
         assert texts(server.history("running"), "user") == ["running", "waiting"]
@@ -153,6 +160,8 @@ def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoi
     finally:
         server.close()
     assert "Traceback" not in server.stderr, server.stderr
+    if not killed:
+        assert server.stderr.count("not ready: nothing can be kept") == 1, server.stderr
 
 
 @pytest.mark.parametrize("disk", ["mounted"], indirect=True)

@@ -123,16 +123,21 @@ def _each_request_on_a_connection_is_looked_at(server: Server, key: str) -> None
 
 
 def _what_is_asked_of_others_is_not_told(server: Server, bob: str, ops: str) -> None:
-    """An operator sees that bob's session waits for an answer, and not to what."""
+    """An operator sees that bob's session waits for an answer, and not to what (which may be in the name, too)."""
     with Client(server.url, bob) as client:
         assert client.chat("asks @x", "asks").status == "needs_input"
         (own,) = client.ask("GET", "/v1/sessions/asks")["input_requests"]
         assert own["reason"]
     with Client(server.url, ops) as client:
         listed = client.ask("GET", "/v1/sessions")["sessions"]
-        assert [each["input_requests"] for each in listed if each["session_id"] == "asks"] == [
-            [{**own, "reason": None}]
-        ]
+        (seen,) = (each for each in listed if each["session_id"] == "asks")
+        assert (seen["input_requests"], bool(seen["input_until"])) == ([], True)
+    url = ("--url", server.url)
+    lines = command(server.folder, "sessions", *url, STRANDLINE_API_KEY=ops).stdout.splitlines()
+    assert [line.split()[-4:] for line in lines if " waits for" in line] == [["waits", "for", "an", "answer"]]
+    assert (
+        f"waits for an answer: {own['name']}" in command(server.folder, "sessions", *url, STRANDLINE_API_KEY=bob).stdout
+    )
 
 
 def _rotated(server: Server, at: Checkpoints, folder: Path, old: str) -> str:

@@ -1,5 +1,6 @@
 """What a real server tells Prometheus, read with the parsers of Prometheus' own client."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
         assert now["strandline_journal_commit_batch_sum"] >= now["strandline_journal_commit_batch_count"]
         assert now["strandline_journal_bytes"] >= (tmp_path / "journal.db").stat().st_size
         assert now["strandline_disk_free_bytes"] > 0
+        assert now["strandline_connections_cut_total malformed"] == 0
+        with socket.create_connection((server.client.base_url.host, server.client.base_url.port or 0)) as stranger:
+            stranger.sendall(b"no HTTP at all\r\n\r\n")
+            assert stranger.recv(100).startswith(b"HTTP/1.1 400 ")
+        assert told(server)["strandline_connections_cut_total malformed"] == 1
+        assert "nvalid" not in server.stderr, "nobody fills the log with that"
         server.terminate()
         assert server.ended() == 0
         server.start()

@@ -143,6 +143,52 @@ def test_one_who_reads_meanwhile_does_not_hold_up_a_full_disk(path: Path, code: 
     asyncio.run(main())
 
 
+def test_a_journal_says_that_nothing_can_be_kept_for_as_long_as_that_is_so(path: Path) -> None:
+    """Nobody has to ask for anything: it finds out by itself that there is room again, and leaves nothing behind."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, _):
+            meta = rows_of_meta(journal)
+            assert journal.trouble is None
+            allow_pages(journal, 0)
+            with pytest.raises(JournalUnavailable):
+                await journal.accept(new("big", size=100_000), WIDE, take=False)
+            await until(lambda: journal.trouble == "the journal could not be used: the disk is full")
+            await journal.accept(new("small"), WIDE, take=False)  # (it finds room on a page that there is)
+            allow_pages(journal, 10_000)
+            await until(lambda: journal.trouble is None)
+            assert rows_of_meta(journal) == meta
+
+    asyncio.run(main())
+
+
+def test_a_run_that_is_too_large_for_the_room_there_is_does_not_stop_the_others(path: Path) -> None:
+    tried: list[object] = []
+
+    async def main() -> None:
+        async with opened(path) as (journal, _):
+            allow_pages(journal, 50)
+            ledger: Any = journal._ledger
+            try_out = ledger.try_out
+            ledger.try_out = lambda: tried.append(try_out())
+            with pytest.raises(JournalUnavailable):
+                await journal.accept(new("big", size=1_000_000), WIDE, take=False)
+            await until(lambda: tried)
+            assert journal.trouble is None
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def rows_of_meta(journal: SqliteJournal) -> list[object]:
+    return connection_of(journal).execute("SELECT * FROM meta ORDER BY name").fetchall()
+
+
 def fail_once(journal: SqliteJournal, code: int) -> None:
     """Make the next commit fail."""
     ledger: Any = journal._ledger

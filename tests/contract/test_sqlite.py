@@ -425,6 +425,7 @@ def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away:
             claims = journal.claims()
             await journal.accept(new("a"), WIDE, take=True)
             claim = await anext(claims)
+            assert journal.trouble is None
             await asyncio.to_thread(take_away, path)
             there = path.read_bytes() if path.exists() else None
             for _ in range(2):
@@ -440,6 +441,7 @@ def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away:
                 assert {type(answer) for answer in answers} == {JournalUnavailable}
                 assert all("deleted or replaced" in str(answer) for answer in answers)
                 assert all("restart" in str(answer) for answer in answers)
+            assert "deleted or replaced" in str(journal.trouble)
             await journal.stage(claim.token, ToolDone("t", {}))
             await journal.close()
             assert [each async for each in claims] == []

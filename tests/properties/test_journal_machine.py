@@ -38,7 +38,6 @@ from strandline.journal.port import (
     Move,
     NotDue,
     Pause,
-    Paused,
     Refused,
     Resume,
     Reused,
@@ -269,7 +268,7 @@ class ListModel:
         if at_once:
             self.start(run)
             return Accepted(0, input_until=until)
-        return Accepted(position, paused_since=session.closed_since if session.paused else None, input_until=until)
+        return Accepted(position, paused=session.paused, input_until=until)
 
     def _over(self, run: ModelRun, bounds: Bounds, position: int, length: int) -> Refused | None:
         if length > bounds.per_session:
@@ -390,7 +389,7 @@ class ListModel:
     def held_since(self, key: SessionKey) -> float | None:
         return next((run.ended_at for run in self.runs if run.key == key and run.held), None)
 
-    def pause(self, key: SessionKey, now: float) -> Paused | Changed:
+    def pause(self, key: SessionKey, now: float) -> Changed:
         session = self.sessions.get(key)
         if session is None:
             return Changed(existed=False)
@@ -400,7 +399,7 @@ class ListModel:
             since = now if held_since is None else held_since
             session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
-        return Paused(session.closed_since)
+        return Changed(existed=True)
 
     def resume(self, key: SessionKey, now: float) -> Changed:
         session = self.sessions.get(key)
@@ -918,8 +917,8 @@ class JournalMachine(RuleBasedStateMachine):
 
     async def _compare_all(self) -> None:
         waiting = await self.journal.read(WaitingQuery())
-        assert [(each.run_id, each.queue_deadline) for each in waiting] == [
-            (run.run_id, run.queue_deadline) for run in self.model.waiting()
+        assert [(each.run_id, each.queue_deadline, each.paused) for each in waiting] == [
+            (run.run_id, run.queue_deadline, self.model.sessions[run.key].paused) for run in self.model.waiting()
         ]
         # Those that ended long ago were compared before; a change of them would be one of all.
         for run in [run for run in self.model.runs if run.ended_at is None or run.held] + self.model.runs[-4:]:

@@ -15,7 +15,7 @@ import strandline
 from strandline.access.keyring import Keyring, new_key
 from strandline.access.source import Keys
 from strandline.agents.function import Session
-from strandline.http.auth import Access
+from strandline.http.auth import Access, LetIn
 from strandline.http.openapi import OPERATIONS
 from strandline.library import AgentApp
 from strandline.testing import Gate
@@ -492,24 +492,76 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
     run(main())
 
 
+class OneKey:
+    """Ada's, for as long as it counts."""
+
+    ring = Keyring([ADA[1]])
+
+    def on_change(self, told: object) -> None:
+        pass
+
+
+SCOPE: Final[Any] = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
+
+
+def let_in(access: Access) -> LetIn:
+    found = access.admit(dict(SCOPE))
+    assert found is not None
+    return found
+
+
 def test_of_a_request_that_was_answered_nothing_is_kept_for_when_its_key_is_taken_away() -> None:
     async def main() -> None:
-        class OneKey:
-            ring = Keyring([ADA[1]])
-
-            def on_change(self, told: object) -> None:
-                pass
-
         access = Access(cast("Keys", OneKey()), metrics_public=False)
-        scope: Any = {"type": "http", "path": "/", "headers": [(b"authorization", f"Bearer {ADA[0]}".encode())]}
-        let_in = access.admit(scope)
-        assert let_in is not None
         going_on: list[int] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             going_on.append(len(access._let_in))
 
-        await let_in.answer(app, scope, cast("Any", None), cast("Any", None))
+        await let_in(access).answer(app, SCOPE, cast("Any", None), cast("Any", None))
         assert [*going_on, len(access._let_in)] == [1, 0]
+
+    run(main())
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["in its middle", "after its end"])
+def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
+    """A server takes a second one for a defect of the app, and logs it."""
+
+    async def main() -> None:
+        request = let_in(Access(cast("Keys", OneKey()), metrics_public=False))
+        sent: list[dict[str, Any]] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"said", "more_body": more})
+            request.end()
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await request.answer(app, SCOPE, cast("Any", None), send)
+        assert [each.get("more_body") for each in sent if each["type"] == "http.response.body"] == (
+            [True, False] if more else [False]
+        )
+
+    run(main())
+
+
+def test_whoever_ends_the_task_of_a_request_ends_it_although_its_key_is_taken_away_at_that_moment() -> None:
+    async def main() -> None:
+        request, begun = let_in(Access(cast("Keys", OneKey()), metrics_public=False)), asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(request.answer(app, SCOPE, cast("Any", None), cast("Any", None)))
+        await begun.wait()
+        task.cancel()
+        request.end()
+        await asyncio.wait([task])
+        assert task.cancelled(), "and nobody is told 401"
 
     run(main())

@@ -5,16 +5,18 @@ import logging
 import re
 import resource
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http.connections import Connection, allowed, connections
 from strandline.http.crowd import FOR_PROBES, Crowd
+from strandline.telemetry.tally import Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -137,10 +139,15 @@ class Wire:
     def resume_reading(self) -> None: ...
 
 
-def connected(app: ASGIApp, patience_s: float = 10, keep_alive_s: int = 1000) -> tuple[Wire, Connection]:
+def connected(
+    app: ASGIApp,
+    patience_s: float = 10,
+    keep_alive_s: int = 1000,
+    made_by: Callable[..., HttpToolsProtocol] | None = None,
+) -> tuple[Wire, Connection]:
     config = Config(app, ws="none", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s)
     config.load()
-    made = connections(most=10, patience_s=patience_s)(config, ServerState(), {})
+    made = (made_by or connections(most=10, patience_s=patience_s))(config, ServerState(), {})
     wire = Wire()
     made.connection_made(cast("asyncio.Transport", wire))
     return wire, cast("Connection", made)
@@ -165,6 +172,98 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+NO_HTTP: Final = (
+    b"no HTTP at all\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # (TLS)
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /\xff\xfe HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET / HTTP/1.1\r\n: nameless\r\n\r\n",
+    b"GET / HTTP/1.1\r\nnone\x00: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("sent", NO_HTTP)
+def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def life(clock: VirtualClock) -> None:
+        tally = Tally()
+        wire, connection = connected(echo, made_by=connections(most=10, patience_s=10, on_end=tally.cut_off))
+        connection.data_received(sent)
+        await settle()
+        if not wire.ended:
+            assert b" 200 " in wire.written
+        else:
+            assert tally.cuts["malformed"] == 1
+        wire.close()
+        connection.connection_lost(None)
+        await settle()
+
+    with caplog.at_level(logging.WARNING):
+        run_virtual(life)
+    assert not caplog.records
+
+
+def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
+    async def life(clock: VirtualClock) -> None:
+        tally, endless = Tally(), asyncio.Event()
+        begins = dict(tally.cuts)
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await endless.wait()
+            await echo(scope, receive, send)
+
+        for app, most, sent, reason in (
+            (echo, 10, b"no HTTP at all\r\n\r\n", "malformed"),
+            (echo, 10, b"GET / HTTP/1.1\r\nx: " + bytes(70_000), "malformed"),
+            (echo, 10, b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000, "head_too_large"),
+            (echo, 10, b"GET / HTTP/1.1\r\n", "request_timeout"),
+            (echo, 10, b"", None),
+            (echo, 10, INNER, None),
+            (slow, 1, INNER, "no_connection_left"),
+            (echo, 1, b"", "idle"),
+        ):
+            before = dict(tally.cuts)
+            make = connections(most=most, patience_s=10, on_end=tally.cut_off)
+            _, first = connected(app, made_by=make)
+            first.data_received(sent)
+            await settle()
+            if most == 1:
+                _, second = connected(app, made_by=make)
+                second.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+                await settle()
+                assert tally.cuts["no_connection_left"] == before["no_connection_left"], "a probe is answered"
+                if reason == "no_connection_left":
+                    _, third = connected(app, made_by=make)
+                    third.data_received(INNER)
+                    await settle()
+            await asyncio.sleep(11)
+            assert {each: n - before[each] for each, n in tally.cuts.items() if n != before[each]} == (
+                {} if reason is None else {reason: 1}
+            )
+        make = connections(most=1, patience_s=10, on_end=tally.cut_off)
+        wire, connection = connected(echo, made_by=make)
+        wire.waits = 100
+        connection.pause_writing()
+        await asyncio.sleep(11)
+        assert tally.cuts["not_taken"] == 1
+        for _ in range(FOR_PROBES):  # (beside the one before, whose end nobody has told)
+            _, connection = connected(slow, made_by=make)
+            connection.data_received(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        connected(slow, made_by=make)
+        assert tally.cuts["no_connection_left"] == 2, "more than there is room for probes"
+        assert tally.cuts.keys() == begins.keys()
+        assert set(begins.values()) == {0}
+        endless.set()
+        await settle()
+
+    run_virtual(life)
 
 
 INNER = b"GET /inner HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -213,6 +312,30 @@ def test_an_answer_before_the_body_does_not_keep_the_connection_for_good() -> No
         ends = [wire.ended]
         await asyncio.sleep(2)
         assert [*ends, wire.ended] == ["", "closed"], "one that owes nothing stays for its time"
+
+    run_virtual(life)
+
+
+def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> None:
+    """An error in the middle of it could be told nobody, and the body may be what the answer is made of."""
+
+    async def early(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"7")]})
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        await send({"type": "http.response.body", "body": b"all [%s]" % message.get("body", b"gone")})
+
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(early)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nx")
+        await asyncio.sleep(30)
+        assert not wire.ended
+        connection.data_received(b"y")
+        await settle()
+        connection.data_received(b"z")
+        await settle()
+        assert wire.written.endswith(b"all [z]")
+        assert wire.written.count(b"HTTP/1.1") == 1
 
     run_virtual(life)
 

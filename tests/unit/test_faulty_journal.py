@@ -2,17 +2,22 @@
 
 import asyncio
 import gc
+import json
+import logging
 from functools import partial
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
+from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.engine.worker import TAKE_AGAIN_S
 from strandline.errors import JournalUnavailable
+from strandline.http.health import Probes
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome
 from strandline.testing.checker import check_history
@@ -20,11 +25,16 @@ from strandline.testing.virtual import VirtualClock, run_virtual
 
 
 class Faulty(MemoryJournal):
-    """Fails each verb as often as `failures` says."""
+    """Fails each verb as often as `failures` says, and keeps nothing as long as there is `hindrance`."""
 
     def __init__(self, clock: VirtualClock, **failures: int) -> None:
         super().__init__(clock)
         self.failures = failures
+        self.hindrance: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        return self.hindrance
 
     def _maybe_fail(self, verb: str) -> None:
         if self.failures.get(verb, 0):
@@ -50,6 +60,41 @@ class Faulty(MemoryJournal):
     async def stage(self, *args: Any) -> None:
         self._maybe_fail("stage")
         await super().stage(*args)
+
+
+def test_a_server_whose_journal_keeps_nothing_is_not_ready_and_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Faulty(clock)
+        async with serving(clock, Played(echo), journal) as service:
+            assert await probed(service) == (200, "ready")
+            assert service.health().ready
+            for hindrance in ("the disk is full", "it is locked"):
+                journal.hindrance = hindrance
+                assert await probed(service) == (503, "journal_unavailable")
+                assert not service.health().ready
+                await asyncio.sleep(10)
+            journal.hindrance = None
+            assert await probed(service) == (200, "ready")
+            await asyncio.sleep(10)
+            journal.hindrance = "the disk is full"
+            await service.drain()
+            assert await probed(service) == (503, "draining")
+
+    with caplog.at_level(logging.INFO, logger="strandline.readiness"):
+        run_virtual(main)
+    said = [(each.levelname, each.message) for each in caplog.records if each.name == "strandline.readiness"]
+    assert [level for level, _ in said] == ["ERROR", "ERROR", "INFO"]
+    assert "the disk is full" in said[0][1]
+    assert "docs/operations.md" in said[0][1]
+    assert "it is locked" in said[1][1]
+    assert "ready again" in said[2][1]
+
+
+async def probed(service: Service) -> tuple[int, str]:
+    """Return what `/readyz` says."""
+    answer = await Probes(service, agent_id="a", auth="none", retry_after_s=5).readyz(Request({"type": "http"}))
+    assert (answer.status_code == 503) == ("retry-after" in answer.headers)
+    return answer.status_code, json.loads(bytes(answer.body))["status"]
 
 
 def test_an_accept_that_fails_is_told_and_leaks_no_slot() -> None:

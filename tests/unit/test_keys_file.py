@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,21 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
     assert not knows(keys, BOB)
 
 
+@pytest.mark.parametrize("empty", ["", "\n", "# none for now\n"])
+def test_the_last_key_goes_when_another_one_stands_in_its_place_and_not_by_an_empty_file(
+    empty: str, file: Path
+) -> None:
+    write(file, ADA)
+    keys = Keys(Settings(api_keys_file=str(file)))
+    file.write_text(empty)
+    asyncio.run(keys.look())
+    assert knows(keys, ADA)
+    write(file, EVE)
+    asyncio.run(keys.look())
+    assert not knows(keys, ADA)
+    assert knows(keys, EVE)
+
+
 def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> None:
     keys = Keys(Settings(api_keys_file=str(file)))
     before = keys.ring.find(ADA[0].encode())
@@ -84,6 +100,36 @@ def test_a_key_that_changes_hands_is_gone_for_whom_it_stood_for(file: Path) -> N
     file.write_text(ADA[1].line() + " operator")
     asyncio.run(keys.look())
     assert before in keys.ring, "the same principal, with more rights"
+
+
+def test_of_two_looks_the_slower_one_does_not_bring_back_what_the_file_said_before(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP may come while the look of every two seconds waits for its disk."""
+
+    async def main() -> None:
+        keys, began, go_on = Keys(Settings(api_keys_file=str(file))), [], asyncio.Event()
+
+        async def read(content: Callable[..., bytes], file: Path, **options: bool) -> bytes:
+            began.append(found := content(file, **options))
+            if len(began) == 1:
+                await go_on.wait()
+            return found
+
+        monkeypatch.setattr("strandline.access.source.asyncio.to_thread", read)
+        write(file, ADA)
+        slow = asyncio.create_task(keys.look())
+        await asyncio.sleep(0)
+        assert len(began) == 1
+        write(file, BOB)
+        fast = asyncio.create_task(keys.look())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(slow, fast)
+        assert [knows(keys, each) for each in (ADA, BOB)] == [False, True]
+
+    asyncio.run(main())
 
 
 def test_the_file_is_looked_at_by_itself(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,9 @@ def test_a_pause_outlives_the_server_and_so_does_the_time_that_stands_still() ->
         async with serving(clock, gated.target, journal) as service:
             await asyncio.sleep(10)
             assert service.health().queue_depth == 1
+            await outcome(await send(service, "as long as this", "other session"))
+            waits_s = (await service.run(ANONYMOUS, patient.run_id)).estimated_wait_s
+            assert waits_s is None, "for somebody to resume it"
             hasty = await send(service, "hasty", queue_timeout_s=3)
             await asyncio.sleep(10)
             blocker = asyncio.Event()

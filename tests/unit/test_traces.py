@@ -224,6 +224,7 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
 ) -> None:
     """Its spans are a new attempt's: the time that it waited is told once."""
     hold = Gate()
+    between: list[float] = []
 
     async def main() -> None:
         journal, traces = MemoryJournal(SystemClock()), Traces()
@@ -240,6 +241,7 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
             await hold.reached.wait()
             later = await submit(service, traces, "y", ("traceparent", TRACEPARENT))
         hold.open()
+        between.append(SystemClock().now())
         async with strands_support.serving(held, tmp_path, journal, tracing=traces) as service:
             await service.wait(key().principal, later.run_id, 20)
             await told(spans, "strandline.run", 2)
@@ -250,6 +252,8 @@ def test_a_run_that_goes_on_in_a_later_process_is_in_the_same_trace(
     assert attempts == [2, 1]
     assert {trace.format_trace_id(each.context.trace_id) for each in runs if each.context} == {TRACE}
     assert len(named(spans, "strandline.wait")) == 2
+    (again, waited) = (each.start_time or 0 for each in runs)
+    assert waited < between[0] * 1e9 <= again, "what was taken up begins then, what had waited when it was accepted"
 
 
 @pytest.mark.parametrize(

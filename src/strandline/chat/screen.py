@@ -100,7 +100,7 @@ class Screen:
         self._out.print(Text.assemble((name, "bold"), clean(f" answers at {url}{version}")), soft_wrap=True)
         self._out.print(Text("/help tells what else you can type, Ctrl-D leaves", "dim"))
         if health.get("ready") is False:
-            self.note("It is starting or stopping at the moment: questions are not taken yet")
+            self.note("It takes no questions at the moment: it starts, stops, or can keep nothing")
 
     def turns(self, turns: Sequence[Turn], session: str, *, whole: bool) -> None:
         """Draw turns of the past; unless `whole`, long texts are cut."""

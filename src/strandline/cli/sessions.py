@@ -160,8 +160,9 @@ def _print_turn(turn: "Turn") -> None:
 
 
 def _now(session: dict[str, Any]) -> str:
-    if session.get("input_requests"):
-        return f"waits for an answer: {', '.join(str(each['name']) for each in session['input_requests'])}"
+    if session.get("input_until"):
+        names = ", ".join(str(each["name"]) for each in session["input_requests"])  # (none are told of others')
+        return f"waits for an answer: {names}" if names else "waits for an answer"
     if session.get("paused"):
         paused = "paused"
         return f"{paused}, {session['running']} executes" if session["running"] else paused

@@ -50,7 +50,7 @@ def _taken(settings: Settings) -> Finding:
     except OSError:
         health = None
     if isinstance(health, dict) and {"agent_id", "queue_depth", "version"} <= health.keys():
-        state = "ready" if health.get("ready") else "not ready yet"
+        state = "ready" if health.get("ready") else "not ready"
         told = f"{health.get('running', 0)} running, {health['queue_depth']} waiting"
         return note(
             "port",

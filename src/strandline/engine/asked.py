@@ -4,7 +4,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from strandline.engine.loops import Load
+from strandline.engine.loops import Load, WorkerLoad
 from strandline.engine.stream import Later, RunStream
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
 from strandline.journal.port import Unanswerable
@@ -95,6 +95,8 @@ class Health(Struct, frozen=True, kw_only=True):
 
     ready: bool
     draining: bool
+    trouble: str | None
+    """Why nothing that is asked for can be kept; None if it can."""
     processing: bool
     running: int
     held: int
@@ -105,6 +107,8 @@ class Health(Struct, frozen=True, kw_only=True):
     agents_in_memory: int
     refused_runs: int
     lost_clients: int
+    workers: list[WorkerLoad] = []
+    """The worker processes, if agents are in such."""
 
 
 class Vitals(Struct, frozen=True, kw_only=True):

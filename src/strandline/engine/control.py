@@ -23,7 +23,6 @@ from strandline.journal.port import (
     Journal,
     Move,
     Pause,
-    Paused,
     Resume,
     RunQuery,
     SessionQuery,
@@ -174,7 +173,7 @@ class Control:
                 self.tell(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._worker.ended(run_id, key, outcome)
-            case Pause(), Paused():
+            case Pause(), Changed(existed=True):
                 self._worker.paused(key)
             case Resume(), Changed(existed=True):
                 self._worker.resumed(key)

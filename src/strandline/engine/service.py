@@ -75,7 +75,7 @@ class Service:
         self._owner = owner
         self._observer = observer
         self._tracing = tracing
-        self._readiness = Readiness(clock, retry_after_s=options.retry_after_s)
+        self._readiness = Readiness(journal, clock, retry_after_s=options.retry_after_s)
         self._dispatcher = Dispatcher(options.max_running)
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
@@ -144,6 +144,7 @@ class Service:
             tracing=tracing,
         )
         self._chores = (
+            self._readiness.look,
             self._worker.limits.look,
             self._worker.inputs.look,
             self._pool.tidy,
@@ -334,8 +335,9 @@ class Service:
         oldest = self._dispatcher.oldest
         quiet_s = self._runner.quiet_s()
         return Health(
-            ready=self._readiness.started and not self._readiness.stopping,
+            ready=self._readiness.ready,
             draining=self._readiness.stopping,
+            trouble=self._readiness.trouble,
             processing=self._worker.executing > 0 or len(self._holds) > 0,
             running=self._worker.executing,
             held=len(self._holds),
@@ -346,6 +348,7 @@ class Service:
             agents_in_memory=len(self._pool),
             refused_runs=self._admission.refused,
             lost_clients=self._audience.lost,
+            workers=self._loops.load().workers,
         )
 
     def shares(self) -> dict[Principal, Share]:

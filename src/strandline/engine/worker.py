@@ -102,7 +102,7 @@ class Worker:
         while page := await self._journal.read(WaitingQuery(after)):
             for waiting in page:
                 self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
-                if waiting.closed_since is not None:
+                if waiting.paused:
                     self._paused.add(waiting.key)
                 elif waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
                     overdue.append((waiting.run_id, waiting.key))
@@ -135,7 +135,7 @@ class Worker:
                 self.refusals.note(new, accepted, asked_at=asked_at)
             else:
                 self.refusals.changed(new.key)
-                if accepted.paused_since is not None:
+                if accepted.paused:
                     self._paused.add(new.key)
                 taken = accepted.position == 0
                 if (until := accepted.input_until) is not None:

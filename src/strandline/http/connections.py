@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
-from strandline.http.crowd import FOR_PROBES, Crowd
+from strandline.http.crowd import FOR_PROBES, Crowd, Told, untold
 from strandline.http.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -142,6 +142,8 @@ class Connection(HttpToolsProtocol):
         if self._not_taken() < self._left_bytes:
             self._has_to_take()
         else:
+            if not self.transport.is_closing():  # (else it had ended before)
+                self._crowd.on_end("not_taken")
             self.cut()
 
     def _has_to_take(self) -> None:
@@ -251,6 +253,7 @@ class Connection(HttpToolsProtocol):
             if wire.inner_path(scope) in EXEMPT:
                 await app(scope, receive, send)
             else:
+                self._crowd.on_end(wire.NoConnectionLeft.code)
                 answer = wire.error_response(wire.NoConnectionLeft(most))
                 answer.headers["connection"] = "close"
                 await answer(scope, receive, send)
@@ -261,6 +264,7 @@ class Connection(HttpToolsProtocol):
         """Say why, and close it."""
         if self.transport.is_closing():
             return
+        self._crowd.on_end(error.code)
         if not self._is_ours():  # (else it would stand in the middle of an answer)
             self.transport.write(_as_bytes(wire.error_response(error)))
         self._close()
@@ -277,9 +281,12 @@ class Connection(HttpToolsProtocol):
         self.refuse(wire.HeadTooLarge(f"line and headers of a request may have at most {MAX_HEAD_BYTES} bytes"))
 
 
-def connections(*, most: int, patience_s: float) -> Callable[..., HttpToolsProtocol]:
-    """Return what makes the connections of one server; `patience_s` is how long a request may take to come."""
-    return functools.partial(Connection, crowd=Crowd(most=most, patience_s=patience_s))
+def connections(*, most: int, patience_s: float, on_end: Told = untold) -> Callable[..., HttpToolsProtocol]:
+    """Return what makes the connections of one server; `patience_s` is how long a request may take to come.
+
+    `on_end` is told of each that is ended before its time, why.
+    """
+    return functools.partial(Connection, crowd=Crowd(most=most, patience_s=patience_s, on_end=on_end))
 
 
 def allowed(most: int) -> int:

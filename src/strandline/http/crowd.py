@@ -13,6 +13,14 @@ from strandline.http import wire
 FOR_PROBES: Final = 100
 """Connections kept free for probes, so that nobody restarts a server for having many clients."""
 
+Told = Callable[[str], object]
+"""Told why a connection was ended before its time: the code of what its client was told, `idle` if it had asked nothing
+and made room, `not_taken` if it took nothing of its answer."""
+
+
+def untold(reason: str) -> None:
+    """Tell nobody."""
+
 
 class Member(Protocol):
     """A connection."""
@@ -43,8 +51,9 @@ class Member(Protocol):
 class Crowd:
     """All connections of a server; those that owe a request in the order in which their time began."""
 
-    def __init__(self, *, most: int, patience_s: float) -> None:
+    def __init__(self, *, most: int, patience_s: float, on_end: Told = untold) -> None:
         self._most = most
+        self.on_end = on_end
         self._open: set[Member] = set()
         self._owing = Waiting(patience_s, lambda each: each.took_too_long(patience_s))
         self._taking = Waiting(patience_s, lambda each: each.took_too_little())
@@ -60,6 +69,7 @@ class Crowd:
             connection.take_probes_only(self._most)
             return
         if idle is not None:
+            self.on_end("idle")
             idle.cut()
             self.left(idle)
         else:

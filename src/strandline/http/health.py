@@ -3,11 +3,13 @@
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
 from strandline.engine.dispatcher import Share
+from strandline.engine.loops import WorkerLoad
 from strandline.engine.service import Service
 from strandline.http import wire
 from strandline.http.auth import caller_of
@@ -31,6 +33,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     ready: bool
     auth: str
     version: str
+    workers: list[WorkerLoad] | UnsetType = UNSET
     principals: dict[str, Share] | UnsetType = UNSET
     """Told to operators only."""
 
@@ -38,7 +41,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
 class ProbeBody(Struct, frozen=True):
     """One word."""
 
-    status: Literal["alive", "ready", "draining", "starting"]
+    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable"]
 
 
 class Probes:
@@ -70,6 +73,7 @@ class Probes:
                 ready=health.ready,
                 auth=self._auth,
                 version=__version__,
+                workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
                 principals=_by_name(self._service) if caller_of(request).operator else UNSET,
             )
         )
@@ -83,7 +87,10 @@ class Probes:
         health = self._service.health()
         if health.ready:
             return wire.answer(ProbeBody("ready"))
-        status = ProbeBody("draining" if health.draining else "starting")
+        if health.draining:
+            status = ProbeBody("draining")
+        else:
+            status = ProbeBody("starting" if health.trouble is None else "journal_unavailable")
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
 
 

@@ -185,15 +185,16 @@ class Sessions:
         )
 
     async def _all(self, request: Request, cursor: str | None, own: Principal) -> Response:
-        """Return sessions of all principals, with whose they are; what those of others ask is not told."""
+        """Return sessions of all principals, with whose they are.
+
+        What those of others ask is not told, not even its name or id: agents make both of whatever they like.
+        """
         page = await self._service.all_sessions(after=_after(cursor), limit=wire.page_limit(request))
         shown = [
             replace(
                 session_body(each),
                 principal=each.key.principal,
-                input_requests=[
-                    asked if each.key.principal == own else replace(asked, reason=None) for asked in each.input_requests
-                ],
+                input_requests=each.input_requests if each.key.principal == own else [],
             )
             for each in page.sessions
         ]

@@ -18,7 +18,6 @@ from strandline.journal.port import (
     Move,
     NotDue,
     Pause,
-    Paused,
     Resume,
     Stopped,
 )
@@ -112,7 +111,7 @@ class Controls(Questions):
             until = question.until
         return Stopped(ended, [self._have_end(claimed)] if asks and claimed is not None else [], until)
 
-    def pause(self, change: Pause) -> Paused | Changed:
+    def pause(self, change: Pause) -> Changed:
         """Take nothing more of a session; its time stands still, since before if it is held."""
         session = self._known.session(change.key)
         if session is None:
@@ -126,7 +125,7 @@ class Controls(Questions):
             session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
         self._execute(_PAUSE, (1, session.closed_since, session.no))
-        return Paused(session.closed_since)
+        return Changed(existed=True)
 
     def resume(self, change: Resume) -> Changed:
         """Let a session go on, unless it is held: then when that is over."""

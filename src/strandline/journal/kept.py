@@ -94,10 +94,10 @@ class KeptRun:
         lane, urgency, _ = rank(self.lane, self.priority, self.place)
         return lane, urgency, self.sequence
 
-    def waiting(self, closed_since: float | None) -> Waiting:
+    def waiting(self, *, paused: bool) -> Waiting:
         """Return what the dispatcher needs of it."""
         new = self.new
-        return Waiting(new.run_id, new.key, self.sequence, new.created_at, self.queue_deadline, closed_since)
+        return Waiting(new.run_id, new.key, self.sequence, new.created_at, self.queue_deadline, paused)
 
     def staged(self) -> tuple[Fact, ...]:
         """Return what is staged of it."""

@@ -167,7 +167,7 @@ class Ledger(Controls):
         self._next_seq = seq + 1
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None, until)
+            return Accepted(ahead + 1, stopped, session.paused, until)
         self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,

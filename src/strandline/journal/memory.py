@@ -78,6 +78,11 @@ class MemoryJournal(MemoryControls, MemoryLists):
         """How often it was opened."""
         return self._epoch
 
+    @property
+    def trouble(self) -> str | None:
+        """Nothing hinders it."""
+        return None
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """End all holds, fence every older owner; return what was executing, in order of sequence, with new tokens."""
         with self._lock:
@@ -155,7 +160,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 self._start(session, run)
                 return Accepted(0, stopped, input_until=until)
             self._enqueue(session, run)
-            return Accepted(ahead + 1, stopped, session.closed_since if session.paused else None, until)
+            return Accepted(ahead + 1, stopped, session.paused, until)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
@@ -302,7 +307,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                    return [run.waiting(self._paused_since(run)) for run in page]
+                    return [run.waiting(paused=self._sessions[run.new.key].paused) for run in page]
                 case RunsQuery():
                     return self._list_runs(query)
                 case SessionQuery():

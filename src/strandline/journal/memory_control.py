@@ -15,7 +15,6 @@ from strandline.journal.port import (
     Move,
     NotDue,
     Pause,
-    Paused,
     Resume,
     Stopped,
 )
@@ -112,7 +111,7 @@ class MemoryControls(Steps):
         line.add(run)
         return Changed(existed=True)
 
-    def _pause(self, change: Pause) -> Paused | Changed:
+    def _pause(self, change: Pause) -> Changed:
         session = self._sessions.get(change.key)
         if session is None:
             return Changed(existed=False)
@@ -123,7 +122,7 @@ class MemoryControls(Steps):
             asked = session.open_question
             session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
-        return Paused(session.closed_since)
+        return Changed(existed=True)
 
     def _resume(self, change: Resume) -> Changed:
         session = self._sessions.get(change.key)

@@ -69,14 +69,13 @@ class Bounds(Struct, frozen=True):
 class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
-    `stopped` is what one that interrupts has cancelled, if anything. `paused_since`: its session is paused, and time
-    stands still there since then (see `Paused`). `input_until`: its session waits for input until then, or (for an
-    answer, or one that interrupts) would have.
+    `stopped` is what one that interrupts has cancelled, if anything. `paused`: its session is paused. `input_until`:
+    its session waits for input until then, or (for an answer, or one that interrupts) would have.
     """
 
     position: int
     stopped: "Stopped | None" = None
-    paused_since: float | None = None
+    paused: bool = False
     input_until: float | None = None
 
 
@@ -189,12 +188,6 @@ class Changed(Struct, frozen=True):
     existed: bool
 
 
-class Paused(Struct, frozen=True):
-    """The session is paused. Its time stands still since `since`; not before, if it waits for input until then."""
-
-    since: float
-
-
 class Busy(Struct, frozen=True):
     """Nothing was changed: what should be changed is not (or no longer) at rest."""
 
@@ -220,7 +213,7 @@ class Stopped(Struct, frozen=True):
     input_until: float | None = None
 
 
-ChangeAnswer = Changed | Paused | Busy | Ended | NotDue | Stopped
+ChangeAnswer = Changed | Busy | Ended | NotDue | Stopped
 
 
 class RunQuery(Struct, frozen=True):
@@ -333,8 +326,8 @@ class Waiting(Struct, frozen=True):
     sequence: int
     created_at: float
     queue_deadline: float | None = None
-    closed_since: float | None = None
-    """Since when its time has stood still, if its session is paused."""
+    paused: bool = False
+    """Whether its session is."""
 
 
 Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | AllSessionsQuery | WaitingQuery
@@ -346,6 +339,15 @@ class Journal(Protocol):
     @property
     def epoch(self) -> int:
         """How many owners the journal has had by now, the one that opened it last counted: it rises with each."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept at this moment, for people; None: it can, as far as is known. Never blocks.
+
+        Told soon after a verb has failed by it, and by itself no more as soon as it is over. A verb that fails for a
+        reason of its own (a damaged record, more than there is room for) is none.
+        """
         ...
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:

@@ -377,9 +377,12 @@ def last_waiting(connection: sqlite3.Connection, session: int) -> Rank | None:
 def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
     """Return a page of the waiting runs of all sessions, in order of sequence."""
     rows = connection.execute(
-        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline, CASE WHEN paused THEN closed_since END"
+        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline, paused"
         " FROM runs JOIN sessions ON no = session"
         " WHERE status = 'queued' AND seq > ? ORDER BY seq LIMIT ?",
         (query.after, query.limit),
     )
-    return [Waiting(run_id, SessionKey(principal, session_id), *rest) for run_id, principal, session_id, *rest in rows]
+    return [
+        Waiting(run_id, SessionKey(principal, session_id), sequence, created_at, deadline, bool(paused))
+        for run_id, principal, session_id, sequence, created_at, deadline, paused in rows
+    ]

@@ -108,6 +108,11 @@ class SqliteJournal:
         """How many owners the file has had, this one counted; 0 before it was opened."""
         return 0 if self._ledger is None else self._ledger.epoch
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept at this moment; None: it can, as far as is known."""
+        return None if self._writer is None else self._writer.trouble
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
 
@@ -358,6 +363,11 @@ class _WatchedLedger(Ledger):
         """Start a transaction. Raises `JournalUnavailable` if it would not be kept."""
         self._watch.check()
         super().begin()
+
+    def try_out(self) -> None:
+        """Keep something. Raises `JournalUnavailable` if it would not be kept."""
+        self._watch.check()
+        super().try_out()
 
 
 def _nothing() -> None:

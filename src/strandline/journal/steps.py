@@ -181,10 +181,6 @@ class Steps:
         run.fence = None
         self._last_attempts.discard(run.sequence)
 
-    def _paused_since(self, run: KeptRun) -> float | None:
-        session = self._sessions[run.new.key]
-        return session.closed_since if session.paused else None
-
     def _shown(self, run: KeptRun) -> Run:
         position = None
         if run.status is RunStatus.QUEUED:

@@ -2,7 +2,8 @@
 
 A verb is a function that runs on this thread; it decides before it writes, so an error of Strandline's own fails that
 verb alone and leaves the transaction as it was. Any other error rolls the batch back and runs its verbs one by one, so
-that one bad verb fails alone. A verb whose caller is gone is executed all the same. Knows no SQL and no journal.
+that one bad verb fails alone. A verb whose caller is gone is executed all the same. Whether a verb failed for a reason
+of its own, or nothing can be kept any more, is tried out. Knows no SQL and no journal.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 from strandline.errors import JournalUnavailable, StrandlineError
@@ -19,6 +20,8 @@ from strandline.model import Claim
 
 BATCH: Final = 500
 """How many verbs share a commit at most."""
+TRY_S: Final = 1.0
+"""How often it is tried out at most whether anything can be kept."""
 
 OnCommit = Callable[[float, int], object]
 """Told, on the writer's thread, how many seconds a commit took to be durable, and how many verbs shared it."""
@@ -44,6 +47,10 @@ class Store(Protocol):
 
     def make_room(self, error: Exception) -> None:
         """Do what can be done against the reason of a failed transaction before the next one. Raises nothing."""
+        ...
+
+    def try_out(self) -> None:
+        """Make as much durable as a run needs, and undo it. Raises what hinders it. No transaction is open."""
         ...
 
     def translated(self, error: Exception) -> StrandlineError:
@@ -105,6 +112,11 @@ class Writer:
         self._stopping = False
         self.unsettled = False
         """Whether claims may be out that rest on a commit which is still under way."""
+        self.trouble: str | None = None
+        """Why nothing can be kept, as it was tried out last; None: it can, as far as is known."""
+        self._doubtful = False
+        """Whether something could not be kept since it was last tried out well."""
+        self._tried_at = float("-inf")
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self.prepared: Future[None] = Future()
         """Done when `prepare` has returned; if it raised, that, and the thread is at its end."""
@@ -153,7 +165,7 @@ class Writer:
 
     def _serve(self, store: Store) -> None:
         queue = self._queue
-        while (job := queue.get()) is not None:
+        while (job := self._next(store)) is not None:
             batch = [job]
             while len(batch) < BATCH and not queue.empty():
                 job = queue.get()
@@ -163,8 +175,30 @@ class Writer:
                 batch.append(job)
             if not self._write(store, batch):
                 self._write_each(store, batch)
+                self._doubtful |= any(isinstance(job.error, JournalUnavailable) for job in batch)
             self.unsettled = False
             _resolve(batch)
+            if self._doubtful and time.monotonic() >= self._tried_at + TRY_S:
+                self._try_out(store)
+
+    def _next(self, store: Store) -> Job | None:
+        """Return the next job, None at the end; as long as it is doubtful whether it can be kept, that is tried out."""
+        while self._doubtful:
+            try:
+                return self._queue.get(timeout=max(0.0, self._tried_at + TRY_S - time.monotonic()))
+            except Empty:
+                self._try_out(store)
+        return self._queue.get()
+
+    def _try_out(self, store: Store) -> None:
+        """See whether anything can be kept: a verb may have failed by what only it needs, a damaged page."""
+        try:
+            store.try_out()
+        except Exception as error:
+            self.trouble = str(store.translated(error))
+        else:
+            self.trouble, self._doubtful = None, False
+        self._tried_at = time.monotonic()
 
     def _write(self, store: Store, batch: Sequence[Job]) -> bool:
         """Run all jobs in one transaction. False if it failed: nothing of it was kept."""

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from strandline import __version__
 from strandline.engine.asked import Vitals
+from strandline.engine.loops import WorkerLoad
 from strandline.telemetry.disk import Place
 from strandline.telemetry.tally import Distribution, Tally
 
@@ -54,6 +55,10 @@ def _histogram(name: str, meaning: str, read: Callable[[Seen], Distribution]) ->
     return Metric("histogram", name, meaning, lambda seen: [((), read(seen))])
 
 
+def _each_worker(seen: Seen, read: Callable[[WorkerLoad], float]) -> Iterable[tuple[tuple[str, ...], Read]]:
+    return [((str(place),), read(each)) for place, each in enumerate(seen.vitals.agents.workers)]
+
+
 METRICS: Final = (
     _gauge("runs_waiting", "Runs that wait for their turn", lambda seen: seen.vitals.health.queue_depth),
     _gauge("runs_running", "Runs that execute", lambda seen: seen.vitals.health.running),
@@ -87,6 +92,9 @@ METRICS: Final = (
              lambda seen: seen.vitals.claims_lost),
     _counter("clients_lost", "Clients whose connection ended before their answer",
              lambda seen: seen.vitals.health.lost_clients),
+    Metric("counter", "connections_cut",
+           "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`",
+           lambda seen: [((reason,), count) for reason, count in seen.tally.cuts.items()], ("reason",)),
     _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents that are kept for the next run of their session",
@@ -99,6 +107,14 @@ METRICS: Final = (
            lambda seen: seen.vitals.agents.silent_s),
     _counter("agent_loops_given_up", "Loops of agents that user code blocked for good",
              lambda seen: seen.vitals.agents.given_up),
+    Metric("gauge", "worker_ready", "1 while runs may begin in this worker process, else 0 (setting `workers`)",
+           lambda seen: _each_worker(seen, lambda each: float(each.pid is not None)), ("worker",)),
+    Metric("gauge", "worker_runs_running", "Runs that execute in this worker process",
+           lambda seen: _each_worker(seen, lambda each: each.running), ("worker",)),
+    Metric("gauge", "worker_silent_seconds", "For how long this worker process, or the loop of its agents, has owed a"
+           " sign of life", lambda seen: _each_worker(seen, lambda each: each.silent_s), ("worker",)),
+    _counter("workers_lost", "Worker processes that have ended without being told to",
+             lambda seen: seen.vitals.agents.workers_lost),
     _gauge("executor_backlog", "Sync tools that wait for one of `executor_threads`",
            lambda seen: seen.vitals.agents.backlog),
     _histogram("journal_commit_seconds", "How long a commit of the journal took to be durable",

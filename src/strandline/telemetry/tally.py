@@ -18,6 +18,8 @@ NO_CODE: Final = "none"
 REFUSALS: Final = tuple(
     kind.code for kind in (Draining, JournalUnavailable, NotReady, PrincipalFull, QueueFull, ServerFull)
 )
+CUTS: Final = ("head_too_large", "idle", "malformed", "no_connection_left", "not_taken", "request_timeout")
+"""Why connections are ended before their time: see `strandline.http.crowd`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -57,6 +59,7 @@ class Tally:
     def __init__(self) -> None:
         self.accepts = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
+        self.cuts = dict.fromkeys(CUTS, 0)
         failures = [(RunStatus.FAILED.value, code.value) for code in ErrorCode]
         well = [(outcome, NO_CODE) for outcome in OUTCOMES if outcome != RunStatus.FAILED]
         self.ends = dict.fromkeys([*well, *failures], 0)
@@ -74,6 +77,10 @@ class Tally:
     def refused(self, reason: str) -> None:
         """Count a refusal."""
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+    def cut_off(self, reason: str) -> None:
+        """Count a connection that was ended before its time."""
+        self.cuts[reason] = self.cuts.get(reason, 0) + 1
 
     def started(self, wait_s: float) -> None:
         """Count how long a run has waited."""

@@ -67,6 +67,12 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._go_on)
             self._left += data
 
+    def close(self) -> None:
+        """Write nothing more."""
+        with self._lock:
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+
     def _go_on(self) -> None:
         with self._lock:
             del self._left[: self._sent(self._left)]
@@ -109,6 +115,7 @@ class Channel(asyncio.Protocol):
         """Take the way to the other end."""
         self._transport = cast(asyncio.WriteTransport, transport)
         self._flush()
+        self.data_received(b"")  # (whole frames may have come before)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that there is nobody any more."""

@@ -55,6 +55,15 @@ class ClaimsContract(Contract):
         assert 0 < epochs[0] < epochs[1] < epochs[2]
 
     @scenario
+    async def test_verbs_that_fail_by_themselves_are_no_trouble_of_the_journal(self, desk: Desk) -> None:
+        assert desk.journal.trouble is None
+        claim = await desk.start("a")
+        await self._all_verbs_fail(desk, Token(RunId("none"), 1))
+        await desk.settle(claim)
+        await desk.restart()
+        assert desk.journal.trouble is None
+
+    @scenario
     async def test_a_claim_on_no_run_is_lost(self, desk: Desk) -> None:
         await desk.start("a")
         await self._all_verbs_fail(desk, Token(RunId("none"), 1))

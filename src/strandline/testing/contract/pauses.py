@@ -14,7 +14,6 @@ from strandline.journal.port import (
     Ended,
     Move,
     Pause,
-    Paused,
     Refused,
     Resume,
     SessionQuery,
@@ -29,10 +28,8 @@ YES = Changed(existed=True)
 
 
 async def pause(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:
-    """Pause a session; the answer to that is told as to any other change."""
-    answer = await desk.journal.change(Pause(at or key()))
-    assert isinstance(answer, Paused) or answer == Changed(existed=False)
-    return YES if isinstance(answer, Paused) else answer
+    """Let nothing more of a session start."""
+    return await desk.journal.change(Pause(at or key()))
 
 
 async def resume(desk: Desk, at: SessionKey | None = None) -> ChangeAnswer:
@@ -68,9 +65,9 @@ class PausesContract(Contract):
         assert session is not None
         assert session.paused
         assert await desk.settle(claim, done("hi", "ho"), take=True) is Take.NOTHING
-        assert await desk.accept("c") == Accepted(2, paused_since=1_000.0)
+        assert await desk.accept("c") == Accepted(2, paused=True)
         interrupt = await desk.accept("i", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
-        assert interrupt == Accepted(1, paused_since=1_000.0)
+        assert interrupt == Accepted(1, paused=True)
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 4)
         assert await desk.journal.take(key()) is Take.NOTHING
         assert await desk.waiting() == ["b", "c", "i"]
@@ -99,7 +96,7 @@ class PausesContract(Contract):
         await desk.restart()
         for name, position in (("s", 2), ("idle", 1)):
             assert await desk.journal.take(key(name)) is Take.NOTHING
-            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position, paused_since=1_000.0)
+            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position, paused=True)
         await resume(desk)
         assert await desk.journal.take(key()) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c-s"]
@@ -157,8 +154,8 @@ class PausesContract(Contract):
         await desk.accept("b", queue_deadline=1_200.0)
         await desk.accept("c")
         desk.clock.at = 1_040
-        waiting = {each.run_id: each.closed_since for each in await desk.journal.read(WaitingQuery())}
-        assert waiting == {"a": 1_010.0, "other": None, "b": 1_010.0, "c": 1_010.0}
+        waiting = {each.run_id: each.paused for each in await desk.journal.read(WaitingQuery())}
+        assert waiting == {"a": True, "other": False, "b": True, "c": True}
         await desk.restart()
         desk.clock.at = 1_050
         await resume(desk)

@@ -5,7 +5,7 @@ It waits for input, and it is paused or held: a minute in which both are true st
 
 # ruff: noqa: D102 (a test's name is its claim)
 
-from strandline.journal.port import Pause, Paused, Resume, WaitingQuery
+from strandline.journal.port import Changed, Pause, Resume, WaitingQuery
 from strandline.model import InputRequest, Lane, Message, Outcome, Question, RunId, RunStatus, Settlement, responses
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, key, said
@@ -48,7 +48,7 @@ class StandingContract(Contract):
             elif step == "restart":
                 await desk.restart()
             elif step == "pause":
-                assert isinstance(await desk.journal.change(Pause(key())), Paused)
+                assert await desk.journal.change(Pause(key())) == Changed(existed=True)
             else:
                 await desk.journal.change(Resume(key()))
         waiting = {each.run_id: each.queue_deadline or 0.0 for each in await desk.journal.read(WaitingQuery())}

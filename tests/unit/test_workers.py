@@ -1,0 +1,394 @@
+"""Agents in workers: what they do is the same, and what dies with a worker is what was in it."""
+
+import asyncio
+import inspect
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import target_support
+from engine_support import Played, asked, echo, key, outcome, play_round, send, tool_texts
+from strandline.agents.port import Attempt
+from strandline.clock import SystemClock
+from strandline.engine.options import Options
+from strandline.engine.service import Service
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.history import UNKNOWN_OUTCOME
+from strandline.journal.memory import MemoryJournal
+from strandline.model import ANONYMOUS, ErrorCode, Fact, RunId, RunStatus, Token, ToolDone
+from strandline.testing import Gate
+from strandline.testing.checker import check_history
+from strandline.workers.loops import WorkerLoops
+from target_support import run, until
+from unit import (
+    test_agent_endings,
+    test_conversation_managers,
+    test_external_history,
+    test_multi_agent,
+    test_shared_agent,
+    test_strands_agent,
+    test_strands_questions,
+)
+from workers_support import Nearby, nearby
+
+NUMBERS = count()
+THE_SAME = [
+    test_strands_agent.test_a_round_is_durable_before_any_tool_of_it_starts,
+    test_strands_agent.test_what_is_staged_is_what_hooks_of_the_user_made_of_it,
+    test_strands_agent.test_the_window_slides_in_the_agent_and_in_the_journal_and_history_keeps_all,
+    test_strands_agent.test_agent_state_is_kept_when_a_run_succeeds_and_rolled_back_when_it_fails,
+    test_strands_agent.test_an_interrupt_leaves_its_round_open_until_it_is_answered,
+    test_strands_agent.test_partial_text_of_a_stream_that_broke_is_kept_and_that_of_a_repeated_call_is_not,
+    test_strands_agent.test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again,
+    test_strands_agent.test_a_conversation_that_user_code_broke_is_rebuilt_from_history,
+    test_agent_endings.test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_the_next_run,
+    test_agent_endings.test_structured_output_that_is_valid_at_last_is_the_answer,
+    test_agent_endings.test_a_result_that_a_hook_still_looked_at_when_the_run_failed_is_not_forgotten,
+    test_agent_endings.test_tools_without_output_are_told_so_to_the_model_of_the_next_run,
+    test_conversation_managers.test_messages_that_the_agents_own_code_pins_stay_pinned,
+    test_conversation_managers.test_a_conversation_goes_on_under_another_manager_than_before,
+    test_strands_questions.test_two_tools_that_ask_are_answered_together,
+    test_strands_questions.test_a_sub_agent_that_asks_is_answered_through_the_one_that_uses_it,
+    test_multi_agent.test_the_nodes_of_a_graph_go_on_with_their_conversations_also_once_it_was_made_anew,
+    test_multi_agent.test_a_stop_reaches_a_polite_tool_in_a_node_and_no_further_node_starts,
+    test_shared_agent.test_each_session_goes_on_with_its_own_conversation_and_state,
+    test_shared_agent.test_a_stop_in_the_middle_does_not_cancel_the_next_run,
+    test_external_history.test_the_conversation_is_the_session_managers_also_once_the_agent_was_made_anew,
+]
+"""Of all that is claimed of agents, what has most to do with the way to them and back."""
+
+
+@pytest.mark.parametrize("test", THE_SAME, ids=lambda test: test.__name__.removeprefix("test_"))
+def test_the_same_is_true_of_agents_in_workers(
+    test: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_support, "WORKERS", "2")
+    assert list(inspect.signature(test).parameters) == ["tmp_path"]
+    test(tmp_path)
+
+
+# -- what dies with a worker --------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def in_workers(
+    behaviour: Callable[[Attempt], Awaitable[str]],
+    *,
+    workers: int = 2,
+    journal: MemoryJournal | None = None,
+    spawn: Callable[[], Nearby] | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Service, WorkerLoops, Played]]:
+    played = Played(behaviour)
+    clock = SystemClock()
+    target, loops = nearby(played, workers, spawn)
+    service = Service(
+        journal=journal or MemoryJournal(clock),
+        target=target,
+        loops=loops,
+        clock=clock,
+        new_run_id=lambda: RunId(f"run_{next(NUMBERS)}"),
+        workspace=lambda key: tempfile.gettempdir(),
+        options=Options(**{"cancel_grace_s": 0.3, "drain_grace_s": 0, **options}),
+    )
+    await loops.start(target.try_out).done
+    await service.start()
+    try:
+        yield service, loops, played
+    finally:
+        await service.abort()
+
+
+def place_of(service: Service, loops: WorkerLoops, run_id: RunId) -> int:
+    """Return in which worker a run executes."""
+    (execution,) = [each for each in service._runner.executing() if each.attempt.context.run_id == run_id]
+    assert execution.call is not None
+    return next(place for place, end in enumerate(loops._ends) if end is execution.call.home)
+
+
+def kill(loops: WorkerLoops, place: int) -> None:
+    """Have a worker die by itself."""
+    end = loops._ends[place]
+    loops._processes[end].kill()
+
+
+def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, other = Gate(), Gate()
+    done: list[str] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "other":
+            await other.wait()
+            return "undisturbed"
+
+        async def pays() -> str:
+            done.append("paid")
+            return "paid"
+
+        if attempt.context.attempt == 1:
+            await play_round(attempt, "t1", pays)
+            await model.wait()
+        return f"answer to {asked(attempt)}, attempt {attempt.context.attempt}"
+
+    async def main() -> None:
+        async with in_workers(behaviour) as (service, loops, _):
+            beside = await send(service, "other", "b")
+            await other.reached.wait()
+            ticket = await send(service, "go", "a")
+            await model.reached.wait()
+            place = place_of(service, loops, ticket.run_id)
+            assert place != place_of(service, loops, beside.run_id), "they were spread"
+            kill(loops, place)
+            ended = await outcome(ticket)
+            assert ended.output == "answer to go, attempt 2"
+            assert done == ["paid"], "a tool that has ended is not started again"
+            other.open()
+            assert (await outcome(beside)).output == "undisturbed"
+            view = await service.run(ANONYMOUS, beside.run_id)
+            assert view.run.attempt == 1
+            await until(lambda: all(each.pid is not None for each in loops.load().workers))
+            assert loops.load().workers_lost == 1
+            check_history(await service.history(key("a"), count=0, include_tool_messages=True))
+
+    with caplog.at_level(logging.INFO, "strandline.workers"):
+        run(main)
+    assert "has died: killed" in caplog.text
+
+
+def test_a_run_whose_worker_dies_in_a_tool_ends_as_crashed_and_its_session_goes_on() -> None:
+    tool = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        async def waits() -> str:
+            await tool.wait()
+            return "never"
+
+        if asked(attempt) == "go":
+            await play_round(attempt, "t1", waits)
+        return f"answer to {asked(attempt)}"
+
+    async def main() -> None:
+        async with in_workers(behaviour) as (service, loops, _):
+            ticket = await send(service, "go")
+            follows = await send(service, "next")
+            await tool.reached.wait()
+            kill(loops, place_of(service, loops, ticket.run_id))
+            ended = await outcome(ticket)
+            assert ended.error is not None
+            assert ended.error.code is ErrorCode.CRASHED
+            assert (await outcome(follows)).output == "answer to next"
+            history = await service.history(key(), count=0, include_tool_messages=True)
+            assert UNKNOWN_OUTCOME in str(tool_texts(history))
+            assert len(service._holds) == 0, "nothing of it can work any more"
+
+    run(main)
+
+
+def test_a_run_that_was_asked_to_end_ends_as_that_when_its_worker_dies_meanwhile() -> None:
+    model = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        await model.wait()
+        return "never"
+
+    async def main() -> None:
+        async with in_workers(behaviour, cancel_grace_s=20.0) as (service, loops, _):
+            ticket = await send(service, "go")
+            await model.reached.wait()
+            await service.cancel(ANONYMOUS, ticket.run_id)
+            kill(loops, place_of(service, loops, ticket.run_id))
+            assert (await outcome(ticket)).status is RunStatus.CANCELLED
+
+    run(main)
+
+
+def test_an_agent_that_was_idle_in_a_worker_that_died_is_made_anew_without_an_attempt_counted() -> None:
+    async def main() -> None:
+        async with in_workers(echo, workers=1) as (service, loops, played):
+            await outcome(await send(service, "one"))
+            await outcome(await send(service, "two"))
+            assert len(played.built) == 1
+            kill(loops, 0)
+            await until(lambda: loops.load().workers_lost == 1)
+            ticket = await send(service, "three")
+            assert (await outcome(ticket)).output == "echo three"
+            assert len(played.built) == 2
+            assert len(played.built[1][1].messages) == 4, "with its conversation"
+            assert (await service.run(ANONYMOUS, ticket.run_id)).run.attempt == 1
+
+    run(main)
+
+
+def test_a_worker_is_told_when_an_agent_is_needed_no_longer() -> None:
+    async def main() -> None:
+        async with in_workers(echo, workers=1, max_agents=1) as (service, loops, _):
+            (process,) = loops._processes.values()
+            assert isinstance(process, Nearby)
+            assert process.inside is not None
+            agents = process.inside._agents
+            await outcome(await send(service, "one", "a"))
+            assert len(agents) == 1
+            await outcome(await send(service, "two", "b"))
+            await until(lambda: len(agents) == 1)
+            assert loops._ends[0].agents == 1
+
+    run(main)
+
+
+def test_what_the_journal_does_not_take_fails_the_run_and_stops_its_agent() -> None:
+    """A result that cannot be kept must not be gone on with."""
+    gone_on: list[str] = []
+    cancelled = Gate()
+
+    class Refusing(MemoryJournal):
+        error: Exception
+
+        async def stage(self, token: Token, fact: Fact) -> None:
+            if isinstance(fact, ToolDone):
+                raise self.error
+            await super().stage(token, fact)
+
+    async def behaviour(attempt: Attempt) -> str:
+        async def works() -> str:
+            return "done"
+
+        await play_round(attempt, "t1", works)
+        try:
+            await cancelled.wait()
+        except asyncio.CancelledError:
+            gone_on.append("cancelled")
+            raise
+        return "never"
+
+    async def main() -> None:
+        for error in (JournalUnavailable("no room"), ClaimLost("stale")):
+            journal = Refusing(SystemClock())
+            journal.error = error
+            async with in_workers(behaviour, journal=journal) as (service, _, _):
+                ended = await outcome(await send(service, "go"))
+                assert ended.error is not None
+                assert (ended.error.code, ended.error.detail) == (ErrorCode.AGENT_ERROR, str(error))
+        assert gone_on == ["cancelled", "cancelled"]
+
+    run(main)
+
+
+def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when_that_harms_nobody() -> None:
+    leftover, beside = Gate(), Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "stuck":
+            await asyncio.to_thread(leftover.block)
+        elif asked(attempt) == "beside":
+            await beside.wait()
+        return f"answer to {asked(attempt)}"
+
+    async def main() -> None:
+        async with in_workers(behaviour, workers=1, hold_limit_s=0.2) as (service, loops, _):
+            (end,) = loops._ends
+            innocent = await send(service, "beside", "b")
+            await beside.reached.wait()
+            stuck = await send(service, "stuck", "a", timeout_s=0.2)
+            follows = await send(service, "next", "a")
+            assert (await outcome(stuck)).error is not None
+            assert (await outcome(follows)).output == "answer to next"
+            assert loops._ends != [end], "another worker has taken its place"
+            assert end in loops._processes, "it still does what somebody waits for"
+            assert len(service._holds.still_work()) == 1
+            beside.open()
+            assert (await outcome(innocent)).output == "answer to beside"
+            await until(lambda: end not in loops._processes)
+            await until(lambda: not service._holds.still_work())
+            assert loops.load().workers_lost == 0, "it was told to"
+        leftover.open()
+
+    run(main)
+
+
+def test_of_workers_that_are_to_end_there_are_no_more_than_there_are_workers() -> None:
+    leftovers, beside = Gate(), Gate()
+    waiting: list[str] = []
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "stuck":
+            await asyncio.to_thread(leftovers.block)
+        elif attempt.context.attempt == 1:
+            waiting.append(asked(attempt))
+            await beside.wait()
+        return f"answer to {asked(attempt)}"
+
+    async def main() -> None:
+        async with in_workers(behaviour, workers=1, hold_limit_s=0.1, max_holds=8) as (service, _, _):
+            tickets = []
+            for number in range(2):
+                tickets.append(await send(service, "beside", f"b{number}"))
+                await until(lambda: len(waiting) == len(tickets))
+                await outcome(await send(service, "stuck", f"a{number}", timeout_s=0.1))
+                await until(lambda: len(service._holds) == 0)
+            # The first of the two was ended for the second: its run went on in the worker of now.
+            assert (await outcome(tickets[0])).output == "answer to beside"
+            assert (await service.run(ANONYMOUS, tickets[0].run_id)).run.attempt == 2
+            beside.open()
+            assert (await outcome(tickets[1])).output == "answer to beside"
+        leftovers.open()
+
+    run(main)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    started: list[Nearby] = []
+    played = Played(echo)
+
+    def spawn() -> Nearby:
+        if len(started) == 1:
+            started.append(started[0])
+            raise BlockingIOError("no more processes")
+        started.append(Nearby(played))
+        return started[-1]
+
+    async def main() -> None:
+        async with in_workers(echo, workers=1, spawn=spawn) as (service, loops, _):
+            kill(loops, 0)
+            await until(lambda: loops.load().workers_lost == 1)
+            assert (await outcome(await send(service, "go"))).output == "echo go"
+            assert len(started) == 3
+
+    run(main)
+    assert "no process can take the place of worker 0 yet: no more processes" in caplog.text
+
+
+def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_for() -> None:
+    async def main() -> None:
+        async with in_workers(echo, workers=1) as (service, loops, _):
+            (process,) = loops._processes.values()
+            assert isinstance(process, Nearby)
+            assert process.inside is not None
+            model = Gate()
+
+            async def behaviour(attempt: Attempt) -> str:
+                await model.wait()
+                return "done"
+
+            process._target.behaviour = behaviour  # type: ignore[attr-defined]
+            ticket = await send(service, "go")
+            await model.reached.wait()
+            (told,) = await service.stacks()
+            assert any("in behaviour" in line for line in told.stack)
+            process.inside._take = lambda order: None  # type: ignore[method-assign]
+            process.inside.channel._take = process.inside._take
+            (told,) = await service.stacks()
+            pid = loops._ends[0].pid
+            assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may tell why"]
+            loops.beat()
+            await until(lambda: loops.load().silent_s > 0.05)
+            assert ticket.run_id == told.run.run_id
+
+    run(main)
