@@ -43,7 +43,7 @@ class Perils:
         """How likely a worker dies at anything that its agents do."""
         self.dies_young = chance.choice((0.0, 0.0, 0.3))
         """How likely one dies before it takes calls."""
-        self.blocks = chance.choice((0.0, 0.0, 0.01, 0.03))
+        self.blocks = chance.choice((0.0, 0.01, 0.05))
         """How likely an agent blocks its loop, at anything that it does."""
         self.stands = chance.choice((0.0, 0.0, 0.005))
         """How likely a whole worker stands still then."""
@@ -157,7 +157,7 @@ class VirtualWorker:
 
     def _long_s(self) -> float:
         draw = self.chance.random()
-        return self._perils.longest_s if draw < 0.1 else 30.0 * draw**4
+        return self._perils.longest_s if draw < 0.1 else 30.0 * draw**2
 
     def _begin(self) -> None:
         if not self.alive:
@@ -299,8 +299,8 @@ class Crew(WorkerLoops):
         mine = [f"{here} calls to workers"] if here else []
         lost = [worker.pid for worker in self._everyone if worker.alive and worker not in self._processes.values()]
         mine += [f"a worker {pid} that nobody knows" for pid in lost]
-        if len(self._processes) > len(self._ends) + len(self._relieved):
-            mine.append(f"{len(self._processes)} processes for {len(self._ends)} workers")
+        idle = [end for end in self._processes if end not in self._ends and not end.running]
+        mine += [f"worker {end.pid}, which is of no use" for end in idle]
         there = [each for worker in self._everyone if worker in self._used() for each in worker.leftovers()]
         return mine + there
 

@@ -96,7 +96,7 @@ class WorkerLoops:
     """
 
     def __init__(
-        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, opaque: bool
+        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, opaque: bool = True
     ) -> None:
         self._first = processes
         self._opaque = opaque
