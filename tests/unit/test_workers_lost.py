@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from strandline.agents.port import AgentLost, Finished, RunContext, RunStopped
+from strandline.agents.port import AgentLost, Attempt, Finished, RunContext, RunStopped
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.engine.calls import CURRENT, Call
@@ -205,9 +205,9 @@ def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works
         few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE, alive=True))
         assert await call.done == DONE
         await asyncio.sleep(100)
-        assert call.is_alive
+        alive = [call.is_alive]
         few.all[0].tell(m.Over(0))
-        assert not call.is_alive
+        assert [*alive, call.is_alive] == [True, False]
         assert end._errands == {}
 
     virtual(main)
@@ -390,36 +390,66 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
     virtual(main)
 
 
-def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
-    """The order to execute it waited for a loop that another run had blocked."""
+class Alone:
+    """A target and its only agent: `does` is what it does with an attempt."""
 
-    class Target:
-        opaque = exclusive = external = False
-        description = "a target"
-        began = False
+    opaque = exclusive = external = False
+    description = "a target"
 
-        async def build(self, *given: object) -> "Target":
-            return self
+    def __init__(self, does: Callable[[Attempt], object]) -> None:
+        self._does = does
 
-        async def run(self, attempt: object) -> Finished:
-            self.began = True
-            return DONE
+    async def build(self, *given: object) -> "Alone":
+        return self
 
-        def rest(self) -> None: ...
+    async def run(self, attempt: Attempt) -> Finished:
+        self._does(attempt)
+        return DONE
+
+    def rest(self) -> None:
+        """Nothing."""
+
+
+def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[Inside, Nowhere]:
+    target, transport = Alone(does), Nowhere()
+    inside = Inside(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
+    inside.channel.connection_made(transport)
+    inside._agents[0] = target
+    return inside, transport
+
+
+def test_what_a_run_does_is_told_before_it_does_it() -> None:
+    """It may block the loop: then it has to be known what does."""
+    told: list[bytes] = []
 
     async def main(clock: VirtualClock) -> None:
-        target = Target()
-        inside = Inside(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
-        transport = Nowhere()
-        inside.channel.connection_made(transport)
-        inside._agents[0] = target
+        def does(attempt: Attempt) -> None:
+            attempt.begin_tool("t1", "sleep", {})
+            told.extend(transport.written)
+
+        inside, transport = alone(does, clock)
+        inside._take(order(1))
+        await asyncio.sleep(1)
+        assert b"begin_tool" in b"".join(told)
+        for written in transport.written:
+            assert list(Frames().feed(written)) != [b"[]"], "nothing is said twice, and no empty frame"
+
+    run_virtual(main)
+
+
+def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
+    """The order to execute it waited for a loop that another run had blocked."""
+    began: list[Attempt] = []
+
+    async def main(clock: VirtualClock) -> None:
+        inside, transport = alone(began.append, clock)
         inside._take(order(1))
         inside._take(m.Signal(1))
         await asyncio.sleep(1)
-        assert not target.began
+        assert began == []
         assert b"RunStopped" in b"".join(transport.written)
         inside._take(order(2))
         await asyncio.sleep(1)
-        assert target.began
+        assert len(began) == 1
 
     run_virtual(main)

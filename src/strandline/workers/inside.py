@@ -113,7 +113,7 @@ class Inside:
 
     def _run(self, order: m.Run) -> None:
         signal: Signal = self._loops.signal()
-        attempt = RemoteAttempt(order, signal, self._send, self._clock)
+        attempt = RemoteAttempt(order, signal, self._send, self._clock, self._write_reports)
         copy_context().run(self._start, order, partial(_run, self._agents[order.agent], attempt), attempt)
 
     async def _built(self, order: m.Build) -> None:
@@ -161,7 +161,8 @@ class Inside:
 
     def _write_reports(self) -> None:
         told, self._reports = self._reports, []
-        self.channel.write(frame(*told))
+        if told:
+            self.channel.write(frame(*told))
 
     def _pulse(self) -> None:
         """Say how the agent loop does: whether it has given the sign of life that it was last asked for."""
