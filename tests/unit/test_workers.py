@@ -392,3 +392,32 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             assert ticket.run_id == told.run.run_id
 
     run(main)
+
+
+def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> None:
+    """As far as that brings anything: a session whose worker is about as busy as another stays where its agent is."""
+    gate = Gate()
+
+    async def behaviour(attempt: Attempt) -> str:
+        if asked(attempt) == "wait":
+            await gate.wait()
+        return "done"
+
+    async def main() -> None:
+        async with in_workers(behaviour) as (service, loops, played):
+            sessions = [f"s{number}" for number in range(12)]
+            gone = loops._ends[1]
+            gone.leaving = True
+            for session in sessions:
+                await outcome(await send(service, "hello", session))
+            gone.leaving = False
+            assert [end.agents for end in loops._ends] == [12, 0]
+            tickets = [await send(service, "wait", session) for session in sessions]
+            await until(lambda: sum(end.running for end in loops._ends) == 12)
+            assert [end.running for end in loops._ends] == [8, 4]
+            gate.open()
+            for ticket in tickets:
+                await outcome(ticket)
+            assert len(played.built) == 16, "four were made anew"
+
+    run(main)

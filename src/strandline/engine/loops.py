@@ -129,6 +129,10 @@ class Loops(Protocol):
         """Tell whether an agent that was built on the loop `home` can still be used."""
         ...
 
+    def suits(self, home: object) -> bool:
+        """Tell whether a run had better begin on `home`, where its agent is, than elsewhere with one made anew."""
+        ...
+
     def load(self) -> Load:
         """Return how the loop in use is doing."""
         ...
@@ -392,6 +396,8 @@ class AgentLoops:
     def lives(self, home: object) -> bool:
         """Tell whether a loop is the one in use."""
         return home is self._current
+
+    suits = lives
 
     def load(self) -> Load:
         """Return how the loop in use is doing."""

@@ -2,7 +2,7 @@
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
 puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal. One whose loop is
-lost is never given out.
+lost, or much busier than another one, is never given out.
 """
 
 from collections import Counter, OrderedDict
@@ -44,9 +44,9 @@ class AgentPool:
         return len(self._agents) + len(self._resting)
 
     def pop(self, key: SessionKey) -> SessionAgent | None:
-        """Take out the agent of a session, if it is here and can be used."""
+        """Take out the agent of a session, if it is here and had better be used than one made anew."""
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
-        if entry is None or self._loops.lives(entry.home):
+        if entry is None or self._loops.suits(entry.home):
             return None if entry is None else entry.agent
         self._loops.discard(entry.agent)
         return None

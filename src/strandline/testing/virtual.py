@@ -143,6 +143,8 @@ class InlineLoops:
         """Return True."""
         return True
 
+    suits = lives
+
     async def stack(self, call: Call[Any]) -> list[str]:
         """Return the names of what works for the call."""
         return [thread.name for thread in call.threads] + [task.get_name() for task in call.tasks]

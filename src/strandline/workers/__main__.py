@@ -43,7 +43,8 @@ def main() -> None:
         signal.signal(each, lambda *_: None)
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
-    setup = _setup(connection)
+    frames = Frames()
+    setup = first_order(connection, frames)
     sys.path[:] = setup.path
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     export_if_wanted(os.environ, setup.agent_id)
@@ -59,14 +60,14 @@ def main() -> None:
         ),
     )
     loops = AgentLoops(executor_threads=setup.executor_threads, clock=SystemClock(), new_loop=uvloop.new_event_loop)
-    uvloop.run(_serve(connection, target, loops))
+    uvloop.run(_serve(connection, frames, target, loops))
     idle = loops.close()
     flush(FLUSH_S)
     if not idle:
         _gone()  # a thread of user code still works; Python would wait for it
 
 
-async def _serve(connection: socket.socket, target: Target, loops: AgentLoops) -> None:
+async def _serve(connection: socket.socket, frames: Frames, target: Target, loops: AgentLoops) -> None:
     """Take orders until it is time to leave."""
     leaving = asyncio.Event()
 
@@ -75,7 +76,9 @@ async def _serve(connection: socket.socket, target: Target, loops: AgentLoops) -
             _gone()
 
     write = Writer(connection).write
-    inside = Inside(target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, write=write)
+    inside = Inside(
+        target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=write
+    )
     await asyncio.get_running_loop().create_connection(lambda: inside.channel, sock=connection)
     beginning = asyncio.create_task(inside.begin())
     beginning.add_done_callback(lambda _: look_less())
@@ -83,9 +86,8 @@ async def _serve(connection: socket.socket, target: Target, loops: AgentLoops) -
     beginning.cancel()
 
 
-def _setup(connection: socket.socket) -> m.Setup:
-    """Read the first order."""
-    frames = Frames()
+def first_order(connection: socket.socket, frames: Frames) -> m.Setup:
+    """Read the first order; what has come behind it is left in `frames`."""
     while data := connection.recv(1 << 16):
         for each in frames.feed(data):
             match orders(each):

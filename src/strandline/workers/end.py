@@ -217,9 +217,12 @@ class WorkerEnd:
             self.say(m.Beat())
 
     def silent_s(self) -> float:
-        """Return for how long a sign of life has been owed, by the worker or by the loop of its agents."""
+        """Return for how long a sign of life has been owed, by the worker or by the loop of its agents.
+
+        One that loads what it serves owes none.
+        """
         now = self._clock.monotonic()
-        if self._dead:
+        if self._dead or not self.ready.done():
             return 0.0
         theirs = self._pulse.silent_s + now - self._pulse_at if self._pulse.silent_s else 0.0
         return max(theirs, 0.0 if self._asked_at is None else now - self._asked_at)

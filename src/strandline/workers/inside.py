@@ -22,7 +22,7 @@ from strandline.engine.tracing import RUN
 from strandline.model import Carrier, RunId, SessionKey
 from strandline.workers import messages as m
 from strandline.workers.attempt import RemoteAttempt
-from strandline.workers.channel import Channel, frame
+from strandline.workers.channel import Channel, Frames, frame
 
 _log = logging.getLogger("strandline.runner")
 
@@ -62,9 +62,10 @@ class Inside:
         *,
         leave: Callable[[], object],
         gone: Callable[[], object],
+        frames: Frames | None = None,
         write: Callable[[bytes], object] | None = None,
     ) -> None:
-        self.channel = Channel(self._take, gone, orders, write=write)
+        self.channel = Channel(self._take, gone, orders, frames, write)
         self._target = target
         self._loops = loops
         self._clock = clock

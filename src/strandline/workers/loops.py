@@ -28,6 +28,8 @@ YOUNG_S: Final = 10.0
 """A worker that dies sooner than this is replaced later each time."""
 LONGEST_WAIT_S: Final = 30.0
 """But no later than this."""
+MOVE_AT: Final = 4
+"""A session whose worker executes so many runs more than another one has its agent made anew there."""
 SPAWN_AGAIN_S: Final = 1.0
 """How long to wait before a process that could not be started is tried again."""
 
@@ -254,6 +256,15 @@ class WorkerLoops:
     def lives(self, home: object) -> bool:
         """Tell whether calls may begin in a worker."""
         return isinstance(home, WorkerEnd) and home.is_free
+
+    def suits(self, home: object) -> bool:
+        """Tell whether a worker takes calls and is not much busier than another one.
+
+        After a death all sessions are with the others: without this they would stay there for as long as they talk.
+        """
+        if not isinstance(home, WorkerEnd) or not home.is_free:
+            return False
+        return home.running < MOVE_AT + min(end.running for end in self._ends if end.is_free)
 
     def load(self) -> Load:
         """Return how the workers are doing."""

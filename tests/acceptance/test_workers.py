@@ -1,0 +1,156 @@
+"""Agents in worker processes of a real server: spread, killed, wedged, and gone with it."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from acceptance.checkpoints import Checkpoints, checkpoints
+from acceptance.server import DEADLINE_S, TARGETS, Server, ran, refused, serving, tool_results, until
+from strandline.history import UNKNOWN_OUTCOME
+
+AGENT = TARGETS / "agent.py"
+TWO = ("--workers", "2")
+
+
+@pytest.fixture
+def at() -> Iterator[Checkpoints]:
+    with checkpoints() as made:
+        yield made
+
+
+def is_there(pid: int) -> bool:
+    """Tell whether a process still is more than an entry in the table."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def workers(server: Server) -> list[int]:
+    """Return the processes of a server's workers, once all of them take calls."""
+
+    def pids() -> list[int | None]:
+        return [each["pid"] for each in server.health()["workers"]]
+
+    until(lambda: None not in pids(), "all workers are ready")
+    return [pid for pid in pids() if pid is not None]
+
+
+def test_sessions_are_spread_over_workers_and_a_worker_that_dies_takes_only_its_own_runs_with_it(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    """It is killed between two rounds of a run, and once more in a tool; another session's run is undisturbed."""
+    server = Server(AGENT, *TWO, "--drain-grace", "20", folder=tmp_path, variables=at.environment)
+    try:
+        server.start()
+        first, second = workers(server)
+        at.hold("mine model 1", "yours model 0")
+        yours = server.ask("yours", "b")
+        at.reached("yours model 0")
+        mine = server.ask("mine a", "a")
+        at.reached("mine model 1")
+        busy = {each["pid"]: each["running"] for each in server.health()["workers"]}
+        assert busy == {first: 1, second: 1}, "each has one"
+        stacks = ran("stacks", "--journal", "sqlite:journal.db", folder=tmp_path)
+        assert stacks.stdout.count("in pass_step") == 2, stacks.stdout + stacks.stderr
+        mine_id = next(each.run_id for each in server.stored() if each.session_id == "a")
+        os.kill(second, signal.SIGKILL)  # (the first is that of the session that came first)
+        until(lambda: server.run(mine_id)["attempt"] == 2, "it goes on")
+        at.release("mine model 1")
+        assert mine.result(DEADLINE_S).json()["response"] == "mine: did a"
+        assert at.steps.count("mine a") == 1, "what had ended was not started again"
+        third = next(pid for pid in workers(server) if pid != first)
+        assert third != second
+
+        at.hold("tool x")
+        crashing = server.ask("tool x", "c")
+        at.reached("tool x")
+        os.kill(third, signal.SIGKILL)
+        answer = crashing.result(DEADLINE_S).json()
+        assert answer["error_code"] == "crashed"
+        at.release()
+        assert server.ask("again", "c").result(DEADLINE_S).json()["response"] == "again"
+        assert tool_results(server.history("c")) == [UNKNOWN_OUTCOME]
+        assert yours.result(DEADLINE_S).json()["response"] == "yours"
+        yours_id = next(each.run_id for each in server.stored() if each.session_id == "b")
+        assert server.run(yours_id)["attempt"] == 1
+        text = server.client.get("/metrics").text
+        assert "\nstrandline_workers_lost_total 2.0\n" in text
+        assert '\nstrandline_worker_ready{worker="1"}' in text
+
+        last = workers(server)
+        os.kill(last[0], signal.SIGTERM)
+        os.kill(last[0], signal.SIGINT)
+        assert server.ask("still", "a").result(DEADLINE_S).json()["response"] == "still"
+        assert workers(server) == last, "a signal to all processes is for the server to act on"
+        server.terminate()
+        assert server.ended() == 0
+        assert not any(map(is_there, last))
+    finally:
+        at.release()
+        server.close()
+    assert server.stderr.count("has died: ended by SIGKILL") == 2
+    assert "Traceback" not in server.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker hears of it from its socket alone")
+def test_code_that_keeps_pythons_lock_for_good_is_killed_with_its_worker_and_dies_with_a_killed_server(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    flags = (*TWO, "--cancel-grace", "1", "--hold-limit", "30")
+    server = Server(TARGETS / "gripping.py:answer", *flags, folder=tmp_path, variables=at.environment)
+    try:
+        server.start()
+        before = workers(server)
+        gripping = server.submit(
+            server.client.post, "/chat", json={"message": "grip", "session_id": "a", "timeout": 0.5}
+        )
+        at.reached("grips")
+        follows = server.ask("next", "a")
+        assert gripping.result(DEADLINE_S).json()["error_code"] == "timeout"
+        assert int(follows.result(DEADLINE_S).json()["response"]) in workers(server), "long before the hold was over"
+        after = workers(server)
+        assert len(set(before) & set(after)) == 1, "one was replaced"
+        assert "is given up" in server.stderr
+        server.ask("grip", "b")
+        at.reached("grips", times=2)
+        server.kill()
+        until(lambda: not any(map(is_there, after)), "no worker outlives its server", 5.0)
+    finally:
+        server.close()
+
+
+def test_what_cannot_be_served_is_told_as_without_workers(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("import nothing_of_this_name\n")
+    told = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
+    assert "nothing_of_this_name" in told
+    assert told == refused("agent.py", "--port", "0", folder=tmp_path)
+
+
+def test_a_module_that_ends_its_process_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text("import os\nos._exit(7)\n")
+    told = refused("agent.py", *TWO, "--port", "0", folder=tmp_path)
+    assert "a worker process has ended while it loaded what it serves: exit code 7" in " ".join(told.split())
+
+
+def test_one_agent_for_all_sessions_has_one_worker_and_takes_turns(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(TARGETS / "shared.py", *TWO, folder=tmp_path, variables=at.environment) as server:
+        assert len(workers(server)) == 1
+        assert "is of no use for one Agent for all sessions" in server.stderr
+        for session in "ab":
+            response: httpx.Response = server.ask("hello", session).result(DEADLINE_S)
+            assert response.json()["status"] == "success"
+
+
+def test_without_the_setting_there_are_none(tmp_path: Path) -> None:
+    with serving(
+        TARGETS / "gripping.py:answer", "--workers", "1", folder=tmp_path, variables={"CHECKPOINTS": "0"}
+    ) as server:
+        assert "workers" not in server.health()
+        assert "strandline_worker_ready{" not in server.client.get("/metrics").text
+        assert server.ask("hello").result(DEADLINE_S).json()["status"] == "success"
