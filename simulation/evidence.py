@@ -20,6 +20,8 @@ class Evidence:
         self.runs: dict[str, RunEvidence] = {}
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
+        self.deaths: list[float] = []
+        """When workers died."""
         self.ends: list[int] = []
         """When processes died, lost their journal or began to drain: what executed there may be given back."""
         self.drains: list[tuple[int, float, bool]] = []
@@ -360,6 +362,7 @@ class Evidence:
     def _worker_died(self, nth: int, event: Event) -> None:
         facts = event.facts
         self.crashes.append(nth)
+        self.deaths.append(event.at)
         for key, attempt in list(self._live.items()):
             if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
                 attempt.end(nth, event.at)
@@ -374,7 +377,11 @@ class Evidence:
         self._stood.add((event.facts["process"], event.facts["worker"]))
 
     def _blocks(self, nth: int, event: Event) -> None:
+        facts = event.facts
         self._attempt(event).blocked = True
+        for attempt in self._live.values():
+            if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+                attempt.beside_blocked = True
 
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)

@@ -102,12 +102,16 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     code = outcome.error.code if outcome.error else None
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
-        if not any(nth > run.request.nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
+        crashes = any(nth > run.request.nth for nth in evidence.crashes)
+        # (It may have been sent to a worker of which the server did not know yet that it was dead.)
+        crashes = crashes or any(at > run.request.at - SLACK_S for at in evidence.deaths)
+        if not crashes and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
         # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
         cut_off = last is not None and (last.crashed or (life.faulty and bool(evidence.drains)))
         in_a_tool = cut_off and last in run.asked.values()
-        fails = in_a_tool and life.options.unknown_tool == "fail"
+        # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
+        fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:

@@ -48,6 +48,8 @@ class Attempt:
         """When its worker died."""
         self.stood = False
         """Whether its worker had stood still before it began."""
+        self.beside_blocked = False
+        """Whether it shares its loop with code that blocked it."""
         self.blocked = False
         """Whether its code blocked the loop that it shares with others."""
         self.drained = False

