@@ -51,6 +51,7 @@ class Far:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.is_ready = True
         self.killed = False
         self.over = asyncio.Event()
         self.transport = Nowhere()
@@ -59,7 +60,8 @@ class Far:
     async def connect(self, channel: Channel) -> None:
         self.channel = channel
         channel.connection_made(self.transport)
-        self.tell(m.Ready(opaque=False))
+        if self.is_ready:
+            self.tell(m.Ready(opaque=False))
 
     def tell(self, *reports: m.Report) -> None:
         self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
@@ -114,7 +116,9 @@ class Few:
     def __init__(self, clock: Clock, workers: int = 1) -> None:
         self.all: list[Far] = []
         self.refuses = False
-        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock)
+        self.are_ready = True
+        """Whether those that are started take calls at once."""
+        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, opaque=False)
 
     def spawn(self) -> Far:
         if self.refuses:
@@ -123,6 +127,7 @@ class Few:
 
     def _begun(self) -> Far:
         self.all.append(Far(len(self.all)))
+        self.all[-1].is_ready = self.are_ready
         return self.all[-1]
 
     def killed(self) -> list[int]:
@@ -381,11 +386,16 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
         await asyncio.sleep(1)
         few.all[0].tell(m.Done(call=0, opaque=True))
         assert few.loops.opaque
+        few.are_ready = False
         await asyncio.sleep(20)
         few.all[0].over.set()
         few.all[0].channel.connection_lost(None)
-        await asyncio.sleep(0)
         assert few.loops.opaque, "while it is dead"
+        await asyncio.sleep(5)
+        assert few.in_use() == [1]
+        assert few.loops.opaque, "while another one begins"
+        few.all[1].tell(m.Ready(opaque=False))
+        assert [few.loops.opaque] == [False]
 
     virtual(main)
 

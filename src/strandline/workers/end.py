@@ -23,6 +23,8 @@ reports: Final = decoder(list[m.Report])
 """Reads a frame of reports."""
 LAST_WORDS_S: Final = 1.0
 """How long the connection to a process that is gone may stay open: what it has begun without our knowledge holds it."""
+END_S: Final = 0.5
+"""How long a process that has closed its connection gets to end: only its end says that nothing of it works."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
@@ -290,10 +292,10 @@ class WorkerEnd:
                 pass  # it knows more when it is ready
 
     def _gone(self) -> None:
-        """Note that the connection has ended: the process is dead, or is to be so."""
+        """Note that the connection has ended: the process is dead, or about to be, or it is ended."""
         self.leaving = True
         self._closed.set()
-        self._kill()
+        asyncio.get_running_loop().call_later(END_S, self._kill)
 
     async def last_words(self) -> None:
         """Return when all is read that the process has said, which is gone."""

@@ -50,7 +50,8 @@ class _Under(Struct):
 class Inside:
     """The worker's half of the connection. `join` makes the trace current that a carrier names.
 
-    `write` sends a frame from any thread; without it, the agent loop has to be the loop that listens.
+    `frames` has what came before anybody listened. `write` sends a frame from any thread; without it, the
+    agent loop has to be the loop that listens.
     """
 
     def __init__(
