@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from simulation.agents import Stage
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
+from simulation.perils import Perils
 from simulation.record import Record
 from simulation.script import Script
-from simulation.workers import Crew, Perils
+from simulation.workers import Crew
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.journal.port import Journal

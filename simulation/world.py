@@ -12,11 +12,11 @@ from msgspec import Struct
 from simulation.clients import send
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
+from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from simulation.wishes import sweep, wipe
-from simulation.workers import FOR_GOOD_S, Perils
 from strandline.engine.asked import Request
 from strandline.engine.options import Options
 from strandline.errors import StrandlineError

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from simulation.perils import Perils
 from simulation.trial import play
-from simulation.workers import Perils
 from strandline.engine.execution import Execution
 from strandline.engine.runner import Ended, Runner
 from strandline.model import Claim
