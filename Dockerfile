@@ -43,16 +43,19 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     /opt/venv/bin/pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check /wheels/*.whl
 COPY container /opt/strandline
 
-ENV PATH=/opt/venv/bin:$PATH \
+# Settings are here and not in the entry's command line, so that commands that are typed in a container have the same.
+ENV PATH=/opt/strandline/bin:/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PORT=8080 \
+    STRANDLINE_HOST=0.0.0.0 \
     STRANDLINE_JOURNAL=sqlite:/data/journal.db \
     STRANDLINE_LOG_FORMAT=json \
     STRANDLINE_ALLOW_ANONYMOUS=1
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s --retries=3 \
+# Until it has been ready once it is starting, however long it waits for a journal or migrates one.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5m --start-interval=1s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-S", "/opt/strandline/healthcheck.py"]
 # -I and -S: what runs as root is the entry and the standard library, whatever the environment says.
 ENTRYPOINT ["/opt/venv/bin/python", "-I", "-S", "/opt/strandline/entry.py"]

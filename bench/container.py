@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 LOCKED = (
-    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
+    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp:size=64m", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "512"),
 )
 

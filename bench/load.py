@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -106,9 +106,9 @@ def request(url: str, method: str, path: str, body: object = None, **headers: st
     return "\r\n".join([*lines, "", ""]).encode() + sent
 
 
-def chat(url: str, session_id: str, message: str = MESSAGE) -> bytes:
+def chat(url: str, session_id: str, message: str = MESSAGE, **headers: str) -> bytes:
     """Write the request of one turn."""
-    return request(url, "POST", "/chat", {"message": message, "session_id": session_id})
+    return request(url, "POST", "/chat", {"message": message, "session_id": session_id}, **headers)
 
 
 def health(url: str) -> bytes:
@@ -133,6 +133,7 @@ async def drive(
     turns: int | None = None,
     probe_s: float | None = None,
     prefix: str = "bench",
+    headers: Mapping[str, str] | None = None,
 ) -> Load:
     """Let `count` clients, each with a session of its own, talk for `seconds` or for a number of `turns`.
 
@@ -165,7 +166,7 @@ async def drive(
     try:
         async with asyncio.TaskGroup() as group:
             for client, session_id in zip(clients, sessions(count, prefix), strict=True):
-                group.create_task(talk(client, chat(url, session_id)))
+                group.create_task(talk(client, chat(url, session_id, **(headers or {}))))
             if probe_s is not None:
                 group.create_task(probe(probe_s))
         load.seconds = time.perf_counter() - begin

@@ -1,5 +1,8 @@
 """The image's entry: settle who owns /data, stop being root, find what to serve, and become the server.
 
+`docker exec CONTAINER strandline ...` comes through here too (`bin/strandline`), so that it is done by the server's
+user, in the server's folder and with its settings, and leaves nothing of root's beside the journal.
+
 Invariants: nothing of the user's (agent, modules beside it, their environment's Python settings) runs before root
 was given up for good; the server replaces this process, so that it is the container's first process and gets its
 signals; every way in which it cannot start ends with exit status 2 and one paragraph that says what to type.
@@ -7,6 +10,7 @@ signals; every way in which it cannot start ends with exit status 2 and one para
 Runs on the standard library alone (`python -I -S`) and knows nothing of Strandline but its command line.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +20,8 @@ from typing import Final, NamedTuple, NoReturn
 DATA: Final = Path("/data")
 AGENT: Final = Path("/app/agent.py")
 DEMO: Final = "strandline.demo.agent"
-COMMAND: Final = "/opt/venv/bin/strandline"
+NAME: Final = "strandline"
+COMMAND: Final = f"/opt/venv/bin/{NAME}"
 OWN_USER: Final = "strandline"
 OWN_ID: Final = 10001
 """Uid and gid of the image's user, who gets a /data that belongs to root."""
@@ -48,8 +53,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
             _become(_owner_of_data())
         workspace = _workspace()
         environment = _environment(os.environ, workspace)
-        command = _command(arguments, environment)
-        os.chdir(workspace)
+        is_command = bool(arguments) and not arguments[0].startswith("-")
+        command = _given(arguments) if is_command else _server(arguments, environment)
+        if not is_command or os.getcwd() == "/":  # (else somebody has gone where they are)
+            os.chdir(workspace)
     except CannotStart as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(EXIT_SETUP)
@@ -145,6 +152,8 @@ def _not_writable(path: Path, reason: str) -> CannotStart:
     uid, gid = os.getuid(), os.getgid()
     if _is_read_only():
         return CannotStart(f"{path}: {reason}. /data is mounted read-only: leave out the :ro of its -v.")
+    if reason == os.strerror(errno.ENOSPC):
+        return CannotStart(f"{path}: {reason}. Make room on the disk that is mounted to /data, then start it again.")
     return CannotStart(
         f"{path}: {reason} for user {uid}, whom this container runs as. Mend it on the host: "
         f"chown -R {uid}:{gid} FOLDER, where FOLDER is what you mount to /data (for a named volume: docker run --rm "
@@ -159,7 +168,7 @@ def _is_read_only() -> bool:
 def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
     """Return the server's environment: HOME is a folder that it may write to, as many libraries expect."""
     home = given.get("HOME", "/")
-    if home == "/" or not os.access(home, os.W_OK):
+    if not os.access(home, os.W_OK):
         home = str(workspace)
     return {**given, "HOME": home, "USER": given.get("USER", OWN_USER)}
 
@@ -167,14 +176,13 @@ def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
 # -- what ---------------------------------------------------------------------------------------------
 
 
-def _command(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Return the command to become: a given one, or the server with the given options."""
-    if arguments and not arguments[0].startswith("-"):
-        return list(arguments)
-    port = environment.get("PORT") or "8080"
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise CannotStart(f"PORT is {port!r}; it must be a number from 1 to 65535.")
-    return [COMMAND, "serve", _target(environment), "--host", "0.0.0.0", "--port", port, *arguments]
+def _given(arguments: Sequence[str]) -> list[str]:
+    """Return the command that was given; ours by its path, since PATH leads to this entry under its name."""
+    return [COMMAND if arguments[0] == NAME else arguments[0], *arguments[1:]]
+
+
+def _server(options: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    return [COMMAND, "serve", _target(environment), *options]
 
 
 def _target(environment: Mapping[str, str]) -> str:

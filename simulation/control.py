@@ -35,7 +35,8 @@ def cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
             if not is_cancelled and not (run.forced and _ended_by(life, kept, run.cancelled_at)):
                 yield f"run {run.id} ended as {as_told(outcome)} although its cancel was accepted"
             for attempt in () if run.lost else run.attempts:
-                if attempt.ended_nth > attempt.began_nth > run.cancelled_nth:
+                late = attempt.ended_nth > attempt.began_nth > run.cancelled_nth
+                if late and not attempt.was_on_its_way(run.cancelled_at):
                     yield f"attempt {attempt.number} of run {run.id} began after its cancel was accepted"
             yield from _in_time(life, evidence, run, kept)
         if is_cancelled:
@@ -107,7 +108,9 @@ def cancelled_all(life: Life, evidence: Evidence) -> Iterator[str]:
                 continue
             # (A run whose claim was made has to begin yet, and is asked to end only if that is wanted.)
             waited = sweep.running or (life.steady and (kept.started_at or 0) - EPOCH > sweep.told_at + SOON_S)
-            if waited and not run.lost and min((each.began_nth for each in run.attempts), default=-1) > sweep.told_nth:
+            first = min(run.attempts, key=lambda each: each.began_nth, default=None)
+            began = first is not None and first.began_nth > sweep.told_nth and not first.was_on_its_way(sweep.told_at)
+            if waited and not run.lost and began:
                 yield f"run {run.id} waited when its session was cancelled, and began"
             ended_after = life.steady and kept.ended_at is not None and kept.ended_at - EPOCH > sweep.told_at + SOON_S
             if sweep.running and ended_after and kept.status is not RunStatus.CANCELLED:

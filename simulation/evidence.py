@@ -20,6 +20,8 @@ class Evidence:
         self.runs: dict[str, RunEvidence] = {}
         self.refused: dict[str, str] = {}
         self.crashes: list[int] = []
+        self.deaths: list[float] = []
+        """When workers died."""
         self.ends: list[int] = []
         """When processes died, lost their journal or began to drain: what executed there may be given back."""
         self.drains: list[tuple[int, float, bool]] = []
@@ -56,6 +58,8 @@ class Evidence:
         self._over: set[int] = set()
         """Processes that are dead, or fenced."""
         self._draining_now: set[int] = set()
+        self._stood: set[tuple[int, int]] = set()
+        """Workers that have ever stood still, each with its process."""
         self._live: dict[tuple[str, int], Attempt] = {}
         """By run and process."""
         for nth, event in enumerate(life.events):
@@ -128,7 +132,7 @@ class Evidence:
         again = self.runs[attempt.run].attempts
         kept = self._life.runs.get(attempt.run)
         return (
-            attempt.crashed
+            attempt.fell
             and not attempt.kept
             and (
                 any(each.number == attempt.number for each in again if each is not attempt)
@@ -277,10 +281,11 @@ class Evidence:
         run.text = attempt.text
         if attempt.process in self._over:  # it does not know yet that another process has its claim
             attempt.end(nth, event.at)
-            attempt.crashed = True
+            attempt.crashed = attempt.fell = True
             run.attempts.insert(0, attempt)
             return
         attempt.drained = attempt.process in self._draining_now
+        attempt.stood = (attempt.process, attempt.worker) in self._stood
         if attempt.session in self._shut:
             self.while_paused.append((attempt, self._shut[attempt.session]))
         run.attempts.append(attempt)
@@ -354,6 +359,30 @@ class Evidence:
 
     _fenced = _crashed
 
+    def _worker_died(self, nth: int, event: Event) -> None:
+        facts = event.facts
+        self.crashes.append(nth)
+        self.deaths.append(event.at)
+        for key, attempt in list(self._live.items()):
+            if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+                attempt.end(nth, event.at)
+                del self._live[key]
+        for attempts in self.by_session.values():
+            for attempt in attempts:
+                if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+                    attempt.crashed = True
+                    attempt.worker_gone_at = event.at
+
+    def _stands(self, nth: int, event: Event) -> None:
+        self._stood.add((event.facts["process"], event.facts["worker"]))
+
+    def _blocks(self, nth: int, event: Event) -> None:
+        facts = event.facts
+        self._attempt(event).blocked = True
+        for attempt in self._live.values():
+            if attempt.process == facts["process"] and attempt.worker == facts["worker"]:
+                attempt.beside_blocked = True
+
     def _draining(self, nth: int, event: Event) -> None:
         self.interruptions.append(event.at)
         self.ends.append(nth)
@@ -373,4 +402,5 @@ class Evidence:
             for attempt in attempts:
                 if attempt.process == process:
                     attempt.crashed = attempt.crashed or crashed
+                    attempt.fell = attempt.fell or crashed
                     attempt.drained = attempt.drained or not crashed

@@ -102,12 +102,16 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     code = outcome.error.code if outcome.error else None
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
-        if not any(nth > run.request.nth for nth in evidence.crashes) and not (life.faulty and evidence.drains):
+        crashes = any(nth > run.request.nth for nth in evidence.crashes)
+        # (It may have been sent to a worker of which the server did not know yet that it was dead.)
+        crashes = crashes or any(at > run.request.at - SLACK_S for at in evidence.deaths)
+        if not crashes and not (life.faulty and evidence.drains):
             yield "and nothing had crashed"
         # A server that stops on a full disk cannot keep how its runs ended: at the next start they have crashed.
         cut_off = last is not None and (last.crashed or (life.faulty and bool(evidence.drains)))
         in_a_tool = cut_off and last in run.asked.values()
-        fails = in_a_tool and life.options.unknown_tool == "fail"
+        # (Of those whose worker is ended because another's code blocks it, nobody waits until they are dead.)
+        fails = in_a_tool and (life.options.unknown_tool == "fail" or (last is not None and last.beside_blocked))
         if not (life.opaque or life.runs[run.id].attempt >= life.options.max_attempts or fails):
             yield "and could have gone on"
     elif code is ErrorCode.TIMEOUT:
@@ -122,7 +126,8 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
     elif outcome.status is RunStatus.CANCELLED:
         pass  # see `cancelled`
     elif last is None:
-        if not (code is ErrorCode.AGENT_ERROR and life.faulty):
+        on_its_way = bool(life.workers) and life.opaque and code is ErrorCode.STOPPED  # it counts as begun then
+        if not ((code is ErrorCode.AGENT_ERROR and life.faulty) or on_its_way):
             yield "and never began"
     elif not run.lost:  # else what was seen last may be what counts for nothing
         yield from _own_cause(life, run, last, outcome)
@@ -151,7 +156,9 @@ def _own_cause(life: Life, run: RunEvidence, last: Attempt, outcome: Outcome) ->
         if last.how != "asked" or last.asks != [each.id for each in outcome.input_requests]:
             yield f"but its agent {last.how}"
     elif code is ErrorCode.AGENT_ERROR:
-        if not (script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or life.faulty):
+        if not (
+            script.ends is Ends.RAISES or script.build_fails or last.how == "raised" or last.blocked or life.faulty
+        ):
             yield "and nothing had failed"
     elif code is ErrorCode.STOPPED:
         if not last.drained:
@@ -211,7 +218,7 @@ def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
 
 def _may_be_left(life: Life) -> bool:
     """Tell whether a run may end before its code does."""
-    return bool(life.traits.threads or life.traits.swallows)
+    return bool(life.traits.threads or life.traits.swallows or life.workers)
 
 
 # -- G9, and what has to end in time -------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """One life of a server, played to its end, and all that is known of it then: what the judge is given."""
 
 import asyncio
+import gc
 import logging
 
 from msgspec import Struct
 
+from simulation.gate import gated
 from simulation.journals import MakeStore, MemoryStore
 from simulation.record import Event
 from simulation.script import Script, Traits
@@ -12,6 +14,7 @@ from simulation.world import World
 from strandline.engine.options import Options
 from strandline.model import Message, Run, SessionKey
 from strandline.testing.virtual import VirtualLoop
+from strandline.workers.loops import LONGEST_WAIT_S
 
 
 class Life(Struct, frozen=True, kw_only=True):
@@ -21,6 +24,8 @@ class Life(Struct, frozen=True, kw_only=True):
     options: Options
     traits: Traits
     opaque: bool
+    workers: int
+    """How many worker processes each server has; 0: agents live in the server itself."""
     steady: bool
     """Whether wall time went as virtual time does."""
     faulty: bool
@@ -48,11 +53,16 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
     logging.disable(logging.CRITICAL)
     loop = VirtualLoop()
     loop.set_exception_handler(lambda loop, context: None)  # what a client that has left is not told
+    loop.set_task_factory(gated)
+    collects = gc.isenabled()
+    gc.disable()  # when garbage is found is not a matter of the seed, and a worker is told which agents nobody knows
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(_live(seed, make_store, show))
     finally:
         logging.disable(before)
+        if collects:
+            gc.enable()
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0))
@@ -63,7 +73,7 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
 async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     world = World(seed, make_store, show=show)
     await world.play()
-    await asyncio.sleep(5.0)
+    await asyncio.sleep(LONGEST_WAIT_S + 5.0 if world.perils.workers else 5.0)
     kept = await world.all_that_is_kept()
     record = world.record
     for task in asyncio.all_tasks():
@@ -74,6 +84,7 @@ async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
         options=world.options,
         traits=world.traits,
         opaque=world.opaque,
+        workers=world.perils.workers,
         steady=world.steady,
         faulty=world.disk.faulty,
         events=record.events,

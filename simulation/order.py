@@ -123,7 +123,7 @@ def _going_on(life: Life, evidence: Evidence, key: SessionKey) -> Iterator[str]:
         for each in evidence.by_session[key]
         if each.run in life.runs
         and not evidence.runs[each.run].lost
-        and not (each.crashed and not each.kept)  # its claim may never have been kept
+        and not (each.fell and not each.kept)  # its claim may never have been kept
     ]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}
     begun: str | None = None

@@ -1,5 +1,6 @@
 """What was seen of one run, of one attempt of it, of one request: the pieces of the judge's evidence."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -20,6 +21,9 @@ from strandline.model import (
 )
 from strandline.testing.checker import Ledger
 
+ON_ITS_WAY_S = 0.2
+"""How long an order may take to a worker, and to the loop of its agents."""
+
 
 class Attempt:
     """One execution of user code, until nothing of it works or its process dies. `nth` are places in the record."""
@@ -30,13 +34,24 @@ class Attempt:
         self.number, self.process = facts["attempt"], facts["process"]
         self.knows, self.state, self.going_on = facts["knows"], facts["state"], facts["going_on"]
         self.answers = facts["answers"]
+        self.worker = facts.get("worker", 0)
         self.asks: list[str] = []
         """The input requests that it ended with."""
         self.began_nth, self.began_at = nth, event.at
         self.ended_nth, self.ended_at = -1, -1.0
         self.how = "was cut off"
         self.crashed = False
-        """Whether its process died at once, later."""
+        """Whether its process, or its worker, died at once, later."""
+        self.fell = False
+        """Whether its server did: its claim may never have been kept."""
+        self.worker_gone_at = math.inf
+        """When its worker died."""
+        self.stood = False
+        """Whether its worker had stood still before it began."""
+        self.beside_blocked = False
+        """Whether it shares its loop with code that blocked it."""
+        self.blocked = False
+        """Whether its code blocked the loop that it shares with others."""
         self.drained = False
         self.left_nth = -1
         self.units: set[str] = set()
@@ -44,6 +59,10 @@ class Attempt:
         self.said: list[tuple[float, str]] = []
         self.kept = 0
         """How many of `said` are durable for sure: a round was staged after them."""
+
+    def was_on_its_way(self, at: float) -> bool:
+        """Tell whether its worker may have been told to begin it before second `at`, and did so later."""
+        return self.worker > 0 and (self.stood or self.began_at <= at + ON_ITS_WAY_S)
 
     def end(self, nth: int, at: float) -> None:
         """Note where nothing of it worked any more; the first end counts."""

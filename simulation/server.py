@@ -11,12 +11,16 @@ from typing import Any, TypeVar
 
 from simulation.agents import Stage
 from simulation.loop import Chance, SeededLoops, UnsteadyClock
+from simulation.perils import Perils
 from simulation.record import Record
 from simulation.script import Script
+from simulation.workers import Crew
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.journal.port import Journal
 from strandline.model import RunId
+from strandline.workers import messages as m
+from strandline.workers.target import WorkersTarget
 
 T = TypeVar("T")
 WORKSPACE = tempfile.gettempdir()
@@ -47,12 +51,20 @@ class Server:
         """Waits until the process asks to be replaced."""
         self.service: Service
 
-    def make(self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], *, opaque: bool) -> None:
+    def make(
+        self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], perils: Perils, *, opaque: bool
+    ) -> None:
         """Make the service; it does not start yet."""
-        self._loops = SeededLoops(self.chance)
+        self._loops: SeededLoops | Crew = SeededLoops(self.chance)
+        self._target: Stage | WorkersTarget = Stage(self, opaque=opaque)
+        if perils.workers:
+            self._loops = Crew(self, perils, self._clock, opaque=opaque)
+            loaded = m.Loaded(opaque=opaque, exclusive=False, external=False, description="a stage")
+            self._target = WorkersTarget(loaded, self._loops, lambda: None)
+            self.at_death(self._loops.close)
         self.service = Service(
             journal=journal,
-            target=Stage(self, opaque=opaque),
+            target=self._target,
             loops=self._loops,
             clock=self._clock,
             new_run_id=new_run_id,
@@ -60,6 +72,17 @@ class Server:
             options=options,
             owner=f"process {self.number}",
         )
+
+    async def start(self) -> None:
+        """Start it, as `strandline.composition.start` does."""
+        if isinstance(self._target, WorkersTarget):
+            await self._loops.start(self._target.try_out).done
+        await self.service.start()
+
+    def kill_workers(self) -> None:
+        """Have some of its workers die, if it has any."""
+        if isinstance(self._loops, Crew):
+            self._loops.kill_some(self.chance)
 
     def note(self, what: str, run: str = "", **facts: Any) -> None:
         """Write down an event of this process."""
@@ -149,4 +172,5 @@ class Server:
             "runs that are claimed": len(service._dispatcher._claimed),
             "limits of runs that wait": len(service._worker.limits),
         }
-        return [f"{number} {what}" for what, number in found.items() if number]
+        there = self._loops.leftovers() if isinstance(self._loops, Crew) else []
+        return [f"{number} {what}" for what, number in found.items() if number] + there

@@ -146,6 +146,8 @@ def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
     # At the very moment in which a process is gone the next one may have it; told apart as the clock rounds its times.
     if run.attempts and ended_at >= EPOCH + evidence.gone.get(run.attempts[-1].process, math.inf):
         return 0.0  # it ended in another process, which knew what was staged and nothing else
+    if run.attempts and ended_at >= EPOCH + run.attempts[-1].worker_gone_at:
+        return 0.0
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 

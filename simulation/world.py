@@ -12,6 +12,7 @@ from msgspec import Struct
 from simulation.clients import send
 from simulation.journals import Disk, MakeStore
 from simulation.loop import Chance, UnsteadyClock
+from simulation.perils import FOR_GOOD_S, Perils
 from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
@@ -52,6 +53,9 @@ class World:
         self.opaque = chance.happens(0.1)
         self.steady = chance.happens(0.6)
         self.options = _options(chance)
+        self.perils = Perils(seed)
+        if self.options.timeout_s < 60:
+            self.perils.longest_s = FOR_GOOD_S
         self.traits = Traits(
             model_s=chance.choice((0.2, 0.5, 3.0)),
             tools=chance.choice((0.0, 0.5, 0.9)),
@@ -115,10 +119,13 @@ class World:
                 await self._something_happens()
             if chance.happens(0.15):
                 fails, self.disk.fails = self.disk.fails, 0.0
+                self.perils.calm = True
                 await self._all_told()
                 await self._quiet()
                 self.disk.fails = fails
+                self.perils.calm = False
         self._fails, self.disk.full, self.disk.fails = 0.0, False, 0.0
+        self.perils.calm = True
         await self._all_told()
         await self._quiet()
         async with self._operating:
@@ -126,6 +133,10 @@ class World:
 
     async def _something_happens(self) -> None:
         chance = self.chance
+        server = self.server
+        if self.perils.workers and server is not None and chance.happens(0.5):
+            server.kill_workers()
+            return
         fate = chance.random()
         if fate < 0.45:
             await self._crash()
@@ -151,10 +162,11 @@ class World:
             server = Server(
                 self._servers, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock
             )
-            server.make(self._store.of(server, self.disk), self.options, self._new_run_id, opaque=self.opaque)
+            journal = self._store.of(server, self.disk)
+            server.make(journal, self.options, self._new_run_id, self.perils, opaque=self.opaque)
             self.server = server
             self.disk.fails = self._fails if self._servers < 20 else 0.0
-            starting = asyncio.ensure_future(server.service.start())
+            starting = asyncio.ensure_future(server.start())
             if self.chance.happens(0.1):
                 await asyncio.wait((starting,), timeout=self.disk.slow_s * 3 * self.chance.random())
                 if not starting.done():

@@ -68,7 +68,7 @@ def _is_local(image: str) -> bool:
 
 
 HARDENED: Final = (
-    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp"),
+    *("--user", "10001:10001", "--read-only", "--tmpfs", "/tmp:size=64m"),
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "512m", "--pids-limit", "512"),
 )
 """How docs/container.md says to run it."""
@@ -150,6 +150,11 @@ class Container:
         """What the engine says about it: `Running`, `ExitCode`, `Health`, ..."""
         state: dict[str, Any] = json.loads(docker("inspect", "--format", "{{json .State}}", self.id))
         return state
+
+    @property
+    def health_checks(self) -> str:
+        """What the last checks of its health have said."""
+        return "\n".join(check["Output"] for check in self.state["Health"]["Log"] or ())
 
     @property
     def logs(self) -> str:

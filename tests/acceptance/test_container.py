@@ -28,6 +28,7 @@ from docker_engine import (
     volume,
 )
 from strandline import __version__
+from strandline.config import default_of
 
 pytestmark = pytest.mark.docker
 
@@ -133,6 +134,8 @@ def test_five_requests_at_once_are_answered_in_order_and_an_idle_server_stops_cl
         assert rights.pop("NoNewPrivs") == "1"
         assert len(rights) == 5
         assert {int(each, 16) for each in rights.values()} == {0}
+        # What a tool leaves in memory there is bounded, or the kernel would end the server for it.
+        assert server.execute("df", "--output=size", "--block-size=M", "/tmp").split()[-1] == "64M"
         assert server.stop() in (0, 143)
 
 
@@ -182,8 +185,11 @@ def test_a_stop_drains_and_a_second_container_on_the_volume_takes_over(
     with volume(image) as data, container(image, *HARDENED, *app.mount, *data.mount) as first:
         url = first.until_ready()
         running, waiting = line_up(url, waiters, ["first", "second"])
-        with container(image, "--init", *HARDENED, *app.mount, *data.mount) as second:
+        options = ("--init", *HARDENED, *app.mount, *data.mount)
+        with container(image, *options, port=9191, command=["--port", "9191"]) as second:
             until(lambda: second.probes == (200, 503), "the second one waits")
+            until(lambda: "starting" in second.health_checks, "the engine has looked at it")
+            assert second.state["Health"]["Status"] == "starting", "healthy is who has been ready"
             stopped = waiters.submit(first.stop)
             until(lambda: httpx.get(f"{url}/readyz").status_code == 503, "the first one drains")
             assert second.probes == (200, 503)
@@ -195,6 +201,7 @@ def test_a_stop_drains_and_a_second_container_on_the_volume_takes_over(
             assert stopped.result(DEADLINE_S) == 0
 
             url = second.until_ready()
+            until(lambda: second.state["Health"]["Status"] == "healthy", "the engine calls it healthy")
             until(lambda: len(history(url)) == 4, "the second run answered")
             assert judge(history(url), ["first", "second"]) == []
             run = httpx.get(f"{url}{later.headers['location']}").json()
@@ -265,13 +272,15 @@ WHO: Final = "id -u; id -g; id -G; pwd; echo $HOME; touch journal && grep ^CapEf
         ("4321:4322", [], 4321, 4322),
         ("4321:0", [], 4321, 10001),
         ("5555:5556", ["--user", "5555:5556"], 5555, 5556),
+        ("0:10001", ["--user", "10001:10001"], 10001, 10001),
     ],
-    ids=["the image's", "somebody's", "somebody's with root's group", "started as its owner"],
+    ids=["the image's", "somebody's", "somebody's with root's group", "started as its owner", "as Kubernetes gives it"],
 )
 def test_data_works_whoever_owns_it_and_nothing_runs_as_root(
     image: str, owner: str, options: list[str], uid: int, gid: int
 ) -> None:
-    with volume(image, owner) as data:
+    """(On Kubernetes a disk is root's and, by `fsGroup`, its group may write there.)"""
+    with volume(image, owner, mode="2775" if owner == "0:10001" else "755") as data:
         done = run_to_end(image, *options, *data.mount, command=["sh", "-c", WHO])
 
     assert done.stdout.split() == [f"{uid}", f"{gid}", f"{gid}", *["/data/workspace"] * 2, "0" * 16]
@@ -280,18 +289,23 @@ def test_data_works_whoever_owns_it_and_nothing_runs_as_root(
 def test_a_root_with_three_capabilities_gives_away_what_is_roots_and_no_agent_runs_as_root(
     image: str, app: App
 ) -> None:
-    """Also what root has left there before, and in folders that only their owner may enter."""
+    """Also what root has left there before, and in folders that only their owner may enter; but nothing that is not of
+    /data alone: where a link leads, a file with a second name, another disk.
+    """
     app.open()
     few = ("--cap-drop", "ALL", *(each for cap in ("CHOWN", "SETGID", "SETUID") for each in ("--cap-add", cap)))
     with volume(image, "0:0", mode="700") as data:
-        leave = "umask 77 && mkdir /data/workspace && touch /data/journal.db /data/workspace/note"
+        leave = """umask 77 && mkdir /data/workspace && touch /data/journal.db /data/workspace/note
+            ln -s /etc/passwd /data/link && touch /data/one && ln /data/one /data/two"""
         docker("run", "--rm", "--user", "0", "--entrypoint", "sh", *data.mount, image, "-c", leave)
-        with container(image, "--read-only", *few, *app.mount, *data.mount) as server:
+        disk = ("--tmpfs", "/data/disk:mode=755")
+        with container(image, "--read-only", *few, *app.mount, *data.mount, *disk) as server:
             answer = ask(server.until_ready(), "who?").json()["response"]
-            names = ("/data", "/data/journal.db", "/data/workspace/note")
-            owners = server.execute("stat", "--format", "%u:%g", *names, user="10001")
+            names = ("/data", "/data/journal.db", "/data/workspace/note", "/data/link")
+            others = ("/data/one", "/data/two", "/data/disk", "/etc/passwd")
+            owners = server.execute("stat", "--format", "%u:%g", *names, *others, user="10001")
 
-    assert owners.split() == ["10001:10001"] * 3
+    assert owners.split() == ["10001:10001"] * 4 + ["0:0"] * 4
     assert answer == ("who? uid 10001 gid 10001 groups [] imported as 10001 in /data/workspace home /data/workspace")
 
 
@@ -310,16 +324,44 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
         assert "chown -R 10001:10001" in done.stderr
         assert "--user" in done.stderr
 
+    with volume(image, "10001:10001") as data:  # and in it, say, a copy that root has put back
+        docker("run", "--rm", "--user", "0", "--entrypoint", "touch", *data.mount, image, "/data/journal.db")
+        done = run_to_end(image, *app.mount, *data.mount)
+        assert done.status == 2
+        assert done.stderr.startswith("/data/journal.db: not writable for user 10001")
+        mend = re.search(r"docker run (.*) -v VOLUME:/data IMAGE (.*)\);", done.stderr)
+        assert mend is not None
+        docker("run", *mend[1].split(), *data.mount, image, *mend[2].split())
+        assert run_to_end(image, *data.mount, command=["true"]).status == 0
+
+    full = ("--tmpfs", "/data:uid=10001,gid=10001,nr_inodes=1")
+    done = run_to_end(image, *HARDENED, *app.mount, *full)
+    assert done.status == 2
+    assert "Make room" in done.stderr
+    assert "chown" not in done.stderr
+
 
 def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:
     (app.folder / "agent.py").chmod(0o600)
     done = run_to_end(image, *app.mount)
+    app.folder.chmod(0o700)
+    behind = run_to_end(image, *app.mount)
 
-    assert done.status == 2
+    assert (done.status, behind.status) == (2, 2)
+    assert "may not read /app/agent.py." in done.stderr
+    assert "may not read /app." in behind.stderr
     assert "chmod -R a+rX" in done.stderr
 
 
 # -- what it serves, and where ------------------------------------------------------------------------
+
+
+def test_nothing_of_the_environments_runs_before_root_is_given_up(image: str, tmp_path: Path) -> None:
+    """Python would import it as root, were it not told to leave the environment alone."""
+    (tmp_path / "typing.py").write_text("import posix; raise SystemExit(f'imported by {posix.getuid()}')")
+    tmp_path.chmod(0o755)
+    theirs = ("--volume", f"{tmp_path}:/theirs:ro", "--env", "PYTHONPATH=/theirs")
+    assert run_to_end(image, *theirs, command=["id", "-u"]).stdout == "10001\n"
 
 
 def test_without_an_agent_one_paragraph_shows_what_to_mount(image: str) -> None:
@@ -345,6 +387,17 @@ def test_the_scripted_demo_answers_two_at_once_in_order(image: str, waiters: Thr
         assert "That was message 2 of this session." in second.result(DEADLINE_S).json()["response"]
         until(lambda: server.state["Health"]["Status"] == "healthy", "the engine calls it healthy")
 
+        # What is typed into it is the server's: its user's, in its folder, with its settings. (`docker exec` is root.)
+        assert server.execute("id", "-u") == "0"
+        assert server.execute("strandline", "stacks") == "Nothing runs."
+        settings = json.loads(server.execute("strandline", "settings", "--json"))["settings"]
+        in_force = {each["name"]: each["value"] for each in settings}
+        assert (in_force["host"], in_force["port"]) == ("0.0.0.0", 9090)
+        made = "/data/workspace/copy.db"
+        server.execute("strandline", "journal", "backup", "copy.db")
+        assert server.execute("stat", "--format", "%u:%g", made) == "10001:10001"
+        server.execute("sh", "-c", f"cd /data && mv {made} . && strandline journal verify copy.db")
+
 
 def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) -> None:
     """Its client is in the image, so that only the key is missing."""
@@ -355,11 +408,12 @@ def test_a_demo_model_that_lacks_its_key_is_told_in_one_paragraph(image: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_port_is_refused(image: str, app: App) -> None:
-    done = run_to_end(image, "--env", "PORT=http", *app.mount)
-
-    assert done.status == 2
-    assert "PORT is 'http'" in done.stderr
+def test_a_wrong_port_is_refused_under_the_name_that_it_was_given_by(image: str, app: App) -> None:
+    """Such as a URL, which Kubernetes sets where a Service has the name of this one."""
+    for name, wrong in (("PORT", "http"), ("STRANDLINE_PORT", "tcp://10.0.0.7:8080")):
+        done = run_to_end(image, "--env", f"{name}={wrong}", *app.mount)
+        assert done.status == 2
+        assert f"port is '{wrong}' ({name})" in done.stderr
 
 
 def test_options_behind_the_image_reach_the_server(image: str, app: App) -> None:
@@ -367,6 +421,9 @@ def test_options_behind_the_image_reach_the_server(image: str, app: App) -> None
 
     assert done.status == 2
     assert "--no-such-option" in done.stderr
+
+    done = run_to_end(image, command=["no-such-command"])
+    assert (done.status, done.stderr) == (127, "no-such-command: No such file or directory\n")
 
 
 def test_the_image_says_what_it_is_and_is_for_any_processor(image: str) -> None:
@@ -379,3 +436,6 @@ def test_the_image_says_what_it_is_and_is_for_any_processor(image: str) -> None:
         assert re.fullmatch("[0-9a-f]{40}", labels["revision"])
         assert datetime.fromisoformat(labels["created"]).tzinfo is not None
     assert not re.search("amd64|x86_64|arm64|aarch64|--platform", (CHECKOUT / "Dockerfile").read_text())
+
+    check = json.loads(docker("inspect", "--format", "{{json .Config.Healthcheck}}", image))
+    assert check["StartPeriod"] / 1e9 >= 2 * default_of("lock_wait"), "nobody is unhealthy for waiting its turn"

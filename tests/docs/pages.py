@@ -40,7 +40,7 @@ def printed(command: str, *, folder: Path, url: str | None = None, **variables: 
             command = command.replace(there, url)
     path = os.pathsep.join([str(COMMAND.parent), os.environ["PATH"]])
     done = subprocess.run(
-        ["sh", "-c", command],
+        ["sh", "-ec", command],  # (each of the commands has to succeed)
         cwd=folder,
         env=environment({"PATH": path, "NO_COLOR": "1", **variables}),
         stdin=subprocess.DEVNULL,

@@ -178,12 +178,25 @@ def test_what_the_page_says_about_compose(folder: Path) -> None:
         assert agent.container != before
         assert ask(agent.url, second["message"])["response"] == "Question 2: still there?"
 
-        assert docker("inspect", "--format", "{{.Config.StopTimeout}}", agent.container) == "40"
+        config = json.loads(docker("inspect", "--format", "{{json .Config}}", agent.container))
+        assert config["User"] == "10001:10001"
+        # (for what comes after the grace see `test_the_command_that_locks_it_down_is_the_one_that_is_tested`)
+        drain_s = next(
+            int(each.partition("=")[2]) for each in config["Env"] if each.startswith("STRANDLINE_DRAIN_GRACE=")
+        )
+        assert config["StopTimeout"] > drain_s + 4
         limits = json.loads(docker("inspect", "--format", "{{json .HostConfig}}", agent.container))
         assert (limits["ReadonlyRootfs"], limits["CapDrop"], limits["CapAdd"]) == (True, ["ALL"], None)
         assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+        assert limits["RestartPolicy"]["Name"] == "unless-stopped"
+        assert set(limits["LogConfig"]["Config"]) == {"max-size", "max-file"}, "else the log grows for ever"
         assert (limits["Memory"], limits["PidsLimit"]) == (1 << 30, 512)
+        assert limits["Tmpfs"] == {"/tmp": "size=64m"}, "files in there take of the memory"
         # An executor thread for each sync tool, and the threads of servers, journals and libraries.
         assert limits["PidsLimit"] >= 1.5 * default_of("executor_threads")
-        agent.compose("stop")
+        # as the run-book has it
+        assert agent.compose("exec", "-T", "agent", "strandline", "stacks") == "Nothing runs."
+        agent.compose("stop", "agent")
         assert docker("inspect", "--format", "{{.State.ExitCode}}", agent.container) in ("0", "143")
+        looked = agent.compose("run", "--rm", "-T", "agent", "sh", "-c", "id -u && ls /data").split()
+        assert {"10001", "journal.db", "workspace"} <= set(looked)

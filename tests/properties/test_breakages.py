@@ -128,7 +128,7 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     ) -> Take:
         return await settle(journal, token, settlement, take=take, hold=False)
 
-    async def keep_nothing(holds: Holds, claim: Claim, call: Any) -> None:
+    async def keep_nothing(holds: Holds, claim: Claim, call: Any, phase: str) -> None:
         del holds._held[claim.run.run_id]
 
     patch.setattr(MemoryJournal, "settle", settle_without)

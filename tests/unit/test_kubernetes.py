@@ -55,6 +55,22 @@ def test_there_is_one_pod_and_no_other_gets_at_its_disk() -> None:
     mounted = {each["name"]: each["mountPath"] for each in CONTAINER["volumeMounts"]}
     assert mounted[claim["metadata"]["name"]] == "/data"
     assert set(mounted) == {claim["metadata"]["name"], *(each["name"] for each in POD["volumes"])}
+    # What was said outlives the pod and the StatefulSet, also one that is scaled to none for an hour.
+    assert set(spec["persistentVolumeClaimRetentionPolicy"].items()) == {
+        ("whenDeleted", "Retain"),
+        ("whenScaled", "Retain"),
+    }
+
+
+def test_it_has_what_an_image_of_ours_needs_and_no_bound_that_ends_it() -> None:
+    """A root that is read-only wants a /tmp, bounded and not in memory; a limit for CPU stops loops in mid-air."""
+    (tmp,) = (each["name"] for each in CONTAINER["volumeMounts"] if each["mountPath"] == "/tmp")
+    (volume,) = (each for each in POD["volumes"] if each["name"] == tmp)
+    assert set(volume["emptyDir"]) == {"sizeLimit"}
+    limits = CONTAINER["resources"]["limits"]
+    assert set(limits) == {"memory"}
+    # As much again as the container that is measured and tested has; what is asked for, an idle one really takes.
+    assert (limits["memory"], CONTAINER["resources"]["requests"]["memory"]) == ("1Gi", "256Mi")
 
 
 def test_a_drain_fits_into_the_time_that_the_cluster_gives() -> None:
@@ -72,6 +88,11 @@ def test_probes_ask_what_is_there_and_open_to_all_and_on_its_port() -> None:
     # Alive is not ready: who waits for the journal of a pod that still stops must not be killed for it.
     assert asked == {"startup": ("/livez", "http"), "liveness": ("/livez", "http"), "readiness": ("/readyz", "http")}
     assert {path for path, _ in asked.values()} <= EXEMPT
+    patience_s = {kind: probe["periodSeconds"] * probe["failureThreshold"] for kind, probe in probes.items()}
+    assert patience_s["startup"] >= 60, "imports on a node that has much to do"
+    assert patience_s["liveness"] >= 30, "a server that is slow for a moment is not ended"
+    assert probes["liveness"]["timeoutSeconds"] >= 3
+    assert patience_s["readiness"] <= 2, "who drains gets no further requests"
     annotations = STATEFUL_SET["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(port["containerPort"])
     routes = Path(app.__file__).read_text()
@@ -86,6 +107,7 @@ def test_the_service_finds_the_pod() -> None:
     labels = spec["template"]["metadata"]["labels"]
     assert spec["selector"]["matchLabels"] == service["spec"]["selector"] == labels
     assert spec["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None", "a StatefulSet wants a headless one"
 
 
 def test_what_is_set_are_settings_and_the_cluster_sets_none() -> None:
@@ -95,12 +117,51 @@ def test_what_is_set_are_settings_and_the_cluster_sets_none() -> None:
     assert POD["enableServiceLinks"] is False
 
 
+def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return what kustomize makes of a patch here: containers are merged by their names, None takes away."""
+    made = dict(base)
+    for name, value in patch.items():
+        match made.get(name), value:
+            case _, None:
+                made.pop(name)
+            case dict() as there, dict():
+                made[name] = merged(there, value)
+            case list() as there, [{"name": _}, *_]:
+                patches = {each["name"]: each for each in value}
+                made[name] = [merged(each, patches.pop(each["name"], {})) for each in there]
+                assert not patches, "it names what is not there"
+            case _:
+                made[name] = value
+    return made
+
+
+def test_for_maintenance_it_is_the_same_pod_without_a_server_and_nobody_who_asks_for_one() -> None:
+    folder = FOLDER.with_name("kubernetes-maintenance")
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert [(folder / each).resolve() for each in kustomization["resources"]] == [FOLDER]
+    (patch,) = (yaml.safe_load((folder / each["path"]).read_text()) for each in kustomization["patches"])
+    base = {**STATEFUL_SET, "metadata": {**STATEFUL_SET["metadata"], "namespace": KUSTOMIZATION["namespace"]}}
+    for each in ("apiVersion", "kind"):
+        assert patch[each] == base[each]
+    assert patch["metadata"] == {name: base["metadata"][name] for name in ("name", "namespace")}
+    idle = merged(base, patch)
+    kubernetes_validate.validate(idle, VERSION, strict=True)
+    (container,) = idle["spec"]["template"]["spec"]["containers"]
+    assert not any("Probe" in each for each in container)
+    assert {each for each in CONTAINER if "Probe" not in each} | {"args"} == set(container)
+    # The entry becomes whatever command is no option; PID 1 hears SIGTERM only if it waits for it.
+    assert container["args"][:2] == ["sh", "-c"]
+    assert "trap exit TERM" in container["args"][2]
+
+
 def test_nobody_gets_in_without_a_key() -> None:
     path = ENVIRONMENT["STRANDLINE_API_KEYS_FILE"]
     (folder,) = (each["mountPath"] for each in CONTAINER["volumeMounts"] if each["name"] == "api-keys")
     assert path.startswith(f"{folder}/")
     (secret,) = (each["secret"] for each in POD["volumes"] if each["name"] == "api-keys")
     assert not secret.get("optional"), "without it the pod must not start"
+    page = (ROOT / "docs" / "container.md").read_text()
+    assert f"{secret['secretName']} --from-file={path.removeprefix(folder + '/')}\n" in page
     assert ENVIRONMENT["STRANDLINE_ALLOW_ANONYMOUS"] == "false"
 
 

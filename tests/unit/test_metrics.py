@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from engine_support import Played, echo, outcome, send, serving
+from strandline.engine.loops import Load, WorkerLoad
 from strandline.model import ErrorCode, Outcome, RunError, RunStatus
 from strandline.telemetry import disk
 from strandline.telemetry.catalogue import METRICS, Seen
@@ -52,6 +54,8 @@ def test_a_scrape_that_asks_for_a_version_that_is_none_is_answered_in_plain_text
 
 def test_every_metric_is_told_in_both_forms_from_the_start() -> None:
     seen = seen_of(Tally())
+    workers = [WorkerLoad(pid=4711, running=0, silent_s=0.0)]
+    seen = replace(seen, vitals=replace(seen.vitals, agents=Load(workers=workers)))
     text, media_type = exposed(seen, "text/plain")
     assert media_type.startswith("text/plain; version=0.0.4")
     read = {family.name: family for family in parse_text(text.decode())}

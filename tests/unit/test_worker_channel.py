@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strandline.encoding import encode_messages
-from strandline.workers import messages as m
-from strandline.workers.__main__ import first_order
 from strandline.workers.channel import Channel, Frames, Writer, frame
-from strandline.workers.inside import orders
 
 MESSAGES = st.lists(st.lists(st.text(max_size=20), max_size=3), max_size=6)
 
@@ -98,23 +95,3 @@ def test_writing_to_nobody_is_in_vain_and_harmless() -> None:
         ours.close()
 
     asyncio.run(main())
-
-
-def test_an_order_that_comes_right_behind_the_first_one_is_not_lost() -> None:
-    """A server asks for signs of life while a worker still loads what it serves."""
-    setup = m.Setup(
-        target="agent.py",
-        history="journal",
-        executor_threads=1,
-        path=[],
-        agent_id="a",
-        log_level="info",
-        log_format="text",
-        log_details=False,
-    )
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(frame(encode_messages(setup)) + frame(encode_messages(m.Beat())))
-        frames = Frames()
-        assert first_order(ours, frames) == setup
-        assert [orders(each) for each in frames.feed(b"")] == [[m.Beat()]]

@@ -186,7 +186,7 @@ def test_what_a_process_has_said_before_its_death_counts_also_when_that_is_notic
 def test_a_fork_that_keeps_the_connection_open_keeps_nobody_from_noticing_a_death(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(end, "HEARD_S", 0.05)
+    monkeypatch.setattr(end, "LAST_WORDS_S", 0.05)
 
     async def main() -> None:
         async with spoken() as (worker, served):

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import target_support
 from engine_support import Played, asked, echo, key, outcome, play_round, send, tool_texts
 from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
+from strandline.encoding import encode_messages
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import ClaimLost, JournalUnavailable
@@ -24,7 +26,11 @@ from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, ErrorCode, Fact, RunId, RunStatus, Token, ToolDone
 from strandline.testing import Gate
 from strandline.testing.checker import check_history
+from strandline.workers import messages as m
+from strandline.workers.channel import Frames, frame
 from strandline.workers.loops import WorkerLoops
+from strandline.workers.process import WorkerProcess
+from strandline.workers.reports import reports
 from target_support import run, until
 from unit import (
     test_agent_endings,
@@ -421,3 +427,30 @@ def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> Non
             assert len(played.built) == 16, "four were made anew"
 
     run(main)
+
+
+def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_path: Path) -> None:
+    """One that was never given would have the worker count as silent for as long as it lives."""
+    (tmp_path / "agent.py").write_text("async def agent(message, session):\n    return message\n")
+    process = WorkerProcess(
+        m.Setup(
+            target=str(tmp_path / "agent.py"),
+            history="journal",
+            executor_threads=1,
+            path=sys.path,
+            agent_id="test",
+            log_level="info",
+            log_format="text",
+            log_details=False,
+        )
+    )
+    try:
+        process._socket.sendall(frame(encode_messages(m.Beat())))  # long before it reads anything
+        process._socket.settimeout(20)
+        frames, told = Frames(), set[type]()
+        while not {m.Loaded, m.Ready, m.Pulse} <= told:
+            told |= {type(report) for each in frames.feed(process._socket.recv(1 << 16)) for report in reports(each)}
+    finally:
+        process.leave()
+        process.gone(20)
+        process._socket.close()

@@ -44,15 +44,15 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     frames = Frames()
-    setup = first_order(connection, frames)
+    setup = _setup(connection, frames)
     sys.path[:] = setup.path
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
-    export_if_wanted(os.environ, setup.agent_id)
     try:
         target = load_target(setup.target, history=setup.history)
     except SetupError as error:
         _say(connection, m.Refused(str(error)))
         return
+    export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module has set up comes first)
     _say(
         connection,
         m.Loaded(
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 async def _serve(connection: socket.socket, frames: Frames, target: Target, loops: AgentLoops) -> None:
-    """Take orders until it is time to leave."""
+    """Take orders until it is time to leave; `frames` has what came with the first one."""
     leaving = asyncio.Event()
 
     def gone() -> None:
@@ -86,8 +86,8 @@ async def _serve(connection: socket.socket, frames: Frames, target: Target, loop
     beginning.cancel()
 
 
-def first_order(connection: socket.socket, frames: Frames) -> m.Setup:
-    """Read the first order; what has come behind it is left in `frames`."""
+def _setup(connection: socket.socket, frames: Frames) -> m.Setup:
+    """Read the first order; what has come behind it stays in `frames`."""
     while data := connection.recv(1 << 16):
         for each in frames.feed(data):
             match orders(each):

@@ -20,15 +20,26 @@ TOUCH_EVERY_S: Final = 0.1
 
 
 class RemoteAttempt:
-    """A worker's side of `strandline.agents.port.Attempt`. Belongs to the agent loop; `send` may be called there."""
+    """A worker's side of `strandline.agents.port.Attempt`. Belongs to the agent loop; `send` may be called there.
 
-    def __init__(self, order: Run, signal: Signal, send: Callable[[bytes], object], clock: Clock) -> None:
+    What the run does now is sent with `flush`, before it is done: it may keep the loop for long.
+    """
+
+    def __init__(
+        self,
+        order: Run,
+        signal: Signal,
+        send: Callable[[bytes], object],
+        clock: Clock,
+        flush: Callable[[], object] = lambda: None,
+    ) -> None:
         self.context: RunContext = order.context
         self.prompt: Input | None = order.prompt
         self.signal = signal
         self._call = order.call
         self._messages = order.messages
         self._send = send
+        self._flush = flush
         self._clock = clock
         self._asked: asyncio.Future[bool] | None = None
         self._told_at = 0.0
@@ -73,11 +84,13 @@ class RemoteAttempt:
         """Report what the run does now; the task that does works for it."""
         adopt_current_task()
         self._tell("enter", phase)
+        self._flush()
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
         """Report a tool that starts; the task that executes it works for the run."""
         adopt_current_task()
         self._tell("begin_tool", tool_use_id, name, given)
+        self._flush()
 
     def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Report a tool that has ended."""

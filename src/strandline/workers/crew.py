@@ -51,7 +51,7 @@ def crew(target: str, settings: Settings, carried: Callable[[], Carrier | None])
             each.kill()
             each.gone(1.0)
         raise
-    loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock())
+    loops = WorkerLoops(processes, lambda: WorkerProcess(setup), SystemClock(), opaque=loaded.opaque)
     try:
         yield WorkersTarget(loaded, loops, carried)
     finally:

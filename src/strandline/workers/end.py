@@ -19,8 +19,10 @@ from strandline.workers.reports import reports
 
 _log = logging.getLogger("strandline.workers")
 
-HEARD_S: Final = 1.0
-"""How long what a dead process has said is waited for: a process that its tools have forked keeps its end open."""
+LAST_WORDS_S: Final = 1.0
+"""How long the connection to a process that is gone may stay open: what it has begun without our knowledge holds it."""
+END_S: Final = 0.5
+"""How long a process that has closed its connection gets to end: only its end says that nothing of it works."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
@@ -35,11 +37,13 @@ class Errand:
         self._attempt = attempt
         self._end = end
         self._works = LiveThread("worker")
-        self._waiting: deque[m.Told | m.Done] | None = None
-        """What was reported since a report that is being staged; None if none is."""
+        self._waiting: deque[m.Told | m.Done | None] | None = None
+        """What was reported since one that is being staged, None if none is. A None in it: and then it was lost."""
+        self._asks = False
+        """Whether it is a round that is being staged."""
         self._staging: asyncio.Task[None] | None = None
         self._refused: Exception | None = None
-        self._lost = False
+        self._is_lost = False
         self._context = copy_context()
         """That of the run, for what is logged while a report of it is staged."""
         self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
@@ -63,29 +67,31 @@ class Errand:
         self.call.leave(self._works)
 
     def lose(self) -> None:
-        """Note that its process is gone: what it has reported before counts."""
+        """Note that its process is gone; what it has reported is taken before, but for what waits behind a round."""
         self.over()
-        self._lost = True
-        if self._waiting is None:
-            self._lose()
+        self._is_lost = True
+        if self._waiting is None or self._asks:
+            self._lost()
+        else:
+            self._waiting.append(None)
 
-    def _lose(self) -> None:
+    def _lost(self) -> None:
         if not self.done.done():
             self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
 
-    async def _catch_up(self, waiting: deque[m.Told | m.Done]) -> None:
+    async def _catch_up(self, waiting: deque[m.Told | m.Done | None]) -> None:
         """Take what was reported, in order, until nothing waits."""
         while waiting:
             report = waiting.popleft()
-            if isinstance(report, m.Done):
+            if report is None:
+                self._lost()
+            elif isinstance(report, m.Done):
                 self._ended(report)
             elif report.what in m.STAGED:
                 await self._stage(report)
             else:
                 self._tell(report)
         self._waiting = None
-        if self._lost:
-            self._lose()
 
     def _tell(self, report: m.Told) -> None:
         try:
@@ -96,17 +102,20 @@ class Errand:
 
     async def _stage(self, report: m.Told) -> None:
         assert self._attempt is not None
-        begins, on = report.what == "begin_round", False
+        on = False
+        self._asks = report.what == "begin_round"
         try:
-            # (A round that nobody is there to begin any more can be asked for again.)
-            if self._refused is None and not (begins and self._lost):
+            if self._asks and self._is_lost:
+                pass  # nobody is there to begin it; where it is known, its tools count as begun
+            elif self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
                 await getattr(self._attempt, report.what)(*report.given)
                 on = True
         except RunStopped:
             pass
         except Exception as error:
             self._refuse(error)
-        if begins:
+        if self._asks:
+            self._asks = False
             self._end.say(m.Go(self.number, on))
 
     def _refuse(self, error: Exception) -> None:
@@ -136,9 +145,10 @@ class WorkerEnd:
     `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
     """
 
-    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object]) -> None:
+    def __init__(self, pid: int, clock: Clock, kill: Callable[[], object], *, opaque: bool | None = None) -> None:
         self.pid = pid
-        self.opaque = True
+        self.opaque = opaque
+        """Whether what it serves counts as opaque, None if nobody knows; given: what the one before it has said."""
         self.ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Whether it takes calls, or why not, as soon as that is known."""
         self.leaving = False
@@ -153,13 +163,15 @@ class WorkerEnd:
         self._kill = kill
         self._channel: Channel | None = None
         self._errands: dict[int, Errand] = {}
+        self._calls: set[Call[Any]] = set()
+        """Those that have executed here, until their runs have ended."""
         self._numbers = count()
         self._asked_at: float | None = None
         self._pulse = m.Pulse(silent_s=0.0, running=None, backlog=0)
         self._pulse_at = clock.monotonic()
         self._answers: dict[int, asyncio.Future[list[str]]] = {}
-        self._heard = asyncio.Event()
         self._dead = False
+        self._closed = asyncio.Event()
 
     def channel(self, frames: Frames | None = None) -> Channel:
         """Return the end of the connection, to be connected."""
@@ -176,7 +188,7 @@ class WorkerEnd:
     @property
     def running(self) -> int:
         """How many calls execute there for runs that have not ended."""
-        return len({id(each.call) for each in self._errands.values() if not each.call.done.done()})
+        return len(self._calls)
 
     @property
     def backlog(self) -> int:
@@ -200,6 +212,8 @@ class WorkerEnd:
         if self._dead:
             raise AgentLost("the worker process has died")
         errand = self._errands[order.call] = Errand(order.call, call, attempt, self)
+        self._calls.add(call)  # also between the call that builds an agent and the one that it executes
+        call.done.add_done_callback(lambda _: self._calls.discard(call))
         self.say(order)
         while True:
             try:
@@ -253,7 +267,7 @@ class WorkerEnd:
     def relieve(self) -> None:
         """Have nothing more begin there, and end it when nothing executes any more that somebody waits for."""
         self.leaving = self.told = True
-        self.end_if_idle()
+        asyncio.get_running_loop().call_soon(self.end_if_idle)  # a run that has just got its agent here begins before
 
     def end_if_idle(self) -> None:
         """End it if nothing is wanted of it any more."""
@@ -263,15 +277,16 @@ class WorkerEnd:
     # -- what it tells -----------------------------------------------------------------------------
 
     def _take(self, report: m.Report) -> None:
+        if self._dead:
+            return
         match report:
-            case m.Told(call) | m.Done(call=call):
-                if (errand := self._errands.get(call)) is None:
-                    return  # something that nobody counts still tells of a run that is over
-                if isinstance(report, m.Done):
-                    self.opaque = report.opaque
-                    if not report.alive:
-                        del self._errands[call]
+            case m.Told(call) if (errand := self._errands.get(call)) is not None:
                 errand.take(report)
+            case m.Told():
+                pass  # from a task that nobody has counted, of a call of which nothing was to work any more
+            case m.Done(call=call):
+                self.opaque = report.opaque
+                (self._errands[call] if report.alive else self._errands.pop(call)).take(report)
             case m.Over(call):
                 self._errands.pop(call).over()
             case m.Pulse():
@@ -285,22 +300,22 @@ class WorkerEnd:
             case m.Refused(why):
                 self.why = why
             case m.Loaded():
-                self.opaque = report.opaque
+                pass  # it knows more when it is ready
 
     def _gone(self) -> None:
-        """Note that the connection has ended: the process is dead, or is to be so."""
+        """Note that the connection has ended: the process is dead, or about to be, or it is ended."""
         self.leaving = True
-        self._heard.set()
-        self._kill()
+        self._closed.set()
+        asyncio.get_running_loop().call_later(END_S, self._kill)
 
-    async def heard_out(self) -> None:
-        """Return when all was taken that the process, which has ended, has said."""
+    async def last_words(self) -> None:
+        """Return when all is read that the process has said, which is gone."""
         self.leaving = True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), HEARD_S)
+            await asyncio.wait_for(self._closed.wait(), LAST_WORDS_S)
 
     def dead(self) -> None:
-        """Note that nothing of the process is left."""
+        """Note that nothing of the process is left, nor of what it has said."""
         self._dead = True
         if self._channel is not None:
             self._channel.abort()

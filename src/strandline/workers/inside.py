@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from strandline.agents.port import Finished, SessionAgent, Signal, Target, TriedAtStart
+from strandline.agents.port import Finished, RunStopped, SessionAgent, Signal, Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.encoding import decoder
 from strandline.engine.calls import Call, CallCancelled
@@ -50,7 +50,8 @@ class _Under(Struct):
 class Inside:
     """The worker's half of the connection. `join` makes the trace current that a carrier names.
 
-    `write` sends a frame from any thread; without it, the agent loop has to be the loop that listens.
+    `frames` has what came before anybody listened. `write` sends a frame from any thread; without it, the
+    agent loop has to be the loop that listens.
     """
 
     def __init__(
@@ -114,8 +115,8 @@ class Inside:
 
     def _run(self, order: m.Run) -> None:
         signal: Signal = self._loops.signal()
-        attempt = RemoteAttempt(order, signal, self._send, self._clock)
-        copy_context().run(self._start, order, partial(self._agents[order.agent].run, attempt), attempt)
+        attempt = RemoteAttempt(order, signal, self._send, self._clock, self._write_reports)
+        copy_context().run(self._start, order, partial(_run, self._agents[order.agent], attempt), attempt)
 
     async def _built(self, order: m.Build) -> None:
         self._agents[order.call] = await self._target.build(order.key, order.record, order.progress)
@@ -162,7 +163,8 @@ class Inside:
 
     def _write_reports(self) -> None:
         told, self._reports = self._reports, []
-        self.channel.write(frame(*told))
+        if told:
+            self.channel.write(frame(*told))
 
     def _pulse(self) -> None:
         """Say how the agent loop does: whether it has given the sign of life that it was last asked for."""
@@ -181,6 +183,13 @@ class Inside:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _run(agent: SessionAgent, attempt: RemoteAttempt) -> Finished:
+    """Execute an attempt, unless it was to end before it had begun: others may have kept the loop for long."""
+    if attempt.signal.is_set():
+        raise RunStopped
+    return await agent.run(attempt)
 
 
 async def _ended(

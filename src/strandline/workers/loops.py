@@ -98,10 +98,16 @@ class ToldFlag:
 
 
 class WorkerLoops:
-    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each."""
+    """Agent loops in worker processes. `spawn` starts a process; `processes` were started already, one for each.
 
-    def __init__(self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock) -> None:
+    `opaque` is what is known of what they serve before they take calls.
+    """
+
+    def __init__(
+        self, processes: Sequence[Process], spawn: Callable[[], Process], clock: Clock, *, opaque: bool = True
+    ) -> None:
         self._first = processes
+        self._opaque = opaque
         self._spawn = spawn
         self._clock = clock
         self._ends: list[WorkerEnd] = []
@@ -134,11 +140,12 @@ class WorkerLoops:
 
     @property
     def opaque(self) -> bool:
-        """Whether what is served counts as opaque in any worker."""
-        return any(end.opaque for end in self._ends if end.is_free)
+        """Whether what is served counts as opaque in any worker, or did in the one before that."""
+        known = [end.opaque for end in self._ends if end.opaque is not None]
+        return any(known) if known else self._opaque
 
-    def _attended(self, place: int, process: Process) -> WorkerEnd:
-        end = WorkerEnd(process.pid, self._clock, process.kill)
+    def _attended(self, place: int, process: Process, *, opaque: bool | None = None) -> WorkerEnd:
+        end = WorkerEnd(process.pid, self._clock, process.kill, opaque=opaque)
         self._processes[end] = process
         end.ready.add_done_callback(lambda _: self._free.set())
         self._do(self._attend(place, end, process))
@@ -149,7 +156,7 @@ class WorkerLoops:
         began = self._clock.monotonic()
         await process.connect(end.channel(process.frames()))
         how = await process.ended()
-        await end.heard_out()
+        await end.last_words()
         was_told, was_ready = end.told, end.ready.done()
         end.dead()
         del self._processes[end]
@@ -169,7 +176,7 @@ class WorkerLoops:
         self._replace(place, end)
 
     def _replace(self, place: int, end: WorkerEnd) -> None:
-        """Put another worker in the place of `end`, unless somebody has done so."""
+        """Have another worker in the place of `end`, unless there is one."""
         if self._closed or self._ends[place] is not end:
             return
         try:
@@ -178,7 +185,7 @@ class WorkerLoops:
             _log.error("no process can take the place of worker %d yet: %s", place, error)
             self._do(self._replace_later(place, end))
             return
-        self._ends[place] = self._attended(place, process)
+        self._ends[place] = self._attended(place, process, opaque=end.opaque)
         _log.info("process %d takes the place of worker %d", process.pid, place)
 
     async def _replace_later(self, place: int, end: WorkerEnd) -> None:
@@ -224,9 +231,9 @@ class WorkerLoops:
             end.end_if_idle()
 
     def silent_s(self, call: Call[Any]) -> float:
-        """Return for how long the call's worker has owed a sign of life; 0 for one that is to end already."""
+        """Return for how long the call's worker has owed a sign of life; 0 for one that is being ended at once."""
         end = call.home
-        return end.silent_s() if isinstance(end, WorkerEnd) and end in self._ends else 0.0
+        return end.silent_s() if isinstance(end, WorkerEnd) and (end in self._ends or end in self._relieved) else 0.0
 
     def blocks(self, call: Call[Any]) -> bool:
         """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
@@ -238,6 +245,10 @@ class WorkerLoops:
             self._given_up += 1
             call.home.retire()
             self._replace(self._ends.index(call.home), call.home)
+        elif isinstance(call.home, WorkerEnd) and call.home in self._relieved:
+            self._relieved.remove(call.home)
+            self._given_up += 1
+            call.home.retire()
 
     def relieve(self, call: Call[Any]) -> None:
         """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
@@ -248,7 +259,7 @@ class WorkerLoops:
             self._relieved.append(end)
             end.relieve()
             if len(self._relieved) > len(self._ends):
-                self._relieved[0].retire()
+                self._relieved.pop(0).retire()
 
     def lives(self, home: object) -> bool:
         """Tell whether calls may begin in a worker."""
@@ -300,8 +311,7 @@ class WorkerLoops:
         return True
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        # In no run's context: what is told of a worker names none, whoever's call it was that had it started.
-        task = asyncio.create_task(work, context=Context())
+        task = asyncio.create_task(work, context=Context())  # not that of the run for which a worker is replaced
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

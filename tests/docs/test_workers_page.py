@@ -1,0 +1,73 @@
+"""`docs/workers.md`: what it shows is so in a server with workers, and its figures are those of the code."""
+
+import os
+import re
+import shlex
+import signal
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from acceptance.server import Server, until
+from docs.pages import DOCS, asked_and_shown, blocks, documents, printed
+from strandline.config import descriptions
+from strandline.workers.loops import LONGEST_WAIT_S, YOUNG_S
+
+PAGE: Final = (DOCS / "workers.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return the page's server, in whose folder its file is."""
+    folder = tmp_path_factory.mktemp("workers")
+    (file,) = blocks("workers.md", "python")
+    (folder / "agent.py").write_text(file)
+    _, _, target, *flags = shlex.split(blocks("workers.md", "sh")[0])
+    server = Server(target, *flags, folder=folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def without_pids(text: str) -> str:
+    return re.sub(r"(Process |\"pid\":)\d+", r"\g<1>0", text)
+
+
+def test_two_sessions_are_in_two_workers_and_one_that_was_in_a_worker_that_died_goes_on(server: Server) -> None:
+    ((command, shown),) = asked_and_shown("workers.md")
+    told = printed(command, folder=server.folder, url=server.url)
+    assert documents(without_pids(told)) == documents(without_pids(shown))
+
+    def pids(text: str) -> list[str]:
+        return re.findall(r"Process (\d+)", text) + re.findall(r'"pid":(\d+)', text)
+
+    for text in (told, shown):
+        ada, bob, *workers = pids(text)
+        assert ada != bob
+        assert {ada, bob} == set(workers)
+
+    ada, bob = pids(told)[:2]
+    os.kill(int(ada), signal.SIGKILL)
+    until(lambda: f"worker 0 (process {ada}) has died" in server.stderr, "its death")
+    assert ada not in server.chat("and now?", "ada")["response"]
+    assert f"Process {bob} " in server.chat("and now?", "bob")["response"]
+    assert len(server.history("ada")) == 4
+
+
+def test_the_times_of_the_page_are_those_of_the_code() -> None:
+    assert f"within {YOUNG_S:g} s" in PAGE
+    assert f"at most {LONGEST_WAIT_S:g} s" in PAGE
+
+
+def test_the_settings_of_the_page_are_there() -> None:
+    named = set(re.findall(r"`((?:max|executor|hold|cancel|agent|log|unknown|idempotent)_\w+)`", PAGE))
+    assert len(named) > 8
+    assert named <= set(descriptions())
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE):
+        assert (DOCS / target).exists(), target

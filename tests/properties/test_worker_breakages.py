@@ -1,0 +1,143 @@
+"""What can be wrong between a server and its workers is found by the simulation, in the worlds that have workers."""
+
+import asyncio
+import re
+from collections.abc import Callable
+
+import pytest
+
+from simulation.perils import Perils
+from simulation.trial import play
+from strandline.engine.execution import Execution
+from strandline.engine.runner import Ended, Runner
+from strandline.model import Claim
+from strandline.workers import messages as m
+from strandline.workers.end import Errand, WorkerEnd
+from strandline.workers.inside import Inside
+from strandline.workers.loops import WorkerLoops
+
+Break = Callable[[pytest.MonkeyPatch], None]
+SEEDS = 150
+
+
+def end_no_worker(patch: pytest.MonkeyPatch) -> None:
+    """A worker that is to end goes on for as long as it likes."""
+    patch.setattr(WorkerEnd, "end_if_idle", lambda end: None)
+
+
+def think_it_dead_too_early(patch: pytest.MonkeyPatch) -> None:
+    """A worker that is to end at once counts as dead, and goes on for a while."""
+
+    def retire(end: WorkerEnd) -> None:
+        end.leaving = end.told = True
+        end._channel = None
+        end.dead()
+
+    patch.setattr(WorkerEnd, "retire", retire)
+
+
+def lose_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What a dead worker had to do is still waited for."""
+    patch.setattr(Errand, "lose", Errand.over)
+
+
+def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
+    """A round's tools start before it is durable."""
+    stage = Errand._stage
+
+    async def staged(errand: Errand, report: m.Told) -> None:
+        if report.what == "begin_round":
+            errand._end.say(m.Go(errand.number, on=True))
+        await stage(errand, report)
+
+    patch.setattr(Errand, "_stage", staged)
+
+
+def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
+    """What is reported after a round or a result does not wait until that is staged."""
+
+    def take(errand: Errand, report: m.Told | m.Done) -> None:
+        if isinstance(report, m.Done):
+            errand._ended(report)
+        elif report.what in m.STAGED:
+            errand._staging = asyncio.create_task(errand._stage(report))
+        else:
+            errand._tell(report)
+
+    patch.setattr(Errand, "take", take)
+
+
+def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
+    """A call that has ended in a worker counts as over, whatever works on for it there."""
+    ended = Errand._ended
+
+    def over(errand: Errand, report: m.Done) -> None:
+        errand.over()
+        ended(errand, report)
+
+    patch.setattr(Errand, "_ended", over)
+
+
+def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
+    """A run whose worker has died is given back as if it had never been tried."""
+    give_back = Runner._give_back
+
+    async def uncounted(runner: Runner, claim: Claim, *, counted: bool, requeued: bool) -> Ended:
+        return await give_back(runner, claim, counted=False, requeued=requeued)
+
+    patch.setattr(Runner, "_give_back", uncounted)
+
+
+def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
+    """A run whose worker has died in one of its tools goes on."""
+    can_go_on = Runner._can_go_on
+    patch.setattr(
+        Runner, "_can_go_on", lambda runner, execution: is_stranded(execution) or can_go_on(runner, execution)
+    )
+
+
+def is_stranded(execution: Execution) -> bool:
+    return execution.stranded
+
+
+def replace_nobody(patch: pytest.MonkeyPatch) -> None:
+    """Nothing takes the place of a worker that has died."""
+    patch.setattr(WorkerLoops, "_replace", lambda loops, place, end: None)
+
+
+def mix_agents_up(patch: pytest.MonkeyPatch) -> None:
+    """A worker has another agent execute a run than the one that was made for it."""
+    take = Inside._run
+
+    def run(inside: Inside, order: m.Run) -> None:
+        agents, inside._agents = inside._agents, dict.fromkeys(inside._agents, next(iter(inside._agents.values())))
+        try:
+            take(inside, order)
+        finally:
+            inside._agents = agents
+
+    patch.setattr(Inside, "_run", run)
+
+
+BREAKAGES: dict[str, tuple[Break, int, str]] = {
+    "a worker that is of no use and stays": (end_no_worker, 1000, "of no use"),
+    "a worker that is thought dead too early": (think_it_dead_too_early, 1060, "executed at once"),
+    "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
+    "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
+    "reports out of order": (take_reports_as_they_come, 1160, "its agent answered|the model said"),
+    "a hold that is not taken": (think_that_nothing_works_on, 1580, "executed at once"),
+    "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),
+    "a tool in the middle that is gone on from": (go_on_whatever_was_done, 1000, "nobody knows what became of"),
+    "a worker that nobody replaces": (replace_nobody, 1000, "waits for good|no rest"),
+    "an agent of another session": (mix_agents_up, 1000, "the session had"),
+}
+"""Each with the seed at which the search begins: where few worlds show it, shortly before the first."""
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, first, told = BREAKAGES[name]
+    make(monkeypatch)
+    seeds = [seed for seed in range(first, first + 6 * SEEDS) if Perils(seed).workers][:SEEDS]
+    found = (re.search(told, fault) for seed in seeds for fault in play(seed, "memory").faults)
+    assert any(found), f"{name} stays unnoticed in {SEEDS} worlds"

@@ -1,0 +1,468 @@
+"""What is left of a worker when it is gone, silent or not wanted any more; most of it found by the simulation."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from strandline.agents.port import AgentLost, Attempt, Finished, RunContext, RunStopped
+from strandline.clock import Clock
+from strandline.encoding import encode_messages
+from strandline.engine.calls import CURRENT, Call
+from strandline.errors import JournalUnavailable
+from strandline.history import fold
+from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
+from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+from strandline.workers import messages as m
+from strandline.workers.channel import Channel, Frames, frame
+from strandline.workers.end import WorkerEnd
+from strandline.workers.inside import Inside, orders
+from strandline.workers.loops import WorkerLoops
+
+CONTEXT = RunContext(
+    run_id=RunId("r"),
+    session_id=SessionId("s"),
+    principal=Principal("p"),
+    attempt=1,
+    metadata={},
+    workspace="/",
+)
+RECORD = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+DONE = Finished(ending=Succeeded())
+
+
+class Nowhere(asyncio.WriteTransport):
+    """Keeps the orders that are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+class Far:
+    """A worker of which only what it tells is seen."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.is_ready = True
+        self.killed = False
+        self.over = asyncio.Event()
+        self.transport = Nowhere()
+        self.channel: Channel
+
+    async def connect(self, channel: Channel) -> None:
+        self.channel = channel
+        channel.connection_made(self.transport)
+        if self.is_ready:
+            self.tell(m.Ready(opaque=False))
+
+    def tell(self, *reports: m.Report) -> None:
+        self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
+
+    def orders(self) -> list[m.Order]:
+        return [each for told in Frames().feed(b"".join(self.transport.written)) for each in orders(told)]
+
+    def frames(self) -> Frames:
+        return Frames()
+
+    def kill(self) -> None:
+        self.killed = True
+
+    async def ended(self) -> str:
+        await self.over.wait()
+        return "gone"
+
+    def leave(self) -> None:
+        pass
+
+    def gone(self, within_s: float) -> None:
+        pass
+
+
+class Kept:
+    """An attempt that keeps what it is told; `gate` holds what is staged up, `error` is what comes of it then."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    def add_text(self, delta: str) -> None:
+        self.told.append(delta)
+
+    async def begin_round(self) -> None:
+        await self._staged("round")
+
+    async def end_tool(self, tool_use_id: str, result: object) -> None:
+        await self._staged(tool_use_id)
+
+    async def _staged(self, what: str) -> None:
+        self.told.append(what)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Few:
+    """Worker loops over workers that are far away; a process is to be had unless `refuses`."""
+
+    def __init__(self, clock: Clock, workers: int = 1) -> None:
+        self.all: list[Far] = []
+        self.refuses = False
+        self.are_ready = True
+        """Whether those that are started take calls at once."""
+        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, opaque=False)
+
+    def spawn(self) -> Far:
+        if self.refuses:
+            raise OSError("no more processes")
+        return self._begun()
+
+    def _begun(self) -> Far:
+        self.all.append(Far(len(self.all)))
+        self.all[-1].is_ready = self.are_ready
+        return self.all[-1]
+
+    def killed(self) -> list[int]:
+        return [each.pid for each in self.all if each.killed]
+
+    def in_use(self) -> list[int]:
+        return [end.pid for end in self.loops._processes]
+
+    def run(self, attempt: Any = None) -> "tuple[Call[Any], WorkerEnd]":
+        """Begin a run in the worker of the first place."""
+        end = self.loops._ends[0]
+
+        async def works() -> object:
+            call = CURRENT.get()
+            assert call is not None
+            return await end.execute(order(end.number()), call, attempt)
+
+        return self.loops.start(works), end
+
+
+def order(number: int, agent: int = 0) -> m.Run:
+    return m.Run(call=number, agent=agent, context=CONTEXT, trace=None, carrier=None, prompt="x", messages=[])
+
+
+def virtual(main: Callable[[Few], Any], workers: int = 1) -> None:
+    async def begun(clock: VirtualClock) -> None:
+        few = Few(clock, workers)
+        await few.loops.begin()
+        try:
+            await main(few)
+        finally:
+            few.loops.close()
+
+    run_virtual(begun)
+
+
+def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() -> None:
+    async def main(few: Few) -> None:
+        call, end = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].over.set()
+        await asyncio.sleep(0.5)
+        assert not end.is_free, "nothing begins there"
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE))
+        few.all[0].channel.connection_lost(None)
+        assert await call.done == DONE
+
+    virtual(main)
+
+
+def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_nor_listened_to() -> None:
+    async def main(few: Few) -> None:
+        call, _ = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].over.set()
+        with pytest.raises(AgentLost):
+            await asyncio.wait_for(call.done, 2)
+        assert not call.is_alive
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Over(7), m.Ready(opaque=True))
+
+    virtual(main)
+
+
+def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> None:
+    async def main(few: Few) -> None:
+        call, end = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE))
+        few.all[0].tell(m.Told(0, "add_text", ["late"]))
+        assert await call.done == DONE
+        assert end.is_free
+
+    virtual(main)
+
+
+def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works_for_it() -> None:
+    async def main(few: Few) -> None:
+        call, end = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE, alive=True))
+        assert await call.done == DONE
+        await asyncio.sleep(100)
+        alive = [call.is_alive]
+        few.all[0].tell(m.Over(0))
+        assert [*alive, call.is_alive] == [True, False]
+        assert end._errands == {}
+
+    virtual(main)
+
+
+def test_results_that_wait_for_the_journal_are_taken_before_the_death_of_their_worker() -> None:
+    async def main(few: Few) -> None:
+        attempt = Kept()
+        call, _ = few.run(attempt)
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
+        few.all[0].over.set()
+        few.all[0].channel.connection_lost(None)
+        await asyncio.sleep(1)
+        assert not call.done.done()
+        attempt.gate.set()
+        with pytest.raises(AgentLost):
+            await call.done
+        assert attempt.told == ["t1", "t2"]
+
+    virtual(main)
+
+
+def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worker_dies() -> None:
+    async def main(few: Few) -> None:
+        call, _ = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Told(0, "begin_round", []), m.Told(0, "add_text", ["more"]))
+        few.all[0].over.set()
+        few.all[0].channel.connection_lost(None)
+        with pytest.raises(AgentLost):
+            await asyncio.wait_for(call.done, 1)
+
+    virtual(main)
+
+
+def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> None:
+    async def main(few: Few) -> None:
+        for error in (None, RunStopped(), JournalUnavailable("no room")):
+            attempt = Kept()
+            attempt.error = error
+            call, end = few.run(attempt)
+            await asyncio.sleep(1)
+            number = max(end._errands)
+            few.all[0].transport.written.clear()
+            few.all[0].tell(m.Told(number, "begin_round", []))
+            await asyncio.sleep(1)
+            assert few.all[0].orders() == []
+            attempt.gate.set()
+            await asyncio.sleep(1)
+            assert m.Go(number, on=error is None) in few.all[0].orders()
+            few.all[0].tell(m.Done(call=number, opaque=False, finished=DONE))
+            await asyncio.wait([call.done])
+
+    virtual(main)
+
+
+def test_what_a_tool_has_come_to_is_known_also_after_another_result_could_not_be_kept() -> None:
+    async def main(few: Few) -> None:
+        attempt = Kept()
+        attempt.error = JournalUnavailable("no room")
+        attempt.gate.set()
+        call, _ = few.run(attempt)
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
+        few.all[0].tell(m.Done(call=0, opaque=False, failure=m.Failure("CancelledError", "", cancelled=True)))
+        with pytest.raises(JournalUnavailable):
+            await call.done
+        assert attempt.told == ["t1", "t2"]
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_one_worker_takes_the_place_of_one(refused: bool) -> None:
+    """The one that is ended dies when another has its place, or while none is to be had."""
+
+    async def main(few: Few) -> None:
+        call, _ = few.run(Kept())
+        await asyncio.sleep(20)
+        few.refuses = refused
+        few.loops.retire(call)
+        assert few.killed() == [0]
+        few.refuses = False
+        few.all[0].over.set()
+        few.all[0].channel.connection_lost(None)
+        await asyncio.sleep(5)
+        assert few.in_use() == [1]
+        assert [end.pid for end in few.loops._ends] == [1]
+
+    virtual(main)
+
+
+def test_a_worker_that_is_to_end_and_is_silent_is_ended_at_once() -> None:
+    """Others that execute there would wait for it until their time is up."""
+
+    async def main(few: Few) -> None:
+        (leftover, _), (_, end) = few.run(Kept()), few.run(Kept())
+        await asyncio.sleep(1)
+        leftover.abandon(DONE)
+        few.loops.relieve(leftover)
+        few.loops.beat()
+        await asyncio.sleep(5)
+        few.loops.beat()
+        assert few.killed() == [], "somebody waits for what executes there"
+        assert few.loops.silent_s(leftover) == pytest.approx(5)
+        few.loops.retire(leftover)
+        assert few.killed() == [0]
+        assert end.pid not in [each.pid for each in few.loops._ends]
+        assert few.loops.silent_s(leftover) == 0.0, "once"
+        assert few.loops.load().given_up == 1
+
+    virtual(main)
+
+
+def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> None:
+    async def main(few: Few) -> None:
+        end = few.loops._ends[0]
+
+        async def works() -> object:
+            call = CURRENT.get()
+            assert call is not None
+            build = m.Build(
+                call=end.number(),
+                run_id=RunId("r"),
+                key=SessionKey(Principal("p"), SessionId("s")),
+                trace=None,
+                carrier=None,
+                record=RECORD,
+                progress=fold((), None),
+            )
+            await end.execute(build, call, None)
+            await asyncio.sleep(1)
+            return await end.execute(order(end.number()), call, Kept())  # type: ignore[arg-type]
+
+        call = few.loops.start(works)
+        leftover, _ = few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Done(call=0, opaque=False))
+        leftover.abandon(DONE)
+        await asyncio.sleep(0.5)
+        few.loops.relieve(leftover)
+        await asyncio.sleep(1)
+        few.loops.beat()
+        assert few.killed() == []
+        few.all[0].tell(m.Done(call=2, opaque=False, finished=DONE))
+        assert await call.done == DONE
+        few.loops.beat()
+        assert few.killed() == [0]
+
+    virtual(main)
+
+
+def test_a_run_that_is_about_to_begin_in_a_worker_does_so_before_that_is_ended() -> None:
+    async def main(few: Few) -> None:
+        leftover, _ = few.run(Kept())
+        await asyncio.sleep(1)
+        leftover.abandon(DONE)
+        await asyncio.sleep(0)
+        few.run(Kept())  # with an agent that was there, which has just been taken out of the pool
+        few.loops.relieve(leftover)
+        await asyncio.sleep(1)
+        assert few.killed() == []
+
+    virtual(main)
+
+
+def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> None:
+    async def main(few: Few) -> None:
+        few.run()
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Done(call=0, opaque=True))
+        assert few.loops.opaque
+        few.are_ready = False
+        await asyncio.sleep(20)
+        few.all[0].over.set()
+        few.all[0].channel.connection_lost(None)
+        assert few.loops.opaque, "while it is dead"
+        await asyncio.sleep(5)
+        assert few.in_use() == [1]
+        assert few.loops.opaque, "while another one begins"
+        few.all[1].tell(m.Ready(opaque=False))
+        assert [few.loops.opaque] == [False]
+
+    virtual(main)
+
+
+class Alone:
+    """A target and its only agent: `does` is what it does with an attempt."""
+
+    opaque = exclusive = external = False
+    description = "a target"
+
+    def __init__(self, does: Callable[[Attempt], object]) -> None:
+        self._does = does
+
+    async def build(self, *given: object) -> "Alone":
+        return self
+
+    async def run(self, attempt: Attempt) -> Finished:
+        self._does(attempt)
+        return DONE
+
+    def rest(self) -> None:
+        """Nothing."""
+
+
+def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[Inside, Nowhere]:
+    target, transport = Alone(does), Nowhere()
+    inside = Inside(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
+    inside.channel.connection_made(transport)
+    inside._agents[0] = target
+    return inside, transport
+
+
+def test_what_a_run_does_is_told_before_it_does_it() -> None:
+    """It may block the loop: then it has to be known what does."""
+    told: list[bytes] = []
+
+    async def main(clock: VirtualClock) -> None:
+        def does(attempt: Attempt) -> None:
+            attempt.begin_tool("t1", "sleep", {})
+            told.extend(transport.written)
+
+        inside, transport = alone(does, clock)
+        inside._take(order(1))
+        await asyncio.sleep(1)
+        assert b"begin_tool" in b"".join(told)
+        for written in transport.written:
+            assert list(Frames().feed(written)) != [b"[]"], "nothing is said twice, and no empty frame"
+
+    run_virtual(main)
+
+
+def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
+    """The order to execute it waited for a loop that another run had blocked."""
+    began: list[Attempt] = []
+
+    async def main(clock: VirtualClock) -> None:
+        inside, transport = alone(began.append, clock)
+        inside._take(order(1))
+        inside._take(m.Signal(1))
+        await asyncio.sleep(1)
+        assert began == []
+        assert b"RunStopped" in b"".join(transport.written)
+        inside._take(order(2))
+        await asyncio.sleep(1)
+        assert len(began) == 1
+
+    run_virtual(main)
