@@ -228,7 +228,10 @@ def test_an_idle_server_leaves_at_once(at: Checkpoints, tmp_path: Path, number: 
 
 def test_it_leaves_although_user_code_blocks_its_loop(at: Checkpoints, tmp_path: Path) -> None:
     """An async tool that blocks cannot even be asked to stop: its run ends, the others go on later, and it leaves."""
-    with serving(TARGETS / "blocking.py", "--drain-grace", "0.2", folder=tmp_path, variables=at.environment) as server:
+    one = ("--workers", "1")  # (with more, only some of the others wait for that loop)
+    with serving(
+        TARGETS / "blocking.py", *one, "--drain-grace", "0.2", folder=tmp_path, variables=at.environment
+    ) as server:
         asked = server.line_up("block 60", "two")
         at.reached("blocks")
         other = server.line_up("three", session_id="other")[0]

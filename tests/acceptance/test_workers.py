@@ -46,6 +46,7 @@ def test_sessions_are_spread_over_workers_and_a_worker_that_dies_takes_only_its_
 ) -> None:
     """It is killed between two rounds of a run, and once more in a tool; another session's run is undisturbed."""
     server = Server(AGENT, *TWO, "--drain-grace", "20", folder=tmp_path, variables=at.environment)
+    (tmp_path / "signal.py").write_text("raise SystemExit('a file of the user that no worker has a use for')\n")
     try:
         server.start()
         first, second = workers(server)

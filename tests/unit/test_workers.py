@@ -28,9 +28,9 @@ from strandline.testing import Gate
 from strandline.testing.checker import check_history
 from strandline.workers import messages as m
 from strandline.workers.channel import Frames, frame
-from strandline.workers.end import reports
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.process import WorkerProcess
+from strandline.workers.reports import reports
 from target_support import run, until
 from unit import (
     test_agent_endings,

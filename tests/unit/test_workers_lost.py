@@ -45,6 +45,9 @@ class Nowhere(asyncio.WriteTransport):
     def close(self) -> None:
         pass
 
+    def abort(self) -> None:
+        pass
+
 
 class Far:
     """A worker of which only what it tells is seen."""

@@ -147,6 +147,11 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close it at once, whatever was not sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _flush(self) -> None:
         if self._waiting and self._transport is not None:
             told, self._waiting = self._waiting, []

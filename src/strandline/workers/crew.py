@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from strandline.clock import SystemClock
 from strandline.config import Settings
+from strandline.errors import SetupError
 from strandline.model import Carrier
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.messages import Setup
@@ -26,14 +27,18 @@ def crew(target: str, settings: Settings, carried: Callable[[], Carrier | None])
         target=target,
         history=settings.history,
         executor_threads=settings.executor_threads,
-        path=sys.path,
+        path=[str(each) for each in sys.path],
         agent_id=settings.agent_id,
         log_level=settings.log_level,
         log_format=settings.log_format,
         log_details=settings.log_details,
     )
-    processes = [WorkerProcess(setup) for _ in range(settings.workers)]
+    processes: list[WorkerProcess] = []
     try:
+        try:
+            processes += (WorkerProcess(setup) for _ in range(settings.workers))
+        except OSError as error:
+            raise SetupError(f"{settings.workers} worker processes cannot be started: {error}") from error
         loaded = processes[0].loaded()
         if loaded.exclusive:
             _log.warning("workers = %d is of no use for one Agent for all sessions: it has one", settings.workers)

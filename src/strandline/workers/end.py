@@ -5,22 +5,20 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from itertools import count
 from typing import Any, Final
 
 from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
 from strandline.clock import Clock
-from strandline.encoding import decoder
-from strandline.engine.calls import Call, LiveThread
+from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.failures import FailedThere
-from strandline.errors import StrandlineError
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
+from strandline.workers.reports import reports
 
 _log = logging.getLogger("strandline.workers")
 
-reports: Final = decoder(list[m.Report])
-"""Reads a frame of reports."""
 LAST_WORDS_S: Final = 1.0
 """How long the connection to a process that is gone may stay open: what it has begun without our knowledge holds it."""
 END_S: Final = 0.5
@@ -44,7 +42,11 @@ class Errand:
         self._asks = False
         """Whether it is a round that is being staged."""
         self._staging: asyncio.Task[None] | None = None
-        self._refused: StrandlineError | None = None
+        self._refused: Exception | None = None
+        self._is_lost = False
+        self._context = copy_context()
+        """That of the run, for what is logged while a report of it is staged."""
+        self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
         call.home = end
         call.enter(self._works)
 
@@ -56,7 +58,7 @@ class Errand:
             self._ended(report)
         elif report.what in m.STAGED:
             self._waiting = deque([report])
-            self._staging = asyncio.create_task(self._catch_up(self._waiting))
+            self._staging = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
         else:
             self._tell(report)
 
@@ -67,6 +69,7 @@ class Errand:
     def lose(self) -> None:
         """Note that its process is gone; what it has reported is taken before, but for what waits behind a round."""
         self.over()
+        self._is_lost = True
         if self._waiting is None or self._asks:
             self._lost()
         else:
@@ -74,7 +77,7 @@ class Errand:
 
     def _lost(self) -> None:
         if not self.done.done():
-            self.done.set_exception(AgentLost("the worker process that executed the run has died"))
+            self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
 
     async def _catch_up(self, waiting: deque[m.Told | m.Done | None]) -> None:
         """Take what was reported, in order, until nothing waits."""
@@ -91,26 +94,34 @@ class Errand:
         self._waiting = None
 
     def _tell(self, report: m.Told) -> None:
-        if report.what in m.TOLD and self._attempt is not None:
-            getattr(self._attempt, report.what)(*report.given)
+        try:
+            if report.what in m.TOLD and self._attempt is not None:
+                getattr(self._attempt, report.what)(*report.given)
+        except Exception as error:
+            self._refuse(error)
 
     async def _stage(self, report: m.Told) -> None:
         assert self._attempt is not None
         on = False
         self._asks = report.what == "begin_round"
         try:
-            if self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
+            if self._asks and self._is_lost:
+                pass  # nobody is there to begin it; where it is known, its tools count as begun
+            elif self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
                 await getattr(self._attempt, report.what)(*report.given)
                 on = True
         except RunStopped:
             pass
-        except StrandlineError as error:
-            # The run has to end, and ends as this error: what it would do further could not be kept.
-            self._refused = self._refused or error
-            self._end.say(m.Cancel(self.number))
+        except Exception as error:
+            self._refuse(error)
         if self._asks:
             self._asks = False
             self._end.say(m.Go(self.number, on))
+
+    def _refuse(self, error: Exception) -> None:
+        """Have the run end, as this error: what it would do further could not be kept."""
+        self._refused = self._refused or error
+        self._end.say(m.Cancel(self.number))
 
     def _ended(self, report: m.Done) -> None:
         if not report.alive:
@@ -287,7 +298,7 @@ class WorkerEnd:
                 self.opaque = opaque
                 self.ready.set_result(True)
             case m.Refused(why):
-                self.why = f": {why}"
+                self.why = why
             case m.Loaded():
                 pass  # it knows more when it is ready
 
@@ -307,7 +318,7 @@ class WorkerEnd:
         """Note that nothing of the process is left, nor of what it has said."""
         self._dead = True
         if self._channel is not None:
-            self._channel.close()
+            self._channel.abort()
         if not self.ready.done():
             self.ready.set_result(False)
         errands, self._errands = self._errands, {}

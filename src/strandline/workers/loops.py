@@ -27,7 +27,13 @@ _log = logging.getLogger("strandline.workers")
 YOUNG_S: Final = 10.0
 """A worker that dies sooner than this is replaced later each time."""
 LONGEST_WAIT_S: Final = 30.0
-"""But no later than this."""
+"""But no later than this: what is served cannot be loaded, or dies of it."""
+LONGEST_WAIT_READY_S: Final = 2.0
+"""And no later than this after one that took calls: one caller whose run kills workers must not keep out all others."""
+MOST_DOUBLINGS: Final = 10
+"""After how many deaths in a row the wait does not double any more."""
+SILENT_S: Final = 1.0
+"""A worker that has been silent for so long is given nothing while another one is not."""
 MOVE_AT: Final = 4
 """A session whose worker executes so many runs more than another one has its agent made anew there."""
 SPAWN_AGAIN_S: Final = 1.0
@@ -130,7 +136,7 @@ class WorkerLoops:
         while not (free := [end for end in self._ends if end.is_free]):
             self._free.clear()
             await self._free.wait()
-        return min(free, key=lambda end: (end.running, end.agents))
+        return min(free, key=lambda end: (end.silent_s() >= SILENT_S, end.running, end.agents))
 
     @property
     def opaque(self) -> bool:
@@ -151,7 +157,7 @@ class WorkerLoops:
         await process.connect(end.channel(process.frames()))
         how = await process.ended()
         await end.last_words()
-        was_told = end.told
+        was_told, was_ready = end.told, end.ready.done()
         end.dead()
         del self._processes[end]
         if end in self._relieved:
@@ -160,11 +166,13 @@ class WorkerLoops:
             return
         if not was_told:
             self._lost += 1
-            _log.error("worker %d (process %d) has died: %s%s", place, end.pid, how, end.why)
+            what = f"cannot serve: {end.why}" if end.why else f"has died: {how}"
+            _log.error("worker %d (process %d) %s", place, end.pid, what)
         young = self._clock.monotonic() - began < YOUNG_S
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
-            await asyncio.sleep(min(2.0 ** (self._failures[place] - 1) - 1, LONGEST_WAIT_S))
+            doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 is more than a float can be)
+            await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
         self._replace(place, end)
 
     def _replace(self, place: int, end: WorkerEnd) -> None:
@@ -259,13 +267,16 @@ class WorkerLoops:
         return isinstance(home, WorkerEnd) and home.is_free
 
     def suits(self, home: object) -> bool:
-        """Tell whether a worker takes calls and is not much busier than another one.
+        """Tell whether a worker takes calls, and is neither blocked nor much busier while another one is not.
 
         After a death all sessions are with the others: without this they would stay there for as long as they talk.
         """
         if not isinstance(home, WorkerEnd) or not home.is_free:
             return False
-        return home.running < MOVE_AT + min(end.running for end in self._ends if end.is_free)
+        others = [end.running for end in self._ends if end.is_free and end.silent_s() < SILENT_S]
+        if not others:
+            return True
+        return home.silent_s() < SILENT_S and home.running < MOVE_AT + min(others)
 
     def load(self) -> Load:
         """Return how the workers are doing."""

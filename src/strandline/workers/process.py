@@ -13,7 +13,7 @@ from strandline.encoding import encode_messages
 from strandline.errors import SetupError, TargetError
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames, frame
-from strandline.workers.end import reports
+from strandline.workers.reports import reports
 
 LEAVE_S: Final = 1.0
 """How long a worker that is told to leave gets for it."""
@@ -26,23 +26,31 @@ class WorkerProcess:
 
     def __init__(self, setup: m.Setup) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            descriptor = theirs.fileno()
+        # With this process's path from its first import on: `-m` would look into the working folder first, where a
+        # `signal.py` of the user's may be.
+        program = f"import sys; sys.path[:] = {setup.path}; from strandline.workers.__main__ import main; main()"
+        try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "strandline.workers", str(descriptor)],
+                [sys.executable, "-P", "-c", program, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[descriptor],
+                pass_fds=[theirs.fileno()],
             )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._socket = ours
         self._last_word = ours.dup()
         """For what is said when there is no loop any more."""
         self._frames = Frames()
         self.pid = self._process.pid
-        ours.sendall(frame(encode_messages(setup)))
+        with suppress(OSError):  # (that it is dead already is noticed where it is read)
+            ours.sendall(frame(encode_messages(setup)))
 
     def loaded(self) -> m.Loaded:
         """Wait until it has loaded what it serves. Raises `TargetError`."""
-        while data := self._socket.recv(1 << 16):
+        while data := self._received():
             for each in self._frames.feed(data):
                 match reports(each):
                     case [m.Loaded() as loaded]:
@@ -98,6 +106,13 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+        self._last_word.close()
+        self._socket.close()
+
+    def _received(self) -> bytes:
+        with suppress(ConnectionError):  # (it has ended without a look at what it was sent)
+            return self._socket.recv(1 << 16)
+        return b""
 
     @staticmethod
     def _how(code: int) -> str:
