@@ -1,12 +1,16 @@
 """How workers end, seen from the serving process: what they have said before counts, and no other run suffers."""
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine_support import Played, asked, echo, outcome, play_round, send
@@ -18,14 +22,29 @@ from strandline.engine.calls import CURRENT, Call
 from strandline.engine.failures import FailedThere
 from strandline.engine.tracing import RUN
 from strandline.errors import SetupError
+from strandline.history import Progress
 from strandline.journal.memory import MemoryJournal
-from strandline.model import Fact, InputRequest, NeedsInput, Principal, RoundStarted, RunId, SessionId, Succeeded, Token
+from strandline.model import (
+    WHOLE_HISTORY,
+    AgentRecord,
+    Fact,
+    InputRequest,
+    NeedsInput,
+    Principal,
+    RoundStarted,
+    RunId,
+    SessionId,
+    SessionKey,
+    Succeeded,
+    Token,
+)
 from strandline.testing import Gate
 from strandline.workers import crew, end, loops, process
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames, frame
 from strandline.workers.inside import orders
 from strandline.workers.loops import WorkerLoops
+from strandline.workers.reports import reports
 from target_support import run, until
 from unit.test_workers import in_workers, kill
 from workers_support import Nearby
@@ -49,6 +68,8 @@ CONTEXT = RunContext(
     metadata={},
     workspace="",
 )
+
+NOTHING = Progress(messages=[], results={})
 
 
 class Spoken:
@@ -542,3 +563,49 @@ def test_a_process_that_ends_without_a_look_at_what_it_was_sent_is_told_of(monke
     with pytest.raises(SetupError, match="has ended while it loaded what it serves: exit code 0"):
         started.loaded()
     started.gone(1.0)
+
+
+FORKING = """
+import os, pathlib, signal
+
+async def agent(message, session):
+    if (child := os.fork()) == 0:
+        signal.pause()
+    pathlib.Path(__file__).with_name("child").write_text(str(child))
+    return "forked"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: Path) -> None:
+    """It would keep it open when the worker is dead; and one that goes on as an agent would report."""
+    (tmp_path / "agent.py").write_text(FORKING)
+    started = process.WorkerProcess(msgspec.structs.replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
+    started._socket.settimeout(20)
+    frames = Frames()
+
+    def heard(kind: type[Any]) -> Any:
+        while data := started._socket.recv(1 << 16):
+            for each in [report for told in frames.feed(data) for report in reports(told)]:
+                if isinstance(each, kind):
+                    return each
+        raise AssertionError("the connection has ended")
+
+    def tell(order: m.Order) -> None:
+        started._socket.sendall(frame(encode_messages(order)))
+
+    heard(m.Ready)
+    key = SessionKey(CONTEXT.principal, CONTEXT.session_id)
+    record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+    tell(m.Build(call=0, run_id=RunId("r"), key=key, trace=None, carrier=None, record=record, progress=NOTHING))
+    heard(m.Done)
+    tell(m.Run(call=1, agent=0, context=CONTEXT, trace=None, carrier=None, prompt="fork", messages=[]))
+    heard(m.Done)
+    child = int((tmp_path / "child").read_text())
+    try:
+        started.kill()
+        with pytest.raises(AssertionError, match="has ended"):
+            heard(m.Ready)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        started.gone(20)

@@ -43,6 +43,7 @@ def main() -> None:
         signal.signal(each, lambda *_: None)
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
+    _keep_from_forks(connection.fileno())
     frames = Frames()
     setup = _setup(connection, frames)
     sys.path[:] = setup.path
@@ -75,9 +76,10 @@ async def _serve(connection: socket.socket, frames: Frames, target: Target, loop
         if not leaving.is_set():
             _gone()
 
-    write = Writer(connection).write
+    writer = Writer(connection)
+    _keep_from_forks(writer.fileno())
     inside = Inside(
-        target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=write
+        target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=writer.write
     )
     await asyncio.get_running_loop().create_connection(lambda: inside.channel, sock=connection)
     beginning = asyncio.create_task(inside.begin())
@@ -106,6 +108,20 @@ def _gone() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _keep_from_forks(descriptor: int) -> None:
+    """Have processes that user code forks have nothing in place of a descriptor.
+
+    Through it one that is left behind would keep the connection open, and one that goes on as an agent would report.
+    """
+
+    def part() -> None:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, descriptor, inheritable=False)
+        os.close(nothing)
+
+    os.register_at_fork(after_in_child=part)
 
 
 def _die_with_parent() -> None:

@@ -56,6 +56,10 @@ class Writer:
         self._lock = threading.Lock()
         self._left = bytearray()
 
+    def fileno(self) -> int:
+        """Return the descriptor that it writes to, which is its own."""
+        return self._socket.fileno()
+
     def write(self, data: bytes) -> None:
         """Write it, now or later; in vain if nobody is there."""
         with self._lock:
