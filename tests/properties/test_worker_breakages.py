@@ -12,7 +12,8 @@ from strandline.engine.execution import Execution
 from strandline.engine.runner import Ended, Runner
 from strandline.model import Claim
 from strandline.workers import messages as m
-from strandline.workers.end import Errand, WorkerEnd
+from strandline.workers.end import WorkerEnd
+from strandline.workers.errand import Errand
 from strandline.workers.inside import Inside
 from strandline.workers.loops import WorkerLoops
 
@@ -47,7 +48,7 @@ def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
 
     async def staged(errand: Errand, report: m.Told) -> None:
         if report.what == "begin_round":
-            errand._end.say(m.Go(errand.number, on=True))
+            errand._say(m.Go(errand.number, on=True))
         await stage(errand, report)
 
     patch.setattr(Errand, "_stage", staged)

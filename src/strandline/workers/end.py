@@ -2,19 +2,17 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import copy_context
 from itertools import count
 from typing import Any, Final
 
-from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
+from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call, LiveThread
-from strandline.engine.failures import FailedThere
+from strandline.engine.calls import Call
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
+from strandline.workers.errand import Errand
 from strandline.workers.reports import reports
 
 _log = logging.getLogger("strandline.workers")
@@ -25,118 +23,6 @@ END_S: Final = 0.5
 """How long a process that has closed its connection gets to end: only its end says that nothing of it works."""
 WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
-
-
-class Errand:
-    """One call in a worker, from here. `call` is the one that it is executed for, `attempt` is told what it reports."""
-
-    def __init__(self, number: int, call: Call[Any], attempt: Attempt | None, end: "WorkerEnd") -> None:
-        self.number = number
-        self.call = call
-        self.done: asyncio.Future[Finished | None] = asyncio.get_running_loop().create_future()
-        self._attempt = attempt
-        self._end = end
-        self._works = LiveThread("worker")
-        self._waiting: deque[m.Told | m.Done | None] | None = None
-        """What was reported since one that is being staged, None if none is. A None in it: and then it was lost."""
-        self._asks = False
-        """Whether it is a round that is being staged."""
-        self._staging: asyncio.Task[None] | None = None
-        self._refused: Exception | None = None
-        self._is_lost = False
-        self._context = copy_context()
-        """That of the run, for what is logged while a report of it is staged."""
-        self._context.run(CURRENT.set, None)  # (its call is alive as the worker says)
-        call.home = end
-        call.enter(self._works)
-
-    def take(self, report: m.Told | m.Done) -> None:
-        """Take a report, after all those before it."""
-        if self._waiting is not None:
-            self._waiting.append(report)
-        elif isinstance(report, m.Done):
-            self._ended(report)
-        elif report.what in m.STAGED:
-            self._waiting = deque([report])
-            self._staging = asyncio.create_task(self._catch_up(self._waiting), context=self._context)
-        else:
-            self._tell(report)
-
-    def over(self) -> None:
-        """Note that nothing works for it any more."""
-        self.call.leave(self._works)
-
-    def lose(self) -> None:
-        """Note that its process is gone; what it has reported is taken before, but for what waits behind a round."""
-        self.over()
-        self._is_lost = True
-        if self._waiting is None or self._asks:
-            self._lost()
-        else:
-            self._waiting.append(None)
-
-    def _lost(self) -> None:
-        if not self.done.done():
-            self.done.set_exception(self._refused or AgentLost("the worker process that executed the run has died"))
-
-    async def _catch_up(self, waiting: deque[m.Told | m.Done | None]) -> None:
-        """Take what was reported, in order, until nothing waits."""
-        while waiting:
-            report = waiting.popleft()
-            if report is None:
-                self._lost()
-            elif isinstance(report, m.Done):
-                self._ended(report)
-            elif report.what in m.STAGED:
-                await self._stage(report)
-            else:
-                self._tell(report)
-        self._waiting = None
-
-    def _tell(self, report: m.Told) -> None:
-        try:
-            if report.what in m.TOLD and self._attempt is not None:
-                getattr(self._attempt, report.what)(*report.given)
-        except Exception as error:
-            self._refuse(error)
-
-    async def _stage(self, report: m.Told) -> None:
-        assert self._attempt is not None
-        on = False
-        self._asks = report.what == "begin_round"
-        try:
-            if self._asks and self._is_lost:
-                pass  # nobody is there to begin it; where it is known, its tools count as begun
-            elif self._refused is None or report.what == "end_tool":  # (what has ended is known, kept or not)
-                await getattr(self._attempt, report.what)(*report.given)
-                on = True
-        except RunStopped:
-            pass
-        except Exception as error:
-            self._refuse(error)
-        if self._asks:
-            self._asks = False
-            self._end.say(m.Go(self.number, on))
-
-    def _refuse(self, error: Exception) -> None:
-        """Have the run end, as this error: what it would do further could not be kept."""
-        self._refused = self._refused or error
-        self._end.say(m.Cancel(self.number))
-
-    def _ended(self, report: m.Done) -> None:
-        if not report.alive:
-            self.over()
-        if self.done.done():
-            return
-        failure = report.failure
-        if self._refused is not None:
-            self.done.set_exception(self._refused)
-        elif failure is None:
-            self.done.set_result(report.finished)
-        elif failure.cancelled:
-            self.done.cancel()
-        else:
-            self.done.set_exception(FailedThere(failure.detail, failure.kind))
 
 
 class WorkerEnd:
@@ -211,7 +97,8 @@ class WorkerEnd:
         """
         if self._dead:
             raise AgentLost("the worker process has died")
-        errand = self._errands[order.call] = Errand(order.call, call, attempt, self)
+        call.home = self
+        errand = self._errands[order.call] = Errand(order.call, call, attempt, self.say)
         self._calls.add(call)  # also between the call that builds an agent and the one that it executes
         call.done.add_done_callback(lambda _: self._calls.discard(call))
         self.say(order)
