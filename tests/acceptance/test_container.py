@@ -240,10 +240,11 @@ def test_neither_a_full_disk_nor_a_thousand_idle_clients_take_the_server_down(im
         assert refused is not None
         assert (refused.status_code, refused.json()["code"]) == (503, "journal_unavailable")
         assert "retry-after" in refused.headers
-        assert server.probes == (200, 200)
+        until(lambda: server.probes == (200, 503), "it lives, and is not ready while nothing can be kept")
         assert len(history(url)) == 4
         server.execute("rm", "/data/ballast")
         until(lambda: ask(url, "after").status_code == 200, "it goes on when there is room")
+        until(lambda: server.probes == (200, 200), "ready again")
         assert judge(history(url)) == []
 
 
