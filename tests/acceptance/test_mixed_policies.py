@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import httpx
 
-from acceptance.server import DEADLINE_S, TESTS, Server, serving, texts
+from acceptance.server import DEADLINE_S, TESTS, Server, serving, texts, until
 from soak.ledger import VARIABLE, Line, Reader
 from soak.server import ROOT
 from soak.trial import TARGET
@@ -51,6 +51,21 @@ async def all_at_once(server: Server) -> list[tuple[dict[str, Any], httpx.Respon
 
         answers = await asyncio.gather(*(ask(number, *each) for number, each in enumerate(asked)))
     return [(body, answer) for (body, _), answer in zip(asked, answers, strict=True)]
+
+
+def cut_off(server: Server, number: int, policy: str) -> list[tuple[dict[str, Any], httpx.Response]]:
+    """Have a run cancelled in its tool by one that comes with this policy: by chance it may have come to neither."""
+    path, headers = f"/v1/sessions/{SESSION}/runs", {"Prefer": f"wait={DEADLINE_S:.0f}"}
+    long, short = {"input": f"m1-{number} work.60000"}, {"input": f"m2-{number} work.4", "if_busy": policy}
+    first = server.submit(server.client.post, path, json=long, headers=headers)
+
+    def is_in_its_tool() -> bool:
+        running = server.client.get(f"/v1/sessions/{SESSION}").json()["running"]
+        return running is not None and str(server.run(running)["phase"]).startswith("tool")
+
+    until(is_in_its_tool, "it is in its tool")
+    second = server.client.post(path, json=short, headers=headers)
+    return [(long, first.result(DEADLINE_S)), (short, second)]
 
 
 def all_runs(server: Server) -> list[dict[str, Any]]:
@@ -94,6 +109,9 @@ def test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_bro
     flags = ("--max-queued-per-session", str(CLIENTS), "--cancel-grace", "0.5")
     with serving(TARGET, *flags, folder=tmp_path, variables=variables) as server:
         answers = asyncio.run(all_at_once(server))
+        for number, policy in enumerate(("interrupt", "rollback")):
+            server.quiet()
+            answers += cut_off(server, number, policy)
         server.quiet()
         runs, history, shown = all_runs(server), whole_history(server), server.history(SESSION)
         session = server.client.get(f"/v1/sessions/{SESSION}").raise_for_status().json()
@@ -101,7 +119,7 @@ def test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_bro
     # Everybody has an answer: the ended run, or (only who asked for that) that the session is busy.
     assert Counter(answer.status_code for _, answer in answers).keys() == {200, 409}
     for body, answer in answers:
-        assert answer.status_code == 200 or (body["if_busy"], answer.json()["code"]) == ("reject", "session_busy")
+        assert answer.status_code == 200 or (body.get("if_busy"), answer.json()["code"]) == ("reject", "session_busy")
     told = {answer.json()["run_id"]: answer.json() for _, answer in answers if answer.status_code == 200}
 
     # No run is lost, none was made up, and a key stands for one run.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import resource
+import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -114,9 +115,10 @@ class Wire:
         self.waits = 0
         """How many bytes of it the client has not taken."""
         self.ended: str = ""
+        self.socket: socket.socket | None = None
 
-    def get_extra_info(self, name: str) -> None:
-        return None
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        return self.socket if name == "socket" else None
 
     def write(self, data: bytes) -> None:
         assert not self.ended, "written to nobody"
@@ -172,6 +174,18 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+def test_a_connection_whose_socket_is_closed_by_now_is_given_up_without_a_word() -> None:
+    async def life(clock: VirtualClock) -> None:
+        wire, connection = connected(echo)
+        closed = socket.socket()
+        closed.close()
+        wire.socket = closed
+        connection.timeout_keep_alive_handler()
+        assert wire.ended
+
+    run_virtual(life)
 
 
 NO_HTTP: Final = (

@@ -157,8 +157,8 @@ class Connection(HttpToolsProtocol):
             import fcntl
             import termios
 
-            # (closed by now, or a connection of another kind)
-            with contextlib.suppress(OSError, AttributeError):
+            # (closed by now, which has no descriptor, or a connection of another kind)
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 file = self.transport.get_extra_info("socket").fileno()
                 size += int.from_bytes(fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         return size
