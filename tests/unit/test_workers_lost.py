@@ -466,3 +466,19 @@ def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
         assert len(began) == 1
 
     run_virtual(main)
+
+
+def test_a_worker_that_answers_while_the_loop_of_its_agents_does_not_counts_as_silent() -> None:
+    """For as long as it said, and since then; until it says that the loop is well."""
+
+    async def main(few: Few) -> None:
+        call, _ = few.run(Kept())
+        few.loops.beat()
+        few.all[0].tell(m.Pulse(silent_s=2.0, running=None, backlog=0))
+        await asyncio.sleep(3)
+        assert few.loops.silent_s(call) == pytest.approx(5)
+        few.all[0].tell(m.Pulse(silent_s=0.0, running=None, backlog=0))
+        await asyncio.sleep(3)
+        assert few.loops.silent_s(call) == 0.0
+
+    virtual(main)

@@ -1,4 +1,4 @@
-"""A worker's process: `python -m strandline.workers FD`, started by the serving process, which is at the other end.
+"""A worker's process, started by `strandline.workers.process` in the serving one, which is at the other end.
 
 Its main thread listens, and never runs user code; agents have a loop and threads of their own, as in a server without
 workers. It lives as long as its connection: when the serving process is gone, however that ended, it is at once.
@@ -46,7 +46,6 @@ def main() -> None:
     _keep_from_forks(connection.fileno())
     frames = Frames()
     setup = _setup(connection, frames)
-    sys.path[:] = setup.path
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     try:
         target = load_target(setup.target, history=setup.history)
@@ -128,7 +127,3 @@ def _die_with_parent() -> None:
     """Have the kernel end this process with the serving one, even while code that keeps Python from running works."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
 """One worker, seen from the serving process: its calls, and what it tells of them. Belongs to the serving loop."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -14,8 +13,6 @@ from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
 from strandline.workers.errand import Errand
 from strandline.workers.reports import reports
-
-_log = logging.getLogger("strandline.workers")
 
 LAST_WORDS_S: Final = 1.0
 """How long the connection to a process that is gone may stay open: what it has begun without our knowledge holds it."""
