@@ -87,8 +87,10 @@ OTHERS = ("-p", "no:schemathesis", "-p", "no:langsmith_plugin")
 
 
 def test_the_test_passes(folder: Path) -> None:
+    # A folder of its own: pytest deletes what earlier runs left in the shared one, which takes as long as that is large.
+    place = f"--basetemp={folder / 'of-its-tests'}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, "test_shop.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, place, "test_shop.py"],
         cwd=folder, env=environment({}), capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

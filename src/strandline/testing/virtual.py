@@ -16,6 +16,9 @@ from strandline.engine.loops import Flag, Load
 
 T = TypeVar("T")
 
+LEAVE_S = 1.0
+"""How long, in virtual seconds, tasks that are left at the end get to take their cancellation."""
+
 
 class Deadlock(RuntimeError):
     """Every task waits and no timer is set."""
@@ -174,10 +177,12 @@ def run_virtual(main: Callable[[VirtualClock], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(main(VirtualClock(loop)))
     finally:
-        for task in asyncio.all_tasks(loop):
+        left = asyncio.all_tasks(loop)
+        for task in left:
             task.cancel()
         try:
-            loop.run_until_complete(asyncio.sleep(0))
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=LEAVE_S))
         finally:
             asyncio.set_event_loop(None)
             loop.close()
