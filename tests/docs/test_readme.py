@@ -94,11 +94,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     assert len(names) > 10
     defined = set()
     for file in (ROOT / "tests").rglob("test_*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                defined.add(node.name)
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                defined.add(node.target.id)
+        defined |= set(re.findall(r"^ *(?:def|class) (\w+)|^(\w+): ", file.read_text(), re.MULTILINE))
     assert names <= defined, names - defined
 
 

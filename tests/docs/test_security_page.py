@@ -18,14 +18,8 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def defined() -> set[str]:
-    names = set()
-    for file in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/strandline/testing").rglob("*.py")]:
-        names |= {
-            node.name
-            for node in ast.walk(ast.parse(file.read_text()))
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        }
-    return names
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/strandline/testing").rglob("*.py")]
+    return {name for file in files for name in re.findall(r"^ *(?:async )?def (\w+)", file.read_text(), re.MULTILINE)}
 
 
 def test_every_line_of_the_threat_model_names_a_test_that_exists() -> None:
