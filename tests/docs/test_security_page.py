@@ -1,6 +1,5 @@
 """`docs/security.md`: each line of the threat model names tests that there are, and its commands do what it says."""
 
-import ast
 import re
 import subprocess
 from pathlib import Path
