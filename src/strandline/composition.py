@@ -105,6 +105,7 @@ def build_service(
             max_queued_per_session=settings.max_queued_per_session,
             max_queued=settings.max_queued,
             max_queued_per_principal=settings.max_queued_per_principal,
+            max_running_per_principal=settings.max_running_per_principal,
             max_metadata_bytes=settings.max_metadata_bytes,
             priority=settings.priority,
             timeout_s=settings.timeout,

@@ -80,6 +80,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = []
     cors_origins: Annotated[list[str], Meta(description="Origins of web pages that may call this server")] = []
     max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64
+    max_running_per_principal: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Of these, at most for one key's name; default: no bound of its own"),
+    ] = None
     executor_threads: Annotated[int, Meta(description="Threads for sync tools and factories, in each worker", ge=1)] = (
         256
     )

@@ -59,6 +59,7 @@ class ServiceSettings(TypedDict, total=False):
     journal: str
     workspace: Place | None
     max_running: int
+    max_running_per_principal: int | None
     executor_threads: int
     max_queued_per_session: int
     max_queued: int

@@ -48,7 +48,7 @@ def test_a_slot_goes_over_to_the_next_run_of_its_session_and_is_not_given_twice(
     dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
     assert not dispatcher.reserve(RunId("2"), A)
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
-    assert dispatcher.keeps_slot()
+    assert dispatcher.keeps_slot(A)
     dispatcher.ended(RunId("1"), A, taken=True)
     dispatcher.claimed(RunId("2"), A)
     assert free_slots(dispatcher) == 0
@@ -65,7 +65,7 @@ def test_a_session_that_arrives_while_no_slot_is_free_goes_before_a_busy_ones_ne
     dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
     assert not dispatcher.reserve(RunId("3"), B)
     dispatcher.accepted(RunId("3"), B, 2.0, reserved=False, taken=False)
-    assert not dispatcher.keeps_slot()
+    assert not dispatcher.keeps_slot(A)
     dispatcher.ended(RunId("1"), A, taken=False)
     assert dispatcher.next() == B
     assert dispatcher.next() is None, "there is one slot"
@@ -168,7 +168,7 @@ def test_nothing_starts_after_a_stop() -> None:
     dispatcher.stop()
     assert dispatcher.next() is None
     assert not dispatcher.reserve(RunId("2"), B)
-    assert not dispatcher.keeps_slot()
+    assert not dispatcher.keeps_slot(A)
     assert dispatcher.waiting_runs() == [RunId("1")]
 
 
@@ -267,7 +267,7 @@ def test_no_session_goes_on_with_its_own_next_run_while_another_principal_waits(
     for run_id, key in (("2", A), ("3", other)):
         assert not dispatcher.reserve(RunId(run_id), key)
         dispatcher.accepted(RunId(run_id), key, 1.0, reserved=False, taken=False)
-    assert not dispatcher.keeps_slot()
+    assert not dispatcher.keeps_slot(A)
     assert dispatcher.shares() == {"p": Share(claimed=1, waiting=1), "q": Share(claimed=0, waiting=1)}
     dispatcher.ended(RunId("1"), A, taken=False)
     assert dispatcher.next() == other

@@ -1,11 +1,12 @@
 """Which free session goes next. Plain sync code: it decides, others act.
 
-A slot is the right to have one run claimed; there are `max_running`. Whoever asks the journal for a claim reserves
-a slot first, so that a claim never waits for one. Sessions that wait for a slot are served in turn: between
-principals first, then between the sessions of one. The journal decides the order within a session.
+A slot is the right to have one run claimed; there are `max_running`, of which each principal may have a share. Whoever
+asks the journal for a claim reserves a slot first, so that a claim never waits for one. Sessions that wait for a slot
+are served in turn: between principals first, then between the sessions of one. The journal decides the order within a
+session.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 
 from msgspec import Struct
 
@@ -50,10 +51,17 @@ class _Line:
 class Dispatcher:
     """Slots, and the sessions that wait for one. Belongs to the serving loop."""
 
-    def __init__(self, max_running: int) -> None:
+    def __init__(self, max_running: int, per_principal: int | None = None) -> None:
         self._free = max_running
+        self._share = max_running if per_principal is None else per_principal
+        """How many slots one principal may have."""
+        self._slots: Counter[Principal] = Counter()
+        """How many each has; none is at 0."""
         self._lines: dict[SessionKey, _Line] = {}
         self._ready: OrderedDict[Principal, deque[SessionKey]] = OrderedDict()
+        """Sessions that wait for a slot."""
+        self._sated: dict[Principal, deque[SessionKey]] = {}
+        """The same, of principals that have their share: none of theirs goes next before they give one back."""
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
         self._arriving: dict[RunId, bool] = {}
@@ -110,8 +118,9 @@ class Dispatcher:
         self._arriving[run_id] = False
         if self._stopped or self._free == 0 or self._ready or key in self._lines:
             return False
-        self._free -= 1
-        self._line(key).slot = True
+        if self._slots[key.principal] == self._share:
+            return False
+        self._take_slot(key, self._line(key))
         return True
 
     def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
@@ -162,13 +171,13 @@ class Dispatcher:
             del self._ready[principal]
         line = self._lines[key]
         line.ready = False
-        line.slot = line.asked = True
-        self._free -= 1
+        line.asked = True
+        self._take_slot(key, line)
         return key
 
-    def keeps_slot(self) -> bool:
+    def keeps_slot(self, key: SessionKey) -> bool:
         """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
-        return not (self._stopped or self._ready)
+        return not (self._stopped or self._ready or key.principal in self._sated)
 
     def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
         """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
@@ -209,13 +218,13 @@ class Dispatcher:
     def emptied(self, key: SessionKey) -> None:
         """Give back the slot of a session in which the journal found nothing to take."""
         line = self._lines[key]
-        self._give_back(line)
+        self._give_back(key, line)
         if not line.waiting:
             self._at_rest(key, line)
 
     def blocked(self, key: SessionKey) -> None:
         """Give back the slot of a session whose head must wait for another session's last attempt."""
-        self._give_back(self._lines[key])
+        self._give_back(key, self._lines[key])
         self._blocked.append(key)
 
     def unblock(self) -> None:
@@ -250,14 +259,29 @@ class Dispatcher:
         """Give back a session's slot, unless a claim still uses it; line up the session if runs wait."""
         line = self._lines[key]
         if not line.working:
-            self._give_back(line)
+            self._give_back(key, line)
             self._at_rest(key, line)
 
-    def _give_back(self, line: _Line) -> None:
+    def _take_slot(self, key: SessionKey, line: _Line) -> None:
+        principal = key.principal
+        line.slot = True
+        self._free -= 1
+        self._slots[principal] += 1
+        if self._slots[principal] == self._share and (sessions := self._ready.pop(principal, None)) is not None:
+            self._sated[principal] = sessions
+
+    def _give_back(self, key: SessionKey, line: _Line) -> None:
         line.asked = False
-        if line.slot:
-            line.slot = False
-            self._free += 1
+        if not line.slot:
+            return
+        principal = key.principal
+        line.slot = False
+        self._free += 1
+        if (sessions := self._sated.pop(principal, None)) is not None:
+            self._ready[principal] = sessions
+        self._slots[principal] -= 1
+        if not self._slots[principal]:
+            del self._slots[principal]
 
     def _at_rest(self, key: SessionKey, line: _Line) -> None:
         """Line the session up if runs wait in it; forget it if nothing goes on there."""
@@ -276,4 +300,5 @@ class Dispatcher:
         if line.busy or line.ready or not line.waiting or key in self._blocked:
             return
         line.ready = True
-        self._ready.setdefault(key.principal, deque()).append(key)
+        has_share = self._slots[key.principal] == self._share
+        (self._sated if has_share else self._ready).setdefault(key.principal, deque()).append(key)

@@ -14,6 +14,7 @@ class Options(Struct, frozen=True, kw_only=True):
     max_queued_per_session: int = 100
     max_queued: int = 10_000
     max_queued_per_principal: int | None = None
+    max_running_per_principal: int | None = None
     max_metadata_bytes: int = 16 * 1024
     priority: int = 3
     timeout_s: float = 3600.0

@@ -83,7 +83,7 @@ class Runner:
         clock: Clock,
         options: Options,
         workspace: Callable[[SessionKey], str],
-        keeps_slot: Callable[[], bool],
+        keeps_slot: Callable[[SessionKey], bool],
         streams: Streams,
         observer: Observer,
         tracing: Tracing,
@@ -278,7 +278,7 @@ class Runner:
                 assert execution.call is not None
                 self._pool.put(claim.run.key, agent, execution.call.home, claim.loss)
             del agent
-        take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot())
+        take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot(claim.run.key))
         return Ended(
             claim=claim,
             outcome=outcome,
