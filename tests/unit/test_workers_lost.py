@@ -64,7 +64,14 @@ class Far:
         self.channel = channel
         channel.connection_made(self.transport)
         if self.is_ready:
-            self.tell(m.Ready(opaque=False))
+            self.takes_calls()
+
+    def takes_calls(self) -> None:
+        self.tell(m.Ready(opaque=False))
+
+    def dies(self) -> None:
+        self.over.set()
+        self.channel.connection_lost(None)
 
     def tell(self, *reports: m.Report) -> None:
         self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
@@ -227,8 +234,7 @@ def test_results_that_wait_for_the_journal_are_taken_before_the_death_of_their_w
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
         few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         await asyncio.sleep(1)
         assert not call.done.done()
         attempt.gate.set()
@@ -244,8 +250,7 @@ def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worke
         call, _ = few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Told(0, "begin_round", []), m.Told(0, "add_text", ["more"]))
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 1)
 
@@ -300,8 +305,7 @@ def test_one_worker_takes_the_place_of_one(refused: bool) -> None:
         few.loops.retire(call)
         assert few.killed() == [0]
         few.refuses = False
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         await asyncio.sleep(5)
         assert few.in_use() == [1]
         assert [end.pid for end in few.loops._ends] == [1]
@@ -391,8 +395,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
         assert few.loops.opaque
         few.are_ready = False
         await asyncio.sleep(20)
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         assert few.loops.opaque, "while it is dead"
         await asyncio.sleep(5)
         assert few.in_use() == [1]

@@ -128,6 +128,11 @@ class Loops(Protocol):
         """Note that nobody waits any more for what still works for a call; it is ended if that harms no other."""
         ...
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether what is started begins, at once or in a moment."""
+        ...
+
     def lives(self, home: object) -> bool:
         """Tell whether an agent that was built on the loop `home` can still be used."""
         ...
@@ -396,6 +401,8 @@ class AgentLoops:
 
     def relieve(self, call: Call[Any]) -> None:
         """Do nothing: a thread cannot be ended."""
+
+    takes_calls = True
 
     def lives(self, home: object) -> bool:
         """Tell whether a loop is the one in use."""

@@ -87,6 +87,8 @@ class VirtualClock:
 class InlineLoops:
     """Agent loops that are the serving loop itself: what `strandline.engine.loops.Loops` promises, without threads."""
 
+    takes_calls = True
+
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -36,6 +36,8 @@ SILENT_S: Final = 1.0
 """A worker that has been silent for so long is given nothing while another one is not."""
 MOVE_AT: Final = 4
 """A session whose worker executes so many runs more than another one has its agent made anew there."""
+NO_WORKER_S: Final = 5.0
+"""For so long no worker may take calls: the longest wait for one after one that took calls, and time to load."""
 SPAWN_AGAIN_S: Final = 1.0
 """How long to wait before a process that could not be started is tried again."""
 
@@ -120,6 +122,8 @@ class WorkerLoops:
         self._free: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._took_calls_at = clock.monotonic()
+        """When a worker that takes calls was last seen."""
         self._given_up = 0
         self._lost = 0
 
@@ -130,6 +134,7 @@ class WorkerLoops:
         for place, process in enumerate(self._first):
             self._ends.append(self._attended(place, process))
         await asyncio.wait([end.ready for end in self._ends])
+        self._took_calls_at = self._clock.monotonic()
 
     async def free(self) -> WorkerEnd:
         """Return the worker that has least to do, as soon as there is one."""
@@ -137,6 +142,11 @@ class WorkerLoops:
             self._free.clear()
             await self._free.wait()
         return min(free, key=lambda end: (end.silent_s() >= SILENT_S, end.running, end.agents))
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a worker takes calls, or did a moment ago: for one that dies, another is there in seconds."""
+        return any(end.is_free for end in self._ends) or self._clock.monotonic() - self._took_calls_at < NO_WORKER_S
 
     @property
     def opaque(self) -> bool:
@@ -226,6 +236,8 @@ class WorkerLoops:
 
     def beat(self) -> None:
         """Ask all workers for a sign of life."""
+        if any(end.is_free for end in self._ends):
+            self._took_calls_at = self._clock.monotonic()
         for end in list(self._processes):
             end.beat()
             end.end_if_idle()
