@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from strandline.agents.port import Signal
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call, CallCancelled, LiveThread
+from strandline.engine.calls import CURRENT, Call, LiveThread
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
@@ -319,21 +319,12 @@ class AgentLoop:
     def _begin(
         self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox, context: Context
     ) -> None:
-        context.run(CURRENT.set, call)
-        call.task = self._loop.create_task(work(), context=context)
-        call.task.add_done_callback(lambda task: self._finish(call, task, outbox))
+        call.begin(work, context).add_done_callback(lambda task: self._finish(call, task, outbox))
 
     def _finish(self, call: Call[T], task: "asyncio.Task[T]", outbox: Mailbox) -> None:
         call.task = None
-        if self._closing:
-            return
-        if task.cancelled():
-            outbox.post(lambda: call.fail(CallCancelled()))
-        elif (error := task.exception()) is not None:
-            outbox.post(lambda: call.fail(error))
-        else:
-            result = task.result()
-            outbox.post(lambda: call.abandon(result))
+        if not self._closing:
+            outbox.post(lambda: call.end(task))
 
 
 class AgentLoops:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from strandline.agents.port import Signal
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call, CallCancelled
+from strandline.engine.calls import Call
 from strandline.engine.loops import Load, WorkerLoad
 from strandline.workers.channel import Channel, Frames
 from strandline.workers.end import WorkerEnd
@@ -206,12 +206,8 @@ class WorkerLoops:
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task of the serving loop, in a copy of the caller's context."""
-        loop = asyncio.get_running_loop()
-        call: Call[T] = Call(loop.create_future(), self)
-        context = copy_context()
-        context.run(CURRENT.set, call)
-        call.task = task = loop.create_task(work(), context=context)
-        task.add_done_callback(lambda _: _finish(call, task))
+        call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
+        call.begin(work, copy_context()).add_done_callback(call.end)
         return call
 
     def cancel(self, call: Call[Any]) -> None:
@@ -327,13 +323,3 @@ class WorkerLoops:
         task = asyncio.create_task(work, context=Context())  # not that of the run for which a worker is replaced
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _finish(call: Call[T], task: "asyncio.Task[T]") -> None:
-    call.task = None
-    if task.cancelled():
-        call.fail(CallCancelled())
-    elif (error := task.exception()) is not None:
-        call.fail(error)
-    else:
-        call.abandon(task.result())
