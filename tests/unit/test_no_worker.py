@@ -14,17 +14,17 @@ from strandline.engine.service import Service
 from strandline.errors import NoWorker
 from strandline.http.health import Probes
 from strandline.testing.virtual import VirtualClock, run_virtual
-from unit.test_workers_lost import Few
+from workers_support import Few, few_workers
 
 
 def served(main: Callable[[Service, Few], Coroutine[Any, Any, None]], workers: int = 2) -> None:
     """Serve with workers of which the test says what they do; agents are asked without them."""
 
     async def begun(clock: VirtualClock) -> None:
-        few = Few(clock, workers)
-        await few.loops.begin()
-        async with serving(clock, Played(echo), loops=few.loops) as service:
-            await main(service, few)
+        async with few_workers(clock, workers) as few:
+            await few.loops.begin()
+            async with serving(clock, Played(echo), loops=few.loops) as service:
+                await main(service, few)
 
     run_virtual(begun)
 
@@ -111,17 +111,17 @@ def test_workers_that_cannot_be_started_are_no_workers() -> None:
 
 def test_workers_that_all_fail_at_the_start_are_no_workers() -> None:
     async def begun(clock: VirtualClock) -> None:
-        few = Few(clock, 1)
-        few.all[0].is_ready = False
-        begins = asyncio.create_task(few.loops.begin())
-        await asyncio.sleep(60)
-        few.refuses = True
-        few.all[0].dies()
-        await begins
-        async with serving(clock, Played(echo), loops=few.loops) as service:
-            assert await probed(service) == (200, "ready")
-            await asyncio.sleep(6)
-            assert await probed(service) == (503, "no_worker")
+        async with few_workers(clock) as few:
+            few.all[0].is_ready = False
+            begins = asyncio.create_task(few.loops.begin())
+            await asyncio.sleep(60)
+            few.refuses = True
+            few.all[0].dies()
+            await begins
+            async with serving(clock, Played(echo), loops=few.loops) as service:
+                assert await probed(service) == (200, "ready")
+                await asyncio.sleep(6)
+                assert await probed(service) == (503, "no_worker")
 
     run_virtual(begun)
 
