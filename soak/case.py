@@ -117,6 +117,9 @@ class Case:
             if label not in by_label and label not in acted and self._is_cancelled(run_id)
         }
         """The labels of runs that were cancelled, may have asked their model, and have nothing to tell."""
+        known = {self.label_of.get(run.run_id) for run in records.stored}
+        self.never_kept = {line.label for line in lines} - acted - known
+        """The labels of what asked its model while its acceptance was being committed: its server died then."""
 
     def _thread_of_run(self, run_id: str) -> str:
         label = self.label_of.get(run_id, "")

@@ -26,12 +26,13 @@ def _starts(case: Case) -> Iterator[str]:
     """
     tools: dict[str, list[str]] = defaultdict(list)
     all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
+    left_out = case.traceless | case.never_kept
     for line in case.lines:
         if line.label in case.gone:
             continue
         if line.kind == "begin":
             _append(tools[line.session], line.label)
-        if line.kind != "end" and line.label not in case.traceless:
+        if line.kind != "end" and line.label not in left_out:
             _append(all_here[line.session, line.pid], line.label)
     for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
         told = [part.label for part in case.parts.get(session, []) if part.label in order]

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from soak.case import NOT_STARTED, UNKNOWN, Rules
 from soak.ledger import Line
-from soak.records import Answered, Ended, Exit, Seen, Struck, View
+from soak.records import Answered, Asked, Ended, Exit, Seen, Struck, View
 from soak_support import BROKE, CRASHED, DONE, FAILED, QUEUED, SESSION, World, ran, result, user
 
 
@@ -339,3 +339,16 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
     assert world.judged() == []
     world.records.views[run_id] = replace(view, waited_s=0.3)
     assert any("was given up" in fault for fault in world.judged())
+
+
+def test_a_run_may_ask_its_model_and_be_known_to_nobody_if_its_server_died_while_that_was_committed() -> None:
+    """Once it starts a tool it is kept, and once anybody has heard of it."""
+    world = World()
+    world.records.asked["c9-9"] = Asked(label="c9-9", session=SESSION, text="c9-9 work.1", sent_ns=900)
+    world.lines.append(Line(kind="model", session=SESSION, label="c9-9", pid=2, at_ns=901))
+    assert world.judged() == []
+    world.records.answered.append(Answered(label="c9-9", status_code=202, at_ns=99, run_id="run-c9-9"))
+    assert any("is lost" in fault for fault in world.judged())
+    world.records.answered.pop()
+    world.lines += [replace(line, label="c9-9", run_id="run-c9-9") for line in ran("c9-9", "work", 9, "done")]
+    assert any("is lost" in fault for fault in world.judged())
