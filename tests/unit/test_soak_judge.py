@@ -112,6 +112,10 @@ def execute_two_at_once(world: World) -> None:
     world.lines[1], world.lines[2] = world.lines[2], world.lines[1]
 
 
+def execute_beside_what_has_not_ended(world: World) -> None:
+    world.lines[-1:-1] = ran(FAILED, "work", 9, "done", pid=1)
+
+
 def execute_two_at_once_in_two_processes(world: World) -> None:
     execute_two_at_once(world)
     world.lines[1] = replace(world.lines[1], pid=9)
@@ -235,6 +239,7 @@ def leave_something(world: World) -> None:
         (send_after_an_answer_what_comes_before_it, "and comes after it"),
         (execute_in_another_order, "in another order than they have in history"),
         (execute_two_at_once, "began while one of"),
+        (execute_beside_what_has_not_ended, "began while one of"),
         (execute_two_at_once_in_two_processes, "began while one of"),
         (run_what_was_refused, "was refused, and ran"),
         (fail_without_reason, "failed without reason"),
