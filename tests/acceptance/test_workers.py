@@ -206,3 +206,31 @@ def test_a_server_whose_workers_cannot_be_replaced_is_not_ready_until_they_can(t
     finally:
         server.close()
     assert "Traceback" not in server.stderr
+
+
+def test_nothing_of_a_server_that_was_stopped_works_beside_the_one_that_takes_over(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    flags = (*TWO, "--drain-grace", "0", "--cancel-grace", "0.2")
+    first, second = (Server(AGENT, *flags, folder=tmp_path, variables=at.environment) for _ in range(2))
+    try:
+        first.start()
+        second.start(ready=False)
+        old = workers(first)
+        at.hold("mine x")
+        mine = first.ask("mine x", "a")
+        at.reached("mine x")
+        first.line_up_behind("next", "a")
+        until(lambda: "waiting for the journal" in second.stderr, "it waits to take over")
+        at.hold("next model 0")
+        for pid in old:
+            os.kill(pid, signal.SIGSTOP)  # so that it does not leave by itself
+        first.terminate()
+        at.reached("next model 0")
+        left = [pid for pid in old if is_there(pid)]
+        assert left == [], "a tool of the run before could work on there"
+        assert mine.result(DEADLINE_S).json()["error_code"] == "stopped"
+    finally:
+        at.release()
+        first.close()
+        second.close()
