@@ -14,7 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from strandline.engine.calls import CURRENT, Call
+from strandline.engine.calls import Call
 from strandline.testing.virtual import InlineLoops, VirtualClock
 
 T = TypeVar("T")
@@ -119,13 +119,11 @@ class SeededLoops(InlineLoops):
     def _begin(self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         if self._closed:
             return
-        context = copy_context()
-        context.run(CURRENT.set, call)
-        task = asyncio.get_running_loop().create_task(work(), context=context)
-        call.task = task
+        task = call.begin(work, copy_context())
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         task.add_done_callback(partial(self._ended, call))
 
     def _ended(self, call: Call[T], task: "asyncio.Task[T]") -> None:
         call.task = None
-        self._back.send(lambda: self._finish(call, task))
+        self._back.send(lambda: call.end(task))

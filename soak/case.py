@@ -117,6 +117,9 @@ class Case:
             if label not in by_label and label not in acted and self._is_cancelled(run_id)
         }
         """The labels of runs that were cancelled, may have asked their model, and have nothing to tell."""
+        known = {self.label_of.get(run.run_id) for run in records.stored}
+        self.never_kept = {line.label for line in lines} - acted - known
+        """The labels of what asked its model while its acceptance was being committed: its server died then."""
 
     def _thread_of_run(self, run_id: str) -> str:
         label = self.label_of.get(run_id, "")
@@ -163,14 +166,15 @@ class Case:
     def _waited_again(self, run: Stored, view: View) -> bool:
         """Tell whether a run may have waited, with nothing that it did, when it was cancelled.
 
-        Its server was told to end, or killed, after it had begun; it had started no tool; nobody was told that it
-        executed when it was cancelled.
+        Its server was told to end, or killed, or a worker struck, after it had begun; it had started no tool; nobody
+        was told that it executed when it was cancelled.
         """
         if view.begun is None or view.ended_s is None or run.run_id in self.acted:
             return False
         executed = {each.run_id for each in self.records.cancels if each.status_code == EXECUTES}
         executed |= {run_id for each in self.records.sweeps for run_id in each.asked}
-        given_back = any(view.begun - AT_ONCE_S <= blow <= view.ended_s for blow in self.records.blows)
+        blows = [*((blow, blow) for blow in self.records.blows), *((at.since, at.until) for at in self.records.struck)]
+        given_back = any(since <= view.ended_s and view.begun <= until + AT_ONCE_S for since, until in blows)
         return given_back and run.run_id not in executed
 
 

@@ -28,24 +28,24 @@ def _started(case: Case) -> Iterator[str]:
 
 
 def _went_on(case: Case) -> Iterator[str]:
-    """Nothing goes on in a paused session either, in a process that came after the pause.
+    """Nothing goes on in a paused session either, in a server that came after the pause.
 
-    A process that was there already may have taken the run before, and have left no line yet: it came after the pause
-    if the one before it has left a line since.
+    One that was there already may have taken the run before, and have left no line yet: it came after the pause if the
+    one before it has left a line since.
     """
     came_after_ns: dict[int, int] = {}
     of_session: dict[str, list[Line]] = defaultdict(list)
     last: Line | None = None
     for line in case.lines:
-        if line.pid not in came_after_ns:
-            came_after_ns[line.pid] = 0 if last is None else last.at_ns
+        if line.server not in came_after_ns:
+            came_after_ns[line.server] = 0 if last is None else last.at_ns
         of_session[line.session].append(line)
         last = line
     for pause in case.records.pauses:
         for line in of_session[pause.session]:
             within = pause.told_ns < line.at_ns < pause.resuming_ns
-            if within and line.kind != "end" and came_after_ns[line.pid] > pause.told_ns:
-                yield f"{line.label} went on in another process while {pause.session} was paused"
+            if within and line.kind != "end" and came_after_ns[line.server] > pause.told_ns:
+                yield f"{line.label} went on in another server while {pause.session} was paused"
 
 
 def _given_up(case: Case) -> Iterator[str]:

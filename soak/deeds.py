@@ -26,12 +26,13 @@ def _starts(case: Case) -> Iterator[str]:
     """
     tools: dict[str, list[str]] = defaultdict(list)
     all_here: dict[tuple[str, int], list[str]] = defaultdict(list)
+    left_out = case.traceless | case.never_kept
     for line in case.lines:
         if line.label in case.gone:
             continue
         if line.kind == "begin":
             _append(tools[line.session], line.label)
-        if line.kind != "end" and line.label not in case.traceless:
+        if line.kind != "end" and line.label not in left_out:
             _append(all_here[line.session, line.pid], line.label)
     for session, order in [*tools.items(), *((session, order) for (session, _), order in all_here.items())]:
         told = [part.label for part in case.parts.get(session, []) if part.label in order]
@@ -50,20 +51,23 @@ def _difference(order: list[str], told: list[str]) -> str:
 
 
 def _alone(case: Case) -> Iterator[str]:
-    """No tool of a run works while a tool of another run of its session does, in the same process.
+    """No tool of a run works while a tool of another run of its session does.
 
-    Unless somebody has said by force that it is not to be waited for.
+    Unless somebody has said by force that it is not to be waited for. Of one in another process it is known that it
+    works only if it writes down its end later.
     """
+    ends = {line.token for line in case.lines if line.kind == "end"}
     let_go = {cancel.run_id for cancel in case.records.cancels if cancel.force}
     swept = {sweep.session for sweep in case.records.sweeps if sweep.force and sweep.running}
-    working: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    working: dict[str, dict[str, Line]] = defaultdict(dict)
     for line in case.lines:
-        here = working[line.session, line.pid]
+        here = working[line.session]
         if line.kind == "begin":
-            others = {run_id for run_id in here.values() if run_id != line.run_id} - let_go
+            work = [each for each in here.values() if each.pid == line.pid or each.token in ends]
+            others = {each.run_id for each in work if each.run_id != line.run_id} - let_go
             if others and line.session not in swept:
                 yield f"in {line.session} a tool of {line.label} began while one of {', '.join(sorted(others))} worked"
-            here[line.token] = line.run_id
+            here[line.token] = line
         elif line.kind == "end":
             here.pop(line.token, None)
 

@@ -1,4 +1,4 @@
-"""At which instants a seed has servers ended, which of them, and how.
+"""When a seed has servers ended, which of them, and how; which of them have workers, and what befalls those.
 
 Pure, as `soak.plan`.
 """
@@ -11,6 +11,9 @@ from msgspec import Struct
 
 How = Literal["kill", "stop", "both"]
 HOWS: Final[tuple[How, ...]] = ("kill", "stop", "both")
+WITH_WORKERS: Final = 0.3
+"""The share of servers that have workers."""
+WORKERS: Final = 2
 
 
 class Kill(Struct, frozen=True, kw_only=True):
@@ -46,3 +49,30 @@ def kills(seed: int, count: int) -> Iterator[Kill]:
                 yield Kill(whom="waiting", how="kill", ready=False, after_s=chance.uniform(0.002, 0.25))
             case _:
                 yield Kill(whom="all", how="kill", ready=False, after_s=chance.uniform(0.002, 1.0))
+
+
+class Hit(Struct, frozen=True, kw_only=True):
+    """What befalls workers of the server that serves, `after_s` seconds after the last such thing.
+
+    `whom`: one of them, by chance, or all. `still_s`: for how long they stand still (SIGSTOP); None: SIGKILL.
+    """
+
+    whom: Literal["one", "all"]
+    after_s: float
+    still_s: float | None = None
+
+
+def has_workers(seed: int, number: int) -> bool:
+    """Tell whether a server has workers."""
+    return random.Random(f"{seed} workers of {number}").random() < WITH_WORKERS
+
+
+def hits(seed: int) -> Iterator[Hit]:
+    """Yield what befalls workers, for ever."""
+    chance = random.Random(f"{seed} hits")
+    while True:
+        yield Hit(
+            whom="all" if chance.random() < 0.15 else "one",
+            after_s=chance.uniform(0.02, 0.8),
+            still_s=chance.uniform(0.05, 3.0) if chance.random() < 0.3 else None,
+        )

@@ -34,12 +34,20 @@ class Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: str = ""
     """Made up anew by each execution of a tool, and part of its result."""
     how: Literal["", "done", "raised", "cancelled"] = ""
+    parent: int = 0
+    """The process that this one works for; 0: none."""
+
+    @property
+    def server(self) -> int:
+        """The server's process."""
+        return self.parent or self.pid
 
 
 class Ledger:
-    """The ledger, to be written to. May be used from any thread."""
+    """The ledger, to be written to. May be used from any thread. `parent` is the process that this one works for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, parent: int = 0) -> None:
+        self._parent = parent
         self._fd = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
 
     def write(
@@ -68,6 +76,7 @@ class Ledger:
             attempt=attempt,
             token=token,
             how=how,
+            parent=self._parent,
         )
         os.write(self._fd, msgspec.json.encode(line) + b"\n")
         if kind != "model":

@@ -37,6 +37,8 @@ class Newborn:
     def __init__(self, nursery: "Nursery", number: int, stderr: asyncio.StreamReader) -> None:
         self.stderr = stderr
         self.returncode: int | None = None
+        self.pid = 0
+        """Its process, 0 until that is told."""
         self._nursery = nursery
         self._number = number
         self._ended = asyncio.Event()
@@ -115,6 +117,8 @@ class Nursery:
                 news = json.loads(told)
                 if "code" in news:
                     self._newborns.pop(news["number"]).ended(news["code"])
+                else:
+                    self._newborns[news["number"]].pid = news["pid"]
             asyncio.get_running_loop().remove_reader(self._socket)
             for newborn in self._newborns.values():  # the nursery has died: so have they, or will
                 newborn.ended(-signal.SIGKILL)

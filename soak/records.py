@@ -148,6 +148,14 @@ class View(Struct, frozen=True, kw_only=True):
     priority: int = 3
 
 
+class Struck(Struct, frozen=True, kw_only=True):
+    """What befell a worker: it was killed, or stood still from `since` to `until`, in seconds since the epoch."""
+
+    how: Literal["KILL", "STOP"]
+    since: float
+    until: float
+
+
 class Exit(Struct, frozen=True, kw_only=True):
     """How a server's process ended. `signals` are those that it was sent; `stage` how far it was at the first."""
 
@@ -186,6 +194,8 @@ class Records(Struct, kw_only=True):
     """By run id: when it was last answered with 404, on the monotonic clock."""
     blows: list[float] = field(default_factory=list)
     """When the server that served was sent a signal, in seconds since the epoch."""
+    struck: list[Struck] = field(default_factory=list)
+    """What befell workers of the server that served."""
     seen_waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
     """By label: the run id that was listed while its client waited for the answer, and when that was known."""
     told: dict[str, set[Ended]] = field(default_factory=lambda: defaultdict(set))

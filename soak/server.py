@@ -10,11 +10,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
+from soak.kills import WORKERS
 from soak.ledger import VARIABLE
 from soak.nursery import Newborn, Nursery
 from soak.records import Exit
@@ -26,6 +27,8 @@ BY_COMMAND: Final = 10
 """Every server of so many is started as an operator does."""
 _URL: Final = re.compile(rb" at http://127\.0\.0\.1:(\d+)$")
 _BAD: Final = re.compile(r"Traceback| ERROR | CRITICAL ")
+_DIED: Final = re.compile(r" ERROR strandline\.workers: worker \d+ \(process (\d+)\) has died: ended by SIGKILL$")
+_STRUCK: Final = ("an agent loop is blocked for good and is given up", "not ready: no worker takes calls")
 _OURS: Final = re.compile(r"STRANDLINE_|AGENT_ID$|PORT$|IDLE_TIMEOUT_MINUTES$")
 Stage = Literal["starting", "waiting", "ready"]
 
@@ -36,8 +39,11 @@ Process = asyncio.subprocess.Process | Newborn
 class Server:
     """One process of `strandline serve`."""
 
-    def __init__(self, number: int, log: Path) -> None:
+    def __init__(self, number: int, log: Path, *, workers: bool = False) -> None:
         self.number = number
+        self.has_workers = workers
+        self.struck: set[int] = set()
+        """The processes of workers that something was done to."""
         self.port = 0
         self.stage: Stage = "starting"
         self.signals: list[Literal["KILL", "TERM"]] = []
@@ -86,6 +92,12 @@ class Server:
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL if which == "KILL" else signal.SIGTERM)
 
+    def workers(self) -> list[int]:
+        """Return the processes of its workers, also of those that load what they serve or are about to end."""
+        if not self.has_workers or self._process is None or not self._process.pid:
+            return []
+        return sorted(pid for pid, parent in _parents() if parent == self._process.pid)
+
     def _read(self, line: bytes, changed: "Change") -> None:
         if found := _URL.search(line.rstrip()):
             self.port = int(found.group(1))
@@ -94,8 +106,21 @@ class Server:
         elif b"waiting for the journal" in line and self.stage == "starting":
             self.stage = "waiting"
             changed.tell()
-        elif _BAD.search(text := line.decode(errors="replace")):
+        elif _BAD.search(text := line.decode(errors="replace")) and not self._has_reason(text):
             self._complaints.append(text.strip()[:500])
+
+    def _has_reason(self, text: str) -> bool:
+        """Tell whether a line of its log is about what was done to its workers."""
+        if died := _DIED.search(text):
+            return int(died[1]) in self.struck
+        return bool(self.struck) and any(each in text for each in _STRUCK)
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Yield all processes, each with its parent."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            yield int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[1])
 
 
 class Change:
@@ -117,13 +142,17 @@ class Change:
 class Relay:
     """The servers of one journal. `exits` grows as they end; `__aexit__` ends them all."""
 
-    def __init__(self, target: str, flags: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, target: str, flags: Sequence[str], folder: Path, *, workers: Callable[[int], bool] = lambda number: False
+    ) -> None:
         self.exits: list[Exit] = []
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
         self.started = 0
         self._command = [str(COMMAND), "serve", target, "--port", "0", "--journal", f"sqlite:{self.journal}", *flags]
         self._folder = folder
+        self._workers = workers
+        """Which servers have workers, by their numbers."""
         self._nursery = Nursery(self._environment(), folder) if sys.platform == "linux" else None
         self._changed = Change()
         self._lives: dict[Server, asyncio.Task[None]] = {}
@@ -187,22 +216,24 @@ class Relay:
         alive = sum(1 for server in self._lives if not server.signals)
         for _ in range(0 if self._ending else 1 + STANDBYS - alive):
             self.started += 1
-            server = Server(self.started, self._folder / "log" / f"server-{self.started:05d}.txt")
+            log = self._folder / "log" / f"server-{self.started:05d}.txt"
+            server = Server(self.started, log, workers=self._workers(self.started))
             self._lives[server] = asyncio.create_task(self._live(server))
 
     async def _live(self, server: Server) -> None:
         try:
-            self.exits.append(await server.live(self._started(server.number), self._changed))
+            self.exits.append(await server.live(self._started(server), self._changed))
         finally:
             del self._lives[server]
             self._changed.tell()
             self._fill()
 
-    async def _started(self, number: int) -> Process:
-        if self._nursery is not None and number % BY_COMMAND:
-            return await self._nursery.born(number, self._command)
+    async def _started(self, server: Server) -> Process:
+        command = [*self._command, "--workers", str(WORKERS)] if server.has_workers else self._command
+        if self._nursery is not None and server.number % BY_COMMAND:
+            return await self._nursery.born(server.number, command)
         return await asyncio.create_subprocess_exec(
-            *self._command,
+            *command,
             cwd=self._folder,
             env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,

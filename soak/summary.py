@@ -18,6 +18,7 @@ def summary(records: Records) -> str:
         "servers ended": _counted(
             f"{each.stage} by {'+'.join(each.signals)}" for each in records.exits if each.signals
         ),
+        "workers struck": _counted(each.how for each in records.struck),
         **_wishes(records),
     }
     return "\n".join(f"{what}: {counts}" for what, counts in lines.items() if counts)

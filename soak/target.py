@@ -6,6 +6,7 @@ Served by `strandline serve soak/target.py`. Its model refuses, as a provider do
 import asyncio
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ from strandline.testing.model import Answer
 
 MALFORMED: Final = "the conversation is malformed"
 
-ledger: Final = Ledger(Path(os.environ[VARIABLE]))
+ledger: Final = Ledger(
+    Path(os.environ[VARIABLE]), parent=os.getppid() if "strandline.workers.__main__" in sys.modules else 0
+)
 
 
 async def script(session_id: str, messages: Messages) -> Answer:

@@ -5,11 +5,15 @@ it judged. `Trial.stop` ends the killing early; what was done until then is judg
 """
 
 import asyncio
+import os
 import random
+import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -18,10 +22,10 @@ from msgspec import Struct
 from soak.case import Rules
 from soak.desk import Desk
 from soak.judge import judge
-from soak.kills import Kill, kills
+from soak.kills import Kill, has_workers, hits, kills
 from soak.load import Load
 from soak.message import AGAIN
-from soak.records import Records
+from soak.records import Records, Struck
 from soak.server import ROOT, Relay, Server
 from soak.stored import stored
 from soak.summary import summary
@@ -50,6 +54,8 @@ class Abilities(Struct, frozen=True, kw_only=True):
     idempotent: bool = True
     control: bool = True
     """Keys, policies, priorities, cancels, moves, pauses, deletions and input requests."""
+    workers: bool = sys.platform == "linux"
+    """Agents in worker processes, in some of the servers. (Elsewhere it is not seen which processes these are.)"""
 
 
 ABILITIES: Final = Abilities()
@@ -106,7 +112,8 @@ class Trial:
             *(("--unknown-tool", "tell") if self._rules.tell else ()),
             *(("--idempotent-tools", ",".join(sorted(AGAIN))) if abilities.idempotent else ()),
         ]
-        self._relay = Relay(target, [*every, *flags], self._folder)
+        workers = partial(has_workers, seed) if abilities.workers else lambda number: False
+        self._relay = Relay(target, [*every, *flags], self._folder, workers=workers)
         self._desk = Desk(self._relay, self._records)
         self._load = Load(self._desk, seed=seed, timeouts=abilities.timeouts, control=abilities.control)
 
@@ -138,8 +145,11 @@ class Trial:
         """Return everything that was wrong."""
         async with self._relay:
             clients = asyncio.create_task(self._load.run())
+            striking = asyncio.create_task(self._strike())
             try:
                 await self._kill()
+                striking.cancel()
+                await asyncio.wait([striking])
                 self._doing = "waiting for the end of all runs"
                 self._load.stop()
                 async with asyncio.timeout(QUIET_S):
@@ -150,8 +160,9 @@ class Trial:
             except (Broken, Silent) as error:
                 self._records.faults.append(f"a server that nobody had told to end left a question unanswered: {error}")
             finally:
-                clients.cancel()
-                await asyncio.wait([clients])
+                for task in (clients, striking):
+                    task.cancel()
+                await asyncio.wait([clients, striking])
         self._doing = "judging"
         self._records.exits = self._relay.exits
         self._desk.read_ledger()
@@ -179,6 +190,37 @@ class Trial:
             self._records.blows.append(time.time())
         for server in servers:
             server.send(which)
+
+    async def _strike(self) -> None:
+        """Do things to workers, until cancelled."""
+        chance = random.Random(f"{self._seed} workers")
+        async with asyncio.TaskGroup() as group:
+            for hit in hits(self._seed):
+                await asyncio.sleep(hit.after_s)
+                server = self._relay.owner
+                if server is not None and (workers := server.workers()):
+                    for pid in workers if hit.whom == "all" else [chance.choice(workers)]:
+                        server.struck.add(pid)
+                        group.create_task(self._struck(pid, hit.still_s))
+
+    async def _struck(self, pid: int, still_s: float | None) -> None:
+        """Kill a worker, or have it stand still for a while."""
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            since = time.time()
+            try:
+                if still_s is None:
+                    self._records.struck.append(Struck(how="KILL", since=since, until=since))
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                    return
+                self._records.struck.append(Struck(how="STOP", since=since, until=since + still_s))
+                try:
+                    signal.pidfd_send_signal(process, signal.SIGSTOP)
+                    await asyncio.sleep(still_s)
+                finally:
+                    signal.pidfd_send_signal(process, signal.SIGCONT)
+            finally:
+                os.close(process)
 
     def _victims(self, kill: Kill, chance: random.Random) -> list[Server]:
         owner, others = self._relay.owner, self._relay.others

@@ -12,6 +12,7 @@ from strandline.clock import Clock
 from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.events import Event
+from strandline.engine.loops import Loops
 from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.service import Service
@@ -116,7 +117,7 @@ async def serving(
     target: Target,
     journal: Journal | None = None,
     *,
-    loops: InlineLoops | None = None,
+    loops: Loops | None = None,
     observer: Observer = UNOBSERVED,
     **options: Any,
 ) -> AsyncIterator[Service]:

@@ -1,16 +1,29 @@
-"""A worker that is no process: its half of the connection in this one, with an agent loop of its own, for a test."""
+"""Workers that are no processes. `Nearby`: its half of the connection is in this process, with a loop for agents.
+
+`Far`: of it only what it tells is seen, on virtual time; the test says every word of it.
+"""
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
-from strandline.agents.port import Target
-from strandline.clock import SystemClock
+from strandline.agents.port import Finished, RunContext, Target
+from strandline.clock import Clock, SystemClock
+from strandline.encoding import encode_messages
+from strandline.engine.calls import CURRENT, Call
 from strandline.engine.loops import AgentLoops
+from strandline.engine.tracing import RUN
+from strandline.history import fold
+from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
 from strandline.telemetry.traces import Traces
-from strandline.workers.channel import Channel, Frames, Writer
-from strandline.workers.inside import Inside
+from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.workers import messages as m
+from strandline.workers.channel import Channel, Frames, Writer, frame
+from strandline.workers.end import WorkerEnd
+from strandline.workers.inside import Inside, orders
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.messages import Loaded
 from strandline.workers.target import WorkersTarget
@@ -82,3 +95,199 @@ def nearby(target: Target, workers: int = 2, spawn: Spawn | None = None) -> tupl
         opaque=target.opaque, exclusive=target.exclusive, external=target.external, description=target.description
     )
     return WorkersTarget(loaded, loops, Traces().carried), loops
+
+
+CONTEXT = RunContext(
+    run_id=RunId("r"),
+    session_id=SessionId("s"),
+    principal=Principal("p"),
+    attempt=1,
+    metadata={},
+    workspace="/",
+)
+RECORD = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+DONE = Finished(ending=Succeeded(text="done"))
+SETUP = m.Setup(
+    target="agent.py",
+    history="journal",
+    executor_threads=1,
+    path=[],
+    agent_id="a",
+    log_level="info",
+    log_format="text",
+    log_details=False,
+)
+
+
+class Nowhere(asyncio.WriteTransport):
+    """Keeps the orders that are written, and whether it was let go of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_gone = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.is_gone = True
+
+
+class Far:
+    """A worker of which only what it tells is seen."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.is_ready = True
+        self.killed = False
+        self.over = asyncio.Event()
+        self.transport = Nowhere()
+        self.channel: Channel
+        self.began_for: object = None
+        """The run for which it was started, as far as it knows."""
+
+    async def connect(self, channel: Channel) -> None:
+        self.began_for = RUN.get()
+        self.channel = channel
+        channel.connection_made(self.transport)
+        if self.is_ready:
+            self.takes_calls()
+
+    def takes_calls(self) -> None:
+        self.tell(m.Ready(opaque=False))
+
+    def dies(self) -> None:
+        self.over.set()
+        self.channel.connection_lost(None)
+
+    def tell(self, *reports: m.Report) -> None:
+        self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
+
+    def orders(self) -> list[m.Order]:
+        return [each for told in Frames().feed(b"".join(self.transport.written)) for each in orders(told)]
+
+    def frames(self) -> Frames:
+        return Frames()
+
+    def kill(self) -> None:
+        self.killed = True
+
+    async def ended(self) -> str:
+        await self.over.wait()
+        return "gone"
+
+    def leave(self) -> None:
+        pass
+
+    def gone(self, within_s: float) -> None:
+        pass
+
+
+class Kept:
+    """An attempt that keeps what it is told; `gate` holds what is staged up, `error` is what comes of it then."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    def add_text(self, delta: str) -> None:
+        self.told.append(delta)
+
+    async def begin_round(self) -> None:
+        await self._staged("round")
+
+    async def end_tool(self, tool_use_id: str, result: object) -> None:
+        await self._staged(tool_use_id)
+
+    async def _staged(self, what: str) -> None:
+        self.told.append(what)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Few:
+    """Worker loops over workers that are far away; a process is to be had unless `refuses`."""
+
+    def __init__(self, clock: Clock, workers: int = 1) -> None:
+        self.all: list[Far] = []
+        self.refuses = False
+        self.are_ready = True
+        """Whether those that are started take calls at once."""
+        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, opaque=False)
+
+    def spawn(self) -> Far:
+        if self.refuses:
+            raise OSError("no more processes")
+        return self._begun()
+
+    def _begun(self) -> Far:
+        self.all.append(Far(len(self.all)))
+        self.all[-1].is_ready = self.are_ready
+        return self.all[-1]
+
+    def killed(self) -> list[int]:
+        return [each.pid for each in self.all if each.killed]
+
+    def in_use(self) -> list[int]:
+        return [end.pid for end in self.loops._processes]
+
+    def run(self, attempt: Any = None) -> "tuple[Call[Any], WorkerEnd]":
+        """Begin a run in the worker of the first place."""
+        end = self.loops._ends[0]
+
+        async def works() -> object:
+            call = CURRENT.get()
+            assert call is not None
+            return await end.execute(order(end.number()), call, attempt)
+
+        call = self.loops.start(works)
+        call.done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return call, end
+
+
+def order(number: int, agent: int = 0) -> m.Run:
+    return m.Run(call=number, agent=agent, context=CONTEXT, trace=None, carrier=None, prompt="x", messages=[])
+
+
+def build(number: int) -> m.Build:
+    return m.Build(
+        call=number,
+        run_id=CONTEXT.run_id,
+        key=SessionKey(CONTEXT.principal, CONTEXT.session_id),
+        trace=None,
+        carrier=None,
+        record=RECORD,
+        progress=fold((), None),
+    )
+
+
+@asynccontextmanager
+async def few_workers(clock: Clock, workers: int = 1) -> AsyncIterator[Few]:
+    """Have so many such workers, all of which are dead in the end, and nothing of them is left."""
+    few = Few(clock, workers)
+    try:
+        yield few
+    finally:
+        few.loops.close()
+        await asyncio.sleep(1)  # (for those that have just been started)
+        for each in few.all:
+            each.dies()
+        await asyncio.sleep(60)
+        assert few.in_use() == []
+
+
+def virtual(main: Callable[[Few], Coroutine[Any, Any, None]], workers: int = 1) -> None:
+    """Run `main` with so many such workers, which take calls, on virtual time."""
+
+    async def begun(clock: VirtualClock) -> None:
+        async with few_workers(clock, workers) as few:
+            await few.loops.begin()
+            await main(few)
+
+    run_virtual(begun)

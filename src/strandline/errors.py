@@ -124,6 +124,12 @@ class NotReady(Unavailable):
     code = "not_ready"
 
 
+class NoWorker(Unavailable):
+    """No worker process takes calls, and none has for some seconds; the server's log says why."""
+
+    code = "no_worker"
+
+
 class JournalUnavailable(Unavailable):
     """The journal could not commit (a full disk, an I/O error); nothing of the verb was kept."""
 

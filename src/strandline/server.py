@@ -82,7 +82,7 @@ def run(
     server = _Server(target, settings, clock, tally, traces, journal, keys, listener, announce, handed)
     code = uvloop.run(server.life())
     flush()
-    if not server.loops.close():
+    if not server.idle:
         # A thread of user code still works; Python would wait for it at exit.
         _log.warning("left while user code still worked in a thread")
         sys.stdout.flush()
@@ -116,6 +116,8 @@ class _Server:
         self._listener = listener
         self._announce = announce
         self._stop = asyncio.Event()
+        self.idle = False
+        """Whether no user code works any more, once its life is over."""
         self._showing: asyncio.Task[None] | None = None
         self.loops = build_loops(settings, target, clock, uvloop.new_event_loop)
         self._service = build_service(settings, target, journal, self.loops, clock, tally, traces)
@@ -181,6 +183,8 @@ class _Server:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
+            # Before the journal is another server's: what works on after its run has ended does so beside no other.
+            self.idle = self.loops.close()
             # Not before: who waited for a run reads it now, and must not hear that there is no journal.
             await self._service.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from acceptance.server import TARGETS
 from soak.server import ROOT
-from soak.trial import Trial
+from soak.trial import Abilities, Trial
 
 DEADLINE_S = 120
 
@@ -42,7 +42,7 @@ def test_twenty_kills_break_no_promise(tmp_path: Path) -> None:
 
 def test_a_server_that_stages_too_late_is_found_out(tmp_path: Path) -> None:
     """What a soak is worth: a server that lets tools begin before the journal knows of them does not pass."""
-    trial = Trial(tmp_path, kills=6, seed=361, target=str(TARGETS / "hasty.py"))
+    trial = Trial(tmp_path, kills=6, seed=361, target=str(TARGETS / "hasty.py"), abilities=Abilities(workers=False))
     faults = asyncio.run(trial.run())
     assert any("times" in fault or "not in history" in fault for fault in faults), faults
 

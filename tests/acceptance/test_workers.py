@@ -155,3 +155,82 @@ def test_without_the_setting_there_are_none(tmp_path: Path) -> None:
         assert "workers" not in server.health()
         assert "strandline_worker_ready{" not in server.client.get("/metrics").text
         assert server.ask("hello").result(DEADLINE_S).json()["status"] == "success"
+
+
+def test_a_server_whose_workers_cannot_be_replaced_is_not_ready_until_they_can(tmp_path: Path) -> None:
+    """What it has accepted by then waits, and is answered in the end."""
+    code = "async def agent(message, session):\n    return message\n"
+    agent = tmp_path / "agent.py"
+    agent.write_text(code)
+    server = Server(agent, *TWO, folder=tmp_path)
+    key = {"Idempotency-Key": "known"}
+    route = "/v1/sessions/a/runs"
+
+    def readiness() -> tuple[int, str]:
+        answer = server.client.get("/readyz")
+        return answer.status_code, answer.json()["status"]
+
+    try:
+        server.start()
+        first, second = workers(server)
+        agent.write_text("import nothing_of_this_name\n")
+        os.kill(first, signal.SIGKILL)
+        until(lambda: server.stderr.count("cannot serve: ") == 1, "one cannot be replaced")
+        assert readiness() == (200, "ready"), "as long as there is another"
+        assert server.ask("hello").result(DEADLINE_S).json()["response"] == "hello"
+        os.kill(second, signal.SIGKILL)
+        until(lambda: f"(process {second}) has died" in server.stderr, "the other one is gone")
+        waits = server.submit(
+            server.client.post, route, json={"input": "waits"}, headers={**key, "Prefer": "wait=60"}, timeout=60
+        )
+        until(lambda: server.inside() == 1, "accepted, although there is none at this moment")
+
+        until(lambda: readiness() == (503, "no_worker"), "it says that there is none")
+        assert "docs/operations.md" in server.client.get("/readyz").json()["detail"]
+        refused = server.client.post("/chat", json={"message": "more", "session_id": "b"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "no_worker")
+        assert int(refused.headers["Retry-After"]) > 0
+        assert server.client.post(route, json={"input": "waits"}, headers=key).status_code == 202, "it is known"
+        assert server.client.get("/livez").status_code == 200
+        text = server.client.get("/metrics").text
+        for line in ("ready 0.0", 'refusals_total{reason="no_worker"} 1.0', 'worker_ready{worker="1"} 0.0'):
+            assert f"\nstrandline_{line}\n" in text
+        until(lambda: "not ready: no worker takes calls" in server.stderr, "the log says it")
+
+        agent.write_text(code)
+        assert waits.result(2 * DEADLINE_S).json()["output"] == "waits"
+        assert readiness() == (200, "ready")
+        assert server.ask("more", "b").result(DEADLINE_S).json()["response"] == "more"
+        until(lambda: "ready again: runs are accepted" in server.stderr, "the log says that too")
+        assert server.stderr.count("not ready: ") == 1
+    finally:
+        server.close()
+    assert "Traceback" not in server.stderr
+
+
+def test_nothing_of_a_server_that_was_stopped_works_beside_the_one_that_takes_over(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    flags = (*TWO, "--drain-grace", "0", "--cancel-grace", "0.2")
+    first, second = (Server(AGENT, *flags, folder=tmp_path, variables=at.environment) for _ in range(2))
+    try:
+        first.start()
+        second.start(ready=False)
+        old = workers(first)
+        at.hold("mine x")
+        mine = first.ask("mine x", "a")
+        at.reached("mine x")
+        first.line_up_behind("next", "a")
+        until(lambda: "waiting for the journal" in second.stderr, "it waits to take over")
+        at.hold("next model 0")
+        for pid in old:
+            os.kill(pid, signal.SIGSTOP)  # so that it does not leave by itself
+        first.terminate()
+        at.reached("next model 0")
+        left = [pid for pid in old if is_there(pid)]
+        assert left == [], "a tool of the run before could work on there"
+        assert mine.result(DEADLINE_S).json()["error_code"] == "stopped"
+    finally:
+        at.release()
+        first.close()
+        second.close()

@@ -487,7 +487,7 @@ def not_find_a_run(world: Asking) -> None:
         (be_too_late_before_it_begins, "had not begun when it was too late"),
         (have_ended_before_it_ends, "had not ended when it was not moved"),
         (start_in_a_pause, "was paused"),
-        (go_on_in_a_pause, "went on in another process while"),
+        (go_on_in_a_pause, "went on in another server while"),
         (give_up_what_was_paused, "s that count, and had 0.5"),
         (give_up_what_waited_for_an_answer, "s that count, and had 0.5"),
         (be_busy_with_nothing, "was said to be busy"),
@@ -505,3 +505,12 @@ def test_whatever_is_wrong_is_found(wrong: Callable[[Asking], None], said: str) 
     wrong(world)
     faults = world.judged()
     assert any(said in fault for fault in faults), faults
+
+
+def test_another_worker_of_a_server_that_was_there_before_a_pause_may_go_on() -> None:
+    """The server has taken the run before; a dead worker was to be replaced."""
+    world = Asking()
+    go_on_in_a_pause(world)
+    world.lines[-2:] = [replace(line, parent=42) for line in world.lines[-2:]]
+    world.lines.insert(0, replace(world.lines[0], kind="model", pid=41, parent=42, at_ns=1))
+    assert world.judged() == []

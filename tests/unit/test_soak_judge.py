@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from soak.case import NOT_STARTED, UNKNOWN, Rules
 from soak.ledger import Line
-from soak.records import Answered, Ended, Exit, Seen, View
+from soak.records import Answered, Asked, Ended, Exit, Seen, Struck, View
 from soak_support import BROKE, CRASHED, DONE, FAILED, QUEUED, SESSION, World, ran, result, user
 
 
@@ -110,6 +110,15 @@ def execute_in_another_order(world: World) -> None:
 
 def execute_two_at_once(world: World) -> None:
     world.lines[1], world.lines[2] = world.lines[2], world.lines[1]
+
+
+def execute_beside_what_has_not_ended(world: World) -> None:
+    world.lines[-1:-1] = ran(FAILED, "work", 9, "done", pid=1)
+
+
+def execute_two_at_once_in_two_processes(world: World) -> None:
+    execute_two_at_once(world)
+    world.lines[1] = replace(world.lines[1], pid=9)
 
 
 def run_what_was_refused(world: World) -> None:
@@ -230,6 +239,8 @@ def leave_something(world: World) -> None:
         (send_after_an_answer_what_comes_before_it, "and comes after it"),
         (execute_in_another_order, "in another order than they have in history"),
         (execute_two_at_once, "began while one of"),
+        (execute_beside_what_has_not_ended, "began while one of"),
+        (execute_two_at_once_in_two_processes, "began while one of"),
         (run_what_was_refused, "was refused, and ran"),
         (fail_without_reason, "failed without reason"),
         (close_otherwise, "and history closes with"),
@@ -289,6 +300,15 @@ def test_a_run_that_was_cancelled_when_it_waited_again_may_have_nothing_to_tell(
     assert any(missing in fault for fault in without_a_trace(status_code=202).judged()), "it executed"
     assert any(missing in fault for fault in without_a_trace(blow=230.0).judged()), "no server ended meanwhile"
     assert any(missing in fault for fault in without_a_trace(blow=242.0).judged()), "no server ended meanwhile"
+    for since, until, is_told in (
+        (240.5, 240.5, True),
+        (230.0, 239.5, True),
+        (230.0, 232.0, False),
+        (242.0, 242.5, False),
+    ):
+        world = without_a_trace(blow=0.0)
+        world.records.struck.append(Struck(how="STOP", since=since, until=until))
+        assert any(missing in fault for fault in world.judged()) != is_told, "a worker was struck, meanwhile or not"
     world = without_a_trace()
     world.lines[-1:-1] = ran(FAILED, "work", 5, None)
     assert any(missing in fault for fault in world.judged()), "it had started a tool"
@@ -324,3 +344,16 @@ def test_a_run_that_was_given_up_while_it_waited_leaves_no_trace() -> None:
     assert world.judged() == []
     world.records.views[run_id] = replace(view, waited_s=0.3)
     assert any("was given up" in fault for fault in world.judged())
+
+
+def test_a_run_may_ask_its_model_and_be_known_to_nobody_if_its_server_died_while_that_was_committed() -> None:
+    """Once it starts a tool it is kept, and once anybody has heard of it."""
+    world = World()
+    world.records.asked["c9-9"] = Asked(label="c9-9", session=SESSION, text="c9-9 work.1", sent_ns=900)
+    world.lines.append(Line(kind="model", session=SESSION, label="c9-9", pid=2, at_ns=901))
+    assert world.judged() == []
+    world.records.answered.append(Answered(label="c9-9", status_code=202, at_ns=99, run_id="run-c9-9"))
+    assert any("is lost" in fault for fault in world.judged())
+    world.records.answered.pop()
+    world.lines += [replace(line, label="c9-9", run_id="run-c9-9") for line in ran("c9-9", "work", 9, "done")]
+    assert any("is lost" in fault for fault in world.judged())

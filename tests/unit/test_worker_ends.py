@@ -3,10 +3,7 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,347 +11,113 @@ import msgspec
 import pytest
 
 from engine_support import Played, asked, echo, outcome, play_round, send
-from strandline.agents.port import Attempt, Finished, RunContext
+from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import SystemClock
 from strandline.config import Settings
 from strandline.encoding import encode_messages
-from strandline.engine.calls import CURRENT, Call
+from strandline.engine.calls import Call
 from strandline.engine.failures import FailedThere
 from strandline.engine.tracing import RUN
 from strandline.errors import SetupError
-from strandline.history import Progress
 from strandline.journal.memory import MemoryJournal
-from strandline.model import (
-    WHOLE_HISTORY,
-    AgentRecord,
-    Fact,
-    InputRequest,
-    NeedsInput,
-    Principal,
-    RoundStarted,
-    RunId,
-    SessionId,
-    SessionKey,
-    Succeeded,
-    Token,
-)
+from strandline.model import Fact, InputRequest, NeedsInput, RoundStarted, Token
 from strandline.testing import Gate
-from strandline.workers import crew, end, loops, process
+from strandline.workers import crew, loops, process
 from strandline.workers import messages as m
-from strandline.workers.channel import Channel, Frames, frame
-from strandline.workers.inside import orders
+from strandline.workers.channel import Frames, frame
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.reports import reports
 from target_support import run, until
 from unit.test_workers import in_workers, kill
-from workers_support import Nearby
+from workers_support import DONE, SETUP, Few, Kept, Nearby, build, order, virtual
 
-SETUP = m.Setup(
-    target="agent.py",
-    history="journal",
-    executor_threads=1,
-    path=[],
-    agent_id="a",
-    log_level="info",
-    log_format="text",
-    log_details=False,
-)
-
-CONTEXT = RunContext(
-    run_id=RunId("r"),
-    session_id=SessionId("s"),
-    principal=Principal("p"),
-    attempt=1,
-    metadata={},
-    workspace="",
-)
-
-NOTHING = Progress(messages=[], results={})
-
-
-class Spoken:
-    """A process of which the test says every word."""
-
-    pid = 1
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = socket.socketpair()
-        self.died = asyncio.Event()
-        self.run: object = None
-
-    async def connect(self, channel: Channel) -> None:
-        self.run = RUN.get()
-        await asyncio.get_running_loop().create_connection(lambda: channel, sock=self.ours)
-
-    def frames(self) -> Frames:
-        return Frames()
-
-    def says(self, *reports: m.Report) -> None:
-        self.theirs.sendall(frame(*map(encode_messages, reports)))
-
-    def hears(self) -> list[m.Order]:
-        """Return the orders that have come; at least one has to."""
-        self.theirs.settimeout(20)
-        return [order for each in Frames().feed(self.theirs.recv(1 << 16)) for order in orders(each)]
-
-    def kill(self) -> None:
-        self.died.set()
-
-    async def ended(self) -> str:
-        await self.died.wait()
-        return "killed"
-
-    def leave(self) -> None:
-        self.kill()
-
-    def gone(self, within_s: float) -> None:
-        self.theirs.close()
-
-
-class Noted:
-    """An attempt that notes what it is told; a tool's result is durable when `staged` is open."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.staged = Gate()
-
-    def add_text(self, delta: str) -> None:
-        self.told.append(delta)
-
-    def touch(self) -> None:
-        raise TypeError("nothing that can be touched")
-
-    async def begin_round(self) -> None:
-        self.told.append("begins")
-
-    async def end_tool(self, named: str, result: object) -> None:
-        await self.staged.wait()
-        self.told.append(named)
-
-    async def end_round(self, state: object) -> None:
-        raise TypeError("nothing that can be ended")
-
-
-def done(number: int, **more: Any) -> m.Done:
-    return m.Done(call=number, opaque=False, **{"finished": Finished(ending=Succeeded(text="done")), **more})
-
-
-@asynccontextmanager
-async def spoken() -> AsyncIterator[tuple[Spoken, WorkerLoops]]:
-    each = Spoken()
-    each.says(m.Ready(False))
-    served = WorkerLoops([each], Spoken, SystemClock())
-    try:
-        yield each, served
-    finally:
-        served.close()
-        await until(lambda: not served._processes)
-
-
-def begin(served: WorkerLoops, attempt: Any) -> Call[Finished | None]:
-    (here,) = served._ends
-
-    async def work() -> Finished | None:
-        call = CURRENT.get()
-        assert call is not None
-        order = m.Run(call=here.number(), agent=0, context=CONTEXT, trace=None, carrier=None, prompt=None, messages=[])
-        return await here.execute(order, call, attempt)
-
-    return served.start(work)
-
-
-async def result(call: Call[Finished | None]) -> str:
-    async with asyncio.timeout(20):
-        try:
-            finished = await call.done
-        except Exception as error:
-            return type(error).__name__
-    assert finished is not None
-    assert isinstance(finished.ending, Succeeded)
-    return str(finished.ending.text)
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def transport(served: WorkerLoops) -> Any:
-    channel = served._ends[0]._channel
-    assert channel is not None
-    return channel._transport
-
-
-def test_what_a_process_has_said_before_its_death_counts_also_when_that_is_noticed_first() -> None:
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            call = begin(served, attempt := Noted())
-            await turns()
-            connection = transport(served)
-            connection.pause_reading()
-            worker.says(m.Told(0, "add_text", ["last words"]), done(0))
-            worker.theirs.close()
-            worker.kill()
-            await turns()
-            connection.resume_reading()
-            assert await result(call) == "done"
-            assert attempt.told == ["last words"]
-
-    asyncio.run(main())
-
-
-def test_a_fork_that_keeps_the_connection_open_keeps_nobody_from_noticing_a_death(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(end, "LAST_WORDS_S", 0.05)
-
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            call = begin(served, Noted())
-            await turns()
-            fork = worker.theirs.dup()
-            connection = transport(served)
-            worker.theirs.close()
-            worker.kill()
-            assert await result(call) == "AgentLost"
-            assert connection.is_closing(), "no descriptor is left"
-            fork.close()
-
-    asyncio.run(main())
-
-
-def test_what_waits_behind_a_result_that_becomes_durable_is_taken_before_a_death() -> None:
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            (here,) = served._ends
-            call = begin(served, attempt := Noted())
-            await turns()
-            worker.says(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "add_text", ["last words"]))
-            await attempt.staged.reached.wait()
-            worker.theirs.close()
-            await until(lambda: here._dead)
-            await turns()
-            assert not call.done.done()
-            attempt.staged.open()
-            assert await result(call) == "AgentLost"
-            assert attempt.told == ["t1", "last words"]
-
-    asyncio.run(main())
+CANCELLED = m.Failure("CancelledError", "", cancelled=True)
 
 
 def test_a_round_that_nobody_is_there_to_begin_any_more_is_not_staged() -> None:
     """It would look like one whose tools may have run."""
 
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            (here,) = served._ends
-            call = begin(served, attempt := Noted())
-            await turns()
-            worker.says(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "begin_round", []))
-            await attempt.staged.reached.wait()
-            worker.theirs.close()
-            await until(lambda: here._dead)
-            attempt.staged.open()
-            assert await result(call) == "AgentLost"
-            assert attempt.told == ["t1"]
+    async def main(few: Few) -> None:
+        call, _ = few.run(attempt := Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "begin_round", []))
+        few.all[0].dies()
+        await asyncio.sleep(1)
+        attempt.gate.set()
+        with pytest.raises(AgentLost):
+            await call.done
+        assert attempt.told == ["t1"]
 
-    asyncio.run(main())
+    virtual(main)
 
 
 @pytest.mark.parametrize("what", [("touch", []), ("end_round", [None])], ids=str)
 def test_a_report_that_cannot_be_taken_fails_its_own_run_and_no_other(what: tuple[str, list[Any]]) -> None:
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            call, other = begin(served, Noted()), begin(served, Noted())
-            await turns()
-            worker.hears()
-            worker.says(m.Told(0, *what))
-            await turns()
-            assert m.Cancel(0) in worker.hears()
-            worker.says(done(0, finished=None, failure=m.Failure("CancelledError", "", cancelled=True)), done(1))
-            assert await result(call) == "TypeError"
-            assert await result(other) == "done"
+    class Odd(Kept):
+        def touch(self) -> None:
+            raise TypeError("nothing that can be touched")
 
-    asyncio.run(main())
+        async def end_round(self, state: object) -> None:
+            raise TypeError("nothing that can be ended")
 
+    async def main(few: Few) -> None:
+        (call, _), (other, _) = few.run(Odd()), few.run(Odd())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Told(0, *what))
+        await asyncio.sleep(1)
+        assert m.Cancel(0) in few.all[0].orders()
+        few.all[0].tell(m.Done(call=0, opaque=False, failure=CANCELLED), m.Done(call=1, opaque=False, finished=DONE))
+        with pytest.raises(TypeError):
+            await call.done
+        assert await other.done == DONE
 
-def test_something_that_tells_of_a_run_that_is_over_is_not_heard() -> None:
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            call, other = begin(served, noted := Noted()), begin(served, Noted())
-            await turns()
-            worker.says(done(0), m.Told(0, "add_text", ["late"]))
-            assert await result(call) == "done"
-            worker.says(m.Told(0, "end_tool", ["t1", {}]), done(1))
-            assert await result(other) == "done"
-            assert noted.told == []
-
-    asyncio.run(main())
+    virtual(main)
 
 
 def test_nothing_of_a_process_counts_as_gone_before_it_is() -> None:
     """Else what goes on elsewhere could be joined by what still works there."""
 
-    class Tough(Spoken):
-        def kill(self) -> None:
-            killed.append(self)
-
-    killed: list[Tough] = []
-    first = Tough()
-    first.says(m.Ready(False))
-
-    async def main() -> None:
-        served = WorkerLoops([first], Tough, SystemClock())
-        await served.begin()
-        (here,) = served._ends
-        call, other = begin(served, Noted()), begin(served, Noted())
-        await turns()
-        served.retire(call)
-        await turns()
-        assert killed == [first]
-        assert here not in served._ends, "another one is on its way"
-        assert not served.lives(here)
+    async def main(few: Few) -> None:
+        (call, end), (other, _) = few.run(Kept()), few.run(Kept())
+        await asyncio.sleep(1)
+        few.loops.retire(call)
+        await asyncio.sleep(1)
+        assert few.killed() == [0]
+        assert end not in few.loops._ends, "another one is on its way"
+        assert not few.loops.lives(end)
         assert not other.done.done()
         assert call.is_alive
-        call.abandon(Finished(ending=Succeeded()))
+        call.abandon(DONE)
         assert call.is_alive
-        first.theirs.close()
-        await until(lambda: len(killed) > 1)
+        few.all[0].killed = False
+        few.all[0].channel.connection_lost(None)
+        await asyncio.sleep(1)
+        assert few.killed() == [0], "once more"
         assert not other.done.done(), "its connection has ended, and not yet it"
-        first.died.set()
-        assert await result(other) == "AgentLost"
-        await until(lambda: not call.is_alive)
-        served.close()
-        for each in served._processes.values():
-            assert isinstance(each, Tough)
-            each.died.set()
-        await until(lambda: not served._processes)
+        few.all[0].over.set()
+        with pytest.raises(AgentLost):
+            await other.done
+        await asyncio.sleep(1)
+        assert not call.is_alive
 
-    run(main)
+    virtual(main)
 
 
 def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -> None:
     number: Any = 5
-    odd = done(0, finished=Finished(ending=NeedsInput([InputRequest("id", number)], {})))
+    odd = Finished(ending=NeedsInput([InputRequest("id", number)], {}))
 
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            await served.begin()
-            call, other = begin(served, Noted()), begin(served, Noted())
-            await turns()
-            worker.says(odd, done(1))
-            with pytest.raises(FailedThere, match="in a form that cannot be kept: Expected `str`, got `int`"):
-                await call.done
-            assert not call.is_alive
-            assert await result(other) == "done"
+    async def main(few: Few) -> None:
+        (call, _), (other, _) = few.run(Kept()), few.run(Kept())
+        await asyncio.sleep(1)
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=odd), m.Done(call=1, opaque=False, finished=DONE))
+        with pytest.raises(FailedThere, match="in a form that cannot be kept: Expected `str`, got `int`"):
+            await call.done
+        await asyncio.sleep(1)
+        assert not call.is_alive
+        assert await other.done == DONE
 
-    asyncio.run(main())
+    virtual(main)
 
 
 def test_no_tool_starts_before_its_round_is_durable() -> None:
@@ -426,31 +189,24 @@ def test_a_worker_that_has_died_young_very_often_is_replaced_all_the_same(monkey
 def test_a_worker_that_dies_again_and_again_before_it_takes_calls_is_replaced_ever_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        async with spoken() as (worker, served):
-            served._failures[0] = 2000
-            await served.begin()
-            (first,) = served._ends
-            worker.kill()
-            worker.theirs.close()
-            await until(lambda: served._ends != [first])  # it took calls
-            (second,) = served._ends
-            served._failures[0] = 2000
-            (loading,) = served._processes.values()
-            assert isinstance(loading, Spoken)
-            await until(lambda: second._channel is not None)
-            loading.says(m.Refused("no such module"))
-            loading.theirs.close()
-            await until(lambda: second._dead)
-            await turns()
-            assert served._ends == [second]
-            assert served._failures == [2001]
+    """At most every two seconds after one that took calls, and every thirty after one that could not."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops, "LONGEST_WAIT_READY_S", 0.0)
-        run(main)
+    async def main(few: Few) -> None:
+        few.loops._failures[0] = 2000
+        few.are_ready = False
+        few.all[0].dies()
+        await asyncio.sleep(3)
+        assert few.in_use() == [1]
+        few.all[1].tell(m.Refused("no such module"))
+        few.all[1].dies()
+        await asyncio.sleep(25)
+        assert few.in_use() == []
+        await asyncio.sleep(6)
+        assert few.in_use() == [2]
+
+    virtual(main)
     assert [each.getMessage() for each in caplog.records if each.levelname == "ERROR"] == [
-        "worker 0 (process 1) has died: killed",
+        "worker 0 (process 0) has died: gone",
         "worker 0 (process 1) cannot serve: no such module",
     ]
 
@@ -501,17 +257,18 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
             ticket = await send(service, "go")
             await outcome(ticket)
             assert seen == [ticket.run_id] * 3
-        async with spoken() as (_, served):
-            await served.begin()
-            named: Any = "a run"
-            RUN.set(named)
-            served.relieve(Call(asyncio.get_running_loop().create_future(), served._ends[0]))
-            await until(lambda: served._ends[0]._channel is not None)
-            (fresh,) = [each for here, each in served._processes.items() if here is served._ends[0]]
-            assert isinstance(fresh, Spoken)
-            assert fresh.run is None
+
+    async def replaced(few: Few) -> None:
+        call, _ = few.run(Kept())
+        named: Any = "a run"
+        RUN.set(named)
+        await asyncio.sleep(1)
+        few.loops.relieve(call)
+        await asyncio.sleep(1)
+        assert [each.began_for for each in few.all] == [None, None]
 
     run(main)
+    virtual(replaced)
 
 
 def test_a_worker_that_is_silent_is_given_nothing_while_another_one_is_not() -> None:
@@ -595,11 +352,9 @@ def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: 
         started._socket.sendall(frame(encode_messages(order)))
 
     heard(m.Ready)
-    key = SessionKey(CONTEXT.principal, CONTEXT.session_id)
-    record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-    tell(m.Build(call=0, run_id=RunId("r"), key=key, trace=None, carrier=None, record=record, progress=NOTHING))
+    tell(build(0))
     heard(m.Done)
-    tell(m.Run(call=1, agent=0, context=CONTEXT, trace=None, carrier=None, prompt="fork", messages=[]))
+    tell(order(1))
     heard(m.Done)
     child = int((tmp_path / "child").read_text())
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import target_support
 from engine_support import Played, asked, echo, key, outcome, play_round, send, tool_texts
@@ -41,7 +42,7 @@ from unit import (
     test_strands_agent,
     test_strands_questions,
 )
-from workers_support import Nearby, nearby
+from workers_support import SETUP, Nearby, nearby
 
 NUMBERS = count()
 THE_SAME = [
@@ -436,18 +437,7 @@ def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> Non
 def test_a_sign_of_life_that_is_asked_for_while_a_process_begins_is_given(tmp_path: Path) -> None:
     """One that was never given would have the worker count as silent for as long as it lives."""
     (tmp_path / "agent.py").write_text("async def agent(message, session):\n    return message\n")
-    process = WorkerProcess(
-        m.Setup(
-            target=str(tmp_path / "agent.py"),
-            history="journal",
-            executor_threads=1,
-            path=sys.path,
-            agent_id="test",
-            log_level="info",
-            log_format="text",
-            log_details=False,
-        )
-    )
+    process = WorkerProcess(replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
     try:
         process._socket.sendall(frame(encode_messages(m.Beat())))  # long before it reads anything
         process._socket.settimeout(20)

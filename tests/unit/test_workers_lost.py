@@ -2,181 +2,31 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from strandline.agents.port import AgentLost, Attempt, Finished, RunContext, RunStopped
+from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
 from strandline.clock import Clock
-from strandline.encoding import encode_messages
-from strandline.engine.calls import CURRENT, Call
+from strandline.engine.calls import CURRENT
 from strandline.errors import JournalUnavailable
-from strandline.history import fold
-from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 from strandline.workers import messages as m
-from strandline.workers.channel import Channel, Frames, frame
-from strandline.workers.end import WorkerEnd
-from strandline.workers.inside import Inside, orders
-from strandline.workers.loops import WorkerLoops
-
-CONTEXT = RunContext(
-    run_id=RunId("r"),
-    session_id=SessionId("s"),
-    principal=Principal("p"),
-    attempt=1,
-    metadata={},
-    workspace="/",
-)
-RECORD = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-DONE = Finished(ending=Succeeded())
-
-
-class Nowhere(asyncio.WriteTransport):
-    """Keeps the orders that are written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written.append(bytes(data))
-
-    def close(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-
-class Far:
-    """A worker of which only what it tells is seen."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.is_ready = True
-        self.killed = False
-        self.over = asyncio.Event()
-        self.transport = Nowhere()
-        self.channel: Channel
-
-    async def connect(self, channel: Channel) -> None:
-        self.channel = channel
-        channel.connection_made(self.transport)
-        if self.is_ready:
-            self.tell(m.Ready(opaque=False))
-
-    def tell(self, *reports: m.Report) -> None:
-        self.channel.data_received(frame(*(encode_messages(each) for each in reports)))
-
-    def orders(self) -> list[m.Order]:
-        return [each for told in Frames().feed(b"".join(self.transport.written)) for each in orders(told)]
-
-    def frames(self) -> Frames:
-        return Frames()
-
-    def kill(self) -> None:
-        self.killed = True
-
-    async def ended(self) -> str:
-        await self.over.wait()
-        return "gone"
-
-    def leave(self) -> None:
-        pass
-
-    def gone(self, within_s: float) -> None:
-        pass
-
-
-class Kept:
-    """An attempt that keeps what it is told; `gate` holds what is staged up, `error` is what comes of it then."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.gate = asyncio.Event()
-        self.error: Exception | None = None
-
-    def add_text(self, delta: str) -> None:
-        self.told.append(delta)
-
-    async def begin_round(self) -> None:
-        await self._staged("round")
-
-    async def end_tool(self, tool_use_id: str, result: object) -> None:
-        await self._staged(tool_use_id)
-
-    async def _staged(self, what: str) -> None:
-        self.told.append(what)
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-
-
-class Few:
-    """Worker loops over workers that are far away; a process is to be had unless `refuses`."""
-
-    def __init__(self, clock: Clock, workers: int = 1) -> None:
-        self.all: list[Far] = []
-        self.refuses = False
-        self.are_ready = True
-        """Whether those that are started take calls at once."""
-        self.loops = WorkerLoops([self._begun() for _ in range(workers)], self.spawn, clock, opaque=False)
-
-    def spawn(self) -> Far:
-        if self.refuses:
-            raise OSError("no more processes")
-        return self._begun()
-
-    def _begun(self) -> Far:
-        self.all.append(Far(len(self.all)))
-        self.all[-1].is_ready = self.are_ready
-        return self.all[-1]
-
-    def killed(self) -> list[int]:
-        return [each.pid for each in self.all if each.killed]
-
-    def in_use(self) -> list[int]:
-        return [end.pid for end in self.loops._processes]
-
-    def run(self, attempt: Any = None) -> "tuple[Call[Any], WorkerEnd]":
-        """Begin a run in the worker of the first place."""
-        end = self.loops._ends[0]
-
-        async def works() -> object:
-            call = CURRENT.get()
-            assert call is not None
-            return await end.execute(order(end.number()), call, attempt)
-
-        return self.loops.start(works), end
-
-
-def order(number: int, agent: int = 0) -> m.Run:
-    return m.Run(call=number, agent=agent, context=CONTEXT, trace=None, carrier=None, prompt="x", messages=[])
-
-
-def virtual(main: Callable[[Few], Any], workers: int = 1) -> None:
-    async def begun(clock: VirtualClock) -> None:
-        few = Few(clock, workers)
-        await few.loops.begin()
-        try:
-            await main(few)
-        finally:
-            few.loops.close()
-
-    run_virtual(begun)
+from strandline.workers.channel import Frames
+from strandline.workers.inside import Inside
+from workers_support import DONE, Few, Kept, Nowhere, build, order, virtual
 
 
 def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() -> None:
     async def main(few: Few) -> None:
-        call, end = few.run(Kept())
+        call, end = few.run(attempt := Kept())
         await asyncio.sleep(1)
         few.all[0].over.set()
         await asyncio.sleep(0.5)
         assert not end.is_free, "nothing begins there"
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE))
+        few.all[0].tell(m.Told(0, "add_text", ["last words"]), m.Done(call=0, opaque=False, finished=DONE))
         few.all[0].channel.connection_lost(None)
         assert await call.done == DONE
+        assert attempt.told == ["last words"]
 
     virtual(main)
 
@@ -189,6 +39,7 @@ def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_no
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 2)
         assert not call.is_alive
+        assert few.all[0].transport.is_gone, "no descriptor is left"
         few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Over(7), m.Ready(opaque=True))
 
     virtual(main)
@@ -196,11 +47,13 @@ def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_no
 
 def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> None:
     async def main(few: Few) -> None:
-        call, end = few.run(Kept())
+        (call, end), (other, _) = few.run(attempt := Kept()), few.run(Kept())
         await asyncio.sleep(1)
-        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE))
-        few.all[0].tell(m.Told(0, "add_text", ["late"]))
+        few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Told(0, "add_text", ["late"]))
         assert await call.done == DONE
+        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Done(call=1, opaque=False, finished=DONE))
+        assert await other.done == DONE
+        assert attempt.told == []
         assert end.is_free
 
     virtual(main)
@@ -226,15 +79,15 @@ def test_results_that_wait_for_the_journal_are_taken_before_the_death_of_their_w
         attempt = Kept()
         call, _ = few.run(attempt)
         await asyncio.sleep(1)
-        few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Told(0, "end_tool", ["t2", {}]))
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        t1, t2 = (m.Told(0, "end_tool", [named, {}]) for named in ("t1", "t2"))
+        few.all[0].tell(t1, m.Told(0, "add_text", ["more"]), t2)
+        few.all[0].dies()
         await asyncio.sleep(1)
         assert not call.done.done()
         attempt.gate.set()
         with pytest.raises(AgentLost):
             await call.done
-        assert attempt.told == ["t1", "t2"]
+        assert attempt.told == ["t1", "more", "t2"]
 
     virtual(main)
 
@@ -244,8 +97,7 @@ def test_a_round_that_the_journal_does_not_take_is_not_waited_for_when_its_worke
         call, _ = few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Told(0, "begin_round", []), m.Told(0, "add_text", ["more"]))
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         with pytest.raises(AgentLost):
             await asyncio.wait_for(call.done, 1)
 
@@ -300,8 +152,7 @@ def test_one_worker_takes_the_place_of_one(refused: bool) -> None:
         few.loops.retire(call)
         assert few.killed() == [0]
         few.refuses = False
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         await asyncio.sleep(5)
         assert few.in_use() == [1]
         assert [end.pid for end in few.loops._ends] == [1]
@@ -338,16 +189,7 @@ def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> N
         async def works() -> object:
             call = CURRENT.get()
             assert call is not None
-            build = m.Build(
-                call=end.number(),
-                run_id=RunId("r"),
-                key=SessionKey(Principal("p"), SessionId("s")),
-                trace=None,
-                carrier=None,
-                record=RECORD,
-                progress=fold((), None),
-            )
-            await end.execute(build, call, None)
+            await end.execute(build(end.number()), call, None)
             await asyncio.sleep(1)
             return await end.execute(order(end.number()), call, Kept())  # type: ignore[arg-type]
 
@@ -391,8 +233,7 @@ def test_what_is_known_of_the_tools_is_known_while_no_worker_takes_calls() -> No
         assert few.loops.opaque
         few.are_ready = False
         await asyncio.sleep(20)
-        few.all[0].over.set()
-        few.all[0].channel.connection_lost(None)
+        few.all[0].dies()
         assert few.loops.opaque, "while it is dead"
         await asyncio.sleep(5)
         assert few.in_use() == [1]

@@ -20,7 +20,16 @@ from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
-from strandline.errors import Draining, NotFound, PrincipalFull, QueueFull, ServerFull, SessionBusy, Unavailable
+from strandline.errors import (
+    Draining,
+    NotFound,
+    NoWorker,
+    PrincipalFull,
+    QueueFull,
+    ServerFull,
+    SessionBusy,
+    Unavailable,
+)
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -70,7 +79,7 @@ class Admission:
         self._observer = observer
         self._tracing = tracing
         self.refused = 0
-        """How many requests were refused for now: a queue or the server was full, or it was stopping."""
+        """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
         self._bounds = Bounds(
             options.max_queued_per_session, options.max_queued, per_principal=options.max_queued_per_principal
         )
@@ -90,8 +99,8 @@ class Admission:
         new = self._drafts.draft(request, trace)
         run_id = new.run_id
         try:
-            self._readiness.admit()
-        except Draining:
+            self._readiness.admit_run()
+        except (Draining, NoWorker):
             if new.keyed is None or not self._readiness.started:
                 raise
             asks = replace(new, lane=Lane.NORMAL, input="")  # an answer would find room, and be kept

@@ -96,7 +96,7 @@ class Health(Struct, frozen=True, kw_only=True):
     ready: bool
     draining: bool
     trouble: str | None
-    """Why nothing that is asked for can be kept; None if it can."""
+    """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
     processing: bool
     running: int
     held: int

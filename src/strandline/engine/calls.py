@@ -6,7 +6,8 @@ that its code took from the loop's executor. Threads that user code starts by it
 """
 
 import asyncio
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -39,9 +40,19 @@ class Call(Generic[T]):
         self._tasks: set[asyncio.Task[Any]] | None = None
         self._threads: set[LiveThread] | None = None
 
-    def fail(self, error: BaseException) -> None:
-        """End the call with an error that the coroutine let out; a defect, since it turns failures into values."""
-        if not self.done.done():
+    def begin(self, work: Callable[[], Coroutine[Any, Any, T]], context: Context) -> "asyncio.Task[T]":
+        """Run `work()` for it, as a task of the loop that runs and in this context; `end` is to be told of its end."""
+        context.run(CURRENT.set, self)
+        self.task = task = asyncio.get_running_loop().create_task(work(), context=context)
+        return task
+
+    def end(self, task: "asyncio.Task[T]") -> None:
+        """End the call as its task has. An error is a defect, since the coroutine turns failures into values."""
+        self.task = None
+        error = CallCancelled() if task.cancelled() else task.exception()
+        if error is None:
+            self.abandon(task.result())
+        elif not self.done.done():
             self.done.set_exception(error)
 
     def abandon(self, value: T) -> None:

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from strandline.agents.port import Signal
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call, CallCancelled, LiveThread
+from strandline.engine.calls import CURRENT, Call, LiveThread
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
@@ -126,6 +126,11 @@ class Loops(Protocol):
 
     def relieve(self, call: Call[Any]) -> None:
         """Note that nobody waits any more for what still works for a call; it is ended if that harms no other."""
+        ...
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether what is started begins, at once or in a moment."""
         ...
 
     def lives(self, home: object) -> bool:
@@ -319,21 +324,12 @@ class AgentLoop:
     def _begin(
         self, call: Call[T], work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox, context: Context
     ) -> None:
-        context.run(CURRENT.set, call)
-        call.task = self._loop.create_task(work(), context=context)
-        call.task.add_done_callback(lambda task: self._finish(call, task, outbox))
+        call.begin(work, context).add_done_callback(lambda task: self._finish(call, task, outbox))
 
     def _finish(self, call: Call[T], task: "asyncio.Task[T]", outbox: Mailbox) -> None:
         call.task = None
-        if self._closing:
-            return
-        if task.cancelled():
-            outbox.post(lambda: call.fail(CallCancelled()))
-        elif (error := task.exception()) is not None:
-            outbox.post(lambda: call.fail(error))
-        else:
-            result = task.result()
-            outbox.post(lambda: call.abandon(result))
+        if not self._closing:
+            outbox.post(lambda: call.end(task))
 
 
 class AgentLoops:
@@ -401,6 +397,8 @@ class AgentLoops:
 
     def relieve(self, call: Call[Any]) -> None:
         """Do nothing: a thread cannot be ended."""
+
+    takes_calls = True
 
     def lives(self, home: object) -> bool:
         """Tell whether a loop is the one in use."""

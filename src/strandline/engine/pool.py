@@ -40,6 +40,8 @@ class AgentPool:
         self._agents: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._resting: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._unwanted: Counter[SessionKey] = Counter()
+        self._homes: set[object] = set()
+        """The loops of all that are here, and maybe some that no agent is on any more."""
 
     def __len__(self) -> int:
         return len(self._agents) + len(self._resting)
@@ -78,6 +80,7 @@ class AgentPool:
         if key in self._unwanted:
             self._loops.discard(agent)
             return
+        self._homes.add(home)
         self._agents[key] = _Idle(agent, home, self._clock.monotonic(), loss)
         if len(self) > self._max_agents:
             _, oldest = (self._resting or self._agents).popitem(last=False)
@@ -100,13 +103,12 @@ class AgentPool:
             self._loops.discard(oldest.agent)
 
     def drop_lost(self) -> None:
-        """Drop the agents whose loops are lost."""
-        for key in [
-            key
-            for each in (self._agents, self._resting)
-            for key, idle in each.items()
-            if not self._loops.lives(idle.home)
-        ]:
+        """Drop the agents whose loops are lost; as long as none is, no agent is looked at."""
+        lost = {home for home in self._homes if not self._loops.lives(home)}
+        if not lost:
+            return
+        self._homes -= lost
+        for key in [key for each in (self._agents, self._resting) for key, idle in each.items() if idle.home in lost]:
             self.drop(key)
 
 

@@ -4,19 +4,24 @@ import asyncio
 import logging
 
 from strandline.clock import Clock
-from strandline.errors import Draining, NotReady
+from strandline.engine.loops import Loops
+from strandline.errors import Draining, JournalUnavailable, NotReady, NoWorker
 from strandline.journal.port import Journal
 
 _log = logging.getLogger("strandline.readiness")
 
 
 class Readiness:
-    """Belongs to the serving loop. Not ready until `started` is set, nor while the journal can keep nothing."""
+    """Belongs to the serving loop.
 
-    def __init__(self, journal: Journal, clock: Clock, *, retry_after_s: float) -> None:
+    Not ready until `started` is set, nor while the journal can keep nothing or no agent can be asked.
+    """
+
+    def __init__(self, journal: Journal, loops: Loops, clock: Clock, *, retry_after_s: float) -> None:
         self._journal = journal
+        self._loops = loops
         self._said: str | None = None
-        """The last trouble of the journal that the log was told of, until it is over."""
+        """The last trouble that the log was told of, until it is over."""
         self._clock = clock
         self._retry_after_s = retry_after_s
         self.started = False
@@ -27,8 +32,12 @@ class Readiness:
 
     @property
     def trouble(self) -> str | None:
-        """Why what is asked for could not be kept; None if it can."""
-        return self._journal.trouble if self.started else None
+        """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
+        if not self.started:
+            return None
+        if self._journal.trouble is not None:
+            return JournalUnavailable.code
+        return None if self._loops.takes_calls else NoWorker.code
 
     @property
     def ready(self) -> bool:
@@ -36,16 +45,24 @@ class Readiness:
         return self.started and not self.stopping and self.trouble is None
 
     def look(self) -> None:
-        """Say once in the log that nothing can be kept, and what to do; and once that this is over."""
-        trouble, said = self.trouble, self._said
-        if trouble is not None and trouble != said:
-            _log.error(
-                "not ready: nothing can be kept, runs are refused and those that execute wait: %s (what to do:"
-                " docs/operations.md, StrandlineJournalUnavailable)",
-                trouble,
-            )
-        elif trouble is None and said is not None:
-            _log.info("ready again: the journal keeps what is asked for")
+        """Say once in the log why runs are refused, and what to do; and once that this is over."""
+        match self.trouble:
+            case None:
+                trouble = None
+            case NoWorker.code:
+                trouble = (
+                    "no worker takes calls, runs are refused and those that were accepted wait; the lines above say why"
+                    " (what to do: docs/operations.md, StrandlineNotReady)"
+                )
+            case _:
+                trouble = (
+                    f"nothing can be kept, runs are refused and those that execute wait: {self._journal.trouble}"
+                    " (what to do: docs/operations.md, StrandlineJournalUnavailable)"
+                )
+        if trouble is not None and trouble != self._said:
+            _log.error("not ready: %s", trouble)
+        elif trouble is None and self._said is not None:
+            _log.info("ready again: runs are accepted")
         self._said = trouble
 
     @property
@@ -59,6 +76,12 @@ class Readiness:
             self.asked()
             raise Draining("the server is stopping", retry_after_s=self._retry_after_s)
         self.open()
+
+    def admit_run(self) -> None:
+        """Let a request for a run in. Raises `Draining`, `NotReady`, `NoWorker`."""
+        self.admit()
+        if not self._loops.takes_calls:
+            raise NoWorker("no worker process takes calls; the log says why", retry_after_s=self._retry_after_s)
 
     def open(self) -> None:
         """Let a request in that needs what is known once the journal is open. Raises `NotReady`."""

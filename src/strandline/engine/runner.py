@@ -278,7 +278,9 @@ class Runner:
                 assert execution.call is not None
                 self._pool.put(claim.run.key, agent, execution.call.home, claim.loss)
             del agent
-        take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot(claim.run.key))
+        take = await self._settle_at_last(
+            claim, settlement, hold=held is not None, take=self._keeps_slot(claim.run.key)
+        )
         return Ended(
             claim=claim,
             outcome=outcome,

@@ -75,7 +75,7 @@ class Service:
         self._owner = owner
         self._observer = observer
         self._tracing = tracing
-        self._readiness = Readiness(journal, clock, retry_after_s=options.retry_after_s)
+        self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
         self._dispatcher = Dispatcher(options.max_running, options.max_running_per_principal)
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops

@@ -1,6 +1,6 @@
 """What probes and people look at: `/health`, `/livez`, `/readyz`. They never wait for user code or for a disk."""
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
@@ -11,6 +11,7 @@ from strandline import __version__
 from strandline.engine.dispatcher import Share
 from strandline.engine.loops import WorkerLoad
 from strandline.engine.service import Service
+from strandline.errors import NoWorker
 from strandline.http import wire
 from strandline.http.auth import caller_of
 
@@ -39,9 +40,20 @@ class HealthBody(Struct, frozen=True, kw_only=True):
 
 
 class ProbeBody(Struct, frozen=True):
-    """One word."""
+    """One word, and where it wants somebody to do something, what that is."""
 
-    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable"]
+    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "no_worker"]
+    detail: str | UnsetType = UNSET
+
+
+NOTHING_IS_KEPT: Final = ProbeBody(
+    "journal_unavailable",
+    "Nothing can be kept. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
+)
+NO_WORKER: Final = ProbeBody(
+    "no_worker",
+    "No worker process takes calls. The log says why; docs/operations.md says what to do, under StrandlineNotReady.",
+)
 
 
 class Probes:
@@ -89,8 +101,10 @@ class Probes:
             return wire.answer(ProbeBody("ready"))
         if health.draining:
             status = ProbeBody("draining")
+        elif health.trouble is None:
+            status = ProbeBody("starting")
         else:
-            status = ProbeBody("starting" if health.trouble is None else "journal_unavailable")
+            status = NO_WORKER if health.trouble == NoWorker.code else NOTHING_IS_KEPT
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
 
 

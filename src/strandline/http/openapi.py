@@ -165,6 +165,7 @@ _RUNS: Final = (
     errors.PrincipalFull,
     errors.ServerFull,
     errors.Draining,
+    errors.NoWorker,
 )
 _V1: Final = (*_BODY, wire.NotJson, *_READING)
 

@@ -138,6 +138,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
+    errors.NoWorker: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,
     errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,

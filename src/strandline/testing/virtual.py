@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from strandline.engine.calls import CURRENT, Call, CallCancelled
+from strandline.engine.calls import Call
 from strandline.engine.loops import Flag, Load
 
 T = TypeVar("T")
@@ -87,18 +87,18 @@ class VirtualClock:
 class InlineLoops:
     """Agent loops that are the serving loop itself: what `strandline.engine.loops.Loops` promises, without threads."""
 
+    takes_calls = True
+
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task of this loop."""
         call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
-        context = copy_context()
-        context.run(CURRENT.set, call)
-        task = asyncio.get_running_loop().create_task(work(), context=context)
-        call.task = task
+        task = call.begin(work, copy_context())
         self._tasks.add(task)
-        task.add_done_callback(lambda _: self._finish(call, task))
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(call.end)
         return call
 
     def cancel(self, call: Call[Any]) -> None:
@@ -158,16 +158,6 @@ class InlineLoops:
         for task in self._tasks:
             task.cancel()
         return True
-
-    def _finish(self, call: Call[T], task: "asyncio.Task[T]") -> None:
-        self._tasks.discard(task)
-        call.task = None
-        if task.cancelled():
-            call.fail(CallCancelled())
-        elif (error := task.exception()) is not None:
-            call.fail(error)
-        else:
-            call.abandon(task.result())
 
 
 def run_virtual(main: Callable[[VirtualClock], Coroutine[Any, Any, T]]) -> T:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from strandline.agents.port import Signal
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call, CallCancelled
+from strandline.engine.calls import Call
 from strandline.engine.loops import Load, WorkerLoad
 from strandline.workers.channel import Channel, Frames
 from strandline.workers.end import WorkerEnd
@@ -36,6 +36,8 @@ SILENT_S: Final = 1.0
 """A worker that has been silent for so long is given nothing while another one is not."""
 MOVE_AT: Final = 4
 """A session whose worker executes so many runs more than another one has its agent made anew there."""
+NO_WORKER_S: Final = 5.0
+"""For so long no worker may take calls: the longest wait for one after one that took calls, and time to load."""
 SPAWN_AGAIN_S: Final = 1.0
 """How long to wait before a process that could not be started is tried again."""
 
@@ -120,6 +122,8 @@ class WorkerLoops:
         self._free: asyncio.Event = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._took_calls_at = clock.monotonic()
+        """When a worker that takes calls was last seen."""
         self._given_up = 0
         self._lost = 0
 
@@ -130,6 +134,7 @@ class WorkerLoops:
         for place, process in enumerate(self._first):
             self._ends.append(self._attended(place, process))
         await asyncio.wait([end.ready for end in self._ends])
+        self._took_calls_at = self._clock.monotonic()
 
     async def free(self) -> WorkerEnd:
         """Return the worker that has least to do, as soon as there is one."""
@@ -137,6 +142,11 @@ class WorkerLoops:
             self._free.clear()
             await self._free.wait()
         return min(free, key=lambda end: (end.silent_s() >= SILENT_S, end.running, end.agents))
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a worker takes calls, or did a moment ago: for one that dies, another is there in seconds."""
+        return any(end.is_free for end in self._ends) or self._clock.monotonic() - self._took_calls_at < NO_WORKER_S
 
     @property
     def opaque(self) -> bool:
@@ -196,12 +206,8 @@ class WorkerLoops:
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         """Run `work()` as a task of the serving loop, in a copy of the caller's context."""
-        loop = asyncio.get_running_loop()
-        call: Call[T] = Call(loop.create_future(), self)
-        context = copy_context()
-        context.run(CURRENT.set, call)
-        call.task = task = loop.create_task(work(), context=context)
-        task.add_done_callback(lambda _: _finish(call, task))
+        call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
+        call.begin(work, copy_context()).add_done_callback(call.end)
         return call
 
     def cancel(self, call: Call[Any]) -> None:
@@ -226,6 +232,8 @@ class WorkerLoops:
 
     def beat(self) -> None:
         """Ask all workers for a sign of life."""
+        if any(end.is_free for end in self._ends):
+            self._took_calls_at = self._clock.monotonic()
         for end in list(self._processes):
             end.beat()
             end.end_if_idle()
@@ -315,13 +323,3 @@ class WorkerLoops:
         task = asyncio.create_task(work, context=Context())  # not that of the run for which a worker is replaced
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _finish(call: Call[T], task: "asyncio.Task[T]") -> None:
-    call.task = None
-    if task.cancelled():
-        call.fail(CallCancelled())
-    elif (error := task.exception()) is not None:
-        call.fail(error)
-    else:
-        call.abandon(task.result())

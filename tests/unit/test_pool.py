@@ -1,0 +1,69 @@
+"""Idle agents whose loops are lost are dropped; who looks for them each second looks at loops, not at agents."""
+
+import pytest
+
+from engine_support import key
+from strandline.agents.port import Attempt, Finished
+from strandline.engine.pool import REST_AFTER_S, AgentPool
+from strandline.model import Loss
+from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
+
+
+class Idle:
+    """An agent."""
+
+    async def run(self, attempt: Attempt) -> Finished:
+        raise NotImplementedError
+
+    def rest(self) -> None:
+        """Nothing."""
+
+
+class Homes(InlineLoops):
+    """Loops of which some are lost; counts how often anybody asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: set[object] = set()
+        self.asked = 0
+        self.discarded: list[object] = []
+
+    def lives(self, home: object) -> bool:
+        self.asked += 1
+        return home not in self.lost
+
+    suits = lives
+
+    def post(self, work: object) -> None:
+        """Nothing."""
+
+    def discard(self, thing: object) -> None:
+        self.discarded.append(thing)
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(resting: bool) -> None:
+    async def main(clock: VirtualClock) -> None:
+        loops = Homes()
+        pool = AgentPool(max_agents=2000, agent_idle_s=600, clock=clock, loops=loops)
+        agents = [Idle() for _ in range(1000)]
+        for number, agent in enumerate(agents):
+            pool.put(key(f"s{number}"), agent, "ab"[number % 2], Loss())
+        if resting:
+            clock._loop.advance(REST_AFTER_S)  # type: ignore[attr-defined]
+            pool.tidy()
+        loops.asked = 0
+        pool.drop_lost()
+        assert (len(pool), loops.asked) == (1000, 2)
+        loops.lost = {"a"}
+        pool.drop_lost()
+        assert loops.discarded == agents[::2]
+        assert len(pool) == 500
+        loops.asked = 0
+        pool.drop_lost()
+        assert loops.asked == 1, "what is lost once is not asked for again"
+        pool.put(key("s0"), agents[0], "a", Loss())
+        pool.drop_lost()
+        assert len(pool) == 500, "nor is what comes from there later kept"
+
+    run_virtual(main)
