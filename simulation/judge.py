@@ -191,6 +191,11 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
         if most > life.options.max_running and (life.steady or not _may_be_left(life)):
             yield f"{most} runs executed at once in process {process}"
+        own = [each for each in claimed if each.session.principal == begun.session.principal]
+        most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in own)
+        share = life.options.max_running_per_principal
+        if share is not None and most > share and (life.steady or not _may_be_left(life)):
+            yield f"{most} runs of one principal executed at once in process {process}"
         last = [each for each in claimed if each.number >= life.options.max_attempts > 1]
         if last and begun.number >= life.options.max_attempts and not evidence.runs[begun.run].lost and life.steady:
             for each in last:

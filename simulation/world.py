@@ -312,4 +312,5 @@ def _options(chance: Chance) -> Options:
         agent_idle_s=chance.choice((0.5, 600.0)),
         input_timeout_s=chance.choice((2.0, 20.0, 60.0)),
         idempotency_retention_s=chance.choice((86400.0, 86400.0, 2.0)),
+        max_running_per_principal=chance.choice((None, None, 1, 2)),
     )

@@ -326,6 +326,22 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
     run(main())
 
 
+def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_have_room(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            served(tmp_path, max_running=2, max_running_per_principal=1) as world,
+            world.client(ADA[0]) as ada,
+            world.client(BOB[0]) as bob,
+            world.client(OPS[0]) as ops,
+        ):
+            for session in ("a", "b"):
+                assert (await ada.post(f"/v1/sessions/{session}/runs", json={"input": "hold"})).status_code == 202
+            assert (await bob.post("/chat", json={"message": "m"})).status_code == 200, "a slot is left for him"
+            assert (await ops.get("/health")).json()["principals"] == {"ada": {"claimed": 1, "waiting": 1}}
+
+    run(main())
+
+
 # -- what all may see, and what operators may ----------------------------------------------------------------
 
 

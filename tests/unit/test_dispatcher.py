@@ -271,3 +271,48 @@ def test_no_session_goes_on_with_its_own_next_run_while_another_principal_waits(
     assert dispatcher.shares() == {"p": Share(claimed=1, waiting=1), "q": Share(claimed=0, waiting=1)}
     dispatcher.ended(RunId("1"), A, taken=False)
     assert dispatcher.next() == other
+
+
+OTHER = SessionKey(Principal("q"), SessionId("a"))
+
+
+def test_a_principal_with_its_share_of_slots_leaves_the_others_and_goes_on_when_it_gives_one_back() -> None:
+    dispatcher = Dispatcher(3, per_principal=1)
+    assert dispatcher.reserve(RunId("1"), A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("2"), B)
+    dispatcher.accepted(RunId("2"), B, 1.0, reserved=False, taken=False)
+    assert dispatcher.next() is None, "it has its share"
+    assert dispatcher.reserve(RunId("3"), OTHER), "nobody waits before another principal"
+    assert not dispatcher.keeps_slot(A), "its other session waits for its slot"
+    dispatcher.ended(RunId("1"), A, taken=False)
+    assert dispatcher.next() == B
+    assert dispatcher.next() is None
+
+
+def test_sessions_of_a_principal_with_its_share_take_turns() -> None:
+    dispatcher = Dispatcher(9, per_principal=1)
+    for number, key in enumerate((A, B, A, B)):
+        dispatcher.restored(RunId(f"r{number}"), key, 0.0)
+    turns = []
+    for number in (0, 1, 2, 3):
+        key = dispatcher.next()
+        assert key is not None
+        assert dispatcher.next() is None
+        dispatcher.claimed(RunId(f"r{number}"), key)
+        dispatcher.ended(RunId(f"r{number}"), key, taken=False)
+        turns.append(key)
+    assert turns == [A, B, A, B]
+    assert dispatcher.sessions == 0
+
+
+def test_a_session_that_turns_out_empty_or_blocked_gives_its_share_back() -> None:
+    dispatcher = Dispatcher(2, per_principal=1)
+    dispatcher.restored(RunId("1"), A, 0.0)
+    dispatcher.restored(RunId("2"), B, 0.0)
+    assert dispatcher.next() == A
+    dispatcher.emptied(A)
+    assert dispatcher.next() == B
+    dispatcher.blocked(B)
+    assert dispatcher.reserve(RunId("3"), SessionKey(A.principal, SessionId("c")))

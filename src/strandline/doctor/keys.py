@@ -33,6 +33,12 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
             f"each of {len(names)} principals may fill the whole server: {settings.max_queued} runs may wait",
             "set max_queued_per_principal",
         )
+    if len(names) > 1 and settings.max_running_per_principal is None:
+        yield note(
+            "keys",
+            f"each of {len(names)} principals may have all {settings.max_running} runs that execute at once",
+            "set max_running_per_principal",
+        )
     if settings.api_keys_file is not None:
         yield from _file(Path(settings.api_keys_file))
 
