@@ -128,7 +128,10 @@ class Evidence:
         return any(attempt.asks for attempt in self.by_session[session])
 
     def was_in_vain(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted."""
+        """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted.
+
+        It may also have come again unseen, in a later process that died before the run's agent had begun.
+        """
         again = self.runs[attempt.run].attempts
         kept = self._life.runs.get(attempt.run)
         return (
@@ -137,6 +140,7 @@ class Evidence:
             and (
                 any(each.number == attempt.number for each in again if each is not attempt)
                 or (kept is not None and kept.attempt < attempt.number)
+                or any(process > attempt.process for process in self._over)
             )
         )
 

@@ -56,6 +56,10 @@ class Store(Protocol):
         """Return the journal as a process has it."""
         ...
 
+    def close(self) -> None:
+        """Give back what it takes, when the world is over."""
+        ...
+
 
 MakeStore = Callable[[Clock], Store]
 
@@ -72,6 +76,9 @@ class MemoryStore:
     def of(self, process: Process, disk: Disk) -> Journal:
         """Return it for one process."""
         return SlowJournal(self._journal, process, disk, self._owned)
+
+    def close(self) -> None:
+        """Do nothing."""
 
     def _owned(self, process: Process) -> None:
         """Note who has it from now on; whoever had it does not know that, and goes on."""

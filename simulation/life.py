@@ -72,9 +72,12 @@ def live(seed: int, make_store: MakeStore = MemoryStore, *, show: bool = False) 
 
 async def _live(seed: int, make_store: MakeStore, show: bool) -> Life:
     world = World(seed, make_store, show=show)
-    await world.play()
-    await asyncio.sleep(LONGEST_WAIT_S + 5.0 if world.perils.workers else 5.0)
-    kept = await world.all_that_is_kept()
+    try:
+        await world.play()
+        await asyncio.sleep(LONGEST_WAIT_S + 5.0 if world.perils.workers else 5.0)
+        kept = await world.all_that_is_kept()
+    finally:
+        world.close()
     record = world.record
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():

@@ -40,6 +40,10 @@ class SqliteStore:
         """Return the journal as a process has it."""
         return InlineJournal(self._connection, self._clock, process, disk)
 
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
 
 class FaultyLedger(Ledger):
     """A ledger on a disk that may be full."""

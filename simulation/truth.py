@@ -184,8 +184,10 @@ def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
     for attempts in evidence.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)
-            if expected is None or evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
-                continue  # its agent had begun before it was known that the run is not kept, or not claimed
+            if expected is None or attempt.run not in life.runs:  # (its request may have come again, as another run)
+                continue  # its agent had begun before it was known that the run is not kept
+            if evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
+                continue  # or not claimed
             if attempt.knows != expected[0]:
                 yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {expected[0]!r}"
             if attempt.going_on == int(attempt.answers) and attempt.state != expected[1]:

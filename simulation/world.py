@@ -262,6 +262,10 @@ class World:
 
     # -- the end ---------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Give back what the world takes."""
+        self._store.close()
+
     async def all_that_is_kept(self) -> Kept:
         """Open the journal once more and read it."""
         judges = Server(0, chance=self.chance, record=self.record, scripts=self.scripts, clock=self.clock)

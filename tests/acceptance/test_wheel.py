@@ -1,5 +1,6 @@
 """The wheel, in an environment that holds nothing else: what people install is all there, and works."""
 
+import json
 import re
 import subprocess
 import sys
@@ -219,3 +220,17 @@ def test_it_is_used_without_http(bin_folder: Path, folder: Path) -> None:
     answer, _, where = done.stdout.strip().rpartition(" ")
     assert answer == "ada: hello"
     assert bin_folder.parent in Path(where).parents
+
+
+def test_whatever_is_installed_with_it_is_to_be_had_for_arm64_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    pip(
+        "install", "--dry-run", "--ignore-installed", "--report", report, "--target", tmp_path / "nothing",
+        "--constraint", ROOT / "constraints.txt", "--only-binary=:all:",
+        "--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64",
+        f"{wheel}[demo,otel]",
+    )  # fmt: skip
+    found = [each["download_info"]["url"] for each in json.loads(report.read_text())["install"]]
+    compiled = [url for url in found if "aarch64" in url]
+    assert any("uvloop" in url for url in compiled)
+    assert not [url for url in found if "x86_64" in url]

@@ -87,7 +87,7 @@ OTHERS = ("-p", "no:schemathesis", "-p", "no:langsmith_plugin")
 
 
 def test_the_test_passes(folder: Path) -> None:
-    # A folder of its own: pytest deletes what earlier runs left in the shared one, which takes as long as that is large.
+    # A folder of its own: pytest deletes what earlier runs left in the shared one, which takes long where that is big.
     place = f"--basetemp={folder / 'of-its-tests'}"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OTHERS, place, "test_shop.py"],

@@ -99,6 +99,40 @@ def test_a_settle_whose_take_failed_after_its_claim_was_told_frees_one_slot_once
     assert dispatcher.next() == A
 
 
+def _a_lost_claim_is_held_while_the_settle_that_made_it_goes_on() -> Dispatcher:
+    dispatcher = Dispatcher(1)
+    assert dispatcher.reserve(RunId("1"), A)
+    dispatcher.claimed(RunId("1"), A)
+    dispatcher.accepted(RunId("1"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("2"), A)
+    dispatcher.accepted(RunId("2"), A, 1.0, reserved=False, taken=False)
+    dispatcher.claimed(RunId("2"), A)  # by the settle of run 1, whose commit fails
+    dispatcher.held(A)  # its agent still works
+    assert free_slots(dispatcher) == 0, "run 1 uses it"
+    return dispatcher
+
+
+def test_a_lost_claim_that_is_held_leaves_the_slot_to_the_claim_that_its_run_gets_then() -> None:
+    dispatcher = _a_lost_claim_is_held_while_the_settle_that_made_it_goes_on()
+    dispatcher.claimed(RunId("2"), A)
+    dispatcher.ended(RunId("1"), A, taken=True)
+    dispatcher.hold_ended(RunId("2"), A)
+    assert free_slots(dispatcher) == 0
+    dispatcher.ended(RunId("2"), A, taken=False)
+    assert free_slots(dispatcher) == 1
+    assert dispatcher.next() is None
+
+
+def test_a_session_whose_lost_claim_is_held_uses_no_slot_and_goes_on_when_that_is_over() -> None:
+    dispatcher = _a_lost_claim_is_held_while_the_settle_that_made_it_goes_on()
+    dispatcher.ended(RunId("1"), A, taken=False)
+    assert dispatcher.next() is None, "it is held"
+    dispatcher.hold_ended(RunId("2"), A)
+    dispatcher.restored(RunId("2"), A, 1.0)
+    assert dispatcher.next() == A
+    assert free_slots(dispatcher) == 0
+
+
 def test_a_refused_run_gives_its_slot_back() -> None:
     dispatcher = Dispatcher(1)
     assert dispatcher.reserve(RunId("1"), A)

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import pytest
@@ -289,3 +289,28 @@ def test_a_loop_that_was_retired_cancels_its_tasks_in_peace_when_it_is_closed() 
         assert loop.close()
 
     asyncio.run(main())
+
+
+def test_a_generator_that_nobody_went_through_is_closed_with_its_loop() -> None:
+    closed = Signal()
+    kept: list[AsyncGenerator[int, None]] = []
+
+    async def numbers() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await asyncio.sleep(0)
+            closed.set()
+
+    async def first() -> int:
+        kept.append(numbers())
+        return await anext(kept[0])
+
+    async def main() -> None:
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
+        assert await asyncio.wait_for(loops.start(first).done, 10) == 1
+        assert loops.close()
+
+    asyncio.run(main())
+    assert closed.is_set()

@@ -22,15 +22,29 @@ class Share(Struct, frozen=True):
 class _Line:
     """What the dispatcher knows of a session in which something waits or is claimed."""
 
-    __slots__ = ("asked", "busy", "claims", "ready", "waiting")
+    __slots__ = ("asked", "held", "ready", "slot", "waiting", "working")
 
     def __init__(self) -> None:
         self.waiting = 0
-        self.claims = 0
-        self.busy = False
+        self.working = 0
+        """How many claims are out that execute; more than one only where some are lost. They share one slot."""
+        self.held = 0
+        """How many are out whose runs are held; they use no slot."""
+        self.slot = False
+        """Whether it has a slot: for its claims, or for one that is on its way."""
         self.ready = False
         self.asked = False
         """Whether the journal is asked for its next run, whose claim has not come: the slot is the asker's."""
+
+    @property
+    def claims(self) -> int:
+        """How many claims are out."""
+        return self.working + self.held
+
+    @property
+    def busy(self) -> bool:
+        """Whether it must not line up: something of it goes on, or is about to."""
+        return self.slot or self.claims > 0
 
 
 class Dispatcher:
@@ -97,7 +111,7 @@ class Dispatcher:
         if self._stopped or self._free == 0 or self._ready or key in self._lines:
             return False
         self._free -= 1
-        self._line(key).busy = True
+        self._line(key).slot = True
         return True
 
     def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
@@ -126,9 +140,8 @@ class Dispatcher:
     def claimed(self, run_id: RunId, key: SessionKey) -> None:
         """Note a claim; it may come before the verb that made it has returned."""
         line = self._line(key)
-        line.busy = True
         line.asked = False
-        line.claims += 1
+        line.working += 1
         self._claimed[run_id] = self._claimed.get(run_id, 0) + 1
         if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
@@ -149,7 +162,7 @@ class Dispatcher:
             del self._ready[principal]
         line = self._lines[key]
         line.ready = False
-        line.busy = line.asked = True
+        line.slot = line.asked = True
         self._free -= 1
         return key
 
@@ -159,18 +172,24 @@ class Dispatcher:
 
     def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
         """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
-        self._unclaim(run_id, key)
+        self._unclaim(run_id)
+        self._lines[key].working -= 1
         if not taken:
             self._free_slot(key)
 
     def held(self, key: SessionKey) -> None:
-        """Give back the slot of a claim whose run has ended and that is held: its session goes on when that is over."""
-        self._free += 1
+        """Note that the run of a claim has ended and is held: its session goes on when that is over, if not before
+        with another claim that is out."""
+        line = self._lines[key]
+        line.working -= 1
+        line.held += 1
+        self._free_slot(key)
 
     def hold_ended(self, run_id: RunId, key: SessionKey) -> None:
         """Note the end of a hold."""
-        line = self._unclaim(run_id, key)
-        line.busy = False
+        self._unclaim(run_id)
+        line = self._lines[key]
+        line.held -= 1
         self._at_rest(key, line)
 
     def left(self, run_id: RunId, key: SessionKey) -> None:
@@ -189,17 +208,14 @@ class Dispatcher:
 
     def emptied(self, key: SessionKey) -> None:
         """Give back the slot of a session in which the journal found nothing to take."""
-        self._free += 1
         line = self._lines[key]
-        line.busy = line.asked = False
+        self._give_back(line)
         if not line.waiting:
             self._at_rest(key, line)
 
     def blocked(self, key: SessionKey) -> None:
         """Give back the slot of a session whose head must wait for another session's last attempt."""
-        self._free += 1
-        line = self._lines[key]
-        line.busy = line.asked = False
+        self._give_back(self._lines[key])
         self._blocked.append(key)
 
     def unblock(self) -> None:
@@ -220,34 +236,34 @@ class Dispatcher:
         If its claim had come although the journal failed, the end of that claim gives the slot back.
         """
         if self.is_asked(key):
-            self._lines[key].asked = False
             self._free_slot(key)
 
     def stop(self) -> None:
         """Let nothing start any more."""
         self._stopped = True
 
-    def _unclaim(self, run_id: RunId, key: SessionKey) -> _Line:
+    def _unclaim(self, run_id: RunId) -> None:
         if (others := self._claimed.pop(run_id) - 1) > 0:
             self._claimed[run_id] = others
-        line = self._lines[key]
-        line.claims -= 1
-        return line
 
     def _free_slot(self, key: SessionKey) -> None:
-        """Give back a slot, unless a claim of its session still uses it; line up the session if runs wait."""
+        """Give back a session's slot, unless a claim still uses it; line up the session if runs wait."""
         line = self._lines[key]
-        if line.claims:
-            return
-        self._free += 1
-        line.busy = False
-        self._at_rest(key, line)
+        if not line.working:
+            self._give_back(line)
+            self._at_rest(key, line)
+
+    def _give_back(self, line: _Line) -> None:
+        line.asked = False
+        if line.slot:
+            line.slot = False
+            self._free += 1
 
     def _at_rest(self, key: SessionKey, line: _Line) -> None:
         """Line the session up if runs wait in it; forget it if nothing goes on there."""
         if line.waiting:
             self._consider(key, line)
-        elif not (line.claims or line.busy or line.ready):
+        elif not (line.busy or line.ready):
             del self._lines[key]
 
     def _line(self, key: SessionKey) -> _Line:

@@ -35,7 +35,7 @@ DISCARD_AFTER_S = 0.5
 DEEPEST = 100
 """How many frames of a coroutine are shown."""
 LEAVE_S = 0.2
-"""How long tasks that are left when the loop is closed get to take their cancellation."""
+"""How long tasks that are left when the loop is closed get to take their cancellation, and then generators to close."""
 
 
 class Flag:
@@ -306,9 +306,14 @@ class AgentLoop:
             except BaseException:
                 # A tool that calls sys.exit() breaks out of run_forever; the loop itself is intact.
                 _log.exception("user code tried to end the agent loop; it goes on")
-        if tasks := asyncio.all_tasks(self._loop):
-            for task in tasks:
-                task.cancel()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._leave(asyncio.all_tasks(self._loop))
+        # A stream that a provider's client has open is a generator that nobody went through to its end.
+        self._leave({self._loop.create_task(self._loop.shutdown_asyncgens())})
+
+    def _leave(self, tasks: "set[asyncio.Task[Any]]") -> None:
+        if tasks:
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=LEAVE_S))
 
     def _begin(
