@@ -13,7 +13,6 @@ import pytest
 from acceptance import (
     test_crash,
     test_input_requests,
-    test_many_streams,
     test_mixed_policies,
     test_reload,
     test_stop,
@@ -159,12 +158,6 @@ def test_the_same_is_true_of_a_server_with_workers(
     assert environment({})["STRANDLINE_WORKERS"] == "2"
     given = {"at": at, "tmp_path": tmp_path}
     test(**{name: given[name] for name in inspect.signature(test).parameters})
-
-
-def test_many_who_talk_at_once_are_each_heard_whole_and_in_order_from_two_workers(tmp_path: Path) -> None:
-    with serving(f"{TARGETS / 'talking.py'}:answer", *TWO, folder=tmp_path) as server:
-        test_many_streams.test_fifty_sessions_that_talk_at_once_are_each_heard_whole_and_in_order(server)
-        assert len(workers(server)) == 2
 
 
 def test_what_cannot_be_served_is_told_as_without_workers(tmp_path: Path) -> None:
