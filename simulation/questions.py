@@ -11,7 +11,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.seen import RunEvidence
 from simulation.truth import EPOCH
-from strandline.model import Run
+from strandline.model import OnDisconnect, Run
 
 SOON_S = 1e-3
 
@@ -51,7 +51,8 @@ def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
     for question in evidence.questions.values():
         asked, answer = question.run, question.answer
         started = [run.id for run in order.get(asked.key, ())]
-        if answer is not None and answer.run_id in started:
+        asker = evidence.runs[asked.run_id]
+        if answer is not None and answer.run_id in started and _began_for_sure(evidence, asker):
             between = started[started.index(asked.run_id) + 1 : started.index(answer.run_id)]
             if between := [each for each in between if _began_for_sure(evidence, evidence.runs[each])]:
                 yield f"runs {between} started before run {answer.run_id}, which answers run {asked.run_id}"
@@ -86,14 +87,18 @@ def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> It
 
 
 def _given_up_at(evidence: Evidence, question: Question) -> Iterator[float]:
-    """Yield when somebody may have given up a question: by an interrupt, by a cancel of the run or of its session."""
+    """Yield when somebody may have given up a question: by an interrupt, by a cancel of the run or of its session,
+    or by leaving."""
     asked = question.run
     assert asked.ended_at is not None
     for run in evidence.runs.values():  # one that was told to be accepted before had nothing to give up
         came_later = not run.accepted or EPOCH + run.accepted_at >= asked.ended_at
         if run.request.session == asked.key and run.request.interrupts and came_later:
             yield EPOCH + run.request.at
-    yield from (EPOCH + at for at in evidence.runs[asked.run_id].cancelling_at)
+    asker = evidence.runs[asked.run_id]
+    yield from (EPOCH + at for at in asker.cancelling_at)
+    if asker.request.on_disconnect is OnDisconnect.CANCEL:
+        yield from (EPOCH + at for at in asker.hung_up_at)
     for sweep in evidence.sweeps.values():
         came_later = sweep.told_nth < 0 or EPOCH + sweep.told_at >= asked.ended_at
         if sweep.session == asked.key and sweep.running and came_later:

@@ -252,6 +252,9 @@ class Survey(Struct, frozen=True):
         return [*self.faults, *(each.error for each in self.settings if each.error)]
 
 
+_FOR_KEYS: Final = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
+
+
 class Resolved(Struct, frozen=True):
     """Settings, and for each of them where its value came from, in words."""
 
@@ -299,6 +302,11 @@ def resolve(
             values[name] = _convert(name, raw, hints[name], origin)
             origins[name] = origin
     settings = Settings(**values)
+    if not settings.has_keys and (blank := [name for name in _FOR_KEYS if name in environ]):
+        raise SettingsError(
+            f"{blank[0]} is set and names no key, so nobody would have to show one. Put the line of a key there"
+            " (strandline keys new NAME), or a file that has one; or unset it if everybody is to be let in."
+        )
     if settings.idempotency_retention > settings.run_retention:
         name = "run_retention" if origins["run_retention"] != "default" else "idempotency_retention"
         raise SettingsError(

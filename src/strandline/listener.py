@@ -1,6 +1,8 @@
 """The socket that a server listens on: made from the settings, or handed in by a process that holds it."""
 
+import os
 import socket
+import weakref
 
 from strandline.config import Settings
 from strandline.errors import SetupError
@@ -33,3 +35,19 @@ def inherited(descriptor: int) -> socket.socket:
     listener.set_inheritable(False)
     listener.setblocking(False)
     return listener
+
+
+def keep_from_forks(held: socket.socket) -> None:
+    """Have processes that user code forks have nothing in place of a socket, for as long as this process has it.
+
+    A pool of processes outlives a server that was killed: through it the address would stay in use.
+    """
+    kept = weakref.ref(held)
+
+    def part() -> None:
+        if (ours := kept()) is not None and ours.fileno() >= 0:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, ours.fileno(), inheritable=False)
+            os.close(nothing)
+
+    os.register_at_fork(after_in_child=part)

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from typing import Any, Final
 from strandline.engine.tracing import RUN
 from strandline.model import ANONYMOUS
 from strandline.printable import Private
+
+_log = logging.getLogger("strandline.logs")
 
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
@@ -29,6 +32,9 @@ TALKATIVE: Final = (
     "opentelemetry.baggage.propagation",
     "opentelemetry.trace.span",
 )
+
+CALLBACK: Final = re.compile(r"(?<=^Exception in callback) .*")
+"""What `asyncio` was to call, in its own message: with what it was to be called, too."""
 
 
 def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = False) -> None:
@@ -48,6 +54,20 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.CRITICAL)
     logging.captureWarnings(form == "json")
+    if form == "json":
+        threading.excepthook = _ended_thread
+        sys.unraisablehook = _uncatchable
+
+
+def _ended_thread(failure: threading.ExceptHookArgs) -> None:
+    """Log what has ended a thread, which Python would write as it is."""
+    if failure.exc_type is not SystemExit:
+        _log.error("an exception has ended a thread", exc_info=failure.exc_value)
+
+
+def _uncatchable(failure: "sys.UnraisableHookArgs") -> None:
+    """Log what was raised where nobody can catch it, in a `__del__` for instance."""
+    _log.error("an exception was raised where nobody can catch it", exc_info=failure.exc_value)
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -93,6 +113,10 @@ class AsJson(logging.Formatter):
         return json.dumps(line)
 
     def _message(self, record: logging.LogRecord) -> str:
+        if (
+            not self._details and record.name == "asyncio" and record.exc_info
+        ):  # (its further lines quote the exception)
+            return CALLBACK.sub("", record.getMessage().partition("\n")[0])
         if not self._details and isinstance(record.args, tuple):
             shown = tuple(each.instead if isinstance(each, Private) else each for each in record.args)
             return str(record.msg) % shown if shown else str(record.msg)

@@ -32,7 +32,7 @@ from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.garbage import look_less
 from strandline.http.connections import allowed, connections
 from strandline.journal.port import Journal
-from strandline.listener import listen
+from strandline.listener import keep_from_forks, listen
 from strandline.stacks import answer
 from strandline.telemetry.export import export_if_wanted, flush
 from strandline.telemetry.tally import Tally
@@ -78,6 +78,7 @@ def run(
     export_if_wanted(os.environ, settings.agent_id)
     journal = open_journal(settings, clock, tally)
     listener = listen(settings) if handed is None else handed.listener
+    keep_from_forks(listener)
     server = _Server(target, settings, clock, tally, traces, journal, keys, listener, announce, handed)
     code = uvloop.run(server.life())
     flush()

@@ -1,5 +1,6 @@
 """`kill -9` at known places: after a restart nothing that was accepted is lost, done twice, or told wrongly."""
 
+import os
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -310,3 +311,30 @@ def test_second_servers_that_give_up(at: Checkpoints, tmp_path: Path) -> None:
         assert "Stop that one" in impatient.stderr
         assert "Traceback" not in impatient.stderr + stopped.stderr
         assert first.chat("still-here")["response"] == "still-here"
+
+
+FORKS = """
+import os, signal
+
+async def agent(message, session):
+    if message == "fork":
+        child = os.fork()
+        if not child:  # as the processes of a pool: nobody tells them that the server is dead
+            os.close(1), os.close(2)
+            signal.pause()
+        return str(child)
+    return message
+"""
+
+
+def test_what_user_code_has_forked_keeps_neither_journal_nor_port_when_the_server_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(FORKS)
+    with serving(tmp_path / "agent.py", "--lock-wait", "0", folder=tmp_path, port=free_port()) as server:
+        child = int(server.chat("fork")["response"])
+        try:
+            server.kill()
+            server.start()
+            assert server.chat("hello")["response"] == "hello"
+            os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)

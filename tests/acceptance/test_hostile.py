@@ -187,6 +187,7 @@ WRONG: Final = {
         431,
         "head_too_large",
     ),
+    "many small headers": (b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 1_000, 431, "head_too_large"),
     "a header without an end": (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000, 431, "head_too_large"),
     "a long path": (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431, "head_too_large"),
 }

@@ -872,6 +872,7 @@ def test_an_accept_whose_commit_fails_is_refused_and_its_claim_is_lost(path: Pat
             with pytest.raises(JournalUnavailable, match="disk failed"):
                 await journal.accept(new("a"), WIDE, take=True)
             stale = await anext(claims)
+            assert stale.loss.is_known()
             assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
             for verb in (
                 journal.stage(stale.token, RoundStarted(said("x"))),
@@ -912,12 +913,15 @@ def test_a_settle_whose_commit_fails_is_made_durable_without_another_claim(path:
             assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
             stale = await anext(claims)
             assert stale.run.run_id == "b"
+            assert [first.loss.is_known(), stale.loss.is_known()] == [False, True]
             assert (await journal.load(key())).length == 2
             with pytest.raises(ClaimLost):
                 await journal.settle(stale.token, done("no", "no"), take=True)
             assert [each.run_id for each in await journal.read(WaitingQuery())] == ["b"]
             assert await journal.take(key()) is Take.TAKEN
-            assert (await anext(claims)).run.attempt == 1
+            again = await anext(claims)
+            assert again.run.attempt == 1
+            assert not again.loss.is_known()
 
     asyncio.run(main())
 

@@ -1,6 +1,5 @@
 """The README is true: its code runs as it stands there, its links lead somewhere, its guarantees name real tests."""
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -94,11 +93,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     assert len(names) > 10
     defined = set()
     for file in (ROOT / "tests").rglob("test_*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                defined.add(node.name)
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                defined.add(node.target.id)
+        defined |= set(re.findall(r"^ *(?:def |class )?((?:test_|Test)\w+)", file.read_text(), re.MULTILINE))
     assert names <= defined, names - defined
 
 

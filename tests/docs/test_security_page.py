@@ -1,6 +1,5 @@
 """`docs/security.md`: each line of the threat model names tests that there are, and its commands do what it says."""
 
-import ast
 import re
 import subprocess
 from pathlib import Path
@@ -18,14 +17,8 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def defined() -> set[str]:
-    names = set()
-    for file in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/strandline/testing").rglob("*.py")]:
-        names |= {
-            node.name
-            for node in ast.walk(ast.parse(file.read_text()))
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        }
-    return names
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src/strandline/testing").rglob("*.py")]
+    return {name for file in files for name in re.findall(r"^ *(?:async )?def (\w+)", file.read_text(), re.MULTILINE)}
 
 
 def test_every_line_of_the_threat_model_names_a_test_that_exists() -> None:

@@ -37,6 +37,15 @@ def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     assert resolve({}, {"STRANDLINE_PORT": "", "PORT": ""}, folder=tmp_path).settings.port == 8080
 
 
+@pytest.mark.parametrize(("variable", "value"), [("API_KEYS", ""), ("API_KEYS", " , "), ("API_KEYS_FILE", "")])
+def test_keys_that_somebody_wanted_and_that_are_none_let_nobody_in(variable: str, value: str, tmp_path: Path) -> None:
+    """As `docker run --env STRANDLINE_API_KEYS="$KEYS"` without `KEYS`, in an image that allows to have none."""
+    environment = {f"STRANDLINE_{variable}": value, "STRANDLINE_ALLOW_ANONYMOUS": "1"}
+    with pytest.raises(SettingsError, match=f"STRANDLINE_{variable} is set and names no key"):
+        resolve({}, environment, folder=tmp_path)
+    assert resolve({"api_keys_file": "keys"}, environment, folder=tmp_path).settings.has_keys
+
+
 def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
     environment = {"STRANDLINE_ALLOWED_HOSTS": "a.example, b.example", "STRANDLINE_ALLOW_ANONYMOUS": "1"}
     settings = resolve({}, environment, folder=tmp_path).settings

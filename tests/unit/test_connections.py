@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
-from strandline.http.connections import Connection, allowed, connections
+from strandline.http.connections import MAX_BEHIND, MAX_HEADERS, Connection, allowed, connections
 from strandline.http.crowd import FOR_PROBES, Crowd
 from strandline.telemetry.tally import Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -237,6 +237,8 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
             (echo, 10, b"no HTTP at all\r\n\r\n", "malformed"),
             (echo, 10, b"GET / HTTP/1.1\r\nx: " + bytes(70_000), "malformed"),
             (echo, 10, b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000, "head_too_large"),
+            (echo, 10, b"GET / HTTP/1.1\r\n" + b"a:\r\n" * (MAX_HEADERS + 2), "head_too_large"),
+            (slow, 10, INNER * (MAX_BEHIND + 2), "too_many_behind"),
             (echo, 10, b"GET / HTTP/1.1\r\n", "request_timeout"),
             (echo, 10, b"", None),
             (echo, 10, INNER, None),
@@ -464,5 +466,50 @@ def test_a_connection_with_a_request_behind_the_one_in_work_waits_for_us_and_is_
         ends = [wire.ended]
         await asyncio.sleep(30)
         assert [wire.ended] == ends
+
+    run_virtual(life)
+
+
+def test_so_many_requests_may_wait_behind_the_one_in_work_and_no_more_are_kept() -> None:
+    """A read brings 14,000 of the shortest, and each would take some KB until it is answered."""
+
+    async def life(clock: VirtualClock) -> None:
+        begun, let = [], asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.append(scope["path"])
+            await let.wait()
+            await echo(scope, receive, send)
+
+        wire, connection = connected(slow)
+        connection.data_received(INNER * (MAX_BEHIND + 1))
+        await settle()
+        let.set()
+        for _ in range(MAX_BEHIND):
+            await settle()
+        assert wire.written.count(b"HTTP/1.1 200 ") == len(begun) == MAX_BEHIND + 1, "all of them are answered"
+        assert not wire.ended
+
+        let.clear()
+        wire, connection = connected(slow)
+        connection.data_received(b"GET / HTTP/1.1\r\n\r\n" * 14_000)
+        assert wire.ended == "closed"
+        assert not wire.written, "nothing that could be taken for an answer"
+        assert len(connection.pipeline) == MAX_BEHIND
+        connection.connection_lost(None)
+        let.set()
+        await settle()
+
+    run_virtual(life)
+
+
+def test_a_request_has_so_many_headers_and_no_more_are_kept() -> None:
+    async def life(clock: VirtualClock) -> None:
+        for headers, status in ((MAX_HEADERS, b"200"), (MAX_HEADERS + 1, b"431"), (16_000, b"431")):
+            wire, connection = connected(echo)
+            connection.data_received(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * headers + b"\r\n")
+            assert len(connection.headers) <= MAX_HEADERS
+            await settle()
+            assert wire.written.startswith(b"HTTP/1.1 %b " % status)
 
     run_virtual(life)

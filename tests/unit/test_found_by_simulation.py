@@ -1,17 +1,20 @@
 """What the simulation has found, each reduced to the least that shows it."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from engine_support import Played, Stubborn, key, play_round, send, serving, settled, tool_texts
 from engine_support import history as history_of
-from strandline.agents.port import Attempt
+from strandline.agents.port import Attempt, SessionAgent
 from strandline.engine.dispatcher import Dispatcher
+from strandline.engine.pool import AgentPool
 from strandline.errors import ClaimLost
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Change, ChangeAnswer, Delete, Take
-from strandline.model import ANONYMOUS, RunId, RunStatus, SessionKey, Settlement, Token
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.model import ANONYMOUS, Loss, RunId, RunStatus, SessionKey, Settlement, Token
+from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
 def test_a_run_that_had_begun_does_not_end_without_trace_because_it_waits_again_for_too_long() -> None:
@@ -54,6 +57,26 @@ def test_a_take_that_fails_after_its_claim_was_told_frees_its_slot_once() -> Non
     dispatcher.untaken(a)
     assert dispatcher.next() == b
     assert dispatcher.next() is None, "there is one slot"
+
+
+@pytest.mark.parametrize("when", ["before it is put", "while it is there"])
+def test_the_agent_of_a_claim_that_was_lost_is_given_to_no_later_run(when: str) -> None:
+    """The commit of a settle fails when the next run has begun; that one ends when others have had their turn."""
+
+    async def main(clock: VirtualClock) -> None:
+        pool = AgentPool(max_agents=9, agent_idle_s=9, clock=clock, loops=InlineLoops())
+        stale, later, loss = cast(SessionAgent, object()), cast(SessionAgent, object()), Loss()
+        if when == "while it is there":
+            pool.put(key(), stale, None, loss)
+            loss.note()
+            assert pool.pop(key()) is None
+        pool.put(key(), later, None, Loss())
+        loss.note()
+        pool.put(key(), stale, None, loss)
+        assert pool.pop(key()) is later
+        assert len(pool) == 0
+
+    run_virtual(main)
 
 
 def test_a_run_that_was_claimed_again_before_its_lost_claim_was_noticed_can_wait_again() -> None:

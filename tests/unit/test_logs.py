@@ -1,10 +1,13 @@
 """A server's log: its forms, which run a line belongs to, and what it keeps to itself."""
 
+import asyncio
+import gc
 import json
 import logging
 import re
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import uvloop
 
 from strandline.engine.tracing import RUN
 from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
@@ -56,6 +60,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[di
     """Return a function that sets a JSON log up, has something logged, and returns the lines."""
     root = logging.getLogger()
     before = {name: logging.getLogger(name).level for name in ("root", "strandline", *TALKATIVE)}
+    hooks = threading.excepthook, sys.unraisablehook
 
     def lines(act: Callable[[], object], **settings: Any) -> list[dict[str, Any]]:
         log_to_stderr(**{"form": "json", **settings})
@@ -63,6 +68,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[di
         return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
     yield lines
+    threading.excepthook, sys.unraisablehook = hooks
     logging.captureWarnings(False)
     for handler in [each for each in root.handlers if isinstance(each.formatter, AsJson | AsText)]:
         root.removeHandler(handler)
@@ -131,6 +137,68 @@ def test_an_exception_is_one_field_and_says_nothing_unless_that_is_wanted(logged
     [line] = logged(fail, details=True)
     assert line["message"] == "it failed: ValueError: secret"
     assert "secret too" in line["exception"]
+
+
+class Raises:
+    def __del__(self) -> None:
+        raise ValueError("secret")
+
+
+def raise_it(*said: str) -> None:
+    raise ValueError("secret")
+
+
+async def in_a_task() -> None:
+    raise_it()
+
+
+async def forget_a_task() -> None:
+    task = asyncio.ensure_future(in_a_task())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+
+
+async def call_soon() -> None:
+    asyncio.get_running_loop().call_soon(raise_it, "secret")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+def in_a_thread() -> None:
+    thread = threading.Thread(target=raise_it)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (forget_a_task, "Task exception was never retrieved"),
+        (call_soon, "Exception in callback"),
+        (in_a_thread, "an exception has ended a thread"),
+        (Raises, "an exception was raised where nobody can catch it"),
+    ],
+    ids=["a task", "a callback", "a thread", "nobody"],
+)
+def test_what_nobody_has_caught_is_a_line_without_a_word_of_what_it_says(
+    logged: Logged, act: Callable[[], Any], message: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    def uncaught() -> None:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            if asyncio.iscoroutinefunction(act):
+                runner.run(act())
+            else:
+                act()
+
+    [line] = logged(uncaught)
+    assert "secret" not in json.dumps(line)
+    assert line["message"] == message
+    assert re.match(r"ValueError\n  .*test_logs\.py:\d+ in (raise_it|__del__)", line["exception"])
+    [line] = logged(uncaught, details=True)
+    assert "ValueError: secret" in line["exception"]
 
 
 def test_pythons_own_warnings_are_lines_of_a_json_log(logged: Logged) -> None:

@@ -2,7 +2,7 @@
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
 puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal. One whose loop is
-lost, or much busier than another one, is never given out.
+lost, or much busier than another one, or that has worked for a claim that is lost, is never given out.
 """
 
 from collections import Counter, OrderedDict
@@ -14,18 +14,19 @@ from msgspec import Struct
 from strandline.agents.port import SessionAgent
 from strandline.clock import Clock
 from strandline.engine.loops import Loops
-from strandline.model import SessionKey
+from strandline.model import Loss, SessionKey
 
 REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
 
 
 class _Idle(Struct, frozen=True):
-    """An idle agent, the loop that it was built on, and since when it is idle."""
+    """An idle agent, the loop that it was built on, since when it is idle, and the loss of the claim it worked for."""
 
     agent: SessionAgent
     home: object
     since: float
+    loss: Loss
 
 
 class AgentPool:
@@ -46,8 +47,10 @@ class AgentPool:
     def pop(self, key: SessionKey) -> SessionAgent | None:
         """Take out the agent of a session, if it is here and had better be used than one made anew."""
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
-        if entry is None or self._loops.suits(entry.home):
-            return None if entry is None else entry.agent
+        if entry is None:
+            return None
+        if self._loops.suits(entry.home) and not entry.loss.is_known():
+            return entry.agent
         self._loops.discard(entry.agent)
         return None
 
@@ -63,13 +66,19 @@ class AgentPool:
             if not self._unwanted[key]:
                 del self._unwanted[key]
 
-    def put(self, key: SessionKey, agent: SessionAgent, home: object) -> None:
-        """Keep an agent, which was built on the loop `home`, until its session's next run."""
+    def put(self, key: SessionKey, agent: SessionAgent, home: object, loss: Loss) -> None:
+        """Keep an agent, which was built on the loop `home`, until its session's next run.
+
+        If the claim that it worked for is lost, or will be, what it knows is in no history: it is not given out.
+        """
+        if loss.is_known():  # by now the agent of a later claim may be here
+            self._loops.discard(agent)
+            return
         self.drop(key)
         if key in self._unwanted:
             self._loops.discard(agent)
             return
-        self._agents[key] = _Idle(agent, home, self._clock.monotonic())
+        self._agents[key] = _Idle(agent, home, self._clock.monotonic(), loss)
         if len(self) > self._max_agents:
             _, oldest = (self._resting or self._agents).popitem(last=False)
             self._loops.discard(oldest.agent)

@@ -276,7 +276,7 @@ class Runner:
             agent = execution.take_agent()
             if agent is not None:
                 assert execution.call is not None
-                self._pool.put(claim.run.key, agent, execution.call.home)
+                self._pool.put(claim.run.key, agent, execution.call.home, claim.loss)
             del agent
         take = await self._settle_at_last(claim, settlement, hold=held is not None, take=self._keeps_slot())
         return Ended(

@@ -31,6 +31,10 @@ from strandline.http.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""
+MAX_HEADERS: Final = 200
+"""Of a request: one of four bytes takes a hundred in memory, and as long to read as a long one."""
+MAX_BEHIND: Final = 16
+"""Requests behind the one in work: one of 18 bytes takes some KB in memory, and they come 14,000 at a time."""
 OF_FILES: Final = 3 / 4
 """Part of the files that a process may open which connections may be; journal and agents open files too."""
 
@@ -196,6 +200,10 @@ class Connection(HttpToolsProtocol):
                 raise wire.Malformed
             self._upgrading = self.parser.get_http_version()
             return
+        if len(self.pipeline) == MAX_BEHIND:
+            self._crowd.on_end("too_many_behind")
+            self._close()
+            raise wire.Malformed
         self._unread = 0
         self._in_body = True
         super().on_headers_complete()
@@ -212,8 +220,12 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header in; not if it comes behind a body, where no proxy has looked at it."""
-        if not self._in_body:
-            super().on_header(name, value)
+        if self._in_body:
+            return
+        if len(self.headers) == MAX_HEADERS:
+            self._refuse_head()
+            raise wire.HeadTooLarge
+        super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body in."""
@@ -278,7 +290,8 @@ class Connection(HttpToolsProtocol):
         self._has_to_take()
 
     def _refuse_head(self) -> None:
-        self.refuse(wire.HeadTooLarge(f"line and headers of a request may have at most {MAX_HEAD_BYTES} bytes"))
+        most = f"at most {MAX_HEAD_BYTES} bytes, and there may be {MAX_HEADERS} of them"
+        self.refuse(wire.HeadTooLarge(f"line and headers of a request may have {most}"))
 
 
 def connections(*, most: int, patience_s: float, on_end: Told = untold) -> Callable[..., HttpToolsProtocol]:

@@ -15,7 +15,8 @@ FOR_PROBES: Final = 100
 
 Told = Callable[[str], object]
 """Told why a connection was ended before its time: the code of what its client was told, `idle` if it had asked nothing
-and made room, `not_taken` if it took nothing of its answer."""
+and made room, `not_taken` if it took nothing of its answer, `too_many_behind` if it
+asked on and on without waiting for any."""
 
 
 def untold(reason: str) -> None:

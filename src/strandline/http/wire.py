@@ -76,7 +76,7 @@ class BodyTooLarge(errors.CallerError):
 
 
 class HeadTooLarge(errors.CallerError):
-    """The request's line and headers are larger than 64 KiB."""
+    """The request's line and headers are larger than 64 KiB, or more than 200."""
 
     code = "head_too_large"
 

@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import struct
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,6 +164,9 @@ class Ownership:
         self._path = lock_of(path)
         self._clock = clock
         self._fd: int | None = None
+        kept = weakref.ref(self)
+        # What user code forks would hold the lock, too, and might outlive this process.
+        os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
 
     async def acquire(self, owner: str, *, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
         """Take the lock, waiting up to `wait_s` for another holder, without blocking the event loop.
@@ -208,6 +212,11 @@ class Ownership:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+
+
+def _left_to_parent(held: Ownership | None) -> None:
+    if held is not None:
+        held.release()
 
 
 class Holder(NamedTuple):

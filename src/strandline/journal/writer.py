@@ -268,6 +268,8 @@ class Writer:
 
 def _undo(store: Store, batch: Sequence[Job], error: Exception, *, out: bool) -> None:
     """Roll back and leave each job as it was, with `error` as what it fails with if it is not run again."""
+    for claim in store.made:
+        claim.loss.note()
     store.made.clear()
     store.rollback()
     store.make_room(error)

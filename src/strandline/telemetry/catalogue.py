@@ -93,7 +93,8 @@ METRICS: Final = (
     _counter("clients_lost", "Clients whose connection ended before their answer",
              lambda seen: seen.vitals.health.lost_clients),
     Metric("counter", "connections_cut",
-           "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`",
+           "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`,"
+           " `too_many_behind`",
            lambda seen: [((reason,), count) for reason, count in seen.tally.cuts.items()], ("reason",)),
     _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
            lambda seen: seen.vitals.subscribers),

@@ -18,7 +18,15 @@ NO_CODE: Final = "none"
 REFUSALS: Final = tuple(
     kind.code for kind in (Draining, JournalUnavailable, NotReady, PrincipalFull, QueueFull, ServerFull)
 )
-CUTS: Final = ("head_too_large", "idle", "malformed", "no_connection_left", "not_taken", "request_timeout")
+CUTS: Final = (
+    "head_too_large",
+    "idle",
+    "malformed",
+    "no_connection_left",
+    "not_taken",
+    "request_timeout",
+    "too_many_behind",
+)
 """Why connections are ended before their time: see `strandline.http.crowd`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
