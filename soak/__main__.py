@@ -29,11 +29,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000, help="how often servers are ended [1000]")
     parser.add_argument("--seed", type=int, default=None, help="of the schedule [by chance]")
     parser.add_argument("--keep", action="store_true", help="keep the folder though nothing was wrong")
-    parser.add_argument("--workers", type=int, default=1, help="in how many processes each server's agents live [1]")
     options = parser.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="strandline-soak-"))
-    faults = asyncio.run(soak(folder, options.kills, seed, options.workers))
+    faults = asyncio.run(soak(folder, options.kills, seed))
     if not faults and not options.keep:
         shutil.rmtree(folder)
     if not faults:
@@ -46,9 +45,9 @@ def main() -> int:
     return 1
 
 
-async def soak(folder: Path, kills: int, seed: int, workers: int) -> list[str]:
+async def soak(folder: Path, kills: int, seed: int) -> list[str]:
     """Run a trial, and show how far it is."""
-    trial = Trial(folder, kills=kills, seed=seed, flags=["--workers", str(workers)])
+    trial = Trial(folder, kills=kills, seed=seed)
     interrupted = False
 
     def interrupt() -> None:
