@@ -87,10 +87,11 @@ async def _race(url: str, n: int, session_id: str, all_inside: Callable[[], None
             for number, question in enumerate(questions, 1):
                 group.create_task(ask(question))
                 while True:
+                    answered = len(answers)  # (looked at first: whoever is answered meanwhile would count twice)
                     health = await _health(client)
                     processing |= health["processing"]
                     depths.append(health["queue_depth"])
-                    if _count(health) - before + len(answers) >= number:
+                    if _count(health) - before + answered >= number:
                         break
             if all_inside is not None:
                 all_inside()

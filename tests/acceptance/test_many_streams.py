@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,12 +31,18 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def test_fifty_sessions_that_talk_at_once_are_each_heard_whole_and_in_order(server: Server) -> None:
     def hear(number: int) -> list[Sent]:
-        asked = {"input": f"{PIECES} 6 in step with {SESSIONS}"}
+        asked = {"input": f"{PIECES} 6 in step at {rendezvous.getsockname()[1]}"}
         with listening(server, "POST", f"/v1/sessions/s{number}/runs", json=asked) as ear:
             return ear.rest()
 
-    with ThreadPoolExecutor(SESSIONS) as pool:
+    with (
+        closing(socket.create_server(("127.0.0.1", 0), backlog=SESSIONS)) as rendezvous,
+        ThreadPoolExecutor(SESSIONS + 1) as pool,
+    ):
+        rendezvous.settimeout(DEADLINE_S)
+        steps = pool.submit(keep_in_step, rendezvous)
         all_heard = list(pool.map(hear, range(SESSIONS)))
+        assert steps.result(DEADLINE_S) == PIECES
     whole = [f"{number} ".ljust(6, ".") for number in range(PIECES)]
     for heard in all_heard:
         numbered = [each.id for each in heard if each.id is not None]
@@ -65,6 +71,20 @@ def test_clients_that_do_not_read_slow_no_run_and_take_no_memory_and_hear_of_wha
     assert "stream.gap" in kinds
     assert kinds[-1] == "run.finished"
     assert len(events[-1]["output"]) == LONG * WIDE
+
+
+def keep_in_step(rendezvous: socket.socket) -> int:
+    """Let all sessions say each piece when all have said the one before; return how many pieces that were."""
+    with ExitStack() as stack:
+        talking = [stack.enter_context(rendezvous.accept()[0]) for _ in range(SESSIONS)]
+        for each in talking:
+            each.settimeout(DEADLINE_S)
+        steps = 0
+        while all(each.recv(1) for each in talking):
+            for each in talking:
+                each.sendall(b".")
+            steps += 1
+        return steps
 
 
 def unchunked(answer: bytes) -> bytes:

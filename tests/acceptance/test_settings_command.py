@@ -24,7 +24,8 @@ def test_every_setting_is_one_line_in_a_pipe(tmp_path: Path) -> None:
     assert next(line for line in lines if line.startswith("port ")).split()[:3] == ["port", "8080", "default"]
 
 
-def test_where_values_come_from(tmp_path: Path) -> None:
+def test_where_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acceptance.server.WORKERS", None)  # (nothing is set but by this test)
     (tmp_path / "strandline.toml").write_text('port = 9000\nmax_running = 3\nidempotent_tools = ["a", "b"]\n')
     (tmp_path / "other.toml").write_text("max_running = 4\n")
     lines = settings(tmp_path, "--changed", PORT="9001", AGENT_ID="ada").stdout.splitlines()

@@ -157,7 +157,8 @@ def test_an_async_tool_that_blocks_all_agents_is_given_up_and_other_sessions_go_
         assert other.result(DEADLINE_S).json()["response"] == "answer to hello"
         assert chat(server, "after", "bad")["response"] == "answer to after"
         assert tool_results(server.history("bad")) == [UNKNOWN_OUTCOME]
-        assert "given up" in server.stderr
+        # A worker ends by its hold, if that is over before its loop is found to be blocked for good.
+        assert "is given up" in server.stderr or "something works there that nobody waits for" in server.stderr
         server.terminate()
         assert server.ended() == 0, "the process leaves although the thread works on"
     finally:

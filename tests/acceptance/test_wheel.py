@@ -202,7 +202,8 @@ def test_it_is_mounted_in_a_fastapi_app(bin_with_fastapi: Path, bin_folder: Path
     assert bin_folder.parent in Path(done.stdout).parents
 
 
-def test_it_serves_from_a_script(bin_folder: Path, folder: Path) -> None:
+def test_it_serves_from_a_script(bin_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acceptance.server.WORKERS", None)  # (they have to load what they serve by its name)
     with running(bin_folder / "python", "serve_it.py", folder=folder) as server:
         assert server.chat("hello", "ada")["response"] == "ada: hello"
         server.terminate()

@@ -1,20 +1,44 @@
 """Agents in worker processes of a real server: spread, killed, wedged, and gone with it."""
 
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from acceptance import (
+    test_crash,
+    test_input_requests,
+    test_mixed_policies,
+    test_reload,
+    test_stop,
+    test_targets,
+    test_timeouts,
+)
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, Server, ran, refused, serving, tool_results, until
+from acceptance.server import DEADLINE_S, TARGETS, Server, environment, ran, refused, serving, tool_results, until
 from strandline.history import UNKNOWN_OUTCOME
 
 AGENT = TARGETS / "agent.py"
 TWO = ("--workers", "2")
+THE_SAME = [
+    test_crash.test_killed_with_runs_at_every_place,
+    test_crash.test_killed_before_a_round_is_durable,
+    test_crash.test_killed_by_the_first_act_of_a_tool,
+    test_input_requests.test_killed_when_the_answer_was_accepted,
+    test_mixed_policies.test_two_hundred_requests_of_all_policies_leave_nothing_lost_and_nothing_broken,
+    test_reload.test_a_run_in_a_chain_of_tools_goes_on_in_the_new_code,
+    test_stop.test_what_does_not_finish_within_the_grace,
+    test_stop.test_stopped_at_any_instant,
+    test_targets.test_a_graph_that_was_in_the_middle_when_the_server_died_is_never_run_twice,
+    test_targets.test_with_external_history_the_conversation_is_in_the_session_managers_files,
+    test_timeouts.test_a_server_whose_threads_are_used_up_drains_and_exits_with_70,
+]
+"""Of all that is claimed of servers, what two kinds of processes and their deaths have most to do with."""
 
 
 @pytest.fixture
@@ -124,6 +148,16 @@ def test_code_that_keeps_pythons_lock_for_good_is_killed_with_its_worker_and_die
         until(lambda: not any(map(is_there, after)), "no worker outlives its server", 5.0)
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("test", THE_SAME, ids=lambda test: test.__name__.removeprefix("test_"))
+def test_the_same_is_true_of_a_server_with_workers(
+    test: Callable[..., None], at: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acceptance.server.WORKERS", "2")
+    assert environment({})["STRANDLINE_WORKERS"] == "2"
+    given = {"at": at, "tmp_path": tmp_path}
+    test(**{name: given[name] for name in inspect.signature(test).parameters})
 
 
 def test_what_cannot_be_served_is_told_as_without_workers(tmp_path: Path) -> None:

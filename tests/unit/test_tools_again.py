@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strands import Agent, tool
-from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
+from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEvent
 from strands.types.tools import AgentTool
 
 from engine_support import key, untold
 from strandline.agents.strands import StrandsTarget
+from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.attempt import LiveAttempt
 from strandline.errors import ClaimLost
@@ -246,6 +247,34 @@ def test_a_tool_whose_outcome_is_told_as_unknown_is_not_started() -> None:
     assert live is not None
     assert world.started == [("look", "l")]
     assert told_results(live.messages)["p"]["content"] == [{"text": UNKNOWN_OUTCOME}]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is_told_so(again: bool) -> None:
+    """Only of one that no earlier attempt has begun it is known that nothing of it was done."""
+    signal = Signal()
+
+    def stop(event: BeforeToolsEvent) -> None:
+        signal.set()
+        event.agent.cancel()
+
+    async def main() -> LiveAttempt:
+        calls = [call("look", {"n": 1}, "l"), call("pay", {"n": 2}, "p")]
+        world = World(one_round(*calls), hooks=[(stop, BeforeToolsEvent)])
+        journal: Any = Facts(open_round(*calls) if again else [])
+        progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "pay"])
+        assert progress is not None
+        agent = await StrandsTarget(world.make, takes_session_id=False, description="test").build(key(), NEW, progress)
+        claim, clock = Claim(token=TOKEN, run=RUN), SystemClock()
+        live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, untold(clock))
+        await agent.run(live)
+        assert world.started == []
+        return live
+
+    told = told_results(asyncio.run(main()).messages)
+    expected = UNKNOWN_OUTCOME if again else NOT_STARTED
+    assert [(each, told[each]["content"]) for each in sorted(told)] == [(each, [{"text": expected}]) for each in "lp"]
+    assert {given["status"] for given in told.values()} == {"error"}
 
 
 def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_after_it_stopped_itself() -> None:

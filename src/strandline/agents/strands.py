@@ -202,7 +202,7 @@ class StrandsAgent:
     async def _result(self, attempt: Attempt) -> AgentResult:
         """Run the agent and report what it does; return what it returns."""
         reports = self._reports
-        reports.attempt = attempt
+        reports.begin(attempt)
         result: AgentResult | None = None
         stream = self._agent.stream_async(
             cast(Any, self._prompt(attempt)),

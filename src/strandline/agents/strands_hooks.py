@@ -23,6 +23,7 @@ from strands.hooks import (
 from strandline.agents.port import Attempt
 from strandline.agents.window import Origins
 from strandline.errors import AgentFailed
+from strandline.history import UNKNOWN_OUTCOME
 from strandline.model import Message, StateRecord
 
 CANCELLED_BY_USER = "Cancelled by user"
@@ -40,6 +41,8 @@ class Reports:
 
     def __init__(self, agent: Agent, origins: Origins, state_of: Callable[[Agent], StateRecord]) -> None:
         self.attempt: Attempt | None = None
+        self._given = 0
+        """How many messages of the run the attempt has begun with: a round that is open then, others have begun."""
         self._agent = agent
         self._origins = origins
         self._state_of = state_of
@@ -51,6 +54,11 @@ class Reports:
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(self._tool_returned, AfterToolCallEvent, order=FIRST)
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
+
+    def begin(self, attempt: Attempt) -> None:
+        """Report to an attempt that begins."""
+        self.attempt = attempt
+        self._given = len(attempt.messages)
 
     async def tell_returned(self) -> None:
         """Report the results of tools that had ended when the run broke off before all hooks had seen them."""
@@ -75,7 +83,7 @@ class Reports:
         if attempt.signal.is_set():
             if message["content"] == [{"text": CANCELLED_BY_USER}]:
                 return
-            told = _told_not_started(told)
+            told = _told_not_started(told, begun_before=len(attempt.messages) <= self._given)
         if message["role"] == "user" and (left := _left_without_result(attempt.messages, message)):
             raise AgentFailed(f"a tool tried to end the process, and left no result ({', '.join(left)})")
         self._origins.remember(message, self._origins.length + len(attempt.messages))
@@ -118,11 +126,12 @@ class Reports:
             self._returned.pop(id(event.tool_use), None)
 
 
-def _told_not_started(message: Message) -> Message:
+def _told_not_started(message: Message, *, begun_before: bool) -> Message:
     """Say of tools that Strands did not start because of a cancel that nothing of them was done: the model of the
-    run that goes on later can call them again."""
+    run that goes on later can call them again. Those that an earlier attempt has begun may have been at work there."""
+    text = UNKNOWN_OUTCOME if begun_before else NOT_STARTED
     content = [
-        {"toolResult": {**block["toolResult"], "content": [{"text": NOT_STARTED}]}}
+        {"toolResult": {**block["toolResult"], "content": [{"text": text}]}}
         if "toolResult" in block and block["toolResult"].get("content") == [{"text": TOOL_CANCELLED}]
         else block
         for block in message["content"]
