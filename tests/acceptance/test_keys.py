@@ -213,7 +213,9 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
     made(tmp_path, "bob", "--operator")
     several = found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0")
     assert several["ok"] == "2 for ada, bob; 1 of operators"
-    assert "may fill the whole server" in several["note"]
+    assert "may fill the whole server: 10000 runs may wait, 64 execute" in several["note"]
+    bounds = {"STRANDLINE_MAX_QUEUED_PER_PRINCIPAL": "9", "STRANDLINE_MAX_RUNNING_PER_PRINCIPAL": "9"}
+    assert "note" not in found(STRANDLINE_API_KEYS_FILE="keys", STRANDLINE_HOST="0.0.0.0", **bounds)
     assert "problem" not in several
     file.chmod(0o666)
     assert "others than its owner can write" in found(STRANDLINE_API_KEYS_FILE="keys")["problem"]

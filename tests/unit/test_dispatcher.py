@@ -293,8 +293,8 @@ def test_a_principal_with_its_share_of_slots_leaves_the_others_and_goes_on_when_
 
 def test_sessions_of_a_principal_with_its_share_take_turns() -> None:
     dispatcher = Dispatcher(9, per_principal=1)
-    for number, key in enumerate((A, B, A, B)):
-        dispatcher.restored(RunId(f"r{number}"), key, 0.0)
+    for number, session in enumerate((A, B, A, B)):
+        dispatcher.restored(RunId(f"r{number}"), session, 0.0)
     turns = []
     for number in (0, 1, 2, 3):
         key = dispatcher.next()

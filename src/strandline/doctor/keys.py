@@ -27,17 +27,16 @@ def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     names = sorted({key.principal for key in ring.keys})
     operators = sum(key.operator for key in ring.keys)
     yield ok("keys", f"{len(ring)} for {', '.join(names)}; {operators} of operators")
-    if len(names) > 1 and settings.max_queued_per_principal is None:
+    unbound = {
+        "max_queued_per_principal": f"{settings.max_queued} runs may wait",
+        "max_running_per_principal": f"{settings.max_running} execute",
+    }
+    unset = [name for name in unbound if getattr(settings, name) is None]
+    if len(names) > 1 and unset:
         yield note(
             "keys",
-            f"each of {len(names)} principals may fill the whole server: {settings.max_queued} runs may wait",
-            "set max_queued_per_principal",
-        )
-    if len(names) > 1 and settings.max_running_per_principal is None:
-        yield note(
-            "keys",
-            f"each of {len(names)} principals may have all {settings.max_running} runs that execute at once",
-            "set max_running_per_principal",
+            f"each of {len(names)} principals may fill the whole server: {', '.join(unbound[name] for name in unset)}",
+            f"set {' and '.join(unset)}",
         )
     if settings.api_keys_file is not None:
         yield from _file(Path(settings.api_keys_file))
