@@ -362,8 +362,8 @@ class Journal(Protocol):
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim once, as it is made; ends when the journal is closed. One consumer.
 
-        A claim may be told before it is durable. If its commit fails, its `loss` is noted before another claim is made in
-        the session.
+        A claim may be told before it is durable. If its commit fails, its `loss` is noted before another claim is made
+        in its session.
         """
         ...
 
