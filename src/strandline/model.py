@@ -385,6 +385,11 @@ class Loss:
         """Note that it is."""
         self._known = True
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loss) and other._known is self._known
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 class Claim(Struct, frozen=True, kw_only=True):
     """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers."""

@@ -262,6 +262,11 @@ def test_what_cannot_be_read_is_refused_with_400(server: Server) -> None:
     error(post("/invocations", json={"prompt": 7}), 400, "invalid")
     error(post("/invocations", json={"prompt": "x", "priority": 9}), 400, "invalid")
     error(post("/invocations", json={"prompt": "x"}, headers={SESSION: "a/b"}), 400, "invalid")
+    twice = httpx.Headers([(SESSION, session("one")), (SESSION.lower(), session("two"))])
+    told = error(post("/invocations", json={"prompt": "x"}, headers=twice), 400, "invalid")
+    assert told["details"] == f"the request has two {SESSION} headers; send one"
+    for name in ("one", "two"):
+        assert server.client.get(f"/v1/sessions/{session(name)}").status_code == 404
     error(post("/invocations", json={"prompt": "x" * MAX_BODY}), 413, "body_too_large")
     error(server.client.get("/invocations"), 405, "method_not_allowed")
 

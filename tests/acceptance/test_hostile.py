@@ -230,6 +230,41 @@ def test_a_header_behind_a_body_is_none(served: tuple[Server, Checkpoints]) -> N
     assert ids[0] != ids[1]
 
 
+ROUTES: Final[dict[str, tuple[dict[str, object], int]]] = {
+    "/chat": ({"message": "deep"}, 422),
+    "/v1/sessions/deep/runs": ({"input": "deep"}, 422),
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "deep"}]}, 400),
+    "/invocations": ({"prompt": "deep"}, 400),
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_deep_metadata_is_refused_by_every_route_and_what_is_taken_fails_no_run(
+    served: tuple[Server, Checkpoints], path: str
+) -> None:
+    server, at = served
+    body, status = ROUTES[path]
+
+    def sent(levels: int) -> Answer:
+        metadata = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
+        told = f'{json.dumps(body)[:-1]}, "metadata": {metadata}}}'.encode()
+        with clients(server, 1) as (client,):
+            headers = ("Content-Type: application/json", "Prefer: wait=20")
+            return client.send(post(told, *headers, path=path)).answer()
+
+    before = len(at.steps)
+    for levels in (101, 960):
+        answer = sent(levels)
+        assert answer.status == status
+        assert "metadata must be nested at most 100 levels deep" in answer.body
+        assert "make it flatter" in answer.body
+    assert len(at.steps) == before
+    answer = sent(100)
+    assert answer.status == 200
+    assert "agent_error" not in answer.body, answer
+    assert len(at.steps) > before
+
+
 # -- slow -------------------------------------------------------------------------------------------------
 
 

@@ -330,6 +330,9 @@ def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
     error(post(place, content="{}"), 415, "not_json")
     error(raw(server, messages=said, padding="x" * MAX_BODY), 413, "body_too_large")
     error(post(place, json={"messages": said}, headers={"X-Session-Id": "a/b"}), 400, "invalid")
+    twice = httpx.Headers([("X-Session-Id", "one"), ("x-session-id", "two")])
+    told = error(post(place, json={"messages": said}, headers=twice), 400, "invalid")
+    assert told["message"] == "the request has two X-Session-Id headers; send one"
     error(post(place, json={"messages": said}, headers={"Host": "example.com"}), 403, "foreign")
     gone = server.client.get(place)
     error(gone, 405, "method_not_allowed")

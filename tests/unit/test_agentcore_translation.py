@@ -95,6 +95,14 @@ def test_the_session_is_named_by_a_header_whatever_its_case() -> None:
             named_session(Headers({SESSION: wrong}))
 
 
+@pytest.mark.parametrize("second", ["first", "other", "", "a/b"])
+def test_a_session_that_two_headers_name_is_refused(second: str) -> None:
+    name = SESSION.lower().encode()  # (as servers hand it over, whatever its case was)
+    headers = Headers(raw=[(name, b"first"), (name, second.encode())])
+    with pytest.raises(Invalid, match=f"the request has two {SESSION} headers; send one"):
+        named_session(headers)
+
+
 def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     told = told_by(Headers({REQUEST_ID: "r1", "traceparent": trace, "baggage": "x" * (LONGEST + 1), "tracestate": ""}))

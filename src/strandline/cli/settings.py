@@ -83,6 +83,8 @@ def _print(shown: list[Told]) -> None:
     ]
     name_width, value_width = (max(len(row[at]) for row in cells) for at in (0, 1))
     origin_width = max(len(row[2]) for row in cells)
+    if console.is_terminal:  # where it is narrow, a long value with a short origin may push that to the right
+        value_width = min(value_width, console.width - name_width - origin_width - 2)
     margin = name_width + value_width + origin_width + 6
     for each, (name, value, origin) in zip(shown, cells, strict=True):
         gap = " " if console.is_terminal and margin - 2 > console.width else "  "

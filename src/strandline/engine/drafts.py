@@ -1,6 +1,7 @@
 """From what is asked for to the run that the journal is to accept: limits, defaults, lane and key. Values only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
@@ -9,6 +10,10 @@ from strandline.engine.asked import Request, check_answers, in_range, within
 from strandline.engine.options import Options
 from strandline.errors import Invalid
 from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, RunId, responses
+
+METADATA_LEVELS: Final = 100
+"""How deep metadata may be nested, itself counted: whatever copies or prints it on the way to a tool calls itself for
+each level, and comes to the end of Python's stack after some hundreds."""
 
 
 class Drafts:
@@ -49,9 +54,14 @@ class Drafts:
         )
 
     def _check_size(self, request: Request) -> None:
-        """Raise `Invalid` for metadata that is too large: it is shown with its run, in lists too."""
+        """Raise `Invalid` for metadata that is too large, since it is shown with its run, in lists too, or too deep."""
         if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
             raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
+        if _is_deeper(request.metadata, METADATA_LEVELS):
+            raise Invalid(
+                f"metadata must be nested at most {METADATA_LEVELS} levels deep; make it flatter, or send what is deep"
+                " as JSON in a string"
+            )
 
     def _priority(self, request: Request) -> int:
         return in_range(self._options.priority if request.priority is None else request.priority)
@@ -61,3 +71,21 @@ class Drafts:
             return None
         ended_before = now - self._options.idempotency_retention_s
         return Keyed(request.idempotency_key, request.fingerprint, ended_before)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Tell whether objects and lists are nested in a value for more than so many levels, without recursion."""
+    level = [value]
+    for _ in range(levels):
+        level = [inner for each in level for inner in _inner(each)]
+    return any(isinstance(each, dict | list | tuple) for each in level)
+
+
+def _inner(value: object) -> Iterable[object]:
+    match value:
+        case dict():
+            return value.values()
+        case list() | tuple():
+            return value
+        case _:
+            return ()

@@ -1,6 +1,7 @@
 """What callers are shown: runs, sessions and history as the journal has them, and what runs do now."""
 
 import asyncio
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -36,7 +37,10 @@ from strandline.model import (
     SessionView,
 )
 
-HISTORY_PAGE = 500
+HISTORY_PAGE: Final = 500
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""How much of a history, as the JSON that is kept, is read and held at once: a page that many ask for at the same time
+costs memory and the serving loop's time for each of them, however large the messages are that some agent has left."""
 
 
 class Reading:
@@ -125,9 +129,9 @@ class Reading:
         return await self._journal.read(AllSessionsQuery(after, limit))
 
     async def history_page(self, key: SessionKey, before: int | None, limit: int, discarded: bool) -> HistoryPage:
-        """Return a page of history, oldest message first."""
+        """Return a page of history, oldest message first, that ends by its bytes too."""
         self._readiness.asked()
-        return await self._journal.read(HistoryQuery(key, before, limit, discarded))
+        return await self._journal.read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
 
     async def history(self, key: SessionKey, count: int, include_tool_messages: bool) -> list[Message]:
         """Return the last `count` messages of a session, oldest first; 0 is all."""
@@ -135,8 +139,10 @@ class Reading:
         self._readiness.asked()
         kept: list[Message] = []
         before: int | None = None
+        # Where all is wanted, small pages would only have those who ask at the same time hold it at the same time.
+        most_bytes = PAGE_BYTES if count else None
         while True:
-            page = await self._journal.read(HistoryQuery(key, before, HISTORY_PAGE))
+            page = await self._journal.read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
             messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
             kept = messages + kept
             if page.first == 0 or (count and len(kept) >= count):

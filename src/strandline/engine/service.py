@@ -313,7 +313,11 @@ class Service:
     async def history_page(
         self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
     ) -> HistoryPage:
-        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too."""
+        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too.
+
+        No more than `limit`, and fewer where they are large: `first` of the page is where it begins, and the `before`
+        of the next one; 0 is the end.
+        """
         return await self._reading.history_page(key, before, limit, discarded)
 
     async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:

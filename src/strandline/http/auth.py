@@ -12,11 +12,13 @@ import asyncio
 from typing import Final
 
 from msgspec import Struct
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strandline.access.keyring import KnownKey
 from strandline.access.source import Keys
+from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.guard import EXEMPT
 from strandline.model import ANONYMOUS, Principal, SessionKey, session_id
@@ -52,6 +54,17 @@ def principal_of(request: Request) -> Principal:
 def session_of(request: Request, name: str) -> SessionKey:
     """Return the session of whoever asks that has this name. Raises `Invalid` for a name that no session can have."""
     return SessionKey(principal_of(request), session_id(name))
+
+
+def session_header(headers: Headers, name: str) -> str | None:
+    """Return the session that a header names, None without it.
+
+    Raises `Invalid` if it is there twice: whoever has looked at the request on its way may have read the other one.
+    """
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise Invalid(f"the request has two {name} headers; send one")
+    return values[0] if values else None
 
 
 class Access:

@@ -296,14 +296,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                         return None
                     return self._shown(run)
                 case HistoryQuery():
-                    session = self._sessions.get(query.key) or KeptSession()
-                    end = len(session.history) if query.before is None else min(query.before, len(session.history))
-                    first = max(0, end - query.limit)
-                    indices = session.indices(first, end, discarded=query.discarded)
-                    hidden = [place for place, index in enumerate(indices) if index in session.discarded]
-                    messages = session.messages(first, end, discarded=query.discarded)
-                    pending = session.question is not None and end == len(session.history) and bool(messages)
-                    return HistoryPage(messages, first, hidden, pending)
+                    return self._show_history(query)
                 case WaitingQuery():
                     later = (sequence for sequence in self._waiting if sequence > query.after)
                     page = [self._waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]

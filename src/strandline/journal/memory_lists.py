@@ -1,22 +1,36 @@
-"""What the memory journal lists: the sessions of a principal or of all, the runs of a session."""
+"""What the memory journal lists: the sessions of a principal or of all, the runs and the history of a session."""
 
-from strandline.journal.kept import KeptRun
+from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.port import (
     AllSessionsPage,
     AllSessionsQuery,
+    HistoryPage,
+    HistoryQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
     SessionsPage,
     SessionsQuery,
 )
-from strandline.journal.rules import place_of
+from strandline.journal.rules import Room, place_of
 from strandline.journal.steps import Steps
 from strandline.model import SessionView
 
 
 class MemoryLists(Steps):
     """Pages of lists. Whoever asks holds the lock."""
+
+    def _show_history(self, query: HistoryQuery) -> HistoryPage:
+        session = self._sessions.get(query.key) or KeptSession()
+        end = len(session.history) if query.before is None else min(query.before, len(session.history))
+        first, start, room = end, max(0, end - query.limit), Room(query.most_bytes)
+        while first > start and room.takes(len(session.history[first - 1])):
+            first -= 1
+        indices = session.indices(first, end, discarded=query.discarded)
+        hidden = [place for place, index in enumerate(indices) if index in session.discarded]
+        messages = session.messages(first, end, discarded=query.discarded)
+        pending = session.question is not None and end == len(session.history) and bool(messages)
+        return HistoryPage(messages, first, hidden, pending)
 
     def _list_sessions(self, query: SessionsQuery) -> SessionsPage:
         keys = sorted(key for key in self._sessions if key.principal == query.principal)

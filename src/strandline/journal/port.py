@@ -227,12 +227,17 @@ class HistoryQuery(Struct, frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 
     Those of discarded runs count as messages, and are left out of the page unless `discarded`.
+
+    With `most_bytes` the page ends before it has more than that of them, counted as the bytes of JSON that
+    `strandline.encoding.encode_messages` makes of each; those that are left out count, too. Of one message there is
+    always room. None: no matter how many.
     """
 
     key: SessionKey
     before: int | None = None
     limit: int = 100
     discarded: bool = False
+    most_bytes: int | None = None
 
 
 class HistoryPage(Struct, frozen=True):

@@ -150,4 +150,4 @@ def last_message(connection: sqlite3.Connection, key: SessionKey) -> Message:
     found = find_session(connection, key)
     assert found is not None
     tail = found.tail
-    return between(connection, key, found.no, tail, tail.length - 1, tail.length, hidden=False)[-1][1]
+    return between(connection, key, found.no, tail, tail.length - 1, tail.length)[-1][1]

@@ -1,12 +1,14 @@
 """What is read from the SQLite journal: committed state, on connections and threads of its own."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -14,7 +16,7 @@ from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
-from strandline.journal.rules import Rank, drawn, spans
+from strandline.journal.rules import Rank, Room, drawn, spans
 from strandline.journal.seal import (
     agent_owner,
     damaged_record,
@@ -62,7 +64,9 @@ _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
+_message: Final = decoder(Message)
 _messages: Final = decoder(list[Message])
+_raw_messages: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _outcome: Final = decoder(Outcome)
 _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
@@ -269,7 +273,7 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
             messages.append(span.message)
             origins.append(None)
             continue
-        for index, message, _ in between(connection, key, session, tail, *span, hidden=False):
+        for index, message in between(connection, key, session, tail, *span):
             messages.append(message)
             origins.append(index)
     return AgentRecord(
@@ -282,55 +286,100 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
 
 
 def between(
-    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int, *, hidden: bool
-) -> list[tuple[int, Message, int]]:
-    """Return messages `start` to `end`, with their indices and whether they were discarded; such only if `hidden`."""
+    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int
+) -> list[tuple[int, Message]]:
+    """Return messages `start` to `end` with their indices, without those of discarded runs."""
+    found: list[tuple[int, Message]] = []
+    with closing(rows_back(connection, key, session, tail, start, end)) as rows:
+        for first, count, discarded, stored in rows:
+            messages = messages_in(stored, key, first, count, discarded=discarded)
+            if not discarded:
+                found += ((index, messages[index - first]) for index in inside(first, count, start, end))
+    found.reverse()
+    return found
+
+
+def rows_back(
+    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int
+) -> Generator[tuple[int, int, bool, bytes]]:
+    """Yield the rows that hold messages `start` to `end`, the newest first, each read when it is its turn.
+
+    For each the index of its first message, how many it has, whether they were discarded, and these. Raises
+    `JournalUnavailable` where one is missing.
+    """
     mark = connection.execute(
         "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
         (session, end),
     ).fetchone()
-    rows = connection.execute(
-        f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain JOIN history USING (no)"
-        " WHERE history.first < ? ORDER BY no",
+    missing = "the history of session {} before message {}"
+    above, joins = end, False
+    # Not sorted, which would read them all at once: a chain comes link by link, and each has to join the one before.
+    asked = connection.execute(
+        f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
+        " WHERE history.first < ?",
         (tail.row if mark is None else mark[0], start, end),
     )
-    found: list[tuple[int, Message, int]] = []
-    until: int | None = None
-    for first, count, discarded, stored in rows:
-        if first != until and (until is not None or first > start):
-            raise damaged_record(f"the history of session {key.session_id} before message {first}")
-        until = first + count
-        if stored is None and not count:
-            continue
-        messages = messages_in(stored or b"", key, first, count, discarded=bool(discarded))
-        if discarded <= hidden:
-            found += ((index, each, discarded) for index, each in enumerate(messages, first) if start <= index < end)
-    if start < end and (until is None or until < end):
-        raise damaged_record(f"the history of session {key.session_id} before message {end}")
-    return found
+    with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
+        for first, count, discarded, stored in asked:
+            if first + count != above if joins else first + count < end:
+                raise damaged_record(missing.format(key.session_id, above))
+            above, joins = first, True
+            if stored is not None or count:
+                yield first, count, bool(discarded), stored or b""
+    if start < min(end, above):
+        raise damaged_record(missing.format(key.session_id, above))
+
+
+def inside(first: int, count: int, start: int, end: int) -> range:
+    """Return which of a row's messages are among `start` to `end`, by their indices, the last one first."""
+    return range(min(end, first + count) - 1, max(start, first) - 1, -1)
 
 
 def messages_in(stored: bytes, key: SessionKey, first: int, count: int, *, discarded: bool) -> list[Message]:
     """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
-    what = f"the history of session {key.session_id} from message {first} on"
-    messages = read_sealed(_messages, stored, what, history_owner(key, first, discarded=discarded))
+    return _messages_as(_messages, stored, key, first, count, discarded=discarded)
+
+
+def _messages_as(
+    decode: Callable[[bytes], list[T]], stored: bytes, key: SessionKey, first: int, count: int, *, discarded: bool
+) -> list[T]:
+    what = _row(key, first)
+    messages = read_sealed(decode, stored, what, history_owner(key, first, discarded=discarded))
     if len(messages) != count:
         raise damaged_record(what)
     return messages
 
 
+def _row(key: SessionKey, first: int) -> str:
+    return f"the history of session {key.session_id} from message {first} on"
+
+
 def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
-    """Return a page of a session's history."""
+    """Return a page of a session's history. Of a row no more is decoded than what stands on the page."""
     found = find_session(connection, query.key)
     if found is None:
         return HistoryPage([], 0)
-    session, tail = found.no, found.tail
+    key, tail = query.key, found.tail
     end = tail.length if query.before is None else min(query.before, tail.length)
-    first = max(0, end - query.limit)
-    messages = between(connection, query.key, session, tail, first, end, hidden=query.discarded)
-    hidden = [place for place, (_, _, discarded) in enumerate(messages) if discarded]
-    pending = bool(messages) and end == tail.length and is_open(connection, session)
-    return HistoryPage([message for _, message, _ in messages], first, hidden, pending)
+    start = max(0, end - query.limit)
+    first, room = end, Room(query.most_bytes)
+    shown: list[tuple[Message, bool]] = []
+    with closing(rows_back(connection, key, found.no, tail, start, end)) as rows:
+        for begin, count, discarded, stored in rows:
+            raws = _messages_as(_raw_messages, stored, key, begin, count, discarded=discarded)
+            for index in inside(begin, count, start, end):
+                raw = bytes(raws[index - begin])
+                if not room.takes(len(raw)):
+                    break
+                first = index
+                if discarded <= query.discarded:
+                    shown.append((read_sealed(_message, raw, _row(key, begin), 0), discarded))
+            if room.is_full:
+                break
+    shown.reverse()
+    hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
+    pending = bool(shown) and end == tail.length and is_open(connection, found.no)
+    return HistoryPage([message for message, _ in shown], first, hidden, pending)
 
 
 def is_open(connection: sqlite3.Connection, session: int) -> bool:

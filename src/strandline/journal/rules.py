@@ -123,6 +123,26 @@ def place_of(cursor: str | None) -> tuple[str, Any]:
     return kind, tuple(map(int, numbers)) if kind != "h" else int(numbers[0])
 
 
+class Room:
+    """What is left of the bytes that a page of history may have, None: any number. Of one message there is room."""
+
+    __slots__ = ("_left", "_taken", "is_full")
+
+    def __init__(self, most_bytes: int | None) -> None:
+        self._left = most_bytes
+        self._taken = False
+        self.is_full = False
+        """Whether a message had no room: the page ends with the one that was taken before."""
+
+    def takes(self, size: int) -> bool:
+        """Tell whether there is room for a message of so many bytes, and take it."""
+        if self._left is not None:
+            self.is_full = self.is_full or (self._taken and size > self._left)
+            self._left -= size
+        self._taken = True
+        return not self.is_full
+
+
 def first_fence(epoch: int) -> int:
     """Return the smallest fence of an owner; every fence of a later owner (a larger epoch) is larger."""
     return epoch << 32

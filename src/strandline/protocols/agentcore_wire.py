@@ -9,12 +9,14 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from strandline.encoding import encode
 from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.auth import session_header
 from strandline.http.wishes import Response as Answered
 from strandline.http.wishes import Responses, Wishes
 from strandline.model import (
@@ -69,9 +71,9 @@ def prompt_of(body: Invocation) -> str | Responses:
     return asked
 
 
-def named_session(headers: Mapping[str, str]) -> SessionId:
-    """Return the session of an invocation. Raises `Invalid` for a name that no session can have."""
-    name = headers.get(SESSION)
+def named_session(headers: Headers) -> SessionId:
+    """Return the session of an invocation. Raises `Invalid` for a name that no session can have, and for two."""
+    name = session_header(headers, SESSION)
     if name is None:
         return DEFAULT_SESSION
     try:

@@ -18,7 +18,7 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.auth import session_of
+from strandline.http.auth import session_header, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
 from strandline.http.sse import EventResponse
@@ -85,7 +85,7 @@ class OpenAI:
     async def complete(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer, whole or piece by piece."""
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode, READS)
-        key = session_of(request, named_session(request.headers.get(SESSION), body))
+        key = session_of(request, named_session(session_header(request.headers, SESSION), body))
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         again = idempotency_key(request)
         ticket = await self._service.submit(wished(key, prompt_of(body), replace(body, metadata=kept), again, sent))

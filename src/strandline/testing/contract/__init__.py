@@ -22,6 +22,7 @@ from strandline.testing.contract.inputs import InputsContract
 from strandline.testing.contract.keys import KeysContract
 from strandline.testing.contract.line import LineContract
 from strandline.testing.contract.lists import ListsContract
+from strandline.testing.contract.pages import PagesContract
 from strandline.testing.contract.pauses import PausesContract
 from strandline.testing.contract.policies import PoliciesContract
 from strandline.testing.contract.principals import PrincipalsContract
@@ -40,6 +41,7 @@ class JournalContract(
     InputsContract,
     KeysContract,
     ListsContract,
+    PagesContract,
     PoliciesContract,
     PausesContract,
     PrincipalsContract,

@@ -1,0 +1,84 @@
+"""What every journal reads of a history: pages that are bounded in bytes, too."""
+
+# ruff: noqa: D102 (a test's name is its claim)
+
+from strandline.encoding import encode_messages
+from strandline.journal.port import HistoryPage, HistoryQuery
+from strandline.model import Message, Outcome, RunStatus, Settlement
+from strandline.testing.contract.scenario import Contract, scenario
+from strandline.testing.desk import Desk, key, said
+
+
+class PagesContract(Contract):
+    """Pages that end by their bytes, and all of them together."""
+
+    @scenario
+    async def test_a_page_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
+        """Counted message by message, wherever a run begins; of one there is always room."""
+        every, sizes = await _mixed(desk)
+
+        async def page(before: int | None, most_bytes: int | None, limit: int = 99) -> HistoryPage:
+            query = HistoryQuery(key(), before=before, limit=limit, discarded=True, most_bytes=most_bytes)
+            return await desk.journal.read(query)
+
+        length = len(every)
+        for _ in range(2):
+            for before in range(1, length + 1):
+                for first in range(before):
+                    exact = sum(sizes[first:before])
+                    assert (await page(before, exact)).first == first
+                    assert (await page(before, exact + 1)).messages == every[first:before]
+                    assert (await page(before, exact - 1)).first == min(first + 1, before - 1)
+                    assert (await page(before, exact, limit=2)).first == max(first, before - 2)
+                assert (await page(before, 0)).messages == every[before - 1 : before]
+            assert await page(0, 0) == HistoryPage([], 0)
+            assert (await page(None, sum(sizes))).messages == every
+            assert (await page(None, None)).messages == every, "nothing is cut for who has not asked for it"
+            await desk.restart()
+
+    @scenario
+    async def test_what_a_discarded_run_left_takes_its_room_on_a_page(self, desk: Desk) -> None:
+        """Shown or not: else a page would be read over as much as there is of it."""
+        _, sizes = await _mixed(desk)
+        hidden = [4, 5, 6]
+        exact = sum(sizes[hidden[0] : hidden[-1] + 1])
+        for seen in (False, True):
+            query = HistoryQuery(key(), before=hidden[-1] + 1, discarded=seen, most_bytes=exact)
+            page = await desk.journal.read(query)
+            assert (page.first, len(page.messages)) == (hidden[0], len(hidden) if seen else 0)
+
+    @scenario
+    async def test_all_pages_together_are_the_whole_history_whatever_their_bytes(self, desk: Desk) -> None:
+        every, _ = await _mixed(desk)
+        assert len({str(message) for message in every}) == len(every)
+        for most_bytes in (0, 60, 100, 300, 1_000, 5_000, 100_000):
+            for discarded in (False, True):
+                found: list[Message] = []
+                before: int | None = None
+                while before != 0:
+                    query = HistoryQuery(key(), before, limit=7, discarded=discarded, most_bytes=most_bytes)
+                    page = await desk.journal.read(query)
+                    found = [*page.messages, *found]
+                    assert before is None or page.first < before
+                    before = page.first
+                assert found == (every if discarded else [*every[:4], *every[7:]])
+
+
+async def _mixed(desk: Desk) -> tuple[list[Message], list[int]]:
+    """Have runs leave messages of all sizes; return these, and how many bytes each takes as JSON."""
+    picture: Message = {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": bytes(3_000)}}}]}
+    left = [
+        said("0", "1" * 40, "2" * 5_000),
+        said("3"),
+        [],
+        [*said("ü" * 30), picture, *said("hidden " * 20)],
+        said(*(str(number) * (7 * number) for number in range(6, 18))),
+        [],
+    ]
+    for number, messages in enumerate(left):
+        discarded = "hidden" in str(messages)
+        outcome = Outcome(status=RunStatus.FAILED if discarded else RunStatus.SUCCEEDED)
+        claim = await desk.start(f"r{number}")
+        await desk.settle(claim, Settlement(outcome=outcome, messages=messages, discarded=discarded))
+    every = [message for messages in left for message in messages]
+    return every, [len(encode_messages(message)) for message in every]
