@@ -513,6 +513,8 @@ def test_a_damaged_row_of_history_is_named_and_every_other_session_goes_on(origi
         await journal.open("test", max_attempts=3)
         with pytest.raises(JournalUnavailable, match=r"session s0 from message 4 on is damaged"):
             await journal.read(HistoryQuery(key("s0")))
+        page = await journal.read(HistoryQuery(key("s0"), most_bytes=0))
+        assert (page.first, len(page.messages)) == (7, 1), "nothing is read beyond the row in which a page ends"
         assert len((await journal.read(HistoryQuery(key("s1")))).messages) == 8
         await journal.close()
 

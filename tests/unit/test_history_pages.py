@@ -28,6 +28,7 @@ async def pages(client: httpx.AsyncClient, session: str, **query: Any) -> list[l
         assert response.status_code == 200
         page = response.json()
         assert len(response.content) < PAGE_BYTES + 10_000 or len(page["messages"]) == 1
+        assert page["messages"], "a page that goes nowhere"
         found.append(page["messages"])
         if page["next_cursor"] is None:
             return found
