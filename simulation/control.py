@@ -208,7 +208,8 @@ def keyed(life: Life, evidence: Evidence) -> Iterator[str]:
         runs.sort(key=lambda run: run.sequence)
         for earlier, later in pairwise(runs):
             over = earlier.ended_at
-            if over is None or over >= later.created_at - life.options.idempotency_retention_s:
+            # (Where the clock is set back, what was over has been forgotten.)
+            if over is None or (life.steady and over >= later.created_at - life.options.idempotency_retention_s):
                 yield f"the key {key} stood for run {earlier.run_id}, and run {later.run_id} was accepted with it"
     for text in evidence.reused:
         request = evidence.requests[text]
