@@ -12,7 +12,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.cutting import cutting
-from acceptance.server import DEADLINE_S, TARGETS, free_port, serving, texts
+from acceptance.server import DEADLINE_S, TARGETS, free_port, serving, texts, until
 from strandline import AsyncClient, Client, ClientError
 from strandline.client import (
     Conflict,
@@ -153,6 +153,7 @@ def test_a_run_that_waits_while_the_server_restarts_is_answered(at: Checkpoints,
         asked = server.submit(client.chat, "three", "s")  # type: ignore[arg-type]
         server.line_up_behind("four", "s")
         server.terminate()
+        until(lambda: server.client.get("/readyz").status_code == 503, "it stops")  # else two might still begin
         at.release()
         assert server.ended() == 0
         server.start()
