@@ -108,7 +108,9 @@ def cancelled_all(life: Life, evidence: Evidence) -> Iterator[str]:
                 continue
             # (A run whose claim was made has to begin yet, and is asked to end only if that is wanted.)
             waited = sweep.running or (life.steady and (kept.started_at or 0) - EPOCH > sweep.told_at + SOON_S)
-            first = min(run.attempts, key=lambda each: each.began_nth, default=None)
+            # (In a process that does not know yet that another one has its claim, an agent may begin in vain.)
+            begun = [each for each in run.attempts if each.began_nth < each.ended_nth]
+            first = min(begun, key=lambda each: each.began_nth, default=None)
             began = first is not None and first.began_nth > sweep.told_nth and not first.was_on_its_way(sweep.told_at)
             if waited and not run.lost and began:
                 yield f"run {run.id} waited when its session was cancelled, and began"
