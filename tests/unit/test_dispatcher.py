@@ -162,6 +162,18 @@ def test_a_session_in_which_nothing_was_found_is_not_asked_again_until_a_run_arr
     assert dispatcher.next() == A
 
 
+def test_a_session_in_which_nothing_was_found_is_forgotten_when_all_that_waits_has_left() -> None:
+    dispatcher = Dispatcher(1)
+    for name in ("1", "2"):
+        dispatcher.restored(RunId(name), A, 0.0)
+    assert dispatcher.next() == A
+    dispatcher.emptied(A)  # it waits for input, for instance
+    dispatcher.left(RunId("1"), A)
+    assert dispatcher.next() is None, "one that leaves opens nothing"
+    dispatcher.left(RunId("2"), A)
+    assert dispatcher.sessions == 0
+
+
 def test_nothing_starts_after_a_stop() -> None:
     dispatcher = Dispatcher(4)
     dispatcher.restored(RunId("1"), A, 0.0)

@@ -319,6 +319,7 @@ class Claims:
         match changed:
             case Changed(existed=True):
                 self._no_longer_waits(run_id, key, outcome)
+                self._pump()
             case NotDue(deadline) if self._dispatcher.is_waiting(run_id):
                 if deadline is None:
                     self.limits.stands(run_id, key)

@@ -208,7 +208,9 @@ class Dispatcher:
             line.waiting -= 1
             if key in self._blocked:  # it may have been what had to wait for another session's last attempt
                 self._blocked.remove(key)
-            self._at_rest(key, line)
+                self._at_rest(key, line)
+            elif not line.waiting:
+                self._at_rest(key, line)
 
     def resumed(self, key: SessionKey) -> None:
         """Line up a session of which the journal would give nothing, if runs wait in it."""
