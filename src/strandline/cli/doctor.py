@@ -1,6 +1,7 @@
 """`strandline doctor`: look at everything that a server needs, and say what to do where something is wrong."""
 
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ import typer
 
 from strandline.cli import say
 from strandline.cli.complete import TARGETS, TOML
+from strandline.exits import INTERRUPTED
 
 if TYPE_CHECKING:
+    from strandline.doctor.agent import Trial
     from strandline.doctor.finding import Finding
 
 PROBLEMS: Final = 1
@@ -44,7 +47,16 @@ def doctor(
     """
     from strandline.doctor.finding import Level
 
-    findings = list(_looked(target, config))
+    trials: list[Trial] = []
+
+    def leave(*signalled: object) -> None:
+        # Without an exception: most of the time it would come out of an import, where Python loses some.
+        for trial in trials:
+            trial.kill()
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, leave)
+    findings = list(_looked(target, config, trials))
     if as_json:
         from strandline.encoding import encode
 
@@ -55,7 +67,7 @@ def doctor(
         raise typer.Exit(PROBLEMS)
 
 
-def _looked(target: str | None, config: Path | None) -> Iterator["Finding"]:
+def _looked(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
     from strandline.config import DEFAULT, Settings, survey
     from strandline.doctor import kept, keys, machine, place
     from strandline.doctor.agent import Trial
@@ -64,6 +76,7 @@ def _looked(target: str | None, config: Path | None) -> Iterator["Finding"]:
     found = survey(os.environ, toml=config)
     settings = Settings(**{each.name: each.value for each in found.settings if not each.error})
     trial = Trial(target, settings)  # takes the longest: it goes on meanwhile
+    trials.append(trial)
     try:
         yield machine.python()
         yield from machine.packages()

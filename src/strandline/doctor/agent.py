@@ -58,7 +58,12 @@ class Trial:
 
     def stop(self) -> None:
         """End the process and whatever it has started."""
+        self.kill()
+        if self._process is not None:
+            self._process.communicate()
+
+    def kill(self) -> None:
+        """Have them end, without waiting for that."""
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.communicate()
