@@ -2,7 +2,8 @@
 
 One line of JSON for each beginning and each end of a tool, and for each call of the model. A line is one `write` to a
 file opened with O_APPEND: it is there whole, in the order of all processes, once the call has returned, whatever then
-becomes of its writer. Knows nothing of servers.
+becomes of its writer. One that is killed in the call may leave the beginning of a line (Linux cuts a write off at the
+end of a page): what it was about to do has not begun. Knows nothing of servers.
 """
 
 import os
@@ -78,7 +79,7 @@ class Ledger:
             how=how,
             parent=self._parent,
         )
-        os.write(self._fd, msgspec.json.encode(line) + b"\n")
+        os.write(self._fd, b"\n" + msgspec.json.encode(line) + b"\n")  # (apart from what a killed writer has left)
         if kind != "model":
             os.fsync(self._fd)
 
@@ -101,4 +102,5 @@ class Reader:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield self._decoder.decode(line)
+                if line.endswith(b"}\n"):
+                    yield self._decoder.decode(line)
