@@ -113,9 +113,8 @@ class AsJson(logging.Formatter):
         return json.dumps(line)
 
     def _message(self, record: logging.LogRecord) -> str:
-        if (
-            not self._details and record.name == "asyncio" and record.exc_info
-        ):  # (its further lines quote the exception)
+        if not self._details and record.name == "asyncio" and record.exc_info:
+            # (Its further lines quote the exception.)
             return CALLBACK.sub("", record.getMessage().partition("\n")[0])
         if not self._details and isinstance(record.args, tuple):
             shown = tuple(each.instead if isinstance(each, Private) else each for each in record.args)
