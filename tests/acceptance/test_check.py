@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from acceptance import alternative
 from acceptance.server import COMMAND, Server, environment, free_port, ran, serving, until
 from acceptance.terminal import terminal
+from fakes.server import serving as fake
 from fakes.wires import wires
 
 PROBE = "strandline.check.probe:make_agent"
@@ -134,11 +139,59 @@ def test_a_server_that_is_told_the_conversation_and_refuses_while_it_is_busy(tmp
     assert named(found, "cannot be told") == {"order", "accepted"}
 
 
-def test_an_agent_that_is_no_probe_is_judged_from_outside(tmp_path: Path) -> None:
-    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return 'hello'\n")
+NOTES = """
+from pathlib import Path
+
+
+async def answer(message, session):
+    with Path("asked").open("a") as file:
+        file.write(message + "\\n")
+    return "hello"
+"""
+
+
+@pytest.mark.parametrize("adapter", ["strandline", "original", "agentcore"])
+def test_a_strandline_server_with_another_agent_is_not_judged_and_its_agent_is_asked_nothing(
+    adapter: str, tmp_path: Path
+) -> None:
+    (tmp_path / "agent.py").write_text(NOTES)
     with serving("agent.py:answer", folder=tmp_path) as other:
-        found = verdicts(other.url, folder=tmp_path, code=0)
-    assert named(found, "cannot be told") == ALL
+        done = typed(other.url, "--adapter", adapter, "--json", folder=tmp_path)
+        sessions = other.client.get("/v1/sessions").json()["sessions"]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "serve strandline.check.probe:make_agent" in done.stderr
+    assert "nothing was sent" in done.stderr
+    assert not (tmp_path / "asked").exists()
+    assert sessions == []
+
+
+def test_any_other_server_with_another_agent_is_not_judged_and_gets_one_question(tmp_path: Path) -> None:
+    asked = []
+
+    async def chat(request: Request) -> Response:
+        asked.append(await request.json())
+        return JSONResponse({"status": "success", "response": "hello"})
+
+    with fake(Starlette(routes=[Route("/chat", chat, methods=["POST"])])) as url:
+        done = typed(url, "-a", "original", "--json", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no probe ('hello')" in done.stderr
+    assert len(asked) == 1
+
+
+def test_what_was_tried_and_cannot_be_told_is_no_pass(tmp_path: Path) -> None:
+    """Where every request of the flood fails, nothing can be told of a bound, and all else holds."""
+    (tmp_path / "mine.py").write_text(
+        "from strandline.check.adapters import strandline\n"
+        "async def ask(client, url, session, text):\n"
+        "    if session.endswith('bounded'):\n"
+        "        raise RuntimeError('it cannot be told')\n"
+        "    return await strandline(client, url, session, text)\n"
+    )
+    with serving(PROBE, folder=tmp_path) as other:
+        found = verdicts(other.url, "-a", "mine.py", "--flood", "5", folder=tmp_path, code=2)
+    assert named(found, "cannot be told") == {"bounded", "restart", "accepted"}
+    assert named(found, "breaks") == set()
 
 
 def test_an_adapter_of_ones_own(server: Server, tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ class Asker:
         """Close all connections."""
         await self._client.aclose()
 
+    async def announces_another_agent(self) -> bool:
+        """Tell whether the server says in its health that it serves another agent than the probe."""
+        try:
+            response = await self._client.get(f"{self.url}/health")
+            health = response.json()
+        except (httpx.HTTPError, ValueError):
+            return False
+        return isinstance(health, dict) and health.get("probe") is False
+
     async def ask(self, session: str, label: str, *, wait_s: float = 0.0, fail: bool = False) -> Came:
         """Send one probe and return what came of it. Cancelling it drops the connection."""
         question: dict[str, Any] = {"session": session, "label": label, "wait": wait_s}

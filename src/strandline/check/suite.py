@@ -4,12 +4,13 @@ import asyncio
 import secrets
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
 from strandline.check.adapters import AdapterError, Ask
 from strandline.check.asking import Asker, Came, Gone, NotAnswered, NotTaken, Told
+from strandline.errors import SetupError
 
 AT_ONCE: Final = 5
 GAP_S: Final = 0.1
@@ -23,6 +24,10 @@ ARRIVED_S: Final = 2.0
 """After so long a request has reached the server, however busy the machine is."""
 BACK_S: Final = 90.0
 """How long a server may take to come back."""
+_SERVE_IT: Final = (
+    "Nothing can be told of a server by the answers of another agent: serve strandline.check.probe:make_agent there in"
+    " its place, and check again"
+)
 
 
 class Verdict(StrEnum):
@@ -41,6 +46,8 @@ class Finding:
     promise: str
     verdict: Verdict
     seen: str
+    tried: bool = True
+    """False where nobody has said how to try it: then it says nothing of the server."""
 
 
 PROMISES: Final = {
@@ -69,20 +76,30 @@ class Plan:
     """Shown to the server as `Authorization: Bearer KEY`."""
 
 
+class NoProbe(SetupError):
+    """The server does not serve the probe, so nothing can be told of it; the message says what to serve."""
+
+    code = "no_probe"
+
+
 async def examine(url: str, ask: Ask, plan: Plan) -> AsyncIterator[Finding]:
-    """Yield findings as they are made. Raises `AdapterError` if nothing can be asked there."""
+    """Yield findings as they are made.
+
+    Raises `AdapterError` if nothing can be asked there, `NoProbe` if another agent answers. A Strandline server says
+    in its health which it is, and its agent is asked nothing then; any other agent gets one question.
+    """
     asker = Asker(url, ask, patience_s=plan.patience_s, key=plan.key)
     suite = _Suite(asker, plan)
     try:
+        if await asker.announces_another_agent():
+            raise NoProbe(f"{url} serves another agent than the probe, and nothing was sent to it. {_SERVE_IT}")
         first = await asker.ask(suite.session("first"), "first")
         if isinstance(first, Gone):
             raise AdapterError(f"nobody answers at {url} ({first.why}). Start the server, and name its address")
         if not isinstance(first, Told):
             raise AdapterError(f"the first request to {url} was not answered: {first.why}. Is it the right adapter?")
         if first.probe is None:
-            for finding in await suite.from_outside():
-                yield finding
-            return
+            raise NoProbe(f"what answers at {url} is no probe ({first.text[:60]!r}). {_SERVE_IT}")
         for part in (suite.at_once, suite.failure, suite.disconnect, suite.sessions, suite.bounded, suite.restart):
             for finding in await part():
                 yield finding
@@ -98,18 +115,6 @@ class _Suite:
 
     def session(self, name: str) -> str:
         return f"{self._name}-{name}"
-
-    async def from_outside(self) -> list[Finding]:
-        """Judge what can be seen without a probe, with few requests: each may cost an answer of a model."""
-        session = self.session("outside")
-        async with asyncio.TaskGroup() as group:
-            sent = [group.create_task(self._asker.ask(session, f"q{number}")) for number in range(1, AT_ONCE + 1)]
-        came = [each.result() for each in sent]
-        count = sum(isinstance(each, Told) for each in came)
-        told = f"{count} of {AT_ONCE} had an answer{_reason(came)}"
-        answered = _finding("answered", Verdict.UNKNOWN if count == AT_ONCE else Verdict.BREAKS, told)
-        hint = "no probe answers there: serve strandline.check.probe:make_agent"
-        return [answered if name == "answered" else _finding(name, Verdict.UNKNOWN, hint) for name in PROMISES]
 
     async def at_once(self) -> list[Finding]:
         """Send five requests to one session, in a known order, and one when all is over."""
@@ -208,7 +213,7 @@ class _Suite:
         command = self._plan.restart
         if command is None:
             told = "say how to restart it: --restart COMMAND"
-            return [_finding(name, Verdict.UNKNOWN, told) for name in ("restart", "accepted")]
+            return [replace(_finding(name, Verdict.UNKNOWN, told), tried=False) for name in ("restart", "accepted")]
         session = self.session("restart")
         await self._asker.ask(session, "remember")
         back, accepted = await self._restart(command, session, self.session("accepted"), GAP_S)

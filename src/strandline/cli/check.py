@@ -9,6 +9,7 @@ import typer
 from strandline.cli import rows, say
 from strandline.cli.address import KeyFile, address, api_key
 from strandline.cli.complete import ADAPTERS
+from strandline.exits import REFUSED
 
 if TYPE_CHECKING:
     from strandline.check.adapters import Ask
@@ -46,7 +47,8 @@ def check(
     Any server: serve the probe there (strandline.check.probe:make_agent). It is
     asked some hundred things, in sessions of its own that begin with check-.
 
-    Exit code: 0, 1 if something breaks, 2 if it could not be tried.
+    Exit code: 0 if all holds that was tried, 1 if something breaks, 2 if it
+    could not be tried or told (no probe answers there).
 
     Example: strandline check http://localhost:8080 --adapter original
     """
@@ -65,6 +67,8 @@ def check(
             rows.show(["PROMISE", "VERDICT", "SEEN"], [[each.name, each.verdict.value, each.seen] for each in findings])
         if any(each.verdict is Verdict.BREAKS for each in findings):
             raise typer.Exit(BROKEN)
+        if any(each.tried and each.verdict is Verdict.UNKNOWN for each in findings):
+            raise typer.Exit(REFUSED)
 
 
 async def _examined(url: str, ask: "Ask", plan: "Plan", *, quiet: bool) -> "list[Finding]":

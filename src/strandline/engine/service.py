@@ -155,6 +155,11 @@ class Service:
         )
         self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._readiness)
 
+    @property
+    def serves(self) -> str:
+        """What is served, for people: what kind of target, and its name."""
+        return self._target.description
+
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -34,6 +34,8 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     ready: bool
     auth: str
     version: str
+    probe: bool
+    """Whether the agent is the one that `strandline check` asks."""
     workers: list[WorkerLoad] | UnsetType = UNSET
     principals: dict[str, Share] | UnsetType = UNSET
     """Told to operators only."""
@@ -45,6 +47,9 @@ class ProbeBody(Struct, frozen=True):
     status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "no_worker"]
     detail: str | UnsetType = UNSET
 
+
+PROBE: Final = "strandline.check.probe:make_agent"
+"""The agent that `strandline check` asks, as a TARGET."""
 
 NOTHING_IS_KEPT: Final = ProbeBody(
     "journal_unavailable",
@@ -85,6 +90,7 @@ class Probes:
                 ready=health.ready,
                 auth=self._auth,
                 version=__version__,
+                probe=PROBE in self._service.serves,
                 workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
                 principals=_by_name(self._service) if caller_of(request).operator else UNSET,
             )
