@@ -214,8 +214,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool, Meta(description="What exceptions say is in a JSON log too; it may quote messages and secrets")
     ] = False
     idle_timeout_minutes: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
-        Meta(description="Minutes without any work or question after which the server stops itself"),
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Minutes without any work or question after which the server stops itself; 0: never"),
     ] = None
 
     @property

@@ -241,7 +241,7 @@ class _Server:
 
     async def _stop_when_idle(self, starting: "asyncio.Task[None]") -> None:
         minutes = self._settings.idle_timeout_minutes
-        if minutes is None:
+        if not minutes:
             return
         await asyncio.wait([starting])  # however long that takes: nobody could ask for anything before
         left_s = minutes * 60

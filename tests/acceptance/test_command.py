@@ -93,6 +93,16 @@ def test_it_stops_itself_when_nothing_is_asked_of_it(at: Checkpoints, tmp_path: 
         assert "nothing has run, waited or been asked for" in server.stderr
 
 
+def test_an_idle_timeout_of_zero_is_none(at: Checkpoints, tmp_path: Path) -> None:
+    variables = {"IDLE_TIMEOUT_MINUTES": "0", **at.environment}
+    with serving(TARGETS / "agent.py", folder=tmp_path, variables=variables) as server:
+        assert server.chat("one")["response"] == "one"
+        assert server.client.get("/readyz").status_code == 200
+        server.terminate()
+        assert server.ended() == 0
+        assert "nothing has run, waited or been asked for" not in server.stderr
+
+
 def test_a_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

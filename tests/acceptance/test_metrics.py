@@ -44,6 +44,8 @@ def test_a_server_tells_what_goes_on_and_has_gone_on(at: Checkpoints, tmp_path: 
         assert now["strandline_runs_running"] == 1
         assert now["strandline_runs_waiting"] == 2
         assert now["strandline_runs_waiting_max"] == 10_000
+        assert now["strandline_session_runs_waiting"] == 2
+        assert now["strandline_session_runs_waiting_max"] == 2
         assert now["strandline_oldest_wait_seconds"] > 0
         assert now["strandline_refusals_total queue_full"] == 1
         assert now["strandline_ready"] == 1

@@ -63,7 +63,7 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
         ("drain_grace", "-1"),
         ("after_crash", "retry"),
         ("allow_anonymous", "perhaps"),
-        ("idle_timeout_minutes", "0"),
+        ("idle_timeout_minutes", "-1"),
         ("agent_id", ""),
         ("timeout", "0"),
         ("timeout", "nan"),

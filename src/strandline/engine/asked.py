@@ -117,6 +117,9 @@ class Vitals(Struct, frozen=True, kw_only=True):
     health: Health
     max_running: int
     max_queued: int
+    most_waiting: int
+    """How many runs wait in the session where most do."""
+    max_queued_per_session: int
     agents: Load
     holds: int
     holds_given_up: int

@@ -78,6 +78,11 @@ class Dispatcher:
         return len(self._waiting)
 
     @property
+    def most_waiting(self) -> int:
+        """How many runs wait in the session where most do; takes a moment for each session with something to do."""
+        return max((line.waiting for line in self._lines.values()), default=0)
+
+    @property
     def oldest(self) -> float | None:
         """When the run that has waited longest was accepted, in seconds since the epoch."""
         return next(iter(self._waiting.values()), None)

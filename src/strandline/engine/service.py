@@ -370,6 +370,8 @@ class Service:
             health=self.health(),
             max_running=self._options.max_running,
             max_queued=self._options.max_queued,
+            most_waiting=self._dispatcher.most_waiting,
+            max_queued_per_session=self._options.max_queued_per_session,
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
