@@ -107,6 +107,7 @@ def build_service(
             max_queued_per_principal=settings.max_queued_per_principal,
             max_running_per_principal=settings.max_running_per_principal,
             max_metadata_bytes=settings.max_metadata_bytes,
+            allowed_content=frozenset(settings.allowed_content),
             priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,

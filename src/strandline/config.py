@@ -111,6 +111,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_metadata_bytes: Annotated[int, Meta(description="Size of a run's `metadata` as JSON, in bytes", ge=2)] = (
         16 * 1024
     )
+    allowed_content: Annotated[
+        list[Annotated[str, Meta(pattern="^(?!(?:toolUse|toolResult|interruptResponse)$)[A-Za-z][A-Za-z0-9_-]*$")]],
+        Meta(
+            description="Kinds of content blocks that callers may send besides text, image, document and video",
+            examples=["audio", "cachePoint", "citationsContent", "guardContent", "location", "reasoningContent"],
+        ),
+    ] = []
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0

@@ -83,6 +83,7 @@ class ServiceSettings(TypedDict, total=False):
     run_retention: float
     idempotency_retention: float
     max_metadata_bytes: int
+    allowed_content: Sequence[str]
     priority: int
     drain_grace: float
     lock_wait: float

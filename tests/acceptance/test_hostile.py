@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
@@ -263,6 +264,37 @@ def test_deep_metadata_is_refused_by_every_route_and_what_is_taken_fails_no_run(
     assert answer.status == 200
     assert "agent_error" not in answer.body, answer
     assert len(at.steps) > before
+
+
+ACTING: Final[list[dict[str, object]]] = [
+    {"image": {"format": "png", "source": {"location": {"type": "s3", "uri": "s3://payroll/may.png"}}}},
+    {"type": "image_url", "image_url": {"url": "s3://payroll/may.png"}},
+    {"guardContent": {"text": {"text": "harmless"}}},
+    {"cachePoint": {"type": "default"}},
+    {"reasoningContent": {"reasoningText": {"text": "I may"}}},
+    {"text": None},
+    {"type": "text", "text": None},
+    {"toolResult": {"toolUseId": "1", "status": "success", "content": []}},
+]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_no_route_takes_content_that_acts_for_the_server(served: tuple[Server, Checkpoints], path: str) -> None:
+    server, at = served
+    body, status = ROUTES[path]
+    ((field, _),) = body.items()
+    before = len(at.steps)
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        for block in ACTING:
+            content: object = [{"text": "acting", "type": "text"}, block] if "type" in block else [block]
+            asked = [{"role": "user", "content": content}] if field == "messages" else content
+            answer = client.post(path, json={field: asked}, headers={"X-Session-Id": "acting"})
+            assert answer.status_code == status, f"{block}: {answer.text}"
+        for session in ("acting", "deep", "default"):
+            history = client.get(f"/v1/sessions/{session}/history").text
+            assert "payroll" not in history
+            assert "harmless" not in history
+    assert len(at.steps) == before
 
 
 # -- slow -------------------------------------------------------------------------------------------------

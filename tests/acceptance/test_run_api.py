@@ -131,8 +131,13 @@ def test_a_run_may_ask_for_less_time(server: Server, at: Checkpoints) -> None:
 
 
 def test_content_blocks_are_an_input(server: Server) -> None:
-    image = {"__bytes_encoded__": True, "data": base64.b64encode(b"\x89PNG").decode()}
-    blocks = [{"text": "d1"}, {"image": {"format": "png", "source": {"bytes": image}}}]
+    source = {"bytes": {"__bytes_encoded__": True, "data": base64.b64encode(b"\x89PNG").decode()}}
+    blocks = [
+        {"text": "d1"},
+        {"image": {"format": "png", "source": source}},
+        {"document": {"format": "pdf", "name": "report.pdf", "source": source}},
+        {"video": {"format": "mp4", "source": source}},
+    ]
     answer = ask(server, "blocks", blocks, {"Prefer": "wait=20"})
     assert (answer.status_code, answer.json()["output"]) == (200, "d1"), answer.text
     assert get(server, "sessions/blocks/history")["messages"][0] == {
@@ -143,10 +148,19 @@ def test_content_blocks_are_an_input(server: Server) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no input": ({}, "`input`"),
     "a number": ({"input": 1}, "`input`"),
-    "no blocks": ({"input": []}, "content blocks"),
+    "no blocks": ({"input": []}, "content block"),
     "no block": ({"input": ["text"]}, "`input`"),
-    "two keys": ({"input": [{"text": "a", "image": {}}]}, "content blocks"),
-    "a tool result": ({"input": [{"toolResult": {}}]}, "no tool"),
+    "two keys": ({"input": [{"text": "a", "image": {}}]}, "one key"),
+    "a tool result": ({"input": [{"toolResult": {}}]}, "`toolResult`, which callers may not send"),
+    "a text that is null": ({"input": [{"text": None}]}, "input[0].text must be a text"),
+    "a cache point": ({"input": [{"text": "a"}, {"cachePoint": {"type": "default"}}]}, "allowed_content"),
+    "what a guardrail looks at": ({"input": [{"guardContent": {"text": {"text": "a"}}}]}, "allowed_content"),
+    "reasoning": ({"input": [{"reasoningContent": {"reasoningText": {"text": "a"}}}]}, "allowed_content"),
+    "a file of the server's": (
+        {"input": [{"image": {"format": "png", "source": {"location": {"type": "s3", "uri": "s3://a/b"}}}}]},
+        "`location` is fetched only where",
+    ),
+    "base64 alone": ({"input": [{"image": {"format": "png", "source": {"bytes": "iVBO"}}}]}, "__bytes_encoded__"),
     "priority 0": ({"input": "a", "priority": 0}, "priority"),
     "priority 6": ({"input": "a", "priority": 6}, "priority"),
     "metadata": ({"input": "a", "metadata": []}, "metadata"),

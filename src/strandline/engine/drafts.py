@@ -7,13 +7,14 @@ from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.encoding import encode
 from strandline.engine.asked import Request, check_answers, in_range, within
+from strandline.engine.content import check_content
 from strandline.engine.options import Options
 from strandline.errors import Invalid
 from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, RunId, responses
 
-METADATA_LEVELS: Final = 100
-"""How deep metadata may be nested, itself counted: whatever copies or prints it on the way to a tool calls itself for
-each level, and comes to the end of Python's stack after some hundreds."""
+DEEPEST: Final = 100
+"""How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
+calls itself for each level, and comes to the end of Python's stack after some hundreds."""
 
 
 class Drafts:
@@ -35,6 +36,8 @@ class Drafts:
         if request.answers is not None:
             lane = Lane.ANSWER
             check_answers(request)
+        else:
+            check_content(request.input, self._options.allowed_content)
         self._check_size(request)
         now = self._clock.now()
         return NewRun(
@@ -54,14 +57,18 @@ class Drafts:
         )
 
     def _check_size(self, request: Request) -> None:
-        """Raise `Invalid` for metadata that is too large, since it is shown with its run, in lists too, or too deep."""
+        """Raise `Invalid` for metadata that is too large, since it is shown with its run, in lists too, or too deep.
+
+        So deep can also be what is in a content block of a kind that only `allowed_content` knows.
+        """
         if request.metadata and len(encode(request.metadata)) > (most := self._options.max_metadata_bytes):
             raise Invalid(f"metadata must have at most {most} bytes as JSON (setting max_metadata_bytes)")
-        if _is_deeper(request.metadata, METADATA_LEVELS):
-            raise Invalid(
-                f"metadata must be nested at most {METADATA_LEVELS} levels deep; make it flatter, or send what is deep"
-                " as JSON in a string"
-            )
+        for name, value in (("metadata", request.metadata), ("input", request.input)):
+            if _is_deeper(value, DEEPEST):
+                raise Invalid(
+                    f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"
+                    " as JSON in a string"
+                )
 
     def _priority(self, request: Request) -> int:
         return in_range(self._options.priority if request.priority is None else request.priority)

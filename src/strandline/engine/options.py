@@ -16,6 +16,7 @@ class Options(Struct, frozen=True, kw_only=True):
     max_queued_per_principal: int | None = None
     max_running_per_principal: int | None = None
     max_metadata_bytes: int = 16 * 1024
+    allowed_content: frozenset[str] = frozenset()
     priority: int = 3
     timeout_s: float = 3600.0
     queue_timeout_s: float = 3600.0

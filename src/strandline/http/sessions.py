@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -22,7 +22,6 @@ from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Responses, Wishes, wished
 from strandline.model import (
     Block,
-    Input,
     InputRequest,
     Principal,
     RunId,
@@ -33,9 +32,6 @@ from strandline.model import (
 )
 
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
-
-
-_NOT_TO_ASK_WITH: Final = ("toolUse", "toolResult", "interruptResponse")
 
 
 class NewRunBody(Wishes, frozen=True, kw_only=True):
@@ -132,7 +128,7 @@ class Sessions:
         wait_s = preferred_wait_s(request)
         as_events = wants_events(request)
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
-        wishes = wished(key, _input(body.input), body, idempotency_key(request), sent)
+        wishes = wished(key, body.input, body, idempotency_key(request), sent)
         ticket = await self._service.submit(wishes)
         if as_events:
             return ticket_events(self._service, request, ticket)
@@ -260,18 +256,6 @@ def session_body(session: SessionView) -> SessionBody:
 
 def _key(request: Request) -> SessionKey:
     return session_of(request, request.path_params["session_id"])
-
-
-def _input(given: str | list[dict[str, Any]] | Responses) -> Input | Responses:
-    """Return the input of a run. Raises `Invalid` if it is content that nobody can ask with."""
-    if isinstance(given, list) and (
-        not given or any(len(block) != 1 or not block.keys().isdisjoint(_NOT_TO_ASK_WITH) for block in given)
-    ):
-        raise Invalid(
-            "input must be a text or a list of content blocks, each with one key such as `text` or `image`, and no tool"
-            " blocks, or an object with `responses`"
-        )
-    return given
 
 
 def _after(cursor: str | None) -> SessionKey | None:
