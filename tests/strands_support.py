@@ -7,6 +7,7 @@ from typing import Any
 
 import target_support
 from engine_support import key
+from strandline.agents.parameters import NOTHING, Parameters
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
@@ -40,11 +41,11 @@ def serving(
     folder: Path,
     journal: MemoryJournal | None = None,
     *,
-    takes_session_id: bool = False,
+    takes: Parameters = NOTHING,
     **options: Any,
 ) -> AbstractAsyncContextManager[Service]:
     """Serve the agents of a factory, as `target_support.serving` does."""
-    target = StrandsTarget(factory, takes_session_id=takes_session_id, description="test")
+    target = StrandsTarget(factory, takes=takes, description="test")
     return target_support.serving(target, folder, journal, **options)
 
 

@@ -110,6 +110,7 @@ DONE = Finished(ending=Succeeded(text="done"))
 SETUP = m.Setup(
     target="agent.py",
     history="journal",
+    keys=False,
     executor_threads=1,
     path=[],
     agent_id="a",

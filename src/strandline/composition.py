@@ -69,7 +69,7 @@ def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
 def served(target: str, settings: Settings) -> Iterator[Target]:
     """Load what a TARGET names, in this process or in workers, for the time of a `with`. Raises `TargetError`."""
     if settings.workers == 1:
-        yield load_target(target, history=settings.history)
+        yield load_target(target, history=settings.history, keys=settings.has_keys)
         return
     from strandline.workers.crew import crew
 

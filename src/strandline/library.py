@@ -278,8 +278,8 @@ def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], fore
 
 def _loaded(target: object, settings: Settings) -> Target:
     if isinstance(target, (str, os.PathLike)):
-        return load_target(os.fspath(target), history=settings.history)
-    return target_for(target, _describe(target), history=settings.history)
+        return load_target(os.fspath(target), history=settings.history, keys=settings.has_keys)
+    return target_for(target, _describe(target), history=settings.history, keys=settings.has_keys)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from acceptance.server import ran, serving
+from strandline.access.keyring import new_key
 
 AGENT = """
 from strands import Agent
@@ -147,3 +148,22 @@ def test_no_key_is_ever_shown(tmp_path: Path) -> None:
     for secret in secrets.values():
         assert secret not in done.stdout
     assert done.stdout.count("credentials are there") == 2
+
+
+def test_an_agent_that_would_let_two_principals_share_a_conversation_is_a_problem(tmp_path: Path) -> None:
+    keeper = """
+from strands import Agent
+from strands.session import FileSessionManager
+from strandline.providers import load_model
+
+
+def make_agent(TAKES) -> Agent:
+    return Agent(model=load_model("scripted"), session_manager=FileSessionManager(session_id, storage_dir="kept"))
+"""
+    keys = {"STRANDLINE_API_KEYS": new_key("ada")[1].line(), "STRANDLINE_PORT": "0"}
+    (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id"))
+    told = problems(doctor(tmp_path, STRANDLINE_HISTORY="external", **keys))
+    assert "does not take the principal" in told["agent"]
+    assert problems(doctor(tmp_path, STRANDLINE_HISTORY="external", STRANDLINE_PORT="0")) == {}
+    (tmp_path / "agent.py").write_text(keeper.replace("TAKES", "session_id, principal"))
+    assert problems(doctor(tmp_path, STRANDLINE_HISTORY="external", **keys)) == {}

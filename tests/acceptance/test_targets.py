@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import DEADLINE_S, TARGETS, serving, texts
+from acceptance.server import DEADLINE_S, TARGETS, ran, serving, texts
+from strandline.access.keyring import new_key
 
 GRAPH = f"{TARGETS / 'nodes.py'}:make_graph"
 SWARM = f"{TARGETS / 'nodes.py'}:make_swarm"
@@ -141,3 +142,30 @@ def test_without_the_setting_a_session_manager_fails_the_run_and_the_setting_is_
         assert answer["status"] == "error"
         run = server.run(answer["run_id"])
         assert "history=external" in run["error"]["detail"]
+
+
+def test_with_keys_and_external_history_one_session_id_is_a_conversation_for_each_principal(tmp_path: Path) -> None:
+    ada, bob = new_key("ada"), new_key("bob")
+    keys = ("--api-keys", f"{ada[1].line()},{bob[1].line()}")
+    with serving(f"{TARGETS / 'external.py'}:make_apart", "--history", "external", *keys, folder=tmp_path) as server:
+        for shown, said in ((ada[0], "ada's"), (bob[0], "bob's"), (ada[0], "ada's ada's")):
+            answer = server.client.post(
+                "/chat",
+                json={"message": said.split()[0], "session_id": "s"},
+                headers={"Authorization": f"Bearer {shown}"},
+            )
+            assert answer.json()["response"] == said
+    assert {each.name for each in (tmp_path / "kept").iterdir()} == {"ada", "bob"}
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_with_keys_and_external_history_a_factory_that_takes_no_principal_is_not_served(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    target = f"{TARGETS / 'external.py'}:make_agent"
+    keys = ("--api-keys", new_key("ada")[1].line())
+    done = ran("serve", target, "--history", "external", "--port", "0", *keys, *flags, folder=tmp_path)
+    assert done.returncode == 2
+    assert "does not take the principal" in done.stderr
+    assert "def make_agent(session_id, principal):" in done.stderr
+    assert "Traceback" not in done.stderr

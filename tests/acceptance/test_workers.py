@@ -36,6 +36,7 @@ THE_SAME = [
     test_stop.test_stopped_at_any_instant,
     test_targets.test_a_graph_that_was_in_the_middle_when_the_server_died_is_never_run_twice,
     test_targets.test_with_external_history_the_conversation_is_in_the_session_managers_files,
+    test_targets.test_with_keys_and_external_history_one_session_id_is_a_conversation_for_each_principal,
     test_timeouts.test_a_server_whose_threads_are_used_up_drains_and_exits_with_70,
 ]
 """Of all that is claimed of servers, what two kinds of processes and their deaths have most to do with."""

@@ -10,15 +10,21 @@ from typing import Any, Final, cast
 
 import httpx
 import pytest
+from strands import Agent
+from strands.session import FileSessionManager
+from strands.types.content import Messages
 
 import strandline
+from engine_support import texts
 from strandline.access.keyring import Keyring, new_key
 from strandline.access.source import Keys
 from strandline.agents.function import Session
+from strandline.errors import SetupError
 from strandline.http.auth import Access, LetIn
 from strandline.http.openapi import OPERATIONS
 from strandline.library import AgentApp
-from strandline.testing import Gate
+from strandline.testing import Gate, ScriptedModel
+from strandline.testing import question as asked
 
 ADA, BOB, OPS = new_key("ada"), new_key("bob"), new_key("ops", operator=True)
 LINES: Final = [kept.line() for _, kept in (ADA, BOB, OPS)]
@@ -44,17 +50,44 @@ class World:
         return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=shown | headers)
 
 
-@asynccontextmanager
-async def served(folder: Path, **settings: Any) -> AsyncIterator[World]:
-    gate = Gate()
+EVERYTHING: Final = "everything"
+"""What is asked to be told all that was asked in the conversation before."""
+
+
+def function(gate: Gate) -> Any:
+    """Return a function that answers, and may be held."""
 
     async def answer(message: str, session: Session) -> str:
         if message == "hold":
             await gate.wait()
-        return f"said {message}"
+        return f"knows {texts(session.messages)}" if message == EVERYTHING else f"said {message}"
 
+    return answer
+
+
+def keeper(folder: Path, gate: Gate) -> Any:
+    """Return a factory of agents that keep their conversations in files, by principal and session."""
+
+    async def script(messages: Messages) -> str:
+        if asked(messages) == "hold":
+            await gate.wait()
+        if asked(messages) == EVERYTHING:
+            return f"knows {texts(messages[:-1])}"  # type: ignore[arg-type]
+        return f"said {asked(messages)}"
+
+    def make_agent(session_id: str, principal: str) -> Agent:
+        manager = FileSessionManager(session_id, storage_dir=str(folder / principal))
+        return Agent(model=ScriptedModel(script), session_manager=manager)
+
+    return make_agent
+
+
+@asynccontextmanager
+async def served(folder: Path, **settings: Any) -> AsyncIterator[World]:
+    gate = Gate()
+    target = keeper(folder / "kept", gate) if settings.get("history") == "external" else function(gate)
     given: dict[str, Any] = {"journal": "memory:", "workspace": folder / "workspace", "api_keys": LINES, **settings}
-    app = strandline.asgi(answer, **given)
+    app = strandline.asgi(target, **given)
     async with app.lifespan():
         try:
             yield World(app, gate)
@@ -209,11 +242,12 @@ def test_without_keys_all_are_one_principal_and_a_key_changes_nothing(tmp_path: 
 # -- what belongs to whom ----------------------------------------------------------------------------------
 
 
-def test_nothing_of_one_principal_is_there_for_another(tmp_path: Path) -> None:
-    """Also not for an operator: every route that names a run or a session."""
+@pytest.mark.parametrize("history", ["journal", "external"])
+def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: Path) -> None:
+    """Also not for an operator: every route that names a run or a session, and what the agents themselves know."""
 
     async def main() -> None:
-        async with served(tmp_path) as world, world.client(ADA[0]) as ada:
+        async with served(tmp_path, history=history) as world, world.client(ADA[0]) as ada:
             held = (await ada.post("/v1/sessions/s/runs", json={"input": "hold"})).json()["run_id"]
             waits = (await ada.post("/v1/sessions/s/runs", json={"input": "ada's secret"})).json()["run_id"]
             seen = (await ada.get("/v1/sessions/s")).json()
@@ -244,13 +278,20 @@ def test_nothing_of_one_principal_is_there_for_another(tmp_path: Path) -> None:
             world.gate.open()
             ended = await ada.get(f"/v1/runs/{waits}", headers={"Prefer": "wait=20"})
             assert ended.json()["output"] == "said ada's secret"
+            for key in (BOB[0], OPS[0]):
+                async with world.client(key) as other:
+                    told = await other.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+                    assert told.json()["response"] == "knows []", "their agents know nothing of it either"
+            told = await ada.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+            assert "ada's secret" in told.json()["response"]
 
     run(main())
 
 
-def test_each_principal_has_a_session_of_a_name_of_its_own_by_every_protocol(tmp_path: Path) -> None:
+@pytest.mark.parametrize("history", ["journal", "external"])
+def test_each_principal_has_a_session_of_a_name_of_its_own_by_every_protocol(history: str, tmp_path: Path) -> None:
     async def main() -> None:
-        async with served(tmp_path) as world:
+        async with served(tmp_path, history=history) as world:
             for key, name in ((ADA[0], "ada"), (BOB[0], "bob")):
                 async with world.client(key) as client:
                     assert (await client.get("/v1/sessions")).json()["sessions"] == []
@@ -263,13 +304,28 @@ def test_each_principal_has_a_session_of_a_name_of_its_own_by_every_protocol(tmp
                         header = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "s"}
                         answer = await client.post(path, json=body, headers=header)
                         assert (answer.status_code, f"said {name}" in answer.text) == (200, True), path
-                    history = (await client.get("/history", params={"session_id": "s", "count": 0})).json()["messages"]
-                    said = [each["content"][0]["text"] for each in history if each["role"] == "user"]
-                    assert said == [f"{name} {number}" for number in range(3)]
+                    kept = (await client.get("/history", params={"session_id": "s", "count": 0})).json()["messages"]
+                    said = [each["content"][0]["text"] for each in kept if each["role"] == "user"]
+                    assert said == ([f"{name} {number}" for number in range(3)] if history == "journal" else [])
+                    told = await client.post("/chat", json={"message": EVERYTHING, "session_id": "s"})
+                    known = told.json()["response"]
+                    assert all(f"'{name} {number}'" in known for number in range(3))
+                    assert {"ada": "bob", "bob": "ada"}[name] not in known
                     listed = (await client.get("/v1/sessions")).json()["sessions"]
                     assert [(each["session_id"], "principal" in each) for each in listed] == [("s", False)]
 
     run(main())
+
+
+def test_an_app_with_keys_is_not_made_where_agents_would_keep_one_conversation_for_two_principals(
+    tmp_path: Path,
+) -> None:
+    def make_agent(session_id: str) -> Agent:
+        raise AssertionError("called")
+
+    with pytest.raises(SetupError, match="principal"):
+        strandline.asgi(make_agent, journal="memory:", history="external", api_keys=LINES)
+    strandline.asgi(make_agent, journal="memory:", history="external")
 
 
 def test_an_idempotency_key_belongs_to_its_principal(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from strands.agent.conversation_manager.compression.pin_message import pin_messa
 from strands.types.exceptions import ContextWindowOverflowException
 
 from engine_support import key, texts
+from strandline.agents.parameters import NOTHING
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.history import Progress, pairing_faults
@@ -385,7 +386,7 @@ def test_a_run_that_goes_on_has_the_state_of_its_last_round_and_the_manager_of_i
 
         record = AgentRecord(messages=[], origins=[], window=(Range(2, None),), length=2, state=state(3))
         asking: Message = {"role": "user", "content": [{"text": "go"}]}
-        target = StrandsTarget(factory, takes_session_id=False, description="test")
+        target = StrandsTarget(factory, takes=NOTHING, description="test")
         await target.build(key(), record, Progress(messages=[asking], results={}, state=state(7)))
         manager = agents[0].conversation_manager
         assert isinstance(manager, Recap)

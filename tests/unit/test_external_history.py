@@ -12,6 +12,7 @@ from strands.types.content import Messages
 
 from engine_support import texts
 from strandline.agents.factory import FactoryTarget
+from strandline.agents.parameters import SESSION_ID
 from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
@@ -19,7 +20,7 @@ from target_support import Noting, ask, run, serving
 
 
 def external(make: Callable[..., object]) -> FactoryTarget:
-    return FactoryTarget(make, takes_session_id=True, description="test", external=True)
+    return FactoryTarget(make, takes=SESSION_ID, description="test", external=True)
 
 
 def counted(messages: Messages) -> Any:
@@ -124,7 +125,7 @@ def test_what_keeps_no_conversation_of_its_own_is_refused(
 
 def test_without_the_setting_a_session_manager_is_refused_and_the_setting_named(tmp_path: Path) -> None:
     async def main() -> None:
-        target = FactoryTarget(keeper(tmp_path), takes_session_id=True, description="test")
+        target = FactoryTarget(keeper(tmp_path), takes=SESSION_ID, description="test")
         async with serving(target, tmp_path / "work") as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None

@@ -15,6 +15,7 @@ from strands.multiagent.graph import Graph
 
 from strandline.agents import factory as module
 from strandline.agents.factory import TRIED_WITH, FactoryTarget
+from strandline.agents.parameters import NOTHING, SESSION_ID
 from strandline.model import RunStatus
 from strandline.testing import ScriptedModel
 from target_support import ask, run, serving
@@ -83,7 +84,7 @@ class Builds:
 def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
     make: Callable[..., Any], opaque: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = FactoryTarget(make, takes_session_id=False, description="test")
+    target = FactoryTarget(make, takes=NOTHING, description="test")
     with caplog.at_level(logging.INFO, "strandline"):
         asyncio.run(target.try_out())
     assert target.opaque is opaque
@@ -110,7 +111,7 @@ def test_a_factory_that_does_not_say_is_called_once_to_see(make: Callable[..., A
         called.append(session_id)
         return make()
 
-    target = FactoryTarget(counting, takes_session_id=True, description="test")
+    target = FactoryTarget(counting, takes=SESSION_ID, description="test")
     asyncio.run(target.try_out())
     assert target.opaque is opaque
     assert called == [TRIED_WITH]
@@ -135,7 +136,7 @@ def leaves() -> Any:
 def test_a_factory_that_fails_when_it_is_tried_is_told_of_and_counts_as_opaque(
     make: Callable[..., Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    target = FactoryTarget(make, takes_session_id=False, description="test")
+    target = FactoryTarget(make, takes=NOTHING, description="test")
     with caplog.at_level(logging.WARNING, "strandline"):
         asyncio.run(target.try_out())
     assert said in caplog.text
@@ -151,7 +152,7 @@ def test_a_factory_that_does_not_return_does_not_hold_up_the_start(monkeypatch: 
         return Mine()
 
     async def main() -> None:
-        target = FactoryTarget(slow, takes_session_id=False, description="test")
+        target = FactoryTarget(slow, takes=NOTHING, description="test")
         await target.try_out()
         assert not goes_on.is_set()
         assert target.opaque
@@ -168,7 +169,7 @@ def test_a_factory_is_tried_on_the_loop_that_it_is_called_on_later(tmp_path: Pat
             loops.append(asyncio.get_running_loop())
             return Mine()
 
-        async with serving(FactoryTarget(make, takes_session_id=False, description="test"), tmp_path) as service:
+        async with serving(FactoryTarget(make, takes=NOTHING, description="test"), tmp_path) as service:
             assert (await ask(service, "q")).output == "fine"
         assert len(loops) == 2
         assert loops[0] is loops[1]
@@ -185,7 +186,7 @@ def test_a_factory_that_failed_at_the_start_is_known_once_it_has_made_an_agent(t
                 raise ConnectionError("not yet")
             return Mine()
 
-        target = FactoryTarget(late, takes_session_id=False, description="test")
+        target = FactoryTarget(late, takes=NOTHING, description="test")
         async with serving(target, tmp_path) as service:
             assert (await ask(service, "q")).status is RunStatus.FAILED
             assert target.opaque
@@ -201,7 +202,7 @@ def test_a_graph_from_a_factory_that_was_seen_to_make_agents_is_refused_with_wha
         def either(session_id: str) -> Any:
             return Mine() if session_id == TRIED_WITH else a_graph()
 
-        target = FactoryTarget(either, takes_session_id=True, description="test")
+        target = FactoryTarget(either, takes=SESSION_ID, description="test")
         async with serving(target, tmp_path) as service:
             outcome = await ask(service, "q")
             assert outcome.error is not None
@@ -215,7 +216,7 @@ def test_a_factory_that_says_that_it_makes_either_may_make_either(tmp_path: Path
         def either(session_id: str) -> Agent | Graph:
             return Mine() if session_id == "a" else a_graph()
 
-        target = FactoryTarget(either, takes_session_id=True, description="test")
+        target = FactoryTarget(either, takes=SESSION_ID, description="test")
         async with serving(target, tmp_path) as service:
             answers = await asyncio.gather(ask(service, "q", "a"), ask(service, "q", "b"))
             assert [answer.output for answer in answers] == ["fine", "fine"]

@@ -55,6 +55,7 @@ def test_a_file_of_keys_may_have_remarks_and_empty_lines_and_two_keys_of_one_nam
         (f"ada sha256:{HEX} operator operator", "may stand `operator`, and nothing else"),
         (f"a/THISISTHEKEY sha256:{HEX}", "the name must be"),
         (f"{'a' * 65} sha256:{HEX}", "the name must be"),
+        (f".. sha256:{HEX}", "the name must be"),
     ],
 )
 def test_a_line_that_is_wrong_is_told_by_its_number_and_never_shown(text: str, told: str) -> None:
@@ -71,7 +72,7 @@ def test_a_key_of_two_names_is_refused() -> None:
         parse(lines_of(f"ada sha256:{HEX}\nbob sha256:{HEX}", "keys"))
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a,b", "x" * 65, "a\n"])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a,b", "x" * 65, "a\n", ".", ".."])
 def test_a_name_that_no_line_can_have_gets_no_key(name: str) -> None:
     with pytest.raises(SettingsError, match="cannot be the name of a key"):
         new_key(name)

@@ -1,5 +1,6 @@
 """How a TARGET is found, and what is said when it cannot be served."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from strandline.agents.factory import FactoryTarget
 from strandline.agents.function import FunctionTarget
 from strandline.agents.load import load_target, target_for
+from strandline.agents.parameters import NOTHING
 from strandline.agents.shared import InstanceTarget
 from strandline.errors import TargetError
+from strandline.model import session_key
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +77,7 @@ def test_a_factory_gets_the_session_id_if_it_takes_one(source: str, takes: bool)
     exec(source, space)
     target = target_for(space["f"], "f")
     assert isinstance(target, FactoryTarget)
-    assert target._takes_session_id is takes
+    assert (target._takes != NOTHING) is takes
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,8 @@ def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
     target = load_target(f"agent.py:{name}")
     assert type(target) is kind
     if isinstance(target, FactoryTarget):
-        assert target._takes_session_id is (name in ("builds", "method", "bound_factory", "bound_by_name", "short_id"))
+        takes = name in ("builds", "method", "bound_factory", "bound_by_name", "short_id")
+        assert (target._takes != NOTHING) is takes
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def test_whatever_can_be_called_may_be_a_target(name: str, kind: type) -> None:
         ("generator", "is a generator", "def make_agent"),
         ("yields", "is a generator", "def make_agent"),
         ("keyword", "needs the keyword `model`", "Give it a default"),
-        ("keyword_too", "needs the keyword `session_id`", "def make_agent"),
+        ("keyword_too", "takes `sid`, which nobody gives it", "def make_agent"),
         ("keyword_function", "needs the keyword `model`", "Give it a default"),
     ],
 )
@@ -224,7 +228,7 @@ def test_a_keyword_only_session_id_reaches_the_factory() -> None:
     exec("def f(*, session_id): return session_id", space)
     target = target_for(space["f"], "f")
     assert isinstance(target, FactoryTarget)
-    assert target._factory("s") == "s"
+    assert asyncio.run(target._made(session_key("s"))) == "s"
 
 
 INSTANCES = (

@@ -20,6 +20,7 @@ from strands.types.content import Messages
 
 from engine_support import key, texts
 from strandline.agents.factory import FactoryTarget
+from strandline.agents.parameters import NOTHING
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
@@ -33,7 +34,7 @@ from target_support import Noting, ask, history, run, serving, until
 
 
 def factory(make: Callable[[], object], **options: Any) -> FactoryTarget:
-    return FactoryTarget(make, takes_session_id=False, description="test", **options)
+    return FactoryTarget(make, takes=NOTHING, description="test", **options)
 
 
 def agent(name: str, script: Script | str = "", **options: Any) -> Agent:
@@ -492,7 +493,7 @@ def test_a_cancel_that_comes_too_late_does_not_cancel_the_next_run(tmp_path: Pat
             made[-1].add_hook(end_late, AfterMultiAgentInvocationEvent)
             return made[-1]
 
-        async with serving(Seen(make, takes_session_id=False, description="test"), tmp_path) as service:
+        async with serving(Seen(make, takes=NOTHING, description="test"), tmp_path) as service:
             assert (await ask(service, "q")).output == "a 1"
             assert (await ask(service, "q")).output == "a 2"
 

@@ -8,6 +8,7 @@ from strands import Agent, tool
 from strands.tools.executors import SequentialToolExecutor
 
 from engine_support import key, untold
+from strandline.agents.parameters import NOTHING
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
 from strandline.engine.attempt import LiveAttempt
@@ -62,7 +63,7 @@ class Heard(LiveAttempt):
 
 
 async def executed(agent: Agent, heard: Heard) -> Any:
-    target = StrandsTarget(lambda: agent, takes_session_id=False, description="test")
+    target = StrandsTarget(lambda: agent, takes=NOTHING, description="test")
     record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
     built = await target.build(key(), record, fold([]))
     async with asyncio.timeout(20):

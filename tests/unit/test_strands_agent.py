@@ -17,6 +17,7 @@ from strands.types.exceptions import ContextWindowOverflowException
 from strands.types.streaming import StreamEvent
 
 from engine_support import key, texts, tool_texts
+from strandline.agents.parameters import SESSION_ID
 from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
@@ -522,7 +523,7 @@ def test_factories_are_sync_or_async_with_or_without_session_id_and_never_block_
             return make(session_id)
 
         for factory in (make, make_async):
-            async with serving(factory, tmp_path, takes_session_id=True) as service:
+            async with serving(factory, tmp_path, takes=SESSION_ID) as service:
                 outputs = await asyncio.gather(*(ask(service, "x", f"s{n}") for n in range(5)))
                 assert [output.output for output in outputs] == [f"s{n}" for n in range(5)]
         assert not any(here for _, here in seen)

@@ -13,6 +13,7 @@ from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent, BeforeToolsEv
 from strands.types.tools import AgentTool
 
 from engine_support import key, untold
+from strandline.agents.parameters import NOTHING
 from strandline.agents.strands import StrandsTarget
 from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
@@ -102,7 +103,7 @@ class World:
 
     async def attempt(self, journal: Facts, progress: Progress, record: AgentRecord = NEW) -> LiveAttempt | None:
         """Execute one attempt; None if the server died in the middle."""
-        target = StrandsTarget(self.make, takes_session_id=False, description="test")
+        target = StrandsTarget(self.make, takes=NOTHING, description="test")
         claim = Claim(token=TOKEN, run=RUN, facts=tuple(journal.kept))
         clock = SystemClock()
         live = LiveAttempt(claim, progress, journal, Signal(), "/nowhere", clock, untold(clock))  # type: ignore[arg-type]
@@ -264,7 +265,7 @@ def test_a_tool_that_a_stop_keeps_from_starting_again_may_have_run_before_and_is
         journal: Any = Facts(open_round(*calls) if again else [])
         progress = reopened(fold(journal.kept), unknown_tool="fail", idempotent_tools=["look", "pay"])
         assert progress is not None
-        agent = await StrandsTarget(world.make, takes_session_id=False, description="test").build(key(), NEW, progress)
+        agent = await StrandsTarget(world.make, takes=NOTHING, description="test").build(key(), NEW, progress)
         claim, clock = Claim(token=TOKEN, run=RUN), SystemClock()
         live = LiveAttempt(claim, progress, journal, signal, "/nowhere", clock, untold(clock))
         await agent.run(live)
@@ -289,7 +290,7 @@ def test_an_agent_that_had_tools_started_again_takes_the_next_question_also_afte
     async def main() -> None:
         target = StrandsTarget(
             lambda: Agent(model=ScriptedModel(lambda messages: "fine"), tools=[look]),
-            takes_session_id=False,
+            takes=NOTHING,
             description="test",
         )
         journal: Any = Facts(open_round(call("look", {"n": 1}, "l")))

@@ -20,7 +20,9 @@ from strandline.model import Principal
 OPERATOR: Final = "operator"
 PREFIX: Final = "strandline_"
 """What every key begins with that is made here, so that people and scanners for secrets know one when they see it."""
-_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@-]{1,64}")
+"""A principal, as which a factory may name a folder: so neither `.` nor `..` is one."""
+_NAMES: Final = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, and not `.` or `..`"
 _HASH: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
 FORM: Final = "`NAME sha256:HEX`, with ` operator` behind it for an operator; `strandline keys new NAME` makes one"
 
@@ -73,7 +75,7 @@ class Keyring:
 def new_key(name: str, *, operator: bool = False) -> tuple[str, KnownKey]:
     """Return a new key, which is nowhere else, and what is kept of it. Raises `SettingsError` for the name."""
     if _NAME.fullmatch(name) is None:
-        raise SettingsError(f"{name!r} cannot be the name of a key: it is 1 to 64 characters of A-Z a-z 0-9 . _ @ -")
+        raise SettingsError(f"{name!r} cannot be the name of a key: it is {_NAMES}")
     key = PREFIX + secrets.token_urlsafe(32)
     return key, KnownKey(Principal(name), hashlib.sha256(key.encode()).digest(), operator)
 

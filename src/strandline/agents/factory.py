@@ -2,9 +2,9 @@
 
 Whether the tools of a run can be seen is stored when the run is accepted, so it has to be known before the first
 request what a factory makes. It is known, in this order: from its return annotation or, if it is a class, from that;
-from calling it once at the start, on the loop that it is always called on, with a session id of our own, and dropping
-what it made; else, if it failed there, it counts as one whose tools cannot be seen until it has made an agent: the
-safe side, since such a run is never gone on with after a crash.
+from calling it once at the start, on the loop that it is always called on, with a session id and a principal of our
+own, and dropping what it made; else, if it failed there, it counts as one whose tools cannot be seen until it has made
+an agent: the safe side, since such a run is never gone on with after a crash.
 """
 
 import asyncio
@@ -22,28 +22,31 @@ from strands.multiagent.swarm import Swarm
 
 from strandline.agents.external import ExternalAgent
 from strandline.agents.multi import MultiAgent, agents_in, check_multi
+from strandline.agents.parameters import Parameters
 from strandline.agents.port import SessionAgent
 from strandline.agents.strands import StrandsAgent, StrandsTarget, kind_of
 from strandline.errors import AgentFailed
 from strandline.history import Progress
-from strandline.model import AgentRecord, SessionId, SessionKey
+from strandline.model import AgentRecord, Principal, SessionId, SessionKey
 from strandline.printable import Private
 
 _log = logging.getLogger("strandline.agents")
 
 TRIED_WITH: Final = SessionId("strandline-start")
 """The session id with which a factory is called at the start."""
+TRIED_AS: Final = SessionKey(Principal(TRIED_WITH), TRIED_WITH)
+"""Whose session it is then: nobody's, so that nothing of a real principal is touched."""
 TRIED_FOR_S: Final = 10.0
 """How long the start waits for a factory to show what it makes."""
 
 
 class FactoryTarget(StrandsTarget):
-    """A factory `f(session_id)` or `f()`, sync or async, of an `Agent`, a `Graph` or a `Swarm`."""
+    """A factory, sync or async, of an `Agent`, a `Graph` or a `Swarm`."""
 
     def __init__(
-        self, factory: Callable[..., Any], *, takes_session_id: bool, description: str, external: bool = False
+        self, factory: Callable[..., Any], *, takes: Parameters, description: str, external: bool = False
     ) -> None:
-        super().__init__(factory, takes_session_id=takes_session_id, description=description)
+        super().__init__(factory, takes=takes, description=description)
         self.external = external
         made = None if external else announced(factory)
         self._unknown = made is None and not external
@@ -75,7 +78,7 @@ class FactoryTarget(StrandsTarget):
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory and put the session's conversation into what it returns, unless that has it already."""
-        made = await self._made(key.session_id)
+        made = await self._made(key)
         if self.external:
             return ExternalAgent(self._checked_external(made))
         if isinstance(made, Graph | Swarm):
@@ -92,7 +95,7 @@ class FactoryTarget(StrandsTarget):
 
     async def _try(self) -> object:
         try:
-            return await self._made(TRIED_WITH)
+            return await self._made(TRIED_AS)
         except BaseException as error:
             return error if isinstance(error, AgentFailed) else AgentFailed(f"the factory failed: {error!r}")
 

@@ -17,7 +17,7 @@ from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.encoding import decoder, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import Progress, answer_text, question
-from strandline.model import AgentRecord, Message, RunId, SessionId, SessionKey, StateRecord, Succeeded
+from strandline.model import AgentRecord, Message, Principal, RunId, SessionId, SessionKey, StateRecord, Succeeded
 
 PACK_LEVEL = 1
 _messages = decoder(list[Message])
@@ -28,6 +28,8 @@ class Session:
 
     def __init__(self, context: RunContext, messages: list[Message], state: dict[str, Any]) -> None:
         self.id: SessionId = context.session_id
+        self.principal: Principal = context.principal
+        """Who asks: the name of the key that was shown, or `anonymous`. The same id of another is another session."""
         self.run_id: RunId = context.run_id
         self.workspace: str = context.workspace
         self.context = context

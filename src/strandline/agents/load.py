@@ -13,18 +13,25 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from strandline.agents.parameters import FACTS, PRINCIPAL, SESSION, Parameters, others, required
 from strandline.agents.port import Target
 from strandline.errors import SetupError, TargetError
 
 DEFAULT_FILE: Final = "agent.py"
 DEFAULT_NAMES: Final = ("make_agent", "agent")
 FACTORY_EXAMPLE: Final = "def make_agent(session_id):\n    return Agent(...)"
+KEEPER_EXAMPLE: Final = (
+    "def make_agent(session_id, principal):\n"
+    '    return Agent(session_manager=FileSessionManager(session_id, storage_dir=f"kept/{principal}"))'
+)
 FUNCTION_EXAMPLE: Final = "async def answer(message, session):\n    return ..."
+MESSAGES: Final = frozenset({"message", "prompt", "input", "text", "query"})
+"""Names of parameters by which a function that answers is known."""
 MOST_FRAMES: Final = 4
 """How many lines of the user's own code are shown where it has failed."""
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
@@ -44,10 +51,11 @@ def default_target() -> str:
     )
 
 
-def load_target(text: str, *, history: str = "journal") -> Target:
+def load_target(text: str, *, history: str = "journal", keys: bool = False) -> Target:
     """Import what `text` names and return what serves it. Raises `TargetError`.
 
     `history` is the setting: `journal`, or `external` for agents whose session managers keep their conversations.
+    `keys`: whether callers show keys, so that there are several principals.
     """
     where, _, name = text.partition(":")
     if not where:
@@ -56,10 +64,10 @@ def load_target(text: str, *, history: str = "journal") -> Target:
         )
     module = _import(where)
     found, thing = _pick(module, where, name)
-    return target_for(thing, f"{where}:{found}", history=history)
+    return target_for(thing, f"{where}:{found}", history=history, keys=keys)
 
 
-def target_for(thing: object, description: str, *, history: str = "journal") -> Target:
+def target_for(thing: object, description: str, *, history: str = "journal", keys: bool = False) -> Target:
     """Return what serves `thing`: a factory, an async function, an object that is called like one, or one agent.
 
     Raises `TargetError` with what to write instead.
@@ -83,58 +91,74 @@ def target_for(thing: object, description: str, *, history: str = "journal") -> 
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
         signature = inspect.Signature()
-    parameters = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
     code = _code(thing)
-    answers = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
-    _refuse_keywords(signature, description, by_name=not parameters)
-    if len(parameters) == 2:
-        if not answers:
-            raise TargetError(
-                f"{description} takes (message, session) but is not async, so it would block every other session:"
-                f" write\n\n{FUNCTION_EXAMPLE}\n\nand call blocking code in it with `await asyncio.to_thread(...)`"
-            )
-        if external:
-            raise TargetError(
-                f"{description} is a function. The setting history=external is for factories of agents with a session"
-                " manager: leave it out. What is said to a function is kept in the journal, and is not forced on it:"
-                " `session.messages` may be left alone"
-            )
-        from strandline.agents.function import FunctionTarget
-
-        return FunctionTarget(thing, description=f"function {description}")
-    if len(parameters) > 2 or inspect.isasyncgenfunction(code):
-        raise TargetError(
-            f"{description} takes {len(parameters)} parameters. A factory takes none or one, the session's id:"
-            f"\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
-        )
-    if parameters and parameters[0].name in ("message", "prompt", "input", "text", "query"):
-        raise TargetError(
-            f"{description} takes ({parameters[0].name}), which reads like a function that answers: it must take the"
-            f" session too:\n\n{FUNCTION_EXAMPLE}\n\nA factory's one parameter is the session's id:"
-            f"\n\n{FACTORY_EXAMPLE}"
-        )
+    generates = inspect.isasyncgenfunction(code)
+    takes = Parameters.of(signature)
+    names = required(signature)
+    answers = len(names) == 2 and PRINCIPAL not in names and (takes is None or generates)
+    _refuse_keywords(signature, description, given=() if answers else FACTS)
+    if answers:
+        is_async = generates or inspect.iscoroutinefunction(code)
+        return _function(thing, description, names, is_async=is_async, history=history)
+    _refuse_misread(signature, description)
+    if takes is None or generates:
+        raise TargetError(_ungiven(signature, description))
     if inspect.isgeneratorfunction(code):
         raise TargetError(
             f"{description} is a generator, because there is a `yield` in it. A factory returns one agent:"
             f"\n\n{FACTORY_EXAMPLE}"
         )
+    if keys and external and not takes.principal:
+        raise TargetError(
+            f"{description} does not take the principal. There are API keys, and with history=external session managers"
+            " keep what is said: two callers who use the same session id would meet in one conversation. Take the"
+            f" principal, and give each a place of its own:\n\n{KEEPER_EXAMPLE}"
+        )
     from strandline.agents.factory import FactoryTarget
 
-    factory: Callable[..., Any] = thing
-    by_name = not parameters and "session_id" in signature.parameters
-    if by_name:
-        factory = functools.wraps(thing)(lambda session_id: thing(session_id=session_id))
-    return FactoryTarget(
-        factory,
-        takes_session_id=by_name or bool(parameters),
-        description=f"factory {description}",
-        external=external,
+    return FactoryTarget(thing, takes=takes, description=f"factory {description}", external=external)
+
+
+def _function(thing: Any, description: str, names: list[str], *, is_async: bool, history: str) -> Target:
+    """Return what serves a function of a message and a session. Raises `TargetError`."""
+    if not is_async:
+        if SESSION in names:
+            raise TargetError(_ungiven(inspect.signature(thing), description))
+        raise TargetError(
+            f"{description} takes (message, session) but is not async, so it would block every other session:"
+            f" write\n\n{FUNCTION_EXAMPLE}\n\nand call blocking code in it with `await asyncio.to_thread(...)`"
+        )
+    if history == "external":
+        raise TargetError(
+            f"{description} is a function. The setting history=external is for factories of agents with a session"
+            " manager: leave it out. What is said to a function is kept in the journal, and is not forced on it:"
+            " `session.messages` may be left alone"
+        )
+    from strandline.agents.function import FunctionTarget
+
+    return FunctionTarget(thing, description=f"function {description}")
+
+
+def _ungiven(signature: inspect.Signature, description: str) -> str:
+    """Say which parameters nobody gives a factory."""
+    left, count = others(signature), len(required(signature))
+    named = left and (len(left) < count or SESSION in signature.parameters)
+    takes = f"{' and '.join(f'`{name}`' for name in left)}, which nobody gives it" if named else f"{count} parameters"
+    return (
+        f"{description} takes {takes}. A factory takes the session's id, the principal (by its name), both or nothing:"
+        f"\n\n{FACTORY_EXAMPLE}\n\nA function takes two, the message and the session:\n\n{FUNCTION_EXAMPLE}"
     )
+
+
+def _refuse_misread(signature: inspect.Signature, description: str) -> None:
+    """Refuse a function that takes the message without the session, which would be called as a factory."""
+    match others(signature):
+        case [name] if name in MESSAGES:
+            raise TargetError(
+                f"{description} takes ({', '.join(required(signature))}), which reads like a function that answers: it"
+                f" must take the session too, which has `session.id` and `session.principal`:\n\n{FUNCTION_EXAMPLE}"
+                f"\n\nA factory's one parameter is the session's id:\n\n{FACTORY_EXAMPLE}"
+            )
 
 
 def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
@@ -265,14 +289,14 @@ def _code(thing: object) -> object:
     return type(thing).__call__ if callable(thing) else thing
 
 
-def _refuse_keywords(signature: inspect.Signature, description: str, *, by_name: bool) -> None:
-    """Refuse what cannot be called without a keyword that nobody gives; `session_id` is given with `by_name`."""
+def _refuse_keywords(signature: inspect.Signature, description: str, *, given: Collection[str]) -> None:
+    """Refuse what cannot be called without a keyword that nobody gives."""
     needed = [
         parameter.name
         for parameter in signature.parameters.values()
         if parameter.kind is parameter.KEYWORD_ONLY
         and parameter.default is parameter.empty
-        and not (by_name and parameter.name == "session_id")
+        and parameter.name not in given
     ]
     if needed:
         raise TargetError(

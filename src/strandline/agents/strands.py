@@ -22,6 +22,7 @@ from strands.handlers.callback_handler import null_callback_handler
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
+from strandline.agents.parameters import Parameters
 from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.agents.strands_hooks import Reports
 from strandline.agents.window import Origins, Packed, window_faults
@@ -37,7 +38,6 @@ from strandline.model import (
     InputRequest,
     Message,
     NeedsInput,
-    SessionId,
     SessionKey,
     StateRecord,
     Succeeded,
@@ -52,31 +52,31 @@ _NOTHING_ASKED: dict[str, Any] = {"interrupts": {}, "context": {}, "activated": 
 
 
 class StrandsTarget:
-    """A factory `f(session_id) -> Agent` or `f() -> Agent`, sync or async."""
+    """A factory of agents, sync or async, that takes the session's id, its principal, both or nothing."""
 
     opaque: bool = False
     exclusive = False
     external: bool = False
 
-    def __init__(self, factory: Callable[..., Any], *, takes_session_id: bool, description: str) -> None:
+    def __init__(self, factory: Callable[..., Any], *, takes: Parameters, description: str) -> None:
         self._factory = factory
-        self._takes_session_id = takes_session_id
+        self._takes = takes
         self._owned: WeakSet[Any] = WeakSet()
         self._said = False
         self.description = description
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory, sync ones in a thread, and put the session's conversation into what it returns."""
-        return StrandsAgent(self._checked(await self._made(key.session_id)), record, progress)
+        return StrandsAgent(self._checked(await self._made(key)), record, progress)
 
-    async def _made(self, session_id: SessionId) -> object:
+    async def _made(self, key: SessionKey) -> object:
         """Return what the user's factory returns. Raises `AgentFailed` if it raises."""
-        args = (session_id,) if self._takes_session_id else ()
+        args, named = self._takes.given(key)
         try:
             if inspect.iscoroutinefunction(self._factory):
-                made = await self._factory(*args)
+                made = await self._factory(*args, **named)
             else:
-                made = await asyncio.to_thread(self._factory, *args)
+                made = await asyncio.to_thread(self._factory, *args, **named)
                 if inspect.isawaitable(made):
                     made = await made
         except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from strandline.agents.load import default_target
 from strandline.config import Settings
 from strandline.doctor.finding import Finding, note, ok, problem
+from strandline.doctor.trial import KEYS
 from strandline.errors import TargetError
 
 TRIED_FOR_S: Final = 20.0
@@ -28,8 +29,9 @@ class Trial:
         except TargetError as error:
             self._missing = str(error)
             return
+        keys = [KEYS] if settings.has_keys else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "strandline.doctor.trial", target, settings.history],
+            [sys.executable, "-m", "strandline.doctor.trial", target, settings.history, *keys],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The process in which TARGET is tried: `python -m strandline.doctor.trial TARGET HISTORY` prints what came of it.
+"""The process in which TARGET is tried: `python -m strandline.doctor.trial TARGET HISTORY [keys]`.
 
 It prints one JSON object, `{"ok": bool, "told": str}`; whatever the user's code prints goes elsewhere.
 """
@@ -8,20 +8,23 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from strandline.agents.load import load_target, own_lines
 from strandline.errors import AgentFailed, TargetError
 from strandline.history import Progress
-from strandline.model import ANONYMOUS, AgentRecord, SessionId, SessionKey, Window
+from strandline.model import AgentRecord, Principal, SessionId, SessionKey, Window
 
-TRIED_WITH = SessionKey(ANONYMOUS, SessionId("strandline-doctor"))
+TRIED_WITH = SessionKey(Principal("strandline-doctor"), SessionId("strandline-doctor"))
+"""Whose session it is: nobody's, so that nothing of a real principal is touched."""
+KEYS: Final = "keys"
+"""Is given where callers show keys."""
 
 
-def tried(target: str, history: str) -> dict[str, Any]:
+def tried(target: str, history: str, keys: str = "") -> dict[str, Any]:
     """Import TARGET and make an agent of it."""
     try:
-        served = load_target(target, history=history)
+        served = load_target(target, history=history, keys=keys == KEYS)
     except TargetError as error:
         return {"ok": False, "told": str(error)}
     if not served.description.startswith("factory"):

@@ -48,7 +48,7 @@ def main() -> None:
     setup = _setup(connection, frames)
     log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     try:
-        target = load_target(setup.target, history=setup.history)
+        target = load_target(setup.target, history=setup.history, keys=setup.keys)
     except SetupError as error:
         _say(connection, m.Refused(str(error)))
         return

@@ -26,6 +26,7 @@ def crew(target: str, settings: Settings, carried: Callable[[], Carrier | None])
     setup = Setup(
         target=target,
         history=settings.history,
+        keys=settings.has_keys,
         executor_threads=settings.executor_threads,
         path=[str(each) for each in sys.path],
         agent_id=settings.agent_id,

@@ -17,6 +17,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag="setup"):
 
     target: str
     history: str
+    keys: bool
     executor_threads: int
     path: list[str]
     agent_id: str

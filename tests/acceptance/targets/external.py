@@ -1,4 +1,4 @@
-"""An agent whose conversation is kept by a session manager of Strands, in files below `kept/`."""
+"""Agents whose conversations are kept by session managers of Strands, in files below `kept/`."""
 
 from strands import Agent
 from strands.session import FileSessionManager
@@ -17,3 +17,9 @@ def script(messages: Messages) -> str:
 def make_agent(session_id: str) -> Agent:
     """Build the agent of one session."""
     return Agent(model=ScriptedModel(script), session_manager=FileSessionManager(session_id, storage_dir="kept"))
+
+
+def make_apart(session_id: str, principal: str) -> Agent:
+    """Build the agent of one session of one principal, whose files are in a folder of its own."""
+    manager = FileSessionManager(session_id, storage_dir=f"kept/{principal}")
+    return Agent(model=ScriptedModel(script), session_manager=manager)
