@@ -159,6 +159,7 @@ def build_face(
             allowed_hosts=settings.allowed_hosts,
             cors_origins=settings.cors_origins,
             metrics_public=settings.metrics_public,
+            start_wait_s=settings.start_wait,
         ),
         keys,
         traces.arrived,
@@ -167,6 +168,10 @@ def build_face(
 
 async def start(service: Service, target: Target, loops: Loops) -> None:
     """Learn what is served, then open the journal and let runs in. Raises `SetupError`."""
-    if isinstance(target, TriedAtStart):
-        await loops.start(target.try_out).done
-    await service.start()
+    try:
+        if isinstance(target, TriedAtStart):
+            await loops.start(target.try_out).done
+        await service.start()
+    except BaseException:  # (a cancellation too: nobody may wait on for a server that stops)
+        service.fail_start()
+        raise

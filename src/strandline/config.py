@@ -105,6 +105,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="Seconds that a client has to send a request, or to take the next part of its answer", gt=0),
     ] = 60.0
+    start_wait: Annotated[
+        float, Meta(description="Seconds that a request waits for a server that starts, before it is refused", ge=0)
+    ] = 30.0
     keep_alive: Annotated[
         int, Meta(description="Seconds that an answered connection stays open for the next request", ge=1)
     ] = 75

@@ -119,7 +119,7 @@ class Draining(Unavailable):
 
 
 class NotReady(Unavailable):
-    """The server is starting: it waits for its journal."""
+    """The server has not started within `start_wait`, cannot start, or too many requests wait for that already."""
 
     code = "not_ready"
 

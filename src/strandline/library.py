@@ -46,7 +46,15 @@ OF_A_SERVER: Final = frozenset(
     }
 )
 OF_HTTP: Final = frozenset(
-    {"allowed_hosts", "api_keys", "api_keys_file", "cors_origins", "max_body_bytes", "metrics_public"}
+    {
+        "allowed_hosts",
+        "api_keys",
+        "api_keys_file",
+        "cors_origins",
+        "max_body_bytes",
+        "metrics_public",
+        "start_wait",
+    }
 )
 
 Place = str | os.PathLike[str]
@@ -105,6 +113,7 @@ class AppSettings(ServiceSettings, total=False):
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]
     max_body_bytes: int
+    start_wait: float
 
 
 class ServerSettings(AppSettings, total=False):
@@ -183,12 +192,14 @@ class AgentApp:
         self._keys = keys_of(settings)
         self._life: Life | None = None
         self._face: ASGIApp | None = None
+        """Takes requests from before it has started: they wait for that."""
+        self._started = False
         self._ended = False
 
     @property
     def service(self) -> Service:
         """The service, for routes of one's own. Raises `NotStarted` before the app has started and after its end."""
-        if self._life is None or self._face is None:
+        if self._life is None or not self._started:
             raise self._missing()
         return self._life.service
 
@@ -202,12 +213,11 @@ class AgentApp:
         if self._life is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
         life = self._life = Life(self._target, self._settings)
+        self._face = build_face(self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys)
         try:
             with told_early(life.drain_soon):
                 await life.begin()
-                self._face = build_face(
-                    self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys
-                )
+                self._started = True
                 following = asyncio.create_task(_follow(self._keys))
                 try:
                     yield
@@ -220,6 +230,7 @@ class AgentApp:
             ) from None
         finally:
             self._life = self._face = None
+            self._started = False
             self._ended = True
             await life.end()
 

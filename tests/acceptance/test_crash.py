@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,19 @@ import httpx
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.server import TARGETS, Server, free_port, serving, texts, tool_results, until
+from acceptance.server import (
+    COMMAND,
+    DEADLINE_S,
+    TARGETS,
+    Server,
+    environment,
+    free_port,
+    ran,
+    serving,
+    texts,
+    tool_results,
+    until,
+)  # fmt: skip
 from strandline.history import UNKNOWN_OUTCOME
 
 CRASHED = "(This run ended early: crashed.)"
@@ -261,21 +274,38 @@ def test_two_servers_on_one_journal(at: Checkpoints, tmp_path: Path) -> None:
             until(lambda: "waiting for the journal" in second.stderr, "it says that it waits")
             assert f"process {first.pid}" in second.stderr
             assert second.client.get("/readyz").status_code == 503
-            assert second.client.get("/health").json()["ready"] is False
-            refusal = second.client.post("/chat", json={"message": "three"})
-            assert (refusal.status_code, refusal.json()["code"]) == (503, "not_ready")
-            assert int(refusal.headers["retry-after"]) >= 1
+            early = second.client.get("/health")
+            assert (early.status_code, early.json()["status"], early.json()["ready"]) == (503, "starting", False)
+            waiting = second.submit(
+                httpx.post, f"{second.url}/chat", json={"message": "three"}, timeout=DEADLINE_S, trust_env=False
+            )
             assert first.health()["running"] == 1
-            first.kill()
-            at.release()
+            port = second.url.rpartition(":")[2]
+            found = ran("doctor", folder=tmp_path, variables={"STRANDLINE_PORT": port, **at.environment}).stdout
+            assert "answers there, not ready" in found, found
+            with said_by("chat", second.url, "-s", "other", "-m", "typed", folder=tmp_path) as typed:
+                assert typed.stderr is not None
+                assert "Not now: the server says 503" in typed.stderr.readline()
+                first.kill()
+                at.release()
+                assert typed.communicate(timeout=DEADLINE_S)[0] == "typed\n"
             second.until_ready()
             assert second.client.get("/readyz").status_code == 200
-            second.quiet()
-            assert statuses(second, "default") == ["succeeded", "succeeded"]
-            assert texts(second.history(), "assistant") == ["one", "two"]
+            assert waiting.result(DEADLINE_S).json()["response"] == "three", "it came before the server was ready"
+            assert second.health()["status"] == "healthy"
+            assert statuses(second, "default") == ["succeeded"] * 3
+            assert texts(second.history(), "assistant") == ["one", "two", "three"]
         finally:
             second.close()
         assert "Traceback" not in second.stderr, second.stderr
+
+
+def said_by(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    """Run the command; what it says can be read while it goes on."""
+    return subprocess.Popen(
+        [COMMAND, *arguments], cwd=folder, env=environment({}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def answers(server: Server, path: str) -> bool:

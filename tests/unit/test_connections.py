@@ -356,6 +356,38 @@ def test_an_answer_that_has_begun_before_the_whole_body_was_here_goes_on() -> No
     run_virtual(life)
 
 
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_who_could_not_send_the_body_since_nobody_read_it_is_not_told_that_it_took_too_long(expects: bytes) -> None:
+    """As while a server starts, when requests wait before their bodies are read."""
+
+    async def life(clock: VirtualClock) -> None:
+        let = asyncio.Event()
+
+        async def waits_first(scope: Scope, receive: Receive, send: Send) -> None:
+            await let.wait()
+            await echo(scope, receive, send)
+
+        wire, connection = connected(waits_first)
+        body = b"x" * 100_000
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\n%bContent-Length: 100000\r\n\r\n" % expects)
+        if not expects:
+            connection.data_received(body[:-1])
+        await asyncio.sleep(35)
+        assert (wire.ended, wire.written) == ("", b"")
+        let.set()
+        await settle()
+        connection.data_received(body if expects else body[-1:])
+        await settle()
+        assert wire.written.endswith(b"[POST / %b]" % body)
+
+        wire, connection = connected(waits_first)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12")
+        await asyncio.sleep(21)
+        assert re.findall(rb"HTTP/1.1 (\d+)", wire.written) == [b"408"], "and who is asked for it has the usual time"
+
+    run_virtual(life)
+
+
 def closed_by_client(wire: Wire, connection: Connection) -> None:
     connection.eof_received()
     wire.close()

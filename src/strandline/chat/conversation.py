@@ -50,7 +50,12 @@ class Conversation:
         """Return what the server says of itself. Raises `RemoteError`."""
         with self._told():
             try:
-                found = await self._at_once.ask("GET", "/health")
+                try:
+                    found = await self._at_once.ask("GET", "/health")
+                except NotNow:  # it starts
+                    found = await self._client.ask("GET", "/health")
+            except NotNow:
+                raise
             except (Refused, NotStrandline) as error:
                 raise self._other(f"GET /health says {error.status}") from None
         if "agent_id" not in found:

@@ -95,15 +95,19 @@ def model_providers() -> Iterator[Finding]:
 
 
 def asked(url: str) -> Any:
-    """Return the JSON that a server on this machine answers with, None if it answers with something else.
+    """Return the JSON that a server on this machine answers with, well or not, None if it answers with something else.
 
     Raises `OSError` if nothing answers in time.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=ASKED_FOR_S) as response:
-            return json.loads(response.read(1 << 16))
-    except (urllib.error.HTTPError, ValueError):
+            body = response.read(1 << 16)
+    except urllib.error.HTTPError as error:
+        body = error.read(1 << 16)
+    try:
+        return json.loads(body)
+    except ValueError:
         return None
 
 

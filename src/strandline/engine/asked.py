@@ -94,6 +94,7 @@ class Health(Struct, frozen=True, kw_only=True):
     """What goes on, in numbers."""
 
     ready: bool
+    has_been_ready: bool
     draining: bool
     trouble: str | None
     """With which code runs are refused, although the server neither starts nor stops; None if they are not."""

@@ -1,7 +1,8 @@
-"""Whether the service takes requests, and when it was last asked for anything. Plain sync code."""
+"""Whether the service takes requests, who waits for that while it starts, and when it was last asked for anything."""
 
 import asyncio
 import logging
+from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.loops import Loops
@@ -9,6 +10,9 @@ from strandline.errors import Draining, JournalUnavailable, NotReady, NoWorker
 from strandline.journal.port import Journal
 
 _log = logging.getLogger("strandline.readiness")
+
+MOST_WAITING: Final = 1_000
+"""Requests that wait for a server to start; whoever comes beyond them is refused at once."""
 
 
 class Readiness:
@@ -26,6 +30,10 @@ class Readiness:
         self._retry_after_s = retry_after_s
         self.started = False
         self.draining = False
+        self.has_been_ready = False
+        self._start_over = asyncio.Event()
+        """Set once it has been ready, and when it will not be: its start has failed, or it stops."""
+        self._waiting = 0
         self.exhausted = asyncio.Event()
         """Set when so many runs have ended and still work that the process has to be replaced."""
         self._last_asked = clock.monotonic()
@@ -44,8 +52,57 @@ class Readiness:
         """Tell whether requests are taken."""
         return self.started and not self.stopping and self.trouble is None
 
+    @property
+    def starting(self) -> bool:
+        """Tell whether it has not been ready yet and may still become so."""
+        return not self._start_over.is_set()
+
+    def begin(self) -> None:
+        """Take requests from now on, unless something is in trouble already."""
+        self.started = True
+        self._note_ready()
+
+    def begin_to_drain(self) -> None:
+        """Take nothing new from now on. Requests that wait for the start are let go."""
+        self.draining = True
+        self._start_over.set()
+
+    def fail_start(self) -> None:
+        """Note that it will never be ready. Requests that wait for the start are let go."""
+        self._start_over.set()
+
+    async def until_ready(self, timeout_s: float) -> None:
+        """Return when its start is over, however it ended: whether a request is taken then, others decide.
+
+        Raises `NotReady` after `timeout_s` seconds, and at once if `MOST_WAITING` requests wait already. Requests are
+        let go in the order in which they came.
+        """
+        if not self.starting:
+            return
+        if self._waiting >= MOST_WAITING:
+            raise NotReady(
+                f"the server is starting, and {MOST_WAITING} requests wait for it", retry_after_s=self._retry_after_s
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._start_over.wait()
+        except TimeoutError:
+            raise NotReady(
+                f"the server is still starting, {timeout_s:g} s after this request came (setting start_wait)",
+                retry_after_s=self._retry_after_s,
+            ) from None
+        finally:
+            self._waiting -= 1
+
+    def _note_ready(self) -> None:
+        if self.starting and self.ready:
+            self.has_been_ready = True
+            self._start_over.set()
+
     def look(self) -> None:
         """Say once in the log why runs are refused, and what to do; and once that this is over."""
+        self._note_ready()
         match self.trouble:
             case None:
                 trouble = None

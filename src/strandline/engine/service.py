@@ -183,7 +183,11 @@ class Service:
             raise
         if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
-        self._readiness.started = True
+        self._readiness.begin()
+
+    def fail_start(self) -> None:
+        """Note that the start has failed, or was given up: requests that wait for it are let go."""
+        self._readiness.fail_start()
 
     async def drain(self, *, close: bool = True) -> None:
         """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
@@ -193,7 +197,7 @@ class Service:
         """
         if self._readiness.draining:
             return
-        self._readiness.draining = True
+        self._readiness.begin_to_drain()
         self._audience.stop()
         for run_id in self._dispatcher.waiting_runs():
             self._streams.later(run_id)
@@ -213,6 +217,15 @@ class Service:
         self._loops.close()
 
     # -- what adapters ask for ---------------------------------------------------------------------
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has not been ready yet and may still become so."""
+        return self._readiness.starting
+
+    async def until_ready(self, timeout_s: float) -> None:
+        """Return when its start is over, well or not. Raises `NotReady` after `timeout_s`, or if too many wait."""
+        await self._readiness.until_ready(timeout_s)
 
     async def submit(self, request: Request) -> Ticket:
         """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
@@ -345,6 +358,7 @@ class Service:
         quiet_s = self._runner.quiet_s()
         return Health(
             ready=self._readiness.ready,
+            has_been_ready=self._readiness.has_been_ready,
             draining=self._readiness.stopping,
             trouble=self._readiness.trouble,
             processing=self._claims.executing > 0 or len(self._holds) > 0,

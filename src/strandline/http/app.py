@@ -5,6 +5,7 @@ Plain ASGI around Starlette's router: an exception of ours becomes its problem d
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
 
 from msgspec import Struct
 from starlette.exceptions import HTTPException
@@ -17,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strandline.access.source import Keys
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
-from strandline.errors import StrandlineError
+from strandline.errors import NotReady, StrandlineError
 from strandline.http import wire
-from strandline.http.auth import Access
+from strandline.http.auth import METRICS, OPEN, Access
 from strandline.http.chat import Chat
 from strandline.http.events import Changes
 from strandline.http.guard import Guard
@@ -33,6 +34,9 @@ from strandline.protocols.agentcore import AgentCore
 from strandline.protocols.openai import OpenAI, is_spoken_at
 
 _log = logging.getLogger("strandline.http")
+
+NEVER_WAIT: Final = OPEN | {METRICS}
+"""What is answered at once while a server starts: probes, metrics, and what describes the routes."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -49,6 +53,8 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     metrics_public: bool = False
+    start_wait_s: float = 30.0
+    """How long requests wait for a server that starts."""
 
 
 def build_app(
@@ -124,7 +130,7 @@ def build_app(
         redirect_slashes=False,
     )
     guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
-    app: ASGIApp = Door(router, guard, access, arrived)
+    app: ASGIApp = Door(WaitForStart(router, service, options.start_wait_s), guard, access, arrived)
     if options.cors_origins:
         app = CORSMiddleware(
             app,
@@ -162,10 +168,25 @@ class Endpoint:
         await response(scope, receive, send)
 
 
+class WaitForStart:
+    """Makes requests wait for a server that starts: they have been let in, and nothing of their bodies is read."""
+
+    def __init__(self, app: ASGIApp, service: Service, start_wait_s: float) -> None:
+        self._app = app
+        self._service = service
+        self._start_wait_s = start_wait_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Raises `NotReady` if the server takes too long, or too many wait."""
+        if self._service.starting and wire.inner_path(scope) not in NEVER_WAIT:
+            await self._service.until_ready(self._start_wait_s)
+        await self._app(scope, receive, send)
+
+
 class Door:
     """Turns foreign requests and those without a key away, and says in problem documents what is not there."""
 
-    def __init__(self, app: Router, guard: Guard, access: Access, arrived: Callable[[Headers], object]) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, access: Access, arrived: Callable[[Headers], object]) -> None:
         self._app = app
         self._arrived = arrived
         self._guard = guard
@@ -191,7 +212,7 @@ class Door:
                 await self._app(scope, receive, send)
             else:
                 await let_in.answer(self._app, scope, receive, send)
-        except (HTTPException, wire.Unauthorized, wire.OperatorsOnly) as error:
+        except (HTTPException, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
             await _response_to(error, scope)(scope, receive, send)
 
 

@@ -240,6 +240,9 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started:
                 return
+            if self.flow.read_paused or cycle.waiting_for_100_continue:
+                self._crowd.owes(self)  # nobody has asked for its body yet: the time that passes is ours
+                return
             cycle.disconnected = True  # so that whoever reads the body hears that there is no more
             cycle.message_event.set()
         elif not self._unread:

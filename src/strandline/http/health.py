@@ -50,7 +50,8 @@ class ProbeBody(Struct, frozen=True):
 
 PROBE: Final = "strandline.check.probe:make_agent"
 """The agent that `strandline check` asks, as a TARGET."""
-
+STARTING_S: Final = 1.0
+"""When it is worth asking again for a server that starts."""
 NOTHING_IS_KEPT: Final = ProbeBody(
     "journal_unavailable",
     "Nothing can be kept. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
@@ -71,11 +72,15 @@ class Probes:
         self._auth = auth
 
     async def health(self, request: Request) -> Response:
-        """Return what goes on; `healthy` as long as the server can say so."""
+        """Return what goes on; `healthy` once it has been ready, as long as the server can say so.
+
+        Until then it is `starting`, with 503: clients wait for this route, and send at once.
+        """
         health = self._service.health()
+        well = health.has_been_ready
         return wire.answer(
             HealthBody(
-                status="healthy",
+                status="healthy" if well else "starting",
                 agent_id=self._agent_id,
                 processing=health.processing,
                 queue_depth=health.queue_depth,
@@ -93,7 +98,9 @@ class Probes:
                 probe=PROBE in self._service.serves,
                 workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
                 principals=_by_name(self._service) if caller_of(request).operator else UNSET,
-            )
+            ),
+            wire.OK if well else wire.UNAVAILABLE,
+            None if well else wire.retry_after(STARTING_S),
         )
 
     async def livez(self, request: Request) -> Response:

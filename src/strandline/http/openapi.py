@@ -232,7 +232,7 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
               answers={200: PingBody}),
     Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
-              answers={200: HealthBody}),
+              answers={200: HealthBody, 503: HealthBody}),
     Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
               answers={200: ProbeBody}),
     Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
