@@ -302,8 +302,8 @@ class NewRun(Struct, frozen=True, kw_only=True):
     trace: Carrier | None = None
 
 
-class Run(Struct, frozen=True, kw_only=True):
-    """A run as the journal knows it. `position` is 1 for the next to start, None unless it waits.
+class RunSummary(Struct, frozen=True, kw_only=True):
+    """A run as lists show it: all but its input. `position` is 1 for the next to start, None unless it waits.
 
     `held`: it has ended, and its session waits for a thread of it that still works. `discarded`: what it left in
     history is flagged, hidden, and no part of the window. `cancel_requested`: it can only end as cancelled, and with
@@ -312,7 +312,6 @@ class Run(Struct, frozen=True, kw_only=True):
 
     run_id: RunId
     key: SessionKey
-    input: Input
     lane: int
     priority: int
     opaque: bool
@@ -340,6 +339,16 @@ class Run(Struct, frozen=True, kw_only=True):
         if self.timeout_s is None or self.started_at is None:
             return None
         return self.started_at + self.timeout_s
+
+
+class Run(RunSummary, frozen=True, kw_only=True):
+    """A run as the journal knows it."""
+
+    input: Input
+
+    def summary(self) -> RunSummary:
+        """Return the run without its input."""
+        return RunSummary(**{name: getattr(self, name) for name in RunSummary.__struct_fields__})
 
 
 class SessionView(Struct, frozen=True, kw_only=True):

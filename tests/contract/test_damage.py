@@ -423,7 +423,7 @@ async def listed(journal: SqliteJournal, session: str, limit: int) -> tuple[list
 def test_a_list_shows_all_runs_but_the_damaged_one_and_names_it(tmp_path: Path, damaged: str) -> None:
     path = tmp_path / FILE
     asyncio.run(_executing(path))
-    spoil(path, f"UPDATE runs SET input = zeroblob(9) WHERE run_id = '{damaged}'")
+    spoil(path, f"UPDATE runs SET metadata = zeroblob(9) WHERE run_id = '{damaged}'")
 
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())

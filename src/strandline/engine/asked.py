@@ -17,6 +17,7 @@ from strandline.model import (
     Outcome,
     Run,
     RunId,
+    RunSummary,
     SessionKey,
 )
 
@@ -74,7 +75,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
 class RunView(Struct, frozen=True, kw_only=True):
     """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
 
-    run: Run
+    run: RunSummary
     phase: str | None
     estimated_wait_s: float | None
 

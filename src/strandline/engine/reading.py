@@ -29,9 +29,9 @@ from strandline.model import (
     Message,
     Outcome,
     Principal,
-    Run,
     RunId,
     RunStatus,
+    RunSummary,
     SessionId,
     SessionKey,
     SessionView,
@@ -39,8 +39,9 @@ from strandline.model import (
 
 HISTORY_PAGE: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
-"""How much of a history, as the JSON that is kept, is read and held at once: a page that many ask for at the same time
-costs memory and the serving loop's time for each of them, however large the messages are that some agent has left."""
+"""How much of a history, or of what runs have left, as the JSON that is kept, is read and held at once: a page that
+many ask for at the same time costs memory and the serving loop's time for each of them, however large the messages
+are that some agent has left."""
 
 
 class Reading:
@@ -61,9 +62,9 @@ class Reading:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        return self._view(run)
+        return self._view(run.summary())  # (its input may be large, and whoever has the view may wait long)
 
-    def _view(self, run: Run) -> RunView:
+    def _view(self, run: RunSummary) -> RunView:
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
@@ -107,7 +108,7 @@ class Reading:
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:
         """Return a page of the runs of a session. Raises `Invalid`."""
         self._readiness.asked()
-        page = await self._journal.read(RunsQuery(key, cursor, limit))
+        page = await self._journal.read(RunsQuery(key, cursor, limit, PAGE_BYTES))
         return RunViews(runs=[self._view(run) for run in page.runs], after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:

@@ -14,7 +14,18 @@ from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import LAST, Later, RunStream, finished
 from strandline.history import Progress
-from strandline.model import Claim, ErrorCode, Lane, Outcome, Principal, Run, RunError, RunId, RunStatus, SessionKey
+from strandline.model import (
+    Claim,
+    ErrorCode,
+    Lane,
+    Outcome,
+    Principal,
+    RunError,
+    RunId,
+    RunStatus,
+    RunSummary,
+    SessionKey,
+)
 
 
 class Streams:
@@ -99,7 +110,7 @@ class Streams:
             stream.place = position
             stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s))
 
-    def waits(self, run: Run, estimated_wait_s: float | None) -> None:
+    def waits(self, run: RunSummary, estimated_wait_s: float | None) -> None:
         """Tell that a run waits, if that is so and not known. One that was given back tells next that it goes on."""
         if run.position and run.lane != Lane.GIVEN_BACK:
             self.queued(run.run_id, run.position, estimated_wait_s)
@@ -142,7 +153,7 @@ class Streams:
         for run_id in list(self._streams):
             self.later(run_id)
 
-    def ended_before(self, run: Run, outcome: Outcome) -> RunStream:
+    def ended_before(self, run: RunSummary, outcome: Outcome) -> RunStream:
         """Return the stream of a run that has ended: what is kept of it, or its end alone."""
         if (kept := self._shelf.get(run.run_id)) is not None:
             return kept

@@ -5,10 +5,12 @@ What is kept encoded is decoded anew for everyone who asks.
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from msgspec import structs
 
 from strandline.encoding import decoder
-from strandline.journal.port import Waiting
+from strandline.journal.port import PASSED_OVER, Waiting
 from strandline.journal.rules import Closed, Rank, rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
@@ -24,23 +26,36 @@ from strandline.model import (
     Run,
     RunId,
     RunStatus,
+    RunSummary,
     StateRecord,
     Window,
 )
 
-_request: Final = decoder(tuple[Input, dict[str, Any], Carrier | None])
+_input: Final[Callable[[bytes], Input]] = decoder(Input)
+_metadata: Final = decoder(dict[str, Any])
+_trace: Final[Callable[[bytes], Carrier | None]] = decoder(Carrier | None)
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
 _message: Final = decoder(Message)
 _outcome: Final = decoder(Outcome)
 _question: Final = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final = decoder(Window)
+_NOTHING: Final = b"{}"
+
+
+class Asked(NamedTuple):
+    """What a run was asked for with, each part encoded on its own."""
+
+    prompt: bytes
+    metadata: bytes
+    trace: bytes
 
 
 class KeptRun:
     """A run as it stands; `fence` is None unless it is claimed. One that has ended and is claimed is held."""
 
     __slots__ = (
+        "asked",
         "attempt",
         "cancel_requested",
         "discard",
@@ -54,15 +69,14 @@ class KeptRun:
         "place",
         "priority",
         "queue_deadline",
-        "request",
         "sequence",
         "started_at",
         "status",
     )
 
-    def __init__(self, new: NewRun, request: bytes, sequence: int) -> None:
+    def __init__(self, new: NewRun, asked: Asked, sequence: int) -> None:
         self.new = new
-        self.request = request
+        self.asked = asked
         self.sequence = sequence
         self.lane = new.lane
         self.priority = new.priority
@@ -103,17 +117,26 @@ class KeptRun:
         """Return what is staged of it."""
         return tuple(_fact(each) for each in self.facts)
 
+    @property
+    def listed_bytes(self) -> int:
+        """How many bytes of a page of runs it takes."""
+        metadata = 0 if self.asked.metadata == _NOTHING else len(self.asked.metadata)
+        outcome = 0 if self.outcome is None else len(self.outcome)
+        return metadata + outcome + len(self.asked.prompt) // PASSED_OVER
+
     def shown(self, position: int | None) -> Run:
         """Return it as the port shows it; `position` is None unless it waits."""
-        prompt, metadata, trace = _request(self.request)
-        return Run(
+        return Run(input=_input(self.asked.prompt), **structs.asdict(self.summary(position)))
+
+    def summary(self, position: int | None) -> RunSummary:
+        """Return it as lists show it."""
+        return RunSummary(
             run_id=self.new.run_id,
             key=self.new.key,
-            input=prompt,
             lane=self.lane,
             priority=self.priority,
             opaque=self.new.opaque,
-            metadata=metadata,
+            metadata=_metadata(self.asked.metadata),
             sequence=self.sequence,
             status=self.status,
             attempt=self.attempt,
@@ -129,7 +152,7 @@ class KeptRun:
             cancel_requested=self.cancel_requested,
             discard=self.discard,
             if_busy=self.new.if_busy,
-            trace=trace,
+            trace=_trace(self.asked.trace),
         )
 
 

@@ -4,12 +4,14 @@ Each page costs what is on it. What is damaged does not take the others of its p
 """
 
 import sqlite3
+from contextlib import closing
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
 from strandline.journal.port import (
+    PASSED_OVER,
     AllSessionsPage,
     AllSessionsQuery,
     RunsPage,
@@ -19,21 +21,25 @@ from strandline.journal.port import (
     SessionsQuery,
 )
 from strandline.journal.questions import question_of
-from strandline.journal.reader import RUN_COLUMNS, find_session, sound_run, waiting_before
-from strandline.journal.rules import Rank, place_of
-from strandline.model import Run, RunId, SessionKey, SessionView
+from strandline.journal.reader import SUMMARY_COLUMNS, find_session, sound_summary, waiting_before
+from strandline.journal.rules import Rank, Room, place_of
+from strandline.journal.seal import is_sealed, sealed
+from strandline.model import RunId, RunSummary, SessionKey, SessionView
 
 _CHAIN: Final = (
     "WITH RECURSIVE chain (no, run, previous) AS (SELECT no, run, previous FROM history WHERE no = ? AND session = ?"
     " UNION ALL SELECT history.no, history.run, history.previous FROM chain JOIN history"
     " ON history.no = chain.previous AND history.session = ? WHERE chain.previous < chain.no LIMIT ?)"
-    f" SELECT no, previous, {RUN_COLUMNS} FROM chain LEFT JOIN runs ON seq = run ORDER BY no DESC"
+    " SELECT no, previous, chain.run, EXISTS (SELECT 1 FROM runs WHERE seq = chain.run) FROM chain ORDER BY no DESC"
 )
-_EXECUTES: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND fence IS NOT NULL AND status = 'running'"
+_COLUMNS: Final = f"{SUMMARY_COLUMNS}, length(input)"  # (a length is in the row's head: the input is not read)
+_RUN: Final = f"SELECT {_COLUMNS} FROM runs WHERE seq = ?"
+_EXECUTES: Final = f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND fence IS NOT NULL AND status = 'running'"
 _WAITS: Final = (
-    f"SELECT {RUN_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)"
+    f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)"
     " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
 )
+_SEAL_BYTES: Final = len(sealed(b"", 0))
 _LAST: Final[Rank] = (1 << 60, 0, 0)
 """Behind every run that waits."""
 _FORGOTTEN: Final = 500
@@ -42,28 +48,42 @@ _READS: Final = 20
 
 
 class _Listed:
-    """A page of runs as it is filled."""
+    """A page of runs as it is filled, up to so many runs and bytes."""
 
-    def __init__(self, key: SessionKey) -> None:
-        self._key = key
-        self._runs: list[Run] = []
+    def __init__(self, query: RunsQuery) -> None:
+        self._key = query.key
+        self._limit = query.limit
+        self._room = Room(query.most_bytes)
+        self._runs: list[RunSummary] = []
         self._damaged: list[RunId] = []
 
-    def __len__(self) -> int:
-        return len(self._runs) + len(self._damaged)
+    @property
+    def is_full(self) -> bool:
+        """Whether the page has as many runs as it may."""
+        return len(self._runs) + len(self._damaged) >= self._limit
 
-    def add(self, row: tuple[Any, ...], position: int | None = None) -> None:
-        """Add the run in a row of `RUN_COLUMNS`, or name it as damaged."""
+    def adds(self, row: tuple[Any, ...], position: int | None = None) -> bool:
+        """Add the run in a row of `_COLUMNS`, or name it as damaged. False if there is no room for it."""
+        if self.is_full or not self._room.takes(_listed_bytes(row)):
+            return False
         try:
-            run = sound_run(row, self._key)
+            run = sound_summary(row[:-1], self._key)
         except JournalUnavailable:
             self._damaged.append(RunId(row[0]))
         else:
             self._runs.append(run if position is None else replace(run, position=position))
+        return True
 
     def page(self, after: str | None) -> RunsPage:
         """Return the page."""
         return RunsPage(self._runs, after, self._damaged)
+
+
+def _listed_bytes(row: tuple[Any, ...]) -> int:
+    """Return how many bytes of a page the run in a row of `_COLUMNS` takes, see `RunsQuery`; seals take none."""
+    shown = sum(len(each) - _SEAL_BYTES * is_sealed(each) for each in (row[4], row[11]) if isinstance(each, bytes))
+    length: int = row[-1]
+    return shown + max(0, length - _SEAL_BYTES) // PASSED_OVER
 
 
 def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPage:
@@ -143,28 +163,28 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
         return RunsPage([], None)
     no, tail = found.no, found.tail
     kind, place = place_of(query.cursor)
-    listed = _Listed(query.key)
+    listed = _Listed(query)
     if kind == "w":
         before = place if query.cursor else _LAST
-        rows = connection.execute(_WAITS, (no, *before, query.limit + 1)).fetchall()
         ahead = waiting_before(connection, no, before)
-        for index, row in enumerate(rows[: query.limit]):
-            listed.add(row, ahead - index)
-        if len(rows) > query.limit:
-            return listed.page("w" + ".".join(map(str, _place(rows[query.limit - 1]))))
+        last_shown: Rank = before
+        with closing(connection.execute(_WAITS, (no, *before, query.limit + 1))) as rows:
+            for index, row in enumerate(rows):  # (one at a time: each may be large)
+                if not listed.adds(row, ahead - index):
+                    return listed.page("w" + ".".join(map(str, last_shown)))
+                last_shown = _place(row)
     if kind in "wr":
-        if len(listed) == query.limit:
-            return listed.page("r")
-        for row in connection.execute(_EXECUTES, (no,)):
-            listed.add(row)
+        for row in connection.execute(_EXECUTES, (no,)).fetchall():
+            if not listed.adds(row):
+                return listed.page("r")
     last = tail.row if kind != "h" else place
     after = None if last is None else _ended(connection, listed, no, last, query.limit)
     return listed.page(None if after is None else f"h{after}")
 
 
 def _place(row: tuple[Any, ...]) -> Rank:
-    """Return where in line the run in a row of `RUN_COLUMNS` stands."""
-    stored = dict(zip(RUN_COLUMNS.split(", "), row, strict=True))
+    """Return where in line the run in a row of `_COLUMNS` stands."""
+    stored = dict(zip(SUMMARY_COLUMNS.split(", "), row[:-1], strict=True))
     return stored["lane"], stored["urgency"], stored["seq"]
 
 
@@ -174,15 +194,13 @@ def _ended(connection: sqlite3.Connection, listed: _Listed, no: int, last: int, 
     Rows whose runs have been forgotten are passed over. Only behind a great many of them may there be a page that has
     room and goes on.
     """
-    rows = limit - len(listed) + 1
+    rows = limit + 1
     row: int | None = last
     for _ in range(_READS):
         read = connection.execute(_CHAIN, (row, no, no, rows)).fetchall()
-        for this, _, *columns in read:
-            if columns[0] is not None:
-                if len(listed) == limit:
-                    return int(this)
-                listed.add(tuple(columns))
+        for this, _, run, is_there in read:
+            if is_there and (listed.is_full or not listed.adds(connection.execute(_RUN, (run,)).fetchone())):
+                return int(this)
         row = read[-1][1] if read else None
         if row is None:
             return None

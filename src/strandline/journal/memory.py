@@ -15,7 +15,7 @@ from typing import assert_never, overload
 from strandline.encoding import encode_messages
 from strandline.errors import InvariantBroken
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.kept import Asked, KeptRun, KeptSession
 from strandline.journal.memory_control import MemoryControls
 from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.port import (
@@ -113,7 +113,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
-        request = encode_messages((new.input, new.metadata, new.trace))
+        prompt, metadata, trace = map(encode_messages, (new.input, new.metadata, new.trace))
         with self._lock:
             self._check_open()
             if new.run_id in self._runs:
@@ -146,7 +146,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 if len(self._waiting) - leaving >= bounds.total:
                     return Refused("server_full", ahead + 1)
             stopped = self._stop_all(begun, discard=new.if_busy is IfBusy.ROLLBACK) if begun else None
-            run = KeptRun(new, request, self._sequence)
+            run = KeptRun(new, Asked(prompt, metadata, trace), self._sequence)
             self._sequence += 1
             self._sessions[new.key] = session
             self._runs[new.run_id] = run

@@ -68,26 +68,32 @@ class MemoryLists(Steps):
         if session is None:
             return RunsPage([], None)
         kind, place = place_of(query.cursor)
-        shown: list[KeptRun] = []
+        room, shown = Room(query.most_bytes), list[KeptRun]()
+
+        def has_room(run: KeptRun) -> bool:
+            return len(shown) < query.limit and room.takes(run.listed_bytes)
+
         if kind == "w":
-            line = [run for run in session.line.in_order()[::-1] if query.cursor is None or run.rank() < place]
-            shown = line[: query.limit]
-            if len(line) > query.limit:
-                return self._page(shown, "w" + ".".join(map(str, shown[-1].rank())))
-        if kind in "wr":
-            if len(shown) == query.limit:
+            for run in session.line.in_order()[::-1]:
+                if query.cursor is not None and run.rank() >= place:
+                    continue
+                if not has_room(run):
+                    return self._page(shown, "w" + ".".join(map(str, shown[-1].rank())))
+                shown.append(run)
+        executes = session.claimed
+        if kind in "wr" and executes is not None and not executes.held:
+            if not has_room(executes):
                 return self._page(shown, "r")
-            if session.claimed is not None and not session.claimed.held:
-                shown.append(session.claimed)
+            shown.append(executes)
         left = min(place, len(session.ended)) if kind == "h" else len(session.ended)
         while left > 0:
-            run = self._runs.get(session.ended[left - 1])
-            if run is not None:  # else it was forgotten
-                if len(shown) == query.limit:
+            ended = self._runs.get(session.ended[left - 1])
+            if ended is not None:  # else it was forgotten
+                if not has_room(ended):
                     return self._page(shown, f"h{left}")
-                shown.append(run)
+                shown.append(ended)
             left -= 1
         return self._page(shown, None)
 
     def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:
-        return RunsPage([self._shown(run) for run in runs], after)
+        return RunsPage([run.summary(self._position(run)) for run in runs], after)

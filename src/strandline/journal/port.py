@@ -35,7 +35,7 @@ effect. A journal knows nothing of agents.
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Literal, Protocol, overload
+from typing import Final, Literal, Protocol, overload
 
 from msgspec import Struct
 
@@ -49,6 +49,7 @@ from strandline.model import (
     Principal,
     Run,
     RunId,
+    RunSummary,
     SessionId,
     SessionKey,
     SessionView,
@@ -251,24 +252,34 @@ class HistoryPage(Struct, frozen=True):
     """Whether the round of the last message is open: its tools wait for input, or go on with it."""
 
 
+PASSED_OVER: Final = 128
+"""How many bytes of an input that a page of runs passes over count as one that is on it."""
+
+
 class RunsQuery(Struct, frozen=True):
     """Runs of a session: those that wait, the last in line first, then the one that executes, then the ended ones, the
     latest end first. `cursor` is None for the first page, else what a page has named as its next.
+
+    With `most_bytes` the page ends before its runs have more than that of outcomes and metadata, counted as the bytes
+    of JSON that `strandline.encoding.encode_messages` makes of each. Inputs are not read, but a journal may have to
+    pass over them: each counts as its bytes divided by `PASSED_OVER`, rounded down. There is always room for one run.
+    None: no bound.
     """
 
     key: SessionKey
     cursor: str | None = None
     limit: int = 100
+    most_bytes: int | None = None
 
 
 class RunsPage(Struct, frozen=True):
     """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile.
 
     `damaged` are those of them whose records cannot be read any more: they have their place in the list, and no more
-    than their id can be told.
+    than their id can be told. Inputs are not looked at: a run with a damaged one is listed like any other.
     """
 
-    runs: list[Run]
+    runs: list[RunSummary]
     after: str | None
     damaged: list[RunId] = []
 

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from strandline.encoding import decoder
@@ -41,12 +41,14 @@ from strandline.model import (
     Outcome,
     Run,
     RunStatus,
+    RunSummary,
     SessionKey,
     StateRecord,
     Window,
 )
 
 T = TypeVar("T")
+AnyRun = TypeVar("AnyRun", bound=RunSummary)
 
 READERS: Final = 2
 _STATUSES: Final = {status.value: status for status in RunStatus}
@@ -71,10 +73,11 @@ _outcome: Final = decoder(Outcome)
 _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
-RUN_COLUMNS: Final = (
-    "run_id, lane, priority, opaque, input, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
+SUMMARY_COLUMNS: Final = (
+    "run_id, lane, priority, opaque, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
     " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, moved, trace, fence, urgency"
 )
+RUN_COLUMNS: Final = f"{SUMMARY_COLUMNS}, input"
 
 
 def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
@@ -82,8 +85,17 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
 
     `crc` is the `key_crc` of its session, for those who know it.
     """
-    run = to_run(row, key, crc)
-    fence, urgency = row[-2:]
+    return _checked(to_run(row, key, crc), row)
+
+
+def sound_summary(row: tuple[Any, ...], key: SessionKey) -> RunSummary:
+    """Return the run in a row of `SUMMARY_COLUMNS`. Raises `JournalUnavailable` if that is damaged, or cannot be."""
+    return _checked(_to_summary(row, key, key_crc(key)), row)
+
+
+def _checked(run: AnyRun, row: tuple[Any, ...]) -> AnyRun:
+    """Return `run` if it can be as the row says. Raises `JournalUnavailable`."""
+    fence, urgency = row[20:22]
     ended, started = run.ended_at is not None, run.started_at is not None
     if (
         (fence is not None, ended) not in _MARKS[run.status]
@@ -98,7 +110,7 @@ def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> 
     return run
 
 
-def _is_urgency(urgency: int, run: Run) -> bool:
+def _is_urgency(urgency: int, run: RunSummary) -> bool:
     """Tell whether the second part of a run's rank can be what it is."""
     if run.lane == Lane.FRONT:
         return urgency >= drawn(run.sequence)
@@ -107,10 +119,24 @@ def _is_urgency(urgency: int, run: Run) -> bool:
 
 def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
     """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
-    run_id, lane, priority, opaque, prompt, metadata, seq, status, attempt, *more = row
+    session = key_crc(key) if crc is None else crc
+    *columns, prompt = row
+    run = _to_summary(tuple(columns), key, session)
+    prompt = read_sealed(_input, prompt, f"run {run.run_id}", _request_owner(row, session))
+    return Run(input=prompt, **structs.asdict(run))
+
+
+def _request_owner(row: tuple[Any, ...], session: int) -> int:
+    """Return whose the input, metadata and trace in a row are."""
+    run_id, _, priority, opaque, _, seq, *_ = row
+    return request_owner(session, seq, run_id, priority, bool(opaque), row[8], row[12])
+
+
+def _to_summary(row: tuple[Any, ...], key: SessionKey, session: int) -> RunSummary:
+    run_id, lane, priority, opaque, metadata, seq, status, attempt, *more = row
     created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
     cancel_requested, discard, if_busy, moved, trace = wanted
-    what, session = f"run {run_id}", key_crc(key) if crc is None else crc
+    what = f"run {run_id}"
     if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
         raise damaged_record(what)
     outcome = None
@@ -119,11 +145,10 @@ def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run
         outcome = read_sealed(_outcome, end, what, owner)
         if outcome.status != status:
             raise damaged_record(what)
-    asked = request_owner(session, seq, run_id, priority, bool(opaque), created_at, timeout_s)
-    return Run(
+    asked = _request_owner(row, session)
+    return RunSummary(
         run_id=run_id,
         key=key,
-        input=read_sealed(_input, prompt, what, asked),
         lane=lane,
         priority=priority if moved is None else moved,
         opaque=bool(opaque),
@@ -391,16 +416,16 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     """Return one run of a principal, with its position if it waits."""
     row = connection.execute(
         f"SELECT session, principal, session_id, {RUN_COLUMNS} FROM runs JOIN sessions ON no = session"
-        " WHERE run_id = ?",
-        (query.run_id,),
+        " WHERE run_id = ? AND principal = ?",  # (of somebody else's run the input is not read)
+        (query.run_id, query.principal),
     ).fetchone()
-    if row is None or row[1] != query.principal:
+    if row is None:
         return None
     session, principal, session_id, *columns = row
     found = sound_run(tuple(columns), SessionKey(principal, session_id))
     if found.status is not RunStatus.QUEUED:
         return found
-    ahead = waiting_before(connection, session, (found.lane, columns[-1], found.sequence))
+    ahead = waiting_before(connection, session, (found.lane, columns[21], found.sequence))
     return replace(found, position=ahead + 1)
 
 

@@ -182,10 +182,12 @@ class Steps:
         self._last_attempts.discard(run.sequence)
 
     def _shown(self, run: KeptRun) -> Run:
-        position = None
-        if run.status is RunStatus.QUEUED:
-            position = self._sessions[run.new.key].line.ahead(run.rank()) + 1
-        return run.shown(position)
+        return run.shown(self._position(run))
+
+    def _position(self, run: KeptRun) -> int | None:
+        if run.status is not RunStatus.QUEUED:
+            return None
+        return self._sessions[run.new.key].line.ahead(run.rank()) + 1
 
     def _end_waiting(self, run: KeptRun, outcome: Outcome, messages: list[bytes], *, discarded: bool = False) -> None:
         """End a run that waits, leaving `messages` in history."""

@@ -6,7 +6,7 @@ import pytest
 
 from strandline.errors import Invalid
 from strandline.journal.port import Changed, Delete, HistoryQuery, RunsQuery, SessionQuery, SessionsQuery
-from strandline.model import Principal, Run, SessionKey, SessionView
+from strandline.model import Principal, RunSummary, SessionKey, SessionView
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
@@ -14,9 +14,9 @@ from strandline.testing.desk import Desk, done, key, said
 class ListsContract(Contract):
     """Pages."""
 
-    async def _listed(self, desk: Desk, limit: int, at: SessionKey | None = None) -> list[Run]:
+    async def _listed(self, desk: Desk, limit: int, at: SessionKey | None = None) -> list[RunSummary]:
         """Return all runs of a session, page by page."""
-        found: list[Run] = []
+        found: list[RunSummary] = []
         cursor: str | None = None
         while True:
             page = await desk.journal.read(RunsQuery(at or key(), cursor, limit))
@@ -29,7 +29,7 @@ class ListsContract(Contract):
 
     @scenario
     async def test_the_runs_of_a_session_the_last_in_line_first(self, desk: Desk) -> None:
-        """Then what executes, then what has ended, the latest end first; each as it is shown alone."""
+        """Then what executes, then what has ended, the latest end first; each as it is, but its input."""
         for run_id in ("e1", "e2", "e3"):
             await desk.settle(await desk.start(run_id), done("hi", "ho"))
         claim = await desk.start("x", metadata={"k": 1})
@@ -44,7 +44,7 @@ class ListsContract(Contract):
             listed = [run.run_id for run in await self._listed(desk, limit)]
             assert listed == expected, f"in pages of {limit}"
         runs = await self._listed(desk, 100)
-        assert runs == [await desk.run(run_id) for run_id in expected]
+        assert runs == [(await desk.run(run_id)).summary() for run_id in expected]
         assert [run.position for run in runs] == [4, 3, 2, 1, None, None, None, None, None]
         await desk.settle(claim, hold=True)
         assert [run.run_id for run in await self._listed(desk, 2)] == [

@@ -1,12 +1,16 @@
-"""What every journal reads of a history: pages that are bounded in bytes, too."""
+"""What every journal reads of a history and of a list of runs: pages that are bounded in bytes, too."""
 
 # ruff: noqa: D102 (a test's name is its claim)
 
+from typing import Final
+
 from strandline.encoding import encode_messages
-from strandline.journal.port import HistoryPage, HistoryQuery
-from strandline.model import Message, Outcome, RunStatus, Settlement
+from strandline.journal.port import PASSED_OVER, HistoryPage, HistoryQuery, RunsQuery
+from strandline.model import Message, Outcome, RunStatus, RunSummary, Settlement
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, key, said
+
+LARGE_INPUT: Final = "i" * 100_000
 
 
 class PagesContract(Contract):
@@ -37,6 +41,40 @@ class PagesContract(Contract):
             await desk.restart()
 
     @scenario
+    async def test_a_page_of_runs_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
+        """Outcomes and metadata count, inputs as what is passed over; there is always room for one run."""
+        await _listed(desk)
+        for _ in range(2):
+            every = (await desk.journal.read(RunsQuery(key()))).runs
+            sizes = [_listed_size(run) for run in every]
+            assert [run.run_id for run in every] == ["w1", "w0", "x", "e2", "e1", "e0"]
+            for start in range(len(every)):
+                cursor = None
+                if start:
+                    cursor = (await desk.journal.read(RunsQuery(key(), None, start))).after
+                for end in range(start + 1, len(every) + 1):
+                    exact = sum(sizes[start:end])
+                    for most_bytes, last in ((exact, end), (exact - 1, max(end - 1, start + 1))):
+                        page = await desk.journal.read(RunsQuery(key(), cursor, 99, most_bytes))
+                        assert page.runs == every[start:last]
+            await desk.restart()
+
+    @scenario
+    async def test_all_pages_of_runs_together_are_the_whole_list_whatever_their_bytes(self, desk: Desk) -> None:
+        await _listed(desk)
+        every = (await desk.journal.read(RunsQuery(key()))).runs
+        for most_bytes in (0, 60, 150, 1_000, 4_000, 100_000):
+            for limit in (1, 2, 99):
+                found: list[RunSummary] = []
+                cursor: str | None = None
+                while not found or cursor is not None:
+                    page = await desk.journal.read(RunsQuery(key(), cursor, limit, most_bytes))
+                    assert page.runs, "a page that goes nowhere"
+                    found += page.runs
+                    cursor = page.after
+                assert found == every, f"in pages of {limit} and {most_bytes} bytes"
+
+    @scenario
     async def test_what_a_discarded_run_left_takes_its_room_on_a_page(self, desk: Desk) -> None:
         """Shown or not: else a page would be read over as much as there is of it."""
         _, sizes = await _mixed(desk)
@@ -62,6 +100,23 @@ class PagesContract(Contract):
                     assert before is None or page.first < before
                     before = page.first
                 assert found == (every if discarded else [*every[:4], *every[7:]])
+
+
+async def _listed(desk: Desk) -> None:
+    """Have runs of a session in all places, with large inputs and outcomes of all sizes."""
+    for number, size in enumerate((5_000, 0, 300)):
+        claim = await desk.start(f"e{number}", input=LARGE_INPUT)
+        outcome = Outcome(status=RunStatus.SUCCEEDED, output="o" * size)
+        await desk.settle(claim, Settlement(outcome=outcome, messages=said("hi", "ho")))
+    await desk.start("x", input=LARGE_INPUT, metadata={"k": "m" * 200})
+    await desk.accept("w0", input=LARGE_INPUT, metadata={"k": "m" * 100})
+    await desk.accept("w1", input=LARGE_INPUT, metadata={"k": "ü" * 30})
+
+
+def _listed_size(run: RunSummary) -> int:
+    metadata = len(encode_messages(run.metadata)) if run.metadata else 0
+    passed_over = len(encode_messages(LARGE_INPUT)) // PASSED_OVER
+    return passed_over + metadata + (0 if run.outcome is None else len(encode_messages(run.outcome)))
 
 
 async def _mixed(desk: Desk) -> tuple[list[Message], list[int]]:
