@@ -173,13 +173,19 @@ def test_a_question_to_a_person_can_be_read() -> None:
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_a_run_that_failed_is_an_error(code: ErrorCode) -> None:
     answer = answer_of(end(RunStatus.FAILED, error=RunError(code, "what went wrong")), RUN)
-    assert answer == NoAnswer(failed("what went wrong", code, RUN), 500)
+    assert answer == NoAnswer(failed("what went wrong", code, RUN))
 
 
 def test_a_run_that_was_cancelled_is_an_error_that_is_not_the_servers() -> None:
     answer = answer_of(end(RunStatus.CANCELLED), RUN)
     assert isinstance(answer, NoAnswer)
-    assert (answer.status, answer.error.code, answer.error.run_id) == (409, "cancelled", RUN)
+    assert (answer.error.type, answer.error.code, answer.error.run_id) == ("invalid_request_error", "cancelled", RUN)
+
+
+def test_only_what_is_to_be_sent_again_is_a_server_error() -> None:
+    """Vercel's client sends again what has this type, as the first that comes of a stream."""
+    assert failed("later", "goes_on_later", RUN, again=True).type == "server_error"
+    assert failed("later", "goes_on_later", RUN).type == "invalid_request_error"
 
 
 def test_usage() -> None:
@@ -299,7 +305,13 @@ def test_a_question_ends_a_stream() -> None:
 def test_a_run_that_failed_ends_its_stream_with_an_error() -> None:
     told = streamed(TextDelta("It"), finished(RunStatus.FAILED, error=RunError(ErrorCode.TIMEOUT, "too long")))
     assert told[-1] == {
-        "error": {"message": "too long", "type": "server_error", "param": None, "code": "timeout", "run_id": RUN}
+        "error": {
+            "message": "too long",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "timeout",
+            "run_id": RUN,
+        }
     }
 
 

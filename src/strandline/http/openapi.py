@@ -218,7 +218,7 @@ OPERATIONS: Final = (
               refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
               summary="Ask in the form of chat completions", body=CompletionBody,
-              answers={200: Completion, 202: ErrorBody, 500: ErrorBody}, refusals=_OPENAI,
+              answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
               refused=(*_V1, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_DOOR, refusals=_OPENAI),
@@ -342,6 +342,7 @@ def _headers(operation: Operation, status: int) -> list[str]:
         told = {
             wire.OK: replayed,
             wire.BROKEN: replayed,
+            wire.UNPROCESSABLE: replayed,
             wire.ACCEPTED: ["Location", "Retry-After"],
             wire.NO_CONTENT: [*replayed, "Location"],
         }

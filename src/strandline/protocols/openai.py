@@ -27,6 +27,7 @@ from strandline.model import DEFAULT_SESSION, Outcome, RunStatus, SessionId, ses
 from strandline.protocols.openai_answer import NoAnswer, answer_of
 from strandline.protocols.openai_stream import Chunks
 from strandline.protocols.openai_wire import (
+    ENDED,
     READS,
     SEND_AGAIN,
     SEND_NO_MORE,
@@ -92,7 +93,8 @@ class OpenAI:
         headers = dict(REPLAYED) if ticket.replayed else {}
         if body.stream:
             options = body.stream_options
-            return self._events(ticket, headers, with_usage=options is not None and bool(options.include_usage))
+            with_usage = options is not None and bool(options.include_usage)
+            return self._events(ticket, headers, with_usage=with_usage, is_keyed=again is not None)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):
             return self._later(request, ticket, is_keyed=again is not None)
@@ -101,7 +103,7 @@ class OpenAI:
     def _answer(self, ticket: Ticket, end: Outcome, headers: dict[str, str]) -> Response:
         answer = answer_of(end, ticket.run_id)
         if isinstance(answer, NoAnswer):
-            return failure(answer.error, answer.status, headers | SEND_NO_MORE)
+            return failure(answer.error, ENDED, headers | SEND_NO_MORE)
         said = Said(content=answer.content, reasoning_content=answer.reasoning)
         completion = Completion(
             id=ticket.run_id,
@@ -113,7 +115,7 @@ class OpenAI:
         )
         return wire.answer(completion, headers=headers)
 
-    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool) -> Response:
+    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, is_keyed: bool) -> Response:
         run_id = ticket.run_id
         chunks = Chunks(
             run_id,
@@ -121,7 +123,7 @@ class OpenAI:
             model=self._agent_id,
             created=int(self._clock.now()),
             with_usage=with_usage,
-            later=_goes_on(ticket),
+            later=_goes_on(ticket, again=is_keyed),
         )
         self._service.joined(run_id)
         return EventResponse(
@@ -139,7 +141,7 @@ class OpenAI:
         Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
         Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
         """
-        error = _goes_on(ticket)
+        error = _goes_on(ticket, again=is_keyed)
         headers = {
             "Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}"),
             **wire.retry_after(self._retry_after_s),
@@ -172,8 +174,7 @@ def named_session(header: str | None, body: CompletionBody) -> SessionId:
     return DEFAULT_SESSION
 
 
-def _goes_on(ticket: Ticket) -> ErrorDetail:
+def _goes_on(ticket: Ticket, *, again: bool) -> ErrorDetail:
     run_id = ticket.run_id
-    return failed(
-        f"the server stops; the run goes on after its restart, see /v1/runs/{run_id}", "goes_on_later", run_id
-    )
+    text = f"the server stops; the run goes on after its restart, see /v1/runs/{run_id}"
+    return failed(text, "goes_on_later", run_id, again=again)

@@ -9,7 +9,6 @@ from strandline.encoding import encode
 from strandline.engine.events import RunFinished
 from strandline.history import answer_text
 from strandline.history.words import ended_early
-from strandline.http import wire
 from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
 from strandline.protocols.openai_wire import ErrorDetail, FinishReason, failed
 from strandline.protocols.spoken import BREAK
@@ -33,10 +32,9 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class NoAnswer(Struct, frozen=True):
-    """The error of a run that has ended without an answer, and its status."""
+    """The error of a run that has ended without an answer."""
 
     error: ErrorDetail
-    status: int
 
 
 def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
@@ -54,11 +52,11 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
                 reasoning=reasoning_of(end.message),
             )
         case RunStatus.CANCELLED:
-            return NoAnswer(failed("the run was cancelled", "cancelled", run_id), wire.CONFLICT)
+            return NoAnswer(failed("the run was cancelled", "cancelled", run_id))
     code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
     if code is ErrorCode.AGENT_ERROR and _OUT_OF_TOKENS.match(detail):
         return _cut_off(end.message, code)
-    return NoAnswer(failed(detail or code, code, run_id), wire.BROKEN)
+    return NoAnswer(failed(detail or code, code, run_id))
 
 
 def asked(requests: list[InputRequest]) -> str:

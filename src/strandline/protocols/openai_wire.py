@@ -30,6 +30,7 @@ _Metadata = Annotated[
     dict[str, Any] | None, Meta(description="Kept with the run, but for `session_id`, which names the session")
 ]
 FinishReason = Literal["stop", "length"]
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
 
 # -- what is read -------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ class ErrorDetail(Struct, frozen=True, kw_only=True):
     """Why there is no answer; `param` is what of the request is wrong, `code` is ours and stable."""
 
     message: str
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    type: ErrorType
     param: str | None
     code: str
     run_id: RunId | UnsetType = UNSET
@@ -260,17 +261,26 @@ def failure(error: ErrorDetail, status: int, headers: dict[str, str]) -> Respons
     return Response(encode(ErrorBody(error)) + b"\n", status, headers, media_type="application/json")
 
 
-def failed(message: str, code: str, run_id: RunId) -> ErrorDetail:
-    """Return the error of a run that was accepted."""
-    return ErrorDetail(message=message, type="server_error", param=None, code=code, run_id=run_id)
+def failed(message: str, code: str, run_id: RunId, *, again: bool = False) -> ErrorDetail:
+    """Return the error of a run that was accepted; `again`: the same request gets its answer later.
+
+    Clients take `server_error` for "send it again", also in a stream, where an error has no status: Vercel's looks at
+    the type until the first text has come. What is not to be sent again has the type of all that is the client's to
+    change.
+    """
+    kind: ErrorType = "server_error" if again else "invalid_request_error"
+    return ErrorDetail(message=message, type=kind, param=None, code=code, run_id=run_id)
 
 
+ENDED: Final = wire.UNPROCESSABLE
+"""The status of a run that has ended without an answer: no client tries that again, as they do 408, 409, 429 and 5xx.
+Nothing else has it in this protocol (`status_of`)."""
 SEND_NO_MORE: Final = {"X-Should-Retry": "false"}
-"""Heeded by the official clients, which otherwise send the same again after 409 and 5xx: as another run."""
+"""Heeded by OpenAI's own clients, which otherwise send the same again after 409 and 5xx: as another run."""
 SEND_AGAIN: Final = {"X-Should-Retry": "true"}
 
 
-def _type_of(status: int) -> Literal["invalid_request_error", "rate_limit_error", "server_error"]:
+def _type_of(status: int) -> ErrorType:
     if status == wire.TOO_MANY:
         return "rate_limit_error"
     return "server_error" if status >= wire.BROKEN else "invalid_request_error"

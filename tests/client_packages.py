@@ -1,0 +1,73 @@
+"""Clients that nobody here wrote, of other languages or too large for our environment: where they are installed.
+
+Each set of them has its exact versions in a file of its own (`tests/clients`), and is installed once for that, into a
+folder of `.venv`. A machine without npm skips what needs it, and says so; CI fails.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+CLIENTS: Final = Path(__file__).parent / "clients"
+CACHE: Final = Path(__file__).parents[1] / ".venv" / "clients"
+INSTALL_S: Final = 300
+
+
+def npm_clients() -> tuple[str, Path]:
+    """Install the clients of `tests/clients/npm`; return what runs their scripts, and where those are."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        _missing("npm is not on this machine (apt install nodejs npm)")
+    sources = CLIENTS / "npm"
+    place = _place("npm", sources / "package-lock.json")
+    if not (place / "ready").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json", ".npmrc"):
+            shutil.copy(sources / name, place)
+        _install("npm", "ci", "--no-progress", folder=place)
+        (place / "ready").touch()
+    for script in sources.glob("*.mjs"):
+        shutil.copy(script, place)
+    return "node", place
+
+
+def litellm_client() -> tuple[str, Path]:
+    """Install the packages of `tests/clients/litellm`; return what runs their scripts, and where those are."""
+    sources = CLIENTS / "litellm"
+    place = _place("litellm", sources / "requirements.txt")
+    python = place / "bin" / "python"
+    if not (place / "ready").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        venv.create(place, with_pip=False)
+        _install(
+            *(sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"),
+            *("--requirement", str(sources / "requirements.txt")),
+            folder=place,
+        )
+        (place / "ready").touch()
+    return str(python), sources
+
+
+def _place(name: str, versions: Path) -> Path:
+    """Return the folder of a set of packages: another one for other versions."""
+    told = versions.read_bytes() + sys.version.encode()
+    return CACHE / f"{name}-{hashlib.sha256(told).hexdigest()[:12]}"
+
+
+def _install(*command: str, folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    if done.returncode != 0:
+        _missing(f"{' '.join(command[:3])} could not install the clients: {done.stderr[-2000:]}")
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

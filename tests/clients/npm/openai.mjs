@@ -1,0 +1,19 @@
+// OpenAI's own client. `node openai.mjs BASE_URL` answers each line of JSON that it reads, see told.mjs.
+import OpenAI from "openai";
+
+import { serve } from "./told.mjs";
+
+const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none" });
+
+await serve(async ({ session_id, text, form }) => {
+  const request = { model: "any", messages: [{ role: "user", content: text }] };
+  const options = { headers: { "X-Session-Id": session_id } };
+  if (form === "whole") {
+    return (await client.chat.completions.create(request, options)).choices[0].message.content;
+  }
+  let content = "";
+  for await (const chunk of await client.chat.completions.create({ ...request, stream: true }, options)) {
+    content += chunk.choices[0]?.delta.content ?? "";
+  }
+  return content;
+});

@@ -1,0 +1,34 @@
+"""OpenAI's own client: `python ask_openai.py BASE_URL` answers each line of JSON that it reads.
+
+A request is `{session_id, text, form: "whole" | "stream"}`, what came of it `{text}`, or `{status, error}`.
+"""
+
+import json
+import sys
+from typing import Any
+
+import openai
+
+client = openai.OpenAI(base_url=sys.argv[1], api_key="none")
+
+
+def ask(session_id: str, text: str, form: str, **_: Any) -> str:
+    """Ask once, and return the answer."""
+    messages: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": text}]
+    headers = {"X-Session-Id": session_id}
+    if form == "stream":
+        pieces = client.chat.completions.create(model="any", messages=messages, extra_headers=headers, stream=True)
+        return "".join(each.delta.content or "" for piece in pieces for each in piece.choices)
+    return (
+        client.chat.completions.create(model="any", messages=messages, extra_headers=headers).choices[0].message.content
+        or ""
+    )
+
+
+for line in sys.stdin:
+    said: dict[str, Any]
+    try:
+        said = {"text": ask(**json.loads(line))}
+    except openai.APIError as error:
+        said = {"status": getattr(error, "status_code", None), "error": str(error)}
+    print(json.dumps(said), flush=True)
