@@ -29,9 +29,9 @@ EXIT_SETUP: Final = 2
 
 NOTHING_TO_SERVE: Final = (
     "There is no agent to serve: put a Strands agent into a file agent.py that defines make_agent(session_id), and "
-    'mount its folder to /app, as in docker run -p 8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data IMAGE '
-    "(or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours, or with a model of a provider "
-    "-e STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini -e OPENAI_API_KEY)."
+    'mount its folder to /app, as in docker run -p 127.0.0.1:8080:8080 -v "$PWD:/app:ro" -v strandline-data:/data '
+    "IMAGE (or add -e STRANDLINE_DEMO_MODEL=scripted to see it work without an agent of yours, or with a model of a "
+    "provider -e STRANDLINE_DEMO_MODEL=openai:gpt-4o-mini -e OPENAI_API_KEY)."
 )
 
 

@@ -76,7 +76,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool, Meta(description="Whether /metrics is shown without an operator's key although there are keys")
     ] = False
     allowed_hosts: Annotated[
-        list[str], Meta(description="Values of the Host header to answer; default: loopback's, if listening there")
+        list[str],
+        Meta(description="Names in the Host header to answer besides localhost and IP addresses; `*`: every name"),
     ] = []
     cors_origins: Annotated[list[str], Meta(description="Origins of web pages that may call this server")] = []
     max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64

@@ -72,7 +72,12 @@ def run(
     check_exposure(settings)
     keys = keys_of(settings)
     if keys is None and not is_loopback(settings.host):
-        _log.warning("everybody who reaches %s may use the agent: nobody has to show a key", settings.host)
+        _log.warning(
+            "everybody who reaches %s may use the agent: nobody has to show a key. Requests are answered under IP"
+            " addresses, localhost%s (setting allowed_hosts)",
+            settings.host,
+            "".join(f", {each}" for each in settings.allowed_hosts) or " and no other name",
+        )
     clock = SystemClock()
     tally, traces = Tally(), Traces()
     export_if_wanted(os.environ, settings.agent_id)

@@ -47,7 +47,7 @@ def test_settings_from_flag_environment_and_file(at: Checkpoints, tmp_path: Path
 
 
 def test_listening_for_everybody_has_to_be_allowed(at: Checkpoints, tmp_path: Path) -> None:
-    """0.0.0.0 only with the variable; it is logged and shown, and names of the outside are answered."""
+    """0.0.0.0 only with the variable; it is logged and shown, and no page gets in under a name of its own."""
     told = refused(str(TARGETS / "agent.py"), "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
     assert "STRANDLINE_ALLOW_ANONYMOUS=1" in told
     variables = {"STRANDLINE_ALLOW_ANONYMOUS": "1", **at.environment}
@@ -55,10 +55,19 @@ def test_listening_for_everybody_has_to_be_allowed(at: Checkpoints, tmp_path: Pa
         assert server.health()["auth"] == "none"
         assert "0.0.0.0" in server.stderr
         assert "nobody has to show a key" in server.stderr
-        headers = {"Host": "agent.example"}
-        assert server.client.post("/chat", json={"message": "hello"}, headers=headers).status_code == 200
-        headers["Origin"] = "http://evil.example"
-        assert server.client.post("/chat", json={"message": "hello"}, headers=headers).status_code == 403
+        assert "localhost and no other name (setting allowed_hosts)" in server.stderr
+        body = {"message": "hello"}
+        for host in ("localhost", "127.0.0.1:80", "192.0.2.7:8080"):
+            assert server.client.post("/chat", json=body, headers={"Host": host}).status_code == 200
+        rebound = server.client.post("/chat", json=body, headers={"Host": "agent:8080"})
+        assert (rebound.status_code, rebound.json()["code"]) == (403, "foreign")
+        assert "set STRANDLINE_ALLOWED_HOSTS=agent" in rebound.json()["detail"]
+        page = {"Host": "localhost", "Origin": "http://evil.example"}
+        assert server.client.post("/chat", json=body, headers=page).status_code == 403
+    variables["STRANDLINE_ALLOWED_HOSTS"] = "agent"
+    with serving(TARGETS / "agent.py", "--host", "0.0.0.0", folder=tmp_path, variables=variables) as server:
+        assert "localhost, agent (setting allowed_hosts)" in server.stderr
+        assert server.client.post("/chat", json=body, headers={"Host": "agent:8080"}).status_code == 200
 
 
 def test_allowed_hosts_and_origins(at: Checkpoints, tmp_path: Path) -> None:

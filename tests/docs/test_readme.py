@@ -56,7 +56,7 @@ def test_the_readmes_container_serves_the_file_that_init_writes(image: str, tmp_
     make, run = block("sh", "docker run").splitlines()
     assert make == "make -C .. image"  # which has built `image`, from the folder in which init was called
     words = shlex.split(run.replace("$PWD", str(place)))
-    assert words[:4] == ["docker", "run", "-p", "8080:8080"]
+    assert words[:4] == ["docker", "run", "-p", "127.0.0.1:8080:8080"]
     assert words[-1] == "strandline"
     with (
         volume(image) as data,

@@ -129,7 +129,12 @@ def build_app(
         ],
         redirect_slashes=False,
     )
-    guard = Guard(loopback=options.loopback, allowed_hosts=options.allowed_hosts, cors_origins=options.cors_origins)
+    guard = Guard(
+        loopback=options.loopback,
+        keys=keys is not None,
+        allowed_hosts=options.allowed_hosts,
+        cors_origins=options.cors_origins,
+    )
     app: ASGIApp = Door(WaitForStart(router, service, options.start_wait_s), guard, access, arrived)
     if options.cors_origins:
         app = CORSMiddleware(
