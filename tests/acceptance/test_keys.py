@@ -132,6 +132,10 @@ def _what_is_asked_of_others_is_not_told(server: Server, bob: str, ops: str) -> 
         listed = client.ask("GET", "/v1/sessions")["sessions"]
         (seen,) = (each for each in listed if each["session_id"] == "asks")
         assert (seen["input_requests"], bool(seen["input_until"])) == ([], True)
+        assert seen["why"] == {
+            "code": "waits_for_input",
+            "text": "the session waits for an answer to its question",
+        }, "and nothing of its own"
     url = ("--url", server.url)
     lines = command(server.folder, "sessions", *url, STRANDLINE_API_KEY=ops).stdout.splitlines()
     assert [line.split()[-4:] for line in lines if " waits for" in line] == [["waits", "for", "an", "answer"]]

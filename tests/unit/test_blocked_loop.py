@@ -199,7 +199,7 @@ def test_of_runs_that_ended_on_a_loop_given_up_only_the_one_that_blocks_it_is_wa
                 assert (await asyncio.wait_for(outcome(ticket), 20)).status is RunStatus.FAILED
             for ticket in after:
                 assert (await asyncio.wait_for(outcome(ticket), 20)).output == "fine"
-            assert [claim.run.key.session_id for claim, _, _ in service._holds.all()] == ["c"]
+            assert [hold.claim.run.key.session_id for hold in service._holds.all()] == ["c"]
             gate.open()
 
     asyncio.run(main())

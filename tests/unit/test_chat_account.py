@@ -4,6 +4,7 @@ from typing import Any
 
 from strandline.chat.account import Account, Note, Said, Used, question
 from strandline.chat.turns import ToolCall
+from strandline.client.answers import Why
 from strandline.client.events import (
     Event,
     MessageAdded,
@@ -79,7 +80,9 @@ def test_how_it_stands() -> None:
     steps: list[tuple[Event, str]] = [
         (RunQueued(3, 4.2), "2 runs before it, about 4 s"),
         (RunPosition(2), "1 run before it"),
+        (RunPosition(2, 3.0, Why("behind", "1 run is ahead of it in its session")), "1 run before it, about 3 s"),
         (RunPosition(1), "next in its line"),
+        (RunPosition(1, None, Why("paused", "the session is paused")), "next in its line; the session is paused"),
         (RunStarted(1), "it executes"),
         (TextDelta("x"), "the model answers"),
         (ToolStarted("t1", "add"), "it uses add"),

@@ -25,6 +25,7 @@ from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
 from strandline.engine.telling import Telling
+from strandline.engine.why import Reason, Why
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
@@ -56,7 +57,9 @@ def test_one_that_comes_late_to_a_run_that_waits_is_told_where_it_stands_by_now(
             last = await send(service, "1")
             await asyncio.sleep(20.0)  # nobody listens while it comes nearer
             events = (await service.stream(ANONYMOUS, last.run_id)).subscribe()
-            assert [each.event for each in events.ready()] == [RunQueued(3, None)]
+            assert [each.event for each in events.ready()] == [
+                RunQueued(3, None, Why(Reason.BEHIND, "3 runs are ahead of it in its session"))
+            ]
             (moved,) = await events.next(5.0)
             assert isinstance(moved.event, RunPosition)
             assert moved.event.position == 1

@@ -5,9 +5,10 @@ What the model says is shown as it comes, and is withdrawn when its call starts 
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from strandline.chat.turns import ToolCall, text_of
+from strandline.client.answers import Why
 from strandline.client.events import (
     Event,
     MessageAdded,
@@ -24,6 +25,9 @@ from strandline.client.events import (
     ToolStarted,
 )
 from strandline.model import InputRequest
+
+BEHIND: Final = "behind"
+"""The reason that a place in the line says already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Account:
         self.run_id = event.run_id or self.run_id
         match event:
             case RunQueued() | RunPosition():
-                self._standing = _place(event.position, event.estimated_wait_s)
+                self._standing = _place(event.position, event.estimated_wait_s, event.why)
             case RunStarted():
                 self._standing = "it executes"
             case RunRestarted():
@@ -143,6 +147,8 @@ def _text(content: Any) -> str:
     )
 
 
-def _place(position: int, estimated_wait_s: float | None) -> str:
+def _place(position: int, estimated_wait_s: float | None, why: Why | None) -> str:
     before = {1: "next in its line", 2: "1 run before it"}.get(position, f"{position - 1} runs before it")
+    if why is not None and why.code != BEHIND:
+        return f"{before}; {why.text}"
     return before + (f", about {estimated_wait_s:.0f} s" if estimated_wait_s else "")

@@ -20,6 +20,9 @@ RUN: Final = "run_"
 USUAL: Final = 3
 """The priority that is not worth telling."""
 
+BEHIND: Final = "behind"
+"""The reason that a place in the line says already."""
+
 HEAD: Final = ("RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT")
 WATCH_S: Final = 1.0
 
@@ -92,9 +95,9 @@ def cancel(
     with say.told(), _server(url, key_file) as server:
         if session is not None:
             done = server.cancel_session(_session(session), running=running, force=force)
-            print_json(done) if as_json else _print_cancelled(session, done)
+            print_json(done) if as_json else _print_cancelled(server, session, done)
             return
-        _each(run or [], as_json, lambda run_id: server.cancel(run_id, force=force), _after_cancel)
+        _each(run or [], as_json, lambda run_id: _cancel(server, run_id, force=force), _after_cancel)
 
 
 def move(
@@ -127,8 +130,8 @@ def told(run: dict[str, Any]) -> str:
     if run["attempt"] > 1:
         extras.append(f"attempt {run['attempt']}")
     if run["held"]:
-        extras.append("something of it still works")
-    elif run["cancel_requested"] and run["status"] == "running":
+        return f"{_why(run) or 'something of it still works'}{'; ' if text else ''}{text}"
+    if run["cancel_requested"] and run["status"] == "running":
         extras.append("asked to end")
     return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
 
@@ -192,6 +195,8 @@ def _now(run: dict[str, Any]) -> str:
     match run["status"]:
         case "queued":
             place = "next" if run["position"] == 1 else f"place {run['position']}"
+            if (why := _why(run)) and run["why"]["code"] != BEHIND:
+                return f"{place}: {why}"
             wait_s = run.get("estimated_wait_s")
             return f"{place}, about {rows.seconds(wait_s)}" if wait_s else place
         case "running":
@@ -200,9 +205,16 @@ def _now(run: dict[str, Any]) -> str:
             error = run["error"] or {"code": "failed", "detail": ""}
             return f"{error['code']}: {error['detail']}" if error.get("detail") else str(error["code"])
         case "needs_input":
-            return ", ".join(str(each.get("name", each)) for each in run.get("input_requests") or [])
+            names = ", ".join(str(each.get("name", each)) for each in run.get("input_requests") or [])
+            return f"{names}: {why}" if (why := _why(run)) else names
         case _:
             return str(run["output"])
+
+
+def _why(run: dict[str, Any]) -> str:
+    """Return why a run waits, in the server's words; empty if it does not, or the server does not say it."""
+    why = run.get("why")
+    return str(why["text"]) if why else ""
 
 
 def _print_run(run: dict[str, Any]) -> None:
@@ -219,7 +231,7 @@ def _print_run(run: dict[str, Any]) -> None:
         "took": rows.took(run) if run["started_at"] else "",
         "priority": str(run["priority"]) if run["priority"] != USUAL else "",
         "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
-        "held": "something of it still works" if run["held"] else "",
+        "held": (_why(run) or "something of it still works") if run["held"] else "",
         "cancel": "it was asked to end" if run["cancel_requested"] and not run["ended_at"] else "",
         "usage": ", ".join(f"{name} {number}" for name, number in (run["usage"] or {}).items()),
         "metadata": ", ".join(f"{name}={value}" for name, value in run["metadata"].items()),
@@ -258,6 +270,22 @@ def _each(
         raise typer.Exit(REFUSED)
 
 
+def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, Any]:
+    """Cancel a run and return it. Raises `RemoteError`; of one that is held it says what would end that."""
+    from strandline.remote.server import Late
+
+    try:
+        return server.cancel(run_id, force=force)
+    except Late:
+        run = server.run(run_id)
+        if force or not run["held"]:
+            raise
+        raise Late(
+            f"run {run_id} has ended: {_why(run) or 'something of it still works'}. To let session {run['session_id']}"
+            f" go on without it: strandline cancel {run_id} --force"
+        ) from None
+
+
 def _after_cancel(run: dict[str, Any]) -> str:
     if run["status"] == "running":
         return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
@@ -270,7 +298,7 @@ def _after_move(run: dict[str, Any]) -> str:
     return f"{run['run_id']} is at place {run['position']} of session {run['session_id']} now."
 
 
-def _print_cancelled(session: str, done: dict[str, Any]) -> None:
+def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any]) -> None:
     ended, asked = done["cancelled"], done["cancelling"]
     console = say.out()
     for run_id in ended:
@@ -281,7 +309,9 @@ def _print_cancelled(session: str, done: dict[str, Any]) -> None:
     if dismissed:
         console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
     if not ended and not asked and not dismissed:
-        say.err().print(f"Nothing waits in session {session}.", markup=False, soft_wrap=True)
+        found = server.session(session)
+        held = f"; {_why(found)}. To let it go on: strandline cancel {found['held']} --force" if found["held"] else "."
+        say.err().print(f"Nothing waits in session {session}{held}", markup=False, soft_wrap=True)
 
 
 def _session(name: str) -> str:

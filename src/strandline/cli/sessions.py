@@ -162,10 +162,13 @@ def _print_turn(turn: "Turn") -> None:
 def _now(session: dict[str, Any]) -> str:
     if session.get("input_until"):
         names = ", ".join(str(each["name"]) for each in session["input_requests"])  # (none are told of others')
-        return f"waits for an answer: {names}" if names else "waits for an answer"
+        until = rows.clock_time(session["input_until"])
+        return f"waits for an answer: {names} (until {until})" if names else "waits for an answer"
     if session.get("paused"):
         paused = "paused"
         return f"{paused}, {session['running']} executes" if session["running"] else paused
     if session["running"]:
         return f"{session['running']} executes"
+    if (why := session.get("why")) is not None:
+        return str(why["text"])
     return f"{session['held']} has ended, something of it still works" if session["held"] else ""

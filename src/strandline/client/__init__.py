@@ -4,7 +4,7 @@ What to send, what an answer means, where to come back to and how long to wait i
 the two clients only carry it out. It knows the wire, and nothing of a server's inside.
 """
 
-from strandline.client.answers import HistoryMessage, Problem, Run
+from strandline.client.answers import HistoryMessage, Problem, Run, Why
 from strandline.client.awaiting import AsyncClient
 from strandline.client.blocking import Client
 from strandline.client.errors import (
@@ -69,5 +69,6 @@ __all__ = [
     "Unauthorized",
     "Unknown",
     "Usage",
+    "Why",
     "Wishes",
 ]

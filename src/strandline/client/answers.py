@@ -43,6 +43,13 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
+class Why(Struct, frozen=True):
+    """Why a run waits: a code for programs (`paused`, `behind`, ...), and words for people."""
+
+    code: str
+    text: str
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """A run, as the server tells it. `output` is the text of its answer; `status` is one of `RunStatus`."""
 
@@ -53,6 +60,7 @@ class Run(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     position: int | None = None
     estimated_wait_s: float | None = None
+    why: Why | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from strandline.client.answers import Problem
+from strandline.client.answers import Problem, Why
 from strandline.client.errors import NotStrandline
 from strandline.encoding import decoder
 from strandline.model import InputRequest, Message, RunStatus, ToolResult
@@ -30,13 +30,15 @@ class RunQueued(Told, frozen=True, tag="run.queued"):
 
     position: int
     estimated_wait_s: float | None = None
+    why: Why | None = None
 
 
 class RunPosition(Told, frozen=True, tag="run.position"):
-    """It waits at another place now."""
+    """It waits at another place now, or for another reason."""
 
     position: int
     estimated_wait_s: float | None = None
+    why: Why | None = None
 
 
 class RunStarted(Told, frozen=True, tag="run.started"):

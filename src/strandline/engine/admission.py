@@ -18,6 +18,7 @@ from strandline.engine.observer import Observer
 from strandline.engine.options import Options
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
+from strandline.engine.reasons import Reasons
 from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
 from strandline.errors import (
@@ -61,6 +62,7 @@ class Admission:
         audience: Audience,
         streams: Streams,
         positions: Positions,
+        reasons: Reasons,
         estimates: Estimates,
         options: Options,
         observer: Observer,
@@ -74,6 +76,7 @@ class Admission:
         self._audience = audience
         self._streams = streams
         self._positions = positions
+        self._reasons = reasons
         self._estimates = estimates
         self._options = options
         self._observer = observer
@@ -158,7 +161,8 @@ class Admission:
             if accepted.position:
                 self._positions.changed(new.key)
                 wait_s = self._estimates.wait_s(new.key, accepted.position)
-                self._streams.queued(new.run_id, accepted.position, wait_s)
+                why = self._reasons.of_waiting(new.key, accepted.position)
+                self._streams.queued(new.run_id, accepted.position, wait_s, why)
         if accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         return accepted
@@ -176,7 +180,7 @@ class Admission:
             stream = self._streams.of(run_id, key) or self._streams.postponed(run_id, key)
         position = run.position or 0
         wait_s = self._estimates.wait_s(key, position)
-        self._streams.waits(run, wait_s)
+        self._streams.waits(run, wait_s, self._reasons.of_run(run))
         return Ticket(
             run_id=run_id,
             key=key,

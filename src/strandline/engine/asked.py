@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from strandline.engine.loops import Load, WorkerLoad
 from strandline.engine.stream import Later, RunStream
+from strandline.engine.why import Why
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
 from strandline.journal.port import Unanswerable
 from strandline.model import (
@@ -73,11 +74,15 @@ class Ticket(Struct, frozen=True, kw_only=True):
 
 
 class RunView(Struct, frozen=True, kw_only=True):
-    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good."""
+    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good.
+
+    `why` it waits, or what still works of it; None if it does neither.
+    """
 
     run: RunSummary
     phase: str | None
     estimated_wait_s: float | None
+    why: Why | None = None
 
 
 class RunViews(Struct, frozen=True, kw_only=True):

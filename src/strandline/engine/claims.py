@@ -224,7 +224,7 @@ class Claims:
             self._holds.forget(run.run_id)
         if ended.held is not None:
             self._dispatcher.held(run.key)
-            self._holds.begin(ended.claim, ended.held)
+            self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
             self._dispatcher.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
@@ -270,6 +270,10 @@ class Claims:
         """Note that a session goes on."""
         self._paused.discard(key)
         self._go_on(key)
+
+    def is_paused(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session for somebody to resume it."""
+        return key in self._paused
 
     def is_closed(self, key: SessionKey) -> bool:
         """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks."""

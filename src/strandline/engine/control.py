@@ -65,8 +65,13 @@ class Control:
                 return not asked
             case Ended():
                 run = await self._journal.read(RunQuery(principal, run_id))
-                if run is None or not (force and run.held):
+                if run is None or not run.held:
                     raise AlreadyEnded(f"run {run_id} has ended")
+                if not force:
+                    raise AlreadyEnded(
+                        f"run {run_id} has ended, and something of it still works; with `force` its session goes on"
+                        " without it"
+                    )
                 await self._claims.unheld(run_id, UNHELD_S)
                 return True
             case Changed():

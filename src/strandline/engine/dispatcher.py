@@ -7,10 +7,22 @@ session.
 """
 
 from collections import Counter, OrderedDict, deque
+from enum import StrEnum
 
 from msgspec import Struct
 
 from strandline.model import Principal, RunId, SessionKey
+
+
+class Obstacle(StrEnum):
+    """Why a session in which runs wait gets no slot."""
+
+    LAST_ATTEMPT = "last attempt"
+    """Its next run is a last attempt, and another session's executes."""
+    PRINCIPAL = "principal"
+    """Its principal has all the slots that it may have."""
+    SERVER = "server"
+    """No slot is free."""
 
 
 class Share(Struct, frozen=True):
@@ -108,6 +120,22 @@ class Dispatcher:
         """Tell whether runs wait in a session."""
         line = self._lines.get(key)
         return line is not None and line.waiting > 0
+
+    def is_working(self, key: SessionKey) -> bool:
+        """Tell whether a run of a session executes."""
+        line = self._lines.get(key)
+        return line is not None and line.working > 0
+
+    def obstacle(self, key: SessionKey) -> Obstacle | None:
+        """Return why a session in which runs wait and nothing goes on gets no slot; None if it has or gets one."""
+        line = self._lines.get(key)
+        if line is None or line.slot:
+            return None
+        if key in self._blocked:
+            return Obstacle.LAST_ATTEMPT
+        if self._free == 0:
+            return Obstacle.SERVER
+        return Obstacle.PRINCIPAL if key.principal in self._sated else None
 
     def waiting_runs(self) -> list[RunId]:
         """Return the runs that wait, oldest first."""

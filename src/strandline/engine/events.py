@@ -9,21 +9,30 @@ from typing import Any
 
 from msgspec import Struct
 
+from strandline.engine.why import Why
 from strandline.model import InputRequest, Message, RunError, RunId, RunStatus, SessionId, ToolResult
 
 
 class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
-    """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended."""
+    """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
+
+    `why` it waits; null in the moment in which nothing keeps it any more.
+    """
 
     position: int
     estimated_wait_s: float | None
+    why: Why | None = None
 
 
 class RunPosition(Struct, frozen=True, tag="run.position", tag_field="type"):
-    """It waits at another place now. Told at most once a second, to those that are there, without a number."""
+    """It waits at another place now, or for another reason.
+
+    Told at most once a second, to those that are there, without a number.
+    """
 
     position: int
     estimated_wait_s: float | None
+    why: Why | None = None
 
 
 class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):

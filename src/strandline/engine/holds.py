@@ -10,20 +10,29 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from strandline.clock import Clock
 from strandline.engine.calls import Call
 from strandline.engine.loops import Loops
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
-from strandline.model import Claim, RunId
+from strandline.model import Claim, RunId, SessionKey
 
 _log = logging.getLogger("strandline.holds")
 
 LOOK_EVERY_S: Final = 0.02
 RELEASE_AGAIN_S: Final = 1.0
 """How long to wait before a release that the journal could not keep is offered again."""
+
+
+class Hold(NamedTuple):
+    """A claim that is kept, what works for it, since when on the monotonic clock, and what its run did last."""
+
+    claim: Claim
+    call: Call[Any]
+    since: float
+    phase: str
 
 
 class Holds:
@@ -45,7 +54,7 @@ class Holds:
         self._limit_s = limit_s
         self._max_holds = max_holds
         self._on_full = on_full
-        self._held: dict[RunId, tuple[Claim, Call[Any], float]] = {}
+        self._held: dict[RunId, Hold] = {}
         self._given_up: list[Call[Any]] = []
         self._forced: dict[RunId, asyncio.Event] = {}
         """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
@@ -58,20 +67,24 @@ class Holds:
     def __len__(self) -> int:
         return len(self._held)
 
-    def all(self) -> list[tuple[Claim, Call[Any], float]]:
-        """Return each hold with what works for it, and since when on the monotonic clock."""
+    def all(self) -> list[Hold]:
+        """Return all holds."""
         return list(self._held.values())
+
+    def of(self, key: SessionKey) -> Hold | None:
+        """Return what holds a session, None if nothing does. There are few holds at any time."""
+        return next((hold for hold in self._held.values() if hold.claim.run.key == key), None)
 
     def still_work(self) -> list[Call[Any]]:
         """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
         self._given_up = [call for call in self._given_up if call.is_alive]
-        return [call for _, call, _ in self._held.values()] + self._given_up
+        return [hold.call for hold in self._held.values()] + self._given_up
 
-    def begin(self, claim: Claim, call: Call[Any]) -> None:
-        """Note a hold; `keep` follows."""
+    def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
+        """Note a hold of a run that did `phase` last; `keep` follows."""
         run = claim.run
         self.begun += 1
-        self._held[run.run_id] = claim, call, self._clock.monotonic()
+        self._held[run.run_id] = Hold(claim, call, self._clock.monotonic(), phase)
         if not self._full and len(self.still_work()) >= self._max_holds:
             self._full = True
             _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)

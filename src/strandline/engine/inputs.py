@@ -27,6 +27,10 @@ class Inputs:
         """Tell whether runs of a session wait for an answer, as far as is known."""
         return key in self._until
 
+    def until(self, key: SessionKey) -> float | None:
+        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        return self._until.get(key)
+
     def watch(self, key: SessionKey, until: float) -> None:
         """Note that runs of a session wait for an answer, until that moment (seconds since the epoch)."""
         if self._until.get(key) != until and not self._stopped:

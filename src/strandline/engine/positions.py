@@ -1,4 +1,4 @@
-"""Where waiting runs stand, told to those who listen to them: at most once a second, and only if it has changed.
+"""Where waiting runs stand, told to those who listen to them: at most once a second, if it has changed, or why.
 
 Nothing is asked of the journal for a run to which nobody listens. Belongs to the serving loop.
 """
@@ -8,6 +8,8 @@ import logging
 from strandline.clock import Clock
 from strandline.engine.estimates import Estimates
 from strandline.engine.events import RunPosition
+from strandline.engine.reasons import Reasons
+from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
@@ -19,10 +21,13 @@ _log = logging.getLogger("strandline.upkeep")
 class Positions:
     """Knows in which sessions something has changed since it was last told."""
 
-    def __init__(self, journal: Journal, streams: Streams, estimates: Estimates, clock: Clock) -> None:
+    def __init__(
+        self, journal: Journal, streams: Streams, estimates: Estimates, reasons: Reasons, clock: Clock
+    ) -> None:
         self._journal = journal
         self._streams = streams
         self._estimates = estimates
+        self._reasons = reasons
         self._clock = clock
         self._changed: set[SessionKey] = set()
         self._unheard: set[RunId] = set()
@@ -33,25 +38,33 @@ class Positions:
         self._changed.add(key)
 
     async def tell(self) -> None:
-        """Tell those who listen to runs that wait where these stand now. To be called every second."""
+        """Tell those who listen to runs that wait where these stand now, and why. To be called every second."""
         changed, self._changed = self._changed, set()
         unheard, self._unheard = self._unheard, set()
-        if not changed and not unheard:
-            return
         for stream in self._streams.waiting():
-            if stream.key not in changed and stream.run_id not in unheard:
-                continue
+            moved = stream.key in changed or stream.run_id in unheard
             if not stream.is_heard:
-                self._unheard.add(stream.run_id)
+                if moved:
+                    self._unheard.add(stream.run_id)
                 continue
-            try:
-                run = await self._journal.read(RunQuery(stream.key.principal, stream.run_id))
-            except StrandlineError as error:
-                _log.warning("it cannot be told where run %s stands: %s", stream.run_id, error)
-                return
-            if not self._streams.is_waiting(stream.run_id):
-                continue  # it has begun while it was looked up
-            if run is not None and run.position and run.position != stream.place:
-                stream.place = run.position
-                wait_s = self._estimates.wait_s(stream.key, run.position)
-                stream.tell_in_passing(self._clock.now(), RunPosition(run.position, wait_s))
+            position = stream.place
+            if moved:
+                try:
+                    run = await self._journal.read(RunQuery(stream.key.principal, stream.run_id))
+                except StrandlineError as error:
+                    _log.warning("it cannot be told where run %s stands: %s", stream.run_id, error)
+                    return
+                if not self._streams.is_waiting(stream.run_id):
+                    continue  # it has begun while it was looked up
+                position = None if run is None else run.position
+            if position:
+                self._tell(stream, position)
+
+    def _tell(self, stream: RunStream, position: int) -> None:
+        """Tell where a run stands, if that is not known: at another place, or for another reason."""
+        why = self._reasons.of_waiting(stream.key, position)
+        is_new = why is not None and (stream.why is None or stream.why.code is not why.code)
+        if position != stream.place or is_new:
+            stream.place, stream.why = position, why
+            wait_s = self._estimates.wait_s(stream.key, position)
+            stream.tell_in_passing(self._clock.now(), RunPosition(position, wait_s, why))

@@ -1,6 +1,7 @@
 """What callers are shown: runs, sessions and history as the journal has them, and what runs do now."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -8,10 +9,11 @@ from msgspec.structs import replace
 from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.readiness import Readiness
+from strandline.engine.reasons import Reasons
 from strandline.engine.runner import Runner
 from strandline.engine.stream import Later, RunStream
 from strandline.engine.streams import Streams
-from strandline.errors import NotFound
+from strandline.errors import NotFound, StrandlineError
 from strandline.journal.port import (
     AllSessionsPage,
     AllSessionsQuery,
@@ -48,12 +50,19 @@ class Reading:
     """Belongs to the serving loop. What its methods promise stands at those of `Service`."""
 
     def __init__(
-        self, journal: Journal, runner: Runner, streams: Streams, estimates: Estimates, readiness: Readiness
+        self,
+        journal: Journal,
+        runner: Runner,
+        streams: Streams,
+        estimates: Estimates,
+        reasons: Reasons,
+        readiness: Readiness,
     ) -> None:
         self._journal = journal
         self._runner = runner
         self._streams = streams
         self._estimates = estimates
+        self._reasons = reasons
         self._readiness = readiness
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
@@ -62,13 +71,27 @@ class Reading:
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
-        return self._view(run.summary())  # (its input may be large, and whoever has the view may wait long)
+        session = await self._asking(run.key) if run.status is RunStatus.NEEDS_INPUT else None
+        return self._view(run.summary(), session)  # (its input may be large, and whoever has the view may wait long)
 
-    def _view(self, run: RunSummary) -> RunView:
+    async def _asking(self, key: SessionKey) -> SessionView | None:
+        """Return a session that has asked for input, as far as it can be read."""
+        try:
+            return await self._journal.read(SessionQuery(key))
+        except StrandlineError:
+            return None  # the run is told without it
+
+    async def _views(self, runs: Sequence[RunSummary]) -> list[RunView]:
+        asking = {run.key for run in runs if run.status is RunStatus.NEEDS_INPUT}
+        sessions = {key: await self._asking(key) for key in asking}
+        return [self._view(run, sessions.get(run.key)) for run in runs]
+
+    def _view(self, run: RunSummary, session: SessionView | None) -> RunView:
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
-        return RunView(run=run, phase=phase, estimated_wait_s=self._estimates.wait_s(run.key, run.position or 0))
+        wait_s = self._estimates.wait_s(run.key, run.position or 0)
+        return RunView(run=run, phase=phase, estimated_wait_s=wait_s, why=self._reasons.of_run(run, session))
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
@@ -102,14 +125,14 @@ class Reading:
         if self._readiness.draining and run_id not in self._streams:
             return self._streams.postponed(run_id, run.key)
         stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
-        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0))
+        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0), self._reasons.of_run(run))
         return stream
 
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:
         """Return a page of the runs of a session. Raises `Invalid`."""
         self._readiness.asked()
         page = await self._journal.read(RunsQuery(key, cursor, limit, PAGE_BYTES))
-        return RunViews(runs=[self._view(run) for run in page.runs], after=page.after, damaged=page.damaged)
+        return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""

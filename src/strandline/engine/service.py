@@ -33,6 +33,7 @@ from strandline.engine.pool import AgentPool
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
 from strandline.engine.reading import Reading
+from strandline.engine.reasons import Reasons, of_others
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.shelf import Shelf
@@ -41,6 +42,7 @@ from strandline.engine.streams import Streams, goes_on
 from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.engine.upkeep import feel_lag, look_after, prune
 from strandline.engine.watch import Watch
+from strandline.engine.why import Why
 from strandline.errors import StrandlineError
 from strandline.journal.port import AllSessionsPage, HistoryPage, Journal, RunQuery, SessionsPage, Stopped
 from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
@@ -128,7 +130,8 @@ class Service:
         self._control = Control(journal, self._claims, self._pool, self._streams.is_expected)
         self._audience = Audience(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
         self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
-        self._positions = Positions(journal, self._streams, self._estimates, clock)
+        self._reasons = Reasons(self._claims, self._dispatcher, self._holds, self._readiness, clock, options)
+        self._positions = Positions(journal, self._streams, self._estimates, self._reasons, clock)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
@@ -138,6 +141,7 @@ class Service:
             audience=self._audience,
             streams=self._streams,
             positions=self._positions,
+            reasons=self._reasons,
             estimates=self._estimates,
             options=options,
             observer=observer,
@@ -153,7 +157,7 @@ class Service:
             self._feeds.tidy,
             self._watch.look,
         )
-        self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._readiness)
+        self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._reasons, self._readiness)
 
     @property
     def serves(self) -> str:
@@ -320,6 +324,14 @@ class Service:
         """Return a session. Raises `NotFound`."""
         return await self._reading.session(key)
 
+    def why(self, session: SessionView, *, of_another: bool = False) -> Why | None:
+        """Return why nothing more of a session starts, None if it is at rest or only executes.
+
+        `of_another`: without what is the principal's own, for an operator.
+        """
+        why = self._reasons.of_session(session)
+        return of_others(why) if of_another else why
+
     async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
         """Return sessions of a principal in the order of their ids, those after `after`."""
         return await self._reading.sessions(principal, after, limit)
@@ -401,7 +413,7 @@ class Service:
             (each.attempt.claim.run, each.attempt.phase, each.attempt.last_progress, each.call)
             for each in self._runner.executing()
         ]
-        found += [(claim.run, "held", since, call) for claim, call, since in self._holds.all()]
+        found += [(hold.claim.run, "held", hold.since, hold.call) for hold in self._holds.all()]
         stacks = await asyncio.gather(*(self._stack(call) for _, _, _, call in found))
         return [
             RunStack(run=run, phase=phase, quiet_s=now - since, stack=stack)

@@ -15,6 +15,7 @@ from strandline.engine.cuts import plain
 from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
 from strandline.engine.events import Event, Numbered, ReasoningDelta, RunFinished, TextDelta
 from strandline.engine.feeds import Feeds
+from strandline.engine.why import Why
 from strandline.model import Message, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
@@ -33,7 +34,7 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
 
-    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "place", "run_id")
+    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "place", "run_id", "why")
 
     def __init__(
         self,
@@ -49,6 +50,8 @@ class RunStream(EventLog):
         self.key = key
         self.place: int | None = None
         """The position that was told last, of a run that waits."""
+        self.why: Why | None = None
+        """Why it waits, as that was told last."""
         self._feeds = feeds
         self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
         self._said: list[tuple[float, Event]] = []

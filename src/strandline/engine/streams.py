@@ -13,6 +13,7 @@ from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunSta
 from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import LAST, Later, RunStream, finished
+from strandline.engine.why import Why
 from strandline.history import Progress
 from strandline.model import (
     Claim,
@@ -104,16 +105,16 @@ class Streams:
 
     # -- what happens ------------------------------------------------------------------------------
 
-    def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None) -> None:
+    def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None, why: Why | None = None) -> None:
         """Tell that a run waits, unless that is known, or over."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
-            stream.place = position
-            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s))
+            stream.place, stream.why = position, why
+            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s, why))
 
-    def waits(self, run: RunSummary, estimated_wait_s: float | None) -> None:
+    def waits(self, run: RunSummary, estimated_wait_s: float | None, why: Why | None = None) -> None:
         """Tell that a run waits, if that is so and not known. One that was given back tells next that it goes on."""
         if run.position and run.lane != Lane.GIVEN_BACK:
-            self.queued(run.run_id, run.position, estimated_wait_s)
+            self.queued(run.run_id, run.position, estimated_wait_s, why)
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute."""

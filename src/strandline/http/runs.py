@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from strandline.engine.asked import RunView
 from strandline.engine.service import Service
+from strandline.engine.why import Why
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.auth import principal_of
@@ -34,6 +35,7 @@ class RunBody(Struct, frozen=True, kw_only=True):
     if_busy: IfBusy
     position: int | None
     estimated_wait_s: float | None
+    why: Why | None
     created_at: wire.Timestamp | None
     started_at: wire.Timestamp | None
     ended_at: wire.Timestamp | None
@@ -73,6 +75,7 @@ def run_body(view: RunView) -> RunBody:
         if_busy=run.if_busy,
         position=run.position,
         estimated_wait_s=wire.rounded(view.estimated_wait_s) if run.position else None,
+        why=view.why,
         created_at=wire.timestamp(run.created_at),
         started_at=wire.timestamp(run.started_at),
         ended_at=wire.timestamp(run.ended_at),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from strandline.encoding import decoder
 from strandline.engine.service import Service
+from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.auth import caller_of, session_of
@@ -72,6 +73,7 @@ class SessionBody(Struct, frozen=True, kw_only=True):
     paused: bool
     input_requests: list[InputRequest]
     input_until: datetime | None
+    why: Why | None
     principal: Annotated[str | UnsetType, Meta(description="Whose it is; told to operators only")] = UNSET
 
 
@@ -176,7 +178,7 @@ class Sessions:
         page = await self._service.sessions(caller.principal, after=after, limit=wire.page_limit(request))
         return wire.answer(
             SessionsBody(
-                sessions=[session_body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
+                sessions=[self._body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
             )
         )
 
@@ -188,7 +190,7 @@ class Sessions:
         page = await self._service.all_sessions(after=_after(cursor), limit=wire.page_limit(request))
         shown = [
             replace(
-                session_body(each),
+                self._body(each, of_another=each.key.principal != own),
                 principal=each.key.principal,
                 input_requests=each.input_requests if each.key.principal == own else [],
             )
@@ -201,15 +203,15 @@ class Sessions:
 
     async def read(self, request: Request) -> Response:
         """Return a session."""
-        return wire.answer(session_body(await self._service.session(_key(request))))
+        return wire.answer(self._body(await self._service.session(_key(request))))
 
     async def pause(self, request: Request) -> Response:
         """Let nothing more of a session start."""
-        return wire.answer(session_body(await self._service.pause(_key(request))))
+        return wire.answer(self._body(await self._service.pause(_key(request))))
 
     async def resume(self, request: Request) -> Response:
         """Let a paused session go on."""
-        return wire.answer(session_body(await self._service.resume(_key(request))))
+        return wire.answer(self._body(await self._service.resume(_key(request))))
 
     async def delete(self, request: Request) -> Response:
         """Forget a session and its history; 409 while a run of it waits or executes."""
@@ -217,6 +219,9 @@ class Sessions:
         if not await self._service.delete(key):
             raise NotFound(f"there is no session {key.session_id}")
         return Response(status_code=wire.NO_CONTENT)
+
+    def _body(self, session: SessionView, *, of_another: bool = False) -> SessionBody:
+        return session_body(session, self._service.why(session, of_another=of_another))
 
     async def history(self, request: Request) -> Response:
         """Return the last messages of a session before the cursor, oldest first; with `discarded` hidden ones too."""
@@ -240,7 +245,7 @@ class Sessions:
         return wire.answer(HistoryBody(messages=shown, next_cursor=str(page.first) if page.first else None))
 
 
-def session_body(session: SessionView) -> SessionBody:
+def session_body(session: SessionView, why: Why | None) -> SessionBody:
     """Return a session as it looks on the wire."""
     return SessionBody(
         session_id=session.key.session_id,
@@ -251,6 +256,7 @@ def session_body(session: SessionView) -> SessionBody:
         paused=session.paused,
         input_requests=session.input_requests,
         input_until=wire.timestamp(session.input_until),
+        why=why,
     )
 
 
