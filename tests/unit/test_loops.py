@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from strandline.clock import SystemClock
-from strandline.engine.calls import adopt_current_task
+from strandline.engine.calls import CURRENT, adopt_current_task
 from strandline.engine.loops import AgentLoop, AgentLoops, Mailbox
 from strandline.testing import Gate, Signal
 
@@ -314,3 +314,37 @@ def test_a_generator_that_nobody_went_through_is_closed_with_its_loop() -> None:
 
     asyncio.run(main())
     assert closed.is_set()
+
+
+class Over(StopIteration):
+    """One of somebody's own."""
+
+
+@pytest.mark.parametrize("raised", [StopIteration, Over])
+@pytest.mark.parametrize("inside", [True, False], ids=["for a call", "for nobody"])
+def test_work_of_a_thread_that_lets_stop_iteration_out_fails_and_hangs_nobody(
+    raised: type[StopIteration], inside: bool
+) -> None:
+    """A future cannot hold it: whoever waits would wait for ever, or be told that it returned well."""
+
+    def exhausted() -> None:
+        raise raised("of an iterator")
+
+    async def main() -> None:
+        loops = AgentLoops(executor_threads=2, clock=SystemClock())
+
+        async def work() -> str:
+            if not inside:
+                CURRENT.set(None)
+            try:
+                await asyncio.to_thread(exhausted)
+            except RuntimeError as error:
+                assert isinstance(error.__cause__, raised)
+                return str(error)
+            return "returned"
+
+        told = await asyncio.wait_for(loops.start(work).done, 10)
+        assert told == f"raised {raised.__name__}('of an iterator')"
+        assert loops.close()
+
+    asyncio.run(main())

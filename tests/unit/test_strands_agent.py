@@ -491,6 +491,38 @@ def test_a_tool_that_calls_sys_exit_fails_its_own_run_and_is_not_asked_for_again
     run(main)
 
 
+@pytest.mark.parametrize("by", ["tool", "factory"])
+def test_a_bare_next_in_sync_code_is_an_error_like_any_other_and_hangs_nobody(by: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        made: list[Agent] = []
+
+        @tool
+        def following() -> str:
+            """Get the next one."""
+            return str(next(iter([])))
+
+        def script(messages: Any) -> Any:
+            return [call("following")] if asked(messages) == "go" and not results(messages) else "fine"
+
+        def factory() -> Agent:
+            if by == "factory" and not made:
+                made.append(Agent(model=ScriptedModel(script)))
+                next(iter([]))
+            return Agent(model=ScriptedModel(script), tools=[following])
+
+        async with serving(factory, tmp_path) as service:
+            end = await ask(service, "go")
+            if by == "tool":
+                assert end.output == "fine", "the model is told, and decides"
+                assert "StopIteration" in str(await history(service))
+            else:
+                assert end.error is not None
+                assert "StopIteration" in end.error.detail
+            assert (await ask(service, "next")).output == "fine"
+
+    run(main)
+
+
 def test_metrics_do_not_pile_up_in_an_agent_that_is_kept(tmp_path: Path) -> None:
     async def main() -> None:
         agents: list[Agent] = []

@@ -200,15 +200,16 @@ class CountingExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """Schedule `fn` for the call whose code submits it."""
         call = CURRENT.get()
+        done = partial(_done, fn, *args, **kwargs)
         if call is None:
-            return super().submit(fn, *args, **kwargs)
+            return super().submit(done)
         thread = LiveThread(getattr(fn, "__qualname__", type(fn).__name__))
 
         context = copy_context()  # what is current for the run is so in its threads, whoever takes them
 
         def work() -> T:
             thread.ident = threading.get_ident()
-            return context.run(fn, *args, **kwargs)
+            return context.run(done)
 
         call.enter(thread)
         try:
@@ -218,6 +219,17 @@ class CountingExecutor(ThreadPoolExecutor):
             raise
         future.add_done_callback(lambda _: call.leave(thread))  # before the callback that wakes whoever waits
         return future
+
+
+def _done(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """Return what `fn` does. Raises `RuntimeError` in place of `StopIteration`, as a coroutine would.
+
+    No future of asyncio can hold that one: on Python 3.11 whoever awaits it would wait for ever.
+    """
+    try:
+        return fn(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"raised {error!r}") from error
 
 
 class AgentLoop:
