@@ -6,6 +6,7 @@ run of it counts as having one in the middle from its start.
 
 import copy
 import inspect
+import sys
 import zlib
 from collections.abc import Callable
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from strandline.agents.broken import noticed
 from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.encoding import decoder, encode_messages
 from strandline.errors import AgentFailed
@@ -59,6 +61,14 @@ class FunctionTarget:
         return FunctionAgent(self._function, record)
 
 
+def _guard_agents() -> None:
+    """Have the agents of Strands guarded that the function may ask, if it knows Strands at all."""
+    if "strands" in sys.modules:
+        from strandline.agents.rounds import guard_all
+
+        guard_all()
+
+
 class FunctionAgent:
     """The function, with the conversation of one session."""
 
@@ -79,12 +89,17 @@ class FunctionAgent:
         attempt.add(asked)
         session = Session(attempt.context, self._messages, self._state)
         text = prompt if isinstance(prompt, str) else answer_text(asked)
-        answer = await self._answer(attempt, self._function(text, session))
+        with noticed() as broken:
+            _guard_agents()
+            answer = await self._answer(attempt, self._function(text, session))
         said: Message = {"role": "assistant", "content": [{"text": answer}]}
         if answer.strip():
             attempt.add(said)
         self._messages += [asked, said] if answer.strip() else [asked]
-        return Finished(ending=Succeeded(), state=self._changed_state(session.state))
+        ending = broken.ending(Succeeded())
+        if not isinstance(ending, Succeeded):
+            return Finished(ending=ending)
+        return Finished(ending=ending, state=self._changed_state(session.state))
 
     def rest(self) -> None:
         """Keep the conversation as bytes."""

@@ -23,6 +23,7 @@ from strands.multiagent.graph import Graph, GraphResult
 from strands.multiagent.swarm import Swarm, SwarmResult
 from strands.telemetry.metrics import EventLoopMetrics
 
+from strandline.agents.broken import Broken, noticed
 from strandline.agents.nodes import NodeProgress
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.agents.strands import check_agent, invocation_state, kind_of, whole_numbers
@@ -63,6 +64,10 @@ class MultiAgent:
         asked = question(prompt)
         attempt.add(asked)
         task = asked["content"][0]["text"] if isinstance(prompt, str) else asked["content"]
+        with noticed() as broken:
+            return await self._run(task, attempt, broken)
+
+    async def _run(self, task: Any, attempt: Attempt, broken: Broken) -> Finished:
         progress = NodeProgress(attempt)
         watch = asyncio.create_task(self._pass_on(attempt.signal))
         try:
@@ -76,7 +81,7 @@ class MultiAgent:
             for agent in self._agents:
                 agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         usage = whole_numbers(dict(result.accumulated_usage))
-        ending = self._ending(result, progress, cancelled=attempt.signal.is_set())
+        ending = broken.ending(self._ending(result, progress, cancelled=attempt.signal.is_set()))
         if not isinstance(ending, Succeeded):
             return Finished(ending=ending, usage=usage)
         if (answer := _answer(self._made, result)).strip():

@@ -14,6 +14,7 @@ from strands.handlers.callback_handler import null_callback_handler
 from strands.telemetry.metrics import EventLoopMetrics
 
 from strandline.agents.port import SessionAgent
+from strandline.agents.rounds import guard, guard_all
 from strandline.agents.strands import StrandsAgent, check_agent
 from strandline.errors import AgentFailed, TargetError
 from strandline.history import Progress
@@ -57,7 +58,10 @@ class InstanceTarget:
             f"{description}, one Agent for all sessions and so one run at a time (a factory `make_agent(session_id)`"
             " would let sessions run side by side)"
         )
+        guard_all()
         self._agent = agent
+        for each in _agents_of(agent):
+            guard(each)  # (what is put on it later is taken off again)
         self._pristine = [_Remembered(each) for each in _changed_by_runs(agent)]
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:

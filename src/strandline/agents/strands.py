@@ -1,8 +1,9 @@
 """Strands agents: one `strands.Agent` per session, made by the user's factory.
 
 The agent's own list of messages is the window; `window.py` knows where in history they stand, `strands_hooks.py`
-reports what goes on. What else is served of Strands builds on this room: `factory` (which kind does a factory make),
-`multi`, `nodes`, `shared`, `external`. No other room imports `strands`.
+reports what goes on, `rounds.py` has no round go on that was broken off. What else is served of Strands builds on this
+room: `factory` (which kind does a factory make), `multi`, `nodes`, `shared`, `external`. No other room imports
+`strands`.
 """
 
 import asyncio
@@ -22,8 +23,10 @@ from strands.handlers.callback_handler import null_callback_handler
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.exceptions import EventLoopException
 
+from strandline.agents.broken import Broken, noticed
 from strandline.agents.parameters import Parameters
 from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
+from strandline.agents.rounds import guard_all
 from strandline.agents.strands_hooks import Reports
 from strandline.agents.window import Origins, Packed, window_faults
 from strandline.encoding import encode
@@ -59,6 +62,7 @@ class StrandsTarget:
     external: bool = False
 
     def __init__(self, factory: Callable[..., Any], *, takes: Parameters, description: str) -> None:
+        guard_all()
         self._factory = factory
         self._takes = takes
         self._owned: WeakSet[Any] = WeakSet()
@@ -176,11 +180,15 @@ class StrandsAgent:
 
     async def run(self, attempt: Attempt) -> Finished:
         """Run the agent to its end."""
+        with noticed() as broken:
+            return await self._run(attempt, broken)
+
+    async def _run(self, attempt: Attempt, broken: Broken) -> Finished:
         if self._packed is not None:
             self._agent.messages = cast("list[Any]", self._origins.unpacked(self._packed))
             self._packed = None
         result = await self._result(attempt)
-        ending = _ending(self._agent, result, cancelled=attempt.signal.is_set())
+        ending = broken.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:
             self._reopened = False
             _answered(self._agent)

@@ -7,7 +7,7 @@ round is staged before any tool of it starts, each result as its tool ends, the 
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from strands import Agent
@@ -22,7 +22,6 @@ from strands.hooks import (
 
 from strandline.agents.port import Attempt
 from strandline.agents.window import Origins
-from strandline.errors import AgentFailed
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.model import Message, StateRecord
 
@@ -84,8 +83,6 @@ class Reports:
             if message["content"] == [{"text": CANCELLED_BY_USER}]:
                 return
             told = _told_not_started(told, begun_before=len(attempt.messages) <= self._given)
-        if message["role"] == "user" and (left := _left_without_result(attempt.messages, message)):
-            raise AgentFailed(f"a tool tried to end the process, and left no result ({', '.join(left)})")
         self._origins.remember(message, self._origins.length + len(attempt.messages))
         attempt.add(told)
         if message["role"] == "user" and any("toolResult" in block for block in message["content"]):
@@ -137,19 +134,6 @@ def _told_not_started(message: Message, *, begun_before: bool) -> Message:
         for block in message["content"]
     ]
     return message if content == message["content"] else {**message, "content": content}
-
-
-def _left_without_result(before: Sequence[Message], answers: Message) -> list[str]:
-    """Return the names of the tools whose results are missing where they belong.
-
-    Strands leaves out the result of a tool that raised `SystemExit` or `KeyboardInterrupt` and calls the model again,
-    which may ask for it again and again.
-    """
-    if not before or before[-1]["role"] != "assistant":
-        return []
-    given = {block["toolResult"].get("toolUseId") for block in answers["content"] if "toolResult" in block}
-    asked = [block["toolUse"] for block in before[-1]["content"] if "toolUse" in block]
-    return [str(use.get("name")) for use in asked if use.get("toolUseId") not in given]
 
 
 def _copied(result: Any) -> Any:

@@ -1,0 +1,93 @@
+"""The guard of every Strands agent that works for a run: no round may go on that a tool has broken off.
+
+Strands runs tools, and the nodes of a Graph, in tasks of their own. One that ends by `SystemExit` or another
+`BaseException` leaves no result and no error: the model is called again with nothing, may ask for the same tool again,
+and in the end the run looks like a good one. A run's own agent, a sub-agent, a node and an agent that a tool makes are
+the same here: whatever is streamed while a run is current has the guard, so it is put where all of them pass, in
+`Agent.stream_async`. Agents that work for no run are as Strands has them.
+(strands-agents 1.62.0, tried by `tests/unit/test_broken_rounds.py`.)
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final, cast
+from weakref import WeakSet
+
+from strands import Agent
+from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, MessageAddedEvent
+
+from strandline.agents.broken import CURRENT, Broken
+from strandline.errors import AgentFailed
+from strandline.model import Message
+
+FIRST: Final = HookOrder.SDK_FIRST - 2000.0
+"""Before all other hooks, ours too: what these are told of a message counts."""
+_guarded: WeakSet[HookRegistry] = WeakSet()
+_streamed = Agent.stream_async
+
+
+def guard_all() -> None:
+    """Have every agent guarded that works for a run from now on, whoever makes it and when."""
+    Agent.stream_async = _stream_async  # type: ignore[assignment, method-assign]
+
+
+def guard(agent: Agent) -> None:
+    """Have an agent stop where a round of the run that it works for was broken off."""
+    if agent.hooks not in _guarded:
+        _guarded.add(agent.hooks)
+        agent.add_hook(_on_message, MessageAddedEvent, order=FIRST)
+        agent.add_hook(_before_model, BeforeModelCallEvent, order=FIRST)
+
+
+@functools.wraps(_streamed)
+def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
+    events = _streamed(agent, *args, **options)
+    broken = CURRENT.get()
+    if broken is None:
+        return events
+    guard(agent)
+    return _noticing(agent, cast(Any, events), broken)
+
+
+async def _noticing(agent: Agent, events: Any, broken: Broken) -> AsyncIterator[Any]:
+    """Yield events, and note it if they end by what no `except Exception` sees: the task that asks may be lost."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except (Exception, GeneratorExit):
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():  # nobody has asked for that
+            broken.tell(f"code of agent {agent.name!r} cancelled its own task")
+        raise
+    except BaseException as error:
+        broken.tell(f"code of agent {agent.name!r} tried to end the process ({error!r})")
+        raise
+
+
+async def _on_message(event: MessageAddedEvent[Any]) -> None:
+    """Refuse to close a round of which results are missing."""
+    broken = CURRENT.get()
+    if broken is not None and (left := _left_without_result(event.agent.messages)):
+        broken.tell(f"a tool tried to end the process, and left no result ({', '.join(left)})")
+        raise AgentFailed(broken.told)
+
+
+async def _before_model(event: BeforeModelCallEvent) -> None:
+    """Ask no model any more for a run that cannot end well."""
+    broken = CURRENT.get()
+    if broken is not None and broken.told is not None:
+        raise AgentFailed(broken.told)
+
+
+def _left_without_result(messages: list[Message]) -> list[str]:
+    """Return the names of the tools whose results are missing in the last message, where they belong."""
+    if len(messages) < 2 or messages[-1]["role"] != "user" or messages[-2]["role"] != "assistant":
+        return []
+    given = {block["toolResult"].get("toolUseId") for block in messages[-1]["content"] if "toolResult" in block}
+    asked = [block["toolUse"] for block in messages[-2]["content"] if "toolUse" in block]
+    return [str(use.get("name")) for use in asked if use.get("toolUseId") not in given]
