@@ -44,12 +44,14 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
 COPY container /opt/strandline
 
 # Settings are here and not in the entry's command line, so that commands that are typed in a container have the same.
+# No file of settings is read unless somebody names one: agents can write into the folder that they work in.
 ENV PATH=/opt/strandline/bin:/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PORT=8080 \
     STRANDLINE_HOST=0.0.0.0 \
     STRANDLINE_JOURNAL=sqlite:/data/journal.db \
     STRANDLINE_LOG_FORMAT=json \
+    STRANDLINE_CONFIG=none \
     STRANDLINE_ALLOW_ANONYMOUS=1
 VOLUME /data
 EXPOSE 8080

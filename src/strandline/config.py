@@ -1,7 +1,9 @@
 """Every setting, in one place: its name, default, meaning and limits, and where its value came from.
 
 A value comes from, the first that has it: the command's flag (`--max-running 8`), the environment
-(`STRANDLINE_MAX_RUNNING=8`), a TOML file (`max_running = 8` in `strandline.toml`), the default.
+(`STRANDLINE_MAX_RUNNING=8`), a TOML file (`max_running = 8` in `strandline.toml`), the default. The file is the one
+that is named (`--config`, `STRANDLINE_CONFIG`), else that of the working folder. Agents may be able to write there, so
+keys are only taken from a file that somebody has named, and `STRANDLINE_CONFIG=none` has no file read, as in the image.
 """
 
 import difflib
@@ -26,6 +28,12 @@ HIDDEN: Final = frozenset({"api_keys"})
 OF_CLIENTS: Final = frozenset({"STRANDLINE_API_KEY", "STRANDLINE_API_KEY_FILE"})
 """Variables of those who ask a server, and no settings of one."""
 TOML_FILE: Final = "strandline.toml"
+CONFIG: Final = "STRANDLINE_CONFIG"
+"""The variable that names the file of settings, as `--config` does."""
+NO_FILE: Final = "none"
+"""Its value where no file is to be read unless `--config` names one."""
+NAMED_ONLY: Final = ("api_keys", "api_keys_file")
+"""Settings that decide who is let in, and as whom: taken only from a file that somebody has named."""
 ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
 """Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
 
@@ -275,6 +283,8 @@ class Resolved(Struct, frozen=True):
 
     settings: Settings
     origins: dict[str, str]
+    remarks: list[str]
+    """What the log should say of where they were not taken from."""
 
 
 def descriptions() -> dict[str, str]:
@@ -303,10 +313,11 @@ def resolve(
 ) -> Resolved:
     """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
 
-    `flags` holds only what was given; `toml` names a file that must exist, else `strandline.toml` of `folder` (the
-    current one) is read if it is there. `given` says where `flags` come from, if they are none of a command.
+    `flags` holds only what was given; `toml`, or else the variable `STRANDLINE_CONFIG`, names a file that must exist;
+    else `strandline.toml` of `folder` (the current one) is read if it is there. `given` says where `flags` come from,
+    if they are none of a command.
     """
-    table, faults = _from_toml(toml, folder or Path.cwd())
+    table, faults = _from_toml(toml, environ, folder or Path.cwd())
     if faults:
         raise SettingsError(faults[0])
     values: dict[str, Any] = {}
@@ -329,12 +340,13 @@ def resolve(
             f" run_retention ({settings.run_retention:g} s) must not be below idempotency_retention"
             f" ({settings.idempotency_retention:g} s). Make the one longer or the other shorter."
         )
-    return Resolved(settings, origins)
+    return Resolved(settings, origins, _passed_over(toml, environ, folder or Path.cwd()))
 
 
 def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None) -> Survey:
     """Return every setting as it stands, also where it is wrong, and whatever else is wrong with them. Never raises."""
-    table, faults = _from_toml(toml, folder or Path.cwd())
+    folder = folder or Path.cwd()
+    table, faults = _from_toml(toml, environ, folder)
     found = table | _from_environment(environ)
     hints = _hints()
     told = []
@@ -346,7 +358,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
         except SettingsError as wrong:
             error = str(wrong)
         told.append(Told(name, value, default_of(name), origin, _description(hints[name]), error))
-    return Survey(told, faults, _unknown_variables(environ))
+    return Survey(told, faults, [*_passed_over(toml, environ, folder), *_unknown_variables(environ)])
 
 
 def journal_file(settings: Settings) -> Path | None:
@@ -401,10 +413,14 @@ def _from_environment(environ: Mapping[str, str]) -> Source:
     return found
 
 
-def _from_toml(path: Path | None, folder: Path) -> tuple[Source, list[str]]:
+def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> tuple[Source, list[str]]:
     """Return what the file says, and what is wrong with it."""
+    named = environ.get(CONFIG)
+    path = given or (Path(named) if named else None)
     file = path or folder / TOML_FILE
     shown = file if path else TOML_FILE
+    if given is None and named == NO_FILE:
+        return {}, []
     if path is None and not file.is_file():
         return {}, []
     try:
@@ -421,16 +437,35 @@ def _from_toml(path: Path | None, folder: Path) -> tuple[Source, list[str]]:
                 f"{shown} has `{name}`, which is no setting{hint or '.'} `strandline settings` shows all of them."
             )
     found = {name: (value, str(shown)) for name, value in table.items() if name in Settings.__struct_fields__}
+    if path is None:
+        faults += [
+            f"{shown} has `{name}`, which is not taken from a file that nobody has named: whoever can write into this"
+            f" folder, such as a tool of the agent, could let itself in. Name the file (--config {TOML_FILE}, or"
+            f" {CONFIG}={TOML_FILE}) or set {PREFIX}{name.upper()}."
+            for name in NAMED_ONLY
+            if found.pop(name, None) is not None
+        ]
     return found, faults
+
+
+def _passed_over(given: Path | None, environ: Mapping[str, str], folder: Path) -> list[str]:
+    """Return a remark if there is a file of settings that would be read elsewhere."""
+    file = folder / TOML_FILE
+    if given is not None or environ.get(CONFIG) != NO_FILE or not file.is_file():
+        return []
+    told = f"{file} is not read, since {CONFIG} is {NO_FILE}: agents can write where it is."
+    return [f"{told} Mount it to another folder, and name it there with --config or {CONFIG}"]
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a remark for each variable that reads like a misspelt one of ours."""
-    variables = {PREFIX + name.upper() for name in Settings.__struct_fields__}
+    variables = {PREFIX + name.upper() for name in Settings.__struct_fields__} | {CONFIG}
     return [
         f"the variable {name} is no setting{hint}"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in variables | OF_CLIENTS and (hint := _meant(name, variables))
+        if name.startswith(PREFIX)
+        and name not in variables | OF_CLIENTS | {CONFIG}
+        and (hint := _meant(name, variables))
     ]
 
 

@@ -1,12 +1,13 @@
 """`strandline settings`: values, where they come from, and what is wrong with them, for people and for programs."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from acceptance.server import ran
+from acceptance.server import ran, serving
 from strandline.config import Settings
 
 
@@ -60,3 +61,31 @@ def test_what_is_wrong_is_shown_in_place_and_told(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "strandline.toml").write_text(text, encoding="latin-1")
     assert told in settings(tmp_path, code=2).stderr
+
+
+def test_the_image_reads_no_file_of_settings_from_the_folder_in_which_agents_write(tmp_path: Path) -> None:
+    """As the image runs it, in the agents' folder, where a tool has written what would make it an operator."""
+    text = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    image = dict(re.findall(r"\b(STRANDLINE_\w+)=(\S+)", text[text.index("\nENV PATH=") :]))
+    assert "STRANDLINE_JOURNAL" in image
+    (tmp_path / "strandline.toml").write_text(
+        'api_keys = ["tool sha256:0 operator"]\nmetrics_public = true\nmax_running = 1\n'
+    )
+    done = settings(tmp_path, "--json", **image)
+    told = json.loads(done.stdout)
+    assert {each["name"] for each in told["settings"] if each["origin"] == "strandline.toml"} == set()
+    assert told["faults"] == []
+    assert "strandline.toml is not read" in told["remarks"][0]
+    own = tmp_path / "app.toml"
+    own.write_text("max_running = 5\n")
+    for found in (
+        settings(tmp_path, "--json", "--config", str(own), **image),
+        settings(tmp_path, "--json", **{**image, "STRANDLINE_CONFIG": str(own)}),
+    ):
+        (line,) = [each for each in json.loads(found.stdout)["settings"] if each["name"] == "max_running"]
+        assert (line["value"], line["origin"]) == (5, str(own))
+    variables = {**image, "STRANDLINE_JOURNAL": "memory:", "STRANDLINE_HOST": "127.0.0.1"}
+    variables |= {"STRANDLINE_LOG_FORMAT": "text", "STRANDLINE_DEMO_MODEL": "scripted"}
+    with serving("strandline.demo.agent", folder=tmp_path, variables=variables, journal=None) as server:
+        assert server.health()["auth"] == "none"
+        assert "strandline.toml is not read" in server.stderr

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from strandline.config import Settings, check_exposure, descriptions, is_loopback, resolve
+from strandline.config import Settings, check_exposure, descriptions, is_loopback, resolve, survey
 from strandline.errors import SettingsError
 
 
@@ -127,3 +127,65 @@ def test_a_server_without_keys_listens_beyond_loopback_only_if_that_is_allowed(h
     else:
         with pytest.raises(SettingsError, match="STRANDLINE_ALLOW_ANONYMOUS=1"):
             check_exposure(Settings(host=host))
+
+
+# -- which file ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("api_keys", 'api_keys = ["ops sha256:0 operator"]'), ("api_keys_file", 'api_keys_file = "mine"')],
+)
+def test_keys_are_never_taken_from_a_file_of_settings_that_nobody_has_named(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    """A tool of the agent that writes into the working folder would make itself an operator at the next start."""
+    file = tmp_path / "strandline.toml"
+    file.write_text(f"{line}\nmax_running = 3\n")
+    with pytest.raises(SettingsError, match=f"has `{name}`.*--config.*STRANDLINE_CONFIG") as error:
+        resolve({}, {}, folder=tmp_path)
+    assert f"STRANDLINE_{name.upper()}" in str(error.value)
+    with pytest.raises(SettingsError, match=name):
+        resolve({}, {f"STRANDLINE_{name.upper()}": "x"}, folder=tmp_path)
+    told = survey({}, folder=tmp_path)
+    assert name in told.errors[0]
+    assert [each.origin for each in told.settings if each.name == name] == ["default"]
+    for found in (
+        resolve({}, {}, toml=file),
+        resolve({}, {"STRANDLINE_CONFIG": str(file)}, folder=tmp_path),
+    ):
+        assert found.settings.has_keys
+        assert found.origins[name] == str(file)
+        assert found.settings.max_running == 3
+
+
+def test_the_file_of_settings_is_the_one_that_is_named_by_flag_or_variable_or_that_of_the_folder(
+    tmp_path: Path,
+) -> None:
+    for name, number in (("strandline", 1), ("variable", 2), ("flag", 3)):
+        (tmp_path / f"{name}.toml").write_text(f"max_running = {number}\n")
+    variable = {"STRANDLINE_CONFIG": str(tmp_path / "variable.toml")}
+    assert resolve({}, {}, folder=tmp_path).settings.max_running == 1
+    assert resolve({}, {"STRANDLINE_CONFIG": ""}, folder=tmp_path).settings.max_running == 1
+    assert resolve({}, variable, folder=tmp_path).settings.max_running == 2
+    assert resolve({}, variable, toml=tmp_path / "flag.toml", folder=tmp_path).settings.max_running == 3
+    with pytest.raises(SettingsError, match=r"missing\.toml cannot be read"):
+        resolve({}, {"STRANDLINE_CONFIG": str(tmp_path / "missing.toml")}, folder=tmp_path)
+    assert survey(variable, folder=tmp_path).remarks == [], "it is no misspelt setting"
+
+
+def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_there_is_told_of(
+    tmp_path: Path,
+) -> None:
+    none = {"STRANDLINE_CONFIG": "none"}
+    assert resolve({}, none, folder=tmp_path).remarks == []
+    file = tmp_path / "strandline.toml"
+    file.write_text("no TOML, and read by nobody")
+    found = resolve({}, none, folder=tmp_path)
+    assert found.settings == Settings()
+    (remark,) = found.remarks
+    assert remark == survey(none, folder=tmp_path).remarks[0]
+    assert f"{file} is not read" in remark
+    file.write_text("max_running = 3")
+    assert resolve({}, none, toml=file, folder=tmp_path).settings.max_running == 3
+    assert resolve({}, none, toml=file, folder=tmp_path).remarks == []

@@ -140,10 +140,11 @@ def test_no_list_of_settings_shows_what_stands_in_the_place_of_keys(tmp_path: Pa
     (told,) = [shown(each) for each in found.settings if each.name == "api_keys"]
     assert told.value == "2, not shown"
     (tmp_path / "strandline.toml").write_text("api_keys = {THISISTHEKEY = 1}\n")
-    found = survey({}, folder=tmp_path)
-    assert found.errors
-    assert "THISISTHEKEY" not in repr(found.errors)
-    assert "THISISTHEKEY" not in repr([shown(each) for each in found.settings])
+    for named in (None, tmp_path / "strandline.toml"):
+        found = survey({}, toml=named, folder=tmp_path)
+        assert found.errors
+        assert "THISISTHEKEY" not in repr(found.errors)
+        assert "THISISTHEKEY" not in repr([shown(each) for each in found.settings])
 
 
 def test_what_clients_show_is_no_setting_and_no_misspelt_one(tmp_path: Path) -> None:

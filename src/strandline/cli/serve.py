@@ -56,6 +56,8 @@ def _serve(
         log_to_stderr(level=settings.log_level, form=settings.log_format, details=settings.log_details)
         if child is not None and settings.log_level == "info":
             child.quieten()
+        for remark in resolved.remarks:
+            _log.warning("%s", remark)
         if not settings.has_keys and (misplaced := OF_CLIENTS & os.environ.keys()):
             told = "%s is what a client shows, and lets nobody in here: a server has its keys from %sAPI_KEYS_FILE"
             _log.warning(told, ", ".join(sorted(misplaced)), PREFIX)

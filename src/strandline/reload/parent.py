@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any, Final
 
 from strandline import __version__
-from strandline.config import TOML_FILE, Settings, check_exposure
+from strandline.config import CONFIG, TOML_FILE, Settings, check_exposure
 from strandline.errors import TargetError
 from strandline.exits import INTERRUPTED, REFUSED
 from strandline.listener import listen
@@ -53,7 +53,7 @@ def plan(target: str, arguments: Sequence[str], config: Path | None, settings: S
     if where.endswith(".py") and not Path(where).is_file():
         raise TargetError(f"{where} does not exist. TARGET is the path of a Python file, seen from {Path.cwd()}")
     folder = Path(where).resolve().parent if where.endswith(".py") else Path.cwd()
-    files = [folder / TOML_FILE, config or Path(TOML_FILE)]
+    files = [folder / TOML_FILE, config or Path(os.environ.get(CONFIG) or TOML_FILE)]
     return Plan(list(arguments), folder, [file.absolute() for file in files], settings)
 
 
