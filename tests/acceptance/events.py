@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpx
 import jsonschema  # type: ignore[import-untyped]
@@ -77,6 +77,17 @@ class Ear:
     def last_id(self) -> str:
         """The id of the last event that had one."""
         return [each.id for each in self.heard if each.id is not None][-1]
+
+
+END: Final = str(2**53 - 1)
+"""The id of every `run.finished`."""
+
+
+def ids_of_a_run(heard: list[Sent]) -> list[str]:
+    """Return the ids of the events of a run that was heard to its end, which must be all that were told of it."""
+    ids = [each.id for each in heard if each.id is not None]
+    assert ids == [*map(str, range(1, len(ids))), END], "no gap and no repeat"
+    return ids
 
 
 @contextmanager

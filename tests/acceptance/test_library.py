@@ -103,6 +103,31 @@ def test_where_a_run_is_found_takes_in_what_a_proxy_and_the_app_put_before_it(
         server.ended()
 
 
+def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Checkpoints, tmp_path: Path) -> None:
+    """When the server stops, in texts too, whole and in streams: with what the app is mounted at."""
+    flags = ("--root-path", "/shop")
+    with mounted("mounting:mounted", *IN_TARGETS, *flags, folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        server.line_up("one", session_id="ada")
+        post, bodies = server.client.post, []
+        said = {"messages": [{"role": "user", "content": "x"}], "user": "ada"}
+        runtime = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "ada"}
+        asked = [
+            server.submit(post, "/v1/chat/completions", json=said),
+            server.submit(post, "/v1/chat/completions", json={**said, "stream": True}),
+            server.submit(
+                post, "/invocations", json={"prompt": "x"}, headers={**runtime, "Accept": "text/event-stream"}
+            ),
+        ]
+        until(lambda: server.health()["queue_depth"] == len(asked), "all wait")
+        server.terminate()
+        bodies = [each.result(DEADLINE_S).text for each in asked]
+        at.release()
+        server.ended()
+        for body in bodies:
+            assert re.search(r"see /shop/agent/v1/runs/run_", body), body
+
+
 def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Checkpoints, tmp_path: Path) -> None:
     with mounted("mounting:mounted", *IN_TARGETS, folder=tmp_path, variables=at.environment) as server:
         body = {"message": "one"}

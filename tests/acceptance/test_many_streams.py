@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from acceptance.events import ACCEPT, Sent, listening
+from acceptance.events import ACCEPT, Sent, ids_of_a_run, listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving
 
 SESSIONS = 50
@@ -45,8 +45,7 @@ def test_fifty_sessions_that_talk_at_once_are_each_heard_whole_and_in_order(serv
         assert steps.result(DEADLINE_S) == PIECES
     whole = [f"{number} ".ljust(6, ".") for number in range(PIECES)]
     for heard in all_heard:
-        numbered = [each.id for each in heard if each.id is not None]
-        assert numbered == [str(number) for number in range(1, len(numbered) + 1)]
+        assert ids_of_a_run(heard)
         assert [each.data["text"] for each in heard if each.type == "text.delta"] == whole
         assert len({each.data["run_id"] for each in heard}) == 1
         assert heard[-1].data["output"] == "".join(whole)

@@ -1,12 +1,14 @@
 """Runs that are watched over real HTTP: from the queue to the end, from anywhere, and by whoever comes back."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
+import httpx_sse
 import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
-from acceptance.events import ACCEPT, listening, spoken
+from acceptance.events import ACCEPT, ids_of_a_run, listening, spoken
 from acceptance.server import TARGETS, Server, serving, until
 
 AGENT = TARGETS / "agent.py"
@@ -51,7 +53,7 @@ def test_a_run_is_told_from_its_place_in_the_queue_to_its_end(server: Server, at
     assert ear.response.headers["cache-control"] == "no-store"
     assert ear.response.headers["x-accel-buffering"] == "no"
     numbered = [each for each in heard if each.id is not None]
-    assert [each.id for each in numbered] == [str(n) for n in range(1, len(numbered) + 1)]
+    assert [each.id for each in numbered] == ids_of_a_run(heard)
     assert {each.data["run_id"] for each in heard} == {queued.data["run_id"]}
     kinds = [each.type for each in numbered if each.type not in ("text.delta", "usage")]
     a_round = ["message.added", "tool.started", "tool.finished", "message.added"]
@@ -100,6 +102,50 @@ def test_a_connection_that_breaks_is_resumed_without_a_gap_or_a_repeat(server: S
         assert whole.rest() == heard
     read = server.client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": whole.last_id, **ACCEPT})
     assert (read.status_code, read.content) == (204, b"")
+
+
+def test_who_has_read_the_end_is_told_nothing_more_when_all_else_is_forgotten(tmp_path: Path) -> None:
+    with serving(AGENT, "--stream-retention", "0", folder=tmp_path) as server:
+        with listening(server, "POST", "/v1/sessions/end/runs", json={"input": "end"}) as ear:
+            heard = ear.rest()
+        run_id, end = heard[-1].data["run_id"], heard[-1].id
+        assert end is not None
+        read = server.client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": end, **ACCEPT})
+        assert (read.status_code, read.content) == (204, b"")
+        with listening(server, "GET", f"/v1/runs/{run_id}/events", after=heard[0].id) as ear:
+            assert [each.type for each in ear.rest()] == ["stream.gap", "run.finished"]
+
+
+def test_a_reader_that_hands_on_every_block_gets_events_alone(server: Server, at: Checkpoints) -> None:
+    """As httpx-sse does, also a block in which nothing stands but when to come back."""
+    at.hold("r1 model 0")
+    (first,) = server.line_up("r1", session_id="blocks")
+    sse = httpx_sse.connect_sse
+    body = {"message": "r2", "session_id": "blocks"}
+    with sse(server.client, "POST", "/chat", json=body) as source:
+        events = source.iter_sse()
+        heard = [next(events)]
+        at.release()
+        heard += events
+    assert all(each.json()["type"] == each.event for each in heard)
+    assert heard[0].retry == 1000
+    with server.client.stream("GET", "/v1/events", headers=ACCEPT) as nothing_yet:
+        assert next(nothing_yet.iter_raw()) == b": alive\n\n"
+    assert first.result().status_code == 200
+
+
+def test_a_new_run_is_told_from_its_beginning_whatever_its_client_has_read_of_another(server: Server) -> None:
+    """A client that asks again under a key goes on where it was: that is the same run."""
+    again = {"Idempotency-Key": "stray"}
+    with listening(server, "POST", "/v1/sessions/stray/runs", json={"input": "s1 a"}, headers=again, after="3") as ear:
+        first = ear.rest()
+    assert [first[0].type, first[-1].type] == ["run.started", "run.finished"]
+    with listening(server, "POST", "/chat", json={"message": "s2", "session_id": "stray"}, after=first[-1].id) as ear:
+        assert ear.rest()[-1].data["output"] == "s2"
+    with listening(
+        server, "POST", "/v1/sessions/stray/runs", json={"input": "s1 a"}, headers=again, after=first[2].id
+    ) as ear:
+        assert ear.rest() == first[3:]
 
 
 def test_a_run_goes_on_when_nobody_listens_any_more(server: Server, at: Checkpoints) -> None:
@@ -165,7 +211,7 @@ def test_where_a_run_stands_is_told_to_those_who_listen_when_it_changes(server: 
         assert (told.id, told.data["position"]) == (None, 1)
         at.release()
         heard = ear.rest()
-    assert [each.id for each in heard if each.id is not None] == [str(n) for n in range(1, len(heard))]
+    assert len(ids_of_a_run(heard)) == len(heard) - 1
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1.5", "1" * 17, "١"])
@@ -263,11 +309,10 @@ def test_whoever_comes_back_after_a_crash_is_told_what_is_kept_and_the_rest(
         assert spoken(heard) == heard[-1].data["output"] == "c: did a"
         server.kill()
         server.start()
-        with listening(server, "GET", f"/v1/runs/{run_id}/events", after=str(ids[-1])) as ear:
+        with listening(server, "GET", f"/v1/runs/{run_id}/events", after=str(ids[-2])) as ear:
             gap, end = ear.rest()
-        assert (gap.type, gap.id, gap.data["first"]) == ("stream.gap", None, ids[-1] + 1)
+        assert (gap.type, gap.id, gap.data["first"]) == ("stream.gap", None, ids[-2] + 1)
         assert end.data["output"] == "c: did a"
-        assert end.id is not None
-        assert int(end.id) > ids[-1]
+        assert end.id == str(ids[-1])
         read = server.client.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": end.id})
         assert read.status_code == 204

@@ -187,6 +187,7 @@ class Admission:
             position=position,
             estimated_wait_s=wait_s,
             stream=stream,
+            attached=True,
             replayed=run.outcome is not None,
             heeds=run.outcome is None,
         )

@@ -56,8 +56,8 @@ class Request(Struct, frozen=True, kw_only=True):
 class Ticket(Struct, frozen=True, kw_only=True):
     """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
 
-    `replayed`: it was accepted before under the same key and has ended; `stream` has its end already. `heeds`: it is
-    of importance for the run whether whoever waits for it is still there; see `Service.joined`.
+    `attached`: it was accepted before under the same key; `replayed`: it has ended, too, and `stream` has its end
+    already. `heeds`: it is of importance for the run whether whoever waits for it is still there; see `Service.joined`.
     """
 
     run_id: RunId
@@ -65,6 +65,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     position: int
     estimated_wait_s: float | None
     stream: RunStream
+    attached: bool = False
     replayed: bool = False
     heeds: bool = False
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
+from msgspec.structs import replace
+
 from strandline.encoding import decoder, encode
 from strandline.engine.cuts import plain
 from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
@@ -22,7 +24,10 @@ _as_it_was: Final = decoder(Message)
 MANY: Final = 200
 """How many events lie unasked for at most."""
 LAST: Final = 2**53 - 1
-"""The number of an end that is told from the journal alone: after all others, and exact in every JSON reader."""
+"""The number of every end for those who come back: after all others, and exact in every JSON reader.
+
+It has to be known when all else of a run is forgotten, and an end is told from the journal alone.
+"""
 
 
 class Later(StrEnum):
@@ -198,6 +203,11 @@ def finished(outcome: Outcome) -> RunFinished:
     """Return the event of an end; its message is told whole, as plain JSON."""
     message = None if outcome.message is None else plain(outcome.message)
     return RunFinished(outcome.status, outcome.output, message, outcome.error, outcome.input_requests, outcome.usage)
+
+
+def as_last(told: Numbered) -> Numbered:
+    """Return an event as clients get it: the end with the number that it keeps."""
+    return replace(told, number=LAST) if isinstance(told.event, RunFinished) else told
 
 
 def outcome_of(event: RunFinished) -> Outcome:

@@ -18,7 +18,7 @@ from strandline.engine.asked import Ticket
 from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Numbered, type_of
 from strandline.engine.service import Service
-from strandline.engine.stream import RunStream
+from strandline.engine.stream import RunStream, as_last
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.keys import REPLAYED
@@ -28,8 +28,9 @@ MEDIA_TYPE: Final = "text/event-stream"
 ALIVE_S: Final = 15.0
 """How long nothing is sent before a comment is, for proxies that end what is silent."""
 _ALIVE: Final = b": alive\n\n"
-_RETRY: Final = b"retry: 1000\n\n"
-"""Milliseconds after which a client that lost its connection is to come back."""
+_RETRY: Final = b"retry: 1000\n"
+"""Milliseconds after which a client that lost its connection is to come back. It stands in the block of the first
+event: on its own it is a block that some readers (httpx-sse) hand on as an event without data."""
 AT_ONCE_BYTES: Final = LARGE
 """How much is sent in one go, at most: what a client that reads nothing has waiting for it."""
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -39,7 +40,8 @@ class EventResponse(Response):
     """A response that goes on as long as its subscription does, or its client.
 
     `frame` makes bytes of an event, which may be none; `left` is told whether the client was lost. `opening` is sent
-    before all events, `closing()` after the last one.
+    before all events, `closing()` after the last one. Without an `opening` the first event says when to come back, and
+    where none is there yet a comment is sent at once, for proxies that hold back headers until a body begins.
     """
 
     media_type = MEDIA_TYPE
@@ -51,7 +53,7 @@ class EventResponse(Response):
         left: Callable[[bool], None],
         headers: dict[str, str] | None = None,
         *,
-        opening: bytes = _RETRY,
+        opening: bytes = b"",
         closing: Callable[[], bytes] = bytes,
     ) -> None:
         self._events = events
@@ -72,14 +74,19 @@ class EventResponse(Response):
         gone.add_done_callback(lambda _: events.close())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send(_part(self._opening))
+            before, wait_s = _RETRY, 0.0
+            if self._opening:
+                await send(_part(self._opening))
+                before, wait_s = b"", ALIVE_S
             while not events.is_over:
-                if told := await events.next(ALIVE_S):
+                if told := await events.next(wait_s):
                     for portion in _portions(map(self._frame, told)):
-                        await send(_part(portion))
+                        await send(_part(before + portion))
+                        before = b""
                     await asyncio.sleep(0)  # who has much to catch up with leaves the loop to others in between
                 elif not events.is_over:
                     await send(_part(_ALIVE))
+                wait_s = ALIVE_S
             if not gone.done():
                 await send(_part(self._closing(), more=False))
         finally:
@@ -88,28 +95,39 @@ class EventResponse(Response):
 
 
 def run_events(
-    service: Service, request: Request, stream: RunStream, headers: dict[str, str] | None = None
+    service: Service,
+    request: Request,
+    stream: RunStream,
+    headers: dict[str, str] | None = None,
+    *,
+    after: int | None = None,
 ) -> Response:
-    """Return the events of a run as a response; nothing, with a status that says so, once all has been read."""
-    after = last_event_id(request)
+    """Return the events of a run as a response; nothing, with a status that says so, once all has been read.
+
+    They begin after number `after`, by default the one of `Last-Event-ID`.
+    """
+    after = last_event_id(request) if after is None else after
     if stream.is_read(after):
         return Response(status_code=wire.NO_CONTENT, headers=headers)
     run_id = stream.run_id
     service.joined(run_id)
     return EventResponse(
         stream.subscribe(after),
-        lambda told: stream.made(told, lambda told: framed(told, run_id)),
+        lambda told: stream.made(told, lambda told: framed(as_last(told), run_id)),
         lambda lost: service.left(run_id, lost=lost),
         headers,
     )
 
 
 def ticket_events(service: Service, request: Request, ticket: Ticket) -> Response:
-    """Return the events of a run that was asked for just now, or before under the same key."""
+    """Return the events of a run that was asked for just now, or before under the same key.
+
+    Those of a new run begin with the first: an id that its client sends is one of another run.
+    """
     headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
     if ticket.replayed:
         headers |= REPLAYED
-    return run_events(service, request, ticket.stream, headers)
+    return run_events(service, request, ticket.stream, headers, after=None if ticket.attached else 0)
 
 
 def framed(told: Numbered, run_id: RunId | None) -> bytes:

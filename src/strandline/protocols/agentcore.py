@@ -91,7 +91,7 @@ class AgentCore:
 
     def _events(self, request: Request, ticket: Ticket) -> Response:
         run_id, session = ticket.run_id, ticket.key.session_id
-        later = f"the server stops; the run goes on after its restart, see /v1/runs/{run_id}"
+        later = f"the server stops; the run goes on after its restart, see {_place(request, ticket)}"
         pieces = Pieces(run_id, session, later=later)
         headers = {"Location": _place(request, ticket), SESSION: session}
         self._service.joined(run_id)

@@ -94,7 +94,8 @@ class OpenAI:
         if body.stream:
             options = body.stream_options
             with_usage = options is not None and bool(options.include_usage)
-            return self._events(ticket, headers, with_usage=with_usage, is_keyed=again is not None)
+            later = _goes_on(request, ticket, again=again is not None)
+            return self._events(ticket, headers, with_usage=with_usage, later=later)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):
             return self._later(request, ticket, is_keyed=again is not None)
@@ -115,7 +116,7 @@ class OpenAI:
         )
         return wire.answer(completion, headers=headers)
 
-    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, is_keyed: bool) -> Response:
+    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, later: ErrorDetail) -> Response:
         run_id = ticket.run_id
         chunks = Chunks(
             run_id,
@@ -123,7 +124,7 @@ class OpenAI:
             model=self._agent_id,
             created=int(self._clock.now()),
             with_usage=with_usage,
-            later=_goes_on(ticket, again=is_keyed),
+            later=later,
         )
         self._service.joined(run_id)
         return EventResponse(
@@ -141,9 +142,9 @@ class OpenAI:
         Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
         Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
         """
-        error = _goes_on(ticket, again=is_keyed)
+        error = _goes_on(request, ticket, again=is_keyed)
         headers = {
-            "Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}"),
+            "Location": _place(request, ticket),
             **wire.retry_after(self._retry_after_s),
         }
         if is_keyed:
@@ -174,7 +175,10 @@ def named_session(header: str | None, body: CompletionBody) -> SessionId:
     return DEFAULT_SESSION
 
 
-def _goes_on(ticket: Ticket, *, again: bool) -> ErrorDetail:
-    run_id = ticket.run_id
-    text = f"the server stops; the run goes on after its restart, see /v1/runs/{run_id}"
-    return failed(text, "goes_on_later", run_id, again=again)
+def _goes_on(request: Request, ticket: Ticket, *, again: bool) -> ErrorDetail:
+    text = f"the server stops; the run goes on after its restart, see {_place(request, ticket)}"
+    return failed(text, "goes_on_later", ticket.run_id, again=again)
+
+
+def _place(request: Request, ticket: Ticket) -> str:
+    return wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
