@@ -8,13 +8,16 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from starlette.types import ASGIApp
 
+from strandline import private
 from strandline.access.source import Keys
 from strandline.agents.load import load_target
 from strandline.agents.port import Target, TriedAtStart
@@ -32,6 +35,8 @@ from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
 
 _log = logging.getLogger("strandline")
+_SESSION: Final = re.compile(r"[0-9a-f]{64}")
+"""The name of a session's folder."""
 
 
 def new_run_id(clock: Clock) -> RunId:
@@ -50,19 +55,32 @@ def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:
-    """Return a function that names a session's folder: by the SHA-256 of its key."""
+    """Return a function that names a session's folder: by the SHA-256 of its key.
+
+    The folder of all of them, if it is there and has nothing else in it, becomes its owner's alone.
+    """
     if settings.workspace is not None:
         root = Path(settings.workspace)
     elif (file := journal_file(settings)) is not None:
         root = file.parent / "workspace"
     else:
         root = Path(".strandline") / "workspace"
+    if _has_nothing_but_sessions(root):
+        private.tighten(root)
     prefix = f"{root.absolute()}{os.sep}"
 
     def workspace(key: SessionKey) -> str:
         return prefix + hashlib.sha256("\0".join(key).encode()).hexdigest()
 
     return workspace
+
+
+def _has_nothing_but_sessions(root: Path) -> bool:
+    try:
+        with os.scandir(root) as found:
+            return all(_SESSION.fullmatch(each.name) for each in found)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import resource
 import shutil
 import sqlite3
@@ -161,6 +162,25 @@ def test_a_copy_is_left_that_is_the_file_as_it_was(path: Path) -> None:
     path.unlink()
     copy.rename(path)
     asyncio.run(check_everything_is_there(path))
+
+
+def test_the_copy_before_a_migration_is_its_owners_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first moment, and although the file that it is a copy of was not."""
+    lax, made = [], Path.replace
+
+    def replace(draft: Path, target: Path) -> Path:
+        lax.append(draft.stat().st_mode & 0o077)
+        return made(draft, target)
+
+    path.chmod(0o644)
+    monkeypatch.setattr(Path, "replace", replace)
+    before = os.umask(0o022)
+    try:
+        asyncio.run(check_everything_is_there(path))
+    finally:
+        os.umask(before)
+    assert lax == [0]
+    assert {each.stat().st_mode & 0o777 for each in (path, path.with_name(COPY))} == {0o600}
 
 
 def killed_with_a_log(path: Path) -> Path:

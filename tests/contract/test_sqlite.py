@@ -26,7 +26,7 @@ from strandline.errors import (
     JournalNewer,
     JournalUnavailable,
 )
-from strandline.journal import ownership, sqlite
+from strandline.journal import ownership, sqlite, watched
 from strandline.journal.migrations import migrate
 from strandline.journal.port import (
     Accepted,
@@ -453,13 +453,13 @@ def test_nothing_goes_into_a_file_that_was_taken_away(tmp_path: Path, take_away:
 def test_a_file_that_cannot_be_looked_at_for_a_moment_is_not_given_up(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> tuple[int, int]:
+    def fail(_: Path) -> tuple[tuple[int, int], int]:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     async def main() -> None:
         async with opened(path) as journal:
             with monkeypatch.context() as patch:
-                patch.setattr(ownership, "_identity", fail)
+                patch.setattr(watched, "_look", fail)
                 with pytest.raises(JournalUnavailable, match="cannot be reached"):
                     await journal.accept(new("a"), WIDE, take=True)
             assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)

@@ -6,11 +6,12 @@ and again (an async tool may swallow one); when it is over, leave: the run ends 
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
+from strandline import private
 from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
 from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
 from strandline.engine.calls import Call, CallCancelled
@@ -180,7 +181,9 @@ class Execution:
     async def _build(self) -> SessionAgent:
         attempt = self.attempt
         attempt.enter("building the agent")
-        os.makedirs(attempt.context.workspace, exist_ok=True)
+        workspace = Path(attempt.context.workspace)
+        private.make_folder(workspace)
+        private.tighten(workspace)  # (older versions made it laxer)
         key = attempt.claim.run.key
         record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
         while not self._target.external:

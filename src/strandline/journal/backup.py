@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+from strandline import private
 from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import companions, damaged
 from strandline.journal.ownership import check_file, locate
@@ -51,6 +52,7 @@ def _copy(path: Path, draft: Path, on_step: Callable[[int, int], None]) -> None:
 
 def _copy_from(source: sqlite3.Connection, path: Path, draft: Path, on_step: Callable[[int, int], None]) -> None:
     _remove(draft)
+    private.make_empty(draft)
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         # A read of the snapshot pins it: a server that writes meanwhile would have the copy begin again and again.
         source.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -1,5 +1,6 @@
 """How the SQLite file is made and opened, and what its driver's errors mean."""
 
+import glob
 import os
 import sqlite3
 from contextlib import closing, suppress
@@ -7,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from strandline import private
 from strandline.errors import (
     InvariantBroken,
     JournalDamaged,
@@ -30,6 +32,7 @@ def create(path: Path) -> None:
     try:
         for leftover in (draft, *companions(draft), *companions(path)):
             leftover.unlink(missing_ok=True)
+        private.make_empty(draft)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             # In the creation itself and before WAL, so that the head of the file always shows whose it is.
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
@@ -116,6 +119,15 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def tighten(path: Path) -> None:
+    """Have nobody but their owner read the journal, what belongs to it, and the copies that were made beside it.
+
+    What SQLite makes beside a file has the rights of that file.
+    """
+    for each in (path, *companions(path), *path.parent.glob(f"{glob.escape(path.name)}.v*.bak")):
+        private.tighten(each)
 
 
 def companions(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from strandline import private
 from strandline.errors import JournalError
 from strandline.journal.driver import companions, damaged, schema_after, sync
 from strandline.journal.known import Known
@@ -90,6 +91,7 @@ def _copy(connection: sqlite3.Connection, path: Path, version: int, now: float) 
     draft = path.with_name(path.name + ".bak.new")
     try:
         _remove(draft)
+        private.make_empty(draft)
         with closing(sqlite3.connect(draft, isolation_level=None)) as target:
             connection.backup(target)
             target.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it

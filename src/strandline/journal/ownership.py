@@ -1,24 +1,28 @@
-"""Who owns a journal file, and whether it is ours to open: checks that leave the file untouched, and one lock.
+"""Who owns a journal file, and whether it is ours to open: checks that leave the file untouched, and two locks.
 
 The owner holds an `flock` on PATH.lock for as long as it lives: the kernel gives it up when the process dies, and a
-laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is never
-removed, since a removed one could be held and made anew at once. PATH is the file itself: symbolic links are followed
-first, so that two names of one file are one journal.
+laptop may sleep in between. The lock file says who holds it, for the people who have to find out; it is not
+removed, since a removed one could be held and made anew at once. Should somebody else remove it, there is a second
+`flock`, on the journal's own file. PATH is the file itself: symbolic links are followed first, so that two names of one
+file are one journal; a file with two names of its own (hard links), or mounted as a file, is refused.
 """
 
 import asyncio
 import fcntl
 import json
+import logging
 import os
+import shlex
 import socket
 import stat
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from strandline import private
 from strandline.clock import Clock
 from strandline.errors import (
     JournalDamaged,
@@ -26,8 +30,10 @@ from strandline.errors import (
     JournalForeign,
     JournalLocked,
     JournalNewer,
-    JournalUnavailable,
 )
+from strandline.journal.locks import is_a_strangers, is_at, keep_from_cleaning_up, try_lock
+
+_log: Final = logging.getLogger("strandline.journal")
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
@@ -68,7 +74,7 @@ def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
     """Make the folder of `path`. Raises `JournalError` if it cannot be used, also if it is on a network file system."""
     folder = path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private.make_folder(folder)
     except OSError as error:
         raise JournalError(
             f"The journal's folder {folder} cannot be made: {error.strerror}. Name another file, or make the folder."
@@ -85,22 +91,59 @@ def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
 
 def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
     """Return the type of the file system that holds `folder` (an absolute path), None where that is not known."""
+    best, kind = "", None
+    for point, found in _mounts(mountinfo):
+        inside = folder == Path(point) or Path(point) in folder.parents
+        if inside and len(point) >= len(best):
+            best, kind = point, found
+    return kind
+
+
+def _mounts(mountinfo: Path) -> Iterator[tuple[str, str]]:
+    """Yield where something is mounted, and its type."""
     try:
         lines = mountinfo.read_text().splitlines()
     except OSError:
-        return None
-    best, kind = "", None
+        return
     for line in lines:
         # 36 35 98:0 /root /mount/point options [optional fields] - type source options; see proc(5)
         head, _, tail = line.partition(" - ")
         fields = head.split(" ")
         if len(fields) < 5 or not tail:
             continue
-        point = fields[4].encode().decode("unicode_escape")
-        inside = folder == Path(point) or Path(point) in folder.parents
-        if inside and len(point) >= len(best):
-            best, kind = point, tail.split(" ")[0]
-    return kind
+        yield fields[4].encode().decode("unicode_escape"), tail.split(" ")[0]
+
+
+def check_only_name(path: Path, mountinfo: Path = MOUNTINFO) -> None:
+    """Raise `JournalError` if a journal has other names (hard links), or is mounted as a file.
+
+    What SQLite keeps beside it would be beside each name: a server at another one would not find what was accepted.
+    """
+    try:
+        links = os.stat(path).st_nlink
+    except OSError:
+        return
+    if links > 1:
+        raise JournalError(
+            f"The journal {path} has {links} names (hard links), and what belongs beside it would be beside each. It"
+            f" was left as it is. Remove the others (find / -xdev -samefile {shlex.quote(str(path))} shows them), or"
+            " copy it to a name of its own while no server has it."
+        )
+    if any(Path(point) == path for point, _ in _mounts(mountinfo)):
+        raise JournalError(
+            f"The journal {path} is mounted as a file, and what belongs beside it would not be beside the real one. It"
+            " was left as it is. Mount the folder that it is in."
+        )
+
+
+def check_nothing_lost(path: Path) -> None:
+    """Raise `JournalDamaged` if there is no journal at `path`, but a log of one that has what was kept last."""
+    for log in (f"{path}-wal", f"{path}-journal"):
+        if _size(log):
+            raise JournalDamaged(
+                f"{path} is not there, or empty, and {log} has what was kept in it last. Both were left as they are."
+                f" Put {path.name} back beside it, or restore a backup; to begin anew without it, move {log} away."
+            )
 
 
 def is_network(kind: str | None) -> bool:
@@ -148,70 +191,145 @@ def newer(path: Path, version: int) -> JournalNewer:
 
 def _has_log(path: Path) -> bool:
     """Tell whether SQLite will mend the file from beside it: what was not copied in yet, or a migration cut off."""
-    for log in (f"{path}-wal", f"{path}-journal"):
-        try:
-            if os.stat(log).st_size:
-                return True
-        except OSError:
-            continue
-    return False
+    return any(_size(log) for log in (f"{path}-wal", f"{path}-journal"))
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 class Ownership:
-    """The lock on one journal file. Not reentrant; `release` may be called from any thread."""
+    """The locks on one journal file. Not reentrant; `release` may be called from any thread."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
+        self._file = path
         self._path = lock_of(path)
         self._clock = clock
         self._fd: int | None = None
+        self._file_fd: int | None = None
         kept = weakref.ref(self)
-        # What user code forks would hold the lock, too, and might outlive this process.
+        # What user code forks would hold the locks, too, and might outlive this process.
         os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
 
     async def acquire(self, owner: str, *, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
-        """Take the lock, waiting up to `wait_s` for another holder, without blocking the event loop.
+        """Take the locks, waiting up to `wait_s` for another holder, without blocking the event loop.
 
         `on_wait` is called once, with a sentence that names the holder, when it has to wait. Raises `JournalLocked`
-        when the time is up; nothing is held then, nor when the wait is cancelled.
+        when the time is up; nothing is held then, nor when the wait is cancelled. The lock on the journal's own file is
+        taken if there is one; else `hold_file` does, once it is made.
         """
+        patience = _Patience(self._clock, wait_s, on_wait)
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            while self._fd is None or not is_at(self._fd, self._path):
+                self.release()  # (it was deleted or replaced while another one had it)
+                self._fd = self._open_lock()
+                await self._until_locked(self._fd, patience, self._replace_lock)
+            self._file_fd = self._open_file()
+            if self._file_fd is not None:
+                await self._until_locked(self._file_fd, patience, _do_without)
+            _sign(self._fd, owner, self._clock.now())
         except OSError as error:
-            raise JournalError(
-                f"The lock file {self._path} cannot be opened: {error.strerror}. Change its owner, or"
-                " name another file."
-            ) from error
-        try:
-            deadline = self._clock.monotonic() + wait_s
-            waiting = False
-            while not _try_lock(fd):
-                holder = _holder(fd)
-                if self._clock.monotonic() >= deadline:
-                    raise JournalLocked(
-                        f"The journal is in use by {holder}, which did not give it up within {wait_s:g} s. "
-                        "Stop that one, or name another file."
-                    )
-                if not waiting and on_wait is not None:
-                    on_wait(f"waiting for the journal, which is in use by {holder}")
-                waiting = True
-                await asyncio.sleep(POLL_S)
-            _sign(fd, owner, self._clock.now())
-        except OSError as error:
-            os.close(fd)
+            self.release()
             raise JournalError(
                 f"The lock file {self._path} cannot be locked and written: {error.strerror}. Make room on that disk, or"
                 " name a file on another one."
             ) from error
         except BaseException:
-            os.close(fd)
+            self.release()
             raise
-        self._fd = fd
+
+    def hold_file(self) -> None:
+        """Lock the journal's own file, if `acquire` had none to lock. Raises `JournalLocked`.
+
+        To be called before SQLite opens the file: a descriptor of it that is closed takes SQLite's locks away.
+        """
+        if self._file_fd is not None:
+            return
+        self._file_fd = self._open_file()
+        if self._file_fd is not None and not try_lock(self._file_fd):
+            raise JournalLocked("The journal is in use by another process. Stop that one, or name another file.")
+
+    def leave_files(self) -> None:
+        """Have SQLite touch none of the files any more as it closes them."""
+        if self._file_fd is not None:
+            keep_from_cleaning_up(self._file_fd)
+
+    def _open_lock(self) -> int:
+        try:
+            return private.open_file(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise JournalError(
+                f"The lock file {self._path} cannot be opened: {error.strerror}. Change its owner, or"
+                " name another file."
+            ) from error
+
+    def _open_file(self) -> int | None:
+        """Open the journal's own file, if there is one. Nobody but SQLite opens and closes it from now on."""
+        try:
+            return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise JournalError(
+                f"The journal {self._file} cannot be opened: {error.strerror}. Change its owner, or name another file."
+            ) from error
+
+    async def _until_locked(self, fd: int, patience: "_Patience", past_strangers: Callable[[int], None]) -> None:
+        while not try_lock(fd):
+            if is_a_strangers(fd, self._owner()):
+                return past_strangers(fd)
+            await patience.wait(_holder(self._fd))
+        return None
+
+    def _owner(self) -> int:
+        """Return whose the journal's file is; root's if there is none yet."""
+        try:
+            return os.stat(self._file).st_uid
+        except OSError:
+            return 0
+
+    def _replace_lock(self, fd: int) -> None:
+        """Take a lock file away that another user had opened while it was readable for all; then a new one is made."""
+        if is_at(fd, self._path):
+            _log.warning("another user's process holds %s, and cannot own the journal: a new one is made", self._path)
+            self._path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Give the lock up. Idempotent."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
+        """Give the locks up. Idempotent. SQLite has to have closed the file."""
+        held = (self._file_fd, self._fd)
+        self._fd = self._file_fd = None
+        for fd in held:
+            if fd is not None:
+                os.close(fd)
+
+
+def _do_without(_: int) -> None:
+    """Leave the journal's own file to another user who locked it while it was readable for all: PATH.lock is ours."""
+
+
+class _Patience:
+    """How long to wait for another owner, and who is told that, once."""
+
+    def __init__(self, clock: Clock, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
+        self._clock = clock
+        self._wait_s = wait_s
+        self._deadline = clock.monotonic() + wait_s
+        self._on_wait = on_wait
+
+    async def wait(self, holder: str) -> None:
+        """Wait a moment. Raises `JournalLocked` when the time is up."""
+        if self._clock.monotonic() >= self._deadline:
+            raise JournalLocked(
+                f"The journal is in use by {holder}, which did not give it up within {self._wait_s:g} s. "
+                "Stop that one, or name another file."
+            )
+        on_wait, self._on_wait = self._on_wait, None
+        if on_wait is not None:
+            on_wait(f"waiting for the journal, which is in use by {holder}")
+        await asyncio.sleep(POLL_S)
 
 
 def _left_to_parent(held: Ownership | None) -> None:
@@ -247,14 +365,6 @@ def lock_of(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _sign(fd: int, owner: str, now: float) -> None:
     since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
     text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "owner": owner})
@@ -270,38 +380,6 @@ def _signed(fd: int) -> Holder | None:
         return None
 
 
-def _holder(fd: int) -> str:
-    held = _signed(fd)
+def _holder(fd: int | None) -> str:
+    held = None if fd is None else _signed(fd)
     return "another process" if held is None else f"process {held.pid} on host {held.host} since {held.since}"
-
-
-class Watch:
-    """Whether a path still leads to the file that was there when the watch began, which is the one that is open.
-
-    SQLite would go on to write into a file that has no name any more, and every commit would seem to be kept.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = _identity(path)
-        self.gone = False
-
-    def check(self) -> None:
-        """Raise `JournalUnavailable` if the file was deleted or replaced, and for ever after. One `stat`, some 2 us."""
-        if not self.gone:
-            try:
-                self.gone = _identity(self._path) != self._file
-            except (FileNotFoundError, NotADirectoryError):
-                self.gone = True
-            except OSError as error:
-                raise JournalUnavailable(f"the journal's file cannot be reached: {error.strerror}") from error
-        if self.gone:
-            raise JournalUnavailable(
-                "the journal's file was deleted or replaced while it was in use, and nothing is kept any more: put back"
-                " the file that is wanted, then restart the server"
-            )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino

@@ -9,7 +9,7 @@ from typing import Final
 from strandline.clock import Clock
 from strandline.errors import JournalError, JournalLocked
 from strandline.journal.driver import connect, unreadable
-from strandline.journal.ownership import Ownership, check_file, locate
+from strandline.journal.ownership import Ownership, check_file, check_only_name, locate
 from strandline.journal.sqlite import SqliteJournal
 
 OWNER: Final = "strandline journal prune"
@@ -51,6 +51,7 @@ async def vacuum(place: Path, clock: Clock) -> int:
     Needs about as much room again for that time.
     """
     path = _there(place)
+    check_only_name(path)
     before = path.stat().st_size
     ownership = Ownership(path, clock)
     await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)

@@ -236,6 +236,11 @@ class Readers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.check: Callable[[], None] = _nothing
+        """Called before a connection is made; raises if the file is not the one that is in use any more.
+
+        (A new connection to a file that was emptied would delete the WAL.)
+        """
         self._lock = Lock()
         self._idle: list[sqlite3.Connection] = []
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="strandline-journal-reader")
@@ -251,6 +256,7 @@ class Readers:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
+            self.check()
             connection = connect_reader(self._path)
         try:
             connection.execute("BEGIN")
@@ -276,6 +282,10 @@ class Readers:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+
+def _nothing() -> None:
+    """Find nothing wrong."""
 
 
 # -- the questions ------------------------------------------------------------------------------------

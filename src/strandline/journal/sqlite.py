@@ -16,11 +16,19 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import lists, reader
-from strandline.journal.driver import begin_wal_anew, connect, create, translated, unreadable
+from strandline.journal.driver import begin_wal_anew, connect, create, tighten, translated, unreadable
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
-from strandline.journal.ownership import MOUNTINFO, Ownership, Watch, check_file, locate, prepare_folder
+from strandline.journal.ownership import (
+    MOUNTINFO,
+    Ownership,
+    check_file,
+    check_nothing_lost,
+    check_only_name,
+    locate,
+    prepare_folder,
+)
 from strandline.journal.port import (
     AcceptAnswer,
     AllSessionsPage,
@@ -51,6 +59,7 @@ from strandline.journal.port import (
 from strandline.journal.reader import Readers
 from strandline.journal.rules import check_end
 from strandline.journal.soundness import guard
+from strandline.journal.watched import Watch, WatchedLedger
 from strandline.journal.writer import Job, OnCommit, Writer
 from strandline.model import (
     AgentRecord,
@@ -125,7 +134,9 @@ class SqliteJournal:
             self._feed = ClaimFeed()
         path = locate(self._path)
         prepare_folder(path, self._mountinfo)
-        check_file(path)
+        check_only_name(path, self._mountinfo)
+        if not check_file(path):
+            check_nothing_lost(path)
         ownership = Ownership(path, self._clock)
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
         readers = Readers(path)
@@ -134,17 +145,23 @@ class SqliteJournal:
 
         def prepare() -> Ledger:
             if not check_file(path):
+                check_nothing_lost(path)
                 create(path)
+            ownership.hold_file()
+            tighten(path)
             try:
                 guarding = guard(path)
                 connections.append(guarding)
                 connections.insert(0, connect(path))
                 migrate(connections[0], path, self._clock.now(), guarding)
-                watch = Watch(path)
-                ledger = _WatchedLedger(connections[0], self._clock, watch, max_attempts=max_attempts)
+                ledger = WatchedLedger(
+                    connections[0], self._clock, path, ownership.leave_files, max_attempts=max_attempts
+                )
                 claims.extend(ledger.take_over())
                 guarding.close()
                 begin_wal_anew(connections[0])
+                watch = ledger.watch()
+                readers.check = watch.check
             except Exception as error:
                 raise unreadable(path, error) from error
             self._ledger = ledger
@@ -342,32 +359,16 @@ class SqliteJournal:
         readers, writer = self._readers, self._writer
         if readers is None or writer is None:
             raise JournalUnavailable("the journal is not open")
-        if self._watch is not None and self._watch.gone:
+        if self._watch is not None and self._watch.gone is not None:
             self._watch.check()  # a connection that is made now would show another file, or none
         if writer.unsettled:
             await self._written(_nothing)
         try:
             return await asyncio.wrap_future(readers.ask(question))
         except sqlite3.Error as error:
+            if self._watch is not None:
+                self._watch.check()  # (of a file that was cut off no table is found any more)
             raise translated(error) from error
-
-
-class _WatchedLedger(Ledger):
-    """A ledger that begins no transaction in a file that was deleted or replaced."""
-
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, watch: Watch, *, max_attempts: int) -> None:
-        super().__init__(connection, clock, max_attempts=max_attempts)
-        self._watch = watch
-
-    def begin(self) -> None:
-        """Start a transaction. Raises `JournalUnavailable` if it would not be kept."""
-        self._watch.check()
-        super().begin()
-
-    def try_out(self) -> None:
-        """Keep something. Raises `JournalUnavailable` if it would not be kept."""
-        self._watch.check()
-        super().try_out()
 
 
 def _nothing() -> None:

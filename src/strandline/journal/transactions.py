@@ -77,6 +77,9 @@ class Transactions:
                 with suppress(sqlite3.Error):
                     self._execute("ROLLBACK")
 
+    def look(self) -> None:
+        """Raise what is known to hinder that anything is kept: nothing here."""
+
     def make_room(self, error: Exception) -> None:
         """After a transaction that was undone because of `error`: give back what space the journal itself can."""
         if is_out_of_room(error):

@@ -23,6 +23,9 @@ BATCH: Final = 500
 TRY_S: Final = 1.0
 """How often it is tried out at most whether anything can be kept."""
 
+LOOK_S: Final = 1.0
+"""How long nothing is kept before it is looked whether it could be."""
+
 OnCommit = Callable[[float, int], object]
 """Told, on the writer's thread, how many seconds a commit took to be durable, and how many verbs shared it."""
 
@@ -51,6 +54,10 @@ class Store(Protocol):
 
     def try_out(self) -> None:
         """Make as much durable as a run needs, and undo it. Raises what hinders it. No transaction is open."""
+        ...
+
+    def look(self) -> None:
+        """Raise if it is known without a try that nothing can be kept. Cheap. No transaction is open."""
         ...
 
     def translated(self, error: Exception) -> StrandlineError:
@@ -182,13 +189,19 @@ class Writer:
                 self._try_out(store)
 
     def _next(self, store: Store) -> Job | None:
-        """Return the next job, None at the end; as long as it is doubtful whether it can be kept, that is tried out."""
-        while self._doubtful:
+        """Return the next job, None at the end; as long as it is doubtful whether it can be kept, that is tried out.
+
+        While nothing is to be kept it is looked whether it could be, so that a server that nobody asks is not ready.
+        """
+        while True:
+            due_s = self._tried_at + TRY_S - time.monotonic() if self._doubtful else LOOK_S
             try:
-                return self._queue.get(timeout=max(0.0, self._tried_at + TRY_S - time.monotonic()))
+                return self._queue.get(timeout=max(0.0, due_s))
             except Empty:
-                self._try_out(store)
-        return self._queue.get()
+                if not self._doubtful:
+                    self._doubtful = _is_doubtful(store)
+                if self._doubtful:
+                    self._try_out(store)
 
     def _try_out(self, store: Store) -> None:
         """See whether anything can be kept: a verb may have failed by what only it needs, a damaged page."""
@@ -264,6 +277,14 @@ class Writer:
         if not written and job.lost is not None:
             job.lost()
         return written
+
+
+def _is_doubtful(store: Store) -> bool:
+    try:
+        store.look()
+    except Exception:
+        return True
+    return False
 
 
 def _undo(store: Store, batch: Sequence[Job], error: Exception, *, out: bool) -> None:
