@@ -25,11 +25,14 @@ from strandline.clock import Clock
 from strandline.config import Settings, journal_file
 from strandline.engine.loops import AgentLoops, HasLoops, Loops
 from strandline.engine.options import Options
+from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
 from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.model import OnDisconnect, RunId, SessionKey
+from strandline.session_files.keeper import SessionFiles
+from strandline.session_files.place import Place
 from strandline.telemetry.scrape import Scrapes
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
@@ -107,6 +110,13 @@ def build_loops(
     return AgentLoops(executor_threads=settings.executor_threads, clock=clock, new_loop=new_loop)
 
 
+def build_projection(settings: Settings, journal: Journal, clock: Clock) -> Projection:
+    """Return what writes the files of sessions, if that is wanted."""
+    if settings.session_files is None:
+        return UNPROJECTED
+    return SessionFiles(Place(settings.session_files, settings.session_files_names), journal, clock)
+
+
 def build_service(
     settings: Settings, target: Target, journal: Journal, loops: Loops, clock: Clock, tally: Tally, traces: Traces
 ) -> Service:
@@ -156,6 +166,7 @@ def build_service(
         owner=settings.agent_id,
         observer=tally,
         tracing=traces,
+        projection=build_projection(settings, journal, clock),
     )
 
 

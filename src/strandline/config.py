@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from strandline.errors import SettingsError
+from strandline.session_files.place import Place
 
 DEFAULT: Final = "default"
 """The origin of a setting that nobody gave."""
@@ -185,6 +186,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["journal", "external"],
         Meta(description="Who keeps the conversation: the journal, or the agent's own session manager"),
     ] = "journal"
+    session_files: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Folder in which each session is written, as its runs end, as Strands' `FileSessionManager`"
+            " would; may hold `{session_id}` and, needed with keys, `{principal}`"
+        ),
+    ] = None
+    session_files_names: Annotated[
+        list[str],
+        Meta(description="Sessions that have another name there, as `default=agent`; that one has theirs then"),
+    ] = []
     run_retention: Annotated[
         float,
         Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
@@ -340,7 +352,27 @@ def resolve(
             f" run_retention ({settings.run_retention:g} s) must not be below idempotency_retention"
             f" ({settings.idempotency_retention:g} s). Make the one longer or the other shorter."
         )
+    _check_session_files(settings)
     return Resolved(settings, origins, _passed_over(toml, environ, folder or Path.cwd()))
+
+
+def _check_session_files(settings: Settings) -> None:
+    """Raise `SettingsError` if files of sessions are wanted where there can be none."""
+    if settings.session_files is None:
+        if settings.session_files_names:
+            raise SettingsError("session_files_names is set, but session_files is not. Name the folder there, too.")
+        return
+    place = Place(settings.session_files, settings.session_files_names)
+    if settings.history == "external":
+        raise SettingsError(
+            "session_files is set, but with history=external the journal has no conversations to write: the agent's own"
+            " session manager keeps them. Unset one of the two."
+        )
+    if settings.has_keys and not place.keeps_principals_apart:
+        raise SettingsError(
+            f"session_files is {settings.session_files}, and with keys two principals may have sessions of one name."
+            f" Let it hold {{principal}}: {settings.session_files.rstrip('/')}/{{principal}}"
+        )
 
 
 def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path | None = None) -> Survey:

@@ -88,6 +88,8 @@ class ServiceSettings(TypedDict, total=False):
     on_failure: Literal["keep", "drop"]
     on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
     history: Literal["journal", "external"]
+    session_files: Place | None
+    session_files_names: list[str]
     run_retention: float
     idempotency_retention: float
     max_metadata_bytes: int

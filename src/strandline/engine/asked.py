@@ -128,6 +128,9 @@ class Vitals(Struct, frozen=True, kw_only=True):
     most_waiting: int
     """How many runs wait in the session where most do."""
     max_queued_per_session: int
+    projection_behind: int
+    """How many sessions have something that is not in their files yet."""
+    projection_failures: int
     agents: Load
     holds: int
     holds_given_up: int

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from strandline.engine.claims import Claims
 from strandline.engine.pool import AgentPool
+from strandline.engine.projection import Projection
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
@@ -44,11 +45,19 @@ _Told = Cancel | CancelSession | EndWaiting | Pause | Resume
 class Control:
     """`is_expected` tells whether the end of a run is still to come in this process."""
 
-    def __init__(self, journal: Journal, claims: Claims, pool: AgentPool, is_expected: Callable[[RunId], bool]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        claims: Claims,
+        pool: AgentPool,
+        is_expected: Callable[[RunId], bool],
+        projection: Projection,
+    ) -> None:
         self._journal = journal
         self._claims = claims
         self._pool = pool
         self._is_expected = is_expected
+        self._projection = projection
         self._under_way: set[asyncio.Task[ChangeAnswer]] = set()
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool) -> bool:
@@ -145,8 +154,14 @@ class Control:
 
     async def _delete(self, key: SessionKey) -> ChangeAnswer:
         # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
-        with self._pool.keeping_none(key):
-            changed = await self._journal.change(Delete(key))
+        done = False
+        await self._projection.deleting(key)
+        try:
+            with self._pool.keeping_none(key):
+                changed = await self._journal.change(Delete(key))
+            done = isinstance(changed, Changed)
+        finally:
+            await self._projection.deleted(key, done=done)
         if isinstance(changed, Changed):
             self._claims.resumed(key)  # if it was paused: another one of this name is not
         return changed

@@ -7,7 +7,7 @@ on. `start` and `drain` are its life. It puts the rooms of the engine together; 
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -31,6 +31,7 @@ from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.positions import Positions
+from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.readiness import Readiness
 from strandline.engine.reading import Reading
 from strandline.engine.reasons import Reasons, of_others
@@ -49,6 +50,9 @@ from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionI
 
 _log = logging.getLogger("strandline.service")
 
+PROJECTION_S: Final = 1.0
+"""How long a projection gets to copy what is new when the service stops."""
+
 
 class Service:
     """Accepts runs and sees each to its one outcome. Belongs to the serving loop."""
@@ -66,6 +70,7 @@ class Service:
         owner: str = "strandline",
         observer: Observer = UNOBSERVED,
         tracing: Tracing = UNTRACED,
+        projection: Projection = UNPROJECTED,
     ) -> None:
         self._journal = journal
         self._target = target
@@ -77,6 +82,7 @@ class Service:
         self._owner = owner
         self._observer = observer
         self._tracing = tracing
+        self._projection = projection
         self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
         self._dispatcher = Dispatcher(options.max_running, options.max_running_per_principal)
         self._pool = AgentPool(
@@ -127,7 +133,7 @@ class Service:
             on_start=self._run_claimed,
             on_end=self._run_ended,
         )
-        self._control = Control(journal, self._claims, self._pool, self._streams.is_expected)
+        self._control = Control(journal, self._claims, self._pool, self._streams.is_expected, projection)
         self._audience = Audience(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
         self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
         self._reasons = Reasons(self._claims, self._dispatcher, self._holds, self._readiness, clock, options)
@@ -185,6 +191,7 @@ class Service:
         except BaseException:
             await self._journal.close()
             raise
+        self._projection.start()
         if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
@@ -208,6 +215,7 @@ class Service:
         await self._claims.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         self._streams.all_later()
         self._feeds.stop()
+        await self._projection.finish(PROJECTION_S)
         if close:
             await self.close()
 
@@ -217,6 +225,7 @@ class Service:
 
     async def abort(self) -> None:
         """End the service at once, and leave the journal as a killed process does."""
+        await self._projection.finish(0.0)
         await self._claims.abort()
         self._loops.close()
 
@@ -286,7 +295,9 @@ class Service:
     async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
         """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
         self._readiness.asked()
-        return await self._control.cancel_session(key, running=running, force=force)
+        stopped = await self._control.cancel_session(key, running=running, force=force)
+        self._projection.changed(key)  # a question that was dismissed leaves something without a run that ends
+        return stopped
 
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
         """Give a run that waits another priority, or with None the last place of the front; return it.
@@ -398,6 +409,8 @@ class Service:
             max_queued=self._options.max_queued,
             most_waiting=self._dispatcher.most_waiting,
             max_queued_per_session=self._options.max_queued_per_session,
+            projection_behind=self._projection.behind,
+            projection_failures=self._projection.failures,
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
@@ -452,6 +465,7 @@ class Service:
             self._streams.later(run_id)
             return
         self._streams.ended(run_id, key, outcome)
+        self._projection.changed(key)
         self._observer.ended(outcome, duration_s)
         if duration_s is None and self._tracing.active:
             self._claims.spawn(self._trace(run_id, key, outcome))

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import structs
 
 from strandline.encoding import decoder
-from strandline.journal.port import PASSED_OVER, Waiting
+from strandline.journal.port import PASSED_OVER, Standing, Waiting
 from strandline.journal.rules import Closed, Rank, rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
@@ -253,12 +253,17 @@ class KeptSession:
         """Return messages `start` to `end` of history, those of discarded runs only if wanted."""
         return [_message(self.history[index]) for index in self.indices(start, end, discarded=discarded)]
 
+    def standing(self) -> Standing:
+        """Return window and state."""
+        window = WHOLE_HISTORY if self.window is None else _window(self.window)
+        return Standing(window, None if self.state is None else _state(self.state))
+
     def record(self) -> AgentRecord:
         """Return what an agent is rebuilt from."""
-        window = WHOLE_HISTORY if self.window is None else _window(self.window)
+        standing = self.standing()
         messages: list[Message] = []
         origins: list[int | None] = []
-        for span in spans(window, len(self.history)):
+        for span in spans(standing.window, len(self.history)):
             if isinstance(span, Inline):
                 messages.append(span.message)
                 origins.append(None)
@@ -268,9 +273,9 @@ class KeptSession:
         return AgentRecord(
             messages=messages,
             origins=origins,
-            window=window,
+            window=standing.window,
             length=len(self.history),
-            state=None if self.state is None else _state(self.state),
+            state=standing.state,
         )
 
 

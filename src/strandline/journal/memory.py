@@ -43,6 +43,8 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsPage,
     SessionsQuery,
+    Standing,
+    StandingQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -285,6 +287,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
+    @overload
+    async def read(self, query: StandingQuery) -> Standing: ...
     async def read(self, query: Query) -> object:
         """Answer a query as of now."""
         with self._lock:
@@ -309,5 +313,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return self._list_sessions(query)
                 case AllSessionsQuery():
                     return self._list_all_sessions(query)
+                case StandingQuery():
+                    return (self._sessions.get(query.key) or KeptSession()).standing()
                 case _:
                     assert_never(query)

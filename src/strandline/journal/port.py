@@ -54,7 +54,9 @@ from strandline.model import (
     SessionKey,
     SessionView,
     Settlement,
+    StateRecord,
     Token,
+    Window,
 )
 
 
@@ -327,6 +329,19 @@ class AllSessionsPage(Struct, frozen=True):
     damaged: list[SessionKey] = []
 
 
+class StandingQuery(Struct, frozen=True):
+    """Where the agent of a session stands: window and state as they are kept, without the messages."""
+
+    key: SessionKey
+
+
+class Standing(Struct, frozen=True):
+    """The window and the state that an agent is rebuilt from; an unknown session has the empty ones."""
+
+    window: Window
+    state: StateRecord | None
+
+
 class WaitingQuery(Struct, frozen=True):
     """Waiting runs of all sessions in order of sequence, `limit` of them after sequence `after`."""
 
@@ -346,7 +361,9 @@ class Waiting(Struct, frozen=True):
     """Whether its session is."""
 
 
-Query = RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | AllSessionsQuery | WaitingQuery
+Query = (
+    RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | AllSessionsQuery | WaitingQuery | StandingQuery
+)
 
 
 class Journal(Protocol):
@@ -446,6 +463,8 @@ class Journal(Protocol):
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
+    @overload
+    async def read(self, query: StandingQuery) -> Standing: ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

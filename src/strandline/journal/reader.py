@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
-from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Waiting, WaitingQuery
+from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, Waiting, WaitingQuery
 from strandline.journal.rules import Rank, Room, drawn, spans
 from strandline.journal.seal import (
     agent_owner,
@@ -297,13 +297,10 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     if found is None:
         return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
     session, tail = found.no, found.tail
-    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
-    stored, state = row or (None, None)
-    what, owner = f"the window or state of session {key.session_id}", agent_owner(key)
-    window = WHOLE_HISTORY if stored is None else read_sealed(_window, stored, what, owner)
+    kept = _standing(connection, key, session)
     messages: list[Message] = []
     origins: list[int | None] = []
-    for span in spans(window, tail.length):
+    for span in spans(kept.window, tail.length):
         if isinstance(span, Inline):
             messages.append(span.message)
             origins.append(None)
@@ -314,9 +311,25 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     return AgentRecord(
         messages=messages,
         origins=origins,
-        window=window,
+        window=kept.window,
         length=tail.length,
-        state=None if state is None else read_sealed(_state, state, what, owner),
+        state=kept.state,
+    )
+
+
+def standing(connection: sqlite3.Connection, key: SessionKey) -> Standing:
+    """Return window and state of a session, without its messages."""
+    found = find_session(connection, key)
+    return Standing(WHOLE_HISTORY, None) if found is None else _standing(connection, key, found.no)
+
+
+def _standing(connection: sqlite3.Connection, key: SessionKey, session: int) -> Standing:
+    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
+    window, state = row or (None, None)
+    what, owner = f"the window or state of session {key.session_id}", agent_owner(key)
+    return Standing(
+        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, owner),
+        None if state is None else read_sealed(_state, state, what, owner),
     )
 
 

@@ -52,6 +52,8 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsPage,
     SessionsQuery,
+    Standing,
+    StandingQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -335,6 +337,8 @@ class SqliteJournal:
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
+    @overload
+    async def read(self, query: StandingQuery) -> Standing: ...
     async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
         match query:
@@ -352,6 +356,8 @@ class SqliteJournal:
                 return await self._answered(partial(lists.sessions, query=query))
             case AllSessionsQuery():
                 return await self._answered(partial(lists.all_sessions, query=query))
+            case StandingQuery():
+                return await self._answered(partial(reader.standing, key=query.key))
             case _:
                 assert_never(query)
 

@@ -129,6 +129,10 @@ METRICS: Final = (
            lambda seen: None if seen.place is None else seen.place.journal),
     _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.left),
+    _gauge("session_files_behind", "Sessions with something that is not in their files yet (setting `session_files`)",
+           lambda seen: seen.vitals.projection_behind),
+    _counter("session_files_failures", "Times that files of a session could not be written or removed; tried again",
+             lambda seen: seen.vitals.projection_failures),
     Metric("gauge", "build_info", "1; `version` is that of Strandline", lambda seen: [((__version__,), 1.0)],
            ("version",)),
 )  # fmt: skip

@@ -5,7 +5,16 @@
 import pytest
 
 from strandline.errors import InvariantBroken
-from strandline.journal.port import Busy, Changed, Delete, HistoryPage, HistoryQuery, WaitingQuery
+from strandline.journal.port import (
+    Busy,
+    Changed,
+    Delete,
+    HistoryPage,
+    HistoryQuery,
+    Standing,
+    StandingQuery,
+    WaitingQuery,
+)
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -48,6 +57,16 @@ class HistoryContract(Contract):
             run = await desk.run(f"r{index}")
             assert (run.status, run.outcome, run.ended_at) == (outcome.status, outcome, desk.clock.at)
             assert (run.position, run.attempt) == (None, 1)
+
+    @scenario
+    async def test_where_an_agent_stands_is_read_without_its_messages(self, desk: Desk) -> None:
+        assert await desk.journal.read(StandingQuery(key())) == Standing(WHOLE_HISTORY, None)
+        window: Window = (Inline(said("", "summary")[1]), Range(2, None))
+        await desk.settle(await desk.start("a"), done(*"0123", window=window, state={"blob": b"\x04"}))
+        assert await desk.journal.read(StandingQuery(key())) == Standing(window, {"blob": b"\x04"})
+        await desk.settle(await desk.start("b"), done(*"45"))
+        record = await desk.journal.load(key())
+        assert await desk.journal.read(StandingQuery(key())) == Standing(record.window, record.state)
 
     @scenario
     async def test_a_run_ends_in_an_end_only(self, desk: Desk) -> None:

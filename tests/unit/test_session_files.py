@@ -1,0 +1,529 @@
+"""The files of sessions: where they are, what stands in them, and that nothing but time is lost when writing fails."""
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from strands import Agent
+from strands.agent.conversation_manager import SlidingWindowConversationManager, SummarizingConversationManager
+from strands.session import FileSessionManager
+
+from strandline.config import resolve
+from strandline.errors import SettingsError
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Changed, Delete
+from strandline.model import (
+    InputRequest,
+    Lane,
+    Message,
+    Outcome,
+    Principal,
+    Question,
+    Range,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    Settlement,
+    Window,
+)
+from strandline.session_files import files
+from strandline.session_files.keeper import SessionFiles
+from strandline.session_files.place import Place
+from strandline.testing import ScriptedModel
+from strandline.testing.desk import Desk, StillClock, done, key, said
+
+NUMBERS = itertools.count()
+DEADLINE_S = 30.0
+
+
+# -- where --------------------------------------------------------------------------------------------
+
+
+def test_a_session_is_where_the_manager_of_strands_has_it(tmp_path: Path) -> None:
+    manager = FileSessionManager("ada.1:x@y", storage_dir=str(tmp_path))
+    assert Place(str(tmp_path)).folder(key("ada.1:x@y")) == Path(manager._get_session_path("ada.1:x@y"))
+
+
+def test_names_are_exchanged_both_ways_so_that_two_sessions_never_share_files(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), ["default=agent"])
+    names = [place.folder(key(each)).name for each in ("default", "agent", "other")]
+    assert names == ["session_agent", "session_default", "session_other"]
+
+
+def test_no_two_sessions_of_any_principals_share_a_folder_and_none_leaves_the_place(tmp_path: Path) -> None:
+    principals = ["anonymous", ".", "..", "", "%", "%2E", "a/b", "a%2Fb", "../x", "a", "A", "ä", "\udc80", "p" * 300]
+    sessions = ["a", "b", "...", "..a", "s" * 256, "s" * 255 + "t", "agent", "default", "{principal}"[1:-1]]
+    for template in (
+        "{principal}",
+        "{principal}/{session_id}",
+        "x-{principal}{session_id}",
+        "{session_id}/{principal}/y",
+    ):
+        place = Place(str(tmp_path / template), ["default=agent"])
+        keys = [SessionKey(Principal(p), SessionId(s)) for p in principals for s in sessions]
+        folders = [place.folder(each) for each in keys]
+        assert len(set(folders)) == len(keys)
+        for each in folders:
+            assert Path(os.path.normpath(each)) == each
+            assert each.is_relative_to(tmp_path)
+            assert max(len(os.fsencode(part)) for part in each.parts) <= 255
+            each.mkdir(parents=True)
+            (each / "found").touch()
+        found = {Path(each).parent for each in files.glob.glob(place.pattern("found"), include_hidden=True)}
+        assert found == set(folders)
+        shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"session_files": "/x/{id}"}, "{id} stands for nothing"),
+        ({"session_files": "/x/{session_id"}, "{ stands for nothing"),
+        ({"session_files": "/x", "history": "external"}, "history=external"),
+        ({"session_files": "/x", "api_keys_file": "keys"}, "/x/{principal}"),
+        ({"session_files": "/x", "session_files_names": "default"}, "SESSION=NAME"),
+        ({"session_files": "/x", "session_files_names": "default=a/b"}, "SESSION=NAME"),
+        ({"session_files": "/x", "session_files_names": "a=a"}, "exchanged once only"),
+        ({"session_files": "/x", "session_files_names": "a=b,b=c"}, "exchanged once only"),
+        ({"session_files_names": "a=b"}, "session_files is not"),
+        ({"session_files": ""}, "session_files is ''"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_starts(
+    settings: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        resolve(settings, {}, folder=tmp_path)
+    assert said in str(refusal.value)
+
+
+def test_with_keys_each_principal_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    settings = {"session_files": "/x/{principal}", "api_keys_file": "keys", "session_files_names": "default=agent"}
+    assert resolve(settings, {}, folder=tmp_path).settings.session_files == "/x/{principal}"
+
+
+# -- what ---------------------------------------------------------------------------------------------
+
+
+class World:
+    """A journal whose runs a test writes, and the files that follow it."""
+
+    def __init__(self, folder: Path, desk: Desk) -> None:
+        self.folder = folder
+        self.desk = desk
+        self.keeper = self.new_keeper()
+
+    def new_keeper(self, template: str = "") -> SessionFiles:
+        """Return what a server that starts now makes."""
+        return SessionFiles(Place(template or str(self.folder)), self.desk.journal, self.desk.clock)
+
+    async def restart(self) -> None:
+        """End what keeps the files, and start it again."""
+        await self.keeper.finish(DEADLINE_S)
+        self.keeper = self.new_keeper()
+        self.keeper.start()
+        await caught_up(self.keeper)
+
+    async def ran(self, *texts: str, at: SessionKey | None = None, told: bool = True, **settled: Any) -> None:
+        """Let a run end that leaves `texts`."""
+        await self.settled(done(*texts, **settled), at=at, told=told)
+
+    async def settled(self, settlement: Settlement, *, at: SessionKey | None = None, told: bool = True) -> None:
+        """Let a run end."""
+        claim = await self.desk.start(f"r{next(NUMBERS)}", at or key())
+        await self.desk.settle(claim, settlement)
+        if told:
+            self.keeper.changed(at or key())
+            await up_to_date(self.keeper)
+
+    def read(self, session: str = "s", **options: Any) -> Agent:
+        """Return an agent that Strands makes from the files."""
+        manager = FileSessionManager(session, storage_dir=str(self.folder))
+        return Agent(
+            model=ScriptedModel(lambda messages: "and on"), session_manager=manager, callback_handler=None, **options
+        )
+
+    def texts(self, session: str = "s") -> list[str]:
+        """Return the texts of the files, in order."""
+        folder = self.folder / f"session_{session}/agents/agent_default/messages"
+        numbers = sorted(int(file.stem.partition("_")[2]) for file in folder.glob("message_*.json"))
+        assert numbers == list(range(len(numbers)))
+        records = [json.loads((folder / f"message_{number}.json").read_text()) for number in numbers]
+        assert [record["message_id"] for record in records] == numbers
+        return ["".join(block.get("text", "") for block in record["message"]["content"]) for record in records]
+
+
+async def up_to_date(keeper: SessionFiles) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await keeper._at_rest.wait()
+
+
+async def caught_up(keeper: SessionFiles) -> None:
+    """Return when everything that an earlier server has left undone is done."""
+    async with asyncio.timeout(DEADLINE_S):
+        await keeper.caught_up.wait()
+    await up_to_date(keeper)
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    clock = StillClock()
+    journal = MemoryJournal(clock)
+
+    async def reopened() -> MemoryJournal:
+        return journal
+
+    desk = Desk(journal, clock, reopened)
+    await desk.open()
+    made = World(folder, desk)
+    made.keeper.start()
+    try:
+        yield made
+    finally:
+        await made.keeper.finish(DEADLINE_S)
+        await desk.finish()
+
+
+def played(play: Callable[[World], Awaitable[None]], folder: Path) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), world(folder) as made:
+            await play(made)
+
+    asyncio.run(main())
+
+
+def test_a_real_manager_reads_what_was_written_and_an_agent_goes_on_with_it(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        image: Message = {
+            "role": "user",
+            "content": [{"image": {"format": "png", "source": {"bytes": b"\x89PNG\x00"}}}],
+        }
+        answer = said("", "seen")[1]
+        outcome = Outcome(status=RunStatus.SUCCEEDED, output="seen")
+        await world.ran("one", "two", state={"state": {"mood": "good"}})
+        await world.settled(Settlement(outcome=outcome, messages=[image, answer]))
+        assert world.texts() == ["one", "two", "", "seen"]
+
+        agent = world.read()
+        assert agent.state.get("mood") == "good"
+        assert [each["content"] for each in agent.messages] == [
+            [{"text": "one"}],
+            [{"text": "two"}],
+            image["content"],
+            [{"text": "seen"}],
+        ]
+        assert str(await agent.invoke_async("three")).strip() == "and on"
+        assert world.texts() == ["one", "two", "", "seen", "three", "and on"]
+
+        session = json.loads((world.folder / "session_s/session.json").read_text())
+        ours = session.pop("strandline")
+        (world.folder / "other").mkdir()
+        FileSessionManager("s", storage_dir=str(world.folder / "other"))
+        theirs = json.loads((world.folder / "other/session_s/session.json").read_text())
+        assert session.keys() == theirs.keys()
+        assert ours["length"] == 4
+
+    played(play, tmp_path / "files")
+
+
+def test_the_files_have_the_keys_that_strands_writes(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        agent = Agent(
+            model=ScriptedModel(lambda messages: "two"),
+            session_manager=FileSessionManager("theirs", storage_dir=str(world.folder)),
+            callback_handler=None,
+        )
+        await agent.invoke_async("one")
+        for file in ("agents/agent_default/agent.json", "agents/agent_default/messages/message_0.json"):
+            ours, theirs = (
+                json.loads((world.folder / f"session_{each}" / file).read_text()) for each in ("s", "theirs")
+            )
+            assert ours.keys() == theirs.keys()
+            for name in ("conversation_manager_state", "_internal_state"):
+                if name in theirs:
+                    assert ours[name].keys() == theirs[name].keys()
+
+    played(play, tmp_path)
+
+
+def test_only_what_is_new_is_written_and_what_was_written_stays_as_it_is(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        folder = world.folder / "session_s/agents/agent_default/messages"
+        before = {each.name: each.stat().st_ino for each in folder.iterdir()}
+        await world.ran("three", "four")
+        after = {each.name: each.stat().st_ino for each in folder.iterdir()}
+        assert before.items() < after.items()
+        assert sorted(after) == [f"message_{number}.json" for number in range(4)]
+
+    played(play, tmp_path)
+
+
+def test_discarded_messages_are_left_out_and_the_others_are_numbered_without_a_gap(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.ran("gone", "gone too", discarded=True)
+        await world.ran("three", "four", window=(Range(4, None),))
+        assert world.texts() == ["one", "two", "three", "four"]
+        agent = world.read()
+        assert agent.conversation_manager.removed_message_count == 2
+        assert [each["content"][0]["text"] for each in agent.messages] == ["three", "four"]
+
+    played(play, tmp_path)
+
+
+@pytest.mark.parametrize("end", ["answered", "dismissed"])
+def test_an_open_round_is_omitted_until_it_is_closed(end: str, tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        asks: Message = {
+            "role": "assistant",
+            "content": [{"text": "may I?"}, {"toolUse": {"toolUseId": "t", "name": "ask", "input": {}}}],
+        }
+        question = Question(requests=[InputRequest("q", "sure")], message=asks, results={}, state={})
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=question.requests)
+        messages = [*said("go"), asks]
+        left = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=60)
+        await world.ran("one", "two")
+        await world.settled(left)
+        assert world.texts() == ["one", "two", "go"]
+        await world.restart()
+        assert world.texts() == ["one", "two", "go"]
+        assert [each["role"] for each in world.read().messages] == ["user", "assistant", "user"]
+        if end == "dismissed":
+            await world.desk.cancel_all(running=True)
+            world.keeper.changed(key())
+            await up_to_date(world.keeper)
+            assert world.texts()[:4] == ["one", "two", "go", "may I?"]
+            assert len(world.texts()) == 6
+        else:
+            answer = [{"interruptResponse": {"interruptId": "q", "response": "yes"}}]
+            await world.desk.accept("answer", lane=Lane.ANSWER, input=answer)
+            claim = await world.desk.claim(of="answer")
+            result: Message = {
+                "role": "user",
+                "content": [{"toolResult": {"toolUseId": "t", "status": "success", "content": [{"text": "y"}]}}],
+            }
+            ended = Outcome(status=RunStatus.SUCCEEDED, output="done")
+            await world.desk.settle(claim, Settlement(outcome=ended, messages=[result, said("", "done")[1]]))
+            world.keeper.changed(key())
+            await up_to_date(world.keeper)
+            assert world.texts() == ["one", "two", "go", "may I?", "", "done"]
+
+    played(play, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manager", "window", "state", "expected"),
+    [
+        (SlidingWindowConversationManager, (Range(2, None),), {}, ["three", "four"]),
+        (SummarizingConversationManager, (Range(2, None),), {"summary_message": said("", "summary")[1]}, None),
+    ],
+)
+def test_what_a_conversation_manager_has_removed_stays_removed(
+    manager: Any, window: Window, state: dict[str, Any], expected: list[str] | None, tmp_path: Path
+) -> None:
+    async def play(world: World) -> None:
+        kept = {"conversation_manager_state": {**manager().get_state(), **state, "removed_message_count": 77}}
+        await world.ran("one", "two", "three", "four", window=window, state=kept)
+        assert world.texts() == ["one", "two", "three", "four"]
+        agent = world.read(conversation_manager=manager())
+        texts = [each["content"][0]["text"] for each in agent.messages]
+        assert texts == (expected or ["summary", "three", "four"])
+
+    played(play, tmp_path)
+
+
+def test_a_long_history_is_written_in_portions_however_large_its_messages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strandline.session_files.keeper.PAGE", 7)
+    monkeypatch.setattr("strandline.session_files.keeper.PAGE_BYTES", 1000)
+
+    async def play(world: World) -> None:
+        texts = [f"{number} {'x' * (number % 5 * 400)}" for number in range(50)]
+        await world.ran(*texts, told=False)
+        await world.restart()
+        assert world.texts() == texts
+
+    played(play, tmp_path)
+
+
+# -- when ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_crash_has_left_unwritten_is_caught_up_with_at_the_start(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.ran("three", "four", told=False)
+        await world.ran("other", "too", at=key("t"), told=False)
+        assert world.texts() == ["one", "two"]
+        await world.restart()
+        assert world.texts() == ["one", "two", "three", "four"]
+        assert world.texts("t") == ["other", "too"]
+
+    played(play, tmp_path)
+
+
+def test_a_crash_in_the_middle_of_writing_is_mended_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file it is that was written last, and whether the session had files before or not."""
+
+    async def play(world: World) -> None:
+        whole = os.replace
+        left = 0
+
+        def replace(*arguments: Any) -> None:
+            nonlocal left
+            if left == 0:
+                raise SystemError("killed")
+            left -= 1
+            whole(*arguments)
+
+        monkeypatch.setattr(os, "replace", replace)
+        expected: list[str] = []
+        for round_, crash_at in enumerate((0, 1, 2, 3, 0, 1, 2, 3)):
+            session = "s" if round_ > 3 else f"new{round_}"
+            expected = [*expected, f"q{round_}", f"a{round_}"] if round_ > 3 else [f"q{round_}", f"a{round_}"]
+            if round_ == 4:
+                expected = ["q4", "a4"]
+            left = crash_at
+            await world.ran(*expected[-2:], at=key(session))
+            assert world.keeper.behind == 1
+            left = 1000
+            await world.restart()
+            assert world.texts(session) == expected
+            assert world.keeper.behind == 0
+
+    played(play, tmp_path)
+
+
+def test_files_that_cannot_be_written_are_tried_again_and_cost_no_run_anything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(world: World) -> None:
+        world.folder.write_text("a file where a folder should be")
+        await world.ran("one", "two")
+        assert (world.keeper.behind, world.keeper.failures) == (1, 1)
+        await world.ran("three", "four")
+        assert (world.keeper.behind, world.keeper.failures) == (1, 2)
+        world.folder.unlink()
+        await world.ran("other", "too", at=key("t"))
+        assert world.texts("t") == ["other", "too"]
+        assert world.keeper.behind == 1
+        world.desk.clock.at += 60
+        world.keeper.changed(key("t"))
+        async with asyncio.timeout(DEADLINE_S):
+            while world.keeper.behind:
+                await asyncio.sleep(0)
+        assert world.texts() == ["one", "two", "three", "four"]
+
+    with caplog.at_level(logging.WARNING):
+        played(play, tmp_path / "files")
+    assert "the files of session s are not up to date" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_session_that_was_deleted_has_no_files_and_its_successor_has_its_own(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two", "three", "four")
+        await world.ran("other", "too", at=key("t"))
+        await world.keeper.deleting(key())
+        assert await world.desk.journal.change(Delete(key())) == Changed(existed=True)
+        await world.keeper.deleted(key(), done=True)
+        assert [each.name for each in world.folder.iterdir()] == ["session_t"]
+        await world.ran("new", "again")
+        assert world.texts() == ["new", "again"]
+
+    played(play, tmp_path)
+
+
+def test_a_deletion_that_a_crash_has_cut_off_is_finished_or_undone_as_the_journal_says(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.ran("other", "too", at=key("t"))
+        await world.keeper.deleting(key())
+        await world.keeper.deleting(key("t"))
+        await world.desk.journal.change(Delete(key()))
+        await world.restart()
+        assert [each.name for each in world.folder.iterdir()] == ["session_t"]
+        assert not files.is_to_be_removed(world.folder / "session_t")
+
+    played(play, tmp_path)
+
+
+def test_a_refused_deletion_leaves_the_files_as_they_were(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.keeper.deleting(key())
+        await world.keeper.deleted(key(), done=False)
+        await up_to_date(world.keeper)
+        assert world.texts() == ["one", "two"]
+        assert not files.is_to_be_removed(world.folder / "session_s")
+
+    played(play, tmp_path)
+
+
+def test_a_session_of_the_same_name_and_length_is_told_from_the_one_before(tmp_path: Path) -> None:
+    """As after a crash between a deletion and the removal of the files, or when an older journal was put back."""
+
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.desk.journal.change(Delete(key()))
+        await world.ran("new", "again", told=False)
+        await world.restart()
+        assert world.texts() == ["new", "again"]
+
+    played(play, tmp_path)
+
+
+def test_what_somebody_else_has_written_is_moved_aside_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(world: World) -> None:
+        agent = world.read()
+        await agent.invoke_async("of the original")
+        await world.ran("one", "two")
+        assert world.texts() == ["one", "two"]
+        (aside,) = world.folder.glob("found-*")
+        assert "of the original" in (aside / "agents/agent_default/messages/message_0.json").read_text()
+        await world.ran("three", "four")
+        assert len(list(world.folder.iterdir())) == 2
+
+    with caplog.at_level(logging.WARNING):
+        played(play, tmp_path)
+    assert "found-1_session_s" in caplog.text
+
+
+def test_files_of_another_session_are_never_overwritten(tmp_path: Path) -> None:
+    """Where a file system takes two names for one, for instance."""
+
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        os.rename(world.folder / "session_s", world.folder / "session_S")
+        await world.ran("three", "four", at=key("S"))
+        assert world.keeper.failures == 1
+        assert world.texts("S") == ["one", "two"]
+        await world.keeper.deleting(key("S"))
+        await world.keeper.deleted(key("S"), done=True)
+        assert world.texts("S") == ["one", "two"]
+
+    played(play, tmp_path)
+
+
+def test_the_files_are_for_nobody_else(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        for each in (world.folder / "session_s").rglob("*"):
+            assert each.stat().st_mode & 0o077 == 0, each
+
+    played(play, tmp_path / "made" / "files")
