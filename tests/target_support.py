@@ -14,6 +14,7 @@ from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops, Loops
 from strandline.engine.options import Options
+from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
 from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.history import history_faults
@@ -50,6 +51,7 @@ async def serving(
     journal: MemoryJournal | None = None,
     *,
     tracing: Tracing = UNTRACED,
+    projection: Projection = UNPROJECTED,
     **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
@@ -65,6 +67,7 @@ async def serving(
         workspace=lambda key: str(folder / key.session_id),
         options=Options(**{"drain_grace_s": 5, **options}),
         tracing=tracing,
+        projection=projection,
     )
     if isinstance(target, TriedAtStart):
         await loops.start(target.try_out).done

@@ -16,6 +16,8 @@ from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager, SummarizingConversationManager
 from strands.session import FileSessionManager
 
+from strandline.agents.function import FunctionTarget
+from strandline.clock import SystemClock
 from strandline.config import resolve
 from strandline.errors import SettingsError
 from strandline.journal.memory import MemoryJournal
@@ -39,6 +41,7 @@ from strandline.session_files.keeper import SessionFiles
 from strandline.session_files.place import Place
 from strandline.testing import ScriptedModel
 from strandline.testing.desk import Desk, StillClock, done, key, said
+from target_support import ask, run, serving
 
 NUMBERS = itertools.count()
 DEADLINE_S = 30.0
@@ -473,6 +476,19 @@ def test_a_refused_deletion_leaves_the_files_as_they_were(tmp_path: Path) -> Non
     played(play, tmp_path)
 
 
+def test_files_that_go_further_than_the_journal_are_written_anew(tmp_path: Path) -> None:
+    """As when an older journal was put back."""
+
+    async def play(world: World) -> None:
+        await world.ran("one", "two", "three", "four")
+        await world.desk.journal.change(Delete(key()))
+        await world.ran("one", "two", told=False)
+        await world.restart()
+        assert world.texts() == ["one", "two"]
+
+    played(play, tmp_path)
+
+
 def test_a_session_of_the_same_name_and_length_is_told_from_the_one_before(tmp_path: Path) -> None:
     """As after a crash between a deletion and the removal of the files, or when an older journal was put back."""
 
@@ -527,3 +543,25 @@ def test_the_files_are_for_nobody_else(tmp_path: Path) -> None:
             assert each.stat().st_mode & 0o077 == 0, each
 
     played(play, tmp_path / "made" / "files")
+
+
+def test_a_service_that_stops_has_everything_written_before_its_journal_is_closed(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = MemoryJournal(SystemClock())
+        keeper = SessionFiles(Place(str(tmp_path / "files")), journal, SystemClock())
+        target = FunctionTarget(answer, description="test")
+        async with serving(target, tmp_path / "work", journal, projection=keeper) as service:
+            async with keeper._files:  # writing takes long
+                await ask(service, "one", "s")
+                stop = asyncio.create_task(service.drain())
+                while not service.health().draining:
+                    await asyncio.sleep(0)
+                assert keeper.behind == 1
+            await stop
+        assert len(list((tmp_path / "files/session_s/agents/agent_default/messages").iterdir())) == 2
+
+    run(main)
+
+
+async def answer(message: str, session: object) -> str:
+    return message
