@@ -1,6 +1,7 @@
 """The files of sessions: where they are, what stands in them, and that nothing but time is lost when writing fails."""
 
 import asyncio
+import glob
 import itertools
 import json
 import logging
@@ -80,7 +81,7 @@ def test_no_two_sessions_of_any_principals_share_a_folder_and_none_leaves_the_pl
             assert max(len(os.fsencode(part)) for part in each.parts) <= 255
             each.mkdir(parents=True)
             (each / "found").touch()
-        found = {Path(each).parent for each in files.glob.glob(place.pattern("found"), include_hidden=True)}
+        found = {Path(each).parent for each in glob.glob(place.pattern("found"), include_hidden=True)}
         assert found == set(folders)
         shutil.rmtree(tmp_path)
 

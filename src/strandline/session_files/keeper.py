@@ -278,7 +278,7 @@ class SessionFiles:
         page = await self._journal.read(query)
         if page.first > start:
             return None
-        if len(page.messages) != end - start:
+        if page.first < start or len(page.messages) != end - start:
             raise _Gone
         hidden = set(page.discarded)
         return [(message, place in hidden) for place, message in enumerate(page.messages)]
