@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strands import Agent, tool
+from strands import Agent, ToolContext, tool
+from strands.hooks import BeforeToolsEvent
 from strands.multiagent import Swarm
-from strands.session import FileSessionManager
+from strands.session import FileSessionManager, SessionManager, SnapshotSessionManager
+from strands.storage import LocalFileStorage
 from strands.types.content import Messages
 
 from engine_support import texts
 from strandline.agents.factory import FactoryTarget
 from strandline.agents.parameters import SESSION_ID
+from strandline.history import history_faults
 from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
 from strandline.testing import question as asked
@@ -130,5 +133,87 @@ def test_without_the_setting_a_session_manager_is_refused_and_the_setting_named(
             outcome = await ask(service, "q")
             assert outcome.error is not None
             assert "history=external" in outcome.error.detail
+
+    run(main)
+
+
+def faults(given: Messages) -> list[str]:
+    """Return why a provider would refuse what a model was given, once it has answered."""
+    return history_faults([*given, {"role": "assistant", "content": [{"text": "fine"}]}])  # type: ignore[list-item]
+
+
+@tool(context=True)
+def approve(tool_context: ToolContext) -> str:
+    """Ask somebody."""
+    return str(tool_context.interrupt("approval", reason="sure?"))
+
+
+def by_files(session_id: str, folder: Path) -> SessionManager:
+    return FileSessionManager(session_id, storage_dir=str(folder))
+
+
+def by_snapshots(session_id: str, folder: Path) -> SessionManager:
+    return SnapshotSessionManager(session_id, storage=LocalFileStorage(str(folder)))
+
+
+class Asker:
+    """A factory of agents that ask, and what their models were given last."""
+
+    def __init__(self, folder: Path, manager: Callable[[str, Path], SessionManager], *, by_hook: bool = False) -> None:
+        self.given: Messages = []
+        self.folder = folder
+        self.manager = manager
+        self.by_hook = by_hook
+
+    def script(self, messages: Messages) -> Any:
+        self.given = list(messages)
+        if asked(messages) == "ask" and not results(messages):
+            return [call("approve"), call("work")]
+        return "fine"
+
+    def __call__(self, session_id: str) -> Agent:
+        manager = self.manager(session_id, self.folder)
+        made = Agent(model=ScriptedModel(self.script), tools=[approve, work], session_manager=manager)
+        if self.by_hook:
+            made.add_hook(self._ask, BeforeToolsEvent)
+        return made
+
+    def _ask(self, event: BeforeToolsEvent) -> None:
+        event.interrupt("hook", reason="sure?")
+
+
+@pytest.mark.parametrize("by_hook", [False, True], ids=["a tool", "a hook"])
+@pytest.mark.parametrize("manager", [by_files, by_snapshots])
+def test_a_question_that_cannot_be_answered_fails_its_run_and_none_after_it(
+    manager: Callable[[str, Path], SessionManager], by_hook: bool, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        make = Asker(tmp_path / "kept", manager, by_hook=by_hook)
+        for turn in (0, 1):
+            async with serving(external(make), tmp_path / "work") as service:
+                outcome = await ask(service, "ask")
+                assert outcome.error is not None
+                assert "cannot be answered with `history=external`" in outcome.error.detail or by_hook
+                assert (await ask(service, f"after {turn}")).output == "fine"
+                assert (await ask(service, "and on")).output == "fine"
+                await service.drain()
+            assert faults(make.given) == []
+            assert "(This run ended early: agent_error.)" in texts(make.given)  # type: ignore[arg-type]
+            told = str(make.given)
+            assert "Tool was interrupted" not in told, "what the others have done is not forgotten"
+            assert ("worked" in told) is not by_hook
+
+    run(main)
+
+
+def test_a_session_whose_question_was_left_open_before_goes_on(tmp_path: Path) -> None:
+    """As a server leaves it that died just then, or one that could not clear questions."""
+
+    async def main() -> None:
+        make = Asker(tmp_path / "kept", by_files)
+        assert (await make("s").invoke_async("ask")).stop_reason == "interrupt"
+        async with serving(external(make), tmp_path / "work") as service:
+            assert (await ask(service, "hello")).output == "fine"
+        assert faults(make.given) == []
 
     run(main)

@@ -2,17 +2,17 @@
 
 The agent reads its own storage when it is made and writes to it as it runs. What a run says is reported, so that its
 caller gets the answer, but nothing of it is staged, and neither window nor state is handed over: whether the
-conversation is well formed after a failure is up to the session manager.
+conversation is well formed after a failure is up to the session manager; but no question stays open in it.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 from strands import Agent
 
 from strandline.agents.port import Attempt, Finished, RunContext, RunStopped, Signal
-from strandline.agents.strands import StrandsAgent
-from strandline.history import Progress
+from strandline.agents.strands import StrandsAgent, stop_asking
+from strandline.history import Progress, close_answer
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -26,7 +26,24 @@ from strandline.model import (
 )
 
 NOTHING: Final = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+UNANSWERED: Final = Failed(ErrorCode.AGENT_ERROR, "the agent asked for input, which cannot be answered")
 NOT_BEGUN: Final = Progress(messages=[], results={})
+
+
+async def withdraw_questions(agent: Agent) -> None:
+    """Have an agent go on that its session manager has made one that waits for answers; nobody can give them here.
+
+    The round that asked is closed, with the results that there are, in its conversation and in the session manager's.
+    """
+    state = agent.take_snapshot(include=["interrupt_state"]).data["interrupt_state"]
+    if not state["activated"]:
+        return
+    ended = (state.get("pending_tool_execution") or {}).get("completed_tool_results") or ()
+    stop_asking(agent)
+    if agent.messages:
+        last = cast(Message, agent.messages[-1])
+        results = {str(each["toolUseId"]): each for each in ended}
+        await agent._append_messages(*cast("list[Any]", close_answer([last], results, UNANSWERED, begun=False)))
 
 
 class ExternalAgent:

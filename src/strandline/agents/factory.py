@@ -20,7 +20,7 @@ from strands import Agent
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
-from strandline.agents.external import ExternalAgent
+from strandline.agents.external import ExternalAgent, withdraw_questions
 from strandline.agents.multi import MultiAgent, agents_in, check_multi
 from strandline.agents.parameters import Parameters
 from strandline.agents.port import SessionAgent
@@ -80,7 +80,9 @@ class FactoryTarget(StrandsTarget):
         """Call the factory and put the session's conversation into what it returns, unless that has it already."""
         made = await self._made(key)
         if self.external:
-            return ExternalAgent(self._checked_external(made))
+            keeper = self._checked_external(made)
+            await withdraw_questions(keeper)
+            return ExternalAgent(keeper)
         if isinstance(made, Graph | Swarm):
             if not self.opaque:
                 raise AgentFailed(

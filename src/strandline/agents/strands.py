@@ -191,7 +191,7 @@ class StrandsAgent:
         ending = broken.ending(_ending(self._agent, result, cancelled=attempt.signal.is_set()))
         if self._reopened:
             self._reopened = False
-            _answered(self._agent)
+            stop_asking(self._agent)
         invocation = result.metrics.latest_agent_invocation
         usage = None if invocation is None else whole_numbers(dict(invocation.usage))
         self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
@@ -386,8 +386,8 @@ def _without_the_last(record: AgentRecord) -> AgentRecord:
     return replace(record, messages=record.messages[:-1], origins=record.origins[:-1], length=record.length - 1)
 
 
-def _answered(agent: Agent) -> None:
-    """Have the agent take questions again; after a round that was cancelled it would still wait for answers."""
+def stop_asking(agent: Agent) -> None:
+    """Have the agent take messages again; after a round that was cancelled it would still wait for answers."""
     _load(agent, {"interrupt_state": _NOTHING_ASKED})
 
 
