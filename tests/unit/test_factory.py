@@ -2,8 +2,10 @@
 
 import asyncio
 import functools
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Optional
@@ -12,13 +14,14 @@ import pytest
 from strands import Agent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.graph import Graph
+from strands.tools import ToolProvider
 
 from strandline.agents import factory as module
 from strandline.agents.factory import TRIED_WITH, FactoryTarget
 from strandline.agents.parameters import NOTHING, SESSION_ID
 from strandline.model import RunStatus
 from strandline.testing import ScriptedModel
-from target_support import ask, run, serving
+from target_support import ask, run, serving, until
 
 
 class Mine(Agent):
@@ -173,6 +176,57 @@ def test_a_factory_is_tried_on_the_loop_that_it_is_called_on_later(tmp_path: Pat
             assert (await ask(service, "q")).output == "fine"
         assert len(loops) == 2
         assert loops[0] is loops[1]
+
+    run(main)
+
+
+class Desk(ToolProvider):
+    """Tools behind a connection that is closed when nobody holds it any more, as an `MCPClient` is."""
+
+    def __init__(self) -> None:
+        self.holders: set[object] = set()
+        self.closed = 0
+
+    async def load_tools(self, **options: Any) -> list[Any]:
+        return []
+
+    def add_consumer(self, consumer_id: object, **options: Any) -> None:
+        self.holders.add(consumer_id)
+
+    def remove_consumer(self, consumer_id: object, **options: Any) -> None:
+        self.holders.discard(consumer_id)
+        self.closed += not self.holders
+
+
+def test_what_was_tried_holds_its_connections_until_a_session_has_an_agent(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk()
+        made: list[weakref.ref[Agent]] = []
+
+        def make(session_id: str) -> Any:
+            gc.collect()
+            agent = Agent(model=ScriptedModel(lambda _: "fine"), tools=[desk])
+            made.append(weakref.ref(agent))
+            if session_id == "fails":
+                raise ConnectionError("of something else")
+            return agent
+
+        target = FactoryTarget(make, takes=SESSION_ID, description="test")
+        async with serving(target, tmp_path) as service:
+            gc.collect()
+            assert desk.closed == 0
+            assert (await ask(service, "q", "fails")).status is RunStatus.FAILED
+            gc.collect()
+            assert (await ask(service, "q")).output == "fine"
+            assert desk.closed == 0
+            tried = made[0]
+
+            def is_gone() -> bool:
+                gc.collect()
+                return tried() is None
+
+            await until(is_gone)
+            assert desk.closed == 0, "the session's agent holds it by now"
 
     run(main)
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from strands import Agent
 
+import target_support
 from engine_support import key
+from strandline.agents.factory import FactoryTarget
+from strandline.agents.parameters import NOTHING
 from strandline.engine.service import Service
 from strandline.model import RunStatus
 from strandline.testing import ScriptedModel, call, results
@@ -188,6 +191,23 @@ def test_sessions_go_on_when_the_agents_that_hold_an_mcp_client_leave_memory(sha
                 gc.collect()
                 await gone(pid)
             assert len(clients) == (1 if shared else 3)
+
+    run(main)
+
+
+def test_the_first_session_works_with_the_connection_that_the_trial_of_its_factory_has_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        client = client_of(tmp_path)
+        target = FactoryTarget(
+            lambda: Agent(model=ScriptedModel(script), tools=[client]), takes=NOTHING, description="test"
+        )
+        async with target_support.serving(target, tmp_path) as service:
+            pid = int((tmp_path / "pid").read_text())
+            gc.collect()
+            assert await answered(service, "add", "first") == "the desk says: 3"
+            assert int((tmp_path / "pid").read_text()) == pid
+            service._pool.drop(key("first"))
+            await gone(pid)
 
     run(main)
 

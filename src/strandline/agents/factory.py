@@ -3,8 +3,8 @@
 Whether the tools of a run can be seen is stored when the run is accepted, so it has to be known before the first
 request what a factory makes. It is known, in this order: from its return annotation or, if it is a class, from that;
 from calling it once at the start, on the loop that it is always called on, with a session id and a principal of our
-own, and dropping what it made; else, if it failed there, it counts as one whose tools cannot be seen until it has made
-an agent: the safe side, since such a run is never gone on with after a crash.
+own, and dropping what it made once a session has an agent; else, if it failed there, it counts as one whose tools
+cannot be seen until it has made an agent: the safe side, since such a run is never gone on with after a crash.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import logging
 import types
 import typing
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from typing import Any, Final
 
 from strands import Agent
@@ -50,6 +51,8 @@ class FactoryTarget(StrandsTarget):
         self.external = external
         made = None if external else announced(factory)
         self._unknown = made is None and not external
+        self._tried: object | None = None
+        """What the trial has made, until a session has an agent: the last to go closes connections that they share."""
         self.opaque = made != {Agent}
 
     async def try_out(self) -> None:
@@ -68,6 +71,7 @@ class FactoryTarget(StrandsTarget):
         match trial.result():
             case Agent() | Graph() | Swarm() as made:
                 self._learn(made)
+                self._tried = made
                 _log.info("the factory, tried with the session id %r, makes %s", TRIED_WITH, kind_of(made))
             case AgentFailed() as failed:
                 _log.warning(
@@ -78,6 +82,12 @@ class FactoryTarget(StrandsTarget):
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory and put the session's conversation into what it returns, unless that has it already."""
+        agent = await self._built(key, record, progress)
+        if self._tried is not None:
+            self._drop_tried()
+        return agent
+
+    async def _built(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         made = await self._made(key)
         if self.external:
             keeper = self._checked_external(made)
@@ -100,6 +110,11 @@ class FactoryTarget(StrandsTarget):
             return await self._made(TRIED_AS)
         except BaseException as error:
             return error if isinstance(error, AgentFailed) else AgentFailed(f"the factory failed: {error!r}")
+
+    def _drop_tried(self) -> None:
+        """Let go of it, in a thread that works for no run: connections of its own may take long to close."""
+        box, self._tried = [self._tried], None
+        Context().run(asyncio.get_running_loop().run_in_executor, None, box.clear)
 
     def _learn(self, made: object) -> None:
         if self._unknown:
