@@ -9,6 +9,7 @@ import pytest
 
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, serving, texts, until
+from strandline.client import Client
 
 AGENT = TARGETS / "agent.py"
 
@@ -253,3 +254,42 @@ def test_a_path_tells_all_methods_that_it_takes(server: Server) -> None:
     answer = server.client.patch("/v1/sessions/s/runs")
     assert answer.status_code == 405
     assert {each.strip() for each in answer.headers["allow"].split(",")} == {"GET", "HEAD", "POST"}
+
+
+def test_runs_of_all_sessions_are_listed_by_status(server: Server, at: Checkpoints) -> None:
+    ended = [ask(server, f"all-{number}", f"e{number}").json()["run_id"] for number in range(3)]
+    for run_id in ended:
+        server.run(run_id, wait_s=DEADLINE_S)
+    failed = ask(server, "all-0", "f0 a fail").json()["run_id"]
+    server.run(failed, wait_s=DEADLINE_S)
+    at.hold("x0 model 0")
+    executes = ask(server, "all-1", "x0").json()["run_id"]
+    at.reached("x0 model 0")
+    waits = [ask(server, "all-1", f"w{number}").json()["run_id"] for number in range(2)]
+
+    def ids(limit: int = 100, **query: Any) -> list[str]:
+        runs = pages(server, "runs", "runs", limit=limit, **query)
+        return [each["run_id"] for each in runs if each["session_id"].startswith("all-")]
+
+    for limit in (1, 2, 100):
+        assert ids(limit, status="queued") == waits[::-1]
+        assert (
+            ids(limit, status="queued,running") == ids(limit, status=["running", "queued"]) == [*waits[::-1], executes]
+        )
+        assert ids(limit, status="failed") == [failed]
+        assert ids(limit) == [*waits[::-1], executes, failed, *ended[::-1]]
+    (second, first) = [each for each in get(server, "runs", status="queued")["runs"] if each["run_id"] in waits]
+    assert (first["position"], second["position"]) == (1, 2)
+    assert first == {**server.run(first["run_id"])}, "as each is by itself"
+    assert first["why"]["code"] == "behind"
+    with Client(server.url) as client:
+        assert [run.run_id for run in client.runs("queued", "running")] == [*waits[::-1], executes]
+        assert [run.run_id for run in client.runs(limit=2)] == waits[::-1]
+    for query, told in [
+        ({"status": "done"}, "it is some of queued"),
+        ({"cursor": "x"}, "cursor"),
+        ({"limit": 0}, "limit"),
+    ]:
+        refused = server.client.get("/v1/runs", params=query)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+        assert told in refused.json()["detail"]

@@ -26,7 +26,7 @@ from strandline.errors import (
     JournalNewer,
     JournalUnavailable,
 )
-from strandline.journal import ownership, sqlite, watched
+from strandline.journal import lists, ownership, sqlite, watched
 from strandline.journal.migrations import migrate
 from strandline.journal.port import (
     Accepted,
@@ -37,6 +37,7 @@ from strandline.journal.port import (
     Journal,
     Refused,
     RunQuery,
+    RunsOfQuery,
     Take,
     WaitingQuery,
 )
@@ -1017,5 +1018,48 @@ def test_a_disk_that_never_comes_back_ends_in_errors_and_a_clean_close(path: Pat
             assert {type(result) for result in results} == {JournalUnavailable}
         async with opened(path) as journal:
             assert await journal.read(WaitingQuery()) == []
+
+    asyncio.run(main())
+
+
+def test_a_page_of_a_principals_ended_runs_looks_through_so_many_of_others_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(lists, "_LOOKED_AT", 4)
+        journal = at(tmp_path / "journal.db")
+        await journal.open("me", max_attempts=3)
+        claims = journal.claims()
+        mine, foreign = key(), key("s", "other")
+        for number, session in enumerate([mine, *[foreign] * 9, mine]):
+            run = NewRun(run_id=RunId(f"r{number}"), key=session, input="x" * 100_000, created_at=1.0)
+            assert await journal.accept(run, WIDE, take=True) == Accepted(0)
+            claim = await anext(claims)
+            await journal.settle(claim.token, done("hi", "ho"), take=False)
+        pages = []
+        cursor: str | None = None
+        while not pages or cursor is not None:
+            page = await journal.read(RunsOfQuery(mine.principal, frozenset({RunStatus.SUCCEEDED}), cursor))
+            pages.append([run.run_id for run in page.runs])
+            cursor = page.after
+        assert pages == [["r10"], [], ["r0"]]
+        waits = await journal.read(RunsOfQuery(mine.principal, frozenset({RunStatus.QUEUED, RunStatus.RUNNING})))
+        assert (waits.runs, waits.after) == ([], None), "what goes on is found at once"
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_of_a_damaged_run_a_principal_is_told_its_id_and_of_all_others_everything(tmp_path: Path) -> None:
+    async def main() -> None:
+        journal = at(tmp_path / "journal.db")
+        await journal.open("me", max_attempts=3)
+        for name in ("a", "b", "c"):
+            await journal.accept(NewRun(run_id=RunId(name), key=key(), input="x", created_at=1.0), WIDE, take=False)
+        with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
+            connection.execute("UPDATE runs SET lane = 77 WHERE run_id = 'b'")
+        page = await journal.read(RunsOfQuery(key().principal))
+        assert ([run.run_id for run in page.runs], page.damaged) == (["c", "a"], ["b"])
+        await journal.close()
 
     asyncio.run(main())

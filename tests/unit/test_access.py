@@ -272,6 +272,8 @@ def test_nothing_of_one_principal_is_there_for_another(history: str, tmp_path: P
                     ):
                         assert (await other.request(method, path)).status_code == 404, path
                     assert (await other.get("/v1/sessions/s/runs")).json()["runs"] == []
+                    assert (await other.get("/v1/runs", params={"status": "queued,running"})).json()["runs"] == []
+                    assert (await other.get("/v1/runs")).json() == {"runs": [], "damaged": [], "next_cursor": None}
                     assert (await other.get("/v1/sessions/s/history")).json()["messages"] == []
                     assert (await other.get("/history", params={"session_id": "s"})).json()["messages"] == []
             assert (await ada.get("/v1/sessions/s")).json() == seen, "and nothing was changed by that"

@@ -84,6 +84,13 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.status == RunStatus.SUCCEEDED
 
 
+class RunsPage(Struct, frozen=True):
+    """A page of runs."""
+
+    runs: list[Run]
+    next_cursor: str | None = None
+
+
 class HistoryMessage(TypedDict):
     """A message of history. `discarded`: hidden from the agent; `pending`: its tools have no results yet."""
 
@@ -107,6 +114,7 @@ class _Refusal(Struct, frozen=True):
 
 _refusal: Final = msgspec.json.Decoder(_Refusal).decode
 run: Final = decoder(Run)
+runs_page: Final = decoder(RunsPage)
 history_page: Final = decoder(HistoryPage)
 
 

@@ -87,6 +87,10 @@ class AsyncClient:
         """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
         return await self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
+    async def runs(self, *statuses: str, limit: int | None = None) -> list[Run]:
+        """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
+        return await self._do(plans.runs(statuses, limit, self._patience()))
+
     async def history(
         self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
     ) -> list[HistoryMessage]:

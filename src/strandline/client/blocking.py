@@ -86,6 +86,10 @@ class Client:
         """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
         return self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
+    def runs(self, *statuses: str, limit: int | None = None) -> list[Run]:
+        """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
+        return self._do(plans.runs(statuses, limit, self._patience()))
+
     def history(
         self, session_id: str = DEFAULT_SESSION, limit: int | None = None, *, discarded: bool = False
     ) -> list[HistoryMessage]:

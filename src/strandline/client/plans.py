@@ -6,7 +6,7 @@ step ends with is thrown into it. So both clients do the same, and a test can pl
 A request is sent again only where that does no harm: it reads, or carries a key, or was not accepted.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -243,6 +243,19 @@ def answer(run_id: str, responses: Mapping[str, Any], key: str, patience: Patien
     asking = answers.read((yield from ask(requests.run(run_id), patience)), answers.run)
     request = requests.new_run(asking.session_id, requests.responses(responses), {}, key)
     return answers.read((yield from ask(request, patience)), answers.run)
+
+
+def runs(statuses: Sequence[str], limit: int | None, patience: Patience) -> Plan[list[Run]]:
+    """Return runs of all sessions, the last accepted first, of these statuses or of all. Raises `ClientError`."""
+    found: list[Run] = []
+    cursor: str | None = None
+    while limit is None or len(found) < limit:
+        most = requests.PAGE if limit is None else limit - len(found)
+        page = answers.read((yield from ask(requests.runs(statuses, most, cursor), patience)), answers.runs_page)
+        found += page.runs
+        if (cursor := page.next_cursor) is None:
+            break
+    return found
 
 
 def history(session: str, limit: int | None, discarded: bool, patience: Patience) -> Plan[list[answers.HistoryMessage]]:

@@ -1,6 +1,6 @@
 """What a client sends: one request for each thing that it can ask of a server. Values only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote
@@ -77,6 +77,12 @@ def events(run_id: str, after: int) -> Request:
 def run(run_id: str, *, wait: bool = False) -> Request:
     """Return the request for a run as it is; with `wait` once it has ended, if that comes soon."""
     return _request("GET", _run(run_id), headers=_prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
+
+
+def runs(statuses: Sequence[str], limit: int, cursor: str | None) -> Request:
+    """Return the request for a page of the runs of all sessions."""
+    query = {"limit": str(min(limit, PAGE)), **({"status": ",".join(statuses)} if statuses else {})}
+    return _request("GET", "/v1/runs", query=query if cursor is None else {**query, "cursor": cursor})
 
 
 def cancel(run_id: str, *, force: bool) -> Request:

@@ -21,6 +21,7 @@ from strandline.journal.port import (
     HistoryQuery,
     Journal,
     RunQuery,
+    RunsOfQuery,
     RunsQuery,
     SessionQuery,
     SessionsPage,
@@ -132,6 +133,14 @@ class Reading:
         """Return a page of the runs of a session. Raises `Invalid`."""
         self._readiness.asked()
         page = await self._journal.read(RunsQuery(key, cursor, limit, PAGE_BYTES))
+        return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
+
+    async def runs_of(
+        self, principal: Principal, statuses: frozenset[RunStatus], cursor: str | None, limit: int
+    ) -> RunViews:
+        """Return a page of the runs of a principal. Raises `Invalid`."""
+        self._readiness.asked()
+        page = await self._journal.read(RunsOfQuery(principal, statuses, cursor, limit, PAGE_BYTES))
         return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:

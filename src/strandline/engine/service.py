@@ -46,7 +46,7 @@ from strandline.engine.watch import Watch
 from strandline.engine.why import Why
 from strandline.errors import StrandlineError
 from strandline.journal.port import AllSessionsPage, HistoryPage, Journal, RunQuery, SessionsPage, Stopped
-from strandline.model import Claim, Message, Outcome, Principal, RunId, SessionId, SessionKey, SessionView
+from strandline.model import Claim, Message, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
 
@@ -330,6 +330,20 @@ class Service:
         Raises `Invalid` for a cursor that is none; an unknown session has no runs.
         """
         return await self._reading.runs(key, cursor, limit)
+
+    async def runs_of(
+        self,
+        principal: Principal,
+        *,
+        statuses: Collection[RunStatus] = (),
+        cursor: str | None = None,
+        limit: int = 100,
+    ) -> RunViews:
+        """Return a page of runs of all sessions of a principal, of these statuses or of all, the last accepted first.
+
+        Raises `Invalid` for a cursor that is none.
+        """
+        return await self._reading.runs_of(principal, frozenset(statuses), cursor, limit)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""

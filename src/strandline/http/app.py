@@ -101,6 +101,7 @@ def build_app(
             Route("/chat", Endpoint(chat.chat), methods=["POST"]),
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
+            Route("/v1/runs", Endpoint(runs.all), methods=["GET"]),
             Route("/v1/runs/{run_id}", Endpoint(runs.read), methods=["GET"]),
             Route("/v1/runs/{run_id}/events", Endpoint(runs.events), methods=["GET"]),
             Route("/v1/runs/{run_id}/cancel", Endpoint(runs.cancel), methods=["POST"]),

@@ -18,17 +18,17 @@ from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline.http.docs_page import page
 from strandline.http.events import TYPES
 from strandline.http.health import HealthBody, ProbeBody
-from strandline.http.runs import CancelBody, MoveBody, RunBody
+from strandline.http.runs import CancelBody, MoveBody, RunBody, RunsBody
 from strandline.http.sessions import (
     CancelledBody,
     CancelSessionBody,
     HistoryBody,
     NewRunBody,
-    RunsBody,
     SessionBody,
     SessionsBody,
 )
 from strandline.http.sse import MEDIA_TYPE
+from strandline.model import RunStatus
 from strandline.protocols import agentcore_wire, openai_wire
 from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
@@ -115,6 +115,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "array", "items": {"enum": sorted(TYPES)}},
         "Tell events of these types only; may be given more than once, or as a list with commas",
     ),
+    "status": (
+        "status",
+        "query",
+        {"type": "array", "items": {"enum": [str(each) for each in RunStatus]}},
+        "Runs of these statuses only; may be given more than once, or as a list with commas",
+    ),
     "limit": (
         "limit",
         "query",
@@ -173,6 +179,8 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs",
               takes=("session", "key", "prefer", "last"), summary="Accept a run", body=NewRunBody,
               answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN, refused=(*_V1, *_RUNS)),
+    Operation(method="GET", path="/v1/runs", tag="runs", takes=("status", "limit", "cursor"),
+              summary="List the runs of all sessions", answers={200: RunsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "prefer"),
               summary="Read a run, or wait for its end", answers={200: RunBody}, refused=(errors.NotFound, *_READING)),
     Operation(method="GET", path="/v1/runs/{run_id}/events", tag="runs", takes=("run_id", "last"),

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline.engine.asked import RunView
+from strandline.engine.asked import RunView, RunViews
 from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid
@@ -47,6 +47,14 @@ class RunBody(Struct, frozen=True, kw_only=True):
     held: bool
     cancel_requested: bool
     metadata: dict[str, Any]
+
+
+class RunsBody(Struct, frozen=True, kw_only=True):
+    """A page of runs."""
+
+    runs: list[RunBody]
+    damaged: Annotated[list[RunId], Meta(description="Runs of this page that cannot be read any more")]
+    next_cursor: str | None
 
 
 class MoveBody(Struct, frozen=True):
@@ -90,6 +98,11 @@ def run_body(view: RunView) -> RunBody:
     )
 
 
+def runs_body(page: RunViews) -> RunsBody:
+    """Return a page of runs as it looks on the wire."""
+    return RunsBody(runs=[run_body(view) for view in page.runs], damaged=page.damaged, next_cursor=page.after)
+
+
 class Runs:
     """The routes of runs."""
 
@@ -109,6 +122,20 @@ class Runs:
         waiting = asyncio.ensure_future(self._service.wait(principal_of(request), run_id, wait_s))
         view = await while_present(request, self._service, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
+
+    async def all(self, request: Request) -> Response:
+        """Return runs of all sessions of whoever asks, the last accepted first; of some statuses, if asked for."""
+        query = request.query_params
+        named = [each for text in query.getlist("status") for each in text.split(",")]
+        if unknown := sorted(set(named) - set(RunStatus)):
+            raise Invalid(f"status cannot be {', '.join(unknown)!r}; it is some of {', '.join(RunStatus)}")
+        page = await self._service.runs_of(
+            principal_of(request),
+            statuses=[RunStatus(each) for each in named],
+            cursor=query.get("cursor"),
+            limit=wire.page_limit(request),
+        )
+        return wire.answer(runs_body(page))
 
     async def events(self, request: Request) -> Response:
         """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""

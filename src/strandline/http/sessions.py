@@ -18,7 +18,7 @@ from strandline.http import wire
 from strandline.http.auth import caller_of, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
-from strandline.http.runs import RunBody, preferred_wait_s, run_body
+from strandline.http.runs import preferred_wait_s, run_body, runs_body
 from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Responses, Wishes, wished
 from strandline.model import (
@@ -85,14 +85,6 @@ class SessionsBody(Struct, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
-class RunsBody(Struct, frozen=True, kw_only=True):
-    """A page of runs."""
-
-    runs: list[RunBody]
-    damaged: Annotated[list[RunId], Meta(description="Runs of this page that cannot be read any more")]
-    next_cursor: str | None
-
-
 class MessageBody(Struct, frozen=True, kw_only=True):
     """A message of history; `discarded`: it is hidden from the agent, and shown only to those who ask for it.
 
@@ -154,8 +146,7 @@ class Sessions:
         """Return runs of a session: those that wait, the last in line first, the one that executes, the ended ones."""
         limit = wire.page_limit(request)
         page = await self._service.runs(_key(request), cursor=request.query_params.get("cursor"), limit=limit)
-        shown = [run_body(view) for view in page.runs]
-        return wire.answer(RunsBody(runs=shown, damaged=page.damaged, next_cursor=page.after))
+        return wire.answer(runs_body(page))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""

@@ -14,6 +14,7 @@ from strandline.journal.port import (
     PASSED_OVER,
     AllSessionsPage,
     AllSessionsQuery,
+    RunsOfQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
@@ -22,9 +23,9 @@ from strandline.journal.port import (
 )
 from strandline.journal.questions import question_of
 from strandline.journal.reader import SUMMARY_COLUMNS, find_session, sound_summary, waiting_before
-from strandline.journal.rules import Rank, Room, place_of
+from strandline.journal.rules import Rank, Room, place_of, sequence_of
 from strandline.journal.seal import is_sealed, sealed
-from strandline.model import RunId, RunSummary, SessionKey, SessionView
+from strandline.model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 
 _CHAIN: Final = (
     "WITH RECURSIVE chain (no, run, previous) AS (SELECT no, run, previous FROM history WHERE no = ? AND session = ?"
@@ -39,9 +40,21 @@ _WAITS: Final = (
     f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)"
     " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT ?"
 )
+_OF: Final = (
+    "SELECT seq, session, session_id, status IN ({statuses}) AND principal = ? FROM ({found}) JOIN sessions"
+    " ON no = session ORDER BY seq DESC"
+)
+"""Which runs are of a principal and of these statuses, the last that was accepted first."""
+_LATEST: Final = "SELECT seq, session, status FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+_WAITING: Final = "SELECT seq, session, status FROM runs WHERE status = 'queued' AND seq < ?"
+_RUNNING: Final = "SELECT seq, session, status FROM runs WHERE fence IS NOT NULL AND status = 'running' AND seq < ?"
+_LOOKED_AT: Final = 5_000
+"""How many of the latest runs of all principals a page looks through for those of one that have ended."""
 _SEAL_BYTES: Final = len(sealed(b"", 0))
 _LAST: Final[Rank] = (1 << 60, 0, 0)
 """Behind every run that waits."""
+_AFTER_ALL: Final = 1 << 62
+"""Behind every sequence."""
 _FORGOTTEN: Final = 500
 _READS: Final = 20
 """Over how many rows of forgotten runs a page looks further in one read, and how often: all that in some 20 ms."""
@@ -50,8 +63,7 @@ _READS: Final = 20
 class _Listed:
     """A page of runs as it is filled, up to so many runs and bytes."""
 
-    def __init__(self, query: RunsQuery) -> None:
-        self._key = query.key
+    def __init__(self, query: RunsQuery | RunsOfQuery) -> None:
         self._limit = query.limit
         self._room = Room(query.most_bytes)
         self._runs: list[RunSummary] = []
@@ -62,12 +74,12 @@ class _Listed:
         """Whether the page has as many runs as it may."""
         return len(self._runs) + len(self._damaged) >= self._limit
 
-    def adds(self, row: tuple[Any, ...], position: int | None = None) -> bool:
-        """Add the run in a row of `_COLUMNS`, or name it as damaged. False if there is no room for it."""
+    def adds(self, row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> bool:
+        """Add the run of a session in a row of `_COLUMNS`, or name it as damaged. False if there is no room for it."""
         if self.is_full or not self._room.takes(_listed_bytes(row)):
             return False
         try:
-            run = sound_summary(row[:-1], self._key)
+            run = sound_summary(row[:-1], key)
         except JournalUnavailable:
             self._damaged.append(RunId(row[0]))
         else:
@@ -170,16 +182,49 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
         last_shown: Rank = before
         with closing(connection.execute(_WAITS, (no, *before, query.limit + 1))) as rows:
             for index, row in enumerate(rows):  # (one at a time: each may be large)
-                if not listed.adds(row, ahead - index):
+                if not listed.adds(row, query.key, ahead - index):
                     return listed.page("w" + ".".join(map(str, last_shown)))
                 last_shown = _place(row)
     if kind in "wr":
         for row in connection.execute(_EXECUTES, (no,)).fetchall():
-            if not listed.adds(row):
+            if not listed.adds(row, query.key):
                 return listed.page("r")
     last = tail.row if kind != "h" else place
-    after = None if last is None else _ended(connection, listed, no, last, query.limit)
+    after = None if last is None else _ended(connection, listed, query, no, last)
     return listed.page(None if after is None else f"h{after}")
+
+
+def runs_of(connection: sqlite3.Connection, query: RunsOfQuery) -> RunsPage:
+    """Return a page of a principal's runs, the last that was accepted first. A cursor is a sequence.
+
+    What waits and executes is found by its index. Of what has ended there is none by principal, which every run would
+    have to be written to: a page looks through so many of the latest runs, whosever they are, and says where it was.
+    """
+    before = sequence_of(query.cursor)
+    bound = _AFTER_ALL if before is None else before
+    statuses = query.statuses or frozenset(RunStatus)
+    listed = _Listed(query)
+    found: str = _LATEST
+    given: tuple[int, ...] = (bound, _LOOKED_AT)
+    if statuses <= {RunStatus.QUEUED, RunStatus.RUNNING}:
+        found, given = f"{_WAITING} UNION ALL {_RUNNING}", (bound, bound)
+    sql = _OF.format(found=found, statuses=", ".join("?" * len(statuses)))
+    rows = connection.execute(sql, (*sorted(statuses), query.principal, *given)).fetchall()
+    shown = bound
+    for seq, session, session_id, is_wanted in rows:
+        if is_wanted:
+            key = SessionKey(query.principal, SessionId(session_id))
+            row = None if listed.is_full else connection.execute(_RUN, (seq,)).fetchone()
+            if row is None or not listed.adds(row, key, _position(connection, session, row)):
+                return listed.page(str(shown))
+        shown = seq
+    return listed.page(str(shown) if found is _LATEST and len(rows) == _LOOKED_AT else None)
+
+
+def _position(connection: sqlite3.Connection, session: int, row: tuple[Any, ...]) -> int | None:
+    """Return where the run in a row of `_COLUMNS` waits, None if it does not."""
+    stored = dict(zip(SUMMARY_COLUMNS.split(", "), row[:-1], strict=True))
+    return waiting_before(connection, session, _place(row)) + 1 if stored["status"] == RunStatus.QUEUED else None
 
 
 def _place(row: tuple[Any, ...]) -> Rank:
@@ -188,18 +233,18 @@ def _place(row: tuple[Any, ...]) -> Rank:
     return stored["lane"], stored["urgency"], stored["seq"]
 
 
-def _ended(connection: sqlite3.Connection, listed: _Listed, no: int, last: int, limit: int) -> int | None:
+def _ended(connection: sqlite3.Connection, listed: _Listed, query: RunsQuery, no: int, last: int) -> int | None:
     """Add the runs that ended at a row of history and before it; return the row of the first that has no room.
 
     Rows whose runs have been forgotten are passed over. Only behind a great many of them may there be a page that has
     room and goes on.
     """
-    rows = limit + 1
+    rows = query.limit + 1
     row: int | None = last
     for _ in range(_READS):
         read = connection.execute(_CHAIN, (row, no, no, rows)).fetchall()
         for this, _, run, is_there in read:
-            if is_there and (listed.is_full or not listed.adds(connection.execute(_RUN, (run,)).fetchone())):
+            if is_there and (listed.is_full or not listed.adds(connection.execute(_RUN, (run,)).fetchone(), query.key)):
                 return int(this)
         row = read[-1][1] if read else None
         if row is None:

@@ -38,6 +38,7 @@ from strandline.journal.port import (
     Refused,
     Resume,
     RunQuery,
+    RunsOfQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
@@ -282,6 +283,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
     @overload
     async def read(self, query: RunsQuery) -> RunsPage: ...
     @overload
+    async def read(self, query: RunsOfQuery) -> RunsPage: ...
+    @overload
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
@@ -307,6 +310,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return [run.waiting(paused=self._sessions[run.new.key].paused) for run in page]
                 case RunsQuery():
                     return self._list_runs(query)
+                case RunsOfQuery():
+                    return self._list_runs_of(query)
                 case SessionQuery():
                     return self._show_session(query)
                 case SessionsQuery():

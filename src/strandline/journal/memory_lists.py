@@ -6,13 +6,14 @@ from strandline.journal.port import (
     AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
+    RunsOfQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
     SessionsPage,
     SessionsQuery,
 )
-from strandline.journal.rules import Room, place_of
+from strandline.journal.rules import Room, place_of, sequence_of
 from strandline.journal.steps import Steps
 from strandline.model import SessionView
 
@@ -93,6 +94,19 @@ class MemoryLists(Steps):
                     return self._page(shown, f"h{left}")
                 shown.append(ended)
             left -= 1
+        return self._page(shown, None)
+
+    def _list_runs_of(self, query: RunsOfQuery) -> RunsPage:
+        before = sequence_of(query.cursor)
+        room, shown = Room(query.most_bytes), list[KeptRun]()
+        for run in sorted(self._runs.values(), key=lambda run: -run.sequence):
+            if run.new.key.principal != query.principal or (before is not None and run.sequence >= before):
+                continue
+            if query.statuses and run.status not in query.statuses:
+                continue
+            if len(shown) == query.limit or not room.takes(run.listed_bytes):
+                return self._page(shown, str(shown[-1].sequence))
+            shown.append(run)
         return self._page(shown, None)
 
     def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:

@@ -49,6 +49,7 @@ from strandline.model import (
     Principal,
     Run,
     RunId,
+    RunStatus,
     RunSummary,
     SessionId,
     SessionKey,
@@ -274,6 +275,20 @@ class RunsQuery(Struct, frozen=True):
     most_bytes: int | None = None
 
 
+class RunsOfQuery(Struct, frozen=True):
+    """Runs of all sessions of a principal, the last that was accepted first, of these statuses (none: of all).
+
+    `cursor` is None for the first page, else what a page has named as its next; a page may have fewer runs than there
+    is room for although more follow. `most_bytes` as of `RunsQuery`.
+    """
+
+    principal: Principal
+    statuses: frozenset[RunStatus] = frozenset()
+    cursor: str | None = None
+    limit: int = 100
+    most_bytes: int | None = None
+
+
 class RunsPage(Struct, frozen=True):
     """Some runs, up to `limit`, and the cursor of the next page, None at the end. Runs may be forgotten meanwhile.
 
@@ -362,7 +377,15 @@ class Waiting(Struct, frozen=True):
 
 
 Query = (
-    RunQuery | HistoryQuery | RunsQuery | SessionQuery | SessionsQuery | AllSessionsQuery | WaitingQuery | StandingQuery
+    RunQuery
+    | HistoryQuery
+    | RunsQuery
+    | RunsOfQuery
+    | SessionQuery
+    | SessionsQuery
+    | AllSessionsQuery
+    | WaitingQuery
+    | StandingQuery
 )
 
 
@@ -457,6 +480,8 @@ class Journal(Protocol):
     async def read(self, query: WaitingQuery) -> list[Waiting]: ...
     @overload
     async def read(self, query: RunsQuery) -> RunsPage: ...
+    @overload
+    async def read(self, query: RunsOfQuery) -> RunsPage: ...
     @overload
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload

@@ -49,6 +49,15 @@ def is_last(attempt: int, max_attempts: int) -> bool:
     return attempt >= max_attempts and attempt > 1
 
 
+def sequence_of(cursor: str | None) -> int | None:
+    """Return the sequence before which a page of a principal's runs begins, None for the first. Raises `Invalid`."""
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
+        raise Invalid("cursor must be one that a page of this list has named as its next")
+    return int(cursor)
+
+
 def check_end(start: RunStatus, end: RunStatus) -> None:
     """Raise `InvariantBroken` unless a run that is `start` can end as `end`."""
     move = _MOVE_TO.get(end)

@@ -47,6 +47,7 @@ from strandline.journal.port import (
     Query,
     Resume,
     RunQuery,
+    RunsOfQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
@@ -332,6 +333,8 @@ class SqliteJournal:
     @overload
     async def read(self, query: RunsQuery) -> RunsPage: ...
     @overload
+    async def read(self, query: RunsOfQuery) -> RunsPage: ...
+    @overload
     async def read(self, query: SessionQuery) -> SessionView | None: ...
     @overload
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
@@ -350,6 +353,8 @@ class SqliteJournal:
                 return await self._answered(partial(reader.waiting, query=query))
             case RunsQuery():
                 return await self._answered(partial(lists.runs, query=query))
+            case RunsOfQuery():
+                return await self._answered(partial(lists.runs_of, query=query))
             case SessionQuery():
                 return await self._answered(partial(lists.session, query=query))
             case SessionsQuery():

@@ -5,8 +5,8 @@
 import pytest
 
 from strandline.errors import Invalid
-from strandline.journal.port import Changed, Delete, HistoryQuery, RunsQuery, SessionQuery, SessionsQuery
-from strandline.model import Principal, RunSummary, SessionKey, SessionView
+from strandline.journal.port import Changed, Delete, HistoryQuery, RunsOfQuery, RunsQuery, SessionQuery, SessionsQuery
+from strandline.model import Principal, RunStatus, RunSummary, SessionKey, SessionView
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
@@ -130,6 +130,75 @@ class ListsContract(Contract):
         await desk.settle(await desk.start("mine"))
         mine = await desk.journal.read(RunsQuery(key(), page.after))
         assert {run.run_id for run in mine.runs} <= {"mine"}
+
+    # -- the runs of a principal ------------------------------------------------------------------------
+
+    async def _of(
+        self, desk: Desk, limit: int, *statuses: RunStatus, most_bytes: int | None = None
+    ) -> list[RunSummary]:
+        """Return all runs of the usual principal, of these statuses, page by page."""
+        found: list[RunSummary] = []
+        cursor: str | None = None
+        while True:
+            query = RunsOfQuery(key().principal, frozenset(statuses), cursor, limit, most_bytes)
+            page = await desk.journal.read(query)
+            assert len(page.runs) <= limit
+            found += page.runs
+            if page.after is None:
+                return found
+            assert page.after != cursor
+            cursor = page.after
+
+    @scenario
+    async def test_the_runs_of_a_principal_are_listed_over_all_its_sessions_the_last_accepted_first(
+        self, desk: Desk
+    ) -> None:
+        await desk.settle(await desk.start("ended"), done("hi", "ho"))
+        await desk.start("foreign", key("s", "other"))
+        executing = await desk.start("executes", key("t"))
+        for number in range(3):
+            await desk.accept(f"w{number}", key("t"))
+        await desk.accept("foreign-waits", key("s", "other"), take=False)
+        await desk.accept("first", key("t"), priority=1)
+        await desk.accept("gone", key("u"), take=False)
+        await desk.cancel("gone")
+        held = await desk.start("held", key("v"))
+        await desk.settle(held, done("hi", "ho"), hold=True)
+        expected = {
+            (): ["held", "gone", "first", "w2", "w1", "w0", "executes", "ended"],
+            (RunStatus.QUEUED,): ["first", "w2", "w1", "w0"],
+            (RunStatus.RUNNING,): ["executes"],
+            (RunStatus.QUEUED, RunStatus.RUNNING): ["first", "w2", "w1", "w0", "executes"],
+            (RunStatus.SUCCEEDED,): ["held", "ended"],
+            (RunStatus.SUCCEEDED, RunStatus.CANCELLED, RunStatus.QUEUED): [
+                "held", "gone", "first", "w2", "w1", "w0", "ended",
+            ],
+            (RunStatus.FAILED,): [],
+        }  # fmt: skip
+        for limit in (1, 2, 3, 100):
+            for statuses, names in expected.items():
+                listed = await self._of(desk, limit, *statuses)
+                assert [run.run_id for run in listed] == names, f"{statuses} in pages of {limit}"
+        listed = await self._of(desk, 100)
+        assert listed == [(await desk.run(run.run_id)).summary() for run in listed], "as each is by itself"
+        assert [run.position for run in listed] == [None, None, 1, 4, 3, 2, None, None]
+        for most_bytes in (0, 100, 1_000):
+            assert await self._of(desk, 100, most_bytes=most_bytes) == listed
+        await desk.settle(executing)
+
+    @scenario
+    async def test_a_page_of_a_principals_runs_goes_on_where_the_one_before_ended(self, desk: Desk) -> None:
+        """Although runs have been accepted and ended meanwhile."""
+        for name in ("a", "b", "c"):
+            await desk.settle(await desk.start(name))
+        page = await desk.journal.read(RunsOfQuery(key().principal, limit=1))
+        assert [run.run_id for run in page.runs] == ["c"]
+        await desk.settle(await desk.start("d"))
+        page = await desk.journal.read(RunsOfQuery(key().principal, cursor=page.after))
+        assert [run.run_id for run in page.runs] == ["b", "a"]
+        for cursor in ("", "x", "-1", "1.2", "9" * 30):
+            with pytest.raises(Invalid):
+                await desk.journal.read(RunsOfQuery(key().principal, cursor=cursor))
 
     # -- sessions -------------------------------------------------------------------------------------
 
