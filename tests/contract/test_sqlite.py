@@ -1036,7 +1036,7 @@ def test_a_page_of_a_principals_ended_runs_looks_through_so_many_of_others_and_g
             assert await journal.accept(run, WIDE, take=True) == Accepted(0)
             claim = await anext(claims)
             await journal.settle(claim.token, done("hi", "ho"), take=False)
-        pages = []
+        pages: list[list[str]] = []
         cursor: str | None = None
         while not pages or cursor is not None:
             page = await journal.read(RunsOfQuery(mine.principal, frozenset({RunStatus.SUCCEEDED}), cursor))

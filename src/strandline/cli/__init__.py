@@ -12,6 +12,7 @@ import typer
 from strandline import __version__
 from strandline.cli import say
 from strandline.cli.answer import answer
+from strandline.cli.cancel import cancel, move
 from strandline.cli.chat import chat
 from strandline.cli.check import check
 from strandline.cli.demo import demo_app
@@ -19,7 +20,7 @@ from strandline.cli.doctor import doctor
 from strandline.cli.init import init
 from strandline.cli.journal import journal_app
 from strandline.cli.keys import keys_app
-from strandline.cli.runs import cancel, move, runs
+from strandline.cli.runs import runs
 from strandline.cli.serve import serve
 from strandline.cli.sessions import history, pause, resume, sessions
 from strandline.cli.settings import settings

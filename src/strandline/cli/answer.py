@@ -6,11 +6,12 @@ import typer
 
 from strandline.cli import rows, say
 from strandline.cli.address import KeyFile, Url, address, api_key
+from strandline.cli.complete import SESSIONS
 from strandline.cli.runs import Json, print_json
 
 
 def answer(
-    session: Annotated[str, typer.Argument(help="The session that asks.", metavar="SESSION")],
+    session: Annotated[str, typer.Argument(help="The session that asks.", metavar="SESSION", autocompletion=SESSIONS)],
     response: Annotated[
         str | None, typer.Argument(help="The answer; without one, what is asked is shown.", metavar="TEXT")
     ] = None,

@@ -7,13 +7,17 @@ import typer
 
 from strandline.cli import say
 from strandline.cli.address import KeyFile, address, api_key
+from strandline.cli.complete import SESSIONS
 
 
 def chat(
     url: Annotated[
         str | None, typer.Argument(help="Address of the server [from this folder's settings]", metavar="URL")
     ] = None,
-    session: Annotated[str, typer.Option("--session", "-s", help="Session to talk in.", metavar="NAME")] = "default",
+    session: Annotated[
+        str,
+        typer.Option("--session", "-s", help="Session to talk in.", metavar="NAME", autocompletion=SESSIONS),
+    ] = "default",
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
     ] = None,

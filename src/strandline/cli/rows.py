@@ -83,6 +83,12 @@ def took(run: dict[str, Any]) -> str:
     return seconds(max(0.0, (end - begun).total_seconds()))
 
 
+def age_s(text: str) -> float:
+    """Return how many seconds ago a time of the wire was."""
+    at = datetime.fromisoformat(text)
+    return max(0.0, (datetime.now(at.tzinfo) - at).total_seconds())
+
+
 def seconds(duration_s: float) -> str:
     """Return a duration in as few characters as people need."""
     if duration_s < 10:

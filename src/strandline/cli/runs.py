@@ -1,13 +1,12 @@
-"""`strandline runs`, `strandline cancel` and `strandline move`: the runs of a server, looked at and changed."""
+"""`strandline runs`: the runs of a server, looked at; and what all commands about runs share."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from strandline.cli import rows, say
+from strandline.cli import rows, run_ids, say
 from strandline.cli.address import KeyFile, Url, address, api_key
-from strandline.exits import REFUSED
+from strandline.cli.complete import SESSIONS_AND_RUNS, STATUSES
 from strandline.printable import clean
 
 if TYPE_CHECKING:
@@ -15,26 +14,44 @@ if TYPE_CHECKING:
 
     from strandline.remote.server import RemoteServer
 
-RUN: Final = "run_"
-"""How the ids of runs begin."""
 USUAL: Final = 3
 """The priority that is not worth telling."""
 
 BEHIND: Final = "behind"
 """The reason that a place in the line says already."""
 
+HEAD_OF_ALL: Final = ("RUN", "SESSION", "STATUS", "ACCEPTED", "TOOK", "WHAT")
+HEAD_WATCHED: Final = ("RUN", "SESSION", "STATUS", "FOR", "WHAT")
+NARROW: Final = 120
+"""Below so many columns a watched list shows short ids and names."""
+NAME_SHOWN: Final = 16
+ENDED_SHOWN: Final = 20
+"""How many of the latest runs are watched besides those that wait and execute."""
 HEAD: Final = ("RUN", "STATUS", "ACCEPTED", "TOOK", "WHAT")
 WATCH_S: Final = 1.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 All = Annotated[bool, typer.Option("--all", help="Show all, however many there are.")]
-RunIds = Annotated[list[str], typer.Argument(help="Ids of runs.", metavar="RUN...")]
 
 
 def runs(
     what: Annotated[
-        str, typer.Argument(help="A session, or one run by its id.", metavar="SESSION|RUN", show_default=False)
-    ] = "default",
+        str | None,
+        typer.Argument(
+            help="A session, or one run by its id.",
+            metavar="SESSION|RUN",
+            show_default=False,
+            autocompletion=SESSIONS_AND_RUNS,
+        ),
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of all sessions, the runs of this status; may be given more than once.",
+            metavar="STATUS",
+            autocompletion=STATUSES,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Runs to show at most.", metavar="N", min=1)] = 100,
     everything: All = False,
     watch: Annotated[
@@ -46,79 +63,32 @@ def runs(
 ) -> None:
     """Show the runs of a session: what executes, what waits in its order, what has ended.
 
-    Without SESSION it is that named default; with the id of a run, all about that run.
+    Without SESSION it is that named default; with the id of a run, all about
+    that run. --status and --watch alone show the runs of all sessions.
 
     Example: strandline runs ada
     """
-    with say.told(), _server(url, key_file) as server:
+    if status and (what is not None or watch):
+        say.fail("--status shows runs of all sessions: it does not go with SESSION, RUN or --watch")
+    with say.told(), server_of(url, key_file) as server:
         if watch:
             _watch(server, what, limit, as_json=as_json)
-        if what.startswith(RUN):
-            run = server.run(what)
-            print_json(run) if as_json else _print_run(run)
+        if what is not None and what.startswith(run_ids.RUN):
+            _show_run(server, what, as_json=as_json)
             return
-        found = server.runs(_session(what), most(limit, everything=everything))
-        if as_json:
+        session = session_named("default" if what is None else what)
+        limited = most(limit, everything=everything)
+        found = server.all_runs(limited, status) if status else server.runs(session, limited)
+        if not found["runs"] and "damaged" not in found and run_ids.is_part(session):
+            _show_run(server, session, as_json=as_json)
+        elif as_json:
             print_json(found)
-            return
-        if not found["runs"] and "damaged" not in found:
-            say.err().print(f"Session {what} has no runs.", markup=False, soft_wrap=True)
-            return
-        rows.show(HEAD, _rows(found))
-        more(found)
-
-
-def cancel(
-    run: Annotated[list[str] | None, typer.Argument(help="Ids of runs.", metavar="RUN...", show_default=False)] = None,
-    session: Annotated[
-        str | None, typer.Option("--session", "-s", help="All that waits in this session.", metavar="NAME")
-    ] = None,
-    running: Annotated[bool, typer.Option("--running", help="With --session: what executes, too.")] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do not wait for what still works of a run: its session goes on at once.")
-    ] = False,
-    url: Url = None,
-    key_file: KeyFile = None,
-    as_json: Json = False,
-) -> None:
-    """Cancel runs, or all that waits in a session.
-
-    A run that waits has ended by that. One that executes is asked to end, and
-    keeps in its history what it has done; the next one goes on after it.
-
-    Example: strandline cancel --session ada --running
-    """
-    if bool(run) == (session is not None):
-        say.fail("say what to cancel: the ids of runs, or --session NAME for all that waits there")
-    if running and session is None:
-        say.fail("--running belongs to --session; a run that is named by its id is cancelled whatever it does")
-    with say.told(), _server(url, key_file) as server:
-        if session is not None:
-            done = server.cancel_session(_session(session), running=running, force=force)
-            print_json(done) if as_json else _print_cancelled(server, session, done)
-            return
-        _each(run or [], as_json, lambda run_id: _cancel(server, run_id, force=force), _after_cancel)
-
-
-def move(
-    run: RunIds,
-    front: Annotated[bool, typer.Option("--front", help="Before all that waits.")] = False,
-    priority: Annotated[
-        int | None,
-        typer.Option(help="To the place of this priority: 1 to 5, 1 first.", metavar="N", min=1, max=5),
-    ] = None,
-    url: Url = None,
-    key_file: KeyFile = None,
-    as_json: Json = False,
-) -> None:
-    """Move runs that wait: to the front, or to the place of another priority.
-
-    Example: strandline move run_... --front
-    """
-    if front == (priority is not None):
-        say.fail("say where to: --front, or --priority N (1 to 5, 1 first)")
-    with say.told(), _server(url, key_file) as server:
-        _each(run, as_json, lambda run_id: server.move(run_id, priority=priority), _after_move)
+        elif not found["runs"] and "damaged" not in found:
+            told = "No runs are such." if status else f"Session {session} has no runs."
+            say.err().print(told, markup=False, soft_wrap=True)
+        else:
+            rows.show(HEAD_OF_ALL, _rows_of_all(found["runs"])) if status else rows.show(HEAD, _rows(found))
+            more(found)
 
 
 def told(run: dict[str, Any]) -> str:
@@ -130,7 +100,7 @@ def told(run: dict[str, Any]) -> str:
     if run["attempt"] > 1:
         extras.append(f"attempt {run['attempt']}")
     if run["held"]:
-        return f"{_why(run) or 'something of it still works'}{'; ' if text else ''}{text}"
+        return f"{why_of(run) or 'something of it still works'}{'; ' if text else ''}{text}"
     if run["cancel_requested"] and run["status"] == "running":
         extras.append("asked to end")
     return f"{text} ({', '.join(extras)})" if extras and text else text or ", ".join(extras)
@@ -165,11 +135,16 @@ def print_json(body: Any) -> None:
     sys.stdout.write(encode(body).decode() + "\n")
 
 
-def _watch(server: "RemoteServer", session: str, limit: int, *, as_json: bool) -> NoReturn:
-    """Show the runs of a session in place, until Ctrl-C."""
+def _show_run(server: "RemoteServer", text: str, *, as_json: bool) -> None:
+    run = server.run(run_ids.found(server, text))
+    print_json(run) if as_json else _print_run(run)
+
+
+def _watch(server: "RemoteServer", session: str | None, limit: int, *, as_json: bool) -> NoReturn:
+    """Show the runs of a session, or of all, in place, until Ctrl-C."""
     console = say.out()
-    if as_json or session.startswith(RUN) or not console.is_terminal:
-        say.fail("--watch shows the runs of a session on a terminal; a program asks GET /v1/sessions/SESSION/runs")
+    if as_json or (session or "").startswith(run_ids.RUN) or not console.is_terminal:
+        say.fail("--watch shows the runs of all sessions or of one on a terminal; a program asks GET /v1/runs")
     import time
 
     from rich.console import Group
@@ -177,17 +152,52 @@ def _watch(server: "RemoteServer", session: str, limit: int, *, as_json: bool) -
 
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            shown = rows.lines(HEAD, _rows(server.runs(_session(session), limit)), console)
+            narrow = console.width < NARROW
+            if session is None:
+                watched = _watched(server, limit)
+                shown = rows.lines(HEAD_WATCHED, [_row_watched(run, narrow=narrow) for run in watched], console)
+            else:
+                listed = _rows(server.runs(session_named(session), limit), narrow=narrow)
+                shown = rows.lines(HEAD, listed, console)
             live.update(Group(*shown), refresh=True)
             time.sleep(WATCH_S)
 
 
-def _rows(found: dict[str, Any]) -> list[list[str]]:
+def _watched(server: "RemoteServer", limit: int) -> list[dict[str, Any]]:
+    """Return what executes, what waits, the oldest first, and the latest of what has ended."""
+    goes_on = server.all_runs(limit, ("queued", "running"))["runs"]
+    known = {run["run_id"] for run in goes_on}
+    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in known]
+    executing = [run for run in goes_on if run["status"] == "running"]
+    waiting = [run for run in goes_on if run["status"] == "queued"]
+    return [*executing[::-1], *waiting[::-1], *latest]
+
+
+def _row_watched(run: dict[str, Any], *, narrow: bool) -> list[str]:
+    session = run["session_id"]
+    if narrow and len(session) > NAME_SHOWN:
+        session = f"{session[: NAME_SHOWN - 1]}…"
+    run_id = run_ids.short(run["run_id"]) if narrow else run["run_id"]
+    since = rows.took(run) if run["started_at"] else rows.seconds(rows.age_s(run["created_at"]))
+    return [run_id, session, run["status"], since, told(run)]
+
+
+def _rows(found: dict[str, Any], *, narrow: bool = False) -> list[list[str]]:
     from strandline.remote.server import in_line
 
     return [
-        [r["run_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)]
+        [
+            run_ids.short(r["run_id"]) if narrow else r["run_id"],
+            *(r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)),
+        ]
         for r in in_line(found["runs"])
+    ]
+
+
+def _rows_of_all(runs: list[dict[str, Any]]) -> list[list[str]]:
+    return [
+        [r["run_id"], r["session_id"], r["status"], rows.clock_time(r["created_at"]), rows.took(r), told(r)]
+        for r in runs
     ]
 
 
@@ -195,7 +205,7 @@ def _now(run: dict[str, Any]) -> str:
     match run["status"]:
         case "queued":
             place = "next" if run["position"] == 1 else f"place {run['position']}"
-            if (why := _why(run)) and run["why"]["code"] != BEHIND:
+            if (why := why_of(run)) and run["why"]["code"] != BEHIND:
                 return f"{place}: {why}"
             wait_s = run.get("estimated_wait_s")
             return f"{place}, about {rows.seconds(wait_s)}" if wait_s else place
@@ -206,12 +216,12 @@ def _now(run: dict[str, Any]) -> str:
             return f"{error['code']}: {error['detail']}" if error.get("detail") else str(error["code"])
         case "needs_input":
             names = ", ".join(str(each.get("name", each)) for each in run.get("input_requests") or [])
-            return f"{names}: {why}" if (why := _why(run)) else names
+            return f"{names}: {why}" if (why := why_of(run)) else names
         case _:
             return str(run["output"])
 
 
-def _why(run: dict[str, Any]) -> str:
+def why_of(run: dict[str, Any]) -> str:
     """Return why a run waits, in the server's words; empty if it does not, or the server does not say it."""
     why = run.get("why")
     return str(why["text"]) if why else ""
@@ -231,7 +241,7 @@ def _print_run(run: dict[str, Any]) -> None:
         "took": rows.took(run) if run["started_at"] else "",
         "priority": str(run["priority"]) if run["priority"] != USUAL else "",
         "attempt": str(run["attempt"]) if run["attempt"] > 1 else "",
-        "held": (_why(run) or "something of it still works") if run["held"] else "",
+        "held": (why_of(run) or "something of it still works") if run["held"] else "",
         "cancel": "it was asked to end" if run["cancel_requested"] and not run["ended_at"] else "",
         "usage": ", ".join(f"{name} {number}" for name, number in (run["usage"] or {}).items()),
         "metadata": ", ".join(f"{name}={value}" for name, value in run["metadata"].items()),
@@ -245,82 +255,15 @@ def _print_run(run: dict[str, Any]) -> None:
         console.print(f"\n{clean(run['output'])}", markup=False, soft_wrap=True)
 
 
-def _each(
-    run_ids: list[str],
-    as_json: bool,
-    change: Callable[[str], dict[str, Any]],
-    sentence: Callable[[dict[str, Any]], str],
-) -> None:
-    """Change each run and say what became of it; one that cannot be changed is told, and keeps no other from it."""
-    from strandline.remote.server import Late, Unknown
-
-    failed = False
-    for run_id in run_ids:
-        try:
-            run = change(run_id)
-        except (Unknown, Late) as error:
-            say.say_error(str(error))
-            failed = True
-            continue
-        if as_json:
-            print_json(run)
-        else:
-            say.out().print(sentence(run), markup=False, soft_wrap=True)
-    if failed:
-        raise typer.Exit(REFUSED)
-
-
-def _cancel(server: "RemoteServer", run_id: str, *, force: bool) -> dict[str, Any]:
-    """Cancel a run and return it. Raises `RemoteError`; of one that is held it says what would end that."""
-    from strandline.remote.server import Late
-
-    try:
-        return server.cancel(run_id, force=force)
-    except Late:
-        run = server.run(run_id)
-        if force or not run["held"]:
-            raise
-        raise Late(
-            f"run {run_id} has ended: {_why(run) or 'something of it still works'}. To let session {run['session_id']}"
-            f" go on without it: strandline cancel {run_id} --force"
-        ) from None
-
-
-def _after_cancel(run: dict[str, Any]) -> str:
-    if run["status"] == "running":
-        return f"{run['run_id']} executes ({run['phase']}) and was asked to end."
-    if run["status"] == "needs_input":
-        return f"{run['run_id']} asks no more: its session goes on without an answer."
-    return f"{run['run_id']} was cancelled; it never began." if run["started_at"] is None else f"{run['run_id']} ended."
-
-
-def _after_move(run: dict[str, Any]) -> str:
-    return f"{run['run_id']} is at place {run['position']} of session {run['session_id']} now."
-
-
-def _print_cancelled(server: "RemoteServer", session: str, done: dict[str, Any]) -> None:
-    ended, asked = done["cancelled"], done["cancelling"]
-    console = say.out()
-    for run_id in ended:
-        console.print(f"{run_id} was cancelled.", markup=False, soft_wrap=True)
-    for run_id in asked:
-        console.print(f"{run_id} executes and was asked to end.", markup=False, soft_wrap=True)
-    dismissed = done.get("dismissed", False)
-    if dismissed:
-        console.print(f"Session {session} asks no more: it goes on without an answer.", markup=False, soft_wrap=True)
-    if not ended and not asked and not dismissed:
-        found = server.session(session)
-        held = f"; {_why(found)}. To let it go on: strandline cancel {found['held']} --force" if found["held"] else "."
-        say.err().print(f"Nothing waits in session {session}{held}", markup=False, soft_wrap=True)
-
-
-def _session(name: str) -> str:
+def session_named(name: str) -> str:
+    """Return the id of a session. Raises `Invalid`."""
     from strandline.model import session_id
 
     return session_id(name)
 
 
-def _server(url: str | None, key_file: "Path | None") -> "RemoteServer":
+def server_of(url: str | None, key_file: "Path | None") -> "RemoteServer":
+    """Return the server that was named, or that this folder's settings name."""
     from strandline.remote.server import RemoteServer
 
     return RemoteServer(address(url), api_key(key_file))

@@ -6,6 +6,7 @@ import typer
 
 from strandline.cli import rows, say
 from strandline.cli.address import KeyFile, Url, address, api_key
+from strandline.cli.complete import SESSIONS
 from strandline.cli.runs import All, Json, more, most, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from strandline.chat.turns import Turn
     from strandline.remote.server import RemoteServer
 
-Session = Annotated[str, typer.Argument(help="The session.", metavar="SESSION", show_default=False)]
+Session = Annotated[
+    str, typer.Argument(help="The session.", metavar="SESSION", show_default=False, autocompletion=SESSIONS)
+]
 
 
 def sessions(
@@ -57,7 +60,7 @@ def sessions(
 
 
 def history(
-    session: Annotated[str, typer.Argument(help="The session.", metavar="SESSION", show_default=False)] = "default",
+    session: Session = "default",
     limit: Annotated[int, typer.Option(help="Messages to show at most, the last ones.", metavar="N", min=1)] = 100,
     everything: All = False,
     discarded: Annotated[

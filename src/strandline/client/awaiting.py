@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
@@ -87,7 +87,7 @@ class AsyncClient:
         """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
         return await self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
-    async def runs(self, *statuses: str, limit: int | None = None) -> list[Run]:
+    async def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
         """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
         return await self._do(plans.runs(statuses, limit, self._patience()))
 

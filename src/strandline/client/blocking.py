@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
@@ -86,7 +86,7 @@ class Client:
         """Answer what a run has asked, by the ids of its input requests; return the run that goes on with it."""
         return self._do(plans.answer(run_id, responses, _key(), self._patience()))
 
-    def runs(self, *statuses: str, limit: int | None = None) -> list[Run]:
+    def runs(self, statuses: str | Sequence[str] = (), limit: int | None = None) -> list[Run]:
         """Return the last `limit` runs of all sessions, or all, the last accepted first; with `statuses` only those."""
         return self._do(plans.runs(statuses, limit, self._patience()))
 

@@ -245,7 +245,7 @@ def answer(run_id: str, responses: Mapping[str, Any], key: str, patience: Patien
     return answers.read((yield from ask(request, patience)), answers.run)
 
 
-def runs(statuses: Sequence[str], limit: int | None, patience: Patience) -> Plan[list[Run]]:
+def runs(statuses: str | Sequence[str], limit: int | None, patience: Patience) -> Plan[list[Run]]:
     """Return runs of all sessions, the last accepted first, of these statuses or of all. Raises `ClientError`."""
     found: list[Run] = []
     cursor: str | None = None

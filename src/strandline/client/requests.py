@@ -79,9 +79,10 @@ def run(run_id: str, *, wait: bool = False) -> Request:
     return _request("GET", _run(run_id), headers=_prefer(wait), read_s=READ_S + (WAIT_S if wait else 0))
 
 
-def runs(statuses: Sequence[str], limit: int, cursor: str | None) -> Request:
+def runs(statuses: str | Sequence[str], limit: int, cursor: str | None) -> Request:
     """Return the request for a page of the runs of all sessions."""
-    query = {"limit": str(min(limit, PAGE)), **({"status": ",".join(statuses)} if statuses else {})}
+    named = statuses if isinstance(statuses, str) else ",".join(statuses)
+    query = {"limit": str(min(limit, PAGE)), **({"status": named} if named else {})}
     return _request("GET", "/v1/runs", query=query if cursor is None else {**query, "cursor": cursor})
 
 

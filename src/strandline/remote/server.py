@@ -4,7 +4,7 @@ Each call is one request (a list: as many as it has pages), and returns what the
 refuses is an error whose message is a paragraph for people.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -54,6 +54,10 @@ class RemoteServer:
     def runs(self, session: str, most: int) -> Body:
         """Return up to `most` runs of a session: what waits, the last in line first, what executes, what has ended."""
         return self._pages(f"{_path(session)}/runs", "runs", most)
+
+    def all_runs(self, most: int, statuses: Sequence[str] = ()) -> Body:
+        """Return up to `most` runs of all sessions, the last accepted first; with `statuses` only those."""
+        return self._pages("/v1/runs", "runs", most, query={"status": ",".join(statuses)} if statuses else {})
 
     def history(self, session: str, most: int, *, discarded: bool = False) -> Body:
         """Return the last `most` messages of a session, oldest first; with `discarded` those that are hidden too."""
