@@ -19,6 +19,8 @@ from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, tr
 from strandline.lifecycle import ENDED
 from strandline.model import ErrorCode, Outcome, Run, RunStatus
 
+KNOWN_LATER_S = 1.0
+"""How much later than the end of a run it may become known to its server that it has ended: a disk may be slow."""
 SETTLE_S = 1.0
 """How long runs get to settle in a drain, once they were stopped."""
 
@@ -26,7 +28,7 @@ SETTLE_S = 1.0
 def judge(life: Life) -> list[str]:
     """Return what was broken, one sentence each; [] if all was kept."""
     evidence = Evidence(life)
-    rules = (_durable, _told_the_same, _caused, _exclusive, _in_time)
+    rules = (_durable, _told_the_same, _caused, _exclusive, _kept_out, _in_time)
     wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
     questions = (answered_once, asked_and_waited, refused_with_reason)
     truths = (tools_once, truthful, remembered)
@@ -219,6 +221,34 @@ def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) 
 def _had_ended(life: Life, attempt: Attempt, at: float) -> bool:
     kept = life.runs.get(attempt.run)
     return kept is not None and kept.ended_at is not None and kept.ended_at - EPOCH <= at + 1e-6
+
+
+def _kept_out(life: Life, evidence: Evidence) -> Iterator[str]:
+    """Say which runs began although as many ended ones of their principal as may be still worked."""
+    bound = life.options.max_holds_per_principal
+    if bound is None or not life.steady:
+        return
+    everything = [each for attempts in evidence.by_session.values() for each in attempts]
+    for begun in everything:
+        left = [
+            each
+            for each in everything
+            if each.process == begun.process
+            and each.session.principal == begun.session.principal
+            and each.began_nth < begun.began_nth < each.ended_nth
+            and not evidence.runs[each.run].lost
+            and _was_left(life, each, begun)
+        ]
+        if len(left) >= bound:
+            yield f"run {begun.run} began although {len(left)} ended runs of its principal worked on"
+
+
+def _was_left(life: Life, attempt: Attempt, begun: Attempt) -> bool:
+    """Tell whether it was known that an attempt had left its code working when the run of another was first claimed."""
+    kept = life.runs.get(begun.run)
+    if kept is None or kept.started_at is None or begun.number > 1 or attempt.worker_gone_at < begun.began_at:
+        return False
+    return _had_ended(life, attempt, kept.started_at - EPOCH - KNOWN_LATER_S)
 
 
 def _may_be_left(life: Life) -> bool:

@@ -154,6 +154,11 @@ class Server:
         health = self.service.health()
         return self.ready and health.ready and not health.processing and not health.queue_depth
 
+    def is_choked(self) -> bool:
+        """Tell whether runs wait since too many ended ones of their principal still work."""
+        dispatcher = self.service._dispatcher
+        return any(share.waiting and dispatcher.is_full(name) for name, share in self.service.shares().items())
+
     def leftovers(self) -> list[str]:
         """Return what a service that has nothing to do still holds."""
         service: Any = self.service

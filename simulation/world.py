@@ -5,6 +5,7 @@ Whatever has happened, the last process runs on a healthy disk until nothing exe
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -25,6 +26,8 @@ from strandline.model import Principal, Run, RunId, SessionId, SessionKey
 
 QUIET_S = 3000.0
 """How long it may take until nothing executes or waits, once nobody asks and nothing fails."""
+LOOK_EVERY_S, LOOKS = 50.0, 3
+"""How often an operator looks whether runs wait for what works on, and how many times in a row until a restart."""
 LONG = 100_000
 
 
@@ -185,8 +188,12 @@ class World:
             return
 
     async def _supervise(self, server: Server) -> None:
-        """Replace a process that says that too much of ended runs still works in it."""
-        await server.service.exhausted.wait()
+        """Replace a process that says that too much of ended runs still works in it, or where it does for good."""
+        looks = 0
+        while looks < LOOKS and not server.service.exhausted.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(server.service.exhausted.wait(), LOOK_EVERY_S)
+            looks = looks + 1 if server.is_choked() else 0
         async with self._operating:
             if self.server is server:
                 server.note("exhausted")
@@ -313,4 +320,5 @@ def _options(chance: Chance) -> Options:
         input_timeout_s=chance.choice((2.0, 20.0, 60.0)),
         idempotency_retention_s=chance.choice((86400.0, 86400.0, 2.0)),
         max_running_per_principal=chance.choice((None, None, 1, 2)),
+        max_holds_per_principal=chance.choice((None, None, 1, 2, 4)),
     )

@@ -143,6 +143,8 @@ def build_service(
             cancel_grace_s=settings.cancel_grace,
             hold_limit_s=settings.hold_limit,
             max_holds=settings.max_holds,
+            max_holds_per_principal=settings.holds_per_principal,
+            executor_threads=settings.executor_threads,
             stall_after_s=settings.stall_after,
             stall_action=settings.stall_action,
             unknown_tool=settings.unknown_tool,

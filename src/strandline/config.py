@@ -156,6 +156,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_holds: Annotated[
         int, Meta(description="Runs with such a thread at which the server stops itself, to be restarted", ge=1)
     ] = 8
+    max_holds_per_principal: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Of these, at most for one key's name, which starts no more runs then; default: half of"
+            " them, at least 1, where there are keys"
+        ),
+    ] = None
     stall_after: Annotated[
         float, Meta(description="Seconds without any sign of life after which a run counts as stalled", gt=0)
     ] = 120.0
@@ -253,6 +260,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     def has_keys(self) -> bool:
         """Whether callers have to show a key."""
         return bool(self.api_keys) or self.api_keys_file is not None
+
+    @property
+    def holds_per_principal(self) -> int | None:
+        """How many of a principal's runs may have ended and still work; None: no bound of its own."""
+        if self.max_holds_per_principal is None and self.has_keys:
+            return max(1, self.max_holds // 2)
+        return self.max_holds_per_principal
 
 
 class Told(Struct, frozen=True):

@@ -112,6 +112,12 @@ class ServerFull(QueueFull):
     code = "server_full"
 
 
+class HoldsFull(Unavailable):
+    """So many runs of this principal have ended and still work (`max_holds_per_principal`) that no more are started."""
+
+    code = "holds_full"
+
+
 class Draining(Unavailable):
     """The server is stopping and accepts nothing new."""
 

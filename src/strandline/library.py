@@ -79,6 +79,7 @@ class ServiceSettings(TypedDict, total=False):
     cancel_grace: float
     hold_limit: float
     max_holds: int
+    max_holds_per_principal: int | None
     stall_after: float
     stall_action: Literal["report", "cancel"]
     max_attempts: int

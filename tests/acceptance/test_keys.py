@@ -223,3 +223,44 @@ def test_what_is_wrong_with_keys_keeps_a_server_from_starting_and_the_doctor_say
     assert "problem" not in several
     file.chmod(0o666)
     assert "others than its owner can write" in found(STRANDLINE_API_KEYS_FILE="keys")["problem"]
+
+
+def test_what_one_principal_leaves_working_keeps_itself_out_and_nobody_else(at: Checkpoints, tmp_path: Path) -> None:
+    """Small requests whose tool works on after their time, or after a forced cancel: more than stop a server without
+    keys."""
+    ada, bob, ops = made(tmp_path, "ada"), made(tmp_path, "bob"), made(tmp_path, "ops", "--operator")
+    flags = ["--api-keys-file", "keys", "--cancel-grace", "0.1", "--hold-limit", "0.5"]
+    with serving(TARGETS / "agent.py", *flags, folder=tmp_path, variables=at.environment) as server:
+        at.hold(*(f"a{number} x" for number in range(12)))
+
+        def ask(path: str, **body: Any) -> httpx.Response:
+            url = f"{server.url}{path}"
+            return httpx.post(url, json=body, headers=shown(ada), trust_env=False, timeout=DEADLINE_S)
+
+        def principals() -> Any:
+            return httpx.get(f"{server.url}/health", headers=shown(ops), trust_env=False).json()["principals"]
+
+        begun = [ask(f"/v1/sessions/a{number}/runs", input=f"a{number} x").json()["run_id"] for number in range(8)]
+        at.reached(*(f"a{number} x" for number in range(8)))
+        waits = ask("/v1/sessions/a0/runs", input="a0 y").json()["run_id"]
+        for number in range(8, 12):
+            answer = ask("/chat", message=f"a{number} x", session_id=f"a{number}", timeout=0.3)
+            assert answer.json()["error_code"] == "timeout"
+        refused = ask("/chat", message="more", session_id="more")
+        assert (refused.status_code, refused.json()["code"]) == (429, "holds_full")
+        assert int(refused.headers["Retry-After"]) >= 1
+        for run_id in begun:
+            assert ask(f"/v1/runs/{run_id}/cancel", force=True).status_code in (200, 202)
+        left = {"ada": {"claimed": 0, "waiting": 1, "leftovers": 12}}
+        until(lambda: principals() == left, "all have ended, all holds are given up, and all threads live")
+        with Client(server.url, bob) as other:
+            for number in range(3):
+                assert other.chat(f"b{number} y", f"b{number}").output == f"b{number}: did y"
+        run = httpx.get(f"{server.url}/v1/runs/{waits}", headers=shown(ada), trust_env=False).json()
+        assert (run["status"], run["why"]["code"]) == ("queued", "holds_full")
+        metrics = httpx.get(f"{server.url}/metrics", headers=shown(ops), trust_env=False).text
+        assert 'strandline_refusals_total{reason="holds_full"} 1.0' in metrics
+        assert "strandline_runs_still_working 12.0" in metrics
+        at.release()
+        until(lambda: principals() == {}, "nothing works any more, and what waited has run")
+        assert ask("/chat", message="more", session_id="more").json()["response"] == "more"

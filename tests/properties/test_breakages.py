@@ -20,6 +20,7 @@ from strandline.engine import attempt, recovery, runner
 from strandline.engine.attempt import LiveAttempt
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
+from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
 from strandline.engine.pool import AgentPool
@@ -463,6 +464,11 @@ def show_no_open_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SlowJournal, "read", reads)
 
 
+def start_whatever_works_on(patch: pytest.MonkeyPatch) -> None:
+    """How many of a principal's ended runs still work keeps nothing of it from starting."""
+    patch.setattr(Dispatcher, "is_full", lambda dispatcher, principal: False)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -511,16 +517,18 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a question that is taken back and stays": (keep_what_was_taken_back, "had been taken back"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
     "an open end that is not shown": (show_no_open_end, "is open, and is shown as not pending"),
+    "a principal whose ended runs work on": (start_whatever_works_on, "ended runs of its principal worked on"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),
 }
 
 BEGIN = {
-    "a lost client that is overlooked": 1460,
+    "a lost client that is overlooked": 1140,
     "a stale token that is taken": 1240,
     "a question that is taken back and stays": 1080,
     "an order by time": 1040,
     "a finished tool that is forgotten": 1026,
     "a staged result that is lost": 1039,
+    "a principal whose ended runs work on": 1050,
     "a cancel that does not win": 1014,
     "a cancel that a crash forgets": 1014,
     "a busy session that refuses nobody": 1015,

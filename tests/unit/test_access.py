@@ -379,7 +379,7 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
                 counted = (await ops.get("/metrics")).text
                 assert 'strandline_refusals_total{reason="principal_full"} 2.0' in counted
                 shares = (await ops.get("/health")).json()["principals"]
-                assert shares == {"ada": {"claimed": 2, "waiting": 2}}
+                assert shares == {"ada": {"claimed": 2, "waiting": 2, "leftovers": 0}}
 
     run(main())
 
@@ -395,7 +395,9 @@ def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_ha
             for session in ("a", "b"):
                 assert (await ada.post(f"/v1/sessions/{session}/runs", json={"input": "hold"})).status_code == 202
             assert (await bob.post("/chat", json={"message": "m"})).status_code == 200, "a slot is left for him"
-            assert (await ops.get("/health")).json()["principals"] == {"ada": {"claimed": 1, "waiting": 1}}
+            assert (await ops.get("/health")).json()["principals"] == {
+                "ada": {"claimed": 1, "waiting": 1, "leftovers": 0}
+            }
 
     run(main())
 

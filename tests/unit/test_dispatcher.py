@@ -328,3 +328,62 @@ def test_a_session_that_turns_out_empty_or_blocked_gives_its_share_back() -> Non
     assert dispatcher.next() == B
     dispatcher.blocked(B)
     assert dispatcher.reserve(RunId("3"), SessionKey(A.principal, SessionId("c")))
+
+
+def leave(dispatcher: Dispatcher, run_id: str, key: SessionKey) -> None:
+    """Have a run of a session end that works on, and give its hold up at once."""
+    assert dispatcher.reserve(RunId(run_id), key)
+    dispatcher.claimed(RunId(run_id), key)
+    dispatcher.accepted(RunId(run_id), key, 0.0, reserved=True, taken=True)
+    dispatcher.held(key)
+    dispatcher.hold_ended(RunId(run_id), key)
+
+
+def test_leftovers_keep_the_slots_of_their_principal_until_they_work_no_more() -> None:
+    dispatcher = Dispatcher(9, per_principal=2, leftovers_per_principal=4)
+    leave(dispatcher, "1", A)
+    assert dispatcher.shares() == {"p": Share(claimed=0, waiting=0, leftovers=1)}
+    assert dispatcher.reserve(RunId("2"), A)
+    dispatcher.claimed(RunId("2"), A)
+    dispatcher.accepted(RunId("2"), A, 0.0, reserved=True, taken=True)
+    assert not dispatcher.reserve(RunId("3"), B), "one slot is the leftover's, one that of the run that executes"
+    dispatcher.accepted(RunId("3"), B, 0.0, reserved=False, taken=False)
+    assert dispatcher.next() is None
+    dispatcher.works_no_more(A.principal)
+    assert dispatcher.next() == B
+
+
+def test_a_principal_with_as_many_leftovers_as_it_may_have_starts_nothing_more_and_delays_no_other() -> None:
+    dispatcher = Dispatcher(9, leftovers_per_principal=2)
+    assert dispatcher.reserve(RunId("w"), A)
+    dispatcher.claimed(RunId("w"), A)
+    dispatcher.accepted(RunId("w"), A, 0.0, reserved=True, taken=True)
+    leave(dispatcher, "1", B)
+    assert not dispatcher.is_full(A.principal)
+    assert dispatcher.keeps_slot(A)
+    leave(dispatcher, "2", B)
+    assert dispatcher.is_full(A.principal)
+    assert not dispatcher.keeps_slot(A), "its next run would be one more that may work on"
+    assert not dispatcher.reserve(RunId("3"), B)
+    dispatcher.accepted(RunId("3"), B, 0.0, reserved=False, taken=False)
+    assert dispatcher.next() is None
+    assert not dispatcher.is_full(OTHER.principal)
+    assert dispatcher.reserve(RunId("4"), OTHER)
+    dispatcher.works_no_more(A.principal)
+    assert dispatcher.next() == B
+
+
+def test_leftovers_keep_half_of_all_slots_at_most_so_that_something_can_execute() -> None:
+    for max_running, left in ((1, 1), (2, 1), (3, 2), (4, 2)):
+        dispatcher = Dispatcher(max_running, leftovers_per_principal=1)
+        for number in range(6):
+            leave(dispatcher, f"r{number}", SessionKey(Principal(f"p{number}"), A.session_id))
+        assert free_slots(dispatcher) == left
+
+
+def test_where_leftovers_are_not_bounded_they_keep_no_slot() -> None:
+    dispatcher = Dispatcher(2, per_principal=1)
+    for number in range(3):
+        leave(dispatcher, f"r{number}", A)
+    assert not dispatcher.is_full(A.principal)
+    assert free_slots(dispatcher) == 1, "the share of one principal"

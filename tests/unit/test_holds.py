@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 
 from engine_support import Played, Stubborn, asked, echo, history, key, outcome, play_round, send, serving, settled
 from strandline.agents.port import Attempt
-from strandline.errors import Draining, JournalUnavailable, SessionBusy
+from strandline.engine.calls import Call
+from strandline.engine.dispatcher import Share
+from strandline.engine.why import Reason
+from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
-from strandline.model import ANONYMOUS, ErrorCode, RunStatus, Token
+from strandline.model import ANONYMOUS, ErrorCode, Principal, RunStatus, Token
 from strandline.testing.checker import check_history
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
 class Leftovers:
@@ -259,5 +263,125 @@ def test_a_hold_that_is_being_given_up_counts_once() -> None:
             assert not service.exhausted.is_set()
             await outcome(await send(service, "leave", "c"))
             await asyncio.wait_for(service.exhausted.wait(), 1)
+
+    run_virtual(main)
+
+
+def test_what_one_principal_leaves_behind_keeps_itself_out_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        options: dict[str, Any] = {"max_holds": 4, "max_holds_per_principal": 2, "hold_limit_s": 5, "timeout_s": 10}
+        async with serving(clock, played.target, cancel_grace_s=1, **options) as service:
+            at_once = [await send(service, "hang", f"s{n}", "ada") for n in range(8)]
+            queued = await send(service, "queued", "s0", "ada")
+            for each in at_once:
+                assert (await outcome(each)).status is RunStatus.FAILED
+            await asyncio.sleep(6)  # all are given up, and still work
+            assert len(service._holds.still_work()) == 8
+            assert not service.exhausted.is_set(), "one principal alone does not stop the server"
+            with pytest.raises(HoldsFull, match="8 runs of ada have ended and still work"):
+                await send(service, "more", "another", "ada")
+            assert (await outcome(await send(service, "hello", "s", "bob"))).output == "answer to hello"
+            waits = await service.run(Principal("ada"), queued.run_id)
+            assert (waits.run.status, waits.estimated_wait_s) == (RunStatus.QUEUED, None)
+            assert waits.why is not None
+            assert waits.why.code is Reason.HOLDS_FULL
+            assert waits.why.text.startswith("8 ended runs of ada still work")
+            assert service.shares() == {"ada": Share(claimed=0, waiting=1, leftovers=8)}
+            assert service.vitals().leftovers == 8
+            played.work.end()
+            assert (await outcome(queued)).output == "answer to queued"
+            assert (await outcome(await send(service, "more", "another", "ada"))).output == "answer to more"
+            assert service.shares() == {}
+
+    with caplog.at_level(logging.WARNING, "strandline.claims"):
+        run_virtual(main)
+    told = [each.getMessage() for each in caplog.records if "max_holds_per_principal" in each.message]
+    assert len(told) == 1
+    assert "of ada" in told[0]
+
+
+def test_leftovers_of_several_principals_together_still_stop_the_server() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, max_holds=4, max_holds_per_principal=2) as service:
+            for name in ("ada", "ada", "bob"):
+                await outcome(await send(service, "leave", f"s{len(played.began)}", name))
+            assert not service.exhausted.is_set()
+            await outcome(await send(service, "leave", "s", "bob"))
+            await asyncio.wait_for(service.exhausted.wait(), 1)
+
+    run_virtual(main)
+
+
+def test_leftovers_with_all_threads_for_tools_stop_the_server_whosever_they_are() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        options: dict[str, Any] = {
+            "max_holds": 8,
+            "max_holds_per_principal": 1,
+            "executor_threads": 3,
+            "cancel_grace_s": 1,
+        }
+        async with serving(clock, played.target, timeout_s=5, **options) as service:
+            tickets = [await send(service, "hang", f"s{n}", "ada") for n in range(3)]
+            for each in tickets:
+                await outcome(each)
+            await asyncio.wait_for(service.exhausted.wait(), 1)
+
+    run_virtual(main)
+
+
+def test_a_run_that_is_known_by_its_key_is_answered_while_its_principal_may_start_nothing() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, max_holds=4, max_holds_per_principal=1) as service:
+            keyed = {"idempotency_key": "k", "fingerprint": b"f"}
+            first = await send(service, "leave", "s", "ada", **keyed)
+            await outcome(first)
+            again = await send(service, "leave", "s", "ada", **keyed)
+            assert (again.run_id, again.replayed) == (first.run_id, True)
+            with pytest.raises(HoldsFull):
+                await send(service, "leave", "s", "ada", idempotency_key="another", fingerprint=b"f")
+
+    run_virtual(main)
+
+
+class Relieved(InlineLoops):
+    """Loops that end what is left over when they are asked to, unless they say that it cannot be seen to now."""
+
+    def __init__(self, clock: VirtualClock, played: Leftovers) -> None:
+        super().__init__()
+        self.clock = clock
+        self.played = played
+        self.asked: list[float] = []
+        self.refuses = 0
+
+    def relieve(self, call: Call[Any]) -> bool:
+        self.asked.append(self.clock.monotonic())
+        if len(self.asked) <= self.refuses:
+            return False
+        self.played.work.end()
+        return True
+
+
+def test_what_is_left_over_is_ended_by_force_at_the_hold_limit_and_no_sooner_if_its_hold_is_forced() -> None:
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        loops = Relieved(clock, played)
+        async with serving(clock, played.target, loops=loops, hold_limit_s=60) as service:
+            loops.refuses = 2
+            first = await send(service, "leave")
+            await outcome(first)
+            await asyncio.sleep(1)
+            assert not (await service.cancel(ANONYMOUS, first.run_id, force=True)).run.held
+            assert (await outcome(await send(service, "next"))).output == "answer to next"
+            await asyncio.sleep(55)
+            assert loops.asked == [], "somebody who forces holds must not end workers as fast as that"
+            await asyncio.sleep(10)
+            assert loops.asked == pytest.approx([60, 61, 62], abs=1.1), "what cannot be seen to is asked for again"
+            assert service._holds.still_work() == []
+            await asyncio.sleep(10)
+            assert len(loops.asked) == 3
 
     run_virtual(main)

@@ -19,6 +19,7 @@ from engine_support import Played, asked, echo, key, outcome, play_round, send, 
 from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
 from strandline.encoding import encode_messages
+from strandline.engine.calls import Call
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import ClaimLost, JournalUnavailable
@@ -324,32 +325,55 @@ def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when
     run(main)
 
 
-def test_of_workers_that_are_to_end_there_are_no_more_than_there_are_workers() -> None:
+def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_dies_for_one() -> None:
     leftovers, beside = Gate(), Gate()
     waiting: list[str] = []
 
     async def behaviour(attempt: Attempt) -> str:
         if asked(attempt) == "stuck":
             await asyncio.to_thread(leftovers.block)
-        elif attempt.context.attempt == 1:
+        else:
             waiting.append(asked(attempt))
             await beside.wait()
         return f"answer to {asked(attempt)}"
 
     async def main() -> None:
-        async with in_workers(behaviour, workers=1, hold_limit_s=0.1, max_holds=8) as (service, _, _):
+        async with in_workers(behaviour, workers=1, hold_limit_s=0.1, max_holds=8) as (service, loops, _):
             tickets = []
             for number in range(2):
                 tickets.append(await send(service, "beside", f"b{number}"))
                 await until(lambda: len(waiting) == len(tickets))
                 await outcome(await send(service, "stuck", f"a{number}", timeout_s=0.1))
                 await until(lambda: len(service._holds) == 0)
-            # The first of the two was ended for the second: its run went on in the worker of now.
-            assert (await outcome(tickets[0])).output == "answer to beside"
-            assert (await service.run(ANONYMOUS, tickets[0].run_id)).run.attempt == 2
+            first, second = loops._relieved[0], loops._ends[0]
+            await asyncio.sleep(0.2)  # (past the hold limit)
+            service._holds.look()
+            assert loops._relieved == [first], "the other one is to end when this one has"
+            assert loops._ends == [second]
+            assert len(service._holds.still_work()) == 2
             beside.open()
-            assert (await outcome(tickets[1])).output == "answer to beside"
+            for each in tickets:
+                assert (await outcome(each)).output == "answer to beside"
+                assert (await service.run(ANONYMOUS, each.run_id)).run.attempt == 1
+            await until(lambda: not service._holds.still_work())
+            assert not {first, second} & set(loops._processes)
         leftovers.open()
+
+    run(main)
+
+
+def test_no_worker_is_ended_for_what_is_left_over_while_no_other_one_takes_calls() -> None:
+    async def main() -> None:
+        async with in_workers(echo, workers=2) as (_, loops, _):
+            one, other = loops._ends
+            leftover: Call[Any] = Call(asyncio.get_running_loop().create_future(), one)
+            other.leaving = True
+            assert not loops.relieve(leftover)
+            assert loops._ends == [one, other]
+            other.leaving = False
+            assert loops.relieve(leftover)
+            assert loops._ends[0] is not one
+            assert loops.relieve(leftover), "it was seen to before"
 
     run(main)
 

@@ -23,6 +23,7 @@ from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
 from strandline.errors import (
     Draining,
+    HoldsFull,
     NotFound,
     NoWorker,
     PrincipalFull,
@@ -42,7 +43,7 @@ from strandline.journal.port import (
     RunQuery,
     Unanswerable,
 )
-from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, Run, RunId, SessionKey
+from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, Principal, Run, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -103,7 +104,8 @@ class Admission:
         run_id = new.run_id
         try:
             self._readiness.admit_run()
-        except (Draining, NoWorker):
+            self._admit_principal(key.principal)
+        except (Draining, NoWorker, HoldsFull):
             if new.keyed is None or not self._readiness.started:
                 raise
             asks = replace(new, lane=Lane.NORMAL, input="")  # an answer would find room, and be kept
@@ -144,6 +146,15 @@ class Admission:
                 raise reused(request)
             case Unanswerable() as cannot:
                 raise unanswerable(key, cannot)
+
+    def _admit_principal(self, principal: Principal) -> None:
+        """Let a principal's request for a run in. Raises `HoldsFull`."""
+        if leftovers := self._claims.leftovers(principal):
+            raise HoldsFull(
+                f"{leftovers} runs of {principal} have ended and still work (setting max_holds_per_principal);"
+                " nothing more of it is accepted before one of them works no more",
+                retry_after_s=self._options.retry_after_s,
+            )
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:
         """Have the journal accept a run, to the end of it whoever waits."""

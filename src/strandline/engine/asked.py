@@ -134,6 +134,9 @@ class Vitals(Struct, frozen=True, kw_only=True):
     agents: Load
     holds: int
     holds_given_up: int
+    leftovers: int
+    """How many runs have ended and still work at this moment, held or not."""
+    max_holds: int
     stalls: int
     claims_lost: int
     subscribers: int

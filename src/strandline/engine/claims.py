@@ -39,6 +39,7 @@ from strandline.model import (
     Lane,
     NewRun,
     Outcome,
+    Principal,
     Run,
     RunError,
     RunId,
@@ -223,7 +224,14 @@ class Claims:
         if ended.held is None:
             self._holds.forget(run.run_id)
         if ended.held is not None:
+            was_full = self._dispatcher.is_full(run.key.principal)
             self._dispatcher.held(run.key)
+            if self._dispatcher.is_full(run.key.principal) and not was_full:
+                _log.warning(
+                    "%d runs of %s have ended and still work: what else it wants is refused or waits until one of them"
+                    " works no more (setting max_holds_per_principal)",
+                    self._dispatcher.leftovers(run.key.principal), run.key.principal,
+                )  # fmt: skip
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
@@ -232,6 +240,11 @@ class Claims:
                 self.spawn(self._look_again(run))
         if ended.requeued:
             self._dispatcher.restored(run.run_id, run.key, run.created_at)
+        self._pump()
+
+    def works_no_more(self, principal: Principal) -> None:
+        """Note that nothing works any more of a run that has ended and was held."""
+        self._dispatcher.works_no_more(principal)
         self._pump()
 
     async def _hold(self, ended: Ended, call: Call[Any]) -> None:
@@ -251,6 +264,10 @@ class Claims:
         self.limits.forget(run_id, key)
         self._no_longer_waits(run_id, key, outcome)
         self._pump()
+
+    def leftovers(self, principal: Principal) -> int:
+        """Return how many ended runs of a principal still work, if nothing more of it is to start because of them."""
+        return self._dispatcher.leftovers(principal) if self._dispatcher.is_full(principal) else 0
 
     def refused_before(self, key: SessionKey, priority: int) -> Refused | None:
         """Return how a plain run is refused now, if that is known without the journal."""
@@ -276,8 +293,9 @@ class Claims:
         return key in self._paused
 
     def is_closed(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks."""
-        return key in self._paused or self.inputs.is_waiting(key)
+        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks, or for what still
+        works of its principal's ended runs."""
+        return key in self._paused or self.inputs.is_waiting(key) or self._dispatcher.is_full(key.principal)
 
     def answered(self, key: SessionKey, until: float) -> None:
         """Note that a session does not wait for input any more, for which it would have waited until then."""

@@ -4,12 +4,18 @@ A slot is the right to have one run claimed; there are `max_running`, of which e
 asks the journal for a claim reserves a slot first, so that a claim never waits for one. Sessions that wait for a slot
 are served in turn: between principals first, then between the sessions of one. The journal decides the order within a
 session.
+
+A run that has ended and still works is a *leftover*, until its last thread has ended, also when its session goes on.
+Where leftovers are bounded for each principal, each keeps its slot: of the share of its principal, if that has one, and
+of `max_running`, of which all together keep half at most, so that threads that never end cannot stop everybody. A
+principal that has as many as it may starts nothing more, and delays no other.
 """
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline.model import Principal, RunId, SessionKey
 
@@ -17,6 +23,8 @@ from strandline.model import Principal, RunId, SessionKey
 class Obstacle(StrEnum):
     """Why a session in which runs wait gets no slot."""
 
+    LEFTOVERS = "leftovers"
+    """As many ended runs of its principal as may be still work."""
     LAST_ATTEMPT = "last attempt"
     """Its next run is a last attempt, and another session's executes."""
     PRINCIPAL = "principal"
@@ -26,10 +34,12 @@ class Obstacle(StrEnum):
 
 
 class Share(Struct, frozen=True):
-    """What goes on for one principal: runs that execute or are held, and runs that wait."""
+    """What goes on for one principal: runs that execute or are held, runs that wait, and runs that have ended and
+    still work, held or not."""
 
     claimed: int
     waiting: int
+    leftovers: int = 0
 
 
 class _Line:
@@ -63,17 +73,31 @@ class _Line:
 class Dispatcher:
     """Slots, and the sessions that wait for one. Belongs to the serving loop."""
 
-    def __init__(self, max_running: int, per_principal: int | None = None) -> None:
+    def __init__(
+        self, max_running: int, per_principal: int | None = None, leftovers_per_principal: int | None = None
+    ) -> None:
         self._free = max_running
+        """How many slots no session has; leftovers keep some of these."""
         self._share = max_running if per_principal is None else per_principal
         """How many slots one principal may have."""
+        self._keeps_share = per_principal is not None and leftovers_per_principal is not None
+        """Whether leftovers keep slots of their principal's share."""
+        self.most_leftovers = leftovers_per_principal
+        """At how many leftovers nothing more of a principal starts; None: they are not bounded, and keep no slot."""
+        if per_principal is not None and leftovers_per_principal is not None:
+            self.most_leftovers = min(per_principal, leftovers_per_principal)
+        self._most_kept = max_running // 2
+        """How many of all slots leftovers may keep."""
         self._slots: Counter[Principal] = Counter()
-        """How many each has; none is at 0."""
+        """How many slots the sessions of each have; none is at 0."""
+        self._left: Counter[Principal] = Counter()
+        """How many leftovers each has; none is at 0."""
         self._lines: dict[SessionKey, _Line] = {}
-        self._ready: OrderedDict[Principal, deque[SessionKey]] = OrderedDict()
-        """Sessions that wait for a slot."""
-        self._sated: dict[Principal, deque[SessionKey]] = {}
-        """The same, of principals that have their share: none of theirs goes next before they give one back."""
+        self._ready: OrderedDict[Principal, OrderedDict[SessionKey, None]] = OrderedDict()
+        """Sessions that wait for a slot, in order."""
+        self._sated: dict[Principal, OrderedDict[SessionKey, None]] = {}
+        """The same, of principals that have their share, or as many leftovers as they may: none of theirs goes next
+        before one of those ends."""
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
         self._arriving: dict[RunId, bool] = {}
@@ -110,7 +134,20 @@ class Dispatcher:
         for key, line in self._lines.items():
             before = found.get(key.principal, Share(0, 0))
             found[key.principal] = Share(before.claimed + line.claims, before.waiting + line.waiting)
+        for principal, leftovers in self._left.items():
+            found[principal] = replace(found.get(principal, Share(0, 0)), leftovers=leftovers)
         return found
+
+    def leftovers(self, principal: Principal) -> int:
+        """Return how many runs of a principal have ended and still work."""
+        return self._left[principal]
+
+    def is_full(self, principal: Principal) -> bool:
+        """Tell whether nothing more of a principal starts, since as many of its runs as may have ended and still work.
+
+        A share that leftovers have used up counts too: its next slot is free when one of them ends, not before.
+        """
+        return self.most_leftovers is not None and self._left[principal] >= self.most_leftovers
 
     def is_waiting(self, run_id: RunId) -> bool:
         """Tell whether the run waits."""
@@ -131,9 +168,11 @@ class Dispatcher:
         line = self._lines.get(key)
         if line is None or line.slot:
             return None
+        if self.is_full(key.principal):
+            return Obstacle.LEFTOVERS
         if key in self._blocked:
             return Obstacle.LAST_ATTEMPT
-        if self._free == 0:
+        if not self._has_room:
             return Obstacle.SERVER
         return Obstacle.PRINCIPAL if key.principal in self._sated else None
 
@@ -149,9 +188,9 @@ class Dispatcher:
         Reserve a slot for it if its session is free and nobody waits for a slot; tell whether there is one.
         """
         self._arriving[run_id] = False
-        if self._stopped or self._free == 0 or self._ready or key in self._lines:
+        if self._stopped or not self._has_room or self._ready or key in self._lines:
             return False
-        if self._slots[key.principal] == self._share:
+        if self._is_sated(key.principal):
             return False
         self._take_slot(key, self._line(key))
         return True
@@ -194,10 +233,10 @@ class Dispatcher:
 
     def next(self) -> SessionKey | None:
         """Reserve a slot for the session that goes next and return it; None if there is no slot or no session."""
-        if self._stopped or self._free == 0 or not self._ready:
+        if self._stopped or not self._has_room or not self._ready:
             return None
         principal, sessions = next(iter(self._ready.items()))
-        key = sessions.popleft()
+        key, _ = sessions.popitem(last=False)
         if sessions:
             self._ready.move_to_end(principal)
         else:
@@ -210,7 +249,7 @@ class Dispatcher:
 
     def keeps_slot(self, key: SessionKey) -> bool:
         """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
-        return not (self._stopped or self._ready or key.principal in self._sated)
+        return not (self._stopped or self._ready or key.principal in self._sated or self.is_full(key.principal))
 
     def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
         """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
@@ -221,11 +260,13 @@ class Dispatcher:
 
     def held(self, key: SessionKey) -> None:
         """Note that the run of a claim has ended and is held: its session goes on when that is over, if not before
-        with another claim that is out."""
+        with another claim that is out. `works_no_more` follows, before the end of the hold or after."""
         line = self._lines[key]
         line.working -= 1
         line.held += 1
+        self._left[key.principal] += 1
         self._free_slot(key)
+        self._sort(key.principal)
 
     def hold_ended(self, run_id: RunId, key: SessionKey) -> None:
         """Note the end of a hold."""
@@ -233,6 +274,13 @@ class Dispatcher:
         line = self._lines[key]
         line.held -= 1
         self._at_rest(key, line)
+
+    def works_no_more(self, principal: Principal) -> None:
+        """Note that nothing works any more of a run that has ended."""
+        self._left[principal] -= 1
+        if not self._left[principal]:
+            del self._left[principal]
+        self._sort(principal)
 
     def left(self, run_id: RunId, key: SessionKey) -> None:
         """Note that a run waits no longer, and was not claimed."""
@@ -298,12 +346,10 @@ class Dispatcher:
             self._at_rest(key, line)
 
     def _take_slot(self, key: SessionKey, line: _Line) -> None:
-        principal = key.principal
         line.slot = True
         self._free -= 1
-        self._slots[principal] += 1
-        if self._slots[principal] == self._share and (sessions := self._ready.pop(principal, None)) is not None:
-            self._sated[principal] = sessions
+        self._slots[key.principal] += 1
+        self._sort(key.principal)
 
     def _give_back(self, key: SessionKey, line: _Line) -> None:
         line.asked = False
@@ -312,18 +358,44 @@ class Dispatcher:
         principal = key.principal
         line.slot = False
         self._free += 1
-        if (sessions := self._sated.pop(principal, None)) is not None:
-            self._ready[principal] = sessions
         self._slots[principal] -= 1
         if not self._slots[principal]:
             del self._slots[principal]
+        self._sort(principal)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether there is a slot for another session."""
+        kept = 0 if self.most_leftovers is None else min(self._left.total(), self._most_kept)
+        return self._free > kept
+
+    def _is_sated(self, principal: Principal) -> bool:
+        """Tell whether a principal has all the slots that it may have, or is full."""
+        kept = self._left[principal] if self._keeps_share else 0
+        return self._slots[principal] + kept >= self._share or self.is_full(principal)
+
+    def _sort(self, principal: Principal) -> None:
+        """Put a principal whose sessions wait for a slot where it belongs: among those that go next, or not."""
+        here, there = (self._ready, self._sated) if self._is_sated(principal) else (self._sated, self._ready)
+        if (sessions := here.pop(principal, None)) is not None:
+            there[principal] = sessions
 
     def _at_rest(self, key: SessionKey, line: _Line) -> None:
         """Line the session up if runs wait in it; forget it if nothing goes on there."""
         if line.waiting:
             self._consider(key, line)
-        elif not (line.busy or line.ready):
+        elif not line.busy:
+            if line.ready:
+                self._withdraw(key)
             del self._lines[key]
+
+    def _withdraw(self, key: SessionKey) -> None:
+        """Take a session out of those that wait for a slot."""
+        place = self._ready if key.principal in self._ready else self._sated
+        sessions = place[key.principal]
+        del sessions[key]
+        if not sessions:
+            del place[key.principal]
 
     def _line(self, key: SessionKey) -> _Line:
         line = self._lines.get(key)
@@ -335,5 +407,5 @@ class Dispatcher:
         if line.busy or line.ready or not line.waiting or key in self._blocked:
             return
         line.ready = True
-        has_share = self._slots[key.principal] == self._share
-        (self._sated if has_share else self._ready).setdefault(key.principal, deque()).append(key)
+        place = self._sated if self._is_sated(key.principal) else self._ready
+        place.setdefault(key.principal, OrderedDict())[key] = None

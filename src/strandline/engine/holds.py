@@ -1,23 +1,32 @@
 """Holds: claims that are kept after their runs have ended, because a thread or task of theirs still works.
 
 A held session takes nothing, so that what still works there is never joined by a second run. A hold ends when nothing
-of its run works any more, or at `limit_s` or because somebody wants it: then it is given up, and counted for as long as
-its thread lives. Too many
-of them exhaust the process; `on_full` is told, once.
+of its run works any more, or at `limit_s` or because somebody wants it: then it is given up.
+
+A run that has ended counts as a *leftover* for as long as anything of it works, whether its hold was given up or not;
+`on_over` is told when that is over. Too many leftovers exhaust the process; `on_full` is told, once. One principal
+alone does not exhaust it: beyond `per_principal` its leftovers do not count (the dispatcher starts no more of it then),
+unless they have all the threads that there are for sync tools.
+
+Where leftovers can be ended by force, with their worker process, that is asked for at `limit_s` after the end of their
+run and no sooner, however their hold has ended: somebody who forces holds must not replace workers as fast as that.
 """
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
 
 from strandline.clock import Clock
 from strandline.engine.calls import Call
 from strandline.engine.loops import Loops
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
-from strandline.model import Claim, RunId, SessionKey
+from strandline.model import Claim, Principal, RunId, SessionKey
 
 _log = logging.getLogger("strandline.holds")
 
@@ -35,6 +44,15 @@ class Hold(NamedTuple):
     phase: str
 
 
+class _GivenUp(Struct):
+    """A leftover whose hold was given up. `due`: when it may be ended by force, on the monotonic clock; None: it was
+    asked for."""
+
+    principal: Principal
+    call: Call[Any]
+    due: float | None
+
+
 class Holds:
     """Belongs to the serving loop. `keep` is run as a task for each hold."""
 
@@ -46,16 +64,22 @@ class Holds:
         *,
         limit_s: float,
         max_holds: int,
+        per_principal: int | None,
+        max_threads: int,
         on_full: Callable[[], None],
+        on_over: Callable[[Principal], None],
     ) -> None:
         self._journal = journal
         self._loops = loops
         self._clock = clock
         self._limit_s = limit_s
         self._max_holds = max_holds
+        self._per_principal = per_principal
+        self._max_threads = max_threads
         self._on_full = on_full
+        self._on_over = on_over
         self._held: dict[RunId, Hold] = {}
-        self._given_up: list[Call[Any]] = []
+        self._given_up: list[_GivenUp] = []
         self._forced: dict[RunId, asyncio.Event] = {}
         """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
         self._full = False
@@ -77,18 +101,42 @@ class Holds:
 
     def still_work(self) -> list[Call[Any]]:
         """Return the calls whose runs have ended and that still work: those held, and those whose hold was given up."""
-        self._given_up = [call for call in self._given_up if call.is_alive]
-        return [hold.call for hold in self._held.values()] + self._given_up
+        given_up = [each.call for each in self._given_up if each.call.is_alive]
+        return [hold.call for hold in self._held.values()] + given_up
 
     def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
         """Note a hold of a run that did `phase` last; `keep` follows."""
+        self.look()
         run = claim.run
         self.begun += 1
         self._held[run.run_id] = Hold(claim, call, self._clock.monotonic(), phase)
-        if not self._full and len(self.still_work()) >= self._max_holds:
-            self._full = True
-            _log.error("%d runs have ended and still work (setting max_holds): the server stops", self._max_holds)
-            self._on_full()
+        if self._full:
+            return
+        if self._count() >= self._max_holds:
+            why = f"{self._max_holds} runs have ended and still work (setting max_holds)"
+        elif (threads := sum(len(each.threads) for each in self.still_work())) >= self._max_threads:
+            why = f"{threads} threads of runs that have ended still work (setting executor_threads)"
+        else:
+            return
+        self._full = True
+        _log.error("%s: the server stops", why)
+        self._on_full()
+
+    def _count(self) -> int:
+        """Return how many leftovers count for the process: of each principal as many as it may have."""
+        principals = Counter(claim.run.key.principal for claim, *_ in self._held.values())
+        principals.update(each.principal for each in self._given_up)
+        most = self._max_holds if self._per_principal is None else self._per_principal
+        return sum(min(count, most) for count in principals.values())
+
+    def look(self) -> None:
+        """Find those given up that work no more, and have what is due ended; to be called every second."""
+        for each in list(self._given_up):
+            if not each.call.is_alive:
+                self._given_up.remove(each)
+                self._on_over(each.principal)
+            elif each.due is not None and self._clock.monotonic() >= each.due and self._loops.relieve(each.call):
+                each.due = None
 
     def force(self, run_id: RunId) -> asyncio.Event:
         """Have the hold of a run end at once, now or as soon as there is one; what is returned is set then."""
@@ -131,10 +179,13 @@ class Holds:
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
+        principal = claim.run.key.principal
         if call.is_alive:
             self.given_up += 1
-            self._given_up.append(call)
-            self._loops.relieve(call)
+            self._given_up.append(_GivenUp(principal, call, began + self._limit_s))
+            self.look()
+        else:
+            self._on_over(principal)
 
     async def _release(self, claim: Claim) -> None:
         while True:

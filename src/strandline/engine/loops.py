@@ -124,8 +124,11 @@ class Loops(Protocol):
         """
         ...
 
-    def relieve(self, call: Call[Any]) -> None:
-        """Note that nobody waits any more for what still works for a call; it is ended if that harms no other."""
+    def relieve(self, call: Call[Any]) -> bool:
+        """Have what still works for a call end, for which nobody waits any more, as soon as that harms no other.
+
+        False if it cannot be seen to now: to be asked for again.
+        """
         ...
 
     @property
@@ -407,8 +410,9 @@ class AgentLoops:
             loop.retire()
         return False
 
-    def relieve(self, call: Call[Any]) -> None:
+    def relieve(self, call: Call[Any]) -> bool:
         """Do nothing: a thread cannot be ended."""
+        return True
 
     takes_calls = True
 

@@ -24,6 +24,8 @@ class Options(Struct, frozen=True, kw_only=True):
     cancel_grace_s: float = 5.0
     hold_limit_s: float = 60.0
     max_holds: int = 8
+    max_holds_per_principal: int | None = None
+    executor_threads: int = 256
     stall_after_s: float = 120.0
     stall_action: Literal["report", "cancel"] = "report"
     max_attempts: int = 3

@@ -24,6 +24,7 @@ _OF_ANYBODY: Final = {
     Reason.BEHIND: "another run of the session executes",
     Reason.JOURNAL_UNAVAILABLE: "the server can keep nothing at the moment; its log says why",
     Reason.NO_WORKER: "no worker process takes calls; the server's log says why",
+    Reason.HOLDS_FULL: "as many ended runs of its principal as may be still work (max_holds_per_principal)",
     Reason.LAST_ATTEMPT: "the last attempts of runs that were cut off go one at a time, and another one executes",
     Reason.PRINCIPAL_BUSY: "as many runs of its principal execute as may at once (max_running_per_principal)",
     Reason.SERVER_BUSY: "as many runs execute as the server has room for at once (max_running)",
@@ -132,6 +133,13 @@ class Reasons:
             case NoWorker.code:
                 return _plain(Reason.NO_WORKER)
         match self._dispatcher.obstacle(key):
+            case Obstacle.LEFTOVERS:
+                count = self._dispatcher.leftovers(key.principal)
+                return Why(
+                    Reason.HOLDS_FULL,
+                    f"{count} ended runs of {key.principal} still work, and nothing more of it starts before one of"
+                    " them works no more",
+                )
             case Obstacle.LAST_ATTEMPT:
                 return _plain(Reason.LAST_ATTEMPT)
             case Obstacle.PRINCIPAL:

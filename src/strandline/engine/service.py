@@ -84,7 +84,9 @@ class Service:
         self._tracing = tracing
         self._projection = projection
         self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
-        self._dispatcher = Dispatcher(options.max_running, options.max_running_per_principal)
+        self._dispatcher = Dispatcher(
+            options.max_running, options.max_running_per_principal, options.max_holds_per_principal
+        )
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
@@ -121,7 +123,10 @@ class Service:
             clock,
             limit_s=options.hold_limit_s,
             max_holds=options.max_holds,
+            per_principal=self._dispatcher.most_leftovers,
+            max_threads=options.executor_threads,
             on_full=self._exhaust,
+            on_over=lambda principal: self._claims.works_no_more(principal),
         )
         self._watch = Watch(self._runner, self._holds, loops, self._pool, self._streams, clock, options)
         self._claims = Claims(
@@ -162,6 +167,7 @@ class Service:
             self._shelf.tidy,
             self._feeds.tidy,
             self._watch.look,
+            self._holds.look,
         )
         self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._reasons, self._readiness)
 
@@ -428,6 +434,8 @@ class Service:
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
+            leftovers=len(self._holds.still_work()),
+            max_holds=self._options.max_holds,
             stalls=self._watch.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.listeners + self._feeds.listeners,

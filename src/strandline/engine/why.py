@@ -15,6 +15,7 @@ class Reason(StrEnum):
     BEHIND = "behind"
     JOURNAL_UNAVAILABLE = "journal_unavailable"
     NO_WORKER = "no_worker"
+    HOLDS_FULL = "holds_full"
     LAST_ATTEMPT = "last_attempt"
     PRINCIPAL_BUSY = "principal_busy"
     SERVER_BUSY = "server_busy"

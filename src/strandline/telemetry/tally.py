@@ -9,14 +9,24 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from strandline.errors import Draining, JournalUnavailable, NotReady, NoWorker, PrincipalFull, QueueFull, ServerFull
+from strandline.errors import (
+    Draining,
+    HoldsFull,
+    JournalUnavailable,
+    NotReady,
+    NoWorker,
+    PrincipalFull,
+    QueueFull,
+    ServerFull,
+)
 from strandline.lifecycle import ENDED
 from strandline.model import ErrorCode, Outcome, RunStatus
 
 NO_CODE: Final = "none"
 """The code of an outcome that is no failure."""
 REFUSALS: Final = tuple(
-    kind.code for kind in (Draining, JournalUnavailable, NotReady, NoWorker, PrincipalFull, QueueFull, ServerFull)
+    kind.code
+    for kind in (Draining, HoldsFull, JournalUnavailable, NotReady, NoWorker, PrincipalFull, QueueFull, ServerFull)
 )
 CUTS: Final = (
     "head_too_large",

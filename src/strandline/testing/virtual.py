@@ -140,8 +140,9 @@ class InlineLoops:
         """Return that there is none."""
         return Load()
 
-    def relieve(self, call: Call[Any]) -> None:
+    def relieve(self, call: Call[Any]) -> bool:
         """Do nothing."""
+        return True
 
     def lives(self, home: object) -> bool:
         """Return True."""

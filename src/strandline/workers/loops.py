@@ -259,16 +259,24 @@ class WorkerLoops:
             call.home.retire()
         return True
 
-    def relieve(self, call: Call[Any]) -> None:
-        """Have the call's worker do to the end what others wait for, begin nothing more, and end."""
-        if isinstance(call.home, WorkerEnd) and call.home in self._ends:
-            place, end = self._ends.index(call.home), call.home
-            _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
-            self._replace(place, end)
-            self._relieved.append(end)
-            end.relieve()
-            if len(self._relieved) > len(self._ends):
-                self._relieved.pop(0).retire()
+    def relieve(self, call: Call[Any]) -> bool:
+        """Have the call's worker do to the end what others wait for, begin nothing more, and end.
+
+        Of workers that are to end there are no more than workers, and one is left that takes calls, unless it is the
+        only one: False as long as that would not be so.
+        """
+        end = call.home
+        if not isinstance(end, WorkerEnd) or end not in self._ends:
+            return True
+        others = [each for each in self._ends if each is not end]
+        if len(self._relieved) >= len(self._ends) or (others and not any(each.is_free for each in others)):
+            return False
+        place = self._ends.index(end)
+        _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
+        self._replace(place, end)
+        self._relieved.append(end)
+        end.relieve()
+        return True
 
     def lives(self, home: object) -> bool:
         """Tell whether calls may begin in a worker."""
