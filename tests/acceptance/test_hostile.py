@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -146,6 +146,46 @@ def test_ten_thousand_clients_that_only_sit_there_slow_nobody_down(at: Checkpoin
     )
     assert p99 < HEALTH_P99_S
     assert each_kb < 50
+
+
+HEADS: Final = 3_000
+HEADS_MB: Final = 36
+"""What thousands of heads that do not end may take of memory, all together: 8 MiB, and what is around them."""
+SHAPES: Final = {
+    "one long header": b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 16_000,
+    "a long path": b"GET /" + b"x" * 16_000,
+    "many headers": b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 190,
+    "a trailer": b"POST /chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: "
+    + b"x" * 16_000,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_thousands_of_heads_that_do_not_end_take_little_memory_and_whoever_asks_is_answered(
+    tmp_path: Path, at: Checkpoints, shape: str
+) -> None:
+    """Without a key for any of them: who may ask is only known when a head is whole."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = HEADS if hard == resource.RLIM_INFINITY else min(HEADS, hard // 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 500), hard))
+    try:
+        with (
+            serving(TARGETS / "agent.py", folder=tmp_path, variables=at.environment) as server,
+            clients(server, count) as all_of_them,
+            clients(server, 1) as (last,),
+        ):
+            assert last.send(chat("before", "s")).answer().status == 200, "all those before it are connected"
+            before = resident_kb(server)
+            for each in all_of_them:
+                with suppress(ConnectionError):  # (it may have been let go by now)
+                    each.send(SHAPES[shape])
+            with clients(server, 1) as (late,):
+                assert late.send(chat("meanwhile", "s")).answer().status == 200
+            took_mb = (resident_kb(server) - before) / 1024
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    sys.stdout.write(f"{count} heads that do not end, {shape}: {took_mb:.0f} MB\n")
+    assert took_mb < HEADS_MB
 
 
 # -- wrong ------------------------------------------------------------------------------------------------

@@ -15,7 +15,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
-from strandline.http.connections import MAX_BEHIND, MAX_HEADERS, Connection, allowed, connections
+from strandline.http import connections as room
+from strandline.http.connections import (
+    HEADER_BYTES,
+    MAX_BEHIND,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    Connection,
+    allowed,
+    connections,
+)
 from strandline.http.crowd import FOR_PROBES, Crowd
 from strandline.telemetry.tally import Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -543,5 +552,108 @@ def test_a_request_has_so_many_headers_and_no_more_are_kept() -> None:
             assert len(connection.headers) <= MAX_HEADERS
             await settle()
             assert wire.written.startswith(b"HTTP/1.1 %b " % status)
+
+    run_virtual(life)
+
+
+HEAD: Final = b"GET / HTTP/1.1\r\nHost: a\r\n"
+
+
+def padded(size: int, start: bytes = HEAD) -> bytes:
+    """Return a head of so many bytes that has not come to its end."""
+    return start + b"X: " + b"x" * (size - len(start) - 3)
+
+
+@pytest.mark.parametrize("before", [b"", INNER, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"])
+def test_a_head_has_16_kib_and_no_more_also_behind_another_request(before: bytes) -> None:
+    assert MAX_HEAD_BYTES == 16 * 1024
+
+    async def life(clock: VirtualClock) -> None:
+        first = [b"200"] if before else []
+        for size, fits in ((MAX_HEAD_BYTES - 4, True), (MAX_HEAD_BYTES + 200, False), (200_000, False)):
+            for portion in (1_000_000, 5_000):
+                wire, connection = connected(echo)
+                sent = before + padded(size) + b"\r\n\r\n"
+                for start in range(0, len(sent), portion):
+                    connection.data_received(sent[start : start + portion])
+                    await settle()
+                answers = re.findall(rb"HTTP/1.1 (\d+)", wire.written)
+                if before and not fits and portion > size:
+                    assert answers == [], "the one before is not answered yet: it would read as a part of that answer"
+                else:
+                    assert answers == [*first, b"200" if fits else b"431"]
+                assert bool(wire.ended) is not fits
+
+    run_virtual(life)
+
+
+def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that_took_longest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "MAX_HEADS_BYTES", 30_000)
+
+    async def life(clock: VirtualClock) -> None:
+        tally = Tally()
+        make = connections(most=100, patience_s=10, on_end=tally.cut_off)
+
+        def opened(sent: bytes) -> tuple[Wire, Connection]:
+            wire, connection = connected(echo, made_by=make)
+            connection.data_received(sent)
+            return wire, connection
+
+        body = [opened(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n" + b"x" * 8_999) for _ in range(9)]
+        chunks = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunked = [opened(chunks + b"2328\r\n" + b"x" * 8_999) for _ in range(9)]
+        first, second, third = (opened(padded(9_000)) for _ in range(3))
+        for wire, _ in (*body, *chunked, first, second, third):
+            assert not wire.ended, "bodies are no heads, and there is room for three of these"
+        fourth = opened(padded(9_000))
+        assert first[0].ended == "closed"
+        assert b"HTTP/1.1 503 " in first[0].written
+        assert b'"heads_full"' in first[0].written
+        assert b"retry-after: 1" in first[0].written.lower()
+        assert tally.cuts["heads_full"] == 1
+        assert not first[1].headers, "it keeps nothing from then on"
+        first[1].connection_lost(None)
+        second[1].data_received(b"\r\n\r\n")
+        await settle()
+        assert b"HTTP/1.1 200 " in second[0].written, "a head that is whole by now counts no more"
+        fifth = opened(padded(9_000))
+        third[1].connection_lost(None)
+        sixth = opened(padded(9_000))
+        assert not any(wire.ended for wire, _ in (*body, *chunked, second, fourth, fifth, sixth))
+        kept = third[1]._crowd._heads
+        assert list(kept) == [each for _, each in (fourth, fifth, sixth)], "nor is one kept whose client has left"
+        small = [opened(HEAD + b"a:\r\n" * 100) for _ in range(30_000 // (100 * HEADER_BYTES) + 1)]
+        assert [fourth[0].ended, fifth[0].ended, sixth[0].ended] == ["closed"] * 3, (
+            "small headers take more than they are"
+        )
+        assert not small[-1][0].ended
+        for _, connection in (*body, *chunked):
+            connection.data_received(b"x" if connection in [each for _, each in body] else b"x\r\n0\r\n\r\n")
+        await settle()
+        assert all(b"HTTP/1.1 200 " in wire.written for wire, _ in (*body, *chunked))
+
+    run_virtual(life)
+
+
+def test_trailers_that_do_not_end_count_as_heads_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come behind a body, in which there may be nothing, and before anybody has looked for a key."""
+    monkeypatch.setattr(room, "MAX_HEADS_BYTES", 30_000)
+
+    async def life(clock: VirtualClock) -> None:
+        make = connections(most=100, patience_s=10)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+        wires = []
+        for _ in range(3):
+            wire, connection = connected(echo, made_by=make)
+            connection.data_received(head + b"0\r\nX: " + b"x" * 12_000)
+            wires.append(wire)
+        assert [each.ended for each in wires] == ["closed", "", ""]
+        await settle()
+        wire, connection = connected(echo, made_by=make)
+        connection.data_received(head + b"0\r\n\r\n")
+        await settle()
+        assert b"[POST / {}]" in wire.written
 
     run_virtual(life)

@@ -29,10 +29,14 @@ from strandline.http import wire
 from strandline.http.crowd import FOR_PROBES, Crowd, Told, untold
 from strandline.http.guard import EXEMPT
 
-MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 16 * 1024
 """Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""
+MAX_HEADS_BYTES: Final = 8 * 1024 * 1024
+"""Of all heads that are not whole yet, together: until they are, nobody knows whose they are."""
 MAX_HEADERS: Final = 200
 """Of a request: one of four bytes takes a hundred in memory, and as long to read as a long one."""
+HEADER_BYTES: Final = 150
+"""What a header takes in memory besides its own bytes."""
 MAX_BEHIND: Final = 16
 """Requests behind the one in work: one of 18 bytes takes some KB in memory, and they come 14,000 at a time."""
 OF_FILES: Final = 3 / 4
@@ -43,7 +47,18 @@ class Connection(HttpToolsProtocol):
     """One connection: uvicorn's, with bounds."""
 
     # (With these in the dictionary of uvicorn's own attributes it would be 1.2 KB larger, for each connection.)
-    __slots__ = ("_crowd", "_in_body", "_left_bytes", "_unanswered", "_unread", "_upgrading", "probes_only")
+    __slots__ = (
+        "_before",
+        "_crowd",
+        "_head_bytes",
+        "_in_body",
+        "_in_head",
+        "_left_bytes",
+        "_unanswered",
+        "_unread",
+        "_upgrading",
+        "probes_only",
+    )
 
     def __init__(
         self,
@@ -58,6 +73,12 @@ class Connection(HttpToolsProtocol):
         self._crowd = crowd
         self._unread = 0
         """How many bytes have come since a head was whole or a body grew: of a head, or of trailers, that never end."""
+        self._before = 0
+        """How many of a head there may be besides: it began behind something else, in the same piece."""
+        self._head_bytes = 0
+        """How much the crowd was told that this connection keeps of a head that is not whole."""
+        self._in_head = False
+        """Or in trailers, as far as anybody knows."""
         self._in_body = False
         self._upgrading: str | None = None
         """The version of HTTP of a request that wants another protocol."""
@@ -89,6 +110,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: its time does too, unless another one is still to be answered."""
         super().on_message_begin()
+        self._in_head = True
         self._in_body = False
         self._upgrading = None
         if not self._is_ours():
@@ -99,8 +121,8 @@ class Connection(HttpToolsProtocol):
         if self._upgrading is not None:
             return
         super().on_message_complete()
-        self._in_body = False
-        self._unread = 0
+        self._in_head = self._in_body = False
+        self._unread = self._before = 0
         if self._is_ours():
             self._crowd.is_owed(self)
 
@@ -171,26 +193,47 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on. Whoever wants another protocol is answered in this one, as all that do not know it have to."""
-        self._unread += len(data)
+        if self.transport.is_closing():
+            return
         self._unset_keepalive_if_required()
         rest = memoryview(data)
+        while rest:  # (a read may be larger than any head, and what is behind one is not known to begin before it ends)
+            if not self._read(rest[:MAX_HEAD_BYTES]):
+                return
+            rest = rest[MAX_HEAD_BYTES:]
+        kept = self._unread + self._before
+        if self._in_head:
+            kept += HEADER_BYTES * len(self.headers)
+        if kept != self._head_bytes:
+            self._head_bytes = kept
+            self._crowd.keeps(self, kept)
+
+    def _read(self, piece: memoryview) -> bool:
+        """Read a piece; return whether there is any use in reading on."""
+        size = len(piece)
+        self._unread += size
         try:
-            while rest:
+            while piece:
                 try:
-                    self.parser.feed_data(rest)
+                    self.parser.feed_data(piece)
                     break
                 except HttpParserUpgrade as upgrade:
-                    rest = rest[upgrade.args[0] :]
+                    piece = piece[upgrade.args[0] :]
                     self.parser.feed_data(self._head_without_upgrade())
         except HttpParserError:
             self.send_400_response("")
-            return
+            return False
         if self._unread > MAX_HEAD_BYTES:
             self._refuse_head()
+            return False
+        if self._in_head and not self._unread:
+            self._before = size
+        return not self.transport.is_closing()
 
     def on_headers_complete(self) -> None:
         """The head is whole. What raises here makes `data_received` refuse it."""
-        if self._unread > MAX_HEAD_BYTES:  # (or a body came with it)
+        self._in_head = False
+        if self._unread + self._before > MAX_HEAD_BYTES:  # (or a body came with it)
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > MAX_HEAD_BYTES:
                 self._refuse_head()
@@ -199,12 +242,13 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise wire.Malformed
             self._upgrading = self.parser.get_http_version()
+            self._before = 0
             return
         if len(self.pipeline) == MAX_BEHIND:
             self._crowd.on_end("too_many_behind")
             self._close()
             raise wire.Malformed
-        self._unread = 0
+        self._unread = self._before = 0
         self._in_body = True
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
@@ -227,9 +271,14 @@ class Connection(HttpToolsProtocol):
             raise wire.HeadTooLarge
         super().on_header(name, value)
 
+    def on_chunk_header(self) -> None:
+        """A chunk of a body begins, or trailers do."""
+        self._in_head = True
+
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body in."""
-        self._unread = 0
+        self._unread = self._before = 0
+        self._in_head = False
         super().on_body(body)
 
     # -- farewells ------------------------------------------------------------------------------------
@@ -291,6 +340,9 @@ class Connection(HttpToolsProtocol):
     def _close(self) -> None:
         self.transport.close()
         self._has_to_take()
+        # It keeps nothing from here on: many more may be closed before any of them hears of its end.
+        self.headers, self.url = [], b""
+        self.parser = None  # type: ignore[assignment]
 
     def _refuse_head(self) -> None:
         most = f"at most {MAX_HEAD_BYTES} bytes, and there may be {MAX_HEADERS} of them"
@@ -302,7 +354,8 @@ def connections(*, most: int, patience_s: float, on_end: Told = untold) -> Calla
 
     `on_end` is told of each that is ended before its time, why.
     """
-    return functools.partial(Connection, crowd=Crowd(most=most, patience_s=patience_s, on_end=on_end))
+    crowd = Crowd(most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end)
+    return functools.partial(Connection, crowd=crowd)
 
 
 def allowed(most: int) -> int:

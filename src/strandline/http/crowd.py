@@ -4,6 +4,7 @@ Knows time and order, and no bytes.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -52,8 +53,14 @@ class Member(Protocol):
 class Crowd:
     """All connections of a server; those that owe a request in the order in which their time began."""
 
-    def __init__(self, *, most: int, patience_s: float, on_end: Told = untold) -> None:
+    def __init__(
+        self, *, most: int, patience_s: float, most_head_bytes: int = sys.maxsize, on_end: Told = untold
+    ) -> None:
         self._most = most
+        self._most_head_bytes = most_head_bytes
+        self._heads: dict[Member, int] = {}
+        """What connections keep of heads that are not whole, those first that have kept anything for longest."""
+        self._head_bytes = 0
         self.on_end = on_end
         self._open: set[Member] = set()
         self._owing = Waiting(patience_s, lambda each: each.took_too_long(patience_s))
@@ -79,9 +86,25 @@ class Crowd:
 
     def left(self, connection: Member) -> None:
         """Forget a connection."""
+        self.keeps(connection, 0)
         self._open.discard(connection)
         self._owing.ended(connection)
         self._taking.ended(connection)
+
+    def keeps(self, connection: Member, head_bytes: int) -> None:
+        """Note how much a connection keeps of a head that is not whole; over the bound for all, the oldest heads go.
+
+        A head comes in one piece or a few, so a client that means no harm keeps anything for a moment only.
+        """
+        self._head_bytes += head_bytes - self._heads.get(connection, 0)
+        if head_bytes:
+            self._heads[connection] = head_bytes
+        else:
+            self._heads.pop(connection, None)
+        while self._head_bytes > self._most_head_bytes:
+            oldest = next(iter(self._heads))
+            self._head_bytes -= self._heads.pop(oldest)
+            oldest.refuse(wire.HeadsFull())
 
     def owes(self, connection: Member) -> None:
         """It is the client's turn from now on."""

@@ -76,7 +76,7 @@ class BodyTooLarge(errors.CallerError):
 
 
 class HeadTooLarge(errors.CallerError):
-    """The request's line and headers are larger than 64 KiB, or more than 200."""
+    """The request's line and headers are larger than 16 KiB, or more than 200."""
 
     code = "head_too_large"
 
@@ -94,6 +94,16 @@ class NoConnectionLeft(errors.Unavailable):
 
     def __init__(self, most: int) -> None:
         super().__init__(f"there are {most} connections already (setting max_connections)", retry_after_s=1.0)
+
+
+class HeadsFull(errors.Unavailable):
+    """Requests whose line and headers are not whole take too much memory, and this one has taken longest to come."""
+
+    code = "heads_full"
+
+    def __init__(self) -> None:
+        told = "line and headers of this request took too long to come, and others need the memory"
+        super().__init__(told, retry_after_s=1.0)
 
 
 class NotJson(errors.CallerError):
@@ -149,6 +159,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     HeadTooLarge: HEAD_TOO_LARGE,
     TooSlow: TIMED_OUT,
     NoConnectionLeft: UNAVAILABLE,
+    HeadsFull: UNAVAILABLE,
     NotJson: UNSUPPORTED,
     Foreign: FORBIDDEN,
 }

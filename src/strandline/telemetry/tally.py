@@ -30,6 +30,7 @@ REFUSALS: Final = tuple(
 )
 CUTS: Final = (
     "head_too_large",
+    "heads_full",
     "idle",
     "malformed",
     "no_connection_left",
