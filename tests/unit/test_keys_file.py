@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,3 +171,24 @@ def test_a_pipe_is_read_once_and_waited_for_by_nobody(file: Path, caplog: pytest
     asyncio.run(asyncio.wait_for(keys.look(), 20))
     assert knows(keys, ADA)
     assert "is a pipe" in caplog.text
+
+
+def test_without_a_thread_to_read_the_file_the_keys_go_on_counting_and_it_is_looked_at_again(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys(Settings(api_keys_file=str(file)))
+
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none)
+            await keys.look()
+        assert knows(keys, ADA)
+        assert "can't start new thread" in caplog.text
+        write(file, EVE)
+        await keys.look()
+        assert (knows(keys, ADA), knows(keys, EVE)) == (False, True)
+
+    asyncio.run(main())

@@ -69,6 +69,9 @@ class Keys:
         except SettingsError as error:
             self._failed(str(error))
             return
+        except RuntimeError as error:  # there is no thread that would read it, now
+            self._failed(f"there is no thread for it ({error})")
+            return
         gone = sum(each not in ring for each in self.ring.keys)
         new = sum(each not in self.ring for each in ring.keys)
         self.ring, self._read, self._failure = ring, content, ""

@@ -16,7 +16,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -26,6 +26,7 @@ from msgspec import Struct
 from strandline.agents.port import Signal
 from strandline.clock import Clock
 from strandline.engine.calls import CURRENT, Call, LiveThread
+from strandline.threads import Threads
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
@@ -192,13 +193,8 @@ class Mailbox:
                 _log.exception("a call between two loops failed; the others go on")
 
 
-class CountingExecutor(ThreadPoolExecutor):
+class CountingExecutor(Threads):
     """A thread pool that tells each call which threads work for it, from the submit until the work is done."""
-
-    @property
-    def backlog(self) -> int:
-        """How much waits for a thread."""
-        return self._work_queue.qsize()
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
         """Schedule `fn` for the call whose code submits it."""
@@ -241,13 +237,18 @@ class AgentLoop:
     def __init__(self, executor_threads: int, clock: Clock, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         self._loop = new_loop()
         self._clock = clock
-        self._executor = CountingExecutor(executor_threads, thread_name_prefix="strandline-tool")
+        self._executor = CountingExecutor(executor_threads, "strandline-tool")
+        self._starved = False
         self._loop.set_default_executor(self._executor)
         self._inbox = Mailbox(self._loop)
         self._closing = False
         self._asked_at: float | None = None
         self._thread = threading.Thread(target=self._serve, name="strandline-agents", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> Call[T]:
         """Run `work()` here; its end is told through `outbox`."""
@@ -267,13 +268,29 @@ class AgentLoop:
         self._inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
     def beat(self) -> None:
-        """Ask for a sign of life, unless one is owed already."""
+        """Ask for a sign of life, unless one is owed already; start the threads that could not be started before."""
         if self._asked_at is None:
             self._asked_at = self._clock.monotonic()
             self._inbox.post(self._answer)
+        self._executor.start_more()
+        self._tell_of_threads()
 
     def _answer(self) -> None:
         self._asked_at = None
+
+    def _tell_of_threads(self) -> None:
+        """Say in the log once that there are no threads to be had, and once that this is over."""
+        refusal = self._executor.refusal
+        if refusal is not None and not self._starved:
+            _log.error(
+                "no thread can be started for sync tools and factories (%s): %d calls wait for one. Let this process"
+                " have more of them (pids-limit of the container, ulimit -u)",
+                refusal,
+                self._executor.backlog,
+            )
+        elif refusal is None and self._starved:
+            _log.info("there are threads for sync tools and factories again")
+        self._starved = refusal is not None
 
     def silent_s(self) -> float:
         """Return for how long a sign of life has been owed."""

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
@@ -46,6 +46,7 @@ from strandline.model import (
     StateRecord,
     Window,
 )
+from strandline.threads import Threads
 
 T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)
@@ -243,14 +244,17 @@ class Readers:
         """
         self._lock = Lock()
         self._idle: list[sqlite3.Connection] = []
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="strandline-journal-reader")
+        self._threads = Threads(READERS, "strandline-journal-reader")
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`."""
+        """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`, and if no thread can."""
         try:
-            return self._threads.submit(self._answer, question)
+            answer = self._threads.submit(self._answer, question)
         except RuntimeError as error:
             raise JournalUnavailable("the journal is not open") from error
+        if self._threads.withdrawn(answer):
+            raise JournalUnavailable(f"no thread can be started that would read the journal ({self._threads.refusal})")
+        return answer
 
     def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
