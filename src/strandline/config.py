@@ -337,22 +337,26 @@ def resolve(
     folder: Path | None = None,
     given: str | None = None,
 ) -> Resolved:
-    """Return the settings in force. Raises `SettingsError` that names the setting, its origin and what it may be.
+    """Return the settings in force. Raises `SettingsError` that names each that is wrong, its origin, what it may be.
 
     `flags` holds only what was given; `toml`, or else the variable `STRANDLINE_CONFIG`, names a file that must exist;
     else `strandline.toml` of `folder` (the current one) is read if it is there. `given` says where `flags` come from,
     if they are none of a command.
     """
     table, faults = _from_toml(toml, environ, folder or Path.cwd())
-    if faults:
-        raise SettingsError(faults[0])
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.__struct_fields__, DEFAULT)
     hints = _hints()
     for source in (table, _from_environment(environ), _from_flags(flags, given)):
         for name, (raw, origin) in source.items():
-            values[name] = _convert(name, raw, hints[name], origin)
+            try:
+                values[name] = _convert(name, raw, hints[name], origin)
+            except SettingsError as wrong:
+                faults.append(str(wrong))
             origins[name] = origin
+    if faults:
+        count = f"{len(faults)} things are wrong with the settings:\n\n" if len(faults) > 1 else ""
+        raise SettingsError(count + "\n\n".join(faults))
     settings = Settings(**values)
     if not settings.has_keys and (blank := [name for name in _FOR_KEYS if name in environ]):
         raise SettingsError(
@@ -516,7 +520,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 

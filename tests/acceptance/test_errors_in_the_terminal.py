@@ -23,6 +23,9 @@ FILES = {
     "chain.py": "import deep\n\ndeep.load()\n",
     "deep.py": "import json\n\ndef load():\n    return json.loads('{bad')\n",
     "number.py": "agent = 5\n",
+    "five.py": "def make_agent(session_id):\n    return 5\n",
+    "prot.toml": "prot = 8080\n",
+    "several.toml": 'max_running = "many"\ntimeout = -1\nqueues = 1\n',
     "three.py": "def make_agent(a, b, c):\n    return None\n",
     "two.py": "def make_agent(a, b):\n    return None\n",
     "failing.py": (
@@ -56,6 +59,19 @@ CASES = {
     "no agent here": Case(["serve"], ["no agent.py here", "`strandline init` makes one"], {"FOLDER": "empty"}),
     "no such file": Case(["serve", "zzz.py"], ["does not exist", "`strandline init` makes"]),
     "nearly a file": Case(["serve", "agnt.py"], ["does not exist", "did you mean `agent.py`?"]),
+    "no such file, and none of Python": Case(
+        ["serve", "README.md"], ["README.md", "no such file", "seen from", "Name a Python file, `path/file.py`"]
+    ),
+    "a file without its ending": Case(["serve", "agnt"], ["no such file", "did you mean `agent.py`?"]),
+    "a file of another kind": Case(["serve", "text.db"], ["is not a Python file", "must end in .py"]),
+    "a factory of numbers": Case(
+        ["serve", "five.py", "--port", "0", "--journal", "memory:"],
+        ["returned an object of type builtins.int, not a strands.Agent", "return `Agent(...)`"],
+    ),
+    "a factory of numbers, in workers": Case(
+        ["serve", "five.py", "--port", "0", "--journal", "memory:", "--workers", "2"],
+        ["returned an object of type builtins.int, not a strands.Agent", "return `Agent(...)`"],
+    ),
     "a folder": Case(["serve", "folder"], ["is a folder", "`folder/agent.py`"]),
     "an empty folder": Case(["serve", "./empty"], ["is a folder", "name another"]),
     "no Python file": Case(["serve", "./text.db"], ["must end in .py"]),
@@ -84,6 +100,18 @@ CASES = {
     ),
     "no such setting": Case(
         ["serve", "--config", "unknown.toml"], ["did you mean `max_running`?", "strandline settings"]
+    ),
+    "two letters that changed places": Case(["serve", "--config", "prot.toml"], ["did you mean `port`?"]),
+    "several at once": Case(
+        ["serve", "--config", "several.toml", "--max-holds", "none"],
+        [
+            "4 things are wrong",
+            "`queues`, which is no setting",
+            "max_running is 'many' (several.toml)",
+            "timeout is -1 (several.toml)",
+            "max_holds is 'none' (--max-holds)",
+        ],
+        {},
     ),
     "no such settings file": Case(["settings", "--config", "no.toml"], ["no.toml cannot be read", "--config"]),
     "a folder of settings": Case(["settings", "--config", "folder"], ["folder cannot be read", "--config"]),
@@ -284,3 +312,26 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_is_not_utf_8_gets_replacements(encoding: str, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
+        server.chat("gr\u00fc\u00df dich \u4f60\u597d \U0001f30a")
+        variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
+        url = ("--url", server.url)
+        for arguments in (("history", *url), ("runs", *url), ("chat", server.url, "-m", "\u4f60")):
+            done = subprocess.run(
+                [COMMAND, *arguments], cwd=tmp_path, env=environment(variables), capture_output=True, check=False,
+                timeout=DEADLINE_S,
+            )  # fmt: skip
+            told = done.stderr.decode(encoding)
+            assert (done.returncode, told) == (0, ""), told
+            assert "?" in done.stdout.decode(encoding)
+        done = subprocess.run(
+            [COMMAND, "serve", "\u4f60.py"], cwd=tmp_path, env=environment(variables), capture_output=True, check=False,
+            timeout=DEADLINE_S,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert "does not exist" in done.stderr.decode(encoding)

@@ -86,7 +86,7 @@ def test_a_factory_gets_the_session_id_if_it_takes_one(source: str, takes: bool)
         ("nowhere.py", None, "nowhere.py does not exist"),
         ("nowhere/agent.py", None, "does not exist"),
         (".:x", None, "is a folder"),
-        ("agent.txt", "x", "no module 'agent.txt'"),
+        ("agent.txt", "x", "is not a Python file"),
         ("mine_missing", None, "no module 'mine_missing'"),
         ("mine.missing:f", None, "no module"),
         (":f", None, "names no module"),

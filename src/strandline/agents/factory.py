@@ -26,7 +26,7 @@ from strandline.agents.multi import MultiAgent, agents_in, check_multi
 from strandline.agents.parameters import Parameters
 from strandline.agents.port import SessionAgent
 from strandline.agents.strands import StrandsAgent, StrandsTarget, kind_of
-from strandline.errors import AgentFailed
+from strandline.errors import AgentFailed, TargetError
 from strandline.history import Progress
 from strandline.model import AgentRecord, Principal, SessionId, SessionKey
 from strandline.printable import Private
@@ -58,7 +58,8 @@ class FactoryTarget(StrandsTarget):
     async def try_out(self) -> None:
         """Call the factory once, unless it is known what it makes. A factory that fails is told of, no more.
 
-        It may fail for a session that does not exist, or because something that it needs is not up yet.
+        It may fail (or return None) for a session that does not exist, or because something that it needs is not up
+        yet. Raises `TargetError` if it returns something else that is no agent: it will for every session.
         """
         if not self._unknown:
             return
@@ -77,8 +78,13 @@ class FactoryTarget(StrandsTarget):
                 _log.warning(
                     "tried at the start, %s; it is called again for each session", Private(_told(failed), "it failed")
                 )
+            case None:
+                _log.warning("tried at the start, the factory returned None, not a strands.Agent")
             case other:
-                _log.warning("tried at the start, the factory returned %s, not a strands.Agent", kind_of(other))
+                raise TargetError(
+                    f"the factory, tried with the session id {TRIED_WITH!r}, returned {kind_of(other)}, not a"
+                    " strands.Agent: return `Agent(...)`, made anew in each call"
+                )
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Call the factory and put the session's conversation into what it returns, unless that has it already."""

@@ -184,22 +184,34 @@ def _pick(module: ModuleType, where: str, name: str) -> tuple[str, object]:
 def _import(where: str) -> ModuleType:
     if where.endswith(".py") or "/" in where or where.startswith("."):
         return _import_file(Path(where))
-    if Path(where).is_dir() and not (Path(where) / "__init__.py").exists():
-        return _import_file(Path(where))  # which says what to name
+    named = Path(where)
+    if named.is_file() or (named.is_dir() and not (named / "__init__.py").exists()):
+        return _import_file(named)  # which says what to name
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
         if error.name is not None and (where == error.name or where.startswith(f"{error.name}.")):
-            raise TargetError(
-                f"there is no module {where!r} here. For a file, write its path: `{where.replace('.', '/')}.py`"
-            ) from None
+            raise TargetError(f"there is no module {where!r} here, and no such file{_file_meant(where)}") from None
         raise TargetError(_import_failure(where, error, Path.cwd())) from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise TargetError(_import_failure(where, error, Path.cwd())) from error
+
+
+def _file_meant(where: str) -> str:
+    """Return what to write in place of a name that is neither a module nor a file of this folder."""
+    path = Path(where.replace(".", "/") + ".py")
+    if path.is_file():
+        return f". For a file, write its path: `{path}`"
+    here = [each.name for each in Path.cwd().glob("*.py")]
+    stem = Path(where).stem if Path(where).suffix.lower() not in ("", ".py") else where
+    close = difflib.get_close_matches(f"{stem}.py".lower(), here, n=1, cutoff=0.8)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f" (seen from {Path.cwd()}). Name a Python file, `path/file.py`; `strandline init` makes an agent.py here"
 
 
 def _import_file(path: Path) -> ModuleType:

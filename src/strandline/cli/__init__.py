@@ -3,6 +3,7 @@
 What a command needs beyond its flags is imported when it runs: `strandline --help` and shell completion are quick.
 """
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -69,9 +70,17 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # (open for as long as the process lives)
 
 
+def _replace_what_cannot_be_written() -> None:
+    """Have a terminal that is not UTF-8 get a replacement for each character that it cannot show, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Run the command; what was typed wrong, and a defect of ours, are told in one paragraph too."""
     _open_what_is_closed()
+    _replace_what_cannot_be_written()
     try:
         code = app(standalone_mode=False)
     except typer.Abort:

@@ -19,6 +19,7 @@ from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.failures import detail_of, kind_of
 from strandline.engine.loops import Loops
 from strandline.engine.tracing import RUN
+from strandline.errors import SetupError
 from strandline.model import Carrier, RunId, SessionKey
 from strandline.workers import messages as m
 from strandline.workers.attempt import RemoteAttempt
@@ -79,9 +80,14 @@ class Inside:
         """What the agents have reported in this turn of their loop."""
 
     async def begin(self) -> None:
-        """Try what is served, and say that calls are taken."""
+        """Try what is served, and say that calls are taken; or why they cannot be, and leave."""
         if isinstance(self._target, TriedAtStart):
-            await self._loops.start(self._target.try_out).done
+            try:
+                await self._loops.start(self._target.try_out).done
+            except SetupError as error:
+                self.channel.say(m.Refused(str(error)))
+                self._leave()
+                return
         self.channel.say(m.Ready(self._target.opaque))
 
     # -- orders ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from strandline.agents.port import Signal
 from strandline.clock import Clock
 from strandline.engine.calls import Call
 from strandline.engine.loops import Load, WorkerLoad
+from strandline.errors import TargetError
 from strandline.workers.channel import Channel, Frames
 from strandline.workers.end import WorkerEnd
 from strandline.workers.process import LEAVE_S
@@ -130,10 +131,16 @@ class WorkerLoops:
     # -- workers -----------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Listen to the workers; return when each of them takes calls, or has failed to."""
+        """Listen to the workers; return when each of them takes calls, or has failed to.
+
+        Raises `TargetError` if one has found that what it serves cannot be served.
+        """
         for place, process in enumerate(self._first):
             self._ends.append(self._attended(place, process))
-        await asyncio.wait([end.ready for end in self._ends])
+        first = list(self._ends)  # (in the place of one that leaves there is soon another)
+        await asyncio.wait([end.ready for end in first])
+        if refused := next((end.why for end in first if end.why), None):
+            raise TargetError(refused)
         self._took_calls_at = self._clock.monotonic()
 
     async def free(self) -> WorkerEnd:
