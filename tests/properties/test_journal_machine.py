@@ -194,7 +194,8 @@ class ListModel:
         for other in reversed(self.runs):
             if run.keyed is None or other.keyed is None or (other.key, other.keyed.key) != (run.key, run.keyed.key):
                 continue
-            if other.ended_at is None or other.ended_at >= run.keyed.ended_before:
+            ended_at = None if self.rests_on(other) else other.ended_at
+            if ended_at is None or ended_at >= run.keyed.ended_before:
                 return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
             break
         line = self.waiting(run.key)
@@ -475,8 +476,14 @@ class ListModel:
             return replace(done, input_until=self.dismiss(key, now))
         return done
 
+    def rests_on(self, run: ModelRun) -> bool:
+        """Tell whether the question of a run is open."""
+        session = self.sessions.get(run.key)
+        return session is not None and session.question is not None and session.question.asker == run.run_id
+
     def prune(self, before: float, limit: int) -> list[ModelRun]:
-        old = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
+        ended = [run for run in self.runs if run.ended_at is not None and run.ended_at < before and not run.held]
+        old = [run for run in ended if not self.rests_on(run)]
         self.runs = [run for run in self.runs if run not in old[:limit]]
         for run in old[:limit]:
             known = self.sessions[run.key].closed

@@ -35,12 +35,15 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int,
     every run would pay for: sequences rise with the time of acceptance, so the walk begins with the oldest run
     and ends at the first that was accepted too late. What it passes and keeps was accepted before `before` and
     had not ended then: no more than could wait, execute and be held at once; or it was accepted after `now`, by a clock
-    that was wrong: such a run must not keep all that came after it.
+    that was wrong: such a run must not keep all that came after it. A run whose question is open is kept, too: it is
+    what an answer or a cancel is about, and its key must not accept another one meanwhile.
     """
     old: list[int] = []
     looked = 0
     rows = connection.execute(
-        "SELECT seq, created_at, fence IS NULL AND ended_at < ? FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
+        "SELECT seq, created_at, fence IS NULL AND ended_at < ? AND NOT (status = 'needs_input' AND EXISTS"
+        " (SELECT 1 FROM questions WHERE questions.session = runs.session AND questions.run = seq))"
+        " FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
         (before, after, WALK),
     )
     for seq, created_at, is_old in rows:

@@ -216,6 +216,10 @@ class KeptSession:
         """The question that the session waits to be answered."""
         return self.question if self.question is not None and self.question.answer is None else None
 
+    def rests_on(self, run: KeptRun) -> bool:
+        """Tell whether it is the question of this run whose round is open."""
+        return self.question is not None and self.question.run_id == run.new.run_id
+
     def answered_by(self, run: KeptRun) -> Question | None:
         """Return the question that a run answers."""
         asked = self.question

@@ -14,9 +14,10 @@ from strandline.model import Keyed, RunId
 Execute = Callable[[str, tuple[Any, ...]], sqlite3.Cursor]
 
 
-def find(execute: Execute, session: Session, keyed: Keyed) -> Attached | Reused | None:
+def find(execute: Execute, session: Session, keyed: Keyed, asking: int | None) -> Attached | Reused | None:
     """Return what a key of a session stands for, None if for nothing; one whose time is over is forgotten.
 
+    `asking` is the sequence of the run whose question is open: its time is not over before that is closed.
     Raises `JournalUnavailable` if the record of it is damaged.
     """
     row = execute(
@@ -29,7 +30,7 @@ def find(execute: Execute, session: Session, keyed: Keyed) -> Attached | Reused 
     if not is_sealed(stored):
         raise damaged_record(what)
     fingerprint = read_sealed(bytes, stored, what, owner)
-    answer = answers_key(keyed, RunId(run_id), ended_at, fingerprint)
+    answer = answers_key(keyed, RunId(run_id), None if seq == asking else ended_at, fingerprint)
     if answer is None:
         execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", (seq,))
     return answer

@@ -194,7 +194,8 @@ class Ledger(Controls):
         """Return what the key of a new run stands for; None if for nothing, or not any more, or if it has none."""
         if new.keyed is None or session is None:
             return None
-        return keys.find(self._execute, session, new.keyed)
+        asked = self._known.question(session)
+        return keys.find(self._execute, session, new.keyed, None if asked is None else asked.run)
 
     def _goes_before(self, new: NewRun, asked: Asked) -> bool:
         """Tell whether a run does not wait for the answer to a question."""

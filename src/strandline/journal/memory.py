@@ -124,7 +124,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
             session = self._sessions.get(new.key) or KeptSession()
             if new.keyed is not None and (known := session.keys.get(new.keyed.key)) is not None:
                 assert known.new.keyed is not None
-                answer = answers_key(new.keyed, known.new.run_id, known.ended_at, known.new.keyed.fingerprint)
+                ended_at = None if session.rests_on(known) else known.ended_at
+                answer = answers_key(new.keyed, known.new.run_id, ended_at, known.new.keyed.fingerprint)
                 if answer is not None:
                     return answer
             ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
@@ -249,6 +250,10 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 case _:
                     assert_never(change)
 
+    def _is_past(self, run: KeptRun, before: float) -> bool:
+        """Tell whether a run had ended before that moment, and nothing rests on it: no hold, and no open question."""
+        return run.ended_before(before) and not self._sessions[run.new.key].rests_on(run)
+
     async def prune(self, before: float, limit: int) -> int:
         """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
@@ -260,7 +265,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             # that was accepted after now, by a clock that was wrong, keeps none that came after it.
             now = self._clock.now()
             accepted = takewhile(lambda run: not before <= run.new.created_at <= now, self._runs.values())
-            old = list(islice((run for run in accepted if run.ended_before(before)), limit))
+            old = list(islice((run for run in accepted if self._is_past(run, before)), limit))
             for run in old:
                 del self._runs[run.new.run_id]
                 self._sessions[run.new.key].forget(run)

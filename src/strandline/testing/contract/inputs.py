@@ -200,6 +200,38 @@ class InputsContract(Contract):
         assert await self._answer(desk, "y") == Unanswerable("unknown", ["i1"]), "it goes with the run that asked"
 
     @scenario
+    async def test_what_an_open_question_rests_on_is_not_pruned_before_it_is_closed(self, desk: Desk) -> None:
+        """The run that asked can be read and cancelled, and its key stands for it; others are forgotten meanwhile."""
+        await desk.accept("old", key("other"))
+        await desk.settle(await desk.claim(of="old"), ended(RunStatus.SUCCEEDED, "old"))
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        await desk.accept("a", keyed=keyed)
+        await self._ends_asking(desk, await desk.claim(of="a"), [*said("go"), OPEN])
+        await desk.accept("new", key("other"))
+        await desk.settle(await desk.claim(of="new"), ended(RunStatus.SUCCEEDED, "new"))
+        for _ in range(2):
+            desk.clock.at += 10_000
+            while await desk.journal.prune(desk.clock.at - 1, 1):
+                pass
+            assert not await desk.exists("old")
+            assert not await desk.exists("new"), "what was accepted later is not kept by it"
+            assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT
+            later = Keyed("k", keyed.fingerprint, desk.clock.at - 1)
+            assert await desk.accept("b", keyed=later) == Attached(RunId("a")), "its key lives as long as it does"
+            await desk.restart()
+        await self._answer(desk, "x")
+        claim = await desk.claim(of="x")
+        while await desk.journal.prune(desk.clock.at, 1):
+            pass
+        assert await desk.exists("a"), "its round is open as long as the answer executes"
+        await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
+        desk.clock.at += 1
+        while await desk.journal.prune(desk.clock.at, 1):
+            pass
+        assert not await desk.exists("a")
+        assert not await desk.exists("x")
+
+    @scenario
     async def test_an_answer_can_end_with_the_next_question(self, desk: Desk) -> None:
         """Of the same round, or of a later one."""
         await self._asks(desk)
