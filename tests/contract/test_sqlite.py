@@ -560,6 +560,28 @@ def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(path: Path) -> None:
+    """In the file, once the server has ended: what was said, small or large, and what was staged."""
+    said_once = {"input": "SECRET-INPUT", "history": "SECRET-HISTORY", "large": "SECRET-LARGE" * 10_000}
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            for n, text in enumerate(said_once.values()):
+                run = NewRun(run_id=RunId(f"r{n}"), key=key(), input=text, created_at=1.0)
+                await journal.accept(run, WIDE, take=True)
+                token = (await anext(claims)).token
+                await journal.stage(token, RoundStarted(said(f"STAGED-{text}")))
+                await journal.settle(token, done("hi", text), take=False)
+        assert b"SECRET" in path.read_bytes()
+        async with opened(path) as journal:
+            assert await journal.change(Delete(key())) == Changed(existed=True)
+        assert not path.with_name("journal.db-wal").exists()
+        assert b"SECRET" not in path.read_bytes()
+
+    asyncio.run(main())
+
+
 def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_forgotten(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:

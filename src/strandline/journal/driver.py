@@ -71,6 +71,7 @@ def connect(path: Path) -> sqlite3.Connection:
             raise JournalError(f"The journal {path} is on a file system without shared memory. Name another file.")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA secure_delete = ON")  # (builds of SQLite differ in their default)
         connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_wal_pages(path)}")
     except BaseException:
