@@ -30,6 +30,7 @@ from strandline.engine.service import Service
 from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
+from strandline.logs import dropped
 from strandline.model import OnDisconnect, RunId, SessionKey
 from strandline.session_files.keeper import SessionFiles
 from strandline.session_files.place import Place
@@ -181,7 +182,7 @@ def build_face(
     """
     return build_app(
         service,
-        Scrapes(service, tally, journal_file(settings)),
+        Scrapes(service, tally, journal_file(settings), dropped),
         HttpOptions(
             agent_id=settings.agent_id,
             max_body_bytes=settings.max_body_bytes,

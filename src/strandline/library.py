@@ -342,5 +342,6 @@ def _check_thread() -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    from strandline.logs import say
+
+    say(line)

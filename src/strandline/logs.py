@@ -4,6 +4,8 @@ A line that is logged while a run executes says which one, whoever logs it: the 
 threads, Strands. In JSON nothing of what agents are told or say is in a line, unless somebody asks for it: an exception
 is its kind and where it happened, and `Private` arguments are what they say instead of themselves. What the user's own
 code writes into a line of its own is left as it is.
+
+Nobody who logs waits for whoever reads the log, or for its disk: see `strandline.lines`.
 """
 
 import json
@@ -13,14 +15,19 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from strandline.engine.tracing import RUN
+from strandline.lines import Lines
 from strandline.model import ANONYMOUS
 from strandline.printable import Private
 
 _log = logging.getLogger("strandline.logs")
+
+FLUSH_S: Final = 1.0
+"""How long a process that ends waits for its log to be taken."""
 
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
@@ -45,8 +52,9 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
     handler = _Handler(sys.stderr)
     handler.setFormatter(AsJson(details=details) if form == "json" else AsText())
     root, debug = logging.getLogger(), level == "debug"
-    for former in [each for each in root.handlers if isinstance(each, _Handler)]:
+    for former in _handlers():
         root.removeHandler(former)
+        former.close()
     root.addHandler(handler)
     least = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(logging.INFO if debug else max(least, logging.WARNING))
@@ -70,8 +78,97 @@ def _uncatchable(failure: "sys.UnraisableHookArgs") -> None:
     _log.error("an exception was raised where nobody can catch it", exc_info=failure.exc_value)
 
 
-class _Handler(logging.StreamHandler[Any]):
-    """Ours."""
+def say(line: str) -> None:
+    """Say a line to people on the standard error output, after what was logged before; nobody waits for it."""
+    if handlers := _handlers():
+        handlers[0].write(line)
+    else:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def flush(within_s: float = FLUSH_S) -> None:
+    """Return when all that was logged is written, after so many seconds at the latest."""
+    for each in _handlers():
+        each.flush(within_s)
+
+
+def flush_printed(within_s: float = FLUSH_S) -> bool:
+    """Tell whether what user code has printed is written; if nobody has read it after so many seconds, it is not."""
+
+    def write() -> None:
+        for each in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                each.flush()
+
+    writing = threading.Thread(target=write, name="strandline-print", daemon=True)
+    with suppress(RuntimeError):  # (no thread is to be had: Python tries it as it ends)
+        writing.start()
+        writing.join(within_s)
+    return not writing.is_alive()
+
+
+def dropped() -> int:
+    """Return how many lines were dropped, since nobody took them."""
+    return sum(each.dropped for each in _handlers())
+
+
+def _handlers() -> "list[_Handler]":
+    return [each for each in logging.getLogger().handlers if isinstance(each, _Handler)]
+
+
+class _Handler(logging.Handler):
+    """Ours. What has no descriptor (in a test, say) is written to at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: Lines | None = None
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            return
+        stream.flush()
+        self._lines = Lines(descriptor, self._missing)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped."""
+        return 0 if self._lines is None else self._lines.dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a line on its way."""
+        try:
+            self.write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+    def write(self, line: str) -> None:
+        """Put a line, as it is, on its way."""
+        if self._lines is not None:
+            self._lines.put(_encoded(line))
+        else:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def flush(self, within_s: float = FLUSH_S) -> None:
+        """Return when all is written, after so many seconds at the latest."""
+        if self._lines is not None:
+            self._lines.flush(within_s)
+
+    def close(self) -> None:
+        """Let the writing thread end after what is on its way."""
+        if self._lines is not None:
+            self._lines.close()
+        super().close()
+
+    def _missing(self, count: int) -> bytes:
+        told = "%d lines of this log are missing here: nobody took them, or there was no room for them"
+        return _encoded(self.format(_log.makeRecord(_log.name, logging.WARNING, "", 0, told, (count,), None)))
+
+
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
 
 
 class AsText(logging.Formatter):

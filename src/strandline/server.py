@@ -13,16 +13,15 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 import uvloop
 
-from strandline import __version__
+from strandline import __version__, logs
 from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
@@ -85,15 +84,25 @@ def run(
     listener = listen(settings) if handed is None else handed.listener
     keep_from_forks(listener)
     server = _Server(target, settings, clock, tally, traces, journal, keys, listener, announce, handed)
-    code = uvloop.run(server.life())
-    flush()
-    if not server.idle:
-        # A thread of user code still works; Python would wait for it at exit.
-        _log.warning("left while user code still worked in a thread")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    try:
+        code = uvloop.run(server.life())
+        flush()
+        if not server.idle:
+            # A thread of user code still works; Python would wait for it at exit.
+            _log.warning("left while user code still worked in a thread")
+            _leave(code)
+    finally:
+        logs.flush()
+    if not logs.flush_printed():
+        _leave(code)  # (Python would wait for whoever does not read)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once, whatever still works in it."""
+    logs.flush()
+    logs.flush_printed()
+    os._exit(code)
 
 
 class _Server:
@@ -151,6 +160,8 @@ class _Server:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         if self._handed is None:  # (else Ctrl-C is for the parent to act on, which gets it too)
             loop.add_signal_handler(signal.SIGINT, self._interrupted)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
+                loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         loop.add_signal_handler(signal.SIGUSR1, self._show_stacks)
         starting = asyncio.create_task(start(self._service, self._target, self.loops))
         # Probes are answered while it starts; but a successor lets them wait, since nobody has seen it stop.
@@ -213,10 +224,9 @@ class _Server:
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""
-        if self._keys is None or self._keys.file is None:
-            return  # (SIGHUP ends the server then, as it does without a handler: its terminal is gone)
+        if (keys := self._keys) is None or keys.file is None:
+            return
         looks: set[asyncio.Task[None]] = set()
-        keys = self._keys
 
         def look() -> None:
             looks.add(task := asyncio.create_task(keys.look()))
@@ -237,10 +247,16 @@ class _Server:
         except OSError as error:
             _log.error("what runs do could not be written down: %s", error)
 
+    def _hung_up(self) -> None:
+        """Stop cleanly: the terminal is gone. (With a file of keys SIGHUP means another thing, see `_follow_keys`.)"""
+        _log.info("told to hang up (SIGHUP)")
+        self._stop.set()
+
     def _interrupted(self) -> None:
         """Stop cleanly on the first Ctrl-C, at once on the second: the journal is safe either way."""
         if self._stop.is_set():
             _log.warning("left at once; what executed is taken up at the next start")
+            logs.flush()
             os._exit(INTERRUPTED)
         self._stop.set()
 

@@ -240,7 +240,7 @@ def test_only_code_and_settings_call_for_a_reload(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_parent_ends_both_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     write(tmp_path, "one")
     with reloading("agent.py:answer", folder=tmp_path) as server:
@@ -265,8 +265,11 @@ def test_a_second_sigterm_is_no_reason_to_hurry(at: Checkpoints, tmp_path: Path)
         assert server.ended() == 0
 
 
-def test_ctrl_c_reaches_both_and_ends_them_cleanly(at: Checkpoints, tmp_path: Path) -> None:
-    """A terminal sends it to every process; the run that executes is answered."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_reaches_both_and_ends_them_cleanly(
+    at: Checkpoints, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C, or its own end; every process gets it. The run that executes is answered."""
     shutil.copy(TARGETS / "agent.py", tmp_path / "agent.py")
     command = [str(COMMAND), "serve", "agent.py", "--reload", "--port", "0", "--journal", "sqlite:journal.db"]
     with subprocess.Popen(
@@ -280,7 +283,7 @@ def test_ctrl_c_reaches_both_and_ends_them_cleanly(at: Checkpoints, tmp_path: Pa
             body = {"message": "one"}
             asked = pool.submit(httpx.post, f"{url}/chat", json=body, timeout=DEADLINE_S, trust_env=False)
             at.reached("one model 0")
-            os.killpg(parent.pid, signal.SIGINT)
+            os.killpg(parent.pid, number)
             next(line for line in lines if line == "Stopping\n")
             assert next(lines) == "1 run executes: 6 s to finish; Ctrl-C again leaves at once\n"
             at.release()

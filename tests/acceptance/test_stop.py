@@ -58,6 +58,39 @@ def draining(server: Server) -> None:
     until(lambda: server.client.get("/readyz").status_code == 503, "not ready")
 
 
+def test_a_hangup_drains_as_sigterm_does(at: Checkpoints, tmp_path: Path) -> None:
+    """The terminal in which it was started is gone: what executes is answered, what waits runs later."""
+    with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:
+        at.hold("one model 0")
+        one, two = server.line_up("one", "two", session_id="s")
+        at.reached("one model 0")
+        server.signal(signal.SIGHUP)
+        waited = told_later(two, "s")
+        at.release()
+        assert answer(one)["response"] == "one"
+        assert server.ended() == 0
+        server.start()
+        assert server.run(waited.rpartition("/")[2], wait_s=20)["status"] == "succeeded"
+
+
+def test_a_server_that_was_started_to_outlive_its_terminal_does(tmp_path: Path) -> None:
+    """As `nohup` starts it, which has SIGHUP ignored."""
+    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return message\n")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = Server("agent.py:answer", folder=tmp_path, installed=True)
+        server.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        server.signal(signal.SIGHUP)
+        assert server.chat("still there")["response"] == "still there"
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+
+
 def test_what_executes_finishes_within_the_grace(at: Checkpoints, tmp_path: Path) -> None:
     """Runs in the model and in a tool answer their clients; those that wait are told where to ask, and run later."""
     with serving(TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment) as server:

@@ -81,14 +81,19 @@ def _told_as(form: str) -> Iterator[None]:
             raise
         _log.error("%s", error)
         raise typer.Exit(REFUSED) from None
+    finally:
+        from strandline.logs import flush
+
+        flush()  # before what is said of an error
 
 
 def _announcer(form: str) -> Callable[[str], None]:
     """Return what says that the server is ready: to people, or in a log that programs read."""
     if form == "json":
         return lambda line: _log.info("%s", line)
-    console = say.err()
-    return lambda line: console.print(line, soft_wrap=True)
+    from strandline import logs
+
+    return logs.say
 
 
 def _child(handed_over: str | None) -> "Child | None":
@@ -101,9 +106,10 @@ def _child(handed_over: str | None) -> "Child | None":
 
 def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, Any], settings: "Settings") -> int:
     """Serve in children of this process, with the same arguments."""
+    from strandline import logs
     from strandline.reload.parent import plan, supervise
 
-    console = say.err()
+    logs.log_to_stderr(level="warning")
     arguments = [target, *(("--config", str(config)) if config else ()), *(("--verbose",) if verbose else ())]
     for name, value in flags.items():
         flag = name.replace("_", "-")
@@ -114,9 +120,7 @@ def _reload(target: str, config: Path | None, verbose: bool, flags: dict[str, An
                 arguments.append(f"--{flag}" if value else f"--no-{flag}")
             case _:
                 arguments += [f"--{flag}", str(value)]
-    return supervise(
-        plan(target, arguments, config, settings), lambda line: console.print(line, soft_wrap=True, markup=False)
-    )
+    return supervise(plan(target, arguments, config, settings), logs.say)
 
 
 def _flag(name: str, meaning: str) -> inspect.Parameter:

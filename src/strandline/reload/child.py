@@ -30,9 +30,10 @@ class Child:
         self._link = socket.socket(fileno=link)
         self._link.set_inheritable(False)
         self._turn = threading.Event()
-        # Ctrl-C reaches every process of the terminal, in any order with what the parent makes of it: SIGTERM, or
-        # SIGKILL the second time.
-        signal.signal(signal.SIGINT, lambda *_: None)
+        # Ctrl-C, and the end of the terminal, reach every process of it, in any order with what the parent makes of
+        # them: SIGTERM, or SIGKILL the second time.
+        for each in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(each, lambda *_: None)
         threading.Thread(target=self._watch_parent, name="parent", daemon=True).start()
 
     def quieten(self) -> None:

@@ -105,6 +105,8 @@ class _Parent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._told_to_stop)
         loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # (else it was started to outlive its terminal)
+            loop.add_signal_handler(signal.SIGHUP, self._terminated)
         changes = Changes(
             self._plan.folder,
             self._plan.files,

@@ -26,6 +26,7 @@ class Seen(Struct, frozen=True):
     vitals: Vitals
     tally: Tally
     place: Place | None
+    dropped_lines: int = 0
 
 
 class Metric(Struct, frozen=True):
@@ -137,6 +138,8 @@ METRICS: Final = (
            lambda seen: seen.vitals.projection_behind),
     _counter("session_files_failures", "Times that files of a session could not be written or removed; tried again",
              lambda seen: seen.vitals.projection_failures),
+    _counter("log_lines_dropped", "Lines of the log that were dropped, since nobody took them or there was no room",
+             lambda seen: seen.dropped_lines),
     Metric("gauge", "build_info", "1; `version` is that of Strandline", lambda seen: [((__version__,), 1.0)],
            ("version",)),
 )  # fmt: skip

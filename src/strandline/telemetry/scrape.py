@@ -1,6 +1,7 @@
 """One scrape: what the service and the disk say, beside what was counted; put into words in a thread of its own."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from strandline.engine.service import Service
@@ -10,9 +11,15 @@ from strandline.telemetry.tally import Tally
 
 
 class Scrapes:
-    """Belongs to the serving loop. `file` is the journal's, None if it has none."""
+    """Belongs to the serving loop. `file` is the journal's, None if it has none.
 
-    def __init__(self, service: Service, tally: Tally, file: Path | None) -> None:
+    `dropped_lines` tells how many lines of the log nobody took.
+    """
+
+    def __init__(
+        self, service: Service, tally: Tally, file: Path | None, dropped_lines: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._dropped_lines = dropped_lines
         self._service = service
         self._tally = tally
         self._disk = None if file is None else Disk(file)
@@ -20,7 +27,8 @@ class Scrapes:
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics, and their media type; `accept` is what the client would like to have."""
         place = None if self._disk is None else await self._disk.look()
-        return await asyncio.to_thread(_exposed, Seen(self._service.vitals(), self._tally, place), accept)
+        seen = Seen(self._service.vitals(), self._tally, place, self._dropped_lines())
+        return await asyncio.to_thread(_exposed, seen, accept)
 
 
 def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:

@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 import uvloop
 
+from strandline import logs
 from strandline.agents.load import load_target
 from strandline.agents.port import Target
 from strandline.clock import SystemClock
@@ -104,8 +105,8 @@ def _say(connection: socket.socket, report: m.Report) -> None:
 
 def _gone() -> NoReturn:
     """End at once: nothing may work on for a server that is dead, beside the one that takes its place."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.flush(FLUSH_S)
+    logs.flush_printed(FLUSH_S)
     os._exit(0)
 
 

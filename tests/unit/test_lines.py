@@ -1,0 +1,154 @@
+"""Lines for a reader that is slow, or reads nothing: nobody waits for it, and what is missing is told."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from strandline.lines import Lines
+
+DEADLINE_S = 20.0
+
+
+def missing(count: int) -> bytes:
+    return b"(%d missing)\n" % count
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(writer)
+    os.close(reader)
+
+
+def read(reader: int, until: bytes) -> bytes:
+    """Read until something has come."""
+    found = b""
+    while until not in found:
+        found += os.read(reader, 65536)
+    return found
+
+
+def test_all_lines_arrive_in_their_order(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, missing)
+    heard: list[bytes] = []
+    reading = threading.Thread(target=lambda: heard.append(read(reader, b"9999\n")))
+    reading.start()
+    for number in range(10_000):
+        lines.put(b"line %d\n" % number)
+    assert lines.flush(DEADLINE_S)
+    reading.join(DEADLINE_S)
+    assert heard[0].splitlines() == [b"line %d" % number for number in range(10_000)]
+    assert lines.dropped == 0
+    lines.close()
+
+
+def filled(writer: int) -> bytes:
+    """Fill a pipe, and return with what."""
+    os.set_blocking(writer, False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            count += os.write(writer, b"." * 4096)
+    os.set_blocking(writer, True)
+    return b"." * count
+
+
+def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    before = filled(writer)
+    lines = Lines(writer, missing, most_bytes=10_000)
+    for number in range(250):  # returns, although nobody reads
+        lines.put(b"%099d\n" % number)
+    assert lines.dropped == 150
+    assert not lines.flush(0.01)
+    heard = read(reader, b"%099d\n" % 99)
+    assert lines.flush(DEADLINE_S), "whoever reads again gets what is on its way"
+    lines.put(b"the last one\n")
+    heard += read(reader, b"the last one\n")
+    assert heard.startswith(before)
+    told = heard[len(before) :].splitlines()
+    assert told == [*(b"%099d" % number for number in range(100)), b"(150 missing)", b"the last one"]
+    lines.close()
+
+
+def test_there_is_room_for_one_line_however_long_it_is(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    lines = Lines(writer, missing, most_bytes=10)
+    lines.put(b"x" * 50_000 + b"\n")
+    assert len(read(reader, b"\n")) == 50_001
+    assert lines.dropped == 0
+    lines.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no such device")
+def test_what_has_no_room_on_the_disk_is_dropped_and_counted() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    lines = Lines(full, missing)
+    for _ in range(3):
+        lines.put(b"line\n")
+        assert lines.flush(DEADLINE_S)
+    assert lines.dropped >= 3
+    lines.close()
+    os.close(full)
+
+
+def test_a_signal_that_logs_while_a_line_is_put_is_no_deadlock(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    lines: Lines
+
+    class Line(bytes):
+        def __len__(self) -> int:
+            if not entered:
+                entered.append(True)
+                lines.put(b"from the handler\n")
+            return super().__len__()
+
+    entered: list[bool] = []
+    lines = Lines(writer, missing)
+    lines.put(Line(b"line\n"))
+    assert sorted(read(reader, b"line\n").splitlines()) == [b"from the handler", b"line"]
+    lines.close()
+
+
+FORKED = """
+import logging, os
+from strandline.logs import log_to_stderr
+log_to_stderr()
+log = logging.getLogger("strandline.test")
+log.info("before")
+logging.getLogger().handlers[0].flush()
+if os.fork() == 0:
+    log.info("in the child")
+    os._exit(0)
+os.wait()
+log.info("after")
+"""
+LEAVES = """
+import logging, os
+from strandline.logs import flush, log_to_stderr
+log_to_stderr()
+for number in range(2000):
+    logging.getLogger("strandline.test").info("line %d", number)
+{end}
+"""
+
+
+def test_a_child_that_user_code_has_forked_logs_too() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert [line.partition("strandline.test: ")[2] for line in done.stderr.splitlines()] == [
+        "before", "in the child", "after"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise RuntimeError('end')", "flush(); os._exit(1)"])
+def test_the_last_lines_of_a_process_are_written_however_it_ends(end: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES.format(end=end)], capture_output=True, text=True, check=False)
+    told = [line.partition("strandline.test: ")[2] for line in done.stderr.splitlines() if "strandline.test" in line]
+    assert told == [f"line {number}" for number in range(2000)]
