@@ -13,7 +13,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.order import ordered, paused
 from simulation.questions import answered_once, asked_and_waited, refused_with_reason, waited_for_input_s
-from simulation.script import Ends
+from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
 from strandline.lifecycle import ENDED
@@ -102,6 +102,8 @@ def _went_on(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
 def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -> Iterator[str]:
     """Say why a run cannot have ended as it did."""
     code = outcome.error.code if outcome.error else None
+    if outcome.error and life.options.error_text != "full" and SECRET in outcome.error.detail:
+        yield "and tells what its agent raised"
     last = run.attempts[-1] if run.attempts else None
     if code is ErrorCode.CRASHED:
         crashes = any(nth > run.request.nth for nth in evidence.crashes)

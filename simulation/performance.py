@@ -9,7 +9,7 @@ from contextvars import Context
 
 from simulation.asking import request_id
 from simulation.process import Process, alive
-from simulation.script import Ends, Script, Tool
+from simulation.script import SECRET, Ends, Script, Tool
 from strandline.agents.port import Attempt, Finished
 from strandline.engine.calls import CURRENT, LiveThread
 from strandline.errors import AgentFailed
@@ -79,7 +79,7 @@ class Performance:
                 await self._wait(script.pause_s, exactly=True)
             match script.ends:
                 case Ends.RAISES if not (script.in_tool and number < len(script.rounds)):
-                    raise Broken(f"secret of {self._text}")
+                    raise Broken(f"{SECRET} {self._text}")
                 case Ends.HANGS:
                     while True:
                         await self._wait(1000.0, exactly=True)
@@ -171,7 +171,7 @@ class Performance:
             if process.alive:
                 process.note("rested", run, id=tool_use_id)
         if breaks:
-            raise Broken(f"secret of {tool_use_id}")
+            raise Broken(f"{SECRET} {tool_use_id}")
         said = f"done {tool_use_id}"
         status = "error" if tool.fails else "success"
         result: ToolResult = {"toolUseId": tool_use_id, "status": status, "content": [{"text": said}]}

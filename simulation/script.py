@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from simulation.loop import Chance
 
+SECRET = "secret of"
+"""How every exception of an agent's own code begins."""
+
 
 class Ends(StrEnum):
     """How a run ends if nobody ends it."""

@@ -194,8 +194,6 @@ class RunEvidence:
                 finished[tool] = result
         # A round that was asked for and not begun may be told as unknown, or not at all.
         unfinished |= {tool for tool in self.asked if tool in unknown and tool not in finished}
-        if isinstance(ending, Failed) and "secret" not in ending.detail:
-            ending = Failed(ending.code)
         question = None if answers else self.text
         return Ledger(ending=ending, question=question, said=said, finished=finished, unfinished=unfinished)
 

@@ -13,6 +13,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.parts import Part, again_in_the_round, last_text, split, uses
 from simulation.rounds import came_to_nothing, only_uses, with_open_round
+from simulation.script import SECRET
 from simulation.seen import RunEvidence, text_of
 from strandline.model import (
     Cancelled,
@@ -22,6 +23,7 @@ from strandline.model import (
     Message,
     NeedsInput,
     Outcome,
+    Raised,
     RunStatus,
     SessionKey,
     Succeeded,
@@ -91,7 +93,9 @@ def _part(life: Life, evidence: Evidence, part: Part, run: RunEvidence, outcome:
         told[-1] = {**told[-1], "content": [block for block in told[-1]["content"] if "toolUse" not in block]}
     if part.opened is not None:
         told.insert(0, only_uses(part.opened))
-    ledger = run.ledger(_ending(outcome), told, _heard_until(life, evidence, run), answers=part.opened is not None)
+    ledger = run.ledger(
+        _ending(life, outcome), told, _heard_until(life, evidence, run), answers=part.opened is not None
+    )
     if part.opened is not None:
         ledger = with_open_round(ledger, part, evidence)
     finished = {tool: result for tool, result in ledger.finished.items() if tool not in open_tools}
@@ -151,9 +155,11 @@ def _heard_until(life: Life, evidence: Evidence, run: RunEvidence) -> float:
     return kept.ended_at - EPOCH - SLACK_S if life.steady and not life.faulty and kept.ended_at else 0.0
 
 
-def _ending(outcome: Outcome) -> Ending:
+def _ending(life: Life, outcome: Outcome) -> Ending:
+    """Return how a run ended, with what was raised if nobody is to be told."""
     if outcome.error is not None:
-        return Failed(outcome.error.code, outcome.error.detail)
+        raised = None if life.options.error_text == "full" else Raised("Broken", SECRET)
+        return Failed(outcome.error.code, outcome.error.detail, raised)
     if outcome.status is RunStatus.NEEDS_INPUT:
         return NeedsInput(outcome.input_requests, {})
     return Succeeded() if outcome.status is RunStatus.SUCCEEDED else Cancelled()

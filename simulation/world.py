@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from simulation.clients import send
 from simulation.journals import Disk, MakeStore
@@ -19,6 +20,7 @@ from simulation.script import Script, Traits
 from simulation.server import Server
 from simulation.wishes import sweep, wipe
 from strandline.engine.asked import Request
+from strandline.engine.failures import ErrorText
 from strandline.engine.options import Options
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
@@ -29,6 +31,7 @@ QUIET_S = 3000.0
 LOOK_EVERY_S, LOOKS = 50.0, 3
 """How often an operator looks whether runs wait for what works on, and how many times in a row until a restart."""
 LONG = 100_000
+ERROR_TEXTS: tuple[ErrorText, ...] = ("full", "class", "id")
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -55,7 +58,7 @@ class World:
         self.ids: list[RunId] = []
         self.opaque = chance.happens(0.1)
         self.steady = chance.happens(0.6)
-        self.options = _options(chance)
+        self.options = replace(_options(chance), error_text=ERROR_TEXTS[seed % len(ERROR_TEXTS)])
         self.perils = Perils(seed)
         if self.options.timeout_s < 60:
             self.perils.longest_s = FOR_GOOD_S

@@ -24,6 +24,8 @@ LATE_S: Final = 15.0
 STALL_S: Final = 1.0
 """How long a server that lives may come too late to end a run whose time is up; tools of the soak take up to 2.5 s."""
 EARLY: Final = "(This run ended early: {}.)"
+REASON: Final = 500
+"""Characters of why a run failed that history keeps."""
 
 UNSEEN: Final = 255
 """What Python says of a process that had ended when it was killed, and whose code it has lost therefore."""
@@ -191,7 +193,9 @@ def _end(asked: Asked, message: Message, part: Part, ended: Ended) -> Iterator[s
         case _:
             yield f"ended as {ended.kind}: {ended.text}"
     rolled_back = asked.thread and ended.kind == "cancelled" and said == NOT_GIVEN  # its round is closed once more
-    if said != EARLY.format(ended.kind) and not rolled_back:
+    reason = [] if ended.kind == "cancelled" else [ended.text[:REASON]]
+    closing = [EARLY.format(ended.kind), *reason]
+    if part.said[-len(closing) :] != closing and not rolled_back:
         yield f"is {ended.kind}, and history closes with {said!r}"
 
 

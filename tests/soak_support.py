@@ -69,9 +69,9 @@ class World:
             user({"text": TEXTS[CRASHED]}),
             assistant(use("work", 4)),
             user(result(4, f"{UNKNOWN}: it may have run.", "error")),
-            assistant({"text": "(This run ended early: crashed.)"}),
+            assistant({"text": "(This run ended early: crashed.)"}, {"text": "the server died"}),
             user({"text": TEXTS[FAILED]}),
-            assistant({"text": "(This run ended early: agent_error.)"}),
+            assistant({"text": "(This run ended early: agent_error.)"}, {"text": f"ConnectionError: {OUT_OF_ORDER}"}),
             user({"text": TEXTS[QUEUED]}),
             assistant({"text": f"{QUEUED}: nothing done"}),
         ]

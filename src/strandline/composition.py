@@ -137,6 +137,7 @@ def build_service(
             max_running_per_principal=settings.max_running_per_principal,
             max_metadata_bytes=settings.max_metadata_bytes,
             allowed_content=frozenset(settings.allowed_content),
+            error_text=settings.error_text_in_force,
             priority=settings.priority,
             timeout_s=settings.timeout,
             queue_timeout_s=settings.queue_timeout,

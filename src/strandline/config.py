@@ -131,6 +131,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             examples=["audio", "cachePoint", "citationsContent", "guardContent", "location", "reasoningContent"],
         ),
     ] = []
+    error_text: Annotated[
+        Literal["full", "class", "id"] | None,
+        Meta(
+            description="What callers and history are told of an exception: its text, its class, or an id under which"
+            " the log has the text; default: full without keys, id with keys"
+        ),
+    ] = None
     retry_after: Annotated[
         float, Meta(description="What a full or stopping server tells clients to wait, in seconds", ge=0)
     ] = 5.0
@@ -267,6 +274,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.max_holds_per_principal is None and self.has_keys:
             return max(1, self.max_holds // 2)
         return self.max_holds_per_principal
+
+    @property
+    def error_text_in_force(self) -> Literal["full", "class", "id"]:
+        """What is told of exceptions: where callers are told apart, not what was meant for whoever runs the server."""
+        return self.error_text or ("id" if self.has_keys else "full")
 
 
 class Told(Struct, frozen=True):
@@ -555,7 +567,8 @@ def _description(kind: Any) -> str:
 def _choices(kind: Any) -> str:
     """Return the values that a setting of few values may have, or the forms of one that has to have one of them."""
     inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if get_origin(inner) is Literal:
-        return " or ".join(get_args(inner))
+    for each in (inner, *get_args(inner)):
+        if get_origin(each) is Literal:
+            return " or ".join(get_args(each))
     forms = [each.examples for each in getattr(kind, "__metadata__", ()) if isinstance(each, Meta) and each.examples]
     return " or ".join(f"`{form}`" for form in forms[0]) if forms else ""

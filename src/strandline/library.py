@@ -95,6 +95,7 @@ class ServiceSettings(TypedDict, total=False):
     idempotency_retention: float
     max_metadata_bytes: int
     allowed_content: Sequence[str]
+    error_text: Literal["full", "class", "id"] | None
     priority: int
     drain_grace: float
     lock_wait: float

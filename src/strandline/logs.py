@@ -2,8 +2,9 @@
 
 A line that is logged while a run executes says which one, whoever logs it: the engine, the agent, its tools in their
 threads, Strands. In JSON nothing of what agents are told or say is in a line, unless somebody asks for it: an exception
-is its kind and where it happened, and `Private` arguments are what they say instead of themselves. What the user's own
-code writes into a line of its own is left as it is.
+is its kind and where it happened, and `Private` arguments are what they say instead of themselves. Two things are left
+as they are: what the user's own code writes into a line of its own, and the text of an error for which callers were
+given an id (`error_text`), which is in the log alone.
 
 Nobody who logs waits for whoever reads the log, or for its disk: see `strandline.lines`.
 """
@@ -22,7 +23,7 @@ from typing import Any, Final, TextIO
 from strandline.engine.tracing import RUN
 from strandline.lines import Lines
 from strandline.model import ANONYMOUS
-from strandline.printable import Private
+from strandline.printable import ERROR_IDS, Private
 
 _log = logging.getLogger("strandline.logs")
 
@@ -59,6 +60,7 @@ def log_to_stderr(*, level: str = "info", form: str = "text", details: bool = Fa
     least = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(logging.INFO if debug else max(least, logging.WARNING))
     logging.getLogger("strandline").setLevel(least)
+    logging.getLogger(ERROR_IDS).setLevel(min(least, logging.WARNING))
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.INFO if debug else logging.CRITICAL)
     logging.captureWarnings(form == "json")

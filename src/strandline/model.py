@@ -106,11 +106,24 @@ class Succeeded(Struct, frozen=True, tag="succeeded"):
     limit: bool = False
 
 
+class Raised(Struct, frozen=True):
+    """What user code has raised: the name of its class, and its text, which may quote messages and secrets."""
+
+    kind: str
+    text: str
+
+
 class Failed(Struct, frozen=True, tag="failed"):
-    """The run did not return. `detail` is for the caller of this run only; it never goes into history."""
+    """The run did not return. `detail` says why, to callers and in history.
+
+    The text of an exception is not in `detail` but in `raised`, until it is decided how much of it is told. What the
+    error is for programs (`out_of_tokens`: the model may say no more) is known before that.
+    """
 
     code: ErrorCode
     detail: str = ""
+    raised: Raised | None = None
+    out_of_tokens: bool = False
 
 
 class Cancelled(Struct, frozen=True, tag="cancelled"):
@@ -137,11 +150,12 @@ class NeedsInput(Struct, frozen=True, tag="needs_input"):
 Ending = Succeeded | Failed | Cancelled | NeedsInput
 
 
-class RunError(Struct, frozen=True):
-    """The error of a failed run, as its caller sees it."""
+class RunError(Struct, frozen=True, omit_defaults=True):
+    """The error of a failed run, as its caller sees it. `out_of_tokens`: the model may say no more."""
 
     code: ErrorCode
     detail: str
+    out_of_tokens: bool = False
 
 
 class Outcome(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,9 @@ from typing import Final
 
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+ERROR_IDS: Final = "strandline.errors"
+"""The logger of texts for which callers were given an id: whatever a log leaves out otherwise, it has these."""
+
 
 def clean(text: str) -> str:
     """Return a text without control characters; tabs and ends of lines stay."""

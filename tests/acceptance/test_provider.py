@@ -58,7 +58,7 @@ def test_a_provider_that_fails(server: Server, provider: Provider, what: str) ->
     assert texts(messages, "user") == ["first", "second"]
     last = FAILURES[what][-1]
     partial = "" if isinstance(last, Refusal) else "".join(part for part in last if isinstance(part, str))
-    said = f"{partial}\n{STOPPED_EARLY}" if partial else STOPPED_EARLY
+    said = "\n".join(filter(None, (partial, STOPPED_EARLY, told["response"])))
     assert texts(messages, "assistant") == [said, "answer to second"]
     used = FAILURES[what][0] is WEATHER
     assert tool_results(messages) == (["sunny in Rome"] if used else [])

@@ -17,7 +17,7 @@ from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
 from strandline.history import UNKNOWN_OUTCOME
 
-STOPPED = "(This run ended early: stopped.)"
+STOPPED = "(This run ended early: stopped.)\nthe server was stopped"
 SLOWLY_MADE = """
 import time
 from strands import Agent

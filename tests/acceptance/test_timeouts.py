@@ -72,7 +72,7 @@ def test_a_run_in_a_tool_that_nobody_can_stop_is_answered_on_time_and_holds_its_
             (waiting,) = server.line_up_behind("next", session)
             assert server.run(answer["run_id"])["held"]
             assert tool_results(server.history(session)) == [UNKNOWN_OUTCOME]
-            assert texts(server.history(session), "assistant")[-1] == TIMED_OUT
+            assert texts(server.history(session), "assistant")[-1] == f"{TIMED_OUT}\n{answer['response']}"
             at.release("slow a")
             assert waiting.result(DEADLINE_S).json()["response"] == "next"
             run = server.run(answer["run_id"])

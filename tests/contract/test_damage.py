@@ -498,7 +498,7 @@ def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp
         assert run is not None
         assert (run.status, run.outcome and run.outcome.error and run.outcome.error.detail) == (RunStatus.FAILED, WHY)
         texts = [[block["text"] for block in message["content"]] for message in (await journal.load(key())).messages]
-        assert texts == [["first", "second"], ["(This run ended early: crashed.)"]]
+        assert texts == [["first", "second"], ["(This run ended early: crashed.)", WHY]]
         await journal.close()
 
     asyncio.run(main())

@@ -22,6 +22,7 @@ from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.execution import Execution
+from strandline.engine.failures import told
 from strandline.engine.holds import Holds
 from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
@@ -48,6 +49,7 @@ from strandline.model import (
     INTERRUPTS,
     Claim,
     Ending,
+    Failed,
     IfBusy,
     Message,
     NewRun,
@@ -443,6 +445,20 @@ def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryJournal, "_cancel", heedless)
 
 
+def tell_all_that_was_raised(patch: pytest.MonkeyPatch) -> None:
+    """Callers get the text of exceptions whatever the setting says."""
+    patch.setattr(runner, "told", lambda ending, error_text, run_id: told(ending, "full", run_id))
+
+
+def tell_history_another_reason(patch: pytest.MonkeyPatch) -> None:
+    """History does not say why a run failed."""
+
+    def without_reason(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
+        return close(messages, results, replace_(ending, detail="") if isinstance(ending, Failed) else ending)
+
+    patch.setattr(attempt, "close", without_reason)
+
+
 def close_no_round_of_a_hidden_answer(patch: pytest.MonkeyPatch) -> None:
     """An answer that is rolled back takes with it what closes the round."""
 
@@ -516,6 +532,8 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a question that is given up in silence": (dismiss_in_silence, "is asked for 1 times and answered 0"),
     "a question that is taken back and stays": (keep_what_was_taken_back, "had been taken back"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
+    "an exception that is told to callers": (tell_all_that_was_raised, "tells what its agent raised"),
+    "a history that does not say why": (tell_history_another_reason, "the run does not close with"),
     "an open end that is not shown": (show_no_open_end, "is open, and is shown as not pending"),
     "a principal whose ended runs work on": (start_whatever_works_on, "ended runs of its principal worked on"),
     "a run that goes on with a tool in the middle": (go_on_whatever_was_done, "nobody knows what became of"),

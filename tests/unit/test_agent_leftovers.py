@@ -177,7 +177,10 @@ def test_an_error_of_the_first_model_call_leaves_the_question() -> None:
 
     assert watched.shape() == ["user:text"]
     assert watched.close(FAILED)[1:] == [
-        {"role": "assistant", "content": [{"text": "(This run ended early: agent_error.)"}]}
+        {
+            "role": "assistant",
+            "content": [{"text": "(This run ended early: agent_error.)"}, {"text": "the key is hunter2"}],
+        }
     ]
 
 
@@ -208,7 +211,7 @@ def test_an_answer_that_hits_max_tokens_is_left_as_the_assistants_last_message()
 
     assert watched.shape() == ["user:text", "assistant:text+text"]
     closed = watched.close(FAILED, said=("As long as ",))
-    assert [next(iter(block)) for block in closed[1]["content"]] == ["text", "text", "text"]
+    assert [next(iter(block)) for block in closed[1]["content"]] == ["text", "text", "text", "text"]
 
 
 def test_a_task_cancelled_while_it_waits_to_retry_ends_at_once() -> None:

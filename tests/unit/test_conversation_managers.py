@@ -274,7 +274,8 @@ def test_a_manager_that_raises_in_the_middle_fails_that_run_alone(place: str, tm
             assert f"{place} is broken" in end.error.detail
             broken.clear()
             assert (await ask(service, "four")).output == "fine"
-            assert given[-1] == ["two", "fine", "three", "fine", "(This run ended early: agent_error.)", "four"]
+            ended = ["(This run ended early: agent_error.)", f"ValueError: {place} is broken"]
+            assert given[-1] == ["two", "fine", "three", "fine", *ended, "four"]
             assert texts(await history(service))[-2:] == ["four", "fine"]
 
     run(main)

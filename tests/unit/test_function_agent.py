@@ -63,7 +63,7 @@ def test_a_generator_streams_text_that_is_kept_when_it_fails() -> None:
             assert failed.error is not None
             assert failed.error.code is ErrorCode.AGENT_ERROR
             messages = await history(service)
-            assert messages[-1]["content"] == [{"text": "one "}, {"text": "(This run ended early: agent_error.)"}]
+            assert texts(messages[-1:]) == ["one ", "(This run ended early: agent_error.)", "RuntimeError: broken"]
 
     run_virtual(main)
 

@@ -24,6 +24,7 @@ from strandline.model import (
     Fact,
     Failed,
     Message,
+    Raised,
     RoundDone,
     RoundStarted,
     Succeeded,
@@ -146,7 +147,9 @@ def test_reasoning_alone_is_no_answer() -> None:
 @pytest.mark.parametrize(
     ("ending", "told"),
     [
-        (Failed(ErrorCode.AGENT_ERROR, "the key is hunter2"), "(This run ended early: agent_error.)"),
+        (Failed(ErrorCode.AGENT_ERROR), "(This run ended early: agent_error.)"),
+        (Failed(ErrorCode.AGENT_ERROR, " \n"), "(This run ended early: agent_error.)"),
+        (Failed(ErrorCode.AGENT_ERROR, raised=Raised("KeyError", "hunter2")), "(This run ended early: agent_error.)"),
         (Failed(ErrorCode.TIMEOUT), "(This run ended early: timeout.)"),
         (Failed(ErrorCode.QUEUE_TIMEOUT), "(This run ended early: queue_timeout.)"),
         (Failed(ErrorCode.CRASHED), "(This run ended early: crashed.)"),
@@ -156,6 +159,13 @@ def test_reasoning_alone_is_no_answer() -> None:
 )
 def test_the_end_is_told_in_fixed_words(ending: Ending, told: str) -> None:
     assert close([HELLO], {}, ending) == [HELLO, assistant(say(told))]
+
+
+def test_why_a_run_failed_is_a_block_of_its_own_behind_the_sentence_and_not_longer_than_the_model_can_bear() -> None:
+    for detail in ("no room", "x" * 500, "x" * 501 + "y"):
+        sentence = "(This run ended early: agent_error.)"
+        closed = close([HELLO, assistant(say("I am"))], {}, Failed(ErrorCode.AGENT_ERROR, detail))
+        assert closed == [HELLO, assistant(say("I am"), say(sentence), say(detail[:500]))]
 
 
 def test_every_error_code_has_its_sentence() -> None:
@@ -535,14 +545,15 @@ def _told(*content: Block) -> list[Message]:
 
 
 LEDGER = Ledger(
-    ending=Failed(ErrorCode.TIMEOUT, "hunter2"),
+    ending=Failed(ErrorCode.TIMEOUT, "no answer", Raised("KeyError", "hunter2")),
     question="hello",
     partial="It is",
     finished={"a": result("a", "31")},
     unfinished=frozenset({"b"}),
 )
-CLOSED = _told(say("It is"), say("(This run ended early: timeout.)"))
-NOT_CLOSED = "the run does not close with '(This run ended early: timeout.)'"
+END = [say("(This run ended early: timeout.)"), say("no answer")]
+CLOSED = _told(say("It is"), *END)
+NOT_CLOSED = "the run does not close with ['(This run ended early: timeout.)', 'no answer']"
 PARTIAL_LOST = "the partial text is not a block of its own before the closing one"
 
 
@@ -566,11 +577,13 @@ def test_the_checker_finds_nothing_in_a_true_story() -> None:
             [HELLO, assistant(*ask("a", "b", "c")), *CLOSED[2:]],
             "tool c is told of and was never asked for",
         ),
-        (_told(say("(This run ended early: timeout.)")), PARTIAL_LOST),
+        (_told(*END), PARTIAL_LOST),
         (_told(say("It is"), say("(This run ended early: cancelled.)")), NOT_CLOSED),
         (_told(say("It is")), NOT_CLOSED),
-        (_told(say("hunter2"), say("It is"), CLOSED[3]["content"][1]), "the error's own text is in history"),
-        (_told(CLOSED[3]["content"][1], say("It is"), CLOSED[3]["content"][1]), "the end is told twice"),
+        (_told(say("It is"), END[0]), NOT_CLOSED),
+        (_told(say("It is"), *END, say("more")), NOT_CLOSED),
+        (_told(say("hunter2"), say("It is"), *END), "history has the text of an exception that is not to be told"),
+        (_told(END[0], say("It is"), *END), "the end is told twice"),
     ],
 )
 def test_the_checker_finds_what_is_not_true(messages: list[Message], fault: str) -> None:

@@ -21,7 +21,7 @@ import uvloop
 from strandline.engine.tracing import RUN
 from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
 from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
-from strandline.printable import Private
+from strandline.printable import ERROR_IDS, Private
 from strandline.telemetry.traces import Traces
 
 STOPPED_IN_ITS_MIDDLE = """
@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_in_its_middle_logs_no_traceback_of_others(level:
 def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """Return a function that sets a JSON log up, has something logged, and returns the lines."""
     root = logging.getLogger()
-    before = {name: logging.getLogger(name).level for name in ("root", "strandline", *TALKATIVE)}
+    before = {name: logging.getLogger(name).level for name in ("root", "strandline", ERROR_IDS, *TALKATIVE)}
     hooks = threading.excepthook, sys.unraisablehook
 
     def lines(act: Callable[[], object], **settings: Any) -> list[dict[str, Any]]:
@@ -170,6 +170,17 @@ def in_a_thread() -> None:
     thread = threading.Thread(target=raise_it)
     thread.start()
     thread.join()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_a_text_that_callers_have_an_id_for_is_in_every_log(
+    capsys: pytest.CaptureFixture[str], logged: Callable[..., list[dict[str, Any]]], level: str, form: str
+) -> None:
+    log_to_stderr(level=level, form=form, details=False)
+    logging.getLogger(ERROR_IDS).warning("run %s failed, which is told as %s: %s", "run_1", "err_1", "ValueError: why")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "err_1: ValueError: why" in line
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -402,7 +402,12 @@ def test_what_the_one_node_at_work_had_said_is_kept_when_it_fails(tmp_path: Path
 
         async with serving(factory(make), tmp_path) as service:
             await ask(service, "q")
-            assert texts(await history(service)) == ["q", "half an ans", "(This run ended early: agent_error.)"]
+            assert texts(await history(service)) == [
+                "q",
+                "half an ans",
+                "(This run ended early: agent_error.)",
+                "the Graph failed: node b: ConnectionError: gone",
+            ]
 
     run(main)
 
@@ -422,7 +427,11 @@ def test_what_two_nodes_say_at_once_is_not_mixed(tmp_path: Path) -> None:
                 await asyncio.wait_for(gate.reached.wait(), 20)
             gates[0].open()
             assert (await running).status is RunStatus.FAILED
-            assert texts(await history(service)) == ["q", "(This run ended early: agent_error.)"]
+            assert texts(await history(service)) == [
+                "q",
+                "(This run ended early: agent_error.)",
+                "the Graph failed: node a: ConnectionError: gone",
+            ]
 
     run(main)
 

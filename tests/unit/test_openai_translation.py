@@ -155,9 +155,14 @@ def test_a_limit_is_told_as_length_and_the_sentence_of_history_stays_only_if_not
 
 
 def test_a_model_that_may_say_no_more_is_told_as_length_with_what_it_said() -> None:
-    error = RunError(ErrorCode.AGENT_ERROR, "strands.types.exceptions.MaxTokensReachedException: too long")
-    ended = end(RunStatus.FAILED, "half an ans", "(This run ended early: agent_error.)", error=error)
-    assert answer_of(ended, RUN) == Answer(text="half an ans", finish_reason="length")
+    sentence = "(This run ended early: agent_error.)"
+    for told in ("strands.types.exceptions.MaxTokensReachedException: too long", "err_1", ""):
+        error = RunError(ErrorCode.AGENT_ERROR, told, out_of_tokens=True)
+        reason = [told] if told else []
+        ended = end(RunStatus.FAILED, "half an ans", sentence, *reason, error=error)
+        assert answer_of(ended, RUN) == Answer(text="half an ans", finish_reason="length")
+        ended = end(RunStatus.FAILED, sentence, *reason, error=error)
+        assert answer_of(ended, RUN) == Answer(text=sentence, finish_reason="length")
 
 
 def test_a_question_to_a_person_can_be_read() -> None:

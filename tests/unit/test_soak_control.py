@@ -142,7 +142,7 @@ def fail_after_the_answer(world: Asking) -> None:
     world.history[16] = user({"text": f"{ASKS} asks.1 error"})
     world.records.stored[-2] = replace(world.records.stored[-2], status="failed")
     world.view(ANSWER, status="failed", ended=Ended(kind="agent_error", text=OUT_OF_ORDER))
-    world.history[19] = assistant({"text": "(This run ended early: agent_error.)"})
+    world.history[19] = assistant({"text": "(This run ended early: agent_error.)"}, {"text": OUT_OF_ORDER})
 
 
 def delete(world: Asking) -> None:

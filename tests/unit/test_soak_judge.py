@@ -133,6 +133,10 @@ def close_otherwise(world: World) -> None:
     world.history[11]["content"] = [{"text": "(This run ended early: stopped.)"}]
 
 
+def say_another_reason(world: World) -> None:
+    world.history[11]["content"][-1] = {"text": "the moon"}
+
+
 def time_out_without_a_timeout(world: World) -> None:
     world.end(CRASHED, Ended(kind="timeout", text="the time was up"))
 
@@ -244,6 +248,7 @@ def leave_something(world: World) -> None:
         (run_what_was_refused, "was refused, and ran"),
         (fail_without_reason, "failed without reason"),
         (close_otherwise, "and history closes with"),
+        (say_another_reason, "and history closes with 'the moon'"),
         (time_out_without_a_timeout, "and had no end of time"),
         (time_out_early, "and had 2.0"),
         (take_too_long, "took 60.0 s, and had 2.0"),

@@ -147,7 +147,11 @@ def test_a_run_that_kills_the_server_again_and_again_ends_at_max_attempts_and_is
         async with serving(clock, Played(echo), journal) as service:
             await settled(service)
             assert await run_of(service, ids[0]) == (RunStatus.FAILED, ErrorCode.CRASHED, 3)
-            assert texts(await history(service)) == ["poison", "(This run ended early: crashed.)"]
+            assert texts(await history(service)) == [
+                "poison",
+                "(This run ended early: crashed.)",
+                "the server died while the run executed in each of its 3 attempts",
+            ]
 
     run_virtual(main)
 
@@ -246,7 +250,7 @@ def test_a_stopped_run_with_a_tool_in_the_middle_ends_as_stopped() -> None:
             assert history_faults(messages) == []
             assert UNKNOWN_OUTCOME in str(messages)
             assert "result of 0" in str(messages)
-            assert texts(messages)[-1] == "(This run ended early: stopped.)"
+            assert texts(messages)[-2:] == ["(This run ended early: stopped.)", "the server was stopped"]
 
     run_virtual(main)
 

@@ -434,7 +434,10 @@ def test_an_answer_cut_by_max_tokens_fails_the_run_with_its_text_kept(tmp_path: 
             end = await ask(service, "long")
             assert end.error is not None
             assert end.error.code is ErrorCode.AGENT_ERROR
-            assert texts(await history(service))[1:] == ["half an ans", "(This run ended early: agent_error.)"]
+            assert end.error.out_of_tokens
+            said = texts(await history(service))
+            assert said[1:3] == ["half an ans", "(This run ended early: agent_error.)"]
+            assert said[3:] == [end.error.detail[:500]]
             assert (await ask(service, "next")).output == "fine"
 
     run(main)
@@ -743,7 +746,8 @@ def test_a_run_whose_deadline_passes_before_it_begins_is_known_to_the_model_of_t
             assert end.error is not None
             assert end.error.code is ErrorCode.TIMEOUT
             await ask(service, "three")
-            assert sent[-1] == ["one", "answer to one", "two", ended_early("timeout"), "three"]
+            why = [ended_early("timeout"), end.error.detail]
+            assert sent[-1] == ["one", "answer to one", "two", *why, "three"]
             assert len(sent) == 2
 
     run(main)

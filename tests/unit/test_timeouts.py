@@ -89,7 +89,7 @@ def test_a_run_ends_within_its_grace_whatever_it_does(behaviour: Behaviour, ends
             assert "60 s" in end.error.detail
             messages = await history(service)
             assert check_history(messages) == []
-            assert texts(messages)[-1] == ended_early("timeout")
+            assert texts(messages)[-2:] == [ended_early("timeout"), end.error.detail]
             if behaviour is not silent:
                 assert tool_texts(messages) == [UNKNOWN_OUTCOME]
             service._runner._target = Played(echo)
@@ -123,7 +123,12 @@ def test_a_task_that_never_ends_is_left_at_the_end_of_the_grace_and_its_text_is_
             assert end.error is not None
             assert end.error.code is ErrorCode.TIMEOUT
             assert clock.monotonic() == pytest.approx(60 + GRACE_S)
-            assert texts(await history(service)) == ["x", "so far", ended_early("timeout")]
+            assert texts(await history(service)) == [
+                "x",
+                "so far",
+                ended_early("timeout"),
+                "the run took longer than 60 s",
+            ]
             assert service.health().held == 1
 
     run_virtual(main)
@@ -196,7 +201,7 @@ def test_a_run_that_was_given_back_and_whose_deadline_passed_is_not_started_agai
             assert run.outcome.error is not None
             assert run.outcome.error.code is ErrorCode.TIMEOUT
             assert target.built == []
-            assert texts(await history(service)) == ["x", ended_early("timeout")]
+            assert texts(await history(service)) == ["x", ended_early("timeout"), "the run took longer than 100 s"]
 
     run_virtual(main)
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from strandline.model import Ending, ErrorCode, Failed
+from strandline.errors import AgentFailed
+from strandline.model import Ending, ErrorCode, Failed, Raised
 
 
 class Broken:
@@ -25,7 +26,9 @@ class Broken:
 
     def ending(self, ending: Ending) -> Ending:
         """Return how the run ends that has come to `ending`: it has failed if something of it was broken off."""
-        return ending if self.told is None or isinstance(ending, Failed) else Failed(ErrorCode.AGENT_ERROR, self.told)
+        if self.told is None or isinstance(ending, Failed):
+            return ending
+        return Failed(ErrorCode.AGENT_ERROR, raised=Raised(AgentFailed.__name__, self.told))
 
 
 CURRENT: ContextVar[Broken | None] = ContextVar("strandline_broken", default=None)

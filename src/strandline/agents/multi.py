@@ -31,8 +31,7 @@ from strandline.agents.window import PACK_LEVEL
 from strandline.encoding import decoder, encode_messages
 from strandline.errors import AgentFailed
 from strandline.history import answer_text, pairing_faults, question
-from strandline.model import Ending, ErrorCode, Failed, Message, StateRecord, Succeeded
-from strandline.printable import Private
+from strandline.model import Ending, ErrorCode, Failed, Message, Raised, StateRecord, Succeeded
 
 _log = logging.getLogger("strandline.agents")
 _record = decoder(dict[str, Any])
@@ -75,7 +74,7 @@ class MultiAgent:
         except Exception as error:
             _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             usage = whole_numbers(dict(self._made.state.accumulated_usage))
-            return Finished(ending=_failed(self._made, progress.failure(error)), usage=usage)
+            return Finished(ending=_failed(self._made, *progress.failure(error)), usage=usage)
         finally:
             watch.cancel()
             for agent in self._agents:
@@ -136,7 +135,8 @@ class MultiAgent:
                     self._made, f"{nodes} asked for input ({names}), but its input requests cannot be answered here"
                 )
             case _:
-                return _failed(self._made, progress.failure(None) or _limit(self._made))
+                detail, raised = progress.failure(None)
+                return _failed(self._made, detail or _limit(self._made), raised)
 
     def _changed_memory(self) -> StateRecord | None:
         memory = _memory(self._made)
@@ -261,9 +261,9 @@ def _agent_results(result: MultiAgentResult) -> Iterator[AgentResult]:
         yield from node.get_agent_results()
 
 
-def _failed(made: Multi, detail: str) -> Failed:
-    _log.warning("the %s failed: %s", type(made).__name__, Private(detail, ErrorCode.AGENT_ERROR))
-    return Failed(ErrorCode.AGENT_ERROR, f"the {type(made).__name__} failed: {detail}")
+def _failed(made: Multi, detail: str, raised: Raised | None = None) -> Failed:
+    why = f"the {type(made).__name__} failed"
+    return Failed(ErrorCode.AGENT_ERROR, f"{why}: {detail}" if detail else why, raised)
 
 
 def _limit(made: Multi) -> str:

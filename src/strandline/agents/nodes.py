@@ -10,6 +10,7 @@ from typing import Any
 from strands.types.exceptions import EventLoopException
 
 from strandline.agents.port import Attempt
+from strandline.model import Raised
 
 
 class NodeProgress:
@@ -19,7 +20,7 @@ class NodeProgress:
         self._attempt = attempt
         self._at_work: list[str] = []
         self._speaker: str | None = None
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, Raised | str] = {}
         self.interrupted: list[str] = []
 
     def note(self, event: Mapping[str, Any], within: str = "") -> None:
@@ -37,7 +38,7 @@ class NodeProgress:
                 if node in self._at_work:
                     self._at_work.remove(node)
                 if isinstance(failure := event["node_result"].result, Exception):
-                    self._failures.setdefault(node, _line(failure))
+                    self._failures.setdefault(node, _raised(failure))
             case "multiagent_node_cancel":
                 self._failures[node] = str(event.get("message") or "cancelled")
             case "multiagent_node_interrupt":
@@ -53,20 +54,21 @@ class NodeProgress:
                 elif node == self._speaker and inner.get("reasoningText"):
                     self._attempt.add_reasoning(inner["reasoningText"])
 
-    def failure(self, error: Exception | None) -> str:
-        """Say which node failed and how, the innermost first; else what was raised, `""` if nothing was.
+    def failure(self, error: Exception | None) -> tuple[str, Raised | None]:
+        """Say which node failed, the innermost first, and what it raised; else what was raised, `""` if nothing was.
 
         A Swarm says nothing of a node that took too long, except that it has begun and not ended.
         """
         if self._failures:
-            node, line = next(iter(self._failures.items()))
-            return f"node {node}: {line}"
+            node, failure = next(iter(self._failures.items()))
+            return (f"node {node}", failure) if isinstance(failure, Raised) else (f"node {node}: {failure}", None)
         if error is not None:
-            return _line(error)
-        return f"node {self._at_work[-1]} did not end in the time that it has" if self._at_work else ""
+            return "", _raised(error)
+        return f"node {self._at_work[-1]} did not end in the time that it has" if self._at_work else "", None
 
 
-def _line(error: BaseException) -> str:
+def _raised(error: BaseException) -> Raised:
     while isinstance(error, EventLoopException):
         error = error.original_exception
-    return f"{type(error).__name__}: {error}"
+    kind = type(error).__name__
+    return Raised(kind, f"{kind}: {error}")

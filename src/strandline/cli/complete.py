@@ -76,7 +76,8 @@ def _asked(ctx: typer.Context, what: str) -> Any:
 def choices(kind: object) -> tuple[str, ...]:
     """Return the values that a setting of this type may have, if they are few."""
     inner = get_args(kind)[0] if get_args(kind) and get_origin(kind) is not Literal else kind
-    return get_args(inner) if get_origin(inner) is Literal else ()
+    few = [each for each in (inner, *get_args(inner)) if get_origin(each) is Literal]
+    return get_args(few[0]) if few else ()
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:

@@ -15,13 +15,12 @@ from strandline import private
 from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
 from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
 from strandline.engine.calls import Call, CallCancelled
-from strandline.engine.failures import detail_of, kind_of
+from strandline.engine.failures import failed
 from strandline.engine.loops import Loops
 from strandline.engine.tracing import TracedRun
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
 from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded
-from strandline.printable import Private
 
 _log = logging.getLogger("strandline.runner")
 
@@ -171,12 +170,9 @@ class Execution:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
         except BaseException as error:
             # Also SystemExit: a tool that calls sys.exit() fails its own run only.
-            detail = detail_of(error)
             if self.asked is None:
-                told = Private(detail, kind_of(error))
-                _log.warning("run %s failed: %s", attempt.context.run_id, told)
                 _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
-            return Finished(ending=Failed(ErrorCode.AGENT_ERROR, detail))
+            return Finished(ending=failed(error))
 
     async def _build(self) -> SessionAgent:
         attempt = self.attempt

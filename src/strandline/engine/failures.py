@@ -1,8 +1,22 @@
-"""What user code has raised, in words: without the wrappers of the framework and of ours."""
+"""What user code has raised: what it is for programs, and how much of its text is told.
+
+An exception may quote anything: a database's URL with its password, another caller's message. So its text travels apart
+from our own words (`Failed.raised`) until `told` decides, once, what answers, history and events have of it. Wrappers
+of the framework and of ours are left out.
+"""
 
 import traceback
+from typing import Final, Literal, assert_never
+
+from msgspec.structs import replace
 
 from strandline.errors import AgentFailed
+from strandline.model import ErrorCode, Failed, Raised, RunId
+
+ErrorText = Literal["full", "class", "id"]
+
+OUT_OF_TOKENS: Final = "MaxTokensReachedException"
+"""What Strands raises when the model may say no more (`strands.types.exceptions`)."""
 
 
 class FailedThere(AgentFailed):
@@ -11,6 +25,42 @@ class FailedThere(AgentFailed):
     def __init__(self, detail: str, kind: str) -> None:
         super().__init__(detail)
         self.kind = kind
+
+
+def failed(error: BaseException) -> Failed:
+    """Return how a run ends whose code has raised this. What the error is, is decided here, before it is redacted."""
+    kind = kind_of(error)
+    return Failed(ErrorCode.AGENT_ERROR, raised=Raised(kind, detail_of(error)), out_of_tokens=kind == OUT_OF_TOKENS)
+
+
+def told(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
+    """Return an ending with as much of what was raised as callers and history are to have, as a part of `detail`."""
+    if ending.raised is None:
+        return ending
+    match error_text:
+        case "full":
+            text = ending.raised.text
+        case "class":
+            text = ending.raised.kind
+        case "id":
+            text = error_id(run_id)
+        case _:
+            assert_never(error_text)
+    return replace(ending, detail=_joined(ending.detail, text), raised=None)
+
+
+def full_text(ending: Failed) -> str:
+    """Return all that is known of why a run failed, for the log."""
+    return _joined(ending.detail, "" if ending.raised is None else ending.raised.text)
+
+
+def error_id(run_id: RunId) -> str:
+    """Return the id that stands for a run's error: a run has one at most, so that it needs no memory of its own."""
+    return f"err_{run_id.removeprefix('run_')}"
+
+
+def _joined(*parts: str) -> str:
+    return ": ".join(filter(None, parts))
 
 
 def kind_of(error: BaseException) -> str:

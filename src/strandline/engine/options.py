@@ -4,6 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from strandline.engine.failures import ErrorText
 from strandline.model import OnDisconnect
 
 
@@ -17,6 +18,7 @@ class Options(Struct, frozen=True, kw_only=True):
     max_running_per_principal: int | None = None
     max_metadata_bytes: int = 16 * 1024
     allowed_content: frozenset[str] = frozenset()
+    error_text: ErrorText = "full"
     priority: int = 3
     timeout_s: float = 3600.0
     queue_timeout_s: float = 3600.0

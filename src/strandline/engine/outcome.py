@@ -26,8 +26,8 @@ def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | 
     match ending:
         case Succeeded():
             return Outcome(status=RunStatus.SUCCEEDED, output=answer_text(last), message=last, usage=usage)
-        case Failed(code=code, detail=detail):
-            error = RunError(code, detail)
+        case Failed(code=code, detail=detail, out_of_tokens=out_of_tokens):
+            error = RunError(code, detail, out_of_tokens)
             return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
         case Cancelled():
             return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)

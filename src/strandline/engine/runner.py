@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from strandline.agents.port import Finished, Target
 from strandline.clock import Clock
 from strandline.engine.attempt import LiveAttempt
 from strandline.engine.calls import Call
 from strandline.engine.execution import STOPPED, Execution
+from strandline.engine.failures import error_id, full_text, told
 from strandline.engine.loops import Loops
 from strandline.engine.observer import Observer
 from strandline.engine.options import Options
@@ -45,8 +47,10 @@ from strandline.model import (
     Settlement,
     Succeeded,
 )
+from strandline.printable import ERROR_IDS, Private
 
 _log = logging.getLogger("strandline.runner")
+_ids = logging.getLogger(ERROR_IDS)
 
 SOON_S: Final = 2.5
 """How long before its deadline a run gets a timer of its own: most end long before, and never need one."""
@@ -188,7 +192,7 @@ class Runner:
             execution.deadline = started + left_s  # from here on by a clock that nobody sets
             if left_s < SOON_S:
                 execution.limit(left_s, self._time_out)
-        finished = await execution.finished()
+        finished = self._told(execution, await execution.finished())
         stranded = execution.stranded and finished.ending is execution.asked
         if (stranded or finished.ending is STOPPED) and self._can_go_on(execution):
             try:
@@ -196,6 +200,19 @@ class Runner:
             except CancelRequested:
                 finished = Finished(ending=Cancelled(), usage=finished.usage)
         return await self._settle(execution, finished, started)
+
+    def _told(self, execution: Execution, finished: Finished) -> Finished:
+        """Decide what is told of a failure, in answers, events and history alike; the log has what is not told."""
+        ending = finished.ending
+        if not isinstance(ending, Failed) or ending is execution.asked:
+            return finished
+        run_id, known = execution.attempt.claim.run.run_id, full_text(ending)
+        if ending.raised is not None and self._options.error_text == "id":
+            _ids.warning("run %s failed, which is told as %s: %s", run_id, error_id(run_id), known)
+        elif ending.code is ErrorCode.AGENT_ERROR:
+            kind = ending.code.value if ending.raised is None else ending.raised.kind
+            _log.warning("run %s failed: %s", run_id, Private(known, kind))
+        return replace(finished, ending=told(ending, self._options.error_text, run_id))
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""

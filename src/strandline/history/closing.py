@@ -6,7 +6,7 @@ from typing import assert_never
 
 from strandline.form import by_id, formed, same_blocks
 from strandline.history.blocks import answers_to, asked_for, dismissed_result, distinct, only_answers_to, sound_blocks
-from strandline.history.words import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early
+from strandline.history.words import EMPTY_MESSAGE, NO_ANSWER, NOT_ANSWERED, ended_early, reason_kept
 from strandline.model import (
     Block,
     Cancelled,
@@ -57,8 +57,10 @@ def close(messages: Sequence[Message], results: Mapping[str, ToolResult], ending
             if _ends_open(closed):
                 answer = text if text and text.strip() else None
                 _append_text(closed, answer or (ended_early("limit") if limit else NO_ANSWER))
-        case Failed(code=code):
+        case Failed(code=code, detail=detail):
             _append_text(closed, ended_early(code))
+            if reason := reason_kept(detail):
+                _append_text(closed, reason)
         case Cancelled():
             _append_text(closed, ended_early("cancelled"))
         case _:

@@ -18,9 +18,19 @@ UNKNOWN_OUTCOME: Final = (
 )
 
 
+MOST_OF_AN_ERROR: Final = 500
+"""Characters of an error's text that history keeps: the model reads them in every later run."""
+
+
 def ended_early(code: str) -> str:
     """Return the sentence that tells, in history, that a run did not come to its own end."""
     return f"(This run ended early: {code}.)"
+
+
+def reason_kept(detail: str) -> str:
+    """Return what history keeps of why a run failed, in a block of its own; `""` if there is nothing to say."""
+    kept = detail[:MOST_OF_AN_ERROR]
+    return kept if kept.strip() else ""
 
 
 def question(prompt: Input) -> Message:

@@ -1,8 +1,5 @@
 """How the end of a run reads as a chat completion: an answer, or an error. Pure."""
 
-import re
-from typing import Final
-
 from msgspec import UNSET, Struct, UnsetType
 
 from strandline.encoding import encode
@@ -12,9 +9,6 @@ from strandline.history.words import ended_early
 from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
 from strandline.protocols.openai_wire import ErrorDetail, FinishReason, failed
 from strandline.protocols.spoken import BREAK
-
-_OUT_OF_TOKENS: Final = re.compile(r"(?:\w+\.)*MaxTokensReachedException\b")
-"""What Strands raises when the model may say no more (`strands.types.exceptions`), as the detail of a run's error."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -54,7 +48,7 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
         case RunStatus.CANCELLED:
             return NoAnswer(failed("the run was cancelled", "cancelled", run_id))
     code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
-    if code is ErrorCode.AGENT_ERROR and _OUT_OF_TOKENS.match(detail):
+    if end.error is not None and end.error.out_of_tokens:
         return _cut_off(end.message, code)
     return NoAnswer(failed(detail or code, code, run_id))
 
@@ -82,11 +76,13 @@ def _ends_with(message: Message | None, code: str) -> bool:
 
 
 def _cut_off(message: Message | None, code: str) -> Answer:
-    """Return the answer of a run that might have said more: its text without the sentence that history ends it with.
+    """Return the answer of a run that might have said more: its text without what history ends it with.
 
-    That sentence stays if there is nothing else.
+    That is a sentence, which stays if there is nothing else, and for a failure the reason behind it.
     """
-    text = answer_text(message)
-    if _ends_with(message, code):
-        text = text.removesuffix(ended_early(code)).rstrip("\n") or text
+    text, sentence = answer_text(message), ended_early(code)
+    content = message["content"] if message else []
+    if {"text": sentence} in content[-2:]:
+        said, _, _ = text.rpartition(sentence)
+        text = said.rstrip("\n") or sentence
     return Answer(text=text, finish_reason="length", reasoning=reasoning_of(message))

@@ -18,6 +18,8 @@ from msgspec import Struct
 from strandline.model import Block, Cancelled, Ending, Failed, Input, Message, NeedsInput, Succeeded, ToolResult
 
 _EARLY: Final = "(This run ended early: "
+_REASON: Final = 500
+"""Characters of why a run failed that history keeps."""
 
 
 class Ledger(Struct, frozen=True, kw_only=True):
@@ -237,26 +239,28 @@ def _words(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
 
 
 def _end(messages: Sequence[Message], ledger: Ledger) -> Iterator[str]:
+    closing: list[str] = []
     match ledger.ending:
-        case Succeeded(limit=limit):
-            closing = f"{_EARLY}limit.)" if limit else None
-        case Failed(code=code, detail=detail):
-            closing = f"{_EARLY}{code.value}.)"
-            if detail and any(detail in text for message in messages for text in _texts(message)):
-                yield "the error's own text is in history"
+        case Succeeded(limit=True):
+            closing = [f"{_EARLY}limit.)"]
+        case Failed(code=code, detail=detail, raised=raised):
+            kept = detail[:_REASON]
+            closing = [f"{_EARLY}{code.value}.)", *([kept] if kept.strip() else [])]
+            if raised is not None and any(raised.text in text for message in messages for text in _texts(message)):
+                yield "history has the text of an exception that is not to be told"
         case Cancelled():
-            closing = f"{_EARLY}cancelled.)"
-        case NeedsInput():
-            closing = None
+            closing = [f"{_EARLY}cancelled.)"]
+        case Succeeded() | NeedsInput():
+            pass
         case _:
             assert_never(ledger.ending)
     texts = [text for message in messages for text in _texts(message)]
     told = [text for text in texts if text.startswith(_EARLY)]
-    last = messages[-1]["content"][-1] if messages and messages[-1]["content"] else {}
-    if closing is None:
+    last = messages[-1]["content"][-len(closing) :] if messages else []
+    if not closing:
         if told:
             yield "a run that came to its own end reads as ended early"
-    elif last != {"text": closing} or messages[-1]["role"] != "assistant":
+    elif last != [{"text": text} for text in closing] or messages[-1]["role"] != "assistant":
         yield f"the run does not close with {closing!r}"
     elif len(told) > 1:
         yield "the end is told twice"

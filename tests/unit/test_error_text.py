@@ -1,0 +1,160 @@
+"""How much of an exception's text is told: the same in answers, events and history; the log has the rest."""
+
+import contextlib
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from strands import Agent
+from strands.multiagent import Swarm
+from strands.types.content import Messages
+
+from engine_support import texts
+from strandline.agents.function import Session
+from strandline.agents.load import target_for
+from strandline.agents.port import Target
+from strandline.config import resolve
+from strandline.engine.failures import ErrorText
+from strandline.errors import SettingsError
+from strandline.model import ErrorCode
+from strandline.testing import ScriptedModel, say, stop
+from strandline.testing import question as asked
+from strandline.testing.checker import check_history
+from strandline.testing.model import Answer
+from target_support import ask, history, run, serving
+
+URL = "postgresql://ada:hunter2@db.internal/pay"
+EARLY = "(This run ended early: agent_error.)"
+TOLD: dict[ErrorText, str] = {"full": f"ConnectionError: cannot reach {URL}", "class": "ConnectionError", "id": "err_"}
+
+
+def agent() -> Agent:
+    def script(messages: Messages) -> Answer:
+        if asked(messages) == "next":
+            return "fine"
+        if asked(messages) == "long":
+            return [say("half an ans"), stop("max_tokens")]
+        return [say("let me see"), ConnectionError(f"cannot reach {URL}")]
+
+    return Agent(name="pay", model=ScriptedModel(script), callback_handler=None)
+
+
+def factory() -> Target:
+    return target_for(agent, "agent")
+
+
+def make_swarm() -> Swarm:
+    return Swarm([agent()])
+
+
+class Leaving(BaseException):
+    """What an agent's own code ends its task with."""
+
+
+async def answer_with_an_agent(message: str, session: Session) -> str:
+    """Serve as a function whose own agent is broken off, which the function does not notice."""
+
+    def script(messages: Messages) -> Answer:
+        raise Leaving(URL)
+
+    with contextlib.suppress(Leaving):
+        await Agent(model=ScriptedModel(script), callback_handler=None).invoke_async(message)
+    return "fine"
+
+
+@pytest.mark.parametrize("error_text", TOLD)
+def test_the_answer_and_history_tell_the_same_of_an_exception_and_the_next_run_works(
+    error_text: ErrorText, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serving(factory(), tmp_path, error_text=error_text) as service:
+            end = await ask(service, "pay")
+            assert end.error is not None
+            assert end.error.code is ErrorCode.AGENT_ERROR
+            told = end.error.detail
+            assert told.startswith(TOLD[error_text]) if error_text == "id" else told == TOLD[error_text]
+            messages = await history(service)
+            assert texts(messages) == ["pay", "let me see", EARLY, told]
+            assert check_history(messages) == []
+            assert ("hunter2" in str(messages)) is (error_text == "full")
+            assert (await ask(service, "next")).output == "fine"
+            (line,) = [each for each in caplog.records if each.name in ("strandline.runner", "strandline.errors")]
+            assert URL in line.getMessage()
+            assert (line.name == "strandline.errors") is (error_text == "id")
+            assert told in line.getMessage()
+
+    caplog.set_level(logging.WARNING)
+    run(main)
+
+
+@pytest.mark.parametrize("error_text", TOLD)
+def test_what_an_error_is_is_known_before_its_text_is_taken_out(error_text: ErrorText, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(factory(), tmp_path, error_text=error_text) as service:
+            assert (end := (await ask(service, "long")).error) is not None
+            assert end.out_of_tokens
+            assert (end.detail == "MaxTokensReachedException") is (error_text == "class")
+            assert (end := (await ask(service, "pay")).error) is not None
+            assert not end.out_of_tokens
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("error_text", "told"),
+    [
+        ("full", f"the Swarm failed: node pay: ConnectionError: cannot reach {URL}"),
+        ("class", "the Swarm failed: node pay: ConnectionError"),
+        ("id", "the Swarm failed: node pay: err_"),
+    ],
+)
+def test_of_a_node_that_fails_it_is_told_which_one_and_as_much_as_of_an_agent(
+    error_text: ErrorText, told: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with serving(target_for(make_swarm, "swarm"), tmp_path, error_text=error_text) as service:
+            assert (end := (await ask(service, "pay")).error) is not None
+            assert end.detail.startswith(told)
+            assert texts(await history(service))[-1] == end.detail
+            assert ("hunter2" in end.detail) is (error_text == "full")
+
+    run(main)
+
+
+@pytest.mark.parametrize("error_text", TOLD)
+def test_what_a_broken_off_agent_inside_has_raised_is_told_no_further(error_text: ErrorText, tmp_path: Path) -> None:
+    async def main() -> None:
+        target = target_for(answer_with_an_agent, "function")
+        async with serving(target, tmp_path, error_text=error_text) as service:
+            end = await ask(service, "pay")
+            assert end.error is not None, end
+            assert ("hunter2" in end.error.detail) is (error_text == "full")
+            assert texts(await history(service))[-1] == end.error.detail
+
+    run(main)
+
+
+@pytest.mark.parametrize("error_text", TOLD)
+def test_what_the_server_itself_says_of_a_failure_is_told_whole(error_text: ErrorText, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(factory(), tmp_path, error_text=error_text, timeout_s=1e-9, cancel_grace_s=0) as service:
+            assert (end := (await ask(service, "pay")).error) is not None
+            assert (end.code, end.detail) == (ErrorCode.TIMEOUT, "the run took longer than 1e-09 s")
+            assert texts(await history(service))[-1] == end.detail
+
+    run(main)
+
+
+def test_without_keys_all_is_told_and_with_keys_an_id_unless_the_setting_says_otherwise() -> None:
+    key = "ada sha256:" + "0" * 64
+    for given, in_force in (
+        ({}, "full"),
+        ({"api_keys": [key]}, "id"),
+        ({"api_keys_file": "keys"}, "id"),
+        ({"api_keys": [key], "error_text": "full"}, "full"),
+        ({"error_text": "class"}, "class"),
+    ):
+        assert resolve(given, {}).settings.error_text_in_force == in_force, json.dumps(given)
+    with pytest.raises(SettingsError, match=r"error_text is 'some' .*it must be full or class or id"):
+        resolve({}, {"STRANDLINE_ERROR_TEXT": "some"})
