@@ -35,7 +35,9 @@ ARG UID=10001
 RUN groupadd --gid ${UID} strandline \
     && useradd --uid ${UID} --gid ${UID} --home-dir /data/workspace --no-create-home \
        --shell /usr/sbin/nologin strandline \
-    && install --directory --owner=${UID} --group=${UID} /data
+    && install --directory --owner=${UID} --group=${UID} /data \
+    # What is mounted at /root/.aws for its owner is in that one's reach, when the container runs as that one.
+    && chmod 0711 /root
 COPY --from=dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     # (pip compiles what it installs all the same, and not itself again)

@@ -3,6 +3,8 @@
 `docker exec CONTAINER strandline ...` comes through here too (`bin/strandline`), so that it is done by the server's
 user, in the server's folder and with its settings, and leaves nothing of root's beside the journal.
 
+It hands on what only root had: files of root's in /data, and AWS credentials that are mounted where root has its home.
+
 Invariants: nothing of the user's (agent, modules beside it, their environment's Python settings) runs before root
 was given up for good; the server replaces this process, so that it is the container's first process and gets its
 signals; every way in which it cannot start ends with exit status 2 and one paragraph that says what to type.
@@ -12,6 +14,7 @@ Runs on the standard library alone (`python -I -S`) and knows nothing of Strandl
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,12 @@ OWN_USER: Final = "strandline"
 OWN_ID: Final = 10001
 """Uid and gid of the image's user, who gets a /data that belongs to root."""
 EXIT_SETUP: Final = 2
+AWS: Final = Path("/root/.aws")
+"""Where credentials are mounted for a container that stays root."""
+COPIES: Final = Path("/tmp")
+"""Where they are copied to if only root may read them: gone with the container."""
+MOST_CREDENTIALS: Final = 4 * 1024 * 1024
+"""How many bytes of them are read; caches of tools may lie beside them."""
 
 NOTHING_TO_SERVE: Final = (
     "There is no agent to serve: put a Strands agent into a file agent.py that defines make_agent(session_id), and "
@@ -49,10 +58,11 @@ class Identity(NamedTuple):
 def main(arguments: Sequence[str]) -> NoReturn:
     """Become the server, or the command that `arguments` name if the first of them is not an option."""
     try:
+        credentials = _read_credentials()
         if os.getuid() == 0:
             _become(_owner_of_data())
         workspace = _workspace()
-        environment = _environment(os.environ, workspace)
+        environment = _with_credentials(_environment(os.environ, workspace), credentials)
         is_command = bool(arguments) and not arguments[0].startswith("-")
         command = _given(arguments) if is_command else _server(arguments, environment)
         if not is_command or os.getcwd() == "/":  # (else somebody has gone where they are)
@@ -71,25 +81,24 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def _owner_of_data() -> Identity:
-    """Return who owns /data, having given it to the image's own user if that was root."""
+    """Return who owns /data, the image's own user if that was root; files of root's in there are that user's then."""
     owner = DATA.stat()
-    if owner.st_uid != 0:
-        # Root's group would be a rest of root.
-        return Identity(owner.st_uid, owner.st_gid or OWN_ID)
-    own = Identity(OWN_ID, OWN_ID)
+    # Root's group would be a rest of root.
+    user = Identity(owner.st_uid, owner.st_gid or OWN_ID) if owner.st_uid != 0 else Identity(OWN_ID, OWN_ID)
     try:
         for path in _roots_files(DATA):
-            os.chown(path, own.uid, own.gid, follow_symlinks=False)
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)
     except OSError as error:
         if _is_read_only():
             raise _not_writable(DATA, error.strerror or "read-only") from error
+        what = "/data belongs to root" if owner.st_uid == 0 else f"{error.filename} belongs to root"
         raise CannotStart(
-            f"/data belongs to root and cannot be given to the user of this image ({error.strerror}). Give it away "
-            f"on the host, chown -R {own.uid}:{own.gid} FOLDER, where FOLDER is what you mount to /data; or let the "
-            f"container do it, --cap-add CHOWN --cap-add SETUID --cap-add SETGID; or run it as yourself with a folder "
-            f'of yours: docker run --user "$(id -u):$(id -g)" ...'
+            f"{what} and cannot be given to user {user.uid}, whom this container runs as ({error.strerror}). Give it "
+            f"away on the host, chown -R {user.uid}:{user.gid} FOLDER, where FOLDER is what you mount to /data; or let "
+            f"the container do it, --cap-add CHOWN --cap-add SETUID --cap-add SETGID; or run it as yourself with a "
+            f'folder of yours: docker run --user "$(id -u):$(id -g)" ...'
         ) from error
-    return own
+    return user
 
 
 def _roots_files(top: Path) -> Iterator[str]:
@@ -99,23 +108,34 @@ def _roots_files(top: Path) -> Iterator[str]:
     and as long as `top` is root's, a start that was interrupted here is done again.
     """
     device = top.stat().st_dev
-    pending = [(str(top), False)]
+    pending = [(str(top), top.stat().st_uid == 0, False)]
     while pending:
-        path, is_done = pending.pop()
+        path, is_roots, is_done = pending.pop()
         if is_done:
             yield path
             continue
-        pending.append((path, True))
+        if is_roots:
+            pending.append((path, True, True))
+        for entry in _entries(path, is_roots=is_roots):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_dev != device:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                pending.append((entry.path, status.st_uid == 0, False))
+            elif status.st_uid == 0 and (status.st_nlink == 1 or not entry.is_file(follow_symlinks=False)):
+                # A second name of a file of root's may stand anywhere: that file is not given away.
+                yield entry.path
+
+
+def _entries(path: str, *, is_roots: bool) -> list["os.DirEntry[str]"]:
+    """Return what is in a folder; nothing if it is another user's and a root without capabilities may not look."""
+    try:
         with os.scandir(path) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if status.st_uid != 0 or status.st_dev != device:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append((entry.path, False))
-                elif status.st_nlink == 1 or not entry.is_file(follow_symlinks=False):
-                    # A second name of a file of root's may stand anywhere: that file is not given away.
-                    yield entry.path
+            return list(entries)
+    except PermissionError:
+        if is_roots:
+            raise
+        return []
 
 
 def _become(identity: Identity) -> None:
@@ -171,6 +191,95 @@ def _environment(given: Mapping[str, str], workspace: Path) -> dict[str, str]:
     if not os.access(home, os.W_OK):
         home = str(workspace)
     return {**given, "HOME": home, "USER": given.get("USER", OWN_USER)}
+
+
+# -- credentials of AWS ---------------------------------------------------------------------------------
+
+
+Files = dict[str, bytes]
+
+
+def _read_credentials() -> Files:
+    """Return what is mounted at /root/.aws, as far as this user may read it, by its path in there."""
+    found: Files = {}
+    size = 0
+    for folder, _, names in os.walk(AWS):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                if path.is_file() and size + path.stat().st_size <= MOST_CREDENTIALS:
+                    found[str(path.relative_to(AWS))] = path.read_bytes()
+                    size += path.stat().st_size
+            except OSError:
+                continue
+    return found
+
+
+def _with_credentials(environment: dict[str, str], found: Files) -> dict[str, str]:
+    """Return the environment with the credentials that are mounted for root where the server's user finds them.
+
+    They are used where they are if that user may read them, so that what is renewed on the host counts at once. Else
+    they are copied to a folder in memory or in the container, never to /data. Where neither can be, that is told.
+    """
+    try:
+        if not AWS.is_dir():
+            return environment
+    except PermissionError:
+        return environment
+    try:
+        place = AWS if _may_read(found) else _copied(found)
+    except OSError as error:
+        sys.stderr.write(
+            f"AWS credentials are mounted at {AWS}, but user {os.getuid()}, whom this container runs as, cannot have "
+            f"them ({error.strerror}: {error.filename}): make them readable for that user on the host, or give them as "
+            f"variables (AWS_ACCESS_KEY_ID, ...).\n"
+        )
+        return environment
+    given = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(place / "credentials"),
+        "AWS_CONFIG_FILE": str(place / "config"),
+    }
+    _link_home(Path(environment["HOME"]) / AWS.name, place)
+    return given | environment
+
+
+def _may_read(found: Files) -> bool:
+    """Tell whether this user may read all that root could, or whoever it was; and something, if there is anything."""
+    names = [os.path.relpath(Path(folder, name), AWS) for folder, _, names in os.walk(AWS) for name in names]
+    if not {*names} >= found.keys() or not os.access(AWS, os.R_OK | os.X_OK):
+        return False
+    return all(os.access(AWS / name, os.R_OK) for name in names)
+
+
+def _copied(found: Files) -> Path:
+    """Return a folder with copies of files, which nobody else may read."""
+    if not found:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(AWS))
+    place = COPIES / f"aws-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    status = place.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+        raise PermissionError(errno.EACCES, "it is somebody else's", str(place))
+    place.chmod(0o700)
+    for name, data in found.items():
+        file = place / name
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = file.with_name(f".{file.name}.{os.getpid()}")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as written:
+            written.write(data)
+        new.replace(file)
+    return place
+
+
+def _link_home(link: Path, place: Path) -> None:
+    """Have `~/.aws` lead there: tokens of a single sign-on are looked for nowhere else. One that is there stays."""
+    try:
+        if link.is_symlink() and (os.readlink(link) == str(AWS) or os.readlink(link).startswith(f"{COPIES}/aws-")):
+            link.unlink()
+        link.symlink_to(place)
+    except OSError:
+        return
 
 
 # -- what ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ AGENT_ID = os.environ.get("AGENT_ID", "agent")
 HOST = os.environ.get("HOST", "0.0.0.0")
 PORT = int(os.environ.get("PORT", "8080"))
 IDLE_TIMEOUT_S = float(os.environ.get("IDLE_TIMEOUT_MINUTES", "15")) * 60
-SESSIONS = os.environ.get("SESSIONS", "/data/sessions")
+SESSIONS = os.environ.get("SESSIONS", "/data")
 
 Question = tuple[str, "asyncio.Future[dict[str, Any]]"]
 

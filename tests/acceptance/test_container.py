@@ -1,6 +1,7 @@
 """The image, in real containers: the line as in a process, and whatever only a container can get wrong."""
 
 import json
+import os
 import re
 import socket
 import statistics
@@ -327,7 +328,7 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
 
     with volume(image, "10001:10001") as data:  # and in it, say, a copy that root has put back
         docker("run", "--rm", "--user", "0", "--entrypoint", "touch", *data.mount, image, "/data/journal.db")
-        done = run_to_end(image, *app.mount, *data.mount)
+        done = run_to_end(image, *HARDENED, *app.mount, *data.mount)
         assert done.status == 2
         assert done.stderr.startswith("/data/journal.db: not writable for user 10001")
         mend = re.search(r"docker run (.*) -v VOLUME:/data IMAGE (.*)\);", done.stderr)
@@ -340,6 +341,65 @@ def test_data_that_cannot_be_written_is_refused_with_the_command_that_mends_it(i
     assert done.status == 2
     assert "Make room" in done.stderr
     assert "chown" not in done.stderr
+
+
+def test_what_root_has_left_below_somebody_elses_data_becomes_theirs_or_is_told(image: str, app: App) -> None:
+    """As from a container that stayed root."""
+    left = (
+        "mkdir -p /data/workspace/repo && touch /data/workspace/repo/file /data/.hidden && chmod 0600 /data/.hidden"
+        " && chown 5555:5556 /data/workspace && ln /data/.hidden /data/workspace/second"
+    )
+    with volume(image, "5555:5556") as data:
+        docker("run", "--rm", "--user", "0", "--entrypoint", "sh", *data.mount, image, "-c", left)
+        few = ("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID")
+        done = run_to_end(image, *few, *app.mount, *data.mount)
+        assert done.status == 2
+        assert "belongs to root" in done.stderr
+        assert "chown -R 5555:5556" in done.stderr
+
+        look = ("sh", "-c", "find /data -user 0 -links 1; stat --format %u:%g /data/workspace/repo/file; id -u")
+        done = run_to_end(image, *app.mount, *data.mount, command=look)
+        assert done.stdout.split() == ["5555:5556", "5555"]
+        # A second name of a file may stand anywhere: root's stays root's.
+        second = ("stat", "--format", "%u", "/data/.hidden")
+        assert run_to_end(image, *app.mount, *data.mount, command=second).stdout == "0\n"
+
+
+def test_credentials_that_are_mounted_for_root_are_handed_on_or_it_is_told_why_not(image: str, tmp_path: Path) -> None:
+    aws = tmp_path / "aws"
+    aws.mkdir(mode=0o700)
+    (aws / "credentials").write_text("[default]\naws_access_key_id = AKID\naws_secret_access_key = secret\n")
+    (aws / "credentials").chmod(0o600)
+    mount = ("--volume", f"{aws}:/root/.aws:ro")
+    asks = ("python", "-c", "import boto3; print(getattr(boto3.Session().get_credentials(), 'access_key', None))")
+    where = (
+        "sh",
+        "-c",
+        'echo $AWS_SHARED_CREDENTIALS_FILE $(readlink ~/.aws) $(stat --format %a "$(readlink ~/.aws)")',
+    )
+    kept = ("grep", "-r", "secret", "/data")
+
+    # Root's: copied to where nothing is kept.
+    assert run_to_end(image, *mount, command=asks).stdout == "AKID\n"
+    place = "/tmp/aws-10001"
+    assert run_to_end(image, *mount, command=where).stdout.split() == [f"{place}/credentials", place, "700"]
+    assert run_to_end(image, *mount, command=kept).stdout == ""
+    # The user's own: used where they are, so that what is renewed on the host counts.
+    with volume(image, f"{os.getuid() or 5555}:5555") as data:
+        owner = os.getuid() or 5555
+        for each in (aws, aws / "credentials"):
+            os.chown(each, owner, -1)
+        assert run_to_end(image, *mount, *data.mount, command=asks).stdout == "AKID\n"
+        told = run_to_end(image, *mount, *data.mount, command=where).stdout.split()
+        assert told[:2] == ["/root/.aws/credentials", "/root/.aws"]
+    # Nobody's whom the container can be: told in a sentence, and it goes on.
+    done = run_to_end(image, *HARDENED, *mount, command=asks)
+    assert (done.status, done.stdout) == (0, "None\n")
+    assert "/root/.aws, but user 10001" in done.stderr
+    assert "\n" not in done.stderr.strip()
+    # What the operator says about them stands.
+    said = ("--env", "AWS_SHARED_CREDENTIALS_FILE=/other")
+    assert run_to_end(image, *mount, *said, command=where).stdout.split()[0] == "/other"
 
 
 def test_an_agent_that_cannot_be_read_is_refused_with_the_command_that_mends_it(image: str, app: App) -> None:

@@ -136,6 +136,15 @@ def test_a_session_that_is_there_is_refused_or_skipped_and_stays_as_it_is(writte
     assert verify(path).faults == []
 
 
+def test_the_only_session_of_a_folder_can_be_called_something_else(written: Path, path: Path) -> None:
+    assert imported(written / "session_sound", path, named="default").keys() == {"default"}
+    ((record, _),) = loaded(path, "default")
+    assert len(record.messages) == 8
+    with pytest.raises(JournalError, match="only one can be called"):
+        imported(written, path, named="default")
+    assert imported(written / "session_sound", path, named="not an id")["not an id"].result == "refused"
+
+
 def test_a_dry_run_tells_the_same_and_writes_nothing(written: Path, path: Path) -> None:
     told = imported(written, path, dry_run=True)
     assert list(path.parent.iterdir()) == []

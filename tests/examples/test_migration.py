@@ -1,6 +1,8 @@
 """examples/migration: the original runner's conversation goes on behind Strandline, and its client notices nothing."""
 
+import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from acceptance.server import COMMAND, DEADLINE_S, environment, free_port, serving, texts, until
+import strands_sessions
+from acceptance.server import COMMAND, DEADLINE_S, TARGETS, environment, free_port, serving, texts, until
 from examples_shown import example
 
 SHOWN = example("migration")
@@ -58,7 +61,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_conversation_goes_on_and_the_client_notices_nothing(tmp_path: Path, folder: Path) -> None:
     data = tmp_path / "data"
-    with original_runner(folder, data / "sessions") as url:
+    data.mkdir()
+    with original_runner(folder, data) as url:
         before = old_client(folder, url, "lend Emma", "hello", "fail", "lend Dune")
         assert before == [
             "librarian (success): You have Emma now.",
@@ -90,14 +94,40 @@ def test_the_conversation_goes_on_and_the_client_notices_nothing(tmp_path: Path,
         assert old < server.chat("hello").keys()
 
 
+@pytest.mark.parametrize("place", ["session_librarian", ".agent/session/session_agent"])
+def test_a_conversation_with_a_tool_round_and_a_failure_comes_along_from_where_either_version_has_it(
+    place: str, tmp_path: Path
+) -> None:
+    """Both paths stand on the page, and its command takes them; written by Strands' own session manager."""
+    assert place.replace("librarian", "$AGENT_ID") in SHOWN.readme
+    data = tmp_path / "data"
+    asyncio.run(strands_sessions.write(tmp_path / "sessions"))
+    shutil.copytree(tmp_path / "sessions/session_failed", data / place)
+    command = next(line for block in SHOWN.blocks("sh") for line in block.splitlines() if "journal import" in line)
+    told = typed(command.replace("session_$AGENT_ID", place).replace("/data", str(data)), tmp_path)
+    assert "1 imported" in told
+    with serving(TARGETS / "remembers.py", folder=data, journal=f"sqlite:{data}/journal.db") as server:
+        history = server.history()
+        questions = ["one fail", "two", "tool three fail", "four fail", "five fail"]
+        assert texts(history, "user") == questions
+        assert [block for message in history for block in message["content"] if "toolResult" in block]
+        server.chat("and now?")
+        assert texts(server.history(), "user") == [*questions, "and now?"]
+
+
 def bring_along(data: Path, folder: Path) -> str:
     """Do what the page says, with another place for /data, up to the line that serves. Return what was said."""
     lines = next(block for block in SHOWN.blocks("sh") if "journal import" in block).replace("/data", str(data))
     commands = [line for line in lines.splitlines() if "strandline serve" not in line]
+    return typed("\n".join(commands), folder)
+
+
+def typed(commands: str, folder: Path) -> str:
+    """Return what a shell prints of commands, with the variables of the original."""
     variables = environment(VARIABLES)
     variables["PATH"] = f"{COMMAND.parent}{os.pathsep}{variables['PATH']}"
     done = subprocess.run(
-        ["sh", "-euc", "\n".join(commands)],
+        ["sh", "-euc", commands],
         cwd=folder,
         env=variables,
         capture_output=True,

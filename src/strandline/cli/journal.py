@@ -160,6 +160,9 @@ def import_(
     session_prefix: Annotated[
         str, typer.Option("--session-prefix", help="Put before each session's id.", metavar="TEXT", show_default=False)
     ] = "",
+    named: Annotated[
+        str | None, typer.Option("--as", help="What the only session there is to be called.", metavar="ID")
+    ] = None,
     principal: Annotated[
         str, typer.Option("--principal", help="Whose sessions they become.", metavar="NAME")
     ] = ANONYMOUS,
@@ -190,6 +193,8 @@ def import_(
     from strandline.encoding import encode
     from strandline.journal.importing import bring_in
 
+    if named is not None and session_prefix:
+        say.fail("--as and --session-prefix were given: a session gets its name from one of them.")
     with say.told(), _progress("sessions") as step:
         results = asyncio.run(
             bring_in(
@@ -201,6 +206,7 @@ def import_(
                 skip_existing=skip_existing,
                 dry_run=dry_run,
                 on_step=step,
+                named=named,
             )
         )
     console = say.out()

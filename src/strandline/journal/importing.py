@@ -8,7 +8,7 @@ closed as those of a run here are, and whatever that changed is told. A session 
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -261,17 +261,24 @@ async def bring_in(
     skip_existing: bool,
     dry_run: bool,
     on_step: Callable[[int, int], None],
+    named: str | None = None,
 ) -> list[Imported]:
     """Import every session of `folder` into the journal at `place`, which is made if there is none.
 
-    Returns what became of each, in order of their names. Raises a `JournalError` that says what to do; sessions that
-    were imported before stay then.
+    `named` is what the only one is to be called. Returns what became of each, in order of their names. Raises a
+    `JournalError` that says what to do; sessions that were imported before stay then.
     """
-    found = sessions_in(folder)
+    found = {each: prefix + each.name.removeprefix(SESSION) for each in sessions_in(folder)}
+    if named is not None:
+        if len(found) > 1:
+            raise JournalError(
+                f"{folder} has {len(found)} sessions, and only one can be called {named}. Name the folder of that one."
+            )
+        found = dict.fromkeys(found, named)
     path = locate(place)
     there = check_file(path)
     if dry_run and not there:
-        return await asyncio.to_thread(_all, found, None, prefix, principal, skip_existing, on_step)
+        return await asyncio.to_thread(_all, found, None, principal, skip_existing, on_step)
     prepare_folder(path)
     ownership = Ownership(path, clock)
     try:
@@ -285,7 +292,7 @@ async def bring_in(
         if stop.is_set():
             raise _Stopped
 
-    work = asyncio.create_task(asyncio.to_thread(_into, path, found, prefix, principal, skip_existing, dry_run, step))
+    work = asyncio.create_task(asyncio.to_thread(_into, path, found, principal, skip_existing, dry_run, step))
     try:
         return await asyncio.shield(work)
     except sqlite3.Error as error:
@@ -299,8 +306,7 @@ async def bring_in(
 
 def _into(
     path: Path,
-    found: Sequence[Path],
-    prefix: str,
+    found: Mapping[Path, str],
     principal: str,
     skip_existing: bool,
     dry_run: bool,
@@ -315,27 +321,25 @@ def _into(
     with closing(connection):
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
-        return _all(found, _Store(connection, write=not dry_run), prefix, principal, skip_existing, on_step)
+        return _all(found, _Store(connection, write=not dry_run), principal, skip_existing, on_step)
 
 
 def _all(
-    found: Sequence[Path],
+    found: Mapping[Path, str],
     store: "_Store | None",
-    prefix: str,
     principal: str,
     skip_existing: bool,
     on_step: Callable[[int, int], None],
 ) -> list[Imported]:
     results = []
-    for done, folder in enumerate(found):
+    for done, (folder, named) in enumerate(found.items()):
         on_step(done, len(found))
-        results.append(_one(folder, store, prefix, principal, skip_existing))
+        results.append(_one(folder, named, store, principal, skip_existing))
     on_step(len(found), len(found))
     return results
 
 
-def _one(folder: Path, store: "_Store | None", prefix: str, principal: str, skip_existing: bool) -> Imported:
-    named = prefix + folder.name.removeprefix(SESSION)
+def _one(folder: Path, named: str, store: "_Store | None", principal: str, skip_existing: bool) -> Imported:
     try:
         key = SessionKey(Principal(principal), session_id(named))
         if store is not None and store.has(key):

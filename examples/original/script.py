@@ -1,0 +1,21 @@
+"""Stands in for a model (`AGENT_MODEL=scripted`): it does `run: COMMAND` in the shell, and counts all else."""
+
+from strands.types.content import Messages
+
+from strandline.testing import ScriptedModel, call, question, results
+from strandline.testing.model import Answer
+
+
+def script(messages: Messages) -> Answer:
+    """Answer a question."""
+    asked = question(messages)
+    if done := results(messages):
+        return f"It says: {[*done.values()][-1]}"
+    if asked.startswith("run: "):
+        return [call("shell", {"command": asked.removeprefix("run: ")})]
+    if asked == "fail":
+        raise ConnectionError("the provider is out of order")
+    return f"Question {sum('text' in each['content'][0] and each['role'] == 'user' for each in messages)}: {asked}"
+
+
+model = ScriptedModel(script)
