@@ -196,6 +196,7 @@ def build_face(
         ),
         keys,
         traces.arrived,
+        tally.denied,
     )
 
 

@@ -620,10 +620,11 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
         assert b"HTTP/1.1 200 " in second[0].written, "a head that is whole by now counts no more"
         fifth = opened(padded(9_000))
         third[1].connection_lost(None)
+        kept = third[1]._crowd._heads
+        assert list(kept) == [each for _, each in (fourth, fifth)], "nor does one count whose client has left"
         sixth = opened(padded(9_000))
         assert not any(wire.ended for wire, _ in (*body, *chunked, second, fourth, fifth, sixth))
-        kept = third[1]._crowd._heads
-        assert list(kept) == [each for _, each in (fourth, fifth, sixth)], "nor is one kept whose client has left"
+        assert list(kept) == [each for _, each in (fourth, fifth, sixth)]
         small = [opened(HEAD + b"a:\r\n" * 100) for _ in range(30_000 // (100 * HEADER_BYTES) + 1)]
         assert [fourth[0].ended, fifth[0].ended, sixth[0].ended] == ["closed"] * 3, (
             "small headers take more than they are"

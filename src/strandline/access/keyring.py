@@ -20,6 +20,9 @@ from strandline.model import Principal
 OPERATOR: Final = "operator"
 PREFIX: Final = "strandline_"
 """What every key begins with that is made here, so that people and scanners for secrets know one when they see it."""
+ID_DIGITS: Final = 8
+"""How many hex digits of a key's hash are its id: enough to find its line, and nothing of the key."""
+_OURS: Final = re.compile(rb"strandline_[A-Za-z0-9_-]{43}")
 _NAME: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._@-]{1,64}")
 """A principal, as which a factory may name a folder: so neither `.` nor `..` is one."""
 _NAMES: Final = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, and not `.` or `..`"
@@ -40,6 +43,11 @@ class KnownKey(Struct, frozen=True):
     principal: Principal
     digest: bytes
     operator: bool = False
+
+    @property
+    def id(self) -> str:
+        """What the log calls it: the beginning of its hash."""
+        return self.digest.hex()[:ID_DIGITS]
 
     def line(self) -> str:
         """Return the line that is kept."""
@@ -70,6 +78,14 @@ class Keyring:
             if compare_digest(each.digest, digest):
                 found = each
         return found
+
+
+def id_of(shown: bytes) -> str | None:
+    """Return the id of a key that is not known; None for what has not the form of one of ours.
+
+    That may be a password, which could be guessed by the beginning of its hash.
+    """
+    return hashlib.sha256(shown).hexdigest()[:ID_DIGITS] if _OURS.fullmatch(shown) else None
 
 
 def new_key(name: str, *, operator: bool = False) -> tuple[str, KnownKey]:

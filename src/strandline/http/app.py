@@ -20,6 +20,7 @@ from strandline.clock import SystemClock
 from strandline.engine.service import Service
 from strandline.errors import NotReady, StrandlineError
 from strandline.http import wire
+from strandline.http.access_log import Denials
 from strandline.http.auth import METRICS, OPEN, Access
 from strandline.http.chat import Chat
 from strandline.http.events import Changes
@@ -63,10 +64,11 @@ def build_app(
     options: HttpOptions,
     keys: Keys | None = None,
     arrived: Callable[[Headers], object] = id,
+    denied: Callable[[str], object] = id,
 ) -> ASGIApp:
     """Return the application. It does not start or stop the service; without `keys` nobody has to show one.
 
-    `arrived` is told the headers of each request, in the task that answers it.
+    `arrived` is told the headers of each request, in the task that answers it; `denied` why one was not let in.
     """
     access = Access(keys, metrics_public=options.metrics_public)
     chat = Chat(
@@ -136,7 +138,8 @@ def build_app(
         allowed_hosts=options.allowed_hosts,
         cors_origins=options.cors_origins,
     )
-    app: ASGIApp = Door(WaitForStart(router, service, options.start_wait_s), guard, access, arrived)
+    denials = Denials(SystemClock(), denied)
+    app: ASGIApp = Door(WaitForStart(router, service, options.start_wait_s), guard, access, arrived, denials)
     if options.cors_origins:
         app = CORSMiddleware(
             app,
@@ -192,9 +195,12 @@ class WaitForStart:
 class Door:
     """Turns foreign requests and those without a key away, and says in problem documents what is not there."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, access: Access, arrived: Callable[[Headers], object]) -> None:
+    def __init__(
+        self, app: ASGIApp, guard: Guard, access: Access, arrived: Callable[[Headers], object], denials: Denials
+    ) -> None:
         self._app = app
         self._arrived = arrived
+        self._denials = denials
         self._guard = guard
         self._access = access
 
@@ -205,6 +211,7 @@ class Door:
             return
         scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
         if (reason := self._guard.refusal(scope)) is not None:
+            self._denials.foreign(scope, reason)
             await _response_to(wire.Foreign(reason), scope)(scope, receive, send)
             return
         self._arrived(scope["headers"])
@@ -219,6 +226,10 @@ class Door:
             else:
                 await let_in.answer(self._app, scope, receive, send)
         except (HTTPException, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
+            if isinstance(error, wire.Unauthorized):
+                self._denials.unauthorized(scope, error)
+            elif isinstance(error, wire.OperatorsOnly):
+                self._denials.operators_only(scope, error)
             await _response_to(error, scope)(scope, receive, send)
 
 

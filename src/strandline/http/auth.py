@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from strandline.access.keyring import KnownKey
+from strandline.access.keyring import KnownKey, id_of
 from strandline.access.source import Keys
 from strandline.errors import Invalid
 from strandline.http import wire
@@ -100,9 +100,12 @@ class Access:
         if isinstance(known, wire.Unauthorized):
             raise known
         if known is None:
-            raise wire.Unauthorized("this server wants a key: send `Authorization: Bearer KEY`", shown=False)
+            raise wire.Unauthorized(
+                "this server wants a key: send `Authorization: Bearer KEY`", shown=False, reason="no_key"
+            )
         if path == METRICS and not known.operator:
-            raise wire.OperatorsOnly("metrics are for operators: show the key of one (setting metrics_public)")
+            told = "metrics are for operators: show the key of one (setting metrics_public)"
+            raise wire.OperatorsOnly(told, key_id=known.id)
         scope[_CALLER] = _caller(known)
         return LetIn(self._let_in, known)
 
@@ -137,7 +140,8 @@ class LetIn:
             if not self._revoked or task.uncancel() > 0:
                 raise
             if not self._started:
-                raise wire.Unauthorized("this key has been taken away", shown=True) from None
+                told = "this key has been taken away"
+                raise wire.Unauthorized(told, shown=True, reason="revoked_key", key_id=self.key.id) from None
             if not self._completed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -165,10 +169,14 @@ def _shown(keys: Keys, scope: Scope) -> KnownKey | wire.Unauthorized | None:
     if not values:
         return None
     if len(values) > 1:
-        return wire.Unauthorized("the request has two Authorization headers; send one", shown=True)
+        told = "the request has two Authorization headers; send one"
+        return wire.Unauthorized(told, shown=True, reason="malformed_key")
     scheme, _, key = values[0].strip().partition(b" ")
     key = key.strip()
     if scheme.lower() != b"bearer" or not key:
-        return wire.Unauthorized("the Authorization header must be `Bearer KEY`", shown=True)
+        told = "the Authorization header must be `Bearer KEY`"
+        return wire.Unauthorized(told, shown=True, reason="malformed_key")
     known = keys.ring.find(key) if len(key) <= LONGEST_KEY else None
-    return wire.Unauthorized("this key is not known", shown=True) if known is None else known
+    if known is None:
+        return wire.Unauthorized("this key is not known", shown=True, reason="unknown_key", key_id=id_of(key))
+    return known

@@ -14,6 +14,7 @@ from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.access_log import changed
 from strandline.http.auth import principal_of
 from strandline.http.presence import while_present
 from strandline.http.sse import run_events
@@ -149,13 +150,18 @@ class Runs:
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_move, reads)
         if (body.priority is None) is not body.front:
             raise Invalid(f"one of two has to be said: {reads}")
-        return wire.answer(run_body(await self._service.move(principal_of(request), run_id, body.priority)))
+        view = await self._service.move(principal_of(request), run_id, body.priority)
+        where = "to the front" if body.priority is None else f"to priority {body.priority}"
+        changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
+        return wire.answer(run_body(view))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
         run_id = RunId(request.path_params["run_id"])
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, "`force` is true or false")
         view = await self._service.cancel(principal_of(request), run_id, force=body.force)
+        forced = " by force" if body.force else ""
+        changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}{forced}")
         return wire.answer(run_body(view), wire.OK if view.run.outcome else wire.ACCEPTED)
 
 

@@ -15,6 +15,7 @@ from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
+from strandline.http.access_log import changed
 from strandline.http.auth import caller_of, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
@@ -152,7 +153,11 @@ class Sessions:
         """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""
         reads = "`running` and `force` are true or false"
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, reads)
-        stopped = await self._service.cancel_session(_key(request), running=body.running, force=body.force)
+        key = _key(request)
+        stopped = await self._service.cancel_session(key, running=body.running, force=body.force)
+        forced = " by force" if body.force else ""
+        runs = ", ".join((*stopped.ended, *stopped.asked)) or "no run"
+        changed(request, f"cancelled what was in session {key.session_id}{forced}: {runs}")
         shown = CancelledBody(
             cancelled=list(stopped.ended), cancelling=stopped.asked, dismissed=stopped.input_until is not None
         )
@@ -198,17 +203,24 @@ class Sessions:
 
     async def pause(self, request: Request) -> Response:
         """Let nothing more of a session start."""
-        return wire.answer(self._body(await self._service.pause(_key(request))))
+        key = _key(request)
+        paused = await self._service.pause(key)
+        changed(request, f"paused session {key.session_id}")
+        return wire.answer(self._body(paused))
 
     async def resume(self, request: Request) -> Response:
         """Let a paused session go on."""
-        return wire.answer(self._body(await self._service.resume(_key(request))))
+        key = _key(request)
+        resumed = await self._service.resume(key)
+        changed(request, f"resumed session {key.session_id}")
+        return wire.answer(self._body(resumed))
 
     async def delete(self, request: Request) -> Response:
         """Forget a session and its history; 409 while a run of it waits or executes."""
         key = _key(request)
         if not await self._service.delete(key):
             raise NotFound(f"there is no session {key.session_id}")
+        changed(request, f"deleted session {key.session_id}")
         return Response(status_code=wire.NO_CONTENT)
 
     def _body(self, session: SessionView, *, of_another: bool = False) -> SessionBody:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -118,20 +118,30 @@ class Foreign(errors.CallerError):
     code = "foreign"
 
 
+DeniedFor = Literal["no_key", "malformed_key", "unknown_key", "revoked_key"]
+
+
 class Unauthorized(errors.CallerError):
     """The request shows no key, or one that does not count; send `Authorization: Bearer KEY`."""
 
     code = "unauthorized"
 
-    def __init__(self, message: str, *, shown: bool) -> None:
+    def __init__(self, message: str, *, shown: bool, reason: DeniedFor, key_id: str | None = None) -> None:
         super().__init__(message)
         self.shown = shown
+        self.reason = reason
+        """For metrics; a client is told no more than the message."""
+        self.key_id = key_id
 
 
 class OperatorsOnly(errors.CallerError):
     """The key that was shown is no operator's."""
 
     code = "operators_only"
+
+    def __init__(self, message: str, *, key_id: str) -> None:
+        super().__init__(message)
+        self.key_id = key_id
 
 
 STATUS: Final[dict[type[errors.StrandlineError], int]] = {

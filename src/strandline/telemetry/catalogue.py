@@ -105,6 +105,9 @@ METRICS: Final = (
            "Connections that were ended before their time; `reason` is the code that was told, or `idle`, `not_taken`,"
            " `too_many_behind`",
            lambda seen: [((reason,), count) for reason, count in seen.tally.cuts.items()], ("reason",)),
+    Metric("counter", "requests_denied",
+           "Requests that were not let in, by `reason`: of their key, of what only operators see, or `foreign`",
+           lambda seen: [((reason,), count) for reason, count in seen.tally.denials.items()], ("reason",)),
     _gauge("subscribers", "Clients that wait for events, or for the end of a run, at this moment",
            lambda seen: seen.vitals.subscribers),
     _gauge("agents_in_memory", "Idle agents that are kept for the next run of their session",

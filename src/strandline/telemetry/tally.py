@@ -39,6 +39,8 @@ CUTS: Final = (
     "too_many_behind",
 )
 """Why connections are ended before their time: see `strandline.http.crowd`."""
+DENIALS: Final = ("foreign", "malformed_key", "no_key", "operators_only", "revoked_key", "unknown_key")
+"""Why requests were not let in: see `strandline.http.access_log`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)
@@ -79,6 +81,7 @@ class Tally:
         self.accepts = 0
         self.refusals = dict.fromkeys(REFUSALS, 0)
         self.cuts = dict.fromkeys(CUTS, 0)
+        self.denials = dict.fromkeys(DENIALS, 0)
         failures = [(RunStatus.FAILED.value, code.value) for code in ErrorCode]
         well = [(outcome, NO_CODE) for outcome in OUTCOMES if outcome != RunStatus.FAILED]
         self.ends = dict.fromkeys([*well, *failures], 0)
@@ -100,6 +103,10 @@ class Tally:
     def cut_off(self, reason: str) -> None:
         """Count a connection that was ended before its time."""
         self.cuts[reason] = self.cuts.get(reason, 0) + 1
+
+    def denied(self, reason: str) -> None:
+        """Count a request that was not let in."""
+        self.denials[reason] = self.denials.get(reason, 0) + 1
 
     def started(self, wait_s: float) -> None:
         """Count how long a run has waited."""
