@@ -9,6 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
+def no_thread(whose: str, error: object) -> str:
+    """Say to an operator that there is none, and what to do."""
+    return (
+        f"no thread can be started for {whose} ({error}). Let this process have more of them (pids-limit of the"
+        " container, ulimit -u)"
+    )
+
+
 class Threads(ThreadPoolExecutor):
     """A pool in which a call waits for which no thread can be started, as it does for one that is busy."""
 

@@ -217,3 +217,31 @@ def test_a_session_whose_question_was_left_open_before_goes_on(tmp_path: Path) -
         assert faults(make.given) == []
 
     run(main)
+
+
+def test_what_other_tools_of_a_round_have_done_that_one_broke_off_is_in_the_session_manager(tmp_path: Path) -> None:
+    async def main() -> None:
+        given: list[Messages] = []
+
+        @tool
+        async def leave() -> str:
+            """Leave."""
+            raise SystemExit(3)
+
+        def script(messages: Messages) -> Any:
+            given.append(list(messages))
+            return [call("work"), call("leave")] if asked(messages) == "both" else "fine"
+
+        def make(session_id: str) -> Agent:
+            return Agent(
+                model=ScriptedModel(script),
+                tools=[work, leave],
+                session_manager=by_files(session_id, tmp_path / "kept"),
+            )
+
+        async with serving(external(make), tmp_path / "work") as service:
+            assert (await ask(service, "both")).status is RunStatus.FAILED
+            assert (await ask(service, "next")).output == "fine"
+        assert "worked" in str(given[-1])
+
+    run(main)

@@ -16,8 +16,9 @@ from strandline.agents.factory import FactoryTarget
 from strandline.agents.parameters import NOTHING
 from strandline.clock import SystemClock
 from strandline.engine.loops import AgentLoops
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, SetupError
 from strandline.journal.reader import Readers
+from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, results
 from strandline.testing import question as asked
@@ -241,7 +242,7 @@ def test_a_blocked_loop_that_no_thread_can_take_over_from_stays_in_use_until_one
         held = loops.start(blocks)
         await gate.reached.wait()
         machine.has_threads = False
-        with pytest.raises(RuntimeError, match="can't start new thread"):
+        with pytest.raises(SetupError, match="can't start new thread"):
             loops.retire(held)
         assert loops.lives(held.home)
         machine.has_threads = True
@@ -250,5 +251,27 @@ def test_a_blocked_loop_that_no_thread_can_take_over_from_stays_in_use_until_one
         assert await asyncio.wait_for(loops.start(named).done, DEADLINE_S) == "strandline-agents"
         gate.open()
         assert loops.close()
+
+    asyncio.run(main())
+
+
+def test_agents_that_have_no_thread_keep_a_server_from_starting_which_says_what_to_do(machine: Machine) -> None:
+    machine.has_threads = False
+    with pytest.raises(SetupError, match=r"no thread can be started .*pids-limit"):
+        AgentLoops(executor_threads=1, clock=SystemClock())
+
+
+def test_a_journal_that_has_no_thread_keeps_a_server_from_starting_and_leaves_no_lock(
+    machine: Machine, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        machine.has_threads = False
+        lacking = SqliteJournal(tmp_path / "journal.db", SystemClock())
+        with pytest.raises(SetupError, match=r"no thread can be started .*pids-limit"):
+            await lacking.open("test", max_attempts=3)
+        machine.has_threads = True
+        journal = SqliteJournal(tmp_path / "journal.db", SystemClock())
+        await journal.open("test", max_attempts=3)
+        await journal.close()
 
     asyncio.run(main())

@@ -23,7 +23,8 @@ from strandline.errors import AgentFailed
 from strandline.model import Message
 
 FIRST: Final = HookOrder.SDK_FIRST - 2000.0
-"""Before all other hooks, ours too: what these are told of a message counts."""
+NEARLY_LAST: Final = HookOrder.SDK_LAST + 500.0
+"""After session managers, which keep the results that there are, and before what reports that a round is closed."""
 _guarded: WeakSet[HookRegistry] = WeakSet()
 _streamed = Agent.stream_async
 
@@ -37,7 +38,7 @@ def guard(agent: Agent) -> None:
     """Have an agent stop where a round of the run that it works for was broken off."""
     if agent.hooks not in _guarded:
         _guarded.add(agent.hooks)
-        agent.add_hook(_on_message, MessageAddedEvent, order=FIRST)
+        agent.add_hook(_on_message, MessageAddedEvent, order=NEARLY_LAST)
         agent.add_hook(_before_model, BeforeModelCallEvent, order=FIRST)
 
 
@@ -72,7 +73,7 @@ async def _noticing(agent: Agent, events: Any, broken: Broken) -> AsyncIterator[
 async def _on_message(event: MessageAddedEvent[Any]) -> None:
     """Refuse to close a round of which results are missing."""
     broken = CURRENT.get()
-    if broken is not None and (left := _left_without_result(event.agent.messages)):
+    if broken is not None and (left := _left_without_result(event.agent.messages, cast(Message, event.message))):
         broken.tell(f"a tool tried to end the process, and left no result ({', '.join(left)})")
         raise AgentFailed(broken.told)
 
@@ -84,10 +85,11 @@ async def _before_model(event: BeforeModelCallEvent) -> None:
         raise AgentFailed(broken.told)
 
 
-def _left_without_result(messages: list[Message]) -> list[str]:
-    """Return the names of the tools whose results are missing in the last message, where they belong."""
-    if len(messages) < 2 or messages[-1]["role"] != "user" or messages[-2]["role"] != "assistant":
+def _left_without_result(messages: list[Message], added: Message) -> list[str]:
+    """Return the names of the tools whose results are missing in a message that was added, where they belong."""
+    before = next((messages[at - 1] for at in range(len(messages) - 1, 0, -1) if messages[at] is added), None)
+    if before is None or before["role"] != "assistant" or added["role"] != "user":
         return []
-    given = {block["toolResult"].get("toolUseId") for block in messages[-1]["content"] if "toolResult" in block}
-    asked = [block["toolUse"] for block in messages[-2]["content"] if "toolUse" in block]
+    given = {block["toolResult"].get("toolUseId") for block in added["content"] if "toolResult" in block}
+    asked = [block["toolUse"] for block in before["content"] if "toolUse" in block]
     return [str(use.get("name")) for use in asked if use.get("toolUseId") not in given]

@@ -26,7 +26,8 @@ from msgspec import Struct
 from strandline.agents.port import Signal
 from strandline.clock import Clock
 from strandline.engine.calls import CURRENT, Call, LiveThread
-from strandline.threads import Threads
+from strandline.errors import SetupError
+from strandline.threads import Threads, no_thread
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
@@ -246,9 +247,9 @@ class AgentLoop:
         self._thread = threading.Thread(target=self._serve, name="strandline-agents", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError:
+        except RuntimeError as error:
             self._loop.close()
-            raise
+            raise SetupError(no_thread("agents", error)) from error
 
     def start(self, work: Callable[[], Coroutine[Any, Any, T]], outbox: Mailbox) -> Call[T]:
         """Run `work()` here; its end is told through `outbox`."""
@@ -282,12 +283,7 @@ class AgentLoop:
         """Say in the log once that there are no threads to be had, and once that this is over."""
         refusal = self._executor.refusal
         if refusal is not None and not self._starved:
-            _log.error(
-                "no thread can be started for sync tools and factories (%s): %d calls wait for one. Let this process"
-                " have more of them (pids-limit of the container, ulimit -u)",
-                refusal,
-                self._executor.backlog,
-            )
+            _log.error("%s; %d calls wait", no_thread("sync tools and factories", refusal), self._executor.backlog)
         elif refusal is None and self._starved:
             _log.info("there are threads for sync tools and factories again")
         self._starved = refusal is not None

@@ -46,7 +46,7 @@ from strandline.model import (
     StateRecord,
     Window,
 )
-from strandline.threads import Threads
+from strandline.threads import Threads, no_thread
 
 T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)
@@ -253,7 +253,7 @@ class Readers:
         except RuntimeError as error:
             raise JournalUnavailable("the journal is not open") from error
         if self._threads.withdrawn(answer):
-            raise JournalUnavailable(f"no thread can be started that would read the journal ({self._threads.refusal})")
+            raise JournalUnavailable(no_thread("reads of the journal", self._threads.refusal))
         return answer
 
     def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:

@@ -14,9 +14,10 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
-from strandline.errors import JournalUnavailable, StrandlineError
+from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 from strandline.journal.feed import ClaimFeed
 from strandline.model import Claim
+from strandline.threads import no_thread
 
 BATCH: Final = 500
 """How many verbs share a commit at most."""
@@ -131,8 +132,12 @@ class Writer:
         """Done when everything queued is durable and all is cleaned up."""
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread. Raises `JournalError` if none can be; all is cleaned up then."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._clean_up()
+            raise JournalError(no_thread("the journal", error)) from error
 
     def put(self, job: Job) -> bool:
         """Queue a job; False if the writer has been stopped."""
