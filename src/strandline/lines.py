@@ -52,9 +52,7 @@ class Lines:
             if not self._has_room():
                 self._drop()
                 return
-            if self._unheard:
-                self._add(self._missing(self._unheard))
-                self._unheard = 0
+            self._tell_what_is_missing()
             self._add(line)
 
     def flush(self, within_s: float) -> bool:
@@ -63,9 +61,8 @@ class Lines:
             return True
         written = threading.Event()
         with self._lock:
-            if self._unheard and self._has_room():
-                self._add(self._missing(self._unheard))
-                self._unheard = 0
+            if self._has_room():
+                self._tell_what_is_missing()
             self._queue.put(written)
         return written.wait(within_s)
 
@@ -75,6 +72,11 @@ class Lines:
 
     def _has_room(self) -> bool:
         return self._put_bytes - self._written_bytes < self._most_bytes
+
+    def _tell_what_is_missing(self) -> None:
+        if self._unheard:
+            self._add(self._missing(self._unheard))
+            self._unheard = 0
 
     def _add(self, line: bytes) -> None:
         self._put_bytes += len(line)

@@ -142,6 +142,17 @@ def test_a_journal_that_is_none_is_left_as_it_is(tmp_path: Path, content: bytes,
     assert (tmp_path / "j.db").read_bytes() == content
 
 
+def test_a_journal_that_no_server_would_open_is_told(tmp_path: Path) -> None:
+    """One with two names; one that is gone from beside its WAL."""
+    variables = {"STRANDLINE_JOURNAL": "sqlite:j.db", "STRANDLINE_PORT": "0"}
+    (tmp_path / "j.db").touch()
+    (tmp_path / "other.db").hardlink_to(tmp_path / "j.db")
+    assert "has 2 names" in problems(doctor(tmp_path, **variables))["journal"]
+    (tmp_path / "other.db").unlink()
+    (tmp_path / "j.db-wal").write_bytes(b"something")
+    assert "Put j.db back" in problems(doctor(tmp_path, **variables))["journal"]
+
+
 def test_no_key_is_ever_shown(tmp_path: Path) -> None:
     secrets = {"OPENAI_API_KEY": "sk-very-secret", "AWS_ACCESS_KEY_ID": "AKIASECRET", "AWS_SECRET_ACCESS_KEY": "hidden"}
     done = run(tmp_path, STRANDLINE_PORT="0", **secrets)

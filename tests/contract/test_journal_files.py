@@ -148,6 +148,25 @@ def test_a_second_server_finds_the_journal_locked_although_the_lock_file_was_del
     assert asyncio.run(kept(path)) == (["a", "b", "c"] if made == "before" else ["c"])
 
 
+def test_the_lock_on_the_journals_own_file_is_waited_for(path: Path) -> None:
+    waits = asyncio.Event()
+    next_one = SqliteJournal(path, SystemClock(), lock_wait_s=DEADLINE_S, on_wait=lambda _: waits.set())
+
+    async def main() -> None:
+        await (await begun(path)).close()
+        journal = await begun(path, "a")
+        path.with_name("journal.db.lock").unlink()
+        opening = asyncio.create_task(next_one.open("test", max_attempts=3))
+        async with asyncio.timeout(DEADLINE_S):
+            await waits.wait()
+        assert not opening.done()
+        await journal.close()
+        assert [each.run.run_id for each in await opening] == ["a"]
+        await next_one.close()
+
+    asyncio.run(main())
+
+
 # -- files that are taken away ----------------------------------------------------------------------------
 
 

@@ -13,7 +13,15 @@ from typing import Final
 from strandline.config import Settings, journal_file
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.errors import JournalError, StrandlineError
-from strandline.journal.ownership import check_file, file_system, holder, is_network, locate
+from strandline.journal.ownership import (
+    check_file,
+    check_nothing_lost,
+    check_only_name,
+    file_system,
+    holder,
+    is_network,
+    locate,
+)
 from strandline.journal.soundness import CHECKED_BYTES, check_pages
 from strandline.journal.verify import at_one_moment
 
@@ -33,6 +41,9 @@ def journal(settings: Settings) -> Iterator[Finding]:
     try:
         path = locate(named.expanduser())
         there = check_file(path)
+        check_only_name(path)
+        if not there:
+            check_nothing_lost(path)
     except JournalError as error:
         yield problem("journal", str(error))
         return

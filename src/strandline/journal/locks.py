@@ -68,8 +68,8 @@ def _user(pid: int) -> int | None:
 def keep_from_cleaning_up(descriptor: int) -> None:
     """Have no connection of SQLite to this file clean up as the last one, until the descriptor is closed.
 
-    A connection that is closed last moves the WAL into the file and deletes what has the WAL's name by then, whoever
-    has put it there. It needs a lock for that which it cannot have beside ours. Does nothing where that is unknown.
+    A connection that is closed last moves the WAL into the file and deletes it, also if the file was cut off. It needs
+    a lock for that which it cannot have beside ours. Does nothing where that is unknown.
     """
     if (command := getattr(fcntl, "F_OFD_SETLK", None)) is None:
         return

@@ -16,7 +16,7 @@ from strandline.journal.ledger import Ledger
 from strandline.journal.ownership import lock_of
 
 _PUT_BACK: Final = "put back the file that is wanted, then restart the server"
-_RESTART: Final = "what it had was moved into the journal's file; restart the server, and put back nothing"
+_RESTART: Final = "restart the server by SIGTERM, which keeps what that file had, and put nothing back"
 _ALONE: Final = "see that no other server has the journal, then restart this one"
 
 
