@@ -22,6 +22,7 @@ from strandline.demo.race.command import from_json
 from strandline.demo.race.judge import judge
 from strandline.demo.race.picture import draw
 from strandline.demo.race.record import Act, Asked, Got, Play, Race, Server, Spell
+from strandline.demo.race.words import findings
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs/pictures/race.svg"
@@ -58,6 +59,20 @@ def judgement(told: str, server: Server, act: Act) -> dict[str, Any]:
 
 
 # -- what is measured ---------------------------------------------------------------------------------
+
+
+def test_as_it_comes_strands_answers_one_and_refuses_four(told: str) -> None:
+    """Its conversation stays well formed as long as its process lives: what was refused never got in."""
+    found = judgement(told, Server.DEFAULT, Act.TOGETHER)
+    assert (found["holds"], found["own"], found["refused"]) == (False, [1], [2, 3, 4, 5])
+    assert (found["at_once"], found["faults"], found["lost"], found["goes_on"]) == (1, [], [], True)
+    race = from_json(told.encode())
+    refused = [asked.text for asked in race.play(Server.DEFAULT, Act.TOGETHER).asked[1:]]
+    assert all("already processing a request" in text for text in refused), refused
+    said = [text for _, text in findings(race.play(Server.DEFAULT, Act.TOGETHER), judge(race.plays[0]))]
+    assert "1 answered, 4 refused" in said
+    assert judgement(told, Server.DEFAULT, Act.FAILURE)["refused"] == [2, 3, 4, 5]
+    assert judgement(told, Server.DEFAULT, Act.KILL)["lost"] == [1]
 
 
 def test_without_protection_requests_meet_in_one_agent(told: str) -> None:
@@ -102,7 +117,7 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum(line.endswith((" holds", " breaks")) for line in lines) == 9 + 3, "a line was broken in two"
+    assert sum(line.endswith((" holds", " breaks")) for line in lines) == 12 + 4, "a line was broken in two"
     assert not any(line.endswith(" ") for line in lines)
     assert "\x1b" not in shown.stdout
     assert "✓ holds" in shown.stdout
@@ -161,13 +176,13 @@ def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) ->
     with started(tmp_path) as (process, screen):
         until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
         began = ports(tmp_path)
-        assert len(began) == 3
+        assert len(began) == 4
         assert all(map(is_listening, began))
         process.send_signal(number)
         assert process.wait(30) == 130
         said = screen()
     assert "Broken off; all that was started has been ended." in said
-    assert "Three servers start" in said
+    assert "Four servers start" in said
     assert "1. Five at once" in said
     assert "Traceback" not in said
     assert not any(map(is_listening, began))
@@ -179,7 +194,7 @@ def test_killed_it_leaves_no_server(tmp_path: Path) -> None:
     with started(tmp_path) as (process, _):
         until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
         began = ports(tmp_path)
-        assert len(began) == 3
+        assert len(began) == 4
         process.kill()
         until(lambda: not any(map(is_listening, began)), "no server listens any more")
 
@@ -280,9 +295,9 @@ def test_the_picture_follows_what_was_measured() -> None:
     race = from_json(KEPT.read_bytes())
     good = replace(good_play(), act=Act.TOGETHER)
     plays = [
-        replace(good, server=play.server) if play.server is Server.UNPROTECTED and play.act is Act.TOGETHER else play
+        replace(good, server=play.server) if play.server is Server.DEFAULT and play.act is Act.TOGETHER else play
         for play in race.plays
     ]
     other = Race(strandline="1", strands="1", python="3", seconds=1, plays=plays)
-    assert "roles do not alternate" in draw(race)
-    assert "roles do not alternate" not in draw(other)
+    assert "1 answered, 4 refused" in draw(race)
+    assert "4 refused" not in draw(other)

@@ -20,7 +20,7 @@ def _demo() -> None:
     """See what Strandline is for."""
 
 
-@demo_app.command(short_help="Five requests at once: unprotected, a lock, Strandline.")
+@demo_app.command(short_help="Five requests at once: without Strandline, and with it.")
 def race(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was measured and judged as JSON.")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Draw it in a file too.", metavar="FILE")] = None,
@@ -29,9 +29,10 @@ def race(
         typer.Option("--from", help="Show a race that was kept with --json; run none.", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Race five requests to one session against three servers: unprotected, with a lock, and Strandline.
+    """Race five requests to one session against four servers.
 
-    Three acts: five at once, one of them fails in the middle, kill -9 in the middle. All three servers are real
+    Strands as it comes, Strands told to let all calls in, a lock per session, and Strandline.
+    Three acts: five at once, one of them fails in the middle, kill -9 in the middle. All servers are real
     processes on this machine and serve the same agent; it needs no network, no key and about 15 seconds.
 
     Example: strandline demo race

@@ -46,7 +46,7 @@ class Playing:
         self.note = "requests arrive"
         for seat in range(1, REQUESTS + 1):
             self._send(seat, BESIDES[self._act] if seat == STRUCK else "")
-            self._on.until(lambda inside=seat: self._on.inside() >= inside, f"request {seat} is inside")  # type: ignore[misc]
+            self._on.until(lambda sent=seat: self._arrived() >= sent, f"request {seat} is inside")  # type: ignore[misc]
         ledger.gate(self._on.folder, self._act).touch()
         self.note = "the agent works"
         if self._act is Act.KILL:
@@ -90,6 +90,10 @@ class Playing:
             note=self.note,
             over=self._over,
         )
+
+    def _arrived(self) -> int:
+        """Return how many requests are inside, or have been answered: one that is refused is so at once."""
+        return self._on.inside() + sum(asked.ended_at is not None for asked in list(self._asked.values()))
 
     def now(self) -> float:
         """Return how long the play has been going on."""

@@ -41,7 +41,7 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
                 console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
     elif as_json:
         # Seen on a terminal only.
-        with _interrupted_once(), Console(stderr=True).status("Three servers, three acts: about 15 seconds ..."):
+        with _interrupted_once(), Console(stderr=True).status("Four servers, three acts: about 15 seconds ..."):
             race = run(Silent())
     else:
         with _interrupted_once(), Screen(console) as screen:

@@ -26,6 +26,8 @@ class Judgement(Struct, frozen=True, kw_only=True):
     """Who got the answer of somebody else."""
     errors: Sequence[int]
     """Who got an error that was not theirs."""
+    refused: Sequence[int]
+    """Who of these, or of those whose failure was asked for, never got into the agent, and was told so."""
     nothing: Sequence[int]
     """Whose connection broke."""
     at_once: int
@@ -44,7 +46,7 @@ class Judgement(Struct, frozen=True, kw_only=True):
     @property
     def holds(self) -> bool:
         """Whether nothing is wrong."""
-        wrong = (self.others, self.errors, self.faults, self.lost, self.unfinished, self.twice)
+        wrong = (self.others, self.errors, self.refused, self.faults, self.lost, self.unfinished, self.twice)
         return self.at_once <= 1 and self.goes_on and not any(wrong)
 
 
@@ -52,14 +54,21 @@ def judge(play: Play) -> Judgement:
     """Judge one play that is over."""
     answered = [asked for asked in play.asked if asked.got is Got.ANSWER]
     told = _told(play)
+    inside = {spell.seat for spell in play.spells}
+    refused = [
+        asked.seat
+        for asked in play.asked
+        if asked.got is Got.ERROR and asked.seat not in inside and asked.question not in told
+    ]
     return Judgement(
         own=[asked.seat for asked in answered if _is_own(asked)],
         others=[asked.seat for asked in answered if not _is_own(asked)],
         errors=[asked.seat for asked in play.asked if asked.got is Got.ERROR and not asked.fails],
+        refused=refused,
         nothing=[asked.seat for asked in play.asked if asked.got is Got.NOTHING],
         at_once=_at_once(play),
         faults=check_history(play.history),
-        lost=[asked.seat for asked in play.asked if asked.question not in told],
+        lost=[asked.seat for asked in play.asked if asked.question not in told and asked.seat not in refused],
         unfinished=[asked.seat for asked in play.asked if told.get(asked.question) == ""],
         twice=[seat for seat, starts in sorted(Counter(play.tools).items()) if starts > 1],
         goes_on=play.following is not None and play.following.got is Got.ANSWER and _is_own(play.following),

@@ -13,7 +13,7 @@ from strandline.demo.race.record import Act, Asked, Got, Play, Race, Server, Spe
 from strandline.demo.race.words import ACTS, NAMES, findings
 
 WIDTH: Final = 860
-HEIGHT: Final = 564
+HEIGHT: Final = 588
 _PANEL: Final = 400
 _LEFT: Final = 24
 _BARS: Final = 282
@@ -22,7 +22,7 @@ _TOP: Final = 118
 
 _CONDITIONS: Final = (
     "The model is a script that refuses a conversation as Amazon Bedrock does. "
-    "Unprotected: Strands was told to let several calls in."
+    "All calls let in: Strands in its mode UNSAFE_REENTRANT."
 )
 _STYLE: Final = """
 svg { color-scheme: light dark; }
@@ -50,7 +50,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-se
 
 def draw(race: Race) -> str:
     """Return the picture of a race."""
-    left, right = race.play(Server.UNPROTECTED, Act.TOGETHER), race.play(Server.STRANDLINE, Act.TOGETHER)
+    left, right = race.play(Server.DEFAULT, Act.TOGETHER), race.play(Server.STRANDLINE, Act.TOGETHER)
     scale_s = max(_end(left), _end(right))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"',
@@ -63,7 +63,7 @@ def draw(race: Race) -> str:
         _text(
             _LEFT,
             60,
-            "The same agent behind three servers, each a real process. Measured by: strandline demo race",
+            "The same agent behind four servers, each a real process. Measured by: strandline demo race",
             "dim",
         ),
         *_panel(left, _LEFT, scale_s),
@@ -109,6 +109,9 @@ def _panel(play: Play, x: int, scale_s: float) -> Iterator[str]:
 def _legend(x: int, judgement: Judgement) -> Iterator[str]:
     """Say what the bars are; where everybody was let in at once, there is no wait to explain."""
     in_line = judgement.at_once <= 1
+    if judgement.refused:  # nobody waits
+        yield _rect("bar-good", x + 72, 85, 18, 14) + _text(x + 96, 96, "in the agent", "dim")
+        return
     if in_line:
         yield _rect("wait", x, 88, 18, 8) + _text(x + 24, 96, "waits", "dim")
     yield _rect("bar-good" if in_line else "bar-bad", x + 72, 85, 18, 14) + _text(x + 96, 96, "in the agent", "dim")
@@ -127,6 +130,8 @@ def _row(play: Play, asked: Asked, x: int, y: int, per_s: float) -> Iterator[str
 def _got(asked: Asked, judgement: Judgement) -> tuple[str, bool]:
     if asked.seat in judgement.own:
         return "answered", True
+    if asked.seat in judgement.refused:
+        return "refused", False
     return {Got.ERROR: "error", Got.ANSWER: "another's", Got.NOTHING: "nothing", Got.WAITS: ""}[asked.got], False
 
 
@@ -151,7 +156,7 @@ def _conversation(history: Sequence[Any], x: int, y: int) -> Iterator[str]:
 
 def _last_words(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
     said = findings(play, judgement)
-    return [said[0], *said[-2:]]
+    return [said[1 if judgement.refused else 0], *said[-2:]]
 
 
 def _grid(race: Race) -> Iterator[str]:
@@ -171,7 +176,10 @@ def _grid(race: Race) -> Iterator[str]:
 
 def _worst(judgement: Judgement) -> str:
     if judgement.lost:
-        return f"{len(judgement.lost)} requests lost"
+        count = len(judgement.lost)
+        return f"{count} request{'' if count == 1 else 's'} lost"
+    if judgement.refused:
+        return f"{len(judgement.refused)} of 5 refused"
     if not judgement.goes_on:
         return "conversation unusable"
     if judgement.faults or judgement.unfinished:

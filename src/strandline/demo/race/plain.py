@@ -1,6 +1,6 @@
-"""The two servers that people write first: Starlette over an agent per session, with a lock per session or without.
+"""The servers that people write first: Starlette over an agent per session, with a lock per session or without.
 
-    python -m strandline.demo.race.plain [--lock]
+    python -m strandline.demo.race.plain [--lock | --let-in]
 
 They speak the part of Strandline's HTTP that the race needs. With FastAPI they would be the same: it is Starlette.
 """
@@ -23,11 +23,14 @@ from strandline.demo.race.agent import make_agent, make_reentrant_agent
 from strandline.demo.race.tether import tie
 
 
-def make_app(*, lock: bool) -> Starlette:
-    """Serve one agent per session; with `lock`, one request of a session at a time, in the order of arrival."""
+def make_app(*, lock: bool = False, let_in: bool = False) -> Starlette:
+    """Serve one agent per session; with `lock`, one request of a session at a time, in the order of arrival.
+
+    Strands itself refuses a call of an agent that is at work, unless it is told to let it in (`let_in`).
+    """
     agents: dict[str, Agent] = {}
     locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-    make = make_agent if lock else make_reentrant_agent
+    make = make_reentrant_agent if let_in else make_agent
     inside = 0
 
     async def chat(request: Request) -> JSONResponse:
@@ -67,7 +70,7 @@ def main() -> None:
     """Serve on a port of the loopback interface that the system chooses, and print the URL to stderr."""
     tie()
     listener = socket.create_server(("127.0.0.1", 0))
-    app = make_app(lock="--lock" in sys.argv[1:])
+    app = make_app(lock="--lock" in sys.argv[1:], let_in="--let-in" in sys.argv[1:])
     sys.stderr.write(f"serving at http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stderr.flush()
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

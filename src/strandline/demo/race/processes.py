@@ -46,8 +46,10 @@ def command(server: Server) -> list[str]:
             return [sys.executable, "-c", _STRANDLINE, *serve]
         case Server.LOCK:
             return [sys.executable, "-m", "strandline.demo.race.plain", "--lock"]
-        case Server.UNPROTECTED:
+        case Server.DEFAULT:
             return [sys.executable, "-m", "strandline.demo.race.plain"]
+        case Server.UNPROTECTED:
+            return [sys.executable, "-m", "strandline.demo.race.plain", "--let-in"]
 
 
 class Contestant:

@@ -13,7 +13,10 @@ from msgspec import Struct
 class Server(StrEnum):
     """Who is in the race."""
 
+    DEFAULT = "default"
+    """Nothing around Strands as it comes, which refuses a call while another one is at work."""
     UNPROTECTED = "unprotected"
+    """Nothing around Strands either, which was told to let several calls in."""
     LOCK = "lock"
     STRANDLINE = "strandline"
 

@@ -64,7 +64,7 @@ class Screen:
 
     def starting(self) -> None:
         """Say that the servers start."""
-        self._show(Text("Three servers start ...", "dim"))
+        self._show(Text("Four servers start ...", "dim"))
 
     def goes_on(self, act: Act, plays: Sequence[Play], now: float) -> None:
         """Draw an act as far as it has come."""
@@ -82,11 +82,12 @@ class Screen:
 
 def introduction(marks: Marks, *, kept: bool) -> Text:
     """Return what stands above the acts of a race, one that is run now or one that was kept."""
-    text = Text().append("One session, five requests at once, three servers, one agent\n", "bold")
+    text = Text().append("One session, five requests at once, four servers, one agent\n", "bold")
     text.append(
         "Each server is a real process. The agent books seats with a tool that takes a\n"
         "moment; its model is a script that refuses a conversation as Amazon Bedrock\n"
-        "does. Unprotected means too that Strands was told to let several calls in.\n"
+        "does. As it comes, Strands refuses a call while another one is at work; it can\n"
+        "be told to let all calls in (UNSAFE_REENTRANT).\n"
     )
     if not kept:
         text.append("It takes about 15 seconds; all that is drawn is measured in them.\n")

@@ -8,7 +8,8 @@ from strandline.demo.race.judge import Judgement
 from strandline.demo.race.record import Act, Asked, Got, Play, Server
 
 NAMES: Final = {
-    Server.UNPROTECTED: "Starlette, unprotected",
+    Server.DEFAULT: "Starlette, Strands as it comes",
+    Server.UNPROTECTED: "Starlette, all calls let in",
     Server.LOCK: "Starlette and a lock per session",
     Server.STRANDLINE: "Strandline",
 }
@@ -34,6 +35,8 @@ def fate(play: Play, asked: Asked, judgement: Judgement | None) -> str:
     }[asked.got]
     if judgement is None:
         return got
+    if asked.seat in judgement.refused:
+        return "refused"
     if asked.seat in judgement.others:
         got = "another's answer"
     if asked.seat in judgement.lost:
@@ -54,11 +57,16 @@ def findings(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
         said.append((False, f"{judgement.at_once} requests in one agent at the same time"))
     else:
         said.append((True, "one at a time"))
-    said.append((not judgement.others and not judgement.errors, f"{len(judgement.own)} of {count} got their answer"))
+    errors = [seat for seat in judgement.errors if seat not in judgement.refused]
+    if judgement.refused:
+        said.append((False, f"{len(judgement.own)} answered, {len(judgement.refused)} refused"))
+    else:
+        good = not judgement.others and not errors
+        said.append((good, f"{len(judgement.own)} of {count} got their answer"))
     if judgement.others:
         said.append((False, f"{len(judgement.others)} got the answer of another"))
-    if judgement.errors:
-        said.append((False, f"{len(judgement.errors)} got an error that is not theirs"))
+    if errors:
+        said.append((False, f"{len(errors)} got an error that is not theirs"))
     if judgement.nothing:
         ran = {spell.seat for spell in play.spells if play.ready_at is not None and spell.begun_at > play.ready_at}
         later = len(ran & set(judgement.nothing))
@@ -73,6 +81,8 @@ def findings(play: Play, judgement: Judgement) -> list[tuple[bool, str]]:
         said.append((False, f"the conversation is broken: {_short(judgement.faults[0])}"))
     elif judgement.unfinished:
         said.append((False, f"the conversation leaves {_seats(judgement.unfinished)} open"))
+    elif judgement.refused:
+        said.append((True, f"the conversation has the {count - len(judgement.refused)} that got in, well formed"))
     else:
         said.append((True, f"the conversation has all {count}, well formed"))
     said.append((judgement.goes_on, "the next message " + ("is answered" if judgement.goes_on else "is refused")))
