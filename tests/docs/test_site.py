@@ -47,6 +47,35 @@ async function look(page) {
 })();
 </script>"""
 
+COPIED = """<!doctype html><meta charset="utf-8"><body><script>
+const within = (page, width) => new Promise((loaded) => {
+  const frame = document.createElement("iframe");
+  frame.width = width;
+  frame.height = 2000;
+  frame.onload = () => setTimeout(() => loaded(frame), 500);
+  frame.src = page;
+  document.body.append(frame);
+});
+(async () => {
+  const inside = (await within("/terminal.html", 1200)).contentDocument;
+  const copied = [...inside.querySelectorAll(".language-console code")].map((each) => {
+    each.setAttribute("data-md-copying", "");  // as the theme does while it copies
+    return each.innerText;
+  });
+  const cut = {};
+  for (const page of PAGES) {
+    const frame = await within(page, 390);
+    cut[page] = [...frame.contentDocument.querySelectorAll("article table")].filter((each) => {
+      const around = each.closest(".md-typeset__scrollwrap");
+      const scrolls = around && frame.contentWindow.getComputedStyle(around).overflowX === "auto";
+      return each.getBoundingClientRect().right > 390 && !scrolls;
+    }).length;
+    frame.remove();
+  }
+  fetch("/told", { method: "POST", body: JSON.stringify({ copied, cut }) });
+})();
+</script>"""
+
 FOUND = """<script>
 const waiting = setInterval(() => {
   const links = [...document.querySelectorAll("a.md-search-result__link")].map((each) => each.href);
@@ -133,6 +162,36 @@ def test_in_a_browser_without_a_network_every_page_and_picture_shows(site: Path)
         assert [each for each in what["loaded"] if not each.startswith(served.url)] == [], page
 
 
+def test_the_copy_button_takes_commands_alone_and_wide_tables_scroll_on_a_phone(site: Path) -> None:
+    pages = ["/reference.html", "/metrics.html", "/security.html", "/performance.html"]
+    probe = COPIED.replace("PAGES", json.dumps(pages))
+    with published(site) as served, _added(site / "copies.html", probe):
+        seen = served.told(f"{served.url}/copies.html")
+    commands = [line.strip() for block in seen["copied"] for line in block.splitlines() if line.strip()]
+    typed = re.findall(r"^\$ (.*)$", (ROOT / "docs/terminal.md").read_text(), re.MULTILINE)
+    assert len(typed) > 10
+    assert commands == [each.strip() for each in typed]
+    assert seen["cut"] == dict.fromkeys(pages, 0)
+
+
+def test_the_navigation_calls_each_page_as_its_heading_does(site: Path) -> None:
+    page = (site / "index.html").read_text()
+    links = re.findall(r'<a href="([\w-]+\.html)" class="md-nav__link[^"]*">(.*?)</a>', page, re.DOTALL)
+    assert len(links) > 25
+    for address, shown in links:
+        title = " ".join(re.sub(r"<[^>]*>", " ", shown).split())
+        heading = re.search(r"<h1[^>]*>(.*?)</h1>", (site / address).read_text(), re.DOTALL)
+        assert heading is not None, address
+        assert title == re.sub(r"<a .*?</a>|<[^>]*>", "", heading[1]).strip(), address
+
+
+def test_dark_mode_follows_the_system_until_a_reader_chooses(site: Path) -> None:
+    page = (site / "index.html").read_text()
+    medias = re.findall(r'data-md-color-media="([^"]*)"', page)
+    offered = [each for each in medias if each]
+    assert offered == ["(prefers-color-scheme)", "(prefers-color-scheme: light)", "(prefers-color-scheme: dark)"]
+
+
 @pytest.mark.parametrize("scheme", ["http", "file"])
 def test_search_finds_a_word_of_a_page(site: Path, scheme: str) -> None:
     page = (site / "index.html").read_text()
@@ -159,7 +218,7 @@ def _added(file: Path, text: str) -> Iterator[Path]:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    named = set(re.findall(r": ([\w/-]+(?:\.md|/))$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    named = set(re.findall(r"[:-] ([\w/-]+(?:\.md|/))$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     for page in (ROOT / "docs").rglob("*.md"):
         place = page.relative_to(ROOT / "docs").as_posix()
         assert place in named or f"{place.rpartition('/')[0]}/" in named, place

@@ -46,7 +46,9 @@ def page(document: dict[str, Any], root: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p class=lead>{escape(info['description'])}</p>"
-        f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).</p>{keys}'
+        f'<p>For programs: <a href="{escape(root)}/openapi.json">openapi.json</a> (OpenAPI 3.1).'
+        " What the routes are for, with examples that were run, is in the guides: <code>docs/</code> of the source"
+        f" (begin with <code>docs/quick-start.md</code>), as a site <code>make docs</code>.</p>{keys}"
         f"{''.join(parts)}<h2>events</h2>{''.join(_events(schemas))}</body></html>"
     )
 
