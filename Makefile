@@ -6,6 +6,7 @@
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
+#   ORDER=random, ORDER=7 the tests in another order: of a seed that is printed, or of this one
 #   IMAGE=strandline      the name of the image
 #   SOURCE=https://...    where the image's source is, for its labels
 #   CA_BUNDLE=...         a file of certificates for pip in the build, on networks with their own authority
@@ -27,6 +28,7 @@ SEEDS ?=
 JOURNAL ?=
 KILLS ?= 1000
 SEED ?=
+ORDER ?=
 
 help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -37,7 +39,7 @@ run: .venv/.demo ## Serve the demo agent on a small model of this machine
 	@exec $(BIN)/python -m strandline.demo
 
 test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)
 
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -9,7 +9,39 @@ from typing import Any
 
 import pytest
 
+import order
 from docker_engine import build_image, docker, why_no_engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", metavar="SEED", help="run the tests in the order of this seed; `random` draws one")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if (asked := config.getoption("--order")) is not None:
+        told = getattr(config, "workerinput", {})  # of a process that shares the tests with others
+        config.option.order = told.get("order") or order.drawn(asked)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["order"] = node.config.getoption("--order")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.getoption("--order")
+    return [] if seed is None else [f"in the order of seed {seed}; again: --order {seed}"]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for line in pytest_report_header(config):  # (`-q` has no header)
+        terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("--order")) is not None:
+        order.shuffle(items, seed)
 
 
 @pytest.hookimpl(optionalhook=True)

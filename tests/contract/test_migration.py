@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from logged import ours
 from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect
 from strandline.journal.migrations import migrate
@@ -214,7 +215,7 @@ def test_a_migration_is_told_in_the_log(path: Path, caplog: pytest.LogCaptureFix
         for _ in range(2):
             journal, _ = asyncio.run(opened(path))
             asyncio.run(journal.close())
-    (record,) = caplog.records
+    (record,) = ours(caplog)
     assert record.getMessage() == (
         f"migrated {path} from schema 1 to {SCHEMA_VERSION}; a copy of it as it was is {path.with_name(COPY)}"
     )

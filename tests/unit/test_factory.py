@@ -16,6 +16,7 @@ from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.graph import Graph
 from strands.tools import ToolProvider
 
+from logged import ours
 from strandline.agents import factory as module
 from strandline.agents.factory import TRIED_WITH, FactoryTarget
 from strandline.agents.parameters import NOTHING, SESSION_ID
@@ -91,7 +92,7 @@ def test_a_factory_that_says_what_it_makes_is_not_called_at_the_start(
     with caplog.at_level(logging.INFO, "strandline"):
         asyncio.run(target.try_out())
     assert target.opaque is opaque
-    assert caplog.records == []
+    assert ours(caplog) == []
 
 
 def says_nothing(made: object) -> Callable[..., Any]:

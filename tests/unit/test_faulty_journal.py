@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
+from logged import ours
 from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.claims import TAKE_AGAIN_S
@@ -230,4 +231,4 @@ def test_a_client_that_leaves_while_its_accept_fails_leaves_no_word_of_it(caplog
 
     run_virtual(main)
     gc.collect()
-    assert caplog.records == []
+    assert ours(caplog) == []

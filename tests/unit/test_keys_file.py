@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from logged import ours
 from strandline.access import source
 from strandline.access.keyring import KnownKey, new_key
 from strandline.access.source import Keys
@@ -63,7 +64,7 @@ def test_a_file_that_is_wrong_changes_nothing_and_is_told_once_for_each_time_tha
             asyncio.run(keys.look())
         assert knows(keys, ADA)
         assert knows(keys, BOB)
-        (record,) = caplog.records
+        (record,) = ours(caplog)
         assert record.levelno == logging.ERROR
         assert "go on counting" in record.getMessage()
         assert "THISISTHEKEY" not in caplog.text

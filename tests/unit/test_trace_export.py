@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from opentelemetry.util._once import Once
 
+from logged import ours
 from strandline.telemetry.export import export_if_wanted, flush
 
 
@@ -45,7 +46,7 @@ def test_nothing_is_sent_unless_somebody_says_where_to(
     export_if_wanted(variables, "s")
     flush()
     assert isinstance(get_tracer_provider(), ProxyTracerProvider)
-    assert caplog.records == []
+    assert ours(caplog) == []
 
 
 def test_the_server_goes_by_its_own_name_unless_it_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +79,7 @@ def test_an_exporter_that_is_missing_is_told_of(
 ) -> None:
     """And the server starts: nobody is to be refused because nobody can watch."""
     export_if_wanted(variables, "s")
-    [record] = caplog.records
+    [record] = ours(caplog)
     assert record.getMessage() == (
         f"traces are not sent: there is no exporter {missing}. Install it: pip install 'strandline[otel]'"
     )

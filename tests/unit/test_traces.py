@@ -18,6 +18,7 @@ from strands import Agent, tool
 import strands_support
 import target_support
 from engine_support import key
+from logged import ours
 from strandline.agents.function import FunctionTarget, Session
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request, Ticket
@@ -313,7 +314,7 @@ def test_what_is_kept_of_the_headers_of_a_request(
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
         assert asyncio.run(main()) == kept
-    assert caplog.records == []
+    assert ours(caplog) == []
 
 
 def test_without_an_sdk_a_tool_can_pass_the_trace_on(tmp_path: Path) -> None:
