@@ -193,6 +193,7 @@ def build_face(
             cors_origins=settings.cors_origins,
             metrics_public=settings.metrics_public,
             start_wait_s=settings.start_wait,
+            trusted_baggage=settings.trusted_baggage,
         ),
         keys,
         traces.arrived,

@@ -88,6 +88,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         list[str],
         Meta(description="Names in the Host header to answer besides localhost and IP addresses; `*`: every name"),
     ] = []
+    trusted_baggage: Annotated[
+        Literal["all", "operators", "none"],
+        Meta(description="Whose `baggage` header is handed to agents and kept: `all`, `operators`, `none`"),
+    ] = "all"
     cors_origins: Annotated[list[str], Meta(description="Origins of web pages that may call this server")] = []
     max_running: Annotated[int, Meta(description="Runs that execute at once, over all sessions", ge=1)] = 64
     max_running_per_principal: Annotated[

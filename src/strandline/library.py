@@ -54,6 +54,7 @@ OF_HTTP: Final = frozenset(
         "max_body_bytes",
         "metrics_public",
         "start_wait",
+        "trusted_baggage",
     }
 )
 
@@ -118,6 +119,7 @@ class AppSettings(ServiceSettings, total=False):
     cors_origins: Sequence[str]
     max_body_bytes: int
     start_wait: float
+    trusted_baggage: Literal["all", "operators", "none"]
 
 
 class ServerSettings(AppSettings, total=False):

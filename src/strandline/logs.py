@@ -30,7 +30,7 @@ _log = logging.getLogger("strandline.logs")
 FLUSH_S: Final = 1.0
 """How long a process that ends waits for its log to be taken."""
 
-CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 # Of a stream that is closed in its middle, as that of a cancelled run may be, Strands leaves the inner parts to the
 # garbage collector, and OpenTelemetry tells, with a traceback, that its context was not left where it was entered. It
 # also quotes the baggage and the trace state of strangers.

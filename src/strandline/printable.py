@@ -1,13 +1,15 @@
 """What may be written to a terminal: text without what would control it.
 
 Models, web pages and other servers are quoted in what people read; none of them may move the cursor, change a title or
-take away what stands there.
+take away what stands there, nor have it read in another order than it was written in.
 """
 
 import re
 from typing import Final
 
-CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""The last two ranges embed, override and isolate directions of writing. The marks that texts in Arabic or Hebrew have
+between words turn nothing around, and stay."""
 
 ERROR_IDS: Final = "strandline.errors"
 """The logger of texts for which callers were given an id: whatever a log leaves out otherwise, it has these."""

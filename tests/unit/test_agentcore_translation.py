@@ -17,7 +17,7 @@ from strandline.engine.service import Service
 from strandline.errors import Draining, Invalid, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.auth import Access
-from strandline.http.wishes import Responses
+from strandline.http.wishes import Responses, kept_with
 from strandline.model import (
     ANONYMOUS,
     ErrorCode,
@@ -37,7 +37,6 @@ from strandline.protocols.agentcore_wire import (
     REQUEST_ID,
     SESSION,
     Invocation,
-    kept_with,
     named_session,
     prompt_of,
     reason_of,

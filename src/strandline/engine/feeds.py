@@ -79,6 +79,7 @@ class Feeds:
 
         Only those of these sessions and types, of all if there are none of them; a gap is always told.
         """
+        sessions, types = frozenset(sessions), frozenset(types)  # (each event is looked up in them)
         feed = self._feeds.get(principal)
         if feed is None:
             feed = self._feeds[principal] = _Feed(

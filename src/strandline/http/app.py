@@ -5,7 +5,7 @@ Plain ASGI around Starlette's router: an exception of ours becomes its problem d
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 from starlette.exceptions import HTTPException
@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strandline.access.source import Keys
 from strandline.clock import SystemClock
@@ -54,6 +54,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     metrics_public: bool = False
+    trusted_baggage: Literal["all", "operators", "none"] = "all"
     start_wait_s: float = 30.0
     """How long requests wait for a server that starts."""
 
@@ -70,7 +71,7 @@ def build_app(
 
     `arrived` is told the headers of each request, in the task that answers it; `denied` why one was not let in.
     """
-    access = Access(keys, metrics_public=options.metrics_public)
+    access = Access(keys, metrics_public=options.metrics_public, trusted_baggage=options.trusted_baggage)
     chat = Chat(
         service,
         agent_id=options.agent_id,
@@ -160,6 +161,21 @@ def by_method(**handlers: Handler) -> Handler:
     return handle
 
 
+class Marked:
+    """Sends messages on, and has browsers take each answer for what it says that it is."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        """Send a message."""
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), wire.NOSNIFF]
+        await self._send(message)
+
+
 class Endpoint:
     """A handler as an ASGI app; whatever it raises becomes a problem document."""
 
@@ -209,14 +225,17 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        await self._answer(scope, receive, Marked(send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
         if (reason := self._guard.refusal(scope)) is not None:
             self._denials.foreign(scope, reason)
             await _response_to(wire.Foreign(reason), scope)(scope, receive, send)
             return
-        self._arrived(scope["headers"])
         try:
             let_in = self._access.admit(scope)
+            self._arrived(scope["headers"])
             if scope["path"].endswith(
                 "\n"
             ):  # (the router would take it for the path without, which has rules of its own)

@@ -70,8 +70,9 @@ def session_header(headers: Headers, name: str) -> str | None:
 class Access:
     """Lets requests in. Without keys it lets everybody in, as one principal. Belongs to the serving loop."""
 
-    def __init__(self, keys: Keys | None, *, metrics_public: bool) -> None:
+    def __init__(self, keys: Keys | None, *, metrics_public: bool, trusted_baggage: str = "all") -> None:
         self._keys = keys
+        self._trusted_baggage = trusted_baggage
         self._open = OPEN | {METRICS} if metrics_public else OPEN
         self._let_in: dict[LetIn, None] = {}
         if keys is not None:
@@ -85,8 +86,14 @@ class Access:
     def admit(self, scope: Scope) -> "LetIn | None":
         """Note in `scope` who asks; return whom to answer under whose key, None if nobody needs one.
 
-        Raises `Unauthorized`, `OperatorsOnly`.
+        `scope` loses its `baggage` if whoever asks is not trusted with one. Raises `Unauthorized`, `OperatorsOnly`.
         """
+        let_in = self._admit(scope)
+        if self._trusted_baggage != "all" and not (self._trusted_baggage == "operators" and scope[_CALLER].operator):
+            scope["headers"] = [each for each in scope["headers"] if each[0] != b"baggage"]
+        return let_in
+
+    def _admit(self, scope: Scope) -> "LetIn | None":
         if self._keys is None:
             scope[_CALLER] = EVERYBODY
             return None

@@ -320,6 +320,7 @@ class Connection(HttpToolsProtocol):
                 self._crowd.on_end(wire.NoConnectionLeft.code)
                 answer = wire.error_response(wire.NoConnectionLeft(most))
                 answer.headers["connection"] = "close"
+                answer.raw_headers.append(wire.NOSNIFF)
                 await answer(scope, receive, send)
 
         self.app = probes
@@ -375,5 +376,5 @@ def allowed(most: int) -> int:
 
 
 def _as_bytes(response: Response) -> bytes:
-    head = b"".join(b"%s: %s\r\n" % pair for pair in (*response.raw_headers, (b"connection", b"close")))
+    head = b"".join(b"%s: %s\r\n" % pair for pair in (*response.raw_headers, wire.NOSNIFF, (b"connection", b"close")))
     return b"".join((STATUS_LINE[response.status_code], head, b"\r\n", bytes(response.body)))

@@ -1,5 +1,7 @@
 """The document of the routes as one page: no scripts, no fonts, no pictures from anywhere. Pure."""
 
+import base64
+import hashlib
 import json
 from html import escape
 from typing import Any, Final
@@ -22,6 +24,11 @@ table { border-collapse: collapse; width: 100%; } td { padding: .25rem .75rem .2
 td:first-child { white-space: nowrap; } tr + tr td { border-top: 1px solid var(--line); }
 p.lead { margin-top: .25rem; opacity: .8; }
 """
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+POLICY: Final = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What a browser may do with the page: show it in its own style, in no frame of another one."""
 _METHODS: Final = ("get", "post", "delete")
 
 

@@ -17,6 +17,8 @@ TYPES: Final = frozenset(
     str(kind.__struct_config__.tag) for kind in (*get_args(RunEvent), *get_args(SessionEvent)) if kind not in UNTOLD
 )
 """The types of events that can be asked for here."""
+MOST_SESSIONS: Final = 100
+"""Sessions that one client can ask for the events of; those of all sessions can be had without naming any."""
 
 
 class Changes:
@@ -31,6 +33,8 @@ class Changes:
         types = [each for text in query.getlist("type") for each in text.split(",")]
         if unknown := sorted(set(types) - TYPES):
             raise Invalid(f"type cannot be {', '.join(unknown)}; it is some of {', '.join(sorted(TYPES))}")
-        sessions = [session_id(text) for text in query.getlist("session_id")]
+        sessions = {session_id(text) for text in query.getlist("session_id")}
+        if len(sessions) > MOST_SESSIONS:
+            raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; leave them out for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
         return EventResponse(events, lambda told: framed(told, told.run_id), lambda lost: None)

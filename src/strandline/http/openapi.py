@@ -15,7 +15,7 @@ from starlette.responses import Response
 from strandline import __version__, errors
 from strandline.http import event_schemas, wire
 from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
-from strandline.http.docs_page import page
+from strandline.http.docs_page import POLICY, page
 from strandline.http.events import TYPES
 from strandline.http.health import HealthBody, ProbeBody
 from strandline.http.runs import CancelBody, MoveBody, RunBody, RunsBody
@@ -263,7 +263,8 @@ class OpenApi:
 
     async def docs(self, request: Request) -> Response:
         """Return the document as a page that needs no network."""
-        return Response(page(self._document, request.scope.get("root_path", "")), media_type="text/html")
+        shown = page(self._document, request.scope.get("root_path", ""))
+        return Response(shown, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
 def document(*, keys: bool = False) -> dict[str, Any]:

@@ -45,6 +45,9 @@ CLIENT_LEFT: Final = 499
 BROKEN: Final = 500
 UNAVAILABLE: Final = 503
 
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+"""Has a browser take an answer for what its `Content-Type` says, whatever a caller or an agent wrote into it."""
+
 TITLES: Final = {
     BAD_REQUEST: "Malformed request",
     UNAUTHORIZED: "Unauthorized",

@@ -1,6 +1,7 @@
 """What a request may ask for besides its message: how urgent it is, how long it may take and wait."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct, field
 
@@ -8,6 +9,9 @@ from strandline.engine.asked import Request
 from strandline.errors import Invalid
 from strandline.http.keys import fingerprint
 from strandline.model import IfBusy, Input, OnDisconnect, SessionKey
+
+OF_AGENTCORE: Final = "agentcore"
+"""The key of metadata under which stands what AgentCore Runtime says of a request."""
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -41,9 +45,14 @@ class Responses(Struct, frozen=True):
 
 
 def wished(
-    key: SessionKey, prompt: Input | Responses, wishes: Wishes, idempotency_key: str | None, sent: bytes
+    key: SessionKey,
+    prompt: Input | Responses,
+    wishes: Wishes,
+    idempotency_key: str | None,
+    sent: bytes,
+    told: Mapping[str, str] | None = None,
 ) -> Request:
-    """Return the request for a run; `sent` is the body that asked for it."""
+    """Return the request for a run; `sent` is the body that asked for it, `told` what AgentCore says of it."""
     answers: dict[str, Any] | None = None
     if isinstance(prompt, Responses):
         answers = {each.id: each.response for each in prompt.responses}
@@ -59,7 +68,15 @@ def wished(
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,
         on_disconnect=wishes.on_disconnect,
-        metadata=wishes.metadata,
+        metadata=kept_with(wishes.metadata, told or {}),
         idempotency_key=idempotency_key,
         fingerprint=b"" if idempotency_key is None else fingerprint(sent),
     )
+
+
+def kept_with(metadata: dict[str, Any], told: Mapping[str, str]) -> dict[str, Any]:
+    """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
+    if not told and OF_AGENTCORE not in metadata:
+        return metadata
+    own = {name: value for name, value in metadata.items() if name != OF_AGENTCORE}
+    return {**own, OF_AGENTCORE: dict(told)} if told else own

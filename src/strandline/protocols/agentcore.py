@@ -8,7 +8,6 @@ import logging
 from typing import Final
 
 import msgspec
-from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,7 +31,6 @@ from strandline.protocols.agentcore_wire import (
     InvocationFailure,
     PingBody,
     failed,
-    kept_with,
     named_session,
     prompt_of,
     reason_of,
@@ -62,8 +60,7 @@ class AgentCore:
         body = wire.decoded(sent, self._decode, READS)
         key = session_of(request, named_session(request.headers))
         told = told_by(request.headers)
-        wishes = replace(body, metadata=kept_with(body.metadata, told))
-        ticket = await self._service.submit(wished(key, prompt_of(body), wishes, idempotency_key(request), sent))
+        ticket = await self._service.submit(wished(key, prompt_of(body), body, idempotency_key(request), sent, told))
         self._look()
         if "request_id" in told:
             _log.debug("run %s is what request %s of AgentCore asks for", ticket.run_id, told["request_id"])

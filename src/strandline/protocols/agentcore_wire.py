@@ -5,7 +5,7 @@ Source: the developer guide of AgentCore, "HTTP protocol contract", and what `Be
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -173,9 +173,3 @@ def refusal(problem: Response) -> Response:
 def failed(failure: InvocationFailure, status: int, headers: Mapping[str, str]) -> Response:
     """Return an error as a response."""
     return Response(encode(failure) + b"\n", status, headers, media_type="application/json")
-
-
-def kept_with(metadata: dict[str, Any], told: dict[str, str]) -> dict[str, Any]:
-    """Return the metadata of a run: the client's own, and what AgentCore tells, which no client can make up."""
-    own = {name: value for name, value in metadata.items() if name != "agentcore"}
-    return {**own, "agentcore": told} if told else own
