@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from strandline.access.source import Keys
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
-from strandline.errors import NotReady, StrandlineError
+from strandline.errors import InvariantBroken, NotReady, StrandlineError
 from strandline.http import wire
 from strandline.http.access_log import Denials
 from strandline.http.auth import METRICS, OPEN, Access
@@ -261,7 +261,7 @@ def _response_to(error: Exception, scope: Scope) -> Response:
 
 
 def _problem_of(error: Exception, scope: Scope) -> Response:
-    if isinstance(error, StrandlineError):
+    if isinstance(error, StrandlineError) and not isinstance(error, InvariantBroken):
         return wire.error_response(error)
     if isinstance(error, HTTPException):
         path = scope["path"]
