@@ -146,6 +146,7 @@ def build_service(
             hold_limit_s=settings.hold_limit,
             max_holds=settings.max_holds,
             max_holds_per_principal=settings.holds_per_principal,
+            max_stored_bytes_per_principal=settings.max_stored_bytes_per_principal,
             executor_threads=settings.executor_threads,
             stall_after_s=settings.stall_after,
             stall_action=settings.stall_action,

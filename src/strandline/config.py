@@ -174,6 +174,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             " them, at least 1, where there are keys"
         ),
     ] = None
+    max_stored_bytes_per_principal: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Bytes that may be kept for one key's name: inputs, metadata, history and state of all its"
+            " sessions; beyond, no more runs of it are accepted; default: no bound of its own"
+        ),
+    ] = None
     stall_after: Annotated[
         float, Meta(description="Seconds without any sign of life after which a run counts as stalled", gt=0)
     ] = 120.0

@@ -112,6 +112,12 @@ class ServerFull(QueueFull):
     code = "server_full"
 
 
+class StorageFull(Unavailable):
+    """All that is kept for this principal has `max_stored_bytes_per_principal` bytes; delete sessions to make room."""
+
+    code = "storage_full"
+
+
 class HoldsFull(Unavailable):
     """So many runs of this principal have ended and still work (`max_holds_per_principal`) that no more are started."""
 

@@ -19,6 +19,7 @@ import pytest
 from logged import ours
 from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.driver import connect
+from strandline.journal.forgetting import COUNTED
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, check_file
 from strandline.journal.port import (
@@ -280,6 +281,10 @@ def test_a_file_of_any_older_schema_becomes_one_of_this_schema(path: Path, versi
     asyncio.run(check_everything_is_there(path))
     assert version_of(path) == SCHEMA_VERSION
     assert version_of(path.with_name(COPY.replace("v1", f"v{version}"))) == version
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        counted = dict(connection.execute(COUNTED))
+        assert dict(connection.execute("SELECT principal, bytes FROM stored")) == counted
+        assert counted[ANONYMOUS] > 100
 
 
 # -- what can go wrong --------------------------------------------------------------------------------------

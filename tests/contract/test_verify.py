@@ -115,6 +115,8 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         ("DELETE FROM staged WHERE run = 70 AND no = 0", "what is staged of the run with sequence 70 is damaged"),
         ("DELETE FROM meta", "how often the journal was opened"),
         ("CREATE TABLE other (x)", "its tables are not those of a journal"),
+        ("UPDATE stored SET bytes = bytes + 1", "counts as"),
+        ("DELETE FROM stored", "counts as None bytes, and is"),
     ],
 )
 def test_what_is_wrong_is_found(path: Path, statement: str, fault: str) -> None:

@@ -384,6 +384,33 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
     run(main())
 
 
+def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            served(tmp_path, max_stored_bytes_per_principal=8_000) as world,
+            world.client(ADA[0]) as ada,
+            world.client(BOB[0]) as bob,
+            world.client(OPS[0]) as ops,
+        ):
+            large = "m" * 3_000  # kept as the input of a run, and in history
+            kept = await ada.post("/chat", json={"message": large, "session_id": "a"}, headers={"Idempotency-Key": "k"})
+            assert kept.status_code == 200
+            refused = await ada.post("/chat", json={"message": large, "session_id": "b"})
+            assert (refused.status_code, refused.json()["code"]) == (429, "storage_full")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "max_stored_bytes_per_principal" in refused.json()["detail"]
+            again = await ada.post(
+                "/chat", json={"message": large, "session_id": "a"}, headers={"Idempotency-Key": "k"}
+            )
+            assert again.status_code == 200, "what was accepted is answered"
+            assert (await bob.post("/chat", json={"message": large})).status_code == 200
+            assert 'strandline_refusals_total{reason="storage_full"} 1.0' in (await ops.get("/metrics")).text
+            assert (await ada.delete("/v1/sessions/a")).status_code in (200, 204)
+            assert (await ada.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
+
+    run(main())
+
+
 def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_have_room(tmp_path: Path) -> None:
     async def main() -> None:
         async with (

@@ -30,6 +30,7 @@ from strandline.errors import (
     QueueFull,
     ServerFull,
     SessionBusy,
+    StorageFull,
     Unavailable,
 )
 from strandline.journal.port import (
@@ -85,7 +86,10 @@ class Admission:
         self.refused = 0
         """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
         self._bounds = Bounds(
-            options.max_queued_per_session, options.max_queued, per_principal=options.max_queued_per_principal
+            options.max_queued_per_session,
+            options.max_queued,
+            per_principal=options.max_queued_per_principal,
+            stored_bytes=options.max_stored_bytes_per_principal,
         )
 
     async def submit(self, request: Request) -> Ticket:
@@ -209,7 +213,14 @@ class Admission:
             raise NotFound(f"run {run_id} is not there any more")
         return run
 
-    def _refusal(self, key: SessionKey, refused: Refused) -> QueueFull:
+    def _refusal(self, key: SessionKey, refused: Refused) -> Unavailable:
+        if refused.reason == "storage_full":
+            return StorageFull(
+                f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
+                " sessions (setting max_stored_bytes_per_principal), and this run would be more; delete sessions that"
+                " are not needed any more",
+                retry_after_s=self._options.retry_after_s,
+            )
         estimate = self._estimates.wait_s(key, refused.position)
         if refused.reason == "queue_full":
             return QueueFull(

@@ -27,6 +27,7 @@ class Options(Struct, frozen=True, kw_only=True):
     hold_limit_s: float = 60.0
     max_holds: int = 8
     max_holds_per_principal: int | None = None
+    max_stored_bytes_per_principal: int | None = None
     executor_threads: int = 256
     stall_after_s: float = 120.0
     stall_action: Literal["report", "cancel"] = "report"

@@ -169,6 +169,7 @@ _RUNS: Final = (
     *_ANSWERS,
     errors.QueueFull,
     errors.PrincipalFull,
+    errors.StorageFull,
     errors.HoldsFull,
     errors.ServerFull,
     errors.Draining,

@@ -158,6 +158,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.KeyReused: UNPROCESSABLE,
     errors.QueueFull: TOO_MANY,
     errors.PrincipalFull: TOO_MANY,
+    errors.StorageFull: TOO_MANY,
     errors.HoldsFull: TOO_MANY,
     errors.ServerFull: UNAVAILABLE,
     errors.Draining: UNAVAILABLE,

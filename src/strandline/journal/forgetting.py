@@ -11,6 +11,16 @@ WALK: Final = 1000
 """How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
 
 
+COUNTED: Final = """
+SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN (
+    SELECT session, length(input) + coalesce(length(metadata), 0) AS bytes FROM runs
+    UNION ALL SELECT session, coalesce(length(messages), 0) FROM history
+    UNION ALL SELECT session, coalesce(length(window), 0) + coalesce(length(state), 0) FROM agents
+) AS parts ON parts.session = sessions.no GROUP BY sessions.principal
+"""
+"""How many bytes are kept for each principal, counted; `stored` has the same, kept by triggers."""
+
+
 def delete_session(connection: sqlite3.Connection, session: Session) -> None:
     """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history.
 

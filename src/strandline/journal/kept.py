@@ -176,6 +176,9 @@ class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
     __slots__ = (
+        "_counted",
+        "_history_bytes",
+        "asked",
         "claimed",
         "closed",
         "closed_since",
@@ -193,6 +196,9 @@ class KeptSession:
 
     def __init__(self) -> None:
         self.line = Line()
+        self.asked = 0
+        """How many bytes its runs were asked with that are kept."""
+        self._counted = self._history_bytes = 0
         self.claimed: KeptRun | None = None
         self.paused = False
         self.closed_since: float | None = None
@@ -210,6 +216,13 @@ class KeptSession:
         self.question: KeptQuestion | None = None
         self.closed: dict[str, tuple[RunId, Closed]] = {}
         """What became of input requests that are not open any more, and which run had asked them."""
+
+    @property
+    def stored(self) -> int:
+        """How many bytes are kept of it: what its runs were asked with, its history, window and state."""
+        self._history_bytes += sum(map(len, self.history[self._counted :]))  # which only ever grows
+        self._counted = len(self.history)
+        return self.asked + self._history_bytes + len(self.window or b"") + len(self.state or b"")
 
     @property
     def open_question(self) -> KeptQuestion | None:
@@ -243,6 +256,7 @@ class KeptSession:
     def forget(self, run: KeptRun) -> None:
         """Forget a run that has ended, and its key; not what it has left in history."""
         self.runs.remove(run.new.run_id)
+        self.asked -= len(run.asked.prompt) + len(run.asked.metadata)
         if run.status is RunStatus.NEEDS_INPUT:
             self.closed = {each: known for each, known in self.closed.items() if known[0] != run.new.run_id}
         keyed = run.new.keyed

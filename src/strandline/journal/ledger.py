@@ -140,6 +140,8 @@ class Ledger(Controls):
             question = None if session is None or asked is None else self._question(session, asked)
             if (cannot := self._cannot_answer(session, answered(new.input), question)) is not None:
                 return cannot
+        if self._is_stored_full(new.key, prompt, metadata, bounds):
+            return self._stands_for(session, new) or Refused("storage_full", ahead + 1)
         is_free = session is None or (session.claimed is None and not session.paused)
         goes_on = asked is None or question is not None or self._goes_before(new, asked)
         at_once = take and not ahead and is_free and goes_on
@@ -189,6 +191,13 @@ class Ledger(Controls):
         )
         self.made.append(Claim(token=Token(new.run_id, fence), run=run, question=question))
         return Accepted(0, stopped, input_until=until)
+
+    def _is_stored_full(self, key: SessionKey, prompt: bytes, metadata: bytes | None, bounds: Bounds) -> bool:
+        """Tell whether a principal would have more kept with this run than it may."""
+        if bounds.stored_bytes is None:
+            return False
+        row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (key.principal,)).fetchone()
+        return (row[0] if row else 0) + len(prompt) + len(metadata or b"") > bounds.stored_bytes
 
     def _stands_for(self, session: Session | None, new: NewRun) -> Attached | Reused | None:
         """Return what the key of a new run stands for; None if for nothing, or not any more, or if it has none."""

@@ -136,6 +136,10 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 question = None if asked is None else asked.decoded()
                 if (cannot := check_answer(answers, question, session.closed_as)) is not None:
                     return cannot
+            if bounds.stored_bytes is not None:
+                kept = sum(each.stored for each_key, each in self._sessions.items() if each_key[0] == new.key.principal)
+                if kept + len(prompt) + len(metadata) > bounds.stored_bytes:
+                    return Refused("storage_full", ahead + 1)
             begun = self._begun(session, new.if_busy)
             leaving = sum(run.status is RunStatus.QUEUED for run in begun)
             ahead -= leaving
@@ -155,6 +159,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             self._sessions[new.key] = session
             self._runs[new.run_id] = run
             session.runs.add(new.run_id)
+            session.asked += len(prompt) + len(metadata)
             if new.keyed is not None:
                 session.keys[new.keyed.key] = run
             until = None if asked is None else asked.until

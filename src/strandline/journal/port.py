@@ -68,6 +68,8 @@ class Bounds(Struct, frozen=True):
     total: int
     per_principal: int | None = None
     """In all sessions of one principal; None: as many as in all."""
+    stored_bytes: int | None = None
+    """How many bytes may be kept for one principal, with those of the run that comes; None: any number."""
 
 
 class Accepted(Struct, frozen=True):
@@ -84,9 +86,10 @@ class Accepted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """Nothing was kept: a queue is full, or the run is not to wait. `position` is where it would have stood."""
+    """Nothing was kept: a queue is full, or what may be kept, or the run is not to wait. `position` is where it would
+    have stood."""
 
-    reason: Literal["queue_full", "principal_full", "server_full", "session_busy"]
+    reason: Literal["queue_full", "principal_full", "server_full", "session_busy", "storage_full"]
     position: int
 
 

@@ -18,6 +18,7 @@ from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
 from strandline.journal import keys, reader
 from strandline.journal.driver import connect_reader
+from strandline.journal.forgetting import COUNTED
 from strandline.journal.ownership import check_file, locate
 from strandline.journal.questions import question_of
 from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
@@ -180,6 +181,7 @@ class _Check:
         self._questions()
         self._staged()
         self._agents()
+        self._stored()
 
     def _pages(self) -> None:
         self._on_step("pages", 0, 1)
@@ -351,6 +353,15 @@ class _Check:
                 messages = record.messages[: len(record.messages) - bool(session.open)]
                 for fault in pairing_faults(messages):
                     self._findings.add(f"{where}: {fault}")
+
+    def _stored(self) -> None:
+        counted = dict(self._connection.execute(COUNTED))
+        told = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
+        for principal in sorted(counted.keys() | told.keys()):
+            if (what := told.get(principal)) != counted.get(principal, 0):
+                self._findings.add(
+                    f"what is kept for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}"
+                )
 
 
 def _asks(message: Message) -> bool:

@@ -18,6 +18,7 @@ from strandline.errors import (
     PrincipalFull,
     QueueFull,
     ServerFull,
+    StorageFull,
 )
 from strandline.lifecycle import ENDED
 from strandline.model import ErrorCode, Outcome, RunStatus
@@ -26,7 +27,17 @@ NO_CODE: Final = "none"
 """The code of an outcome that is no failure."""
 REFUSALS: Final = tuple(
     kind.code
-    for kind in (Draining, HoldsFull, JournalUnavailable, NotReady, NoWorker, PrincipalFull, QueueFull, ServerFull)
+    for kind in (
+        Draining,
+        HoldsFull,
+        JournalUnavailable,
+        NotReady,
+        NoWorker,
+        PrincipalFull,
+        QueueFull,
+        ServerFull,
+        StorageFull,
+    )
 )
 CUTS: Final = (
     "head_too_large",

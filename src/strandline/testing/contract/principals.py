@@ -16,7 +16,7 @@ from strandline.journal.port import (
     SessionQuery,
     Take,
 )
-from strandline.model import IfBusy, Keyed, RunId, SessionId, SessionKey
+from strandline.model import IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey, Settlement
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key
 
@@ -116,3 +116,49 @@ class PrincipalsContract(Contract):
         assert not await desk.exists("b", "ada")
         assert await desk.exists("b", "bob")
         assert SessionId("s") == ADA.session_id == BOB.session_id
+
+    @scenario
+    async def test_what_is_kept_for_a_principal_is_bounded_at_the_accept_and_counted_exactly(self, desk: Desk) -> None:
+        """Over ends, restarts, prunes and deletions: what was found to fit, fits again when all of it is gone."""
+        size = 1_000
+
+        async def fits(most: int) -> bool:
+            """Tell whether a run of some bytes fits; it is refused in any case, as no run may wait."""
+            bounds = Bounds(0, 0, stored_bytes=most)
+            answer = await desk.accept("probe", key("probe", "ada"), bounds=bounds, take=False, input="x" * size)
+            assert isinstance(answer, Refused)
+            return answer.reason != "storage_full"
+
+        async def kept() -> int:
+            """Return how many bytes are kept for ada, found by what still fits."""
+            low, high = 0, 1_000_000
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if await fits(middle) else (middle + 1, high)
+            return low
+
+        nothing = await kept()
+        assert size <= nothing < size + 100
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        await desk.accept("a", ADA, input="y" * 5_000, keyed=keyed)
+        with_input = await kept()
+        assert 5_000 <= with_input - nothing < 5_200
+        said: list[Message] = [{"role": "assistant", "content": [{"text": "z" * 7_000}]}]
+        settlement = Settlement(outcome=Outcome(status=RunStatus.SUCCEEDED), messages=said, state={"s": "t" * 3_000})
+        await desk.settle(await desk.claim(of="a"), settlement)
+        whole = await kept()
+        assert 10_000 <= whole - with_input < 10_400
+        for _ in range(2):
+            assert await kept() == whole
+            await desk.restart()
+        full = Bounds(10, 10, stored_bytes=1)
+        assert await desk.accept("b", key("new", "bob"), bounds=Bounds(9, 9, stored_bytes=2_000)) == Accepted(0)
+        await desk.settle(await desk.claim(of="b"))
+        assert await desk.accept("c", ADA, bounds=full) == Refused("storage_full", 1)
+        assert await desk.accept("c", ADA, bounds=full, keyed=keyed) == Attached(RunId("a")), "it is known already"
+        assert not await desk.exists("c")
+        desk.clock.at += 1
+        assert await desk.journal.prune(desk.clock.at, 10) == 2
+        assert await kept() == whole - (with_input - nothing)
+        assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
+        assert await kept() == nothing
