@@ -41,6 +41,8 @@ class Lines:
         self._queue: SimpleQueue[Item | None] = SimpleQueue()  # (no lock of it is ever held while a handler runs)
         self._put_bytes = 0
         self._written_bytes = 0
+        self._stuck_at = -1
+        """How much was written when a flush had waited in vain."""
 
     def put(self, line: bytes) -> None:
         """Have a line written after those before it, or drop it. Never waits, never raises."""
@@ -56,7 +58,10 @@ class Lines:
             self._add(line)
 
     def flush(self, within_s: float) -> bool:
-        """Tell whether everything that was put so far is written, or dropped; waits so many seconds at most."""
+        """Tell whether everything that was put so far is written, or dropped; waits so many seconds at most.
+
+        It waits once only for a reader who has taken nothing since: an end has several parts that flush.
+        """
         if self._write_at_once:
             return True
         written = threading.Event()
@@ -64,7 +69,12 @@ class Lines:
             if self._has_room():
                 self._tell_what_is_missing()
             self._queue.put(written)
-        return written.wait(within_s)
+        if self._written_bytes == self._stuck_at:
+            within_s = 0.0
+        if written.wait(within_s):
+            return True
+        self._stuck_at = self._written_bytes
+        return False
 
     def close(self) -> None:
         """Let the thread end after what is queued; nothing may be put any more."""

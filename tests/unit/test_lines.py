@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -68,6 +69,9 @@ def test_nobody_waits_for_a_reader_who_reads_nothing_and_what_is_missing_is_told
         lines.put(b"%099d\n" % number)
     assert lines.dropped == 150
     assert not lines.flush(0.01)
+    began = time.monotonic()
+    assert not lines.flush(DEADLINE_S), "it was waited for before"
+    assert time.monotonic() - began < DEADLINE_S / 2
     heard = read(reader, b"%099d\n" % 99)
     assert lines.flush(DEADLINE_S), "whoever reads again gets what is on its way"
     lines.put(b"the last one\n")
