@@ -63,6 +63,28 @@ def test_a_request_that_is_not_let_in_leaves_a_line_with_the_id_of_its_key_and_a
         assert secret not in everything
 
 
+def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines_of_file = [ADA[1].line(), BOB[1].line()]
+    file = tmp_path / "keys"
+    file.write_text("\n".join(lines_of_file))
+
+    async def main() -> None:
+        async with served(tmp_path, api_keys=[], api_keys_file=file) as world, world.client(ADA[0]) as ada:
+            waiting = asyncio.create_task(ada.post("/chat", json={"message": "hold"}))
+            await world.gate.reached.wait()
+            file.write_text(lines_of_file[1])
+            assert world.app._keys is not None
+            await world.app._keys.look()
+            assert (await waiting).status_code == 401
+        (line,) = [each for each in lines(caplog) if each.startswith("refused ")]
+        assert line == f"refused POST /chat from 127.0.0.1: this key has been taken away (key {ADA[1].id})"
+
+    with caplog.at_level(logging.INFO, LOGGER):
+        run(main())
+
+
 def test_refusals_are_few_lines_however_many_there_are_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     async def life(clock: VirtualClock) -> None:
         tally = Tally()
