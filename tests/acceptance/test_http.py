@@ -69,6 +69,29 @@ NOT_JSON = {
 }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"\\ud800 alone", b"at the end \\uDBFF", b"\\udc00", b"\\ud83d\\ud83d\\ude00", b"\xed\xa0\x80", b"\\\\\\ud800"],
+)
+def test_a_lone_surrogate_is_called_by_its_name(server: Server, text: bytes) -> None:
+    told = problem(post(server, b'{"message": "%b"}' % text), 400, "malformed")
+    assert "lone surrogate" in told["detail"]
+
+
+@pytest.mark.parametrize("text", [b"\\ud83d\\ude00", b"\\\\ud800", b"\xf0\x9f\x98\x80"])
+def test_what_only_looks_like_a_lone_surrogate_is_read(server: Server, text: bytes) -> None:
+    assert post(server, b'{"message": "pair %b", "session_id": "pairs"}' % text).status_code == 200
+    assert "surrogate" not in problem(post(server, b'{"message": "%b"' % text), 400, "malformed")["detail"]
+
+
+def test_null_stands_for_what_is_left_out(server: Server) -> None:
+    wishes = dict.fromkeys(("if_busy", "priority", "timeout", "queue_timeout", "on_disconnect", "metadata"))
+    said = server.client.post("/v1/sessions/null/runs", json={"input": "n", **wishes}, headers={"Prefer": "wait=20"})
+    assert said.status_code == 200, said.text
+    run = said.json()
+    assert (run["if_busy"], run["priority"], run["metadata"]) == ("enqueue", 3, {})
+
+
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
 def test_a_body_that_is_not_json(server: Server, body: bytes) -> None:
     problem(post(server, body), 400, "malformed")

@@ -341,6 +341,21 @@ def test_what_cannot_be_read_is_refused_in_openais_form(server: Server) -> None:
     error(server.client.post("/v1/models"), 405, "method_not_allowed")
 
 
+@pytest.mark.parametrize(
+    "place", ["/chat/completions", "/models", "/models/any", "/responses", "/v1/v1/chat/completions"]
+)
+def test_a_wrong_base_url_is_named_in_openais_form(server: Server, client: OpenAI, place: str) -> None:
+    told = error(server.client.post(place, json={}), 404, "not_found")
+    assert "base URL" in told["message"]
+    assert "ends in `/v1`" in told["message"]
+
+
+@pytest.mark.parametrize("place", ["responses", "conversations", "embeddings", "threads/x/runs", "vector_stores"])
+def test_what_is_not_there_of_openais_routes_is_told_in_its_form(server: Server, place: str) -> None:
+    told = error(server.client.post(f"/v1/{place}", json={}), 404, "not_found")
+    assert "/v1/chat/completions" in told["message"]
+
+
 # -- again, and the end of the server -----------------------------------------------------------------
 
 
@@ -429,6 +444,8 @@ def test_a_client_gets_its_answer_over_a_restart_if_it_has_a_key(at: Checkpoints
         told = bare.result(DEADLINE_S)
         error(told, 202, "goes_on_later")
         assert told.json()["choices"] == []
+        assert (told.json()["model"], told.json()["object"]) == ("strandline", "chat.completion")
+        assert told.json()["created"] > 0
         assert told.headers["location"] == f"/v1/runs/{told.json()['id']}"
         with pytest.raises(openai.APIError, match="goes on after its restart"):
             list(streamed)

@@ -43,7 +43,7 @@ def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) ->
     runs = [server.client.post("/chat", json={"message": "hello"}).json()["run_id"] for _ in range(2)]
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-        *("--generation-deterministic", "--max-examples", EXAMPLES, "--phases", "coverage,fuzzing"),
+        *("--generation-deterministic", "--max-examples", EXAMPLES, "--phases", "coverage,fuzzing,stateful"),
         *("--exclude-path", ENDLESS, "--exclude-checks", "positive_data_acceptance"),
         *("--header", f"Authorization: Bearer {KEY}"),
         *("--suppress-health-check", "all", "--request-timeout", str(DEADLINE_S), "--no-color"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
+import pytest
 
 from strandline.http import event_schemas, wire
 from strandline.http.docs_page import page
@@ -108,6 +109,35 @@ def test_whatever_a_route_is_refused_with_has_a_status() -> None:
     for operation in OPERATIONS:
         for error in operation.refused:
             assert error in wire.STATUS
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "is_allowed"),
+    [
+        ("ChatBody", {"message": "x"}, True),
+        ("ChatBody", {"message": "x", "responses": None, "if_busy": None, "timeout": 1}, True),
+        ("ChatBody", {"responses": [{"id": "1", "response": "yes"}]}, True),
+        ("ChatBody", {"message": "x", "responses": [{"id": "1", "response": "yes"}]}, False),
+        ("ChatBody", {"responses": [{"id": "1", "response": "yes"}], "if_busy": "reject"}, False),
+        ("ChatBody", {"responses": [{"id": "1", "response": None}]}, False),
+        ("ChatBody", {"responses": []}, False),
+        ("ChatBody", {}, False),
+        ("ChatBody", {"message": "x", "session_id": ".."}, False),
+        ("ChatBody", {"message": "x", "timeout": 0}, False),
+        ("NewRunBody", {"input": {"responses": []}}, False),
+        ("Invocation", {"prompt": None, "message": "x"}, True),
+        ("Invocation", {"prompt": None}, False),
+        ("Invocation", {"prompt": "x", "responses": [{"id": "1", "response": "yes"}]}, False),
+        ("MoveBody", {"front": True}, True),
+        ("MoveBody", {"priority": 2, "front": False}, True),
+        ("MoveBody", {"priority": 2, "front": True}, False),
+        ("MoveBody", {}, False),
+    ],
+)
+def test_which_fields_of_a_body_go_together_is_described(name: str, body: dict[str, Any], is_allowed: bool) -> None:
+    made = document()
+    schema = {**made["components"]["schemas"][name], "components": made["components"]}
+    assert jsonschema.Draft202012Validator(schema).is_valid(body) is is_allowed
 
 
 def test_the_page_shows_every_operation_and_fetches_nothing() -> None:

@@ -32,7 +32,7 @@ from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
 from strandline.protocols import agentcore, agentcore_wire, openai_wire
 from strandline.protocols.agentcore import AgentCore
-from strandline.protocols.openai import OpenAI, is_spoken_at
+from strandline.protocols.openai import OpenAI, is_spoken_at, nothing_at
 
 _log = logging.getLogger("strandline.http")
 
@@ -266,7 +266,8 @@ def _problem_of(error: Exception, scope: Scope) -> Response:
     if isinstance(error, HTTPException):
         path = scope["path"]
         if error.status_code == wire.NOT_FOUND:
-            return wire.problem(wire.NOT_FOUND, "not_found", f"there is nothing at {path}")
+            more = nothing_at(inner) if is_spoken_at(inner := wire.inner_path(scope)) else ""
+            return wire.problem(wire.NOT_FOUND, "not_found", f"there is nothing at {path}{more}")
         if error.status_code == wire.METHOD_NOT_ALLOWED:
             headers = dict(error.headers or {})
             detail = f"{path} does not take {scope['method']}; it takes {headers.get('Allow', 'other methods')}"

@@ -36,6 +36,49 @@ from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBo
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
+_NEXT: Final = "The `next_cursor` of the page before"
+_RUNS_CURSOR: Final = r"^(w[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18}|r|h[0-9]{1,18})$"
+_SESSIONS_CURSOR: Final = r"^(?!(.+/)?\.{1,2}$)(.+/)?[A-Za-z0-9._:@-]{1,256}$"
+
+
+def _nothing_of(*names: str) -> dict[str, Any]:
+    """Return the schema of an object that has none of these, or null in their place."""
+    return {"properties": {name: {"type": "null"} for name in names}}
+
+
+def _some(name: str) -> dict[str, Any]:
+    """Return the schema of an object that has this, and not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+_ANSWERS_IN: Final = {
+    "required": ["responses"],
+    "properties": {"responses": {"type": "array", "minItems": 1}, "if_busy": {"enum": ["enqueue", None]}},
+}
+"""A body that answers input requests: an answer goes before all others anyway."""
+BODIES: Final[dict[str, dict[str, Any]]] = {
+    "ChatBody": {
+        "anyOf": [
+            {"required": ["message"], **_nothing_of("responses")},
+            {**_ANSWERS_IN, "not": {"required": ["message"]}},
+        ]
+    },
+    "Invocation": {
+        "anyOf": [
+            *({**_some(each), "allOf": [_nothing_of("responses")]} for each in ("prompt", "message", "input")),
+            {**_ANSWERS_IN, "allOf": [_nothing_of("prompt", "message", "input")]},
+        ]
+    },
+    "MoveBody": {
+        "oneOf": [
+            {**_some("priority"), "allOf": [{"properties": {"front": {"const": False}}}]},
+            {"required": ["front"], "properties": {"front": {"const": True}, "priority": {"type": "null"}}},
+        ]
+    },
+    "Responses": {"properties": {"responses": {"minItems": 1}}},
+    "Response": {"properties": {"response": {"not": {"type": "null"}}}},
+}
+"""What types cannot say of bodies: which of their fields go together."""
 
 
 class Refusals(Struct, frozen=True):
@@ -96,6 +139,9 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "string", "minLength": 1, "maxLength": 255},
         "The same request under the same key is the same run",
     ),
+    "runs_cursor": ("cursor", "query", {"type": "string", "pattern": _RUNS_CURSOR}, _NEXT),
+    "sessions_cursor": ("cursor", "query", {"type": "string", "pattern": _SESSIONS_CURSOR}, _NEXT),
+    "history_cursor": ("cursor", "query", {"type": "string", "pattern": "^[0-9]{1,15}$"}, _NEXT),
     "prefer": ("Prefer", "header", {"type": "string"}, "`wait=N`: wait up to N seconds (at most 300) for the end"),
     "last": (
         "Last-Event-ID",
@@ -127,7 +173,6 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
         "Entries on a page",
     ),
-    "cursor": ("cursor", "query", {"type": "string", "minLength": 1}, "The `next_cursor` of the page before"),
     "discarded": ("discarded", "query", {"type": "boolean", "default": False}, "Show messages that are hidden, too"),
     "of": ("session_id", "query", {**_SESSION_ID, "default": "default"}, "The id of a session"),
     "count": (
@@ -194,18 +239,20 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/runs/{run_id}/move", tag="runs", takes=("run_id",),
               summary="Move a run that waits", body=MoveBody, answers={200: RunBody},
               refused=(errors.NotFound, errors.AlreadyEnded, errors.TooLate, *_V1)),
-    Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "cursor"), summary="List all sessions",
-              answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions", tag="sessions", takes=("limit", "sessions_cursor"),
+              summary="List all sessions", answers={200: SessionsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Read a session", answers={200: SessionBody},
               refused=(errors.NotFound, errors.Invalid, *_READING)),
     Operation(method="DELETE", path="/v1/sessions/{session_id}", tag="sessions", takes=("session",),
               summary="Forget a session, its history, state and ended runs", answers={204: None},
               refused=(errors.NotFound, errors.SessionBusy, errors.Invalid, errors.Draining, *_READING)),
-    Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions", takes=("session", "limit", "cursor"),
-              summary="List the runs of a session", answers={200: RunsBody}, refused=(errors.Invalid, *_READING)),
+    Operation(method="GET", path="/v1/sessions/{session_id}/runs", tag="sessions",
+              takes=("session", "limit", "runs_cursor"),
+              summary="List the runs of a session", answers={200: RunsBody},
+              refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/history", tag="sessions",
-              takes=("session", "limit", "cursor", "discarded"), summary="Read the messages of a session",
+              takes=("session", "limit", "history_cursor", "discarded"), summary="Read the messages of a session",
               answers={200: HistoryBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
               summary="Cancel what waits in a session, and what executes if that is wanted", body=CancelSessionBody,
@@ -276,6 +323,10 @@ def document(*, keys: bool = False) -> dict[str, Any]:
     )
     _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
     components |= event_schemas.schemas()
+    for name, more in BODIES.items():
+        components[name] = {**components[name], "allOf": [more]}
+    for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
+        _bounded(components[name]["properties"])
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, keys)
@@ -290,6 +341,15 @@ def document(*, keys: bool = False) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"key": _KEY}},
     }
+
+
+def _bounded(properties: dict[str, Any]) -> None:
+    """Add what the fields of a body that asks for a run have to be besides their type."""
+    for name in ("timeout", "queue_timeout"):
+        number, null = properties[name]["anyOf"]
+        properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0}, null]
+    if "session_id" in properties:
+        properties["session_id"]["anyOf"] = [_SESSION_ID, {"type": "null"}]
 
 
 def _described(operation: Operation, keys: bool) -> dict[str, Any]:
@@ -307,7 +367,9 @@ def _described(operation: Operation, keys: bool) -> dict[str, Any]:
             for name, where, schema, what in (PARAMETERS[each] for each in operation.takes)
         ]
     if operation.body is not None:
-        needed = any(field.required for field in msgspec.structs.fields(operation.body))
+        needed = operation.body.__name__ in BODIES or any(
+            field.required for field in msgspec.structs.fields(operation.body)
+        )
         described["requestBody"] = {"required": needed, "content": {_JSON: {"schema": _ref(operation.body)}}}
     return described
 

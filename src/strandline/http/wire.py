@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 
+_ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+_ENCODED_HALF: Final = re.compile(rb"\xed[\xa0-\xbf]")
+
 MOST_ON_A_PAGE: Final = 1000
 
 OK: Final = 200
@@ -296,7 +299,25 @@ def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
     except msgspec.ValidationError as error:
         raise errors.Invalid(f"{error}. {reads}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from None
+        raise Malformed(f"the body is not JSON: {_lone_surrogate(body) or error}") from None
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """Return what is wrong with a body if it has half of a surrogate pair: what reads JSON says that it is cut off."""
+    awaited = -1
+    """Where the other half of a pair has to begin."""
+    for found in _ESCAPE.finditer(body):
+        code = int(found[1], 16) if found[1] else 0
+        if is_low := 0xDC00 <= code < 0xE000:
+            if found.start() != awaited:
+                break
+        elif awaited >= 0:
+            break
+        awaited = found.end() if 0xD800 <= code < 0xDC00 and not is_low else -1
+    else:
+        if awaited < 0 and not _ENCODED_HALF.search(body):
+            return None
+    return "it has a lone surrogate, half of a character (such as `\\ud800`), which is no text"
 
 
 def page_limit(request: Request) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from strandline.engine.asked import Request
 from strandline.errors import Invalid
@@ -15,20 +15,22 @@ OF_AGENTCORE: Final = "agentcore"
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
-    """The part of a body that `/chat` and `/v1/sessions/{session_id}/runs` have in common."""
+    """The part of a body that all routes have in common which ask for a run. Null is as good as left out."""
 
     if_busy: Annotated[
-        IfBusy, Meta(description="What becomes of the run, or of others, if the session has runs that wait or execute")
-    ] = IfBusy.ENQUEUE
+        IfBusy | None,
+        Meta(
+            description="What becomes of the run, or of others, if the session has runs that wait or execute; it waits"
+            " by default (`enqueue`)"
+        ),
+    ] = None
     priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
     on_disconnect: Annotated[
         OnDisconnect | None, Meta(description="What becomes of the run if its clients are lost")
     ] = None
-    metadata: Annotated[dict[str, Any], Meta(description="Kept with the run, and handed to its tools")] = field(
-        default_factory=dict
-    )
+    metadata: Annotated[dict[str, Any] | None, Meta(description="Kept with the run, and handed to its tools")] = None
 
 
 class Response(Struct, frozen=True):
@@ -63,12 +65,12 @@ def wished(
         key=key,
         input=prompt,
         answers=answers,
-        if_busy=wishes.if_busy,
+        if_busy=wishes.if_busy or IfBusy.ENQUEUE,
         priority=wishes.priority,
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,
         on_disconnect=wishes.on_disconnect,
-        metadata=kept_with(wishes.metadata, told or {}),
+        metadata=kept_with(wishes.metadata or {}, told or {}),
         idempotency_key=idempotency_key,
         fingerprint=b"" if idempotency_key is None else fingerprint(sent),
     )

@@ -47,16 +47,26 @@ from strandline.protocols.openai_wire import (
 )
 
 SESSION: Final = "X-Session-Id"
-_PLACES: Final = re.compile(
-    r"/v1/(?:chat/completions|models|completions|responses|embeddings|files|images|audio|moderations|batches)(?:/.*)?",
-    re.DOTALL,
+_ROUTES: Final = (
+    "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
+    "moderations|realtime|responses|threads|uploads|vector_stores|videos"
 )
-"""Of most of them there is nothing here, which a client is to understand too."""
+"""The first words of OpenAI's paths. Of most of them there is nothing here, which a client is to understand too."""
+_BASE: Final = "/v1"
+_PLACES: Final = re.compile(rf"((?:{_BASE})*)/(?:chat/completions|{_ROUTES})(?:/.*)?", re.DOTALL)
 
 
 def is_spoken_at(path: str) -> bool:
     """Tell whether clients of this protocol ask at a path, and understand its errors only."""
     return _PLACES.fullmatch(path) is not None
+
+
+def nothing_at(path: str) -> str:
+    """Return what to tell a client of this protocol besides, that has asked at a path where there is nothing."""
+    found = _PLACES.fullmatch(path)
+    if found is not None and found[1] != _BASE:
+        return f"; the base URL of OpenAI's clients ends in `{_BASE}`, once"
+    return f"; of OpenAI's API there are {_BASE}/chat/completions and {_BASE}/models"
 
 
 class OpenAI:
@@ -153,6 +163,8 @@ class OpenAI:
         told: dict[str, Any] = {
             "id": ticket.run_id,
             "object": "chat.completion",
+            "created": int(self._clock.now()),
+            "model": self._agent_id,
             "choices": [],
             "strandline": extension,
         }

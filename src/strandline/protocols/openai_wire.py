@@ -66,7 +66,7 @@ class CompletionBody(Wishes, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Meta(description="The session, if neither header nor metadata names one")] = None
-    metadata: _Metadata = None  # type: ignore[assignment]  # (null is usual in this protocol)
+    metadata: _Metadata = None
     n: int | None = None
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
