@@ -193,6 +193,8 @@ def build_face(
             allowed_hosts=settings.allowed_hosts,
             cors_origins=settings.cors_origins,
             metrics_public=settings.metrics_public,
+            default_session=settings.default_session,
+            session_header=settings.session_header,
             start_wait_s=settings.start_wait,
             trusted_baggage=settings.trusted_baggage,
         ),

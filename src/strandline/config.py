@@ -112,6 +112,20 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
     max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
+    default_session: Annotated[
+        Literal["refuse", "shared"],
+        Meta(
+            description="Requests that name no session, where there are keys or in OpenAI's form: refused, or all talk"
+            " in `default`"
+        ),
+    ] = "refuse"
+    session_header: Annotated[
+        str,
+        Meta(
+            description="Header that names the session in OpenAI's form; programs have their own",
+            pattern="^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}$",
+        ),
+    ] = "X-Session-Id"
     max_connections: Annotated[
         int, Meta(description="Connections at once; beyond them the one goes that has asked nothing for longest", ge=1)
     ] = 12_000

@@ -34,6 +34,12 @@ class Invalid(CallerError):
     code = "invalid"
 
 
+class NoSession(Invalid):
+    """The request names no session; name one, or have all that name none share one (setting `default_session`)."""
+
+    code = "no_session"
+
+
 class NotFound(CallerError):
     """No such run, session or page for this principal."""
 

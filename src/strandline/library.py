@@ -51,8 +51,10 @@ OF_HTTP: Final = frozenset(
         "api_keys",
         "api_keys_file",
         "cors_origins",
+        "default_session",
         "max_body_bytes",
         "metrics_public",
+        "session_header",
         "start_wait",
         "trusted_baggage",
     }
@@ -118,6 +120,8 @@ class AppSettings(ServiceSettings, total=False):
     metrics_public: bool
     allowed_hosts: Sequence[str]
     cors_origins: Sequence[str]
+    default_session: Literal["refuse", "shared"]
+    session_header: str
     max_body_bytes: int
     start_wait: float
     trusted_baggage: Literal["all", "operators", "none"]

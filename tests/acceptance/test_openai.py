@@ -58,6 +58,7 @@ def ask(client: OpenAI, text: str, session_id: str, key: str | None = None, **mo
 
 
 def raw(server: Server, **body: Any) -> httpx.Response:
+    body.setdefault("user", "raw")
     return server.client.post("/v1/chat/completions", json=body)
 
 
@@ -105,12 +106,7 @@ def test_the_conversation_is_the_servers_and_only_the_last_message_is_asked(serv
     assert run["metadata"] == {"colour": "blue"}
 
 
-def test_who_names_no_session_talks_in_the_same_as_in_chat(server: Server, client: OpenAI) -> None:
-    server.chat("said before")
-    said = client.chat.completions.create(model="any", messages=[{"role": "user", "content": "and now"}])
-    assert said.model_extra is not None
-    assert said.model_extra["strandline"]["session_id"] == "default"
-    assert texts(server.history(), "user") == ["said before", "and now"]
+def test_the_user_of_a_request_may_name_its_session(server: Server, client: OpenAI) -> None:
     client.chat.completions.create(model="any", messages=[{"role": "user", "content": "I"}], user="ada@example.com")
     assert texts(server.history("ada@example.com"), "user") == ["I"]
 

@@ -334,10 +334,10 @@ def test_an_idempotency_key_belongs_to_its_principal(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path) as world, world.client(ADA[0]) as ada, world.client(BOB[0]) as bob:
             again = {"Idempotency-Key": "k"}
-            first = await ada.post("/chat", json={"message": "a"}, headers=again)
-            replayed = await ada.post("/chat", json={"message": "a"}, headers=again)
+            first = await ada.post("/chat", json={"message": "a", "session_id": "s"}, headers=again)
+            replayed = await ada.post("/chat", json={"message": "a", "session_id": "s"}, headers=again)
             assert (replayed.json(), replayed.headers["idempotency-replayed"]) == (first.json(), "true")
-            other = await bob.post("/chat", json={"message": "b"}, headers=again)
+            other = await bob.post("/chat", json={"message": "b", "session_id": "s"}, headers=again)
             assert other.status_code == 200, "no 422, which would tell that the key is in use"
             assert other.json()["run_id"] != first.json()["run_id"]
 
@@ -354,7 +354,9 @@ def test_a_tool_learns_whose_run_it_is_and_each_has_a_folder_of_its_own(tmp_path
             folders = set()
             for key, _ in (ADA, BOB):
                 async with World(app, Gate()).client(key) as client:
-                    folders.add((await client.post("/chat", json={"message": "m"})).json()["response"])
+                    folders.add(
+                        (await client.post("/chat", json={"message": "m", "session_id": "s"})).json()["response"]
+                    )
             assert len(folders) == 2
 
     run(main())
@@ -374,7 +376,7 @@ def test_the_queues_of_a_principal_are_bounded_together_and_others_have_room(tmp
                 answers.append(last)
             assert answers[-1].json()["code"] == "principal_full"
             assert (answers[-1].json()["position"], answers[-1].headers["retry-after"]) == (2, "5")
-            assert (await bob.post("/chat", json={"message": "m"})).status_code == 200
+            assert (await bob.post("/chat", json={"message": "m", "session_id": "s"})).status_code == 200
             async with world.client(OPS[0]) as ops:
                 counted = (await ops.get("/metrics")).text
                 assert 'strandline_refusals_total{reason="principal_full"} 2.0' in counted
@@ -421,7 +423,8 @@ def test_the_runs_of_a_principal_that_execute_are_bounded_together_and_others_ha
         ):
             for session in ("a", "b"):
                 assert (await ada.post(f"/v1/sessions/{session}/runs", json={"input": "hold"})).status_code == 202
-            assert (await bob.post("/chat", json={"message": "m"})).status_code == 200, "a slot is left for him"
+            said = await bob.post("/chat", json={"message": "m", "session_id": "s"})
+            assert said.status_code == 200, "a slot is left for him"
             assert (await ops.get("/health")).json()["principals"] == {
                 "ada": {"claimed": 1, "waiting": 1, "leftovers": 0}
             }
@@ -565,7 +568,7 @@ def test_a_key_that_is_taken_away_ends_what_it_listens_to_and_no_run(
 
     async def main() -> None:
         async with served(tmp_path, api_keys=[], api_keys_file=file) as world:
-            chat = {"message": "hold"}
+            chat = {"message": "hold", "session_id": "default"}
             waits = Answer(world, "POST", "/chat", ADA[0], chat)
             all_events = Answer(world, "GET", "/v1/events", ADA[0])
             streams = Answer(world, "POST", "/chat", ADA[0], {**chat, "session_id": "t"}, accept="text/event-stream")

@@ -14,9 +14,10 @@ from strandline.clock import Clock
 from strandline.engine import events
 from strandline.engine.events import Event, Numbered, RunFinished, TextDelta
 from strandline.engine.service import Service
-from strandline.errors import Draining, Invalid, NotFound, QueueFull, StrandlineError
+from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.auth import Access
+from strandline.http.naming import Naming
 from strandline.http.wishes import Responses, kept_with
 from strandline.model import (
     ANONYMOUS,
@@ -45,6 +46,7 @@ from strandline.protocols.agentcore_wire import (
 )
 
 RUN, HERE = RunId("run_1"), SessionId("ada")
+SHARED = Naming(shares=True)
 ABOUT = {"run_id": RUN, "session_id": HERE}
 
 
@@ -87,11 +89,13 @@ def test_nothing_asked_is_told_by_the_usual_name() -> None:
 
 def test_the_session_is_named_by_a_header_whatever_its_case() -> None:
     long = "0b6c7e1e-6a53-4b7e-9d0e-3a4f5b6c7d8e"
-    assert named_session(Headers({SESSION.lower(): long})) == long
-    assert named_session(Headers()) == "default"
+    assert named_session(Headers({SESSION.lower(): long}), SHARED) == long
+    assert named_session(Headers(), SHARED) == "default"
+    with pytest.raises(NoSession, match=f"in the header {SESSION}"):
+        named_session(Headers(), Naming(shares=False))
     for wrong in ("", "a/b", "x" * 257):
         with pytest.raises(Invalid, match=SESSION):
-            named_session(Headers({SESSION: wrong}))
+            named_session(Headers({SESSION: wrong}), SHARED)
 
 
 @pytest.mark.parametrize("second", ["first", "other", "", "a/b"])
@@ -99,7 +103,7 @@ def test_a_session_that_two_headers_name_is_refused(second: str) -> None:
     name = SESSION.lower().encode()  # (as servers hand it over, whatever its case was)
     headers = Headers(raw=[(name, b"first"), (name, second.encode())])
     with pytest.raises(Invalid, match=f"the request has two {SESSION} headers; send one"):
-        named_session(headers)
+        named_session(headers, SHARED)
 
 
 def test_what_agentcore_tells_is_kept_and_no_client_can_make_it_up() -> None:
@@ -223,7 +227,7 @@ def test_ping_takes_the_time_when_the_status_changes_and_not_otherwise() -> None
     time = SimpleNamespace(at=100.9)
     service = cast("Service", SimpleNamespace(health=lambda: health))
     clock = cast("Clock", SimpleNamespace(now=lambda: time.at))
-    routes = AgentCore(service, clock, max_body_bytes=1, retry_after_s=1)
+    routes = AgentCore(service, clock, SHARED, max_body_bytes=1, retry_after_s=1)
 
     def ping(at: float, running: int = 0, waiting: int = 0) -> tuple[str, int]:
         time.at, health.running, health.queue_depth = at, running, waiting
@@ -259,7 +263,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
 
     service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored)
     clock = SimpleNamespace(now=lambda: next(times))
-    routes = AgentCore(cast("Service", service), cast("Clock", clock), max_body_bytes=100, retry_after_s=1)
+    routes = AgentCore(cast("Service", service), cast("Clock", clock), SHARED, max_body_bytes=100, retry_after_s=1)
 
     async def main() -> Any:
         scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}

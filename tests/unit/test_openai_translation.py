@@ -110,13 +110,13 @@ def test_what_would_change_the_form_of_the_answer_is_refused(name: str, harmless
 
 def test_the_session_is_named_by_the_header_else_the_metadata_else_the_user() -> None:
     everything = body(metadata={"session_id": "m"}, user="u")
-    assert named_session("h", everything) == "h"
-    assert named_session(None, everything) == "m"
-    assert named_session(None, body(metadata={"other": "x"}, user="u")) == "u"
-    assert named_session(None, body()) == "default"
+    assert named_session("X-S", "h", everything) == "h"
+    assert named_session("X-S", None, everything) == "m"
+    assert named_session("X-S", None, body(metadata={"other": "x"}, user="u")) == "u"
+    assert named_session("X-S", None, body()) is None
     for header, named in (("a/b", everything), (None, body(user="a b")), (None, body(metadata={"session_id": 7}))):
         with pytest.raises(Invalid, match="session_id must be"):
-            named_session(header, named)
+            named_session("X-S", header, named)
 
 
 # -- how a run ends -----------------------------------------------------------------------------------

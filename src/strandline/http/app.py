@@ -27,7 +27,8 @@ from strandline.http.events import Changes
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.http.metrics import Metrics, Scraped
-from strandline.http.openapi import OpenApi
+from strandline.http.naming import Naming
+from strandline.http.openapi import SESSION_HEADER, OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
 from strandline.protocols import agentcore, agentcore_wire, openai_wire
@@ -55,6 +56,8 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     cors_origins: Sequence[str] = ()
     metrics_public: bool = False
     trusted_baggage: Literal["all", "operators", "none"] = "all"
+    default_session: Literal["refuse", "shared"] = "refuse"
+    session_header: str = SESSION_HEADER
     start_wait_s: float = 30.0
     """How long requests wait for a server that starts."""
 
@@ -72,8 +75,11 @@ def build_app(
     `arrived` is told the headers of each request, in the task that answers it; `denied` why one was not let in.
     """
     access = Access(keys, metrics_public=options.metrics_public, trusted_baggage=options.trusted_baggage)
+    in_openais_form = Naming(shares=options.default_session == "shared")
+    naming = Naming(shares=keys is None or in_openais_form.shares)
     chat = Chat(
         service,
+        naming,
         agent_id=options.agent_id,
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
@@ -84,16 +90,18 @@ def build_app(
     openai = OpenAI(
         service,
         SystemClock(),
+        in_openais_form,
         agent_id=options.agent_id,
+        session_header=options.session_header,
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
     )
     runtime = AgentCore(
-        service, SystemClock(), max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
+        service, SystemClock(), naming, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
     )
     probes = Probes(service, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
     metrics = Metrics(scraped)
-    described = OpenApi(keys=keys is not None)
+    described = OpenApi(keys=keys is not None, session_header=options.session_header)
     router = Router(
         [  # looked through in this order: those first that are asked most
             Route(

@@ -13,11 +13,11 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.naming import Naming
 from strandline.http.presence import while_present
 from strandline.http.sse import ticket_events, wants_events
 from strandline.http.wishes import Response, Responses, Wishes, wished
 from strandline.model import (
-    DEFAULT_SESSION,
     Block,
     InputRequest,
     Outcome,
@@ -66,8 +66,11 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Chat:
     """The routes of the original contract."""
 
-    def __init__(self, service: Service, *, agent_id: str, max_body_bytes: int, retry_after_s: float) -> None:
+    def __init__(
+        self, service: Service, naming: Naming, *, agent_id: str, max_body_bytes: int, retry_after_s: float
+    ) -> None:
         self._service = service
+        self._naming = naming
         self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._max_body_bytes = max_body_bytes
@@ -78,7 +81,7 @@ class Chat:
         as_events = wants_events(request)
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        key = session_of(request, DEFAULT_SESSION if body.session_id is None else body.session_id)
+        key = session_of(request, self._naming.named(body.session_id, "`session_id` in the body"))
         ticket = await self._service.submit(wished(key, _prompt(body), body, idempotency_key(request), sent))
         if as_events:
             return ticket_events(self._service, request, ticket)
@@ -100,7 +103,7 @@ class Chat:
     async def history(self, request: Request) -> responses.Response:
         """Return the last messages of a session."""
         query = request.query_params
-        key = session_of(request, query.get("session_id", DEFAULT_SESSION))
+        key = session_of(request, self._naming.named(query.get("session_id"), "`session_id` in the query"))
         count = _count(query.get("count", "1"))
         with_tools = wire.flag("include_tool_messages", query.get("include_tool_messages", "false"))
         messages = await self._service.history(key, count=count, include_tool_messages=with_tools)

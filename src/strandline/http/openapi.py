@@ -33,6 +33,7 @@ from strandline.protocols import agentcore_wire, openai_wire
 from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
 
+SESSION_HEADER: Final = "X-Session-Id"
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
@@ -121,16 +122,16 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     ),
     "model": ("model", "path", {"type": "string"}, "The name of the agent"),
     "named": (
-        "X-Session-Id",
+        SESSION_HEADER,
         "header",
         {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
-        "The session, before `metadata.session_id` and `user` in the body; `default` if none of them names one",
+        "The session, before `metadata.session_id` and `user` in the body; without any of them the request is refused",
     ),
     "runtime_session": (
         agentcore_wire.SESSION,
         "header",
         {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
-        "The session; `default` if it is left out",
+        "The session; `default` if it is left out, unless there are keys",
     ),
     "request_id": (agentcore_wire.REQUEST_ID, "header", {"type": "string"}, "Kept in the metadata of the run"),
     "key": (
@@ -141,7 +142,7 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     ),
     "runs_cursor": ("cursor", "query", {"type": "string", "pattern": _RUNS_CURSOR}, _NEXT),
     "sessions_cursor": ("cursor", "query", {"type": "string", "pattern": _SESSIONS_CURSOR}, _NEXT),
-    "history_cursor": ("cursor", "query", {"type": "string", "pattern": "^[0-9]{1,15}$"}, _NEXT),
+    "number_cursor": ("cursor", "query", {"type": "string", "pattern": "^[0-9]{1,15}$"}, _NEXT),
     "prefer": ("Prefer", "header", {"type": "string"}, "`wait=N`: wait up to N seconds (at most 300) for the end"),
     "last": (
         "Last-Event-ID",
@@ -207,6 +208,7 @@ HEADERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
 _DOOR: Final = (wire.Foreign, wire.Unauthorized)
 _READING: Final = (*_DOOR, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
+_UNNAMED: Final = (*_BODY, errors.NoSession)
 _ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
 _RUNS: Final = (
     errors.KeyReused,
@@ -226,7 +228,7 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs",
               takes=("session", "key", "prefer", "last"), summary="Accept a run", body=NewRunBody,
               answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN, refused=(*_V1, *_RUNS)),
-    Operation(method="GET", path="/v1/runs", tag="runs", takes=("status", "limit", "cursor"),
+    Operation(method="GET", path="/v1/runs", tag="runs", takes=("status", "limit", "number_cursor"),
               summary="List the runs of all sessions", answers={200: RunsBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/runs/{run_id}", tag="runs", takes=("run_id", "prefer"),
               summary="Read a run, or wait for its end", answers={200: RunBody}, refused=(errors.NotFound, *_READING)),
@@ -252,7 +254,7 @@ OPERATIONS: Final = (
               summary="List the runs of a session", answers={200: RunsBody},
               refused=(errors.Invalid, *_READING)),
     Operation(method="GET", path="/v1/sessions/{session_id}/history", tag="sessions",
-              takes=("session", "limit", "history_cursor", "discarded"), summary="Read the messages of a session",
+              takes=("session", "limit", "number_cursor", "discarded"), summary="Read the messages of a session",
               answers={200: HistoryBody}, refused=(errors.Invalid, *_READING)),
     Operation(method="POST", path="/v1/sessions/{session_id}/cancel", tag="sessions", takes=("session",),
               summary="Cancel what waits in a session, and what executes if that is wanted", body=CancelSessionBody,
@@ -269,14 +271,14 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/chat", tag="chat", takes=("key", "last"),
               summary="Accept a message, wait its turn and its answer", body=ChatBody,
               answers={200: ChatAnswer, 202: ChatAnswer, 204: None},
-              events=event_schemas.OF_A_RUN, refused=(*_BODY, *_READING, *_RUNS)),
+              events=event_schemas.OF_A_RUN, refused=(*_UNNAMED, *_READING, *_RUNS)),
     Operation(method="GET", path="/history", tag="chat", takes=("of", "count", "tools"),
               summary="Read the last messages of a session", answers={200: HistoryAnswer},
-              refused=(errors.Invalid, *_READING)),
+              refused=(errors.Invalid, errors.NoSession, *_READING)),
     Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
               summary="Ask in the form of chat completions", body=CompletionBody,
               answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
-              refused=(*_V1, *_RUNS)),
+              refused=(*_V1, errors.NoSession, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_DOOR, refusals=_OPENAI),
     Operation(method="GET", path="/v1/models/{model}", tag="openai", takes=("model",),
@@ -285,7 +287,7 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Ask as AgentCore Runtime asks", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},
-              refusals=_AGENTCORE, refused=(*_BODY, *_READING, *_RUNS)),
+              refusals=_AGENTCORE, refused=(*_UNNAMED, *_READING, *_RUNS)),
     Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
               answers={200: PingBody}),
     Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
@@ -302,8 +304,8 @@ OPERATIONS: Final = (
 class OpenApi:
     """The routes of the document, made once."""
 
-    def __init__(self, *, keys: bool) -> None:
-        self._document = document(keys=keys)
+    def __init__(self, *, keys: bool, session_header: str) -> None:
+        self._document = document(keys=keys, session_header=session_header)
 
     async def json(self, request: Request) -> Response:
         """Return the OpenAPI document (3.1) of this server."""
@@ -315,8 +317,11 @@ class OpenApi:
         return Response(shown, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
 
-def document(*, keys: bool = False) -> dict[str, Any]:
-    """Return the OpenAPI document, without the address of a server; `keys`: whether it wants them."""
+def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dict[str, Any]:
+    """Return the OpenAPI document, without the address of a server; `keys`: whether it wants them.
+
+    `session_header`: by which a completion names its session.
+    """
     types = sorted(
         {kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind not in (None, str)},
         key=str,
@@ -330,6 +335,9 @@ def document(*, keys: bool = False) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, keys)
+    for parameter in paths["/v1/chat/completions"]["post"]["parameters"]:
+        if parameter["name"] == SESSION_HEADER:
+            parameter["name"] = session_header
     return {
         "openapi": "3.1.0",
         "info": {

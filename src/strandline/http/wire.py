@@ -152,6 +152,7 @@ class OperatorsOnly(errors.CallerError):
 
 STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Invalid: UNPROCESSABLE,
+    errors.NoSession: UNPROCESSABLE,
     errors.NotFound: NOT_FOUND,
     errors.SessionBusy: CONFLICT,
     errors.AlreadyEnded: CONFLICT,

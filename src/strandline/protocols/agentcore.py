@@ -1,6 +1,6 @@
 """AgentCore Runtime's HTTP contract: `POST /invocations` and `GET /ping`, through the same line as `/chat`.
 
-The session is named by a header, which AgentCore sends with every request; without it, it is `default`. What AgentCore
+The session is named by a header, which AgentCore sends with every request. What AgentCore
 tells of a request besides (its id, the trace that it belongs to) is kept with the run.
 """
 
@@ -18,6 +18,7 @@ from strandline.engine.stream import Later
 from strandline.http import wire
 from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.naming import Naming
 from strandline.http.presence import while_present
 from strandline.http.sse import EventResponse, wants_events
 from strandline.http.wishes import wished
@@ -45,9 +46,12 @@ PLACE: Final = "/invocations"
 class AgentCore:
     """The routes of the contract."""
 
-    def __init__(self, service: Service, clock: Clock, *, max_body_bytes: int, retry_after_s: float) -> None:
+    def __init__(
+        self, service: Service, clock: Clock, naming: Naming, *, max_body_bytes: int, retry_after_s: float
+    ) -> None:
         self._service = service
         self._clock = clock
+        self._naming = naming
         self._max_body_bytes = max_body_bytes
         self._retry_after_s = retry_after_s
         self._decode = msgspec.json.Decoder(Invocation).decode
@@ -58,7 +62,7 @@ class AgentCore:
         """Accept a prompt, wait its turn and its answer, whole or piece by piece. Any content type will do."""
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        key = session_of(request, named_session(request.headers))
+        key = session_of(request, named_session(request.headers, self._naming))
         told = told_by(request.headers)
         ticket = await self._service.submit(wished(key, prompt_of(body), body, idempotency_key(request), sent, told))
         self._look()

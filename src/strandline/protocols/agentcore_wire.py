@@ -17,10 +17,10 @@ from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.auth import session_header
+from strandline.http.naming import Naming
 from strandline.http.wishes import Response as Answered
 from strandline.http.wishes import Responses, Wishes
 from strandline.model import (
-    DEFAULT_SESSION,
     ErrorCode,
     InputRequest,
     Outcome,
@@ -71,11 +71,9 @@ def prompt_of(body: Invocation) -> str | Responses:
     return asked
 
 
-def named_session(headers: Headers) -> SessionId:
+def named_session(headers: Headers, naming: Naming) -> SessionId:
     """Return the session of an invocation. Raises `Invalid` for a name that no session can have, and for two."""
-    name = session_header(headers, SESSION)
-    if name is None:
-        return DEFAULT_SESSION
+    name = naming.named(session_header(headers, SESSION), f"in the header {SESSION}")
     try:
         return session_id(name)
     except Invalid as error:

@@ -1,7 +1,8 @@
 """OpenAI's chat completions: `POST /v1/chat/completions` and `GET /v1/models`, through the same line as `/chat`.
 
 The conversation is the server's: of the messages that a client sends, only the last is asked. The session is named by
-the header `X-Session-Id`, else by `metadata.session_id`, else by `user`; a client that names none talks in `default`.
+a header (`X-Session-Id`, setting `session_header`), else by `metadata.session_id`, else by `user`. A client that names
+none is refused: the programs that speak this protocol know no sessions, and their users would all talk in one.
 """
 
 import re
@@ -20,10 +21,11 @@ from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.auth import session_header, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.naming import Naming
 from strandline.http.presence import while_present
 from strandline.http.sse import EventResponse
 from strandline.http.wishes import wished
-from strandline.model import DEFAULT_SESSION, Outcome, RunStatus, SessionId, session_id
+from strandline.model import Outcome, RunStatus, SessionId, session_id
 from strandline.protocols.openai_answer import NoAnswer, answer_of
 from strandline.protocols.openai_stream import Chunks
 from strandline.protocols.openai_wire import (
@@ -46,7 +48,6 @@ from strandline.protocols.openai_wire import (
     tokens,
 )
 
-SESSION: Final = "X-Session-Id"
 _ROUTES: Final = (
     "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
     "moderations|realtime|responses|threads|uploads|vector_stores|videos"
@@ -73,10 +74,20 @@ class OpenAI:
     """The routes of the protocol."""
 
     def __init__(
-        self, service: Service, clock: Clock, *, agent_id: str, max_body_bytes: int, retry_after_s: float
+        self,
+        service: Service,
+        clock: Clock,
+        naming: Naming,
+        *,
+        agent_id: str,
+        session_header: str,
+        max_body_bytes: int,
+        retry_after_s: float,
     ) -> None:
         self._service = service
         self._clock = clock
+        self._naming = naming
+        self._session_header = session_header
         self._agent_id = agent_id
         self._max_body_bytes = max_body_bytes
         self._retry_after_s = retry_after_s
@@ -96,10 +107,11 @@ class OpenAI:
     async def complete(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer, whole or piece by piece."""
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode, READS)
-        key = session_of(request, named_session(session_header(request.headers, SESSION), body))
+        prompt = prompt_of(body)
+        key = session_of(request, self._named(request, body))
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         again = idempotency_key(request)
-        ticket = await self._service.submit(wished(key, prompt_of(body), replace(body, metadata=kept), again, sent))
+        ticket = await self._service.submit(wished(key, prompt, replace(body, metadata=kept), again, sent))
         headers = dict(REPLAYED) if ticket.replayed else {}
         if body.stream:
             options = body.stream_options
@@ -110,6 +122,11 @@ class OpenAI:
         if isinstance(end, Later):
             return self._later(request, ticket, is_keyed=again is not None)
         return self._answer(ticket, end, headers)
+
+    def _named(self, request: Request, body: CompletionBody) -> str:
+        header = self._session_header
+        name = named_session(header, session_header(request.headers, header), body)
+        return self._naming.named(name, f"in the header {header}, as `metadata.session_id` or as `user`")
 
     def _answer(self, ticket: Ticket, end: Outcome, headers: dict[str, str]) -> Response:
         answer = answer_of(end, ticket.run_id)
@@ -171,10 +188,10 @@ class OpenAI:
         return wire.answer({**told, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
 
 
-def named_session(header: str | None, body: CompletionBody) -> SessionId:
-    """Return the session of a completion. Raises `Invalid` for a name that no session can have."""
+def named_session(header: str, value: str | None, body: CompletionBody) -> SessionId | None:
+    """Return the session that a completion names. Raises `Invalid` for a name that no session can have."""
     places = {
-        f"the header {SESSION}": header,
+        f"the header {header}": value,
         "`$.metadata.session_id`": (body.metadata or {}).get("session_id"),
         "`$.user`": body.user,
     }
@@ -184,7 +201,7 @@ def named_session(header: str | None, body: CompletionBody) -> SessionId:
                 return session_id(name if isinstance(name, str) else "")
             except Invalid as error:
                 raise Invalid(f"{error} - at {place}") from None
-    return DEFAULT_SESSION
+    return None
 
 
 def _goes_on(request: Request, ticket: Ticket, *, again: bool) -> ErrorDetail:
