@@ -40,7 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_every_answer_is_as_the_document_says(server: Server, tmp_path: Path) -> None:
-    runs = [server.client.post("/chat", json={"message": "hello"}).json()["run_id"] for _ in range(2)]
+    runs = [
+        server.client.post("/chat", json={"message": "hello", "session_id": "s"}).json()["run_id"] for _ in range(2)
+    ]
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
         *("--generation-deterministic", "--max-examples", EXAMPLES, "--phases", "coverage,fuzzing,stateful"),

@@ -170,11 +170,11 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
     A cursor is `w` and a rank (what waits before it), `r` (what executes), or `h` and a row of history (what ended
     then).
     """
+    kind, place = place_of(query.cursor)
     found = find_session(connection, query.key)
     if found is None:
         return RunsPage([], None)
     no, tail = found.no, found.tail
-    kind, place = place_of(query.cursor)
     listed = _Listed(query)
     if kind == "w":
         before = place if query.cursor else _LAST

@@ -65,10 +65,10 @@ class MemoryLists(Steps):
         )
 
     def _list_runs(self, query: RunsQuery) -> RunsPage:
+        kind, place = place_of(query.cursor)
         session = self._sessions.get(query.key)
         if session is None:
             return RunsPage([], None)
-        kind, place = place_of(query.cursor)
         room, shown = Room(query.most_bytes), list[KeptRun]()
 
         def has_room(run: KeptRun) -> bool:

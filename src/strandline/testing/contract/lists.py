@@ -118,8 +118,9 @@ class ListsContract(Contract):
             "h-1",
             "h" + "9" * 30,
         ):
-            with pytest.raises(Invalid):
-                await desk.journal.read(RunsQuery(key(), cursor))
+            for session in (key(), key("never there")):
+                with pytest.raises(Invalid):
+                    await desk.journal.read(RunsQuery(session, cursor))
 
     @scenario
     async def test_a_cursor_of_another_session_shows_nothing_of_it(self, desk: Desk) -> None:
