@@ -10,24 +10,25 @@ FROM ${BASE_IMAGE} AS dependencies
 RUN python3 -m venv /opt/venv
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-COPY pyproject.toml constraints.txt ./
+COPY constraints.txt ./
+COPY tools/pins.py tools/
 RUN --mount=type=secret,id=pip_ca,required=false \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi; \
-    /opt/venv/bin/python -c "import tomllib; \
-project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['demo'], sep='\n')" > requirements.txt \
-    && /opt/venv/bin/pip install --constraint constraints.txt --requirement requirements.txt \
+    /opt/venv/bin/python tools/pins.py show run > requirements.txt \
+    && /opt/venv/bin/pip install --require-hashes --requirement requirements.txt \
     # Compiled modules make the start fast, also under a root that is read-only; nobody waits for pip's or for tests.
     && find /opt/venv \( -path '*/site-packages/pip/*' -name __pycache__ -o -path '*/site-packages/*/tests' \) \
        -prune -exec rm -rf {} +
 
 # -- Strandline itself, as a wheel ------------------------------------------------------------------------
 FROM dependencies AS wheel
-COPY README.md LICENSE ./
-COPY src src
 RUN --mount=type=secret,id=pip_ca,required=false \
     if [ -s /run/secrets/pip_ca ]; then export PIP_CERT=/run/secrets/pip_ca; fi; \
-    /opt/venv/bin/pip wheel --no-deps --wheel-dir /wheels .
+    /opt/venv/bin/python tools/pins.py show build > requirements.txt \
+    && /opt/venv/bin/pip install --require-hashes --requirement requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN /opt/venv/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
 # -- the image ----------------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE}

@@ -77,5 +77,5 @@ LABELS = version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
   $(addprefix created=,$(shell git log -1 --format=%cI 2>/dev/null)) \
   $(addprefix source=,$(SOURCE))
 
-.venv/.demo .venv/.dev: pyproject.toml constraints.txt
+.venv/.demo .venv/.dev: pyproject.toml constraints.txt tools/pins.py
 	@tools/venv.sh $(patsubst .%,%,$(@F))

@@ -136,7 +136,10 @@ def install(folder: Path, *what: str, cold: bool) -> tuple[Path, float]:
     python = folder / "bin/python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-cache-dir"] if cold else []
-    command = [*pip, *options, "-c", str(ROOT / "constraints.txt"), *what]
+    versions = folder / "versions.txt"
+    told = subprocess.run([python, ROOT / "tools/pins.py", "versions"], capture_output=True, text=True, check=True)
+    versions.write_text(told.stdout)
+    command = [*pip, *options, "-c", str(versions), *what]
     return python, timed(command, folder, checkout=False).clock_s
 
 

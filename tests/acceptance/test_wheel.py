@@ -94,15 +94,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip install -c` takes: pip has no hash of a wheel that was made here."""
+    file = tmp_path_factory.mktemp("versions") / "versions.txt"
+    command = [sys.executable, str(ROOT / "tools/pins.py"), "versions"]
+    file.write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return file
+
+
+@pytest.fixture(scope="module")
+def bin_folder(wheel: Path, versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=True, symlinks=True)
-    pip("install", "--constraint", ROOT / "constraints.txt", wheel, python=folder / "bin/python")
+    pip("install", "--constraint", versions, wheel, python=folder / "bin/python")
     return folder / "bin"
 
 
 @pytest.fixture(scope="module")
-def bin_with_fastapi(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bin_with_fastapi(bin_folder: Path, versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A second environment, which has FastAPI besides, as whoever mounts it there has."""
     folder = tmp_path_factory.mktemp("with-fastapi")
     venv.create(folder, symlinks=True)
@@ -110,7 +119,7 @@ def bin_with_fastapi(bin_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     (own,) = (folder / "lib").glob("*/site-packages")
     (own / "inherited.pth").write_text(f"{inherited}\n")
     pip(
-        "install", "--constraint", ROOT / "constraints.txt", "--target", own, "--no-deps", "fastapi", "annotated-doc",
+        "install", "--constraint", versions, "--target", own, "--no-deps", "fastapi", "annotated-doc",
         "typing-inspection", python=bin_folder / "python",
     )  # fmt: skip
     return folder / "bin"
@@ -222,11 +231,13 @@ def test_it_is_used_without_http(bin_folder: Path, folder: Path) -> None:
     assert bin_folder.parent in Path(where).parents
 
 
-def test_whatever_is_installed_with_it_is_to_be_had_for_arm64_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+def test_whatever_is_installed_with_it_is_to_be_had_for_arm64_without_a_compiler(
+    wheel: Path, versions: Path, tmp_path: Path
+) -> None:
     report = tmp_path / "report.json"
     pip(
         "install", "--dry-run", "--ignore-installed", "--report", report, "--target", tmp_path / "nothing",
-        "--constraint", ROOT / "constraints.txt", "--only-binary=:all:",
+        "--constraint", versions, "--only-binary=:all:",
         "--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64",
         f"{wheel}[demo,otel]",
     )  # fmt: skip
