@@ -451,6 +451,23 @@ def test_a_session_that_was_deleted_has_no_files_and_its_successor_has_its_own(t
     played(play, tmp_path)
 
 
+def test_no_folder_keeps_the_name_of_a_session_that_was_deleted(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.keeper.finish(DEADLINE_S)
+        world.keeper = world.new_keeper(f"{world.folder}/kept/x-{{principal}}/{{session_id}}")
+        world.keeper.start()
+        for session in ("s", "t"):
+            await world.ran("one", "two", at=key(session))
+        for session, left in (("s", ["t"]), ("t", [])):
+            await world.keeper.deleting(key(session))
+            await world.desk.journal.change(Delete(key(session)))
+            await world.keeper.deleted(key(session), done=True)
+            assert [each.name for each in world.folder.glob("kept/*/*")] == left
+        assert list(world.folder.iterdir()) == [world.folder / "kept"]
+
+    played(play, tmp_path)
+
+
 def test_a_deletion_that_a_crash_has_cut_off_is_finished_or_undone_as_the_journal_says(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         await world.ran("one", "two")

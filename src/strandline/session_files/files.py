@@ -107,12 +107,22 @@ def keep(folder: Path) -> None:
     (folder / DELETING).unlink(missing_ok=True)
 
 
-def remove(folder: Path, key: SessionKey) -> None:
-    """Remove the files of a session, if there are any of ours."""
+def remove(folder: Path, key: SessionKey, root: Path) -> None:
+    """Remove the files of a session, if there are any of ours, and folders below `root` that are empty then.
+
+    Those may have its name, too.
+    """
     if (mark := _mark(folder)) is not None and mark.key == key:
         _remove(folder)
     _remove(beside(folder))
     _remove(_former(folder))
+    for parent in folder.parents:
+        if not parent.is_relative_to(root) or parent == root:
+            break
+        try:
+            parent.rmdir()
+        except OSError:
+            break
 
 
 def is_to_be_removed(folder: Path) -> bool:

@@ -96,7 +96,7 @@ class SessionFiles:
         if done:
             async with self._files:
                 self._deleted.add(key)
-                if not await self._tried(key, lambda: files.remove(folder, key)):
+                if not await self._tried(key, lambda: files.remove(folder, key, self._place.root)):
                     return
                 self._deleted.discard(key)
         self.changed(key)  # (another one of this name may be there by now)
@@ -192,7 +192,7 @@ class SessionFiles:
         meant_to_go = key in self._deleted or await asyncio.to_thread(files.is_to_be_removed, folder)
         if view is None:
             if meant_to_go:
-                await asyncio.to_thread(files.remove, folder, key)
+                await asyncio.to_thread(files.remove, folder, key, self._place.root)
                 self._deleted.discard(key)
             return
         kept = await asyncio.to_thread(files.kept, folder, key)

@@ -41,6 +41,12 @@ class Place:
         self._names = _exchanged(names)
 
     @property
+    def root(self) -> Path:
+        """The folder that is that of all sessions."""
+        own, brace, _ = self._template.partition("{")
+        return Path(own + "_").parent if brace else Path(own)
+
+    @property
     def keeps_principals_apart(self) -> bool:
         """Whether each principal has a folder of its own."""
         return _PRINCIPAL in self._template
