@@ -1,7 +1,7 @@
 """From what is asked for to the run that the journal is to accept: limits, defaults, lane and key. Values only."""
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
@@ -15,6 +15,7 @@ from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, R
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
 calls itself for each level, and comes to the end of Python's stack after some hundreds."""
+_NESTS: Final = (dict, list, tuple)
 
 
 class Drafts:
@@ -82,17 +83,13 @@ class Drafts:
 
 def _is_deeper(value: object, levels: int) -> bool:
     """Tell whether objects and lists are nested in a value for more than so many levels, without recursion."""
-    level = [value]
+    nested = [value] if isinstance(value, _NESTS) else []
     for _ in range(levels):
-        level = [inner for each in level for inner in _inner(each)]
-    return any(isinstance(each, dict | list | tuple) for each in level)
+        if not nested:  # (so it is at the first look for nearly all runs)
+            return False
+        nested = [inner for each in nested for inner in _inner(each) if isinstance(inner, _NESTS)]
+    return bool(nested)
 
 
-def _inner(value: object) -> Iterable[object]:
-    match value:
-        case dict():
-            return value.values()
-        case list() | tuple():
-            return value
-        case _:
-            return ()
+def _inner(nest: dict[Any, object] | list[object] | tuple[object, ...]) -> Iterable[object]:
+    return nest.values() if isinstance(nest, dict) else nest
