@@ -314,12 +314,19 @@ def _runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_that_is_not_utf_8_gets_replacements(encoding: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "how"),
+    [
+        ("ascii", {"PYTHONIOENCODING": "ascii"}),
+        ("latin-1", {"PYTHONIOENCODING": "latin-1"}),
+        ("ascii", {"PYTHONCOERCECLOCALE": "0"}),  # by the locale itself, of which Python takes errors otherwise
+    ],
+)
+def test_a_terminal_that_is_not_utf_8_gets_replacements(encoding: str, how: dict[str, str], tmp_path: Path) -> None:
     write_files(tmp_path)
     with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
         server.chat("gr\u00fc\u00df dich \u4f60\u597d \U0001f30a")
-        variables = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
+        variables = {**how, "LC_ALL": "C", "PYTHONUTF8": "0"}
         url = ("--url", server.url)
         for arguments in (("history", *url), ("runs", *url), ("chat", server.url, "-m", "\u4f60")):
             done = subprocess.run(
@@ -335,3 +342,17 @@ def test_a_terminal_that_is_not_utf_8_gets_replacements(encoding: str, tmp_path:
         )  # fmt: skip
         assert done.returncode == 2
         assert "does not exist" in done.stderr.decode(encoding)
+
+
+def test_what_is_typed_in_another_encoding_is_no_defect(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    typed = b"x\xe9"  # (an e with an accent, in Latin-1)
+    with serving(TARGETS / "remembers.py", folder=tmp_path) as server:
+        for arguments in ((b"cancel", typed), (b"move", typed, b"--front"), (b"runs", b"--status", typed)):
+            done = subprocess.run(
+                [COMMAND, *arguments, b"--url", server.url], cwd=tmp_path, env=environment({}), capture_output=True,
+                check=False, timeout=DEADLINE_S,
+            )  # fmt: skip
+            told = done.stderr.decode()
+            assert done.returncode == 2, told
+            assert "is no text in the encoding of this terminal" in told

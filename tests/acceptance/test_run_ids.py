@@ -114,6 +114,16 @@ def test_all_sessions_are_watched_in_80_columns_with_ids_that_can_be_typed(serve
     assert waits in ran("runs", waits[-8:], folder=server.folder).stdout
 
 
+def test_what_executes_is_watched_however_much_waits(server: Server, at: Checkpoints) -> None:
+    running = executing(server, at, "crowded", "crowded-0")
+    waiting = [sent(server, "crowded", f"crowded-{number}") for number in range(1, 4)]
+    with terminal("runs", "--watch", "--limit", "2", folder=server.folder, columns=80) as shown:
+        shown.until(f"{running[-8:]}  crowded  running  ")
+        shown.until(f"{waiting[-1][-8:]}  crowded  queued  ")
+        shown.type(CTRL_C)
+        assert shown.ended() == 130
+
+
 def completed(folder: Path, line: str, shell: str = "bash", **variables: str) -> list[str]:
     """Ask as a shell does; the last word of the line is the one to complete."""
     given = {"_STRANDLINE_COMPLETE": f"complete_{shell}", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}

@@ -71,9 +71,13 @@ def _open_what_is_closed() -> None:
 
 
 def _replace_what_cannot_be_written() -> None:
-    """Have a terminal that is not UTF-8 get a replacement for each character that it cannot show, not an error."""
+    """Have a terminal that is not UTF-8 get a replacement for each character that it cannot show, not an error.
+
+    `surrogateescape` is what Python takes for the standard output in the locale C: an error all the same for every
+    character that is no escaped byte.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 

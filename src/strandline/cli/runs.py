@@ -84,7 +84,8 @@ def runs(
         elif as_json:
             print_json(found)
         elif not found["runs"] and "damaged" not in found:
-            told = "No runs are such." if status else f"Session {session} has no runs."
+            others = "" if what is not None else " `strandline sessions` shows those that there are."
+            told = "No runs are such." if status else f"Session {session} has no runs.{others}"
             say.err().print(told, markup=False, soft_wrap=True)
         else:
             rows.show(HEAD_OF_ALL, _rows_of_all(found["runs"])) if status else rows.show(HEAD, _rows(found))
@@ -165,12 +166,11 @@ def _watch(server: "RemoteServer", session: str | None, limit: int, *, as_json: 
 
 def _watched(server: "RemoteServer", limit: int) -> list[dict[str, Any]]:
     """Return what executes, what waits, the oldest first, and the latest of what has ended."""
-    goes_on = server.all_runs(limit, ("queued", "running"))["runs"]
-    known = {run["run_id"] for run in goes_on}
-    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in known]
-    executing = [run for run in goes_on if run["status"] == "running"]
-    waiting = [run for run in goes_on if run["status"] == "queued"]
-    return [*executing[::-1], *waiting[::-1], *latest]
+    executing = server.all_runs(limit, ("running",))["runs"]  # (asked for alone: it is older than what waits)
+    waiting = server.all_runs(limit, ("queued",))["runs"]
+    goes_on = {run["run_id"]: run for run in (*executing[::-1], *waiting[::-1])}
+    latest = [run for run in server.all_runs(min(ENDED_SHOWN, limit))["runs"] if run["run_id"] not in goes_on]
+    return [*goes_on.values(), *latest]
 
 
 def _row_watched(run: dict[str, Any], *, narrow: bool) -> list[str]:

@@ -66,7 +66,7 @@ class RemoteServer:
 
     def run(self, run_id: str) -> Body:
         """Return a run. Raises `Unknown`."""
-        return self._ask("GET", f"/v1/runs/{quote(run_id, safe='')}")
+        return self._ask("GET", f"/v1/runs/{_quoted(run_id)}")
 
     def session(self, session: str) -> Body:
         """Return a session. Raises `Unknown`."""
@@ -76,7 +76,7 @@ class RemoteServer:
 
     def cancel(self, run_id: str, *, force: bool = False) -> Body:
         """Cancel a run and return it: it has ended by that, or was asked to end. Raises `Unknown` and `Late`."""
-        return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/cancel", {"force": force})
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/cancel", {"force": force})
 
     def cancel_session(self, session: str, *, running: bool = False, force: bool = False) -> Body:
         """Cancel what waits in a session, with `running` what executes too; return which those were."""
@@ -85,7 +85,7 @@ class RemoteServer:
     def move(self, run_id: str, *, priority: int | None = None) -> Body:
         """Move a run that waits to the place of a priority; None is the front. Raises `Unknown` and `Late`."""
         body: Body = {"front": True} if priority is None else {"priority": priority}
-        return self._ask("POST", f"/v1/runs/{quote(run_id, safe='')}/move", body)
+        return self._ask("POST", f"/v1/runs/{_quoted(run_id)}/move", body)
 
     def pause(self, session: str) -> Body:
         """Let nothing more of a session start, and return it. Raises `Unknown`."""
@@ -121,6 +121,8 @@ class RemoteServer:
     def _ask(self, method: str, path: str, body: Body | None = None, query: Body | None = None) -> Body:
         try:
             return self._client.ask(method, path, body, query=query)
+        except UnicodeEncodeError as error:
+            raise _unreadable(error) from None
         except NoServer as error:
             raise nobody(self.url, error, "--url http://HOST:PORT") from None
         except ClientError as error:
@@ -153,8 +155,21 @@ class RemoteServer:
         )
 
 
+def _quoted(name: str) -> str:
+    """Return a name as a part of a path. Raises `RemoteError` if it is no text."""
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: UnicodeEncodeError) -> RemoteError:
+    """Return what to say of an argument with bytes that are no characters: Python has lone surrogates for them."""
+    return RemoteError(f"{error.object!r} is no text in the encoding of this terminal")
+
+
 def _path(session: str) -> str:
-    return f"/v1/sessions/{quote(session, safe='')}"
+    return f"/v1/sessions/{_quoted(session)}"
 
 
 def in_line(runs: list[Body]) -> Iterator[Body]:
