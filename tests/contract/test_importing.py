@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -15,6 +15,7 @@ from strandline.clock import SystemClock
 from strandline.errors import JournalError, JournalLocked
 from strandline.history import NO_ANSWER, UNKNOWN_OUTCOME, history_faults, pairing_faults
 from strandline.journal.importing import Imported, Unusable, bring_in, read_session, sessions_in
+from strandline.journal.locks import try_lock
 from strandline.journal.port import HistoryQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
@@ -257,6 +258,43 @@ def test_a_journal_in_use_and_a_folder_without_sessions_are_told(written: Path, 
         sessions_in(tmp_path)
     with pytest.raises(JournalError, match="cannot be read"):
         sessions_in(tmp_path / "none")
+
+
+def test_a_journal_that_no_server_would_open_is_refused_and_left_as_it_is(
+    written: Path, path: Path, tmp_path: Path
+) -> None:
+    log = path.with_name("journal.db-wal")
+    log.write_bytes(b"what was kept last")
+    with pytest.raises(JournalError, match=r"journal\.db-wal has what was kept in it last"):
+        imported(written, path)
+    assert log.read_bytes() == b"what was kept last"
+    assert not path.exists()
+    log.unlink()
+    imported(written, path)
+    (tmp_path / "second.db").hardlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="2 names"):
+        imported(written, path, principal="another")
+    assert path.read_bytes() == before
+
+
+def test_an_import_locks_the_journals_own_file_and_leaves_it_to_its_owner_alone(written: Path, path: Path) -> None:
+    """Whether the file was there, or the import has made it."""
+    others: list[BinaryIO] = []
+
+    def look(done: int, total: int) -> None:
+        others.append(path.open("rb"))  # (left open: to close one would take the locks of SQLite away)
+        assert not try_lock(others[-1].fileno())
+
+    for prefix in ("first-", "second-"):
+        given = {"prefix": prefix, "principal": "anonymous", "skip_existing": False, "dry_run": False}
+        asyncio.run(bring_in(written, path, SystemClock(), on_step=look, **given))  # type: ignore[arg-type]
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert others
+        assert try_lock(others[0].fileno())
+        while others:
+            others.pop().close()
+        path.chmod(0o644)
 
 
 def test_messages_that_cannot_be_listed_are_never_taken_for_none(tmp_path: Path, path: Path) -> None:

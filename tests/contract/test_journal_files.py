@@ -128,11 +128,13 @@ except JournalLocked as error:
 """
 
 
-@pytest.mark.parametrize("made", ["before", "now"])
+@pytest.mark.parametrize("made", ["before", "now", "from an empty file"])
 def test_a_second_server_finds_the_journal_locked_although_the_lock_file_was_deleted(path: Path, made: str) -> None:
     """Whether the file was there when the first server started, or that one has made it."""
     if made == "before":
         asyncio.run(_filled(path))
+    elif made == "from an empty file":
+        path.touch()
 
     async def main() -> None:
         journal = await begun(path, "c")

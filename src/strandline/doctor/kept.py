@@ -14,9 +14,7 @@ from strandline.config import Settings, journal_file
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.errors import JournalError, StrandlineError
 from strandline.journal.ownership import (
-    check_file,
-    check_nothing_lost,
-    check_only_name,
+    check_openable,
     file_system,
     holder,
     is_network,
@@ -40,10 +38,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
         return
     try:
         path = locate(named.expanduser())
-        there = check_file(path)
-        check_only_name(path)
-        if not there:
-            check_nothing_lost(path)
+        there = check_openable(path)
     except JournalError as error:
         yield problem("journal", str(error))
         return

@@ -21,8 +21,8 @@ from strandline.encoding import decoder, encode_messages
 from strandline.errors import Invalid, JournalError, JournalLocked
 from strandline.form import formed, holds, told_as_text
 from strandline.history import EMPTY_MESSAGE, close
-from strandline.journal.driver import connect, create, unreadable
-from strandline.journal.ownership import Ownership, check_file, locate, prepare_folder
+from strandline.journal.driver import connect, create, tighten, unreadable
+from strandline.journal.ownership import Ownership, check_openable, locate, prepare_folder
 from strandline.journal.seal import agent_owner, history_owner, sealed
 from strandline.journal.soundness import check_current, guard
 from strandline.model import (
@@ -276,7 +276,7 @@ async def bring_in(
             )
         found = dict.fromkeys(found, named)
     path = locate(place)
-    there = check_file(path)
+    there = check_openable(path)
     if dry_run and not there:
         return await asyncio.to_thread(_all, found, None, principal, skip_existing, on_step)
     prepare_folder(path)
@@ -292,7 +292,9 @@ async def bring_in(
         if stop.is_set():
             raise _Stopped
 
-    work = asyncio.create_task(asyncio.to_thread(_into, path, found, principal, skip_existing, dry_run, step))
+    work = asyncio.create_task(
+        asyncio.to_thread(_into, path, ownership, found, principal, skip_existing, dry_run, step)
+    )
     try:
         return await asyncio.shield(work)
     except sqlite3.Error as error:
@@ -306,14 +308,17 @@ async def bring_in(
 
 def _into(
     path: Path,
+    ownership: Ownership,
     found: Mapping[Path, str],
     principal: str,
     skip_existing: bool,
     dry_run: bool,
     on_step: Callable[[int, int], None],
 ) -> list[Imported]:
-    if not check_file(path):
+    if not check_openable(path):
         create(path)
+    ownership.hold_file()
+    tighten(path)
     with closing(guard(path)) as reading:
         check_current(path, reading)
         connection = connect(path)

@@ -146,6 +146,18 @@ def check_nothing_lost(path: Path) -> None:
             )
 
 
+def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
+    """Return whether there is a journal at `path` to be opened; False: one may be made there.
+
+    Raises the errors of `check_only_name`, `check_file` and `check_nothing_lost`.
+    """
+    check_only_name(path, mountinfo)
+    if check_file(path):
+        return True
+    check_nothing_lost(path)
+    return False
+
+
 def is_network(kind: str | None) -> bool:
     """Tell whether a type of file system is one over a network."""
     return kind in _NETWORK
@@ -242,12 +254,15 @@ class Ownership:
             raise
 
     def hold_file(self) -> None:
-        """Lock the journal's own file, if `acquire` had none to lock. Raises `JournalLocked`.
+        """Lock the journal's own file, if `acquire` had none to lock, or an empty one that was replaced since.
 
-        To be called before SQLite opens the file: a descriptor of it that is closed takes SQLite's locks away.
+        To be called before SQLite opens the file: a descriptor of it that is closed takes SQLite's locks away. Raises
+        `JournalLocked`.
         """
         if self._file_fd is not None:
-            return
+            if is_at(self._file_fd, self._file):
+                return
+            os.close(self._file_fd)
         self._file_fd = self._open_file()
         if self._file_fd is not None and not try_lock(self._file_fd):
             raise JournalLocked("The journal is in use by another process. Stop that one, or name another file.")

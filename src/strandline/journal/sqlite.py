@@ -23,9 +23,7 @@ from strandline.journal.migrations import migrate
 from strandline.journal.ownership import (
     MOUNTINFO,
     Ownership,
-    check_file,
-    check_nothing_lost,
-    check_only_name,
+    check_openable,
     locate,
     prepare_folder,
 )
@@ -137,9 +135,7 @@ class SqliteJournal:
             self._feed = ClaimFeed()
         path = locate(self._path)
         prepare_folder(path, self._mountinfo)
-        check_only_name(path, self._mountinfo)
-        if not check_file(path):
-            check_nothing_lost(path)
+        check_openable(path, self._mountinfo)
         ownership = Ownership(path, self._clock)
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
         readers = Readers(path)
@@ -147,8 +143,7 @@ class SqliteJournal:
         claims: list[Claim] = []
 
         def prepare() -> Ledger:
-            if not check_file(path):
-                check_nothing_lost(path)
+            if not check_openable(path, self._mountinfo):
                 create(path)
             ownership.hold_file()
             tighten(path)
