@@ -5,6 +5,7 @@ the next line that has room is preceded by one that says how many are missing. K
 """
 
 import os
+import select
 import threading
 import weakref
 from collections.abc import Callable
@@ -32,6 +33,8 @@ class Lines:
         self.dropped = 0
         """How many lines were dropped so far."""
         self._write_at_once = False
+        self._is_torn = False
+        """Whether what was written last was no whole line."""
         threading.Thread(target=self._write_all, name="strandline-log", daemon=True).start()
         kept = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(kept()))
@@ -48,7 +51,7 @@ class Lines:
         """Have a line written after those before it, or drop it. Never waits, never raises."""
         if self._write_at_once:
             with suppress(OSError):
-                _write(self._descriptor, line)
+                self._write(line)
             return
         with self._lock:
             if not self._has_room():
@@ -103,11 +106,29 @@ class Lines:
                 item.set()
                 continue
             try:
-                _write(self._descriptor, item)
+                self._write(item)
             except OSError:  # no room on its disk, or nobody reads any more
                 with self._lock:
                     self._drop()
             self._written_bytes += len(item)
+
+    def _write(self, line: bytes) -> None:
+        """Write a line in one piece, as far as that goes, and never behind a piece of another. Raises `OSError`."""
+        rest = line = b"\n" + line if self._is_torn else line
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # another process with the same open file wants that
+                    self._until_writable()
+        finally:
+            if written := line[: len(line) - len(rest)]:
+                self._is_torn = not written.endswith(b"\n")
+
+    def _until_writable(self) -> None:
+        ready = select.poll()
+        ready.register(self._descriptor, select.POLLOUT)
+        ready.poll()
 
     def leave_to_parent(self) -> None:
         """Write at once from now on, in a child that user code has forked: the thread is its parent's."""
@@ -118,9 +139,3 @@ class Lines:
 def _forked(lines: Lines | None) -> None:
     if lines is not None:
         lines.leave_to_parent()
-
-
-def _write(descriptor: int, line: bytes) -> None:
-    """Write a line in one piece, as far as that goes. Raises `OSError`."""
-    while line:
-        line = line[os.write(descriptor, line) :]

@@ -1,12 +1,14 @@
 """Lines for a reader that is slow, or reads nothing: nobody waits for it, and what is missing is told."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,51 @@ def test_what_has_no_room_on_the_disk_is_dropped_and_counted() -> None:
     assert lines.dropped >= 3
     lines.close()
     os.close(full)
+
+
+def test_a_line_that_a_full_disk_has_cut_is_not_joined_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 12
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = written_to(descriptor, data[:room])
+        room -= written
+        return written
+
+    written_to = os.write
+    monkeypatch.setattr(os, "write", write)
+    log = (tmp_path / "log").open("wb")
+    lines = Lines(log.fileno(), missing)
+    for line in (b"line 1\n", b"line 2\n", b"line 3\n"):
+        lines.put(line)
+        assert lines.flush(DEADLINE_S)
+    room = 1000
+    lines.put(b"line 4\n")
+    assert lines.flush(DEADLINE_S)
+    told = (tmp_path / "log").read_bytes().splitlines()
+    assert told[:2] == [b"line 1", b"line "]
+    assert told[-1] == b"line 4"
+    assert all(each == b"line " or each.startswith((b"line ", b"(")) for each in told)
+    lines.close()
+    log.close()
+
+
+def test_a_descriptor_that_does_not_block_loses_nothing_as_long_as_somebody_reads(pipe: tuple[int, int]) -> None:
+    """Another process that has the same terminal or pipe may have made it so."""
+    reader, writer = pipe
+    filling = filled(writer)
+    os.set_blocking(writer, False)
+    lines = Lines(writer, missing)
+    lines.put(b"x" * 100_000 + b"\n")
+    lines.put(b"the last one\n")
+    assert not lines.flush(0.01)
+    assert read(reader, b"the last one\n") == filling + b"x" * 100_000 + b"\nthe last one\n"
+    assert lines.dropped == 0
+    lines.close()
 
 
 def test_a_signal_that_logs_while_a_line_is_put_is_no_deadlock(pipe: tuple[int, int]) -> None:
