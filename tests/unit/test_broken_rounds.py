@@ -4,10 +4,10 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
-from strands import Agent, tool
+from strands import Agent, ToolContext, tool
 from strands.hooks import AfterToolsEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.executors import ConcurrentToolExecutor, SequentialToolExecutor
@@ -201,6 +201,71 @@ def test_so_does_one_of_an_agent_that_a_function_asks(way: str, tmp_path: Path) 
                 return f"all is well, but for {error}"
 
         await _fails_once(target_for(answer, "test"), story, tmp_path)
+
+    run(main)
+
+
+def beside_a_question(story: Story, *, first: bool) -> Agent:
+    """Return an agent that calls the tool and one that asks a person, in one round."""
+
+    @tool(context=True)
+    def confirm(tool_context: ToolContext) -> str:
+        """Ask."""
+        return str(tool_context.interrupt("confirm", reason="sure?"))
+
+    def script(messages: Any) -> Any:
+        if story.calm or results(messages):
+            return "fine"
+        return [call("leave"), call("confirm")] if first else [call("confirm"), call("leave")]
+
+    return Agent(model=ScriptedModel(script), tools=[story.leave(), confirm], name="worker", callback_handler=None)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
+@pytest.mark.parametrize("place", ["itself", "a sub-agent"])
+def test_so_does_one_beside_a_tool_that_asks_a_person(place: str, first: bool, way: str, tmp_path: Path) -> None:
+    """An answer would have the round go on, and start it again."""
+
+    async def main() -> None:
+        story = Story(way)
+
+        def make() -> Agent:
+            worker = beside_a_question(story, first=first)
+            if place == "itself":
+                return worker
+            return Agent(model=story.asking("worker", {"input": "x"}), tools=[worker.as_tool()], callback_handler=None)
+
+        end = await _fails_once(target_for(make, "test"), story, tmp_path)
+        assert end.error is not None
+        assert "leave" in end.error.detail
+
+    run(main)
+
+
+def test_a_tool_that_an_agents_own_code_calls_may_do_as_it_likes(tmp_path: Path) -> None:
+    """Whoever calls it directly hears of it, and says what becomes of that."""
+
+    async def main() -> None:
+        story = Story("exit sync")
+
+        @tool(context=True)
+        def careful(tool_context: ToolContext) -> str:
+            """Use the other tool."""
+            try:
+                cast(Agent, tool_context.agent).tool.leave(record_direct_tool_call=False)
+            except SystemExit as error:
+                return f"it left with {error.code}"
+            return "it stayed"
+
+        def script(messages: Any) -> Any:
+            told = list(results(messages).values())
+            return told[-1] if told else [call("careful")]
+
+        make = lambda: Agent(model=ScriptedModel(script), tools=[story.leave(), careful])  # noqa: E731
+        async with serving(target_for(make, "test"), tmp_path) as service:
+            end = await ask(service, "go")
+        assert (end.status, end.output) == (RunStatus.SUCCEEDED, "it left with 3")
 
     run(main)
 

@@ -10,13 +10,14 @@ the same here: whatever is streamed while a run is current has the guard, so it 
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final, cast
 from weakref import WeakSet
 
 from strands import Agent
 from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, MessageAddedEvent
+from strands.middleware import ExecuteToolContext, ExecuteToolStage
 
 from strandline.agents.broken import CURRENT, Broken
 from strandline.errors import AgentFailed
@@ -40,6 +41,7 @@ def guard(agent: Agent) -> None:
         _guarded.add(agent.hooks)
         agent.add_hook(_on_message, MessageAddedEvent, order=NEARLY_LAST)
         agent.add_hook(_before_model, BeforeModelCallEvent, order=FIRST)
+        agent.add_middleware(ExecuteToolStage, _on_tool)
 
 
 @functools.wraps(_streamed)
@@ -58,23 +60,54 @@ async def _noticing(agent: Agent, events: Any, broken: Broken) -> AsyncIterator[
         async with aclosing(events):
             async for event in events:
                 yield event
-    except (Exception, GeneratorExit):
-        raise
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():  # nobody has asked for that
-            broken.tell(f"code of agent {agent.name!r} cancelled its own task")
-        raise
     except BaseException as error:
-        broken.tell(f"code of agent {agent.name!r} tried to end the process ({error!r})")
+        if _breaks_off(error):
+            cancelled = isinstance(error, asyncio.CancelledError)
+            did = "cancelled its own task" if cancelled else f"tried to end the process ({error!r})"
+            broken.tell(f"code of agent {agent.name!r} {did}")
         raise
+
+
+async def _on_tool(context: ExecuteToolContext, go_on: Any) -> AsyncGenerator[Any, None]:
+    """Execute a tool, and note it if that ends so: a round in which another tool asks a person is not closed yet.
+
+    What code calls by itself, and no model has asked for, is left to that code.
+    """
+    try:
+        async for event in go_on(context):
+            yield event
+    except BaseException as error:
+        broken, use = CURRENT.get(), context.tool_use
+        if broken is not None and _breaks_off(error) and _is_asked_for(use["toolUseId"], context.agent):
+            broken.tell(_told([use["name"]]))
+        raise
+
+
+def _breaks_off(error: BaseException) -> bool:
+    """Tell whether this ends a task so that nobody hears of it. A cancel that somebody has asked for does not."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
+    return not isinstance(error, Exception | GeneratorExit)
+
+
+def _is_asked_for(tool_use_id: str, agent: object) -> bool:
+    """Tell whether a model's last message asks for this tool."""
+    messages = cast("list[Message]", cast(Agent, agent).messages)
+    last = next((message for message in reversed(messages) if message["role"] == "assistant"), None)
+    blocks = [] if last is None else last["content"]
+    return any(block["toolUse"].get("toolUseId") == tool_use_id for block in blocks if "toolUse" in block)
+
+
+def _told(names: list[str]) -> str:
+    return f"a tool tried to end the process, and left no result ({', '.join(names)})"
 
 
 async def _on_message(event: MessageAddedEvent[Any]) -> None:
     """Refuse to close a round of which results are missing."""
     broken = CURRENT.get()
     if broken is not None and (left := _left_without_result(event.agent.messages, cast(Message, event.message))):
-        broken.tell(f"a tool tried to end the process, and left no result ({', '.join(left)})")
+        broken.tell(_told(left))
         raise AgentFailed(broken.told)
 
 
