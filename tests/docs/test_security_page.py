@@ -13,6 +13,15 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
 ROWS = re.findall(r"^\| (.*?) \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
 THREATS = [row for row in ROWS if row[0] not in ("somebody", "---")]
+SHOWN = [
+    ROOT / "README.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "examples").rglob("*"),
+    *(ROOT / "deploy").rglob("*"),
+]
+PUBLISHED = re.compile(
+    r"""(?:(?:^|\s)(?:-p|--publish)[ =]|^\s*-\s)["']?((?:[\w.]+:|\[[\w:]+\]:)?[\w${}:-]*:\d+)["']?(?=\s|$)""", re.M
+)
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -47,6 +56,17 @@ def test_its_commands_make_keys_and_a_server_that_takes_them(tmp_path: Path) -> 
     with serving("agent.py:answer", *words[2:], folder=tmp_path) as server:
         answer = printed(f"KEY={keys[0]}\n{ask}", folder=tmp_path, url=server.url)
         assert '"status":"success"' in answer
+
+
+def test_whatever_an_example_publishes_is_published_to_this_machine_alone() -> None:
+    found = {
+        f"{file.relative_to(ROOT)}: {port}"
+        for file in SHOWN
+        if file.is_file() and file.suffix in (".md", ".yaml", ".yml", ".sh", "")
+        for port in PUBLISHED.findall(file.read_text())
+    }
+    assert len(found) > 5
+    assert {each for each in found if ": 127.0.0.1:" not in each} == set()
 
 
 @pytest.mark.parametrize("name", ["SECURITY.md", "docs/security.md"])

@@ -189,3 +189,16 @@ def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_
     file.write_text("max_running = 3")
     assert resolve({}, none, toml=file, folder=tmp_path).settings.max_running == 3
     assert resolve({}, none, toml=file, folder=tmp_path).remarks == []
+
+
+def test_with_keys_a_principal_may_have_half_of_all_holds_and_without_as_many_as_there_are() -> None:
+    keys = {"api_keys_file": "keys"}
+    for given, in_force in (
+        ({}, None),
+        (keys, 4),
+        ({**keys, "max_holds": 9}, 4),
+        ({**keys, "max_holds": 1}, 1),
+        ({**keys, "max_holds_per_principal": 7}, 7),
+        ({"max_holds_per_principal": 2}, 2),
+    ):
+        assert resolve(given, {}).settings.holds_per_principal == in_force, given

@@ -15,9 +15,9 @@ from strandline.agents.function import Session
 from strandline.agents.load import target_for
 from strandline.agents.port import Target
 from strandline.config import resolve
-from strandline.engine.failures import ErrorText
+from strandline.engine.failures import MOST_LOGGED, ErrorText, full_text
 from strandline.errors import SettingsError
-from strandline.model import ErrorCode
+from strandline.model import ErrorCode, Failed, Raised
 from strandline.testing import ScriptedModel, say, stop
 from strandline.testing import question as asked
 from strandline.testing.checker import check_history
@@ -144,6 +144,16 @@ def test_what_the_server_itself_says_of_a_failure_is_told_whole(error_text: Erro
             assert texts(await history(service))[-1] == end.detail
 
     run(main)
+
+
+def test_a_text_of_an_error_takes_so_much_of_the_log_and_no_more() -> None:
+    text = "x" * MOST_LOGGED
+    assert full_text(Failed(ErrorCode.AGENT_ERROR, raised=Raised("ValueError", text))) == text
+    long = Failed(ErrorCode.AGENT_ERROR, "node pay", Raised("ValueError", f"cannot read {'x' * 9_000_000}"))
+    told = full_text(long)
+    assert told.startswith("node pay: cannot read xxx")
+    assert told.endswith(f"... ({len('node pay: cannot read ') + 9_000_000 - MOST_LOGGED} more characters)")
+    assert len(told) < MOST_LOGGED + 50
 
 
 def test_without_keys_all_is_told_and_with_keys_an_id_unless_the_setting_says_otherwise() -> None:

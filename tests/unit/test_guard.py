@@ -81,6 +81,10 @@ def test_who_is_refused_for_its_host_is_told_how_that_is_allowed() -> None:
     assert told is not None
     assert told.endswith("set allowed_hosts"), "nothing to be pasted that a stranger has written"
     assert guard.refusal(scope(("Host", "localhost"), ("Host", "localhost"))) == "the request has two Host headers"
+    assert guard.refusal(scope(("Host", ""), ("Host", "localhost"))) == "the request has two Host headers"
+    assert guard.refusal(
+        scope(("Origin", "http://evil.example"), ("Host", "localhost"), ("Origin", "http://localhost"))
+    )
 
 
 CROSS: Final = ("Sec-Fetch-Site", "cross-site")

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from strands import Agent
 
 import strandline
+from strandline.access.keyring import new_key
 from strandline.config import Settings
 from strandline.engine.events import type_of
 from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
@@ -268,6 +269,15 @@ def test_what_cannot_be_served_is_refused_by_its_name() -> None:
         strandline.asgi(Settings)
     with pytest.raises(TargetError, match=r"nowhere\.py does not exist"):
         strandline.asgi("nowhere.py")
+
+
+def test_an_app_with_keys_and_external_history_serves_no_factory_that_is_not_told_whose_session_it_is() -> None:
+    keys = [new_key("ada")[1].line()]
+    Path("kept.py").write_text("def make_agent(session_id): ...")
+    for target in (make_agent, "kept.py"):
+        strandline.asgi(target, history="external")
+        with pytest.raises(TargetError, match="does not take the principal"):
+            strandline.asgi(target, history="external", api_keys=keys)
 
 
 def test_variables_and_the_file_of_settings_count_unless_something_is_given(

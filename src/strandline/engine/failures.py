@@ -17,6 +17,8 @@ ErrorText = Literal["full", "class", "id"]
 
 OUT_OF_TOKENS: Final = "MaxTokensReachedException"
 """What Strands raises when the model may say no more (`strands.types.exceptions`)."""
+MOST_LOGGED: Final = 20_000
+"""Characters of a text in the log: it may quote a message, and nobody is to fill a disk or the log's queue by that."""
 
 
 class FailedThere(AgentFailed):
@@ -50,8 +52,10 @@ def told(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
 
 
 def full_text(ending: Failed) -> str:
-    """Return all that is known of why a run failed, for the log."""
-    return _joined(ending.detail, "" if ending.raised is None else ending.raised.text)
+    """Return what is known of why a run failed, for the log: all of it, unless it is very long."""
+    text = _joined(ending.detail, "" if ending.raised is None else ending.raised.text)
+    more = len(text) - MOST_LOGGED
+    return text if more <= 0 else f"{text[:MOST_LOGGED]}... ({more} more characters)"
 
 
 def error_id(run_id: RunId) -> str:

@@ -55,19 +55,19 @@ class Guard:
         path = wire.inner_path(scope)
         if path in EXEMPT:
             return None
-        host = origin = mode = ""
+        found: dict[bytes, str] = {}
+        mode = ""
         cross_site = False
         for name, value in scope["headers"]:
-            if name == b"host":
-                if host:
-                    return "the request has two Host headers"
-                host = value.decode("latin-1").lower()
-            elif name == b"origin":
-                origin = value.decode("latin-1").lower()
+            if name in (b"host", b"origin"):
+                if name in found:
+                    return f"the request has two {name.decode().capitalize()} headers"
+                found[name] = value.decode("latin-1").lower()
             elif name == b"sec-fetch-site":
                 cross_site = cross_site or value.strip().lower() == b"cross-site"
             elif name == b"sec-fetch-mode":
                 mode = value.decode("latin-1").strip().lower()
+        host, origin = found.get(b"host", ""), found.get(b"origin", "")
         if not self._answers(scope, host):
             return _unknown(host)
         # Not `urlsplit`: an origin is a scheme and a host, and whatever else stands there must not be an error.
