@@ -1,8 +1,11 @@
 """What headers mean that clients send and get."""
 
+import json
+
 import pytest
 from starlette.requests import Request
 
+from strandline import errors
 from strandline.http import wire
 from strandline.http.runs import preferred_wait_s
 
@@ -36,3 +39,17 @@ def test_how_long_a_client_prefers_to_wait(sent: list[str], wait_s: int | None) 
     """At most 300 s; the first that says so counts, and what is no number is as good as nothing."""
     headers = [(b"prefer", each.encode()) for each in sent]
     assert preferred_wait_s(Request({"type": "http", "headers": headers})) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (errors.QueueFull("q", retry_after_s=1, position=1, estimated_wait_s=None), "Queue full"),
+        (errors.PrincipalFull("p", retry_after_s=1, position=1, estimated_wait_s=None), "Queue full"),
+        (errors.StorageFull("s", retry_after_s=1), "Storage full"),
+        (errors.HoldsFull("h", retry_after_s=1), "Holds full"),
+    ],
+)
+def test_the_title_of_a_refusal_names_what_is_full(error: errors.Unavailable, title: str) -> None:
+    answer = wire.error_response(error)
+    assert (answer.status_code, json.loads(bytes(answer.body))["title"]) == (429, title)

@@ -69,6 +69,10 @@ TITLES: Final = {
 }
 
 
+TITLES_OF: Final = {errors.StorageFull.code: "Storage full", errors.HoldsFull.code: "Holds full"}
+"""By code, where that of the status would be wrong."""
+
+
 class Malformed(errors.CallerError):
     """The body is not what the route reads."""
 
@@ -206,7 +210,7 @@ def answer(value: object, status: int = OK, headers: dict[str, str] | None = Non
 
 def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """Return a problem+json response."""
-    title = TITLES.get(status, "Error")
+    title = TITLES_OF.get(code) or TITLES.get(status, "Error")
     body = Problem(type="about:blank", title=title, status=status, code=code, detail=detail, **more)
     return Response(encode(body) + b"\n", status, headers, media_type="application/problem+json")
 
