@@ -15,6 +15,7 @@ from strandline.engine.events import Event
 from strandline.engine.loops import Loops
 from strandline.engine.observer import UNOBSERVED, Observer
 from strandline.engine.options import Options
+from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream
 from strandline.engine.telling import Telling
@@ -119,6 +120,7 @@ async def serving(
     *,
     loops: Loops | None = None,
     observer: Observer = UNOBSERVED,
+    projection: Projection = UNPROJECTED,
     **options: Any,
 ) -> AsyncIterator[Service]:
     """Serve a target; what still runs at the end of the block is left as a killed process leaves it."""
@@ -131,6 +133,7 @@ async def serving(
         workspace=lambda key: tempfile.gettempdir(),
         options=Options(**options),
         observer=observer,
+        projection=projection,
     )
     await service.start()
     try:

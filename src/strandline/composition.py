@@ -154,6 +154,7 @@ def build_service(
             idempotent_tools=frozenset(settings.idempotent_tools),
             on_failure=settings.on_failure,
             run_retention_s=settings.run_retention,
+            history_retention_s=settings.history_retention,
             on_disconnect=OnDisconnect(settings.on_disconnect),
             idempotency_retention_s=settings.idempotency_retention,
             max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,

@@ -240,6 +240,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         float,
         Meta(description="Seconds for which an ended run can be asked for, at least 60; its messages stay", ge=60),
     ] = 30 * 86400.0
+    history_retention: Annotated[
+        Annotated[float, Meta(ge=60)] | None,
+        Meta(
+            description="Seconds after its last run for which a session at rest is kept, with all that was said; not"
+            " below `run_retention`; default: until it is deleted"
+        ),
+    ] = None
     on_disconnect: Annotated[
         Literal["continue", "cancel", "cancel_if_queued"],
         Meta(description="What becomes of a run whose clients were lost; a request may ask for something else"),
@@ -406,6 +413,12 @@ def resolve(
             f"{name} is {getattr(settings, name):g} ({origins[name]}), but an idempotency key is kept with its run:"
             f" run_retention ({settings.run_retention:g} s) must not be below idempotency_retention"
             f" ({settings.idempotency_retention:g} s). Make the one longer or the other shorter."
+        )
+    if settings.history_retention is not None and settings.history_retention < settings.run_retention:
+        raise SettingsError(
+            f"history_retention is {settings.history_retention:g} ({origins['history_retention']}), but a session"
+            " that is forgotten takes its runs and their idempotency keys along: it must not be below run_retention"
+            f" ({settings.run_retention:g} s). Make the one longer or the other shorter."
         )
     _check_session_files(settings)
     return Resolved(settings, origins, _passed_over(toml, environ, folder or Path.cwd()))

@@ -96,6 +96,7 @@ class ServiceSettings(TypedDict, total=False):
     session_files: Place | None
     session_files_names: list[str]
     run_retention: float
+    history_retention: float | None
     idempotency_retention: float
     max_metadata_bytes: int
     allowed_content: Sequence[str]

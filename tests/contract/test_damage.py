@@ -306,7 +306,7 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
     truth = asyncio.run(told(copied(original.closed, tmp_path), original.runs))
     assert truth is not None
     refused = unavailable = 0
-    for dice, at in places("file", len(whole), 200):
+    for dice, at in places("file", len(whole), 250):
         path = copied(original.closed, tmp_path)
         path.write_bytes(_flipped(whole, at, dice))
         before = contents(tmp_path)

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -285,6 +286,25 @@ def test_a_file_of_any_older_schema_becomes_one_of_this_schema(path: Path, versi
         counted = dict(connection.execute(COUNTED))
         assert dict(connection.execute("SELECT principal, bytes FROM stored")) == counted
         assert counted[ANONYMOUS] > 100
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["kept", "forgotten"])
+def test_sessions_of_an_older_file_rest_since_their_last_run_or_if_it_is_forgotten_since_now(
+    path: Path, forgotten: bool
+) -> None:
+    if forgotten:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM runs WHERE seq IN (SELECT run FROM history)")
+    before = time.time()
+    journal, _ = asyncio.run(opened(path))
+    asyncio.run(journal.close())
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        since = dict(connection.execute("SELECT session_id, rests_since FROM sessions"))
+    assert (since["t"], since["u"]) == (None, None)
+    if forgotten:
+        assert int(before) <= since["s"] <= time.time()
+    else:
+        assert since["s"] == 13.0
 
 
 # -- what can go wrong --------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from strandline.journal.port import (
     NotDue,
     Pause,
     Refused,
+    RestingQuery,
     Resume,
     Reused,
     RunQuery,
@@ -133,6 +134,8 @@ class ModelSession:
     question: ModelQuestion | None = None
     closed: dict[str, tuple[RunId, str]] = field(default_factory=dict)
     """What became of input requests, with the run that asked."""
+    ended_at: float | None = None
+    """When a run of it ended last, or a question was dismissed."""
 
     def waits_for(self) -> ModelQuestion | None:
         return self.question if self.question is not None and self.question.answer is None else None
@@ -317,6 +320,7 @@ class ListModel:
         if asked.answer is None:
             self.close_question(key, asked, "dismissed", now)
         session.messages += [(each, False) for each in dismissed(asked.question, begun=begun)]
+        session.ended_at = now
         return asked.until
 
     def answered_by(self, run: ModelRun) -> Question | None:
@@ -345,6 +349,7 @@ class ListModel:
 
     def settle(self, run: ModelRun, settlement: Settlement, take: bool, hold: bool, now: float) -> Take:
         session = self.sessions[run.key]
+        session.ended_at = now
         session.messages = session.messages + [(each, settlement.discarded) for each in settlement.messages]
         session.window = session.window if settlement.window is None else settlement.window
         session.state = session.state if settlement.state is None else settlement.state
@@ -438,6 +443,7 @@ class ListModel:
             if run.queue_deadline is None or now < run.queue_deadline:
                 return NotDue(run.queue_deadline)
         run.status, run.facts, run.ended_at = status.value, [], now
+        self.sessions[key].ended_at = now
         self.answer_ended(run, now, closed=False, begun=False)
         return Changed(existed=True)
 
@@ -459,6 +465,7 @@ class ListModel:
         run.status, run.facts, run.ended_at = "cancelled", [], now
         run.discarded = discard
         self.sessions[run.key].messages += [(each, discard) for each in left]
+        self.sessions[run.key].ended_at = now
         self.answer_ended(run, now, closed=bool(left) and not discard, begun=discard)
         outcome = Outcome(status=RunStatus.CANCELLED, message=left[-1] if left else None)
         return Stopped(ended={run.run_id: outcome}, asked=[])
@@ -490,8 +497,17 @@ class ListModel:
             self.sessions[run.key].closed = {each: how for each, how in known.items() if how[0] != run.run_id}
         return old[:limit]
 
-    def delete(self, key: SessionKey) -> Changed | Busy:
+    def rests(self, key: SessionKey, before: float) -> bool:
+        """Tell whether a session is at rest since before a moment."""
+        session = self.sessions.get(key)
+        if session is None or session.paused or session.question is not None or session.ended_at is None:
+            return False
+        return not self.waiting(key) and not self.claimed(key) and session.ended_at < before
+
+    def delete(self, key: SessionKey, ended_before: float | None = None) -> Changed | Busy:
         if self.waiting(key) or self.claimed(key):
+            return Busy()
+        if ended_before is not None and key in self.sessions and not self.rests(key, ended_before):
             return Busy()
         self.runs = [run for run in self.runs if run.key != key]
         return Changed(existed=self.sessions.pop(key, None) is not None)
@@ -837,6 +853,13 @@ class JournalMachine(RuleBasedStateMachine):
         expected = self.model.delete(key)
         assert self.call(self.journal.change(Delete(key))) == [expected]
 
+    @precondition(lambda self: self.model.sessions)
+    @rule(key=sessions, age_s=st.sampled_from([0, 0, 1, 3]))
+    def delete_at_rest(self, key: SessionKey, age_s: int) -> None:
+        before = self.clock.at - age_s
+        expected = self.model.delete(key, before)
+        assert self.call(self.journal.change(Delete(key, before))) == [expected]
+
     @precondition(lambda self: self.model.runs)
     @rule(
         pick=picks,
@@ -936,6 +959,12 @@ class JournalMachine(RuleBasedStateMachine):
             assert (found.status, found.attempt, found.position) == (run.status, run.attempt, position)
             assert (found.held, found.discarded, found.ended_at) == (run.held, run.discarded, run.ended_at)
             assert (found.cancel_requested, found.discard, found.if_busy) == (run.cancelled, run.discard, run.if_busy)
+        page = await self.journal.read(RestingQuery(self.clock.at, limit=1))
+        resting = page.keys
+        while page.after is not None:
+            page = await self.journal.read(RestingQuery(self.clock.at, page.after, limit=1))
+            resting += page.keys
+        assert sorted(resting) == sorted(key for key in SESSIONS if self.model.rests(key, self.clock.at))
         for key in SESSIONS:
             session = self.model.sessions.get(key, ModelSession())
             view = await self.journal.read(SessionQuery(key))
@@ -945,9 +974,9 @@ class JournalMachine(RuleBasedStateMachine):
                 wanted = ([], None) if asked is None else (asked.question.requests, asked.until)
                 assert (view.input_requests, view.input_until) == wanted
             for hidden in (False, True):
-                page = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
-                assert page.messages == [message for message, dropped in session.messages if hidden or not dropped]
-                assert page.pending == (session.question is not None and bool(page.messages))
+                said = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
+                assert said.messages == [message for message, dropped in session.messages if hidden or not dropped]
+                assert said.pending == (session.question is not None and bool(said.messages))
             record = await self.journal.load(key)
             assert (record.window, record.state, record.length) == (
                 session.window,

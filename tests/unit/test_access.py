@@ -405,7 +405,7 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
                 "/chat", json={"message": large, "session_id": "a"}, headers={"Idempotency-Key": "k"}
             )
             assert again.status_code == 200, "what was accepted is answered"
-            assert (await bob.post("/chat", json={"message": large})).status_code == 200
+            assert (await bob.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
             assert 'strandline_refusals_total{reason="storage_full"} 1.0' in (await ops.get("/metrics")).text
             assert (await ada.delete("/v1/sessions/a")).status_code in (200, 204)
             assert (await ada.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200

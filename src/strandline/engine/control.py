@@ -145,20 +145,23 @@ class Control:
         """Let a paused session go on. Raises `NotFound`."""
         await self._paused(key, Resume(key))
 
-    async def delete(self, key: SessionKey) -> bool:
-        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
-        changed = await self._finished(self._delete(key))
+    async def delete(self, key: SessionKey, *, ended_before: float | None = None) -> bool:
+        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes.
+
+        With `ended_before`, also if it is not at rest since before that moment.
+        """
+        changed = await self._finished(self._delete(Delete(key, ended_before)))
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
         return changed.existed
 
-    async def _delete(self, key: SessionKey) -> ChangeAnswer:
+    async def _delete(self, change: Delete) -> ChangeAnswer:
         # A run that ends before the deletion and after it was asked for must not leave its agent for another session.
-        done = False
+        key, done = change.key, False
         await self._projection.deleting(key)
         try:
             with self._pool.keeping_none(key):
-                changed = await self._journal.change(Delete(key))
+                changed = await self._journal.change(change)
             done = isinstance(changed, Changed)
         finally:
             await self._projection.deleted(key, done=done)

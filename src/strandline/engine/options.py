@@ -36,6 +36,7 @@ class Options(Struct, frozen=True, kw_only=True):
     idempotent_tools: frozenset[str] = frozenset()
     on_failure: Literal["keep", "drop"] = "keep"
     run_retention_s: float = 30 * 86400.0
+    history_retention_s: float | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     idempotency_retention_s: float = 86400.0
     retry_after_s: float = 5.0

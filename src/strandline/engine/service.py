@@ -41,7 +41,7 @@ from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams, goes_on
 from strandline.engine.tracing import UNTRACED, Tracing
-from strandline.engine.upkeep import feel_lag, look_after, prune
+from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
 from strandline.engine.watch import Watch
 from strandline.engine.why import Why
 from strandline.errors import StrandlineError
@@ -194,6 +194,10 @@ class Service:
             self._claims.spawn(look_after(*self._chores))
             self._claims.spawn(feel_lag(self._clock, self._observer.lagged))
             self._claims.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
+            if (retention_s := self._options.history_retention_s) is not None:
+                self._claims.spawn(
+                    forget_sessions(self._journal, self._clock, self._delete, history_retention_s=retention_s)
+                )
         except BaseException:
             await self._journal.close()
             raise
@@ -389,7 +393,10 @@ class Service:
         """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
         check_key(key)
         self._readiness.admit()
-        deleted = await self._control.delete(key)
+        return await self._delete(key)
+
+    async def _delete(self, key: SessionKey, ended_before: float | None = None) -> bool:
+        deleted = await self._control.delete(key, ended_before=ended_before)
         if deleted:
             self._shelf.forget(key)
             self._feeds.tell(key, None, self._clock.now(), SessionDeleted())

@@ -1,4 +1,7 @@
-"""What goes on in the background while a server runs: a look every second, and runs long past that are forgotten."""
+"""What goes on in the background while a server runs: a look every second; what is long past is forgotten.
+
+That is runs, and sessions at rest.
+"""
 
 import asyncio
 import logging
@@ -6,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.errors import StrandlineError
-from strandline.journal.port import Journal
+from strandline.errors import SessionBusy, StrandlineError
+from strandline.journal.port import Journal, RestingQuery
+from strandline.model import SessionKey
 
 _log = logging.getLogger("strandline.upkeep")
 
@@ -16,6 +20,11 @@ PRUNE_EVERY_S: Final = 60.0
 PRUNE_PAUSE_S: Final = 0.05
 PRUNED_AT_ONCE: Final = 200
 """How many runs one commit forgets: few, so that no run waits long behind it."""
+FORGOTTEN_AT_ONCE: Final = 100
+"""How many sessions are forgotten without a pause, one after the other, each in a commit of its own."""
+
+Forget = Callable[[SessionKey, float], Awaitable[bool]]
+"""Deletes a session if its last run ended before a moment; False if there is none. Raises `SessionBusy`, others."""
 
 
 async def look_after(*chores: Callable[[], object]) -> None:
@@ -50,4 +59,39 @@ async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> No
                 await asyncio.sleep(PRUNE_PAUSE_S)
         except StrandlineError as error:
             _log.warning("runs past their retention could not be forgotten yet: %s", error)
+        await asyncio.sleep(PRUNE_EVERY_S)
+
+
+async def forget_sessions(journal: Journal, clock: Clock, forget: Forget, *, history_retention_s: float) -> None:
+    """Forget the sessions that have been at rest for longer than the retention, until cancelled.
+
+    One that is busy again stays, and one that cannot be forgotten now is tried again later.
+    """
+    while True:
+        await asyncio.sleep(EVERY_S)
+        before = clock.now() - history_retention_s
+        forgotten, failed = 0, dict[SessionKey, StrandlineError]()
+        cursor: int | None = 0
+        try:
+            while cursor is not None and journal.trouble is None:
+                page = await journal.read(RestingQuery(before, cursor, FORGOTTEN_AT_ONCE))
+                for key in page.keys:
+                    try:
+                        forgotten += await forget(key, before)
+                    except SessionBusy:
+                        pass
+                    except StrandlineError as error:
+                        failed[key] = error
+                cursor = page.after
+                await asyncio.sleep(PRUNE_PAUSE_S)
+        except StrandlineError as error:
+            _log.warning("sessions past their retention could not be listed yet: %s", error)
+        if forgotten:
+            _log.info("forgot %d sessions that were at rest for longer than history_retention", forgotten)
+        if failed:
+            key, reason = next(iter(failed.items()))
+            _log.warning(
+                "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
+                len(failed), key.session_id, key.principal, reason,
+            )  # fmt: skip
         await asyncio.sleep(PRUNE_EVERY_S)

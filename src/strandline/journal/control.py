@@ -50,6 +50,8 @@ class Controls(Questions):
             return Changed(existed=False)
         if session.queued or session.claimed is not None:
             return Busy()
+        if change.ended_before is not None and not self._rests_since(session, change.ended_before):
+            return Busy()
         delete_session(self._connection, session)
         self._known.forget(session)
         return Changed(existed=True)
@@ -170,6 +172,12 @@ class Controls(Questions):
         return Changed(existed=True)
 
     # -- parts of verbs -------------------------------------------------------------------------------
+
+    def _rests_since(self, session: Session, before: float) -> bool:
+        """Tell whether the last run of a session in which none waits or is claimed had ended before that moment."""
+        (since,) = self._execute("SELECT rests_since FROM sessions WHERE no = ?", (session.no,)).fetchone()
+        is_open = session.paused or self._known.question(session) is not None
+        return not is_open and since is not None and since < before
 
     def _not_due(self, session: Session, deadline: float | None) -> NotDue | None:
         if session.paused or (session.claimed is not None and session.claimed.held_since is not None):

@@ -293,7 +293,7 @@ async def bring_in(
             raise _Stopped
 
     work = asyncio.create_task(
-        asyncio.to_thread(_into, path, ownership, found, principal, skip_existing, dry_run, step)
+        asyncio.to_thread(_into, path, ownership, found, clock.now(), principal, skip_existing, dry_run, step)
     )
     try:
         return await asyncio.shield(work)
@@ -310,6 +310,7 @@ def _into(
     path: Path,
     ownership: Ownership,
     found: Mapping[Path, str],
+    now: float,
     principal: str,
     skip_existing: bool,
     dry_run: bool,
@@ -326,7 +327,7 @@ def _into(
     with closing(connection):
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
-        return _all(found, _Store(connection, write=not dry_run), principal, skip_existing, on_step)
+        return _all(found, _Store(connection, now, write=not dry_run), principal, skip_existing, on_step)
 
 
 def _all(
@@ -363,8 +364,9 @@ def _one(folder: Path, named: str, store: "_Store | None", principal: str, skip_
 class _Store:
     """The sessions of a journal that this process owns."""
 
-    def __init__(self, connection: sqlite3.Connection, *, write: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float, *, write: bool) -> None:
         self._connection = connection
+        self._now = now
         self._write = write
         (least,) = connection.execute("SELECT min(run) FROM history").fetchone()
         self._run = min(least or 0, 0)
@@ -392,7 +394,7 @@ class _Store:
                     (no, nth, first, len(messages), row, self._run, stored),
                 ).lastrowid
                 first += len(messages)
-            execute("UPDATE sessions SET last = ? WHERE no = ?", (row, no))
+            execute("UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?", (row, self._now, no))
             records = (conversation.window, conversation.state)
             if any(each is not None for each in records):
                 encoded = [

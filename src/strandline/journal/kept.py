@@ -27,6 +27,7 @@ from strandline.model import (
     RunId,
     RunStatus,
     RunSummary,
+    SessionKey,
     StateRecord,
     Window,
 )
@@ -49,6 +50,11 @@ class Asked(NamedTuple):
     prompt: bytes
     metadata: bytes
     trace: bytes
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of it count as kept."""
+        return len(self.prompt) + len(self.metadata)
 
 
 class KeptRun:
@@ -176,29 +182,31 @@ class KeptSession:
     """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
 
     __slots__ = (
-        "_counted",
-        "_history_bytes",
-        "asked",
         "claimed",
         "closed",
         "closed_since",
         "discarded",
         "ended",
+        "ended_at",
         "history",
+        "key",
         "keys",
         "line",
         "paused",
         "question",
         "runs",
         "state",
+        "stored",
         "window",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, key: SessionKey) -> None:
+        self.key = key
         self.line = Line()
-        self.asked = 0
-        """How many bytes its runs were asked with that are kept."""
-        self._counted = self._history_bytes = 0
+        self.stored = 0
+        """How many bytes are kept of it: what its runs were asked with, its history, window and state."""
+        self.ended_at: float | None = None
+        """When history was last appended to: when its last run ended, or its question was dismissed."""
         self.claimed: KeptRun | None = None
         self.paused = False
         self.closed_since: float | None = None
@@ -218,13 +226,6 @@ class KeptSession:
         """What became of input requests that are not open any more, and which run had asked them."""
 
     @property
-    def stored(self) -> int:
-        """How many bytes are kept of it: what its runs were asked with, its history, window and state."""
-        self._history_bytes += sum(map(len, self.history[self._counted :]))  # which only ever grows
-        self._counted = len(self.history)
-        return self.asked + self._history_bytes + len(self.window or b"") + len(self.state or b"")
-
-    @property
     def open_question(self) -> KeptQuestion | None:
         """The question that the session waits to be answered."""
         return self.question if self.question is not None and self.question.answer is None else None
@@ -232,6 +233,11 @@ class KeptSession:
     def rests_on(self, run: KeptRun) -> bool:
         """Tell whether it is the question of this run whose round is open."""
         return self.question is not None and self.question.run_id == run.new.run_id
+
+    def rests_since(self, before: float) -> bool:
+        """Tell whether nothing goes on in it or is asked of anybody, and its last run had ended before that moment."""
+        goes_on = self.claimed is not None or len(self.line) > 0 or self.paused or self.question is not None
+        return not goes_on and self.ended_at is not None and self.ended_at < before
 
     def answered_by(self, run: KeptRun) -> Question | None:
         """Return the question that a run answers."""
@@ -256,7 +262,6 @@ class KeptSession:
     def forget(self, run: KeptRun) -> None:
         """Forget a run that has ended, and its key; not what it has left in history."""
         self.runs.remove(run.new.run_id)
-        self.asked -= len(run.asked.prompt) + len(run.asked.metadata)
         if run.status is RunStatus.NEEDS_INPUT:
             self.closed = {each: known for each, known in self.closed.items() if known[0] != run.new.run_id}
         keyed = run.new.keyed

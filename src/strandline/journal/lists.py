@@ -14,6 +14,8 @@ from strandline.journal.port import (
     PASSED_OVER,
     AllSessionsPage,
     AllSessionsQuery,
+    RestingPage,
+    RestingQuery,
     RunsOfQuery,
     RunsPage,
     RunsQuery,
@@ -55,6 +57,15 @@ _LAST: Final[Rank] = (1 << 60, 0, 0)
 """Behind every run that waits."""
 _AFTER_ALL: Final = 1 << 62
 """Behind every sequence."""
+_WALK: Final = 5_000
+"""How many sessions one page of those at rest looks at, at most: about 1 ms."""
+_WALKED: Final = "SELECT count(*), max(no) FROM (SELECT no FROM sessions WHERE no > ? ORDER BY no LIMIT ?)"
+_RESTS: Final = (
+    "SELECT no, principal, session_id FROM sessions WHERE no > ? AND no <= ? AND rests_since < ? AND NOT paused"
+    " AND NOT EXISTS (SELECT 1 FROM questions WHERE session = no)"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND fence IS NOT NULL)"
+    " AND NOT EXISTS (SELECT 1 FROM runs WHERE session = no AND status = 'queued') ORDER BY no LIMIT ?"
+)
 _FORGOTTEN: Final = 500
 _READS: Final = 20
 """Over how many rows of forgotten runs a page looks further in one read, and how often: all that in some 20 ms."""
@@ -120,6 +131,19 @@ def all_sessions(connection: sqlite3.Connection, query: AllSessionsQuery) -> All
     keys = [SessionKey(*each) for each in rows]
     shown, damaged = _views(connection, keys[: query.limit])
     return AllSessionsPage(shown, keys[query.limit - 1] if len(keys) > query.limit else None, damaged)
+
+
+def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
+    """Return a page of the sessions that are at rest since before a moment. A cursor is the number of a session.
+
+    No index is kept of when that was, which every run would have to be moved in: the walk goes over all sessions.
+    """
+    looked, end = connection.execute(_WALKED, (query.cursor, _WALK)).fetchone()
+    rows = connection.execute(_RESTS, (query.cursor, end, query.before, query.limit)).fetchall()
+    keys = [SessionKey(*key) for _, *key in rows]
+    if len(rows) == query.limit:
+        return RestingPage(keys, rows[-1][0])
+    return RestingPage(keys, end if looked == _WALK else None)
 
 
 def _views(connection: sqlite3.Connection, keys: list[SessionKey]) -> tuple[list[SessionView], list[SessionKey]]:

@@ -36,6 +36,8 @@ from strandline.journal.port import (
     Pause,
     Query,
     Refused,
+    RestingPage,
+    RestingQuery,
     Resume,
     RunQuery,
     RunsOfQuery,
@@ -121,7 +123,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             self._check_open()
             if new.run_id in self._runs:
                 raise InvariantBroken(f"run id {new.run_id} is taken")
-            session = self._sessions.get(new.key) or KeptSession()
+            session = self._sessions.get(new.key) or KeptSession(new.key)
             if new.keyed is not None and (known := session.keys.get(new.keyed.key)) is not None:
                 assert known.new.keyed is not None
                 ended_at = None if session.rests_on(known) else known.ended_at
@@ -136,10 +138,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 question = None if asked is None else asked.decoded()
                 if (cannot := check_answer(answers, question, session.closed_as)) is not None:
                     return cannot
-            if bounds.stored_bytes is not None:
-                kept = sum(each.stored for each_key, each in self._sessions.items() if each_key[0] == new.key.principal)
-                if kept + len(prompt) + len(metadata) > bounds.stored_bytes:
-                    return Refused("storage_full", ahead + 1)
+            kept = self._stored_of[new.key.principal] + len(prompt) + len(metadata)
+            if bounds.stored_bytes is not None and kept > bounds.stored_bytes:
+                return Refused("storage_full", ahead + 1)
             begun = self._begun(session, new.if_busy)
             leaving = sum(run.status is RunStatus.QUEUED for run in begun)
             ahead -= leaving
@@ -159,7 +160,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             self._sessions[new.key] = session
             self._runs[new.run_id] = run
             session.runs.add(new.run_id)
-            session.asked += len(prompt) + len(metadata)
+            self._keep_bytes(session, run.asked.stored)
             if new.keyed is not None:
                 session.keys[new.keyed.key] = run
             until = None if asked is None else asked.until
@@ -203,8 +204,10 @@ class MemoryJournal(MemoryControls, MemoryLists):
             self._leave(session, run, messages, discarded=settlement.discarded)
             closed = bool(messages and not settlement.discarded) or question is not None
             self._answered(session, run, closed=closed, begun=settlement.discarded)
+            before = len(session.window or b"") + len(session.state or b"")
             session.window = window or session.window
             session.state = state or session.state
+            self._keep_bytes(session, len(session.window or b"") + len(session.state or b"") - before)
             if question is not None:
                 self._ask(session, run, question, settlement.answer_within_s, hold=hold)
             if hold:
@@ -273,7 +276,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
             old = list(islice((run for run in accepted if self._is_past(run, before)), limit))
             for run in old:
                 del self._runs[run.new.run_id]
-                self._sessions[run.new.key].forget(run)
+                session = self._sessions[run.new.key]
+                session.forget(run)
+                self._keep_bytes(session, -run.asked.stored)
             return len(old)
 
     # -- what is read ---------------------------------------------------------------------------------
@@ -282,7 +287,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
         """Return window and state of a session; an unknown session has the empty record."""
         with self._lock:
             self._check_open()
-            return (self._sessions.get(key) or KeptSession()).record()
+            return (self._sessions.get(key) or KeptSession(key)).record()
 
     @overload
     async def read(self, query: RunQuery) -> Run | None: ...
@@ -300,6 +305,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
+    @overload
+    async def read(self, query: RestingQuery) -> RestingPage: ...
     @overload
     async def read(self, query: StandingQuery) -> Standing: ...
     async def read(self, query: Query) -> object:
@@ -328,7 +335,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return self._list_sessions(query)
                 case AllSessionsQuery():
                     return self._list_all_sessions(query)
+                case RestingQuery():
+                    return self._list_resting(query)
                 case StandingQuery():
-                    return (self._sessions.get(query.key) or KeptSession()).standing()
+                    return (self._sessions.get(query.key) or KeptSession(query.key)).standing()
                 case _:
                     assert_never(query)

@@ -32,6 +32,10 @@ class MemoryControls(Steps):
             return Changed(existed=False)
         if session.claimed is not None or len(session.line):
             return Busy()
+        if change.ended_before is not None and not session.rests_since(change.ended_before):
+            return Busy()
+        self._keep_bytes(session, -session.stored)
+        self._by_end.pop(change.key, None)
         del self._sessions[change.key]
         for run_id in session.runs:
             del self._runs[run_id]

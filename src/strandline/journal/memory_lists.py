@@ -1,11 +1,15 @@
 """What the memory journal lists: the sessions of a principal or of all, the runs and the history of a session."""
 
+from typing import Final
+
 from strandline.journal.kept import KeptRun, KeptSession
 from strandline.journal.port import (
     AllSessionsPage,
     AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
+    RestingPage,
+    RestingQuery,
     RunsOfQuery,
     RunsPage,
     RunsQuery,
@@ -15,14 +19,17 @@ from strandline.journal.port import (
 )
 from strandline.journal.rules import Room, place_of, sequence_of
 from strandline.journal.steps import Steps
-from strandline.model import SessionView
+from strandline.model import SessionKey, SessionView
+
+WALK: Final = 5_000
+"""How many sessions one page of those at rest looks at, at most."""
 
 
 class MemoryLists(Steps):
     """Pages of lists. Whoever asks holds the lock."""
 
     def _show_history(self, query: HistoryQuery) -> HistoryPage:
-        session = self._sessions.get(query.key) or KeptSession()
+        session = self._sessions.get(query.key) or KeptSession(query.key)
         end = len(session.history) if query.before is None else min(query.before, len(session.history))
         first, start, room = end, max(0, end - query.limit), Room(query.most_bytes)
         while first > start and room.takes(len(session.history[first - 1])):
@@ -47,6 +54,23 @@ class MemoryLists(Steps):
         shown = [self._show_session(SessionQuery(key)) for key in later[: query.limit]]
         more = len(later) > query.limit
         return AllSessionsPage([each for each in shown if each is not None], later[query.limit - 1] if more else None)
+
+    def _list_resting(self, query: RestingQuery) -> RestingPage:
+        """Those that rest for longest come first. A cursor is the number of an end."""
+        keys: list[SessionKey] = []
+        last, looked, now = query.cursor, 0, self._clock.now()
+        for key, number in self._by_end.items():
+            if number <= query.cursor:
+                continue
+            if len(keys) == query.limit or looked == WALK:
+                return RestingPage(keys, last)
+            session = self._sessions[key]
+            if session.ended_at is not None and query.before <= session.ended_at <= now:
+                break  # (all that follow have ended later still)
+            last, looked = number, looked + 1
+            if session.rests_since(query.before):
+                keys.append(key)
+        return RestingPage(keys, None)
 
     def _show_session(self, query: SessionQuery) -> SessionView | None:
         session = self._sessions.get(query.key)

@@ -37,7 +37,7 @@ _log: Final = logging.getLogger("strandline.journal")
 
 APPLICATION_ID: Final = 0x5354524C
 """`STRL`, at offset 68 of the file."""
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 POLL_S: Final = 0.1
 MOUNTINFO: Final = Path("/proc/self/mountinfo")

@@ -127,9 +127,14 @@ class Take(StrEnum):
 
 
 class Delete(Struct, frozen=True):
-    """Forget a session with its history, state and ended runs. Busy while a run of it waits, executes or is held."""
+    """Forget a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
+
+    With `ended_before` (seconds since the epoch), only if it is at rest since before then: its last run ended earlier,
+    no question is open and it is not paused. Else Busy.
+    """
 
     key: SessionKey
+    ended_before: float | None = None
 
 
 class EndWaiting(Struct, frozen=True):
@@ -347,6 +352,25 @@ class AllSessionsPage(Struct, frozen=True):
     damaged: list[SessionKey] = []
 
 
+class RestingQuery(Struct, frozen=True):
+    """Up to `limit` sessions of all principals that `Delete` with `ended_before=before` would forget.
+
+    `cursor` is 0 for the first page, else what a page has named as its next. A page may have fewer sessions than there
+    is room for, or none, although more follow: each costs a bounded time, however many sessions there are.
+    """
+
+    before: float
+    cursor: int = 0
+    limit: int = 100
+
+
+class RestingPage(Struct, frozen=True):
+    """Some sessions, and the cursor of the next page, None at the end."""
+
+    keys: list[SessionKey]
+    after: int | None
+
+
 class StandingQuery(Struct, frozen=True):
     """Where the agent of a session stands: window and state as they are kept, without the messages."""
 
@@ -387,6 +411,7 @@ Query = (
     | SessionQuery
     | SessionsQuery
     | AllSessionsQuery
+    | RestingQuery
     | WaitingQuery
     | StandingQuery
 )
@@ -491,6 +516,8 @@ class Journal(Protocol):
     async def read(self, query: SessionsQuery) -> SessionsPage: ...
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
+    @overload
+    async def read(self, query: RestingQuery) -> RestingPage: ...
     @overload
     async def read(self, query: StandingQuery) -> Standing: ...
 

@@ -37,7 +37,9 @@ class Rows(Transactions):
             " VALUES (?,?,?,?,?,?,?,?)",
             (session.no, end.nth + 1, end.length, count, end.row, seq, discarded, messages),
         ).lastrowid
-        self._execute("UPDATE sessions SET last = ? WHERE no = ?", (row, session.no))
+        self._execute(
+            "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?", (row, self._clock.now(), session.no)
+        )
         session.end = Tail(row, end.nth + 1, end.length + count)
 
     def _keep(self, session: Session, window: bytes | None, state: bytes | None) -> None:

@@ -43,6 +43,8 @@ from strandline.journal.port import (
     Move,
     Pause,
     Query,
+    RestingPage,
+    RestingQuery,
     Resume,
     RunQuery,
     RunsOfQuery,
@@ -336,6 +338,8 @@ class SqliteJournal:
     @overload
     async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
     @overload
+    async def read(self, query: RestingQuery) -> RestingPage: ...
+    @overload
     async def read(self, query: StandingQuery) -> Standing: ...
     async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
@@ -356,6 +360,8 @@ class SqliteJournal:
                 return await self._answered(partial(lists.sessions, query=query))
             case AllSessionsQuery():
                 return await self._answered(partial(lists.all_sessions, query=query))
+            case RestingQuery():
+                return await self._answered(partial(lists.resting, query=query))
             case StandingQuery():
                 return await self._answered(partial(reader.standing, key=query.key))
             case _:

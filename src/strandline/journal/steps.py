@@ -4,7 +4,7 @@ Whoever calls a step holds the lock. Each leaves everything consistent, or raise
 """
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
@@ -35,6 +35,12 @@ class Steps:
         self._waiting: dict[int, KeptRun] = {}
         self._waiting_of: Counter[Principal] = Counter()
         self._last_attempts: set[int] = set()
+        self._stored_of: Counter[Principal] = Counter()
+        """How many bytes are kept for each principal."""
+        self._by_end: OrderedDict[SessionKey, int] = OrderedDict()
+        """The sessions in which something has ended, the one in which nothing has for longest first, each with the
+        number of its last end."""
+        self._ends = 0
 
     def _check_open(self) -> None:
         if not self._open:
@@ -152,7 +158,7 @@ class Steps:
         """Close the open round of a question in history."""
         if asked.answer is None:
             self._close_question(session, asked, "dismissed")
-        session.history += [encode_messages(each) for each in dismissed(asked.decoded(), begun=begun)]
+        self._append(session, [encode_messages(each) for each in dismissed(asked.decoded(), begun=begun)])
         session.question = None
 
     def _answered(self, session: KeptSession, run: KeptRun, *, closed: bool, begun: bool) -> None:
@@ -174,7 +180,20 @@ class Steps:
         if discarded:
             run.discarded = True
             session.discarded.update(range(len(session.history), len(session.history) + len(messages)))
+        self._append(session, messages)
+
+    def _append(self, session: KeptSession, messages: list[bytes]) -> None:
         session.history += messages
+        session.ended_at = self._clock.now()
+        self._ends += 1
+        self._by_end[session.key] = self._ends
+        self._by_end.move_to_end(session.key)
+        self._keep_bytes(session, sum(map(len, messages)))
+
+    def _keep_bytes(self, session: KeptSession, more: int) -> None:
+        """Count so many bytes more that are kept of a session."""
+        session.stored += more
+        self._stored_of[session.key.principal] += more
 
     def _stop(self, session: KeptSession, run: KeptRun) -> None:
         session.claimed = None

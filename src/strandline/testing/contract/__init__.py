@@ -26,6 +26,7 @@ from strandline.testing.contract.pages import PagesContract
 from strandline.testing.contract.pauses import PausesContract
 from strandline.testing.contract.policies import PoliciesContract
 from strandline.testing.contract.principals import PrincipalsContract
+from strandline.testing.contract.rest import RestContract
 from strandline.testing.contract.standing import StandingContract
 
 __all__ = ["JournalContract"]
@@ -45,6 +46,7 @@ class JournalContract(
     PoliciesContract,
     PausesContract,
     PrincipalsContract,
+    RestContract,
     StandingContract,
 ):
     """The conformance suite: subclass it with a name that starts with `Test`."""

@@ -1,0 +1,160 @@
+"""Sessions that are at rest for long enough are forgotten, as if a client had deleted them, and no others."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine_support import Played, echo, history, key, outcome, send, serving, texts
+from strandline.config import resolve
+from strandline.engine.events import SessionDeleted
+from strandline.engine.projection import Unprojected
+from strandline.engine.service import Service
+from strandline.errors import JournalUnavailable, NotFound, SettingsError
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Change, ChangeAnswer, Delete, RestingQuery
+from strandline.model import ANONYMOUS, SessionKey
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+HOUR: dict[str, Any] = {"run_retention_s": 600.0, "history_retention_s": 3600.0}
+
+
+class Followed(Unprojected):
+    """What is told to those who keep a copy."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, SessionKey]] = []
+
+    async def deleting(self, key: SessionKey) -> None:
+        self.told.append(("deleting", key))
+
+    async def deleted(self, key: SessionKey, *, done: bool) -> None:
+        self.told.append((f"deleted {done}", key))
+
+
+async def is_there(service: Service, session: str) -> bool:
+    try:
+        await service.session(key(session))
+    except NotFound:
+        return False
+    return True
+
+
+def test_a_session_at_rest_for_longer_than_the_retention_is_forgotten_as_if_a_client_had_deleted_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        followed, target = Followed(), Played(echo)
+        async with serving(
+            clock, target, projection=followed, agent_idle_s=1e9, stream_retention_s=1e9, **HOUR
+        ) as service:
+            changes = service.changes(ANONYMOUS, types=["session.deleted"])
+            ticket = await send(service, "x", "old", idempotency_key="k", fingerprint=b"f")
+            await outcome(ticket)
+            await asyncio.sleep(1800)
+            await outcome(await send(service, "y", "new"))
+            await asyncio.sleep(1799)
+            assert await is_there(service, "old")
+            assert service.health().agents_in_memory == 2
+            await asyncio.sleep(70)
+            assert not await is_there(service, "old")
+            assert await is_there(service, "new")
+            assert service.health().agents_in_memory == 1
+            assert followed.told == [("deleting", key("old")), ("deleted True", key("old"))]
+            assert [(each.event, each.session_id) for each in changes.ready()] == [(SessionDeleted(), "old")]
+            await outcome(await send(service, "z", "old"))
+            assert texts(await history(service, "old")) == ["z", "echo z"]
+            assert target.built[-1][1].messages == []
+
+    with caplog.at_level(logging.INFO, "strandline.upkeep"):
+        run_virtual(main)
+    assert [each.getMessage() for each in caplog.records if each.name == "strandline.upkeep"] == [
+        "forgot 1 sessions that were at rest for longer than history_retention"
+    ]
+
+
+def test_without_a_retention_and_while_something_is_open_sessions_stay() -> None:
+    async def main(clock: VirtualClock) -> None:
+        for options, kept in ((HOUR, ["paused", "used"]), ({"run_retention_s": 600.0}, ["paused", "rests", "used"])):
+            async with serving(clock, Played(echo), **options) as service:
+                for session in ("rests", "paused", "used"):
+                    await outcome(await send(service, "x", session))
+                await service.pause(key("paused"))
+                for _ in range(4):
+                    await asyncio.sleep(3000)
+                    await outcome(await send(service, "again", "used"))
+                assert [each for each in ("paused", "rests", "used") if await is_there(service, each)] == kept
+
+    run_virtual(main)
+
+
+class Slow(MemoryJournal):
+    """Has somebody ask in each session between the moment in which it is found at rest and its deletion."""
+
+    service: Service | None = None
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        if isinstance(change, Delete) and self.service is not None:
+            await send(self.service, "just in time", change.key.session_id)
+        return await super().change(change)
+
+
+def test_a_session_that_is_busy_again_when_it_would_be_forgotten_stays() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Slow(clock)
+        async with serving(clock, Played(echo), journal, **HOUR) as service:
+            await outcome(await send(service, "x"))
+            journal.service = service
+            await asyncio.sleep(3700)
+            assert texts(await history(service)) == ["x", "echo x", "just in time", "echo just in time"]
+
+    run_virtual(main)
+
+
+class Damaged(MemoryJournal):
+    """Cannot forget one of its sessions, and counts how often anybody looks."""
+
+    looks = 0
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        if isinstance(change, Delete) and change.key == key("damaged"):
+            raise JournalUnavailable("the history of session damaged is damaged")
+        return await super().change(change)
+
+    async def read(self, query: Any) -> Any:
+        self.looks += isinstance(query, RestingQuery)
+        return await super().read(query)
+
+
+def test_a_session_that_cannot_be_forgotten_keeps_no_other_and_is_tried_again_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Damaged(clock)
+        async with serving(clock, Played(echo), journal, **HOUR) as service:
+            for session in ("damaged", *(f"s{n}" for n in range(250))):
+                await outcome(await send(service, "x", session))
+            looks = journal.looks
+            await asyncio.sleep(3700)
+            assert await is_there(service, "damaged")
+            assert not await is_there(service, "s0")
+            assert not await is_there(service, "s249"), "page after page"
+            assert journal.looks - looks < 3700 / 60 + 10
+
+    run_virtual(main)
+    told = [each.getMessage() for each in caplog.records if "could not be forgotten" in each.getMessage()]
+    assert 1 <= len(told) <= 3
+    assert "damaged of anonymous: the history" in told[0]
+
+
+def test_a_retention_of_sessions_below_that_of_runs_would_lose_keys_and_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"history_retention is 3600 \(--history-retention\).*run_retention"):
+        resolve({"history_retention": "3600"}, {}, folder=tmp_path)
+    for name, value in (("history_retention", "59"), ("history_retention", "nan")):
+        with pytest.raises(SettingsError, match=name):
+            resolve({name: value}, {}, folder=tmp_path)
+    settings = resolve({"history_retention": "2592000"}, {}, folder=tmp_path).settings
+    assert settings.history_retention == settings.run_retention
+    assert resolve({}, {}, folder=tmp_path).settings.history_retention is None
