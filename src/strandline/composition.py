@@ -31,7 +31,7 @@ from strandline.http.app import HttpOptions, build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.logs import dropped
-from strandline.model import OnDisconnect, RunId, SessionKey
+from strandline.model import OnDisconnect, OnQuestion, RunId, SessionKey
 from strandline.session_files.keeper import SessionFiles
 from strandline.session_files.place import Place
 from strandline.telemetry.scrape import Scrapes
@@ -156,6 +156,7 @@ def build_service(
             run_retention_s=settings.run_retention,
             history_retention_s=settings.history_retention,
             on_disconnect=OnDisconnect(settings.on_disconnect),
+            on_question=OnQuestion(settings.on_question),
             idempotency_retention_s=settings.idempotency_retention,
             max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
             retry_after_s=settings.retry_after,

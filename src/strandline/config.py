@@ -251,6 +251,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         Literal["continue", "cancel", "cancel_if_queued"],
         Meta(description="What becomes of a run whose clients were lost; a request may ask for something else"),
     ] = "continue"
+    on_question: Annotated[
+        Literal["wait", "answer", "dismiss"],
+        Meta(
+            description="What a plain message does that comes while the agent has asked a person: wait for the answer,"
+            " be the answer, or end the question; a request may ask for something else"
+        ),
+    ] = "wait"
     idempotency_retention: Annotated[
         float,
         Meta(description="Seconds after its end for which an `Idempotency-Key` stands for its run", ge=0),

@@ -92,6 +92,7 @@ class ServiceSettings(TypedDict, total=False):
     idempotent_tools: Sequence[str]
     on_failure: Literal["keep", "drop"]
     on_disconnect: Literal["continue", "cancel", "cancel_if_queued"]
+    on_question: Literal["wait", "answer", "dismiss"]
     history: Literal["journal", "external"]
     session_files: Place | None
     session_files_names: list[str]

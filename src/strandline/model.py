@@ -267,6 +267,17 @@ class IfBusy(StrEnum):
     """Cancel what has begun, discard what that did, and go next."""
 
 
+class OnQuestion(StrEnum):
+    """What a run does to the question that its session waits to be answered, unless it interrupts or answers it."""
+
+    WAIT = "wait"
+    """Wait until it is answered, or that has taken too long."""
+    ANSWER = "answer"
+    """Be the answer, if the input is a text and exactly one input request is open; else wait."""
+    DISMISS = "dismiss"
+    """End it, and wait for nothing but what is ahead."""
+
+
 class OnDisconnect(StrEnum):
     """What becomes of a run whose clients have all been lost."""
 
@@ -297,8 +308,9 @@ Carrier = dict[str, str]
 class NewRun(Struct, frozen=True, kw_only=True):
     """A run to accept. `opaque`: nothing can be seen of its tools, so it has one in the middle from its start.
 
-    One that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`. `timeout_s`
-    counts from the run's first start; at `queue_deadline` (seconds since the epoch) it waits no longer.
+    One that interrupts (`if_busy`) is in `Lane.FRONT`, one whose input is `responses` in `Lane.ANSWER`; of those in
+    `Lane.NORMAL` alone `on_question` counts. `timeout_s` counts from the run's first start; at `queue_deadline`
+    (seconds since the epoch) it waits no longer.
     """
 
     run_id: RunId
@@ -313,7 +325,19 @@ class NewRun(Struct, frozen=True, kw_only=True):
     created_at: float
     keyed: Keyed | None = None
     if_busy: IfBusy = IfBusy.ENQUEUE
+    on_question: OnQuestion = OnQuestion.WAIT
     trace: Carrier | None = None
+
+    @property
+    def dismisses(self) -> bool:
+        """Whether it ends the question that its session waits to be answered."""
+        return self.if_busy in INTERRUPTS or (self.lane == Lane.NORMAL and self.on_question is OnQuestion.DISMISS)
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether it becomes the answer if exactly one input request is open."""
+        plain = self.lane == Lane.NORMAL and isinstance(self.input, str)
+        return plain and self.on_question is OnQuestion.ANSWER
 
 
 class RunSummary(Struct, frozen=True, kw_only=True):

@@ -35,13 +35,13 @@ def test_its_code_is_that_of_the_example() -> None:
 def test_its_commands_print_what_it_shows(tmp_path: Path) -> None:
     folder = SHOWN.copy(tmp_path / "approval")
     pairs = asked_and_shown(PAGE)
-    assert len(pairs) == len(blocks(PAGE, "json")) == len(blocks(PAGE, "sh")) == 4
+    assert len(pairs) == len(blocks(PAGE, "json")) == len(blocks(PAGE, "sh")) == 5
     with serving(*SHOWN.serve, folder=folder, journal=None) as server:
         for command, shown in pairs:
             answer = json.decode(printed(command, folder=folder, url=server.url))
             assert shows(answer, json.decode(shown)), answer
         history = server.client.get("/v1/sessions/till/history").json()["messages"]
-        assert [message["pending"] for message in history] == [False, True]
+        assert [message["pending"] for message in history] == [False] * 4, "the plain message has answered"
 
 
 def test_its_numbers_are_true() -> None:

@@ -62,6 +62,7 @@ from strandline.model import (
     Keyed,
     Message,
     NewRun,
+    OnQuestion,
     Outcome,
     Principal,
     Question,
@@ -110,9 +111,19 @@ class ModelRun:
     cancelled: bool = False
     keyed: Keyed | None = None
     if_busy: IfBusy = IfBusy.ENQUEUE
+    on_question: OnQuestion = OnQuestion.WAIT
+    is_text: bool = True
     discard: bool = False
     place: int = 0
     answers: list[str] = field(default_factory=list)
+
+    @property
+    def interrupts(self) -> bool:
+        return self.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
+
+    @property
+    def dismisses(self) -> bool:
+        return self.interrupts or (self.lane == 3 and self.on_question is OnQuestion.DISMISS)
 
 
 @dataclass
@@ -202,17 +213,22 @@ class ListModel:
                 return Attached(other.run_id) if other.keyed.fingerprint == run.keyed.fingerprint else Reused()
             break
         line = self.waiting(run.key)
-        if run.if_busy is IfBusy.REJECT and (line or not self.free(run.key) or self.waits(run.key, now)):
+        asked = self.waits_for(run.key)
+        may = run.lane == 3 and run.on_question is OnQuestion.ANSWER and run.is_text
+        became = may and asked is not None and len(asked.question.requests) == 1
+        if became and asked is not None:
+            run.lane, run.answers = 1, [asked.question.requests[0].id]
+        waits = self.waits(run.key, now) and not run.dismisses
+        behind = not run.answers and (line or waits)
+        if run.if_busy is IfBusy.REJECT and (behind or not self.free(run.key)):
             self.runs.append(run)
             run.place = self.places + 1
             position = self.waiting(run.key).index(run) + 1
             self.runs.remove(run)
             return Refused("session_busy", position)
-        asked = self.waits_for(run.key)
         if run.answers and (cannot := self.cannot_answer(run, None if asked is None else asked.question)) is not None:
             return cannot
-        interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
-        begun = [each for each in line if interrupts and each.lane == 0 and each.begun]
+        begun = [each for each in line if run.interrupts and each.lane == 0 and each.begun]
         for each in begun:
             each.status = "leaves"
         try:
@@ -220,7 +236,10 @@ class ListModel:
         finally:
             for each in begun:
                 each.status = "queued"
-        if not isinstance(answer, Accepted) or not interrupts:
+        if not isinstance(answer, Accepted):
+            return answer
+        answer = replace(answer, answers=became)
+        if not run.interrupts:
             return answer
         stopped = Stopped(ended={}, asked=[])
         others = [each for each in self.executing() if each.key == run.key and each is not run]
@@ -251,8 +270,7 @@ class ListModel:
         position = line.index(run) + 1
         asked = self.waits_for(run.key)
         until = None if asked is None else asked.until
-        interrupts = run.if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
-        may_go = bool(run.answers) or interrupts or not self.waits(run.key, now)
+        may_go = bool(run.answers) or run.dismisses or not self.waits(run.key, now)
         at_once = take and position == 1 and self.free(run.key) and may_go
         if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
             return refused
@@ -263,7 +281,7 @@ class ListModel:
                 run.status = "arrives"
                 self.close_question(run.key, session.question, "answered", now)
                 run.status = "queued"
-            elif at_once or interrupts:
+            elif at_once or run.dismisses:
                 run.status = "arrives"
                 self.dismiss(run.key, now)
                 run.status = "queued"
@@ -542,8 +560,9 @@ asked = st.tuples(
     deadlines,
     st.sampled_from([None, None, b"k1", b"k2"]),
     st.sampled_from([IfBusy.ENQUEUE, IfBusy.ENQUEUE, *IfBusy]),
+    st.sampled_from([OnQuestion.WAIT, OnQuestion.WAIT, *OnQuestion]),
 )
-Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy]
+Asked = tuple[SessionKey, int, int, bool, bool, int | None, bytes | None, IfBusy, OnQuestion]
 picks = st.integers(0, 11)
 """Which of those that there are. The last two may be of those that were."""
 ends = st.sampled_from([status for status in RunStatus if status not in (RunStatus.QUEUED, RunStatus.RUNNING)])
@@ -642,25 +661,36 @@ class JournalMachine(RuleBasedStateMachine):
     def accept(self, burst: list[Asked], bounds: Bounds) -> None:
         verbs: list[Awaitable[AcceptAnswer]] = []
         expected: list[AcceptAnswer] = []
-        for key, lane, priority, take, opaque, wait_s, text, if_busy in burst:
+        for key, lane, priority, take, opaque, wait_s, text, if_busy, on_question in burst:
             if if_busy in (IfBusy.INTERRUPT, IfBusy.ROLLBACK):
                 lane = 2
             self.made += 1
             run_id = RunId(f"r{self.made}")
+            is_text = self.made % 4 > 0
             new = NewRun(
                 run_id=run_id,
                 key=key,
-                input="?",
+                input="?" if is_text else [{"text": "?"}],
                 lane=lane,
                 priority=priority,
                 opaque=opaque,
                 created_at=self.clock.at,
                 if_busy=if_busy,
+                on_question=on_question,
                 keyed=None if text is None else Keyed("k", text, self.clock.at - 3),
                 queue_deadline=None if wait_s is None else self.clock.at + wait_s,
             )
             run = ModelRun(
-                run_id, key, lane, priority, new.created_at, new.queue_deadline, keyed=new.keyed, if_busy=if_busy
+                run_id,
+                key,
+                lane,
+                priority,
+                new.created_at,
+                new.queue_deadline,
+                keyed=new.keyed,
+                if_busy=if_busy,
+                on_question=on_question,
+                is_text=is_text,
             )
             verbs.append(self.journal.accept(new, bounds, take=take))
             expected.append(self.model.accept(run, bounds, take, self.clock.at))
@@ -675,7 +705,7 @@ class JournalMachine(RuleBasedStateMachine):
         discarded: bool,
     ) -> None:
         """Have a session execute if it can, hold what does, and have others wait behind it."""
-        self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE)], Bounds(9, 99))
+        self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE, OnQuestion.WAIT)], Bounds(9, 99))
         if self.model.free(key):
             self.take(key)
         executing = next((run for run in self.model.executing() if run.key == key), None)
@@ -754,7 +784,7 @@ class JournalMachine(RuleBasedStateMachine):
     def ask(self, key: SessionKey, asks: int, wait_s: int, hold: bool) -> None:
         """Have what executes in a session, or else a run that comes, end with a question."""
         if not self.model.claimed(key):
-            self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE)], Bounds(9, 99))
+            self.accept([(key, 3, 1, True, False, None, None, IfBusy.ENQUEUE, OnQuestion.WAIT)], Bounds(9, 99))
         executing = next((run for run in self.model.executing() if run.key == key), None)
         if executing is None or executing.cancelled:
             return

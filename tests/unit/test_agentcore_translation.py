@@ -14,6 +14,7 @@ from strandline.clock import Clock
 from strandline.engine import events
 from strandline.engine.events import Event, Numbered, RunFinished, TextDelta
 from strandline.engine.service import Service
+from strandline.engine.why import Reason, Why
 from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.auth import Access
@@ -44,6 +45,7 @@ from strandline.protocols.agentcore_wire import (
     refusal,
     told_by,
 )
+from strandline.protocols.waiting import Waiting
 
 RUN, HERE = RunId("run_1"), SessionId("ada")
 SHARED = Naming(shares=True)
@@ -164,7 +166,7 @@ def finished(status: RunStatus, output: str = "", **more: Any) -> RunFinished:
 
 def streamed(*told: Event) -> list[Any]:
     """Return what a client reads that knows of `data: ` lines only, as AgentCore's examples do."""
-    pieces = Pieces(RUN, HERE, later="later")
+    pieces = Pieces(RUN, HERE, waiting=Waiting({}, HERE), later="later")
     sent = b"".join(pieces.of(Numbered(number, 0.0, event)) for number, event in enumerate(told, 1)) + pieces.closing()
     lines = sent.decode().split("\n")
     assert all(line.startswith("data: ") for line in lines[::2] if line)
@@ -273,3 +275,15 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
         return json.loads(bytes((await routes.ping(Request(scope))).body))
 
     assert asyncio.run(main()) == {"status": "Healthy", "time_of_last_update": 300}
+
+
+def test_what_a_run_waits_to_be_answered_is_said_once_and_before_the_answer() -> None:
+    why, asks = Why(Reason.WAITS_FOR_INPUT, "the session waits for an answer"), [InputRequest("i1", "refund", "B2")]
+    waits = events.RunQueued(1, None, why, asks)
+    said, *rest = streamed(waits, waits, TextDelta("It rains."), finished(RunStatus.SUCCEEDED, "It rains."))
+    assert said == (
+        "(The session waits for a person's answer, and so does this message. refund: B2 - to answer it, POST"
+        f' /v1/sessions/{HERE}/runs with {{"input":{{"responses":[{{"id":"i1","response":null}}]}}}}, its null filled'
+        " in.)\n\n"
+    )
+    assert rest == ["It rains."]

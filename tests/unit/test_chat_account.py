@@ -33,12 +33,12 @@ def result(text: str, status: str = "success") -> dict[str, Any]:
 
 
 def shown(*events: Event) -> list[Said | Used | Note]:
-    account = Account()
+    account = Account("desk")
     return [each for event in events for each in account.take(event)]
 
 
 def test_text_is_there_as_it_comes_and_shown_for_good_when_its_message_is_whole() -> None:
-    account = Account()
+    account = Account("desk")
     assert account.take(TextDelta("It is ", run_id="run_1")) == []
     assert account.take(TextDelta("3.")) == []
     assert (account.text, account.run_id) == ("It is 3.", "run_1")
@@ -57,7 +57,7 @@ def test_the_end_says_what_was_not_said() -> None:
 
 
 def test_a_model_that_starts_over_takes_back_what_it_has_said_since_its_last_message() -> None:
-    account = Account()
+    account = Account("desk")
     account.take(TextDelta("wro"))
     (note,) = account.take(TextReset())
     assert isinstance(note, Note)
@@ -75,7 +75,7 @@ def test_a_tool_is_a_line_when_it_has_ended() -> None:
 
 
 def test_how_it_stands() -> None:
-    account = Account()
+    account = Account("desk")
     assert account.standing(0.4) == "0 s"
     steps: list[tuple[Event, str]] = [
         (RunQueued(3, 4.2), "2 runs before it, about 4 s"),
@@ -97,7 +97,7 @@ def test_how_it_stands() -> None:
 
 
 def test_a_restart_and_a_gap_are_told() -> None:
-    account = Account()
+    account = Account("desk")
     account.take(TextDelta("half an"))
     (note,) = account.take(RunRestarted(2))
     assert isinstance(note, Note)
@@ -112,3 +112,15 @@ def test_a_question_is_one_line() -> None:
     assert question(InputRequest("q1", "refund", {"order": "B2"})) == 'refund: {"order": "B2"}'
     assert question(InputRequest("q1", "refund", "may I?")) == "refund: may I?"
     assert question(InputRequest("q1", "refund")) == "refund"
+
+
+def test_who_waits_for_an_answer_is_told_once_what_is_asked_and_how_it_is_answered() -> None:
+    why = Why("waits_for_input", "the session waits for an answer to its question, until 12:00:00 UTC")
+    first, next_ = InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")
+    told = 'It waits for an answer to refund: {"order": "B2"} (strandline answer desk TEXT)'
+    assert shown(
+        RunQueued(1, why=why, input_requests=[first]),
+        RunPosition(2, why=why, input_requests=[first]),
+        RunPosition(2, why=Why("behind", "1 run is ahead of it in its session")),
+        RunPosition(1, why=why, input_requests=[next_]),
+    ) == [Note(told), Note("It waits for an answer to sure (strandline answer desk TEXT)")]

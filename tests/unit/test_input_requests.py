@@ -1,6 +1,7 @@
 """Input requests in the engine, on virtual time: who waits, who goes first, who wins, and what history says."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,13 +9,15 @@ import pytest
 from asking_support import Asking, answer, asked, whole
 from engine_support import history, key, outcome, send, serving, settled
 from strandline.engine.asked import Request, Ticket
-from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, SessionBusy
+from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, QueueFull, SessionBusy
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunsQuery
 from strandline.model import (
     ANONYMOUS,
+    INTERRUPTS,
     IfBusy,
+    OnQuestion,
     RunStatus,
 )
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -200,17 +203,24 @@ def test_a_pause_holds_an_answer_too_and_keys_stand_for_it() -> None:
     run_virtual(main)
 
 
-def test_an_answer_that_is_refused_while_the_server_stops_is_not_kept() -> None:
+@pytest.mark.parametrize("by_text", [False, True])
+def test_an_answer_that_is_refused_while_the_server_stops_is_not_kept(by_text: bool) -> None:
     async def main(clock: VirtualClock) -> None:
-        journal, other = MemoryJournal(clock), {"idempotency_key": "other", "fingerprint": b"o" * 32}
+        journal = MemoryJournal(clock)
+        other: dict[str, Any] = {"idempotency_key": "other", "fingerprint": b"o" * 32}
         async with serving(clock, Asking(), journal, drain_grace_s=100) as service:
             end = await asked(service)
             executes = await send(service, "ask slow", session="busy")
             await service.submit(Request(key=key("busy"), answers=await requests_of(executes)))
             draining = asyncio.ensure_future(service.drain())
             await asyncio.sleep(1)
+            answers = (
+                partial(send, service, "yes", on_question=OnQuestion.ANSWER)
+                if by_text
+                else partial(answer, service, end)
+            )
             with pytest.raises(Draining):
-                await answer(service, end, **other)
+                await answers(**other)
             await draining
         async with serving(clock, Asking(), journal) as service:
             assert [each.status for each in (await journal.read(RunsQuery(key()))).runs] == [RunStatus.NEEDS_INPUT]
@@ -238,5 +248,110 @@ def test_what_cannot_be_answered_is_refused() -> None:
                 await answer(service, end, if_busy=IfBusy.INTERRUPT)
             assert (await outcome(await answer(service, end))).output == "done: yes"
             assert len(service._streams) == 0
+
+    run_virtual(main)
+
+
+def test_a_text_answers_what_is_asked_and_the_second_one_waits() -> None:
+    async def main(clock: VirtualClock) -> None:
+        target = Asking()
+        async with serving(clock, target, on_question=OnQuestion.ANSWER, max_queued_per_session=1) as service:
+            await asked(service)
+            waits = await send(service, "w", on_question=OnQuestion.WAIT)
+            with pytest.raises(QueueFull):
+                await send(service, "another", on_question=OnQuestion.WAIT)
+            with pytest.raises(QueueFull):
+                await service.submit(Request(key=key(), input=[{"text": "blocks"}]))
+            first = await send(service, "no, stop!")
+            with pytest.raises(QueueFull):
+                await send(service, "yes")
+            assert (await outcome(first)).output == "done: no, stop!"
+            assert (await outcome(waits)).output == "answer to w"
+            assert (await outcome(await send(service, "next"))).output == "answer to next"
+            assert len(target.started) == 1
+            assert (await whole(service))[:3] == ["ask", "done: no, stop!", "w"]
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+def test_of_twenty_texts_at_once_one_answers_and_the_others_are_asked() -> None:
+    async def main(clock: VirtualClock) -> None:
+        target = Asking()
+        async with serving(clock, target, max_running=1) as service:
+            await asked(service)
+            texts = [send(service, f"t{n}", on_question=OnQuestion.ANSWER) for n in range(20)]
+            ends = [(await outcome(ticket)).output for ticket in await asyncio.gather(*texts)]
+            assert sorted(ends) == sorted(["done: t0", *(f"answer to t{n}" for n in range(1, 20))])
+            assert len(target.started) == 1
+            await whole(service)
+
+    run_virtual(main)
+
+
+def test_a_run_that_dismisses_has_all_go_on_that_waited_for_the_answer() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_running=1) as service:
+            end = await asked(service)
+            waits = await send(service, "w", queue_timeout_s=30)
+            await asyncio.sleep(100)
+            then = await send(service, "then", on_question=OnQuestion.DISMISS, queue_timeout_s=30)
+            assert (await outcome(waits)).output == "answer to w"
+            assert (await outcome(then)).output == "answer to then"
+            assert clock.monotonic() < 101, "nothing has waited for the time to answer"
+            with pytest.raises(Dismissed):
+                await answer(service, end)
+            assert {NOT_ANSWERED, DISMISSED} <= set(await whole(service))
+            assert service._dispatcher.sessions == 0
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("on_question", OnQuestion)
+def test_who_is_not_to_wait_is_let_in_if_it_answers_or_dismisses(on_question: OnQuestion) -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            await asked(service)
+            wishes: dict[str, Any] = {"if_busy": IfBusy.REJECT, "on_question": on_question}
+            if on_question is OnQuestion.WAIT:
+                with pytest.raises(SessionBusy):
+                    await send(service, "now", **wishes)
+                return
+            end = await outcome(await send(service, "now", **wishes))
+            assert end.output == ("done: now" if on_question is OnQuestion.ANSWER else "answer to now")
+            await whole(service)
+
+    run_virtual(main)
+
+
+def test_wishes_that_exclude_each_other_are_refused_and_an_interrupt_dismisses_whatever_the_default() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), on_question=OnQuestion.ANSWER) as service:
+            end = await asked(service)
+            with pytest.raises(Invalid, match="on_question does not go with responses"):
+                await answer(service, end, on_question=OnQuestion.ANSWER)
+            for if_busy in INTERRUPTS:
+                with pytest.raises(Invalid, match="on_question cannot be answer"):
+                    await send(service, "x", if_busy=if_busy, on_question=OnQuestion.ANSWER)
+            assert (await service.session(key())).input_requests == end.input_requests
+            goes_on = await send(service, "next", if_busy=IfBusy.INTERRUPT)
+            assert (await outcome(goes_on)).output == "answer to next"
+            assert NOT_ANSWERED in await whole(service)
+            assert (await outcome(await answer(service, await asked(service)))).output == "done: yes"
+
+    run_virtual(main)
+
+
+def test_an_answer_by_text_is_the_same_run_under_its_key_whatever_became_of_the_question() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking()) as service:
+            await asked(service)
+            keyed: dict[str, Any] = {"idempotency_key": "k", "fingerprint": b"f" * 32, "on_question": OnQuestion.ANSWER}
+            first = await send(service, "yes", **keyed)
+            assert (await outcome(first)).output == "done: yes"
+            await asked(service)
+            again = await send(service, "yes", **keyed)
+            assert (again.run_id, again.replayed) == (first.run_id, True)
+            assert (await service.session(key())).input_requests, "the next question is still open"
 
     run_virtual(main)

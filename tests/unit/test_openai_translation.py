@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from strandline.engine import events
 from strandline.engine.events import Event, MessageAdded, Numbered, RunFinished, TextDelta
+from strandline.engine.why import Reason, Why
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.model import (
@@ -25,6 +26,7 @@ from strandline.protocols.openai import is_spoken_at, named_session
 from strandline.protocols.openai_answer import Answer, NoAnswer, answer_of
 from strandline.protocols.openai_stream import Chunks
 from strandline.protocols.openai_wire import CompletionBody, failed, prompt_of, refusal, tokens
+from strandline.protocols.waiting import Waiting
 
 RUN = RunId("run_1")
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -211,7 +213,15 @@ def test_usage() -> None:
 def streamed(*told: Event, agent: str = "strandline", with_usage: bool = False) -> list[dict[str, Any]]:
     """Return the data of a stream in which these events come; a string is text that is no JSON."""
     later = failed("later", "goes_on_later", RUN)
-    chunks = Chunks(RUN, SessionId("s"), model=agent, created=7, with_usage=with_usage, later=later)
+    chunks = Chunks(
+        RUN,
+        SessionId("s"),
+        model=agent,
+        created=7,
+        with_usage=with_usage,
+        waiting=Waiting({"root_path": "/below"}, SessionId("s")),
+        later=later,
+    )
     sent = chunks.opening() + b"".join(chunks.of(Numbered(1, 0.0, each)) for each in told) + chunks.closing()
     lines = [line.removeprefix("data: ") for line in sent.decode().split("\n\n")[:-1]]
     assert lines.pop() == "[DONE]"
@@ -364,3 +374,27 @@ def test_where_the_protocol_is_spoken() -> None:
     assert all(map(is_spoken_at, ("/v1/chat/completions", "/v1/models", "/v1/models/x")))
     assert all(map(is_spoken_at, ("/v1/responses", "/v1/embeddings", "/v1/files/x\ny"))), "to say that it is not there"
     assert not any(map(is_spoken_at, ("/chat", "/v1/chat", "/v1/sessions/models", "/v1/modelsx", "/v1/runs/models")))
+
+
+def test_what_a_run_waits_to_be_answered_is_said_once_and_before_the_answer() -> None:
+    why = Why(Reason.WAITS_FOR_INPUT, "the session waits for an answer")
+    asks = [InputRequest("i1", "refund", {"order": "B2"}), InputRequest("i2", "sure")]
+    chunks = streamed(
+        events.RunQueued(1, None, why, asks),
+        events.RunPosition(2, None, why, asks),
+        events.RunStarted(1),
+        TextDelta("It rains."),
+        MessageAdded(message("It rains.")),
+        finished(RunStatus.SUCCEEDED, "It rains."),
+    )
+    assert text(chunks) == (
+        '(The session waits for a person\'s answer, and so does this message. refund: {"order":"B2"}; sure - to answer'
+        ' it, POST /below/v1/sessions/s/runs with {"input":{"responses":[{"id":"i1","response":null},'
+        '{"id":"i2","response":null}]}}, its null filled in.)\n\nIt rains.'
+    )
+    assert chunks[1]["strandline"]["status"] == "queued"
+    assert [each["id"] for each in chunks[1]["strandline"]["input_requests"]] == ["i1", "i2"]
+    for each in chunks:
+        ChatCompletionChunk.model_validate(each)
+    behind = events.RunQueued(2, None, Why(Reason.BEHIND, "1 run is ahead"))
+    assert text(streamed(behind, finished(RunStatus.SUCCEEDED, "It rains."))) == "It rains.", "no other wait is told"

@@ -129,13 +129,13 @@ def test_a_refusal_that_was_overtaken_by_a_change_is_not_remembered() -> None:
     asked_at = refusals.changes
     refusals.changed(key("another"))
     refusals.note(new, Refused("queue_full", 3), asked_at=asked_at)
-    assert refusals.find(key(), new.priority) is None
+    assert refusals.find(new) is None
     refusals.note(new, Refused("queue_full", 3), asked_at=refusals.changes)
-    assert refusals.find(key(), new.priority) == Refused("queue_full", 3)
+    assert refusals.find(new) == Refused("queue_full", 3)
     refusals.changed(key("another"))
-    assert refusals.find(key(), new.priority) is not None, "another session's queue is another one"
+    assert refusals.find(new) is not None, "another session's queue is another one"
     refusals.changed(key())
-    assert refusals.find(key(), new.priority) is None
+    assert refusals.find(new) is None
 
 
 @pytest.mark.parametrize("answer", [Refused("server_full", 3), Refused("session_busy", 1), Accepted(1)])
@@ -143,4 +143,4 @@ def test_only_a_full_queue_is_remembered(answer: AcceptAnswer) -> None:
     refusals = Refusals()
     new = NewRun(run_id=RunId("r"), key=key(), input="x", created_at=0.0)
     refusals.note(new, answer, asked_at=refusals.changes)
-    assert refusals.find(key(), new.priority) is None
+    assert refusals.find(new) is None

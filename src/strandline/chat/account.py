@@ -53,9 +53,12 @@ class Note:
 
 
 class Account:
-    """One run, from its first event to its last."""
+    """One run of a session, from its first event to its last."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._open: list[str] = []
+        """The input requests of which a person was told that the run waits for an answer to them."""
         self.run_id: str | None = None
         self.text = ""
         """What the model says at the moment, as far as it has come."""
@@ -80,6 +83,7 @@ class Account:
         match event:
             case RunQueued() | RunPosition():
                 self._standing = _place(event.position, event.estimated_wait_s, event.why)
+                return self._waits_for(event.input_requests)
             case RunStarted():
                 self._standing = "it executes"
             case RunRestarted():
@@ -114,6 +118,14 @@ class Account:
             return []
         self._said = text
         return [Said(text)]
+
+    def _waits_for(self, requests: list[InputRequest]) -> list[Said | Used | Note]:
+        ids = [each.id for each in requests]
+        if not requests or ids == self._open:
+            return []
+        self._open = ids
+        asked = "; ".join(map(question, requests))
+        return [Note(f"It waits for an answer to {asked} (strandline answer {self._session} TEXT)")]
 
     def _restarted(self, attempt: int) -> list[Said | Used | Note]:
         self._standing = "it executes"

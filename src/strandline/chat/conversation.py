@@ -11,6 +11,8 @@ from strandline.chat.turns import Message, Turn, turns_of
 from strandline.client.awaiting import AsyncClient
 from strandline.client.errors import ClientError, NoServer, NotFound, NotNow, NotStrandline, Refused, Unauthorized
 from strandline.client.events import Event
+from strandline.client.requests import Wishes
+from strandline.model import OnQuestion
 from strandline.remote.answers import Other, RemoteError, making, no_key, nobody, why
 
 PATIENCE_S: Final = 60.0
@@ -25,13 +27,22 @@ class ChatError(RemoteError):
 
 
 class Conversation:
-    """A session of a server. Belongs to the loop that it was made in; `on_pause` is told why the client waits."""
+    """A session of a server. Belongs to the loop that it was made in; `on_pause` is told why the client waits.
+
+    `on_question` is what a text does that is sent while the session waits for an answer; None: what the server says.
+    """
 
     def __init__(
-        self, url: str, session: str, on_pause: Callable[[ClientError, float], None], key: str | None = None
+        self,
+        url: str,
+        session: str,
+        on_pause: Callable[[ClientError, float], None],
+        key: str | None = None,
+        on_question: OnQuestion | None = None,
     ) -> None:
         self.url = url
         self.session = session
+        self._wishes = Wishes() if on_question is None else Wishes(on_question=on_question)
         self.agent_id = ""
         with making(url):
             self._client = AsyncClient(url, key, patience_s=PATIENCE_S, on_pause=on_pause)
@@ -82,7 +93,7 @@ class Conversation:
         Whoever stops iterating leaves the wait; a run that was accepted goes on without them.
         """
         with self._told():
-            async with aclosing(self._client.run(text, self.session)) as events:
+            async with aclosing(self._client.run(text, self.session, **self._wishes)) as events:
                 async for event in events:
                     yield event
 

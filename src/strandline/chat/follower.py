@@ -30,7 +30,7 @@ class Follower:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._account = Account()
+        self._account = Account("")
         self._task: asyncio.Task[Account] | None = None
         self._cancel: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self._cancelling: asyncio.Task[None] | None = None
@@ -81,7 +81,7 @@ class Follower:
     # -- one run -----------------------------------------------------------------------------------
 
     async def _follow(self, conversation: Conversation, events: AsyncIterator[Event]) -> Account:
-        account = self._account = Account()
+        account = self._account = Account(conversation.session)
         self._task = asyncio.current_task()
         self._cancel = conversation.cancel
         self._wants_end = self._left = self._refused = False

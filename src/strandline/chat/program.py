@@ -19,7 +19,7 @@ from strandline.chat.screen import Screen
 from strandline.client.events import Event, RunFinished
 from strandline.errors import Invalid
 from strandline.exits import INTERRUPTED
-from strandline.model import InputRequest, RunStatus, session_id
+from strandline.model import InputRequest, OnQuestion, RunStatus, session_id
 from strandline.remote.answers import RemoteError
 
 AGENT_FAILED: Final = 1
@@ -39,7 +39,9 @@ text of several lines can be pasted. Ctrl-C cancels a run, a second one leaves
 at once: then the run goes on, and its answer will be in the history."""
 
 
-def ask_once(url: str, session: str, message: str, *, key: str | None, as_json: bool) -> int:
+def ask_once(
+    url: str, session: str, message: str, *, key: str | None, as_json: bool, on_question: OnQuestion | None = None
+) -> int:
     """Ask one question: the answer on the standard output, all else on the other one. Return the exit code.
 
     Raises `RemoteError`.
@@ -48,7 +50,7 @@ def ask_once(url: str, session: str, message: str, *, key: str | None, as_json: 
     follower = Follower(screen)
     text = _as_text(message)
     with asyncio.Runner() as runner:
-        conversation = runner.run(_opened(url, session, key, follower))
+        conversation = runner.run(_opened(url, session, key, follower, on_question))
         try:
             runner.run(conversation.health())
             account = follower.follow(runner, conversation, conversation.ask(text))
@@ -80,10 +82,18 @@ class Program:
     """A conversation in a terminal."""
 
     def __init__(
-        self, url: str, session: str, turns: int, *, key: str | None = None, read: Callable[[str], str] = input
+        self,
+        url: str,
+        session: str,
+        turns: int,
+        *,
+        key: str | None = None,
+        on_question: OnQuestion | None = None,
+        read: Callable[[str], str] = input,
     ) -> None:
         self._url = url
         self._key = key
+        self._on_question = on_question
         self._session = session
         self._turns = turns
         self._screen = Screen(plain=False)
@@ -115,7 +125,7 @@ class Program:
         return self._code
 
     async def _open(self) -> Conversation:
-        conversation = await _opened(self._url, self._session, self._key, self._follower)
+        conversation = await _opened(self._url, self._session, self._key, self._follower, self._on_question)
         try:
             health = await conversation.health()
             self._screen.welcome(self._url, health, self._session)
@@ -211,9 +221,11 @@ class Program:
         self._screen.turns(await conversation.turns(turns), conversation.session, whole=whole)
 
 
-async def _opened(url: str, session: str, key: str | None, follower: Follower) -> Conversation:
+async def _opened(
+    url: str, session: str, key: str | None, follower: Follower, on_question: OnQuestion | None
+) -> Conversation:
     """Return a conversation that belongs to the running loop."""
-    return Conversation(url, session, follower.paused, key)
+    return Conversation(url, session, follower.paused, key, on_question)
 
 
 def _as_answer(end: RunFinished, session: str, agent_id: str) -> dict[str, Any]:

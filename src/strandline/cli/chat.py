@@ -8,6 +8,7 @@ import typer
 from strandline.cli import say
 from strandline.cli.address import KeyFile, address, api_key
 from strandline.cli.complete import SESSIONS
+from strandline.model import OnQuestion
 
 
 def chat(
@@ -22,6 +23,14 @@ def chat(
         str | None, typer.Option("--message", "-m", help="Ask this, print the answer, and leave.", metavar="TEXT")
     ] = None,
     history: Annotated[int, typer.Option(help="Turns of the past to show at first.", metavar="N", min=0, max=1000)] = 3,
+    on_question: Annotated[
+        OnQuestion | None,
+        typer.Option(
+            help="What you say while the agent waits for an answer: wait for that, be it, or end the question"
+            " [the server's setting].",
+            metavar="wait|answer|dismiss",
+        ),
+    ] = None,
     key_file: KeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer, as JSON.")] = False,
 ) -> None:
@@ -40,12 +49,12 @@ def chat(
         from strandline.chat.program import Program, ask_once
 
         if talks:
-            code = Program(where, session, history, key=key).run()
+            code = Program(where, session, history, key=key, on_question=on_question).run()
         else:
             asked = _piped() if message is None else message
             if not asked.strip():
                 say.fail("there is nothing to ask: write it to the standard input, or say -m TEXT")
-            code = ask_once(where, session, asked, key=key, as_json=as_json)
+            code = ask_once(where, session, asked, key=key, as_json=as_json, on_question=on_question)
     raise typer.Exit(code)
 
 

@@ -26,19 +26,25 @@ class Told(Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class RunQueued(Told, frozen=True, tag="run.queued"):
-    """It waits; `position` is 1 for the next to start."""
+    """It waits; `position` is 1 for the next to start.
+
+    `input_requests` are what its session waits to be answered first, if that is why: `answer` takes their ids with the
+    id of any run of that session, this one's too.
+    """
 
     position: int
     estimated_wait_s: float | None = None
     why: Why | None = None
+    input_requests: list[InputRequest] = []
 
 
 class RunPosition(Told, frozen=True, tag="run.position"):
-    """It waits at another place now, or for another reason."""
+    """It waits at another place now, or for another reason; `input_requests` as of `RunQueued`."""
 
     position: int
     estimated_wait_s: float | None = None
     why: Why | None = None
+    input_requests: list[InputRequest] = []
 
 
 class RunStarted(Told, frozen=True, tag="run.started"):

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote
 
 from strandline.encoding import encode_messages
-from strandline.model import Block, IfBusy, OnDisconnect
+from strandline.model import Block, IfBusy, OnDisconnect, OnQuestion
 
 QUIET_S: Final = 45.0
 """How long a stream may be silent: a server says every 15 s that it is alive."""
@@ -26,6 +26,7 @@ class Wishes(TypedDict, total=False):
     """
 
     if_busy: IfBusy | Literal["enqueue", "reject", "interrupt", "rollback"]
+    on_question: OnQuestion | Literal["wait", "answer", "dismiss"]
     priority: int
     timeout: float
     queue_timeout: float

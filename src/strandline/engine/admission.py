@@ -15,6 +15,7 @@ from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
 from strandline.engine.observer import Observer
+from strandline.engine.open_requests import OpenRequests
 from strandline.engine.options import Options
 from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
@@ -44,7 +45,7 @@ from strandline.journal.port import (
     RunQuery,
     Unanswerable,
 )
-from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, Principal, Run, RunId, SessionKey
+from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, Principal, Run, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
@@ -65,6 +66,7 @@ class Admission:
         streams: Streams,
         positions: Positions,
         reasons: Reasons,
+        open_requests: OpenRequests,
         estimates: Estimates,
         options: Options,
         observer: Observer,
@@ -79,6 +81,7 @@ class Admission:
         self._streams = streams
         self._positions = positions
         self._reasons = reasons
+        self._open_requests = open_requests
         self._estimates = estimates
         self._options = options
         self._observer = observer
@@ -112,7 +115,8 @@ class Admission:
         except (Draining, NoWorker, HoldsFull):
             if new.keyed is None or not self._readiness.started:
                 raise
-            asks = replace(new, lane=Lane.NORMAL, input="")  # an answer would find room, and be kept
+            # An answer would find room, and be kept.
+            asks = replace(new, lane=Lane.NORMAL, input="", on_question=OnQuestion.WAIT)
             match await self._journal.accept(asks, NO_ROOM, take=False):
                 case Attached(run_id=run_id):
                     return await self._attached(key, run_id)
@@ -120,7 +124,7 @@ class Admission:
                     raise reused(request) from None
             raise
         plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
-        if plain and (refused_before := self._claims.refused_before(key, new.priority)) is not None:
+        if plain and (refused_before := self._claims.refused_before(new)) is not None:
             raise self._refusal(key, refused_before)
         stream = self._streams.new(run_id, key)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
@@ -175,11 +179,13 @@ class Admission:
             self._audience.expect(new.run_id, new.key, on_disconnect)
             if accepted.position:
                 self._positions.changed(new.key)
-                wait_s = self._estimates.wait_s(new.key, accepted.position)
-                why = self._reasons.of_waiting(new.key, accepted.position)
-                self._streams.queued(new.run_id, accepted.position, wait_s, why)
         if accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
+        if accepted.position:
+            why = self._reasons.of_waiting(new.key, accepted.position)
+            requests = await self._open_requests.of(new.key, why)
+            wait_s = self._estimates.wait_s(new.key, accepted.position)
+            self._streams.queued(new.run_id, accepted.position, wait_s, why, requests)
         return accepted
 
     async def _attached(self, key: SessionKey, run_id: RunId) -> Ticket:
@@ -195,7 +201,8 @@ class Admission:
             stream = self._streams.of(run_id, key) or self._streams.postponed(run_id, key)
         position = run.position or 0
         wait_s = self._estimates.wait_s(key, position)
-        self._streams.waits(run, wait_s, self._reasons.of_run(run))
+        why = self._reasons.of_run(run)
+        self._streams.waits(run, wait_s, why, await self._open_requests.of(key, why))
         return Ticket(
             run_id=run_id,
             key=key,

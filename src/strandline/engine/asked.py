@@ -11,10 +11,12 @@ from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, No
 from strandline.journal.port import Unanswerable
 from strandline.model import (
     HIGHEST_PRIORITY,
+    INTERRUPTS,
     LOWEST_PRIORITY,
     IfBusy,
     Input,
     OnDisconnect,
+    OnQuestion,
     Outcome,
     Run,
     RunId,
@@ -35,6 +37,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """How long it may take, and wait; None: what the service allows. More than that is refused."""
     if_busy: IfBusy = IfBusy.ENQUEUE
     """What becomes of it, or of the others, if the session has runs that wait or execute."""
+    on_question: OnQuestion | None = None
+    """What it does to the question that its session waits to be answered; None: what the service has as its default."""
     priority: int | None = None
     """Of 1 to 5, 1 first; None: what the service has as its default."""
     on_disconnect: OnDisconnect | None = None
@@ -171,6 +175,16 @@ def check_answers(request: Request) -> None:
         raise Invalid("a response must not be null: to the agent that is no answer")
     if request.if_busy is not IfBusy.ENQUEUE:
         raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+    if request.on_question is not None:
+        raise Invalid("on_question does not go with responses: they name what they answer")
+
+
+def check_policies(request: Request) -> None:
+    """Raise `Invalid` if a request wants two things of which one excludes the other."""
+    if request.on_question is OnQuestion.ANSWER and request.if_busy in INTERRUPTS:
+        raise Invalid(
+            f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
+        )
 
 
 def unanswerable(key: SessionKey, cannot: Unanswerable) -> StrandlineError:

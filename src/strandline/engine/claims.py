@@ -33,7 +33,6 @@ from strandline.journal.port import (
     WaitingQuery,
 )
 from strandline.model import (
-    INTERRUPTS,
     Claim,
     ErrorCode,
     Lane,
@@ -140,7 +139,7 @@ class Claims:
                     self._paused.add(new.key)
                 taken = accepted.position == 0
                 if (until := accepted.input_until) is not None:
-                    if taken or new.lane == Lane.ANSWER or new.if_busy in INTERRUPTS:
+                    if taken or accepted.answers or new.lane == Lane.ANSWER or new.dismisses:
                         self.answered(new.key, until)
                     else:
                         self.inputs.watch(new.key, until)
@@ -269,9 +268,9 @@ class Claims:
         """Return how many ended runs of a principal still work, if nothing more of it is to start because of them."""
         return self._dispatcher.leftovers(principal) if self._dispatcher.is_full(principal) else 0
 
-    def refused_before(self, key: SessionKey, priority: int) -> Refused | None:
+    def refused_before(self, new: NewRun) -> Refused | None:
         """Return how a plain run is refused now, if that is known without the journal."""
-        return self.refusals.find(key, priority) if self._dispatcher.has_waiting(key) else None
+        return self.refusals.find(new) if self._dispatcher.has_waiting(new.key) else None
 
     def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
         """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""

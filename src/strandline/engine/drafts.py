@@ -6,11 +6,11 @@ from typing import Any, Final
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.encoding import encode
-from strandline.engine.asked import Request, check_answers, in_range, within
+from strandline.engine.asked import Request, check_answers, check_policies, in_range, within
 from strandline.engine.content import check_content
 from strandline.engine.options import Options
 from strandline.errors import Invalid
-from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, RunId, responses
+from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, OnQuestion, RunId, responses
 
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
@@ -38,6 +38,7 @@ class Drafts:
             lane = Lane.ANSWER
             check_answers(request)
         else:
+            check_policies(request)
             check_content(request.input, self._options.allowed_content)
         self._check_size(request)
         now = self._clock.now()
@@ -46,6 +47,7 @@ class Drafts:
             key=request.key,
             input=request.input if request.answers is None else responses(request.answers),
             if_busy=request.if_busy,
+            on_question=self._on_question(request),
             lane=lane,
             priority=self._priority(request),
             opaque=self._target.opaque,
@@ -70,6 +72,13 @@ class Drafts:
                     f"{name} must be nested at most {DEEPEST} levels deep; make it flatter, or send what is deep"
                     " as JSON in a string"
                 )
+
+    def _on_question(self, request: Request) -> OnQuestion:
+        """Return what a run does to a question. Content blocks answer none: they wait, whatever is wanted."""
+        on_question = request.on_question or self._options.on_question
+        if on_question is OnQuestion.ANSWER and not isinstance(request.input, str):
+            return OnQuestion.WAIT
+        return on_question
 
     def _priority(self, request: Request) -> int:
         return in_range(self._options.priority if request.priority is None else request.priority)

@@ -16,23 +16,26 @@ from strandline.model import InputRequest, Message, RunError, RunId, RunStatus, 
 class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
     """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
 
-    `why` it waits; null in the moment in which nothing keeps it any more.
+    `why` it waits; null in the moment in which nothing keeps it any more. If that is that its session waits for input,
+    `input_requests` are what it waits to be answered; a `reason` that is too large to be told is null.
     """
 
     position: int
     estimated_wait_s: float | None
     why: Why | None = None
+    input_requests: list[InputRequest] = []
 
 
 class RunPosition(Struct, frozen=True, tag="run.position", tag_field="type"):
     """It waits at another place now, or for another reason.
 
-    Told at most once a second, to those that are there, without a number.
+    Told at most once a second, to those that are there, without a number. `input_requests` as of `run.queued`.
     """
 
     position: int
     estimated_wait_s: float | None
     why: Why | None = None
+    input_requests: list[InputRequest] = []
 
 
 class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):

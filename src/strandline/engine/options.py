@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from strandline.engine.failures import ErrorText
-from strandline.model import OnDisconnect
+from strandline.model import OnDisconnect, OnQuestion
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -38,6 +38,7 @@ class Options(Struct, frozen=True, kw_only=True):
     run_retention_s: float = 30 * 86400.0
     history_retention_s: float | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    on_question: OnQuestion = OnQuestion.WAIT
     idempotency_retention_s: float = 86400.0
     retry_after_s: float = 5.0
     drain_grace_s: float = 6.0

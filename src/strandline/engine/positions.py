@@ -8,9 +8,11 @@ import logging
 from strandline.clock import Clock
 from strandline.engine.estimates import Estimates
 from strandline.engine.events import RunPosition
+from strandline.engine.open_requests import OpenRequests
 from strandline.engine.reasons import Reasons
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
+from strandline.engine.why import Reason, Why
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
 from strandline.model import RunId, SessionKey
@@ -22,9 +24,16 @@ class Positions:
     """Knows in which sessions something has changed since it was last told."""
 
     def __init__(
-        self, journal: Journal, streams: Streams, estimates: Estimates, reasons: Reasons, clock: Clock
+        self,
+        journal: Journal,
+        streams: Streams,
+        estimates: Estimates,
+        reasons: Reasons,
+        open_requests: OpenRequests,
+        clock: Clock,
     ) -> None:
         self._journal = journal
+        self._open_requests = open_requests
         self._streams = streams
         self._estimates = estimates
         self._reasons = reasons
@@ -58,13 +67,22 @@ class Positions:
                     continue  # it has begun while it was looked up
                 position = None if run is None else run.position
             if position:
-                self._tell(stream, position)
+                await self._tell(stream, position)
 
-    def _tell(self, stream: RunStream, position: int) -> None:
+    async def _tell(self, stream: RunStream, position: int) -> None:
         """Tell where a run stands, if that is not known: at another place, or for another reason."""
         why = self._reasons.of_waiting(stream.key, position)
-        is_new = why is not None and (stream.why is None or stream.why.code is not why.code)
-        if position != stream.place or is_new:
+        if position == stream.place and not _is_new(why, stream.why):
+            return
+        requests = await self._open_requests.of(stream.key, why)
+        if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
             stream.place, stream.why = position, why
             wait_s = self._estimates.wait_s(stream.key, position)
-            stream.tell_in_passing(self._clock.now(), RunPosition(position, wait_s, why))
+            stream.tell_in_passing(self._clock.now(), RunPosition(position, wait_s, why, requests))
+
+
+def _is_new(why: Why | None, told: Why | None) -> bool:
+    """Tell whether a reason is another one than what was told last: of two questions each is one."""
+    if why is None or told is None or why.code is not told.code:
+        return why is not None
+    return why.code is Reason.WAITS_FOR_INPUT and why.text != told.text

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
+from strandline.engine.open_requests import OpenRequests
 from strandline.engine.readiness import Readiness
 from strandline.engine.reasons import Reasons
 from strandline.engine.runner import Runner
@@ -57,6 +58,7 @@ class Reading:
         streams: Streams,
         estimates: Estimates,
         reasons: Reasons,
+        open_requests: OpenRequests,
         readiness: Readiness,
     ) -> None:
         self._journal = journal
@@ -64,6 +66,7 @@ class Reading:
         self._streams = streams
         self._estimates = estimates
         self._reasons = reasons
+        self._open_requests = open_requests
         self._readiness = readiness
 
     async def run(self, principal: Principal, run_id: RunId) -> RunView:
@@ -126,7 +129,9 @@ class Reading:
         if self._readiness.draining and run_id not in self._streams:
             return self._streams.postponed(run_id, run.key)
         stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
-        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0), self._reasons.of_run(run))
+        why = self._reasons.of_run(run)
+        requests = await self._open_requests.of(run.key, why)
+        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0), why, requests)
         return stream
 
     async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:

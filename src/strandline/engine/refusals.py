@@ -6,21 +6,21 @@ round, since only the journal accepts. Belongs to the serving loop. Plain sync c
 """
 
 from strandline.journal.port import AcceptAnswer, Refused
-from strandline.model import IfBusy, Lane, NewRun, SessionKey
+from strandline.model import IfBusy, Lane, NewRun, OnQuestion, SessionKey
 
 
 class Refusals:
-    """By session and priority, which together say where a run would have stood."""
+    """By session, priority, which together say where a run would have stood, and what it does to a question."""
 
     def __init__(self) -> None:
-        self._known: dict[SessionKey, dict[int, Refused]] = {}
+        self._known: dict[SessionKey, dict[tuple[int, OnQuestion], Refused]] = {}
         self.changes = 0
         """How often anything has changed; what was asked before the last time is not worth remembering."""
 
-    def find(self, key: SessionKey, priority: int) -> Refused | None:
-        """Return how a plain run was refused that would be refused again."""
-        known = self._known.get(key)
-        return None if known is None else known.get(priority)
+    def find(self, new: NewRun) -> Refused | None:
+        """Return how such a run was refused that would be refused again."""
+        known = self._known.get(new.key)
+        return None if known is None else known.get((new.priority, new.on_question))
 
     def note(self, new: NewRun, answer: AcceptAnswer, *, asked_at: int) -> None:
         """Remember how the journal has answered a run, if that counts for others; `asked_at`: after how many changes.
@@ -34,7 +34,7 @@ class Refusals:
             and new.lane == Lane.NORMAL
             and new.if_busy is IfBusy.ENQUEUE
         ):
-            self._known.setdefault(new.key, {})[new.priority] = answer
+            self._known.setdefault(new.key, {})[new.priority, new.on_question] = answer
 
     def changed(self, key: SessionKey) -> None:
         """Note that a run of a session has come, begun or ended, or may have: once too often does no harm."""

@@ -28,6 +28,7 @@ from strandline.engine.feeds import Feeds
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
 from strandline.engine.observer import UNOBSERVED, Observer
+from strandline.engine.open_requests import OpenRequests
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.positions import Positions
@@ -142,7 +143,8 @@ class Service:
         self._audience = Audience(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
         self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
         self._reasons = Reasons(self._claims, self._dispatcher, self._holds, self._readiness, clock, options)
-        self._positions = Positions(journal, self._streams, self._estimates, self._reasons, clock)
+        open_requests = OpenRequests(journal, cut=options.stream_cut)
+        self._positions = Positions(journal, self._streams, self._estimates, self._reasons, open_requests, clock)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
@@ -153,6 +155,7 @@ class Service:
             streams=self._streams,
             positions=self._positions,
             reasons=self._reasons,
+            open_requests=open_requests,
             estimates=self._estimates,
             options=options,
             observer=observer,
@@ -169,7 +172,9 @@ class Service:
             self._watch.look,
             self._holds.look,
         )
-        self._reading = Reading(journal, self._runner, self._streams, self._estimates, self._reasons, self._readiness)
+        self._reading = Reading(
+            journal, self._runner, self._streams, self._estimates, self._reasons, open_requests, self._readiness
+        )
 
     @property
     def serves(self) -> str:

@@ -4,7 +4,7 @@ A run that executes has one; one that waits gets it when somebody comes to wait 
 kept as bytes, for so long and in so many bytes as `Shelf` says. Plain sync code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from strandline.clock import Clock
 from strandline.engine.cuts import told_message
@@ -18,6 +18,7 @@ from strandline.history import Progress
 from strandline.model import (
     Claim,
     ErrorCode,
+    InputRequest,
     Lane,
     Outcome,
     Principal,
@@ -105,16 +106,29 @@ class Streams:
 
     # -- what happens ------------------------------------------------------------------------------
 
-    def queued(self, run_id: RunId, position: int, estimated_wait_s: float | None, why: Why | None = None) -> None:
-        """Tell that a run waits, unless that is known, or over."""
+    def queued(
+        self,
+        run_id: RunId,
+        position: int,
+        estimated_wait_s: float | None,
+        why: Why | None = None,
+        requests: Sequence[InputRequest] = (),
+    ) -> None:
+        """Tell that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
             stream.place, stream.why = position, why
-            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s, why))
+            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s, why, list(requests)))
 
-    def waits(self, run: RunSummary, estimated_wait_s: float | None, why: Why | None = None) -> None:
+    def waits(
+        self,
+        run: RunSummary,
+        estimated_wait_s: float | None,
+        why: Why | None = None,
+        requests: Sequence[InputRequest] = (),
+    ) -> None:
         """Tell that a run waits, if that is so and not known. One that was given back tells next that it goes on."""
         if run.position and run.lane != Lane.GIVEN_BACK:
-            self.queued(run.run_id, run.position, estimated_wait_s, why)
+            self.queued(run.run_id, run.position, estimated_wait_s, why, requests)
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute."""

@@ -10,8 +10,9 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import Struct
 
-from strandline.engine.events import RunEvent, SessionEvent, StreamGap
+from strandline.engine.events import RunEvent, RunPosition, RunQueued, SessionEvent, StreamGap
 from strandline.engine.feeds import UNTOLD
+from strandline.http.answering import HowToAnswer
 
 REFS: Final = "#/components/schemas/{name}"
 OF_A_RUN: Final = "RunEvents"
@@ -23,6 +24,10 @@ ALL_EVENTS: Final = tuple(each for each in (*RUN_EVENTS, *SESSION_EVENTS) if eac
 _AT: Final = {"type": "string", "format": "date-time", "description": "When it happened"}
 _RUN_ID: Final = {"type": "string", "description": "Of which run it is told"}
 _SESSION_ID: Final = {"type": "string", "description": "Of which session; in `/v1/events`"}
+_ANSWER: Final = {
+    "$ref": REFS.format(name=HowToAnswer.__name__),
+    "description": "How to answer `input_requests`, if there are any",
+}
 _DESCRIBED: Final = (
     "One event of the stream: what OpenAPI 3.2 calls `itemSchema`, for which 3.1 has no word. `data` is one line of"
     " JSON. `id` is missing where nobody can go on after it. A comment is sent when nothing else was for 15 seconds."
@@ -31,7 +36,8 @@ _DESCRIBED: Final = (
 
 def schemas() -> dict[str, Any]:
     """Return the components: one for each type of event, and what they refer to."""
-    _, found = msgspec.json.schema_components([*RUN_EVENTS, *SESSION_EVENTS], ref_template=REFS)
+    kinds = [*RUN_EVENTS, *SESSION_EVENTS, HowToAnswer]
+    _, found = msgspec.json.schema_components(kinds, ref_template=REFS)
     for kind in (*RUN_EVENTS, *SESSION_EVENTS):
         _complete(found[kind.__name__], kind)
     found[OF_A_RUN] = {**_one_of(RUN_EVENTS), "required": ["run_id"], "description": "The data of an event of a run"}
@@ -60,6 +66,8 @@ def _complete(schema: dict[str, Any], kind: type[Struct]) -> None:
     """Add to what a record holds what is told with it."""
     schema["properties"]["at"] = _AT
     schema["required"] = [*schema["required"], "at"]
+    if kind in (RunQueued, RunPosition):
+        schema["properties"]["answer"] = _ANSWER
     if kind in RUN_EVENTS:
         schema["properties"]["run_id"] = _RUN_ID
     if kind is StreamGap:  # in `/v1/events` it is one of all sessions

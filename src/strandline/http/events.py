@@ -10,7 +10,7 @@ from strandline.engine.feeds import UNTOLD
 from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http.auth import principal_of
-from strandline.http.sse import EventResponse, framed, last_event_id
+from strandline.http.sse import EventResponse, framed_change, last_event_id
 from strandline.model import session_id
 
 TYPES: Final = frozenset(
@@ -37,4 +37,4 @@ class Changes:
         if len(sessions) > MOST_SESSIONS:
             raise Invalid(f"at most {MOST_SESSIONS} session_id can be named; leave them out for the events of all")
         events = self._service.changes(principal_of(request), last_event_id(request), sessions=sessions, types=types)
-        return EventResponse(events, lambda told: framed(told, told.run_id), lambda lost: None)
+        return EventResponse(events, lambda told: framed_change(told, request.scope), lambda lost: None)

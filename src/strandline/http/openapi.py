@@ -28,7 +28,7 @@ from strandline.http.sessions import (
     SessionsBody,
 )
 from strandline.http.sse import MEDIA_TYPE
-from strandline.model import RunStatus
+from strandline.model import INTERRUPTS, OnQuestion, RunStatus
 from strandline.protocols import agentcore_wire, openai_wire
 from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
@@ -52,23 +52,44 @@ def _some(name: str) -> dict[str, Any]:
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
+_ANSWERS: Final = {"if_busy": {"enum": ["enqueue", None]}, "on_question": {"type": "null"}}
+"""Wishes of a body that answers input requests: an answer goes before all others anyway."""
 _ANSWERS_IN: Final = {
     "required": ["responses"],
-    "properties": {"responses": {"type": "array", "minItems": 1}, "if_busy": {"enum": ["enqueue", None]}},
+    "properties": {"responses": {"type": "array", "minItems": 1}, **_ANSWERS},
 }
-"""A body that answers input requests: an answer goes before all others anyway."""
+_AT_ODDS: Final = {
+    "not": {
+        "required": ["if_busy", "on_question"],
+        "properties": {
+            "if_busy": {"enum": sorted(each.value for each in INTERRUPTS)},
+            "on_question": {"const": OnQuestion.ANSWER.value},
+        },
+    }
+}
+"""Wishes of which one excludes the other: an interrupt dismisses the question that the other one is to answer."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "ChatBody": {
+        **_AT_ODDS,
         "anyOf": [
             {"required": ["message"], **_nothing_of("responses")},
             {**_ANSWERS_IN, "not": {"required": ["message"]}},
-        ]
+        ],
     },
+    "CompletionBody": _AT_ODDS,
     "Invocation": {
+        **_AT_ODDS,
         "anyOf": [
             *({**_some(each), "allOf": [_nothing_of("responses")]} for each in ("prompt", "message", "input")),
             {**_ANSWERS_IN, "allOf": [_nothing_of("prompt", "message", "input")]},
-        ]
+        ],
+    },
+    "NewRunBody": {
+        **_AT_ODDS,
+        "anyOf": [
+            {"properties": {"input": {"type": ["string", "array"]}}},
+            {"properties": {"input": {"type": "object"}, **_ANSWERS}},
+        ],
     },
     "MoveBody": {
         "oneOf": [
@@ -209,11 +230,11 @@ _DOOR: Final = (wire.Foreign, wire.Unauthorized)
 _READING: Final = (*_DOOR, errors.NotReady, errors.JournalUnavailable)
 _BODY: Final = (wire.Malformed, wire.BodyTooLarge, errors.Invalid)
 _UNNAMED: Final = (*_BODY, errors.NoSession)
-_ANSWERS: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
+_ANSWERED: Final = (errors.NotFound, errors.AlreadyAnswered, errors.Dismissed)
 _RUNS: Final = (
     errors.KeyReused,
     errors.SessionBusy,
-    *_ANSWERS,
+    *_ANSWERED,
     errors.QueueFull,
     errors.PrincipalFull,
     errors.StorageFull,

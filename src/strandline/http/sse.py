@@ -16,13 +16,14 @@ from starlette.types import Message, Receive, Scope, Send
 from strandline.encoding import encode
 from strandline.engine.asked import Ticket
 from strandline.engine.eventlog import LARGE, Subscription
-from strandline.engine.events import Numbered, type_of
+from strandline.engine.events import Event, Numbered, type_of
 from strandline.engine.service import Service
 from strandline.engine.stream import RunStream, as_last
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.answering import HowToAnswer, how_to_answer, open_requests
 from strandline.http.keys import REPLAYED
-from strandline.model import RunId
+from strandline.model import RunId, SessionId
 
 MEDIA_TYPE: Final = "text/event-stream"
 ALIVE_S: Final = 15.0
@@ -109,11 +110,17 @@ def run_events(
     after = last_event_id(request) if after is None else after
     if stream.is_read(after):
         return Response(status_code=wire.NO_CONTENT, headers=headers)
-    run_id = stream.run_id
+    run_id, session = stream.run_id, stream.key.session_id
+
+    def frame(told: Numbered) -> bytes:
+        if open_requests(told.event):  # (clients may reach this app by several paths)
+            return framed(told, run_id, _answer(request.scope, session, told.event))
+        return stream.made(told, lambda told: framed(as_last(told), run_id))
+
     service.joined(run_id)
     return EventResponse(
         stream.subscribe(after),
-        lambda told: stream.made(told, lambda told: framed(as_last(told), run_id)),
+        frame,
         lambda lost: service.left(run_id, lost=lost),
         headers,
     )
@@ -130,13 +137,22 @@ def ticket_events(service: Service, request: Request, ticket: Ticket) -> Respons
     return run_events(service, request, ticket.stream, headers, after=None if ticket.attached else 0)
 
 
-def framed(told: Numbered, run_id: RunId | None) -> bytes:
-    """Return an event as it looks on the wire."""
+def framed_change(told: Numbered, scope: Scope) -> bytes:
+    """Return an event of any run or session as it looks on the wire."""
+    if told.session_id is not None and open_requests(told.event):
+        return framed(told, told.run_id, _answer(scope, told.session_id, told.event))
+    return framed(told, told.run_id)
+
+
+def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = None) -> bytes:
+    """Return an event as it looks on the wire; `answer` is how to answer what its run waits for."""
     event = told.event
     data = encode(event)
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
     if told.session_id is not None:
         about += b',"session_id":"%b"' % told.session_id.encode()
+    if answer is not None:
+        about += b',"answer":' + encode(answer)
     number = b"" if told.number is None else b"id: %d\n" % told.number
     at = encode(wire.timestamp(told.at))
     return b'%bevent: %b\ndata: %b%b,"at":%b}\n\n' % (number, type_of(event).encode(), data[:-1], about, at)
@@ -187,6 +203,10 @@ def _weight(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
+
+
+def _answer(scope: Scope, session: SessionId, event: Event) -> HowToAnswer:
+    return how_to_answer(scope, session, open_requests(event))
 
 
 def _part(body: bytes, *, more: bool = True) -> Message:

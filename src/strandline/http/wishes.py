@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from strandline.engine.asked import Request
 from strandline.errors import Invalid
 from strandline.http.keys import fingerprint
-from strandline.model import IfBusy, Input, OnDisconnect, SessionKey
+from strandline.model import IfBusy, Input, OnDisconnect, OnQuestion, SessionKey
 
 OF_AGENTCORE: Final = "agentcore"
 """The key of metadata under which stands what AgentCore Runtime says of a request."""
@@ -22,6 +22,14 @@ class Wishes(Struct, frozen=True, kw_only=True):
         Meta(
             description="What becomes of the run, or of others, if the session has runs that wait or execute; it waits"
             " by default (`enqueue`)"
+        ),
+    ] = None
+    on_question: Annotated[
+        OnQuestion | None,
+        Meta(
+            description="What the run does if the session waits for a person's answer: it waits for that too (`wait`),"
+            " is the answer, if it is a text and exactly one input request is open (`answer`), or ends the question"
+            " (`dismiss`); the setting `on_question` by default"
         ),
     ] = None
     priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
@@ -66,6 +74,7 @@ def wished(
         input=prompt,
         answers=answers,
         if_busy=wishes.if_busy or IfBusy.ENQUEUE,
+        on_question=wishes.on_question,
         priority=wishes.priority,
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,

@@ -19,6 +19,7 @@ from strandline.model import (
     Fact,
     Inline,
     Input,
+    Lane,
     Message,
     NewRun,
     Outcome,
@@ -244,10 +245,11 @@ class KeptSession:
         asked = self.question
         return asked.decoded() if asked is not None and asked.answer == run.new.run_id else None
 
-    def is_busy(self, now: float) -> bool:
-        """Tell whether a run that comes now would have to wait."""
-        waits = self.open_question is not None and now < self.open_question.until
-        return self.claimed is not None or self.paused or len(self.line) > 0 or waits
+    def is_busy(self, new: NewRun, now: float) -> bool:
+        """Tell whether a run that comes now would have to wait: an answer goes before all that waits."""
+        waits = self.open_question is not None and now < self.open_question.until and not new.dismisses
+        is_behind = new.lane != Lane.ANSWER and (len(self.line) > 0 or waits)
+        return self.claimed is not None or self.paused or is_behind
 
     def closed_as(self, request: str) -> Closed | None:
         """Return what became of an input request, None if nothing is known of it."""

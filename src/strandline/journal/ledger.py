@@ -22,11 +22,11 @@ from strandline.journal.forgetting import prune
 from strandline.journal.known import Asked, Executing, Session
 from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Refused, Reused, Take
 from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
-from strandline.journal.rules import Rank, check_cancel, first_fence, is_last, rank
+from strandline.journal.rules import Rank, as_answer, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, request_owner, sealed
 from strandline.journal.transactions import Mismatch
 from strandline.lifecycle import Move, advance
-from strandline.model import INTERRUPTS, Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token, answered
+from strandline.model import Claim, IfBusy, Lane, NewRun, Run, RunStatus, SessionKey, Token, answered
 
 _log = logging.getLogger("strandline.journal")
 
@@ -124,6 +124,11 @@ class Ledger(Controls):
         is_plain = new.if_busy is _ENQUEUE and new.lane == Lane.NORMAL and asked is None
         if not is_plain and (stands_for := self._stands_for(session, new)) is not None:
             return stands_for
+        question, answers = None, False
+        if session is not None and asked is not None and new.may_answer:
+            open_now, _ = self._question_or_what_is_left(session, asked)
+            if (answer := as_answer(new, open_now)) is not None:
+                new, prompt, question, answers = answer, encode_messages(answer.input), open_now, True
         seq = self._next_seq
         place = rank(new.lane, new.priority, seq)
         queued = session.queued if session is not None else 0
@@ -131,12 +136,12 @@ class Ledger(Controls):
         leaving: Sequence[list[Any]] = ()
         if new.if_busy is not _ENQUEUE and session is not None:
             waits = asked is not None and not self._goes_before(new, asked)
-            if new.if_busy is IfBusy.REJECT and (queued or session.claimed is not None or session.paused or waits):
+            is_behind = not answers and (queued or waits)
+            if new.if_busy is IfBusy.REJECT and (is_behind or session.claimed is not None or session.paused):
                 return Refused("session_busy", ahead + 1)
             leaving = self._given_back(session, new.if_busy)
             ahead -= len(leaving)
-        question = None
-        if new.lane == Lane.ANSWER:
+        if new.lane == Lane.ANSWER and not answers:
             question = None if session is None or asked is None else self._question(session, asked)
             if (cannot := self._cannot_answer(session, answered(new.input), question)) is not None:
                 return cannot
@@ -158,8 +163,7 @@ class Ledger(Controls):
         until = None
         if asked is not None:
             until = asked.until
-            dismiss = at_once or new.if_busy in INTERRUPTS
-            new = self._asked_meanwhile(session, asked, new, seq, question, dismiss)
+            new = self._asked_meanwhile(session, asked, new, seq, question, at_once or new.dismisses)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         fence = self._next_fence() if at_once else None
         started_at = self._clock.now() if at_once else None
@@ -169,7 +173,7 @@ class Ledger(Controls):
         self._next_seq = seq + 1
         if fence is None:
             self._known.waits(session, place)
-            return Accepted(ahead + 1, stopped, session.paused, until)
+            return Accepted(ahead + 1, stopped, session.paused, until, answers)
         self._known.claimed(Executing(session, new.run_id, seq, fence, 1, started_at, staged=0), last=False)
         run = Run(
             run_id=new.run_id,
@@ -190,7 +194,7 @@ class Ledger(Controls):
             trace=new.trace,
         )
         self.made.append(Claim(token=Token(new.run_id, fence), run=run, question=question))
-        return Accepted(0, stopped, input_until=until)
+        return Accepted(0, stopped, input_until=until, answers=answers)
 
     def _is_stored_full(self, key: SessionKey, prompt: bytes, metadata: bytes | None, bounds: Bounds) -> bool:
         """Tell whether a principal would have more kept with this run than it may."""
@@ -208,7 +212,7 @@ class Ledger(Controls):
 
     def _goes_before(self, new: NewRun, asked: Asked) -> bool:
         """Tell whether a run does not wait for the answer to a question."""
-        return new.if_busy in INTERRUPTS or asked.until <= self._clock.now()
+        return new.dismisses or asked.until <= self._clock.now()
 
     def _insert(
         self,

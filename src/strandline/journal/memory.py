@@ -52,11 +52,10 @@ from strandline.journal.port import (
     Waiting,
     WaitingQuery,
 )
-from strandline.journal.rules import answers_key, check_answer, check_cancel, check_end, first_fence, rank
+from strandline.journal.rules import answers_key, as_answer, check_answer, check_cancel, check_end, first_fence, rank
 from strandline.lifecycle import Move as LifeMove
 from strandline.lifecycle import advance
 from strandline.model import (
-    INTERRUPTS,
     AgentRecord,
     Claim,
     Fact,
@@ -130,10 +129,13 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 answer = answers_key(new.keyed, known.new.run_id, ended_at, known.new.keyed.fingerprint)
                 if answer is not None:
                     return answer
-            ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
-            if new.if_busy is IfBusy.REJECT and session.is_busy(self._clock.now()):
-                return Refused("session_busy", ahead + 1)
             asked = session.open_question
+            became = None if asked is None else as_answer(new, asked.decoded())
+            if became is not None:
+                new, prompt = became, encode_messages(became.input)
+            ahead = session.line.ahead(rank(new.lane, new.priority, self._sequence))
+            if new.if_busy is IfBusy.REJECT and session.is_busy(new, self._clock.now()):
+                return Refused("session_busy", ahead + 1)
             if answers := answered(new.input) if new.lane == Lane.ANSWER else []:
                 question = None if asked is None else asked.decoded()
                 if (cannot := check_answer(answers, question, session.closed_as)) is not None:
@@ -144,7 +146,7 @@ class MemoryJournal(MemoryControls, MemoryLists):
             begun = self._begun(session, new.if_busy)
             leaving = sum(run.status is RunStatus.QUEUED for run in begun)
             ahead -= leaving
-            goes_on = asked is None or bool(answers) or new.if_busy in INTERRUPTS or asked.until <= self._clock.now()
+            goes_on = asked is None or bool(answers) or new.dismisses or asked.until <= self._clock.now()
             at_once = take and session.claimed is None and not session.paused and ahead == 0 and goes_on
             if not at_once and not answers:
                 if len(session.line) - leaving >= bounds.per_session:
@@ -168,9 +170,9 @@ class MemoryJournal(MemoryControls, MemoryLists):
                 self._asked_meanwhile(session, asked, run, at_once=at_once, answers=bool(answers))
             if at_once:
                 self._start(session, run)
-                return Accepted(0, stopped, input_until=until)
+                return Accepted(0, stopped, input_until=until, answers=became is not None)
             self._enqueue(session, run)
-            return Accepted(ahead + 1, stopped, session.paused, until)
+            return Accepted(ahead + 1, stopped, session.paused, until, became is not None)
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""

@@ -92,7 +92,7 @@ class MemoryControls(Steps):
         if answers:
             self._close_question(session, asked, "answered")
             asked.answer = run.new.run_id
-        elif at_once or run.new.if_busy in INTERRUPTS:
+        elif at_once or run.new.dismisses:
             self._dismiss(session, asked)
         elif run.queue_deadline is not None:
             run.queue_deadline += max(0.0, asked.until - self._clock.now())

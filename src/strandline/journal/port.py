@@ -23,8 +23,10 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
 * A run that is settled with a `question` leaves its round open, as the last message of history, and its session waits
   for input: for `answer_within_s` from the run's end on nothing is taken there but an answer to it, and the
   `queue_deadline` of what waits stands still. One answer is accepted, to all requests at once. Its run closes the
-  round, however it ends; else the question is dismissed by whatever is taken, or interrupts, or by a cancel of the
-  session, in that transaction.
+  round, however it ends; else the question is dismissed by whatever is taken, interrupts or has `OnQuestion.DISMISS`,
+  or by a cancel of the session, in that transaction.
+* A run in `Lane.NORMAL` with `OnQuestion.ANSWER` whose input is a text becomes an answer, `responses` in
+  `Lane.ANSWER`, if exactly one input request of its session is open in the accept's own transaction.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
@@ -76,13 +78,15 @@ class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
     `stopped` is what one that interrupts has cancelled, if anything. `paused`: its session is paused. `input_until`:
-    its session waits for input until then, or (for an answer, or one that interrupts) would have.
+    its session waits for input until then, or (for an answer, or one that interrupts or dismisses) would have.
+    `answers`: it has become the answer, as its `OnQuestion.ANSWER` wanted.
     """
 
     position: int
     stopped: "Stopped | None" = None
     paused: bool = False
     input_until: float | None = None
+    answers: bool = False
 
 
 class Refused(Struct, frozen=True):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, Protocol
 
+from msgspec.structs import replace
+
 from strandline.errors import CancelRequested, Invalid, InvariantBroken
 from strandline.history import close, close_answer, fold
 from strandline.journal.port import Attached, Reused, Unanswerable
@@ -14,11 +16,13 @@ from strandline.model import (
     Keyed,
     Lane,
     Message,
+    NewRun,
     Outcome,
     Question,
     RunId,
     RunStatus,
     Window,
+    responses,
 )
 
 Closed = Literal["answered", "dismissed"]
@@ -107,6 +111,13 @@ def check_answer(
             return Unanswerable(closed(each) or "unknown", [each])
     missing = [each for each in open_ids if each not in given]
     return Unanswerable("incomplete", missing) if missing else None
+
+
+def as_answer(new: NewRun, question: Question) -> NewRun | None:
+    """Return a run as the answer that it becomes; None if there is not exactly one request that it may answer."""
+    if not new.may_answer or len(question.requests) != 1:
+        return None
+    return replace(new, lane=Lane.ANSWER, input=responses({question.requests[0].id: new.input}))
 
 
 def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint: bytes) -> Attached | Reused | None:

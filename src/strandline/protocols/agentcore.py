@@ -37,6 +37,7 @@ from strandline.protocols.agentcore_wire import (
     reason_of,
     told_by,
 )
+from strandline.protocols.waiting import Waiting
 
 _log = logging.getLogger("strandline.agentcore")
 
@@ -93,7 +94,7 @@ class AgentCore:
     def _events(self, request: Request, ticket: Ticket) -> Response:
         run_id, session = ticket.run_id, ticket.key.session_id
         later = f"the server stops; the run goes on after its restart, see {_place(request, ticket)}"
-        pieces = Pieces(run_id, session, later=later)
+        pieces = Pieces(run_id, session, waiting=Waiting(request.scope, session), later=later)
         headers = {"Location": _place(request, ticket), SESSION: session}
         self._service.joined(run_id)
         return EventResponse(

@@ -9,6 +9,7 @@ from strandline.engine.events import Numbered, RunFinished
 from strandline.model import RunId, RunStatus, SessionId
 from strandline.protocols.agentcore_wire import Asked, StreamFailure, reason_of
 from strandline.protocols.spoken import Spoken
+from strandline.protocols.waiting import Waiting
 
 ACCEPTED = b": accepted\n\n"
 """What every stream begins with: a comment, since the contract has no word for it."""
@@ -17,9 +18,10 @@ ACCEPTED = b": accepted\n\n"
 class Pieces:
     """Makes what one client is sent of one run. `later` says what becomes of the run if it goes on without it."""
 
-    def __init__(self, run_id: RunId, session_id: SessionId, *, later: str) -> None:
+    def __init__(self, run_id: RunId, session_id: SessionId, *, waiting: Waiting, later: str) -> None:
         self._run_id = run_id
         self._session_id = session_id
+        self._waiting = waiting
         self._later = later
         self._spoken = Spoken()
         self._has_ended = False
@@ -28,7 +30,7 @@ class Pieces:
         """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
         if isinstance(told.event, RunFinished):
             return self._end(told.event)
-        return _text(self._spoken.heard(told.event))
+        return _text(self._waiting.heard(told.event) or self._spoken.heard(told.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""

@@ -47,6 +47,7 @@ from strandline.protocols.openai_wire import (
     prompt_of,
     tokens,
 )
+from strandline.protocols.waiting import Waiting
 
 _ROUTES: Final = (
     "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
@@ -117,7 +118,7 @@ class OpenAI:
             options = body.stream_options
             with_usage = options is not None and bool(options.include_usage)
             later = _goes_on(request, ticket, again=again is not None)
-            return self._events(ticket, headers, with_usage=with_usage, later=later)
+            return self._events(request, ticket, headers, with_usage=with_usage, later=later)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
         if isinstance(end, Later):
             return self._later(request, ticket, is_keyed=again is not None)
@@ -143,7 +144,9 @@ class OpenAI:
         )
         return wire.answer(completion, headers=headers)
 
-    def _events(self, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, later: ErrorDetail) -> Response:
+    def _events(
+        self, request: Request, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, later: ErrorDetail
+    ) -> Response:
         run_id = ticket.run_id
         chunks = Chunks(
             run_id,
@@ -151,6 +154,7 @@ class OpenAI:
             model=self._agent_id,
             created=int(self._clock.now()),
             with_usage=with_usage,
+            waiting=Waiting(request.scope, ticket.key.session_id),
             later=later,
         )
         self._service.joined(run_id)

@@ -2,13 +2,13 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from strandline.encoding import encode
 from strandline.engine.events import RunFinished
 from strandline.history import answer_text
 from strandline.history.words import ended_early
 from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
 from strandline.protocols.openai_wire import ErrorDetail, FinishReason, failed
 from strandline.protocols.spoken import BREAK
+from strandline.protocols.waiting import questions
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -55,9 +55,7 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
 
 def asked(requests: list[InputRequest]) -> str:
     """Return what a run asks a person, for people to read."""
-    reasons = (each.reason if isinstance(each.reason, str) else encode(each.reason).decode() for each in requests)
-    questions = "; ".join(f"{each.name}: {reason}" for each, reason in zip(requests, reasons, strict=True))
-    return f"(This waits for a person's answer. {questions})"
+    return f"(This waits for a person's answer. {questions(requests)})"
 
 
 def reasoning_of(message: Message | None) -> str | UnsetType:

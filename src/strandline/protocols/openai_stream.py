@@ -3,11 +3,12 @@
 from typing import Any, Final
 
 from strandline.encoding import encode
-from strandline.engine.events import Numbered, ReasoningDelta, RunFinished
-from strandline.model import RunId, SessionId
+from strandline.engine.events import Numbered, ReasoningDelta, RunFinished, RunPosition, RunQueued
+from strandline.model import RunId, RunStatus, SessionId
 from strandline.protocols.openai_answer import NoAnswer, answer_of
 from strandline.protocols.openai_wire import ErrorBody, ErrorDetail, Extension, tokens
 from strandline.protocols.spoken import BREAK, Spoken
+from strandline.protocols.waiting import Waiting
 
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -16,11 +17,20 @@ class Chunks:
     """Makes what one client is sent of one run. `later` is the error that it gets if the run goes on without it."""
 
     def __init__(
-        self, run_id: RunId, session_id: SessionId, *, model: str, created: int, with_usage: bool, later: ErrorDetail
+        self,
+        run_id: RunId,
+        session_id: SessionId,
+        *,
+        model: str,
+        created: int,
+        with_usage: bool,
+        waiting: Waiting,
+        later: ErrorDetail,
     ) -> None:
         self._run_id = run_id
         self._session_id = session_id
         self._with_usage = with_usage
+        self._waiting = waiting
         self._later = later
         self._frame = {
             "id": run_id,
@@ -45,11 +55,19 @@ class Chunks:
                 return self._end(told.event)
             case ReasoningDelta(text):
                 return self._chunk({"reasoning_content": text})
+            case RunQueued() | RunPosition():
+                return self._waits(told.event)
         return self._content(self._spoken.heard(told.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
         return _DONE if self._has_ended else _event(ErrorBody(self._later)) + _DONE
+
+    def _waits(self, event: RunQueued | RunPosition) -> bytes:
+        if not (text := self._waiting.heard(event)):
+            return b""
+        extension = Extension(self._session_id, RunStatus.QUEUED, event.input_requests)
+        return self._chunk({"content": text}, strandline=extension)
 
     def _end(self, end: RunFinished) -> bytes:
         self._has_ended = True

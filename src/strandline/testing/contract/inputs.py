@@ -5,6 +5,8 @@
 import asyncio
 from typing import Any
 
+from msgspec.structs import replace
+
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME, history_faults
 from strandline.journal.port import (
     AcceptAnswer,
@@ -18,7 +20,10 @@ from strandline.journal.port import (
     HistoryPage,
     HistoryQuery,
     Move,
+    Pause,
     Refused,
+    Resume,
+    Reused,
     SessionQuery,
     Stopped,
     Take,
@@ -32,6 +37,7 @@ from strandline.model import (
     Keyed,
     Lane,
     Message,
+    OnQuestion,
     Outcome,
     Question,
     RoundStarted,
@@ -47,6 +53,7 @@ from strandline.testing.desk import Desk, done, key, said
 
 REQUESTS = [InputRequest("i1", "approval", {"sure": None}), InputRequest("i2", "amount")]
 BOTH = {"i1": "yes", "i2": 3}
+ONE = REQUESTS[:1]
 OPEN: Message = {
     "role": "assistant",
     "content": [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ("t1", "t2", "t3")],
@@ -80,17 +87,16 @@ def ended(status: RunStatus, *texts: str, discarded: bool = False) -> Settlement
 class InputsContract(Contract):
     """Input requests."""
 
-    def _question(self) -> Question:
-        return Question(requests=REQUESTS, message=OPEN, results={"t2": SIBLING}, state={"kept": True})
-
-    async def _asks(self, desk: Desk, run_id: str = "a") -> Question:
+    async def _asks(self, desk: Desk, run_id: str = "a", requests: list[InputRequest] = REQUESTS) -> Question:
         """Have a run end that asks."""
         claim = await desk.start(run_id)
-        return await self._ends_asking(desk, claim, [*said("go"), OPEN])
+        return await self._ends_asking(desk, claim, [*said("go"), OPEN], requests)
 
-    async def _ends_asking(self, desk: Desk, claim: Claim, messages: list[Message]) -> Question:
-        question = self._question()
-        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=REQUESTS)
+    async def _ends_asking(
+        self, desk: Desk, claim: Claim, messages: list[Message], requests: list[InputRequest] = REQUESTS
+    ) -> Question:
+        question = Question(requests=requests, message=OPEN, results={"t2": SIBLING}, state={"kept": True})
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
         settlement = Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=TIMEOUT_S)
         assert await desk.settle(claim, settlement, take=True) is Take.NOTHING
         return question
@@ -247,6 +253,160 @@ class InputsContract(Contract):
         await desk.settle(await desk.claim(of="z"), ended(RunStatus.SUCCEEDED, "paid"))
         page = await self._page(desk)
         assert (len(page.messages), history_faults(page.messages)) == (6, [])
+
+    # -- plain messages that answer, or dismiss -------------------------------------------------------
+
+    async def _text(self, desk: Desk, run_id: str, **more: Any) -> AcceptAnswer:
+        return await desk.accept(run_id, input="yes", on_question=OnQuestion.ANSWER, **more)
+
+    @scenario
+    async def test_a_text_answers_the_only_request_and_the_next_one_waits(self, desk: Desk) -> None:
+        """As the run that its responses would have made: first, and without a place in any bound of a queue."""
+        question = await self._asks(desk, requests=ONE)
+        until = await self._until(desk)
+        await desk.accept("w", priority=1)
+        none = Bounds(0, 0)
+        assert await self._text(desk, "x", bounds=none, take=False) == Accepted(1, input_until=until, answers=True)
+        run = await desk.run("x")
+        assert (run.lane, run.input) == (Lane.ANSWER, responses({"i1": "yes"}))
+        assert await self._text(desk, "y") == Accepted(3), "it is asked no more: a message like any other"
+        assert ((await desk.run("y")).lane, (await desk.run("y")).input) == (Lane.NORMAL, "yes")
+        assert await self._answer(desk, "z", {"i1": "no"}) == Unanswerable("answered", ["i1"])
+        await desk.restart()
+        assert await desk.journal.take(key()) is Take.TAKEN
+        claim = await desk.claim(of="x")
+        assert (claim.question, claim.run.input) == (question, responses({"i1": "yes"}))
+        assert await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"), take=True) is Take.TAKEN
+        assert await desk.settle(await desk.claim(of="w"), take=True) is Take.TAKEN
+        await desk.settle(await desk.claim(of="y"), done("yes", "ho"))
+        assert history_faults(await desk.history()) == []
+
+    @scenario
+    async def test_of_many_texts_at_once_exactly_one_answers(self, desk: Desk) -> None:
+        await self._asks(desk, requests=ONE)
+        given = await asyncio.gather(*(self._text(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
+        assert sum(isinstance(each, Accepted) and each.answers for each in given) == 1
+        assert all(isinstance(each, Accepted) for each in given)
+        runs = [await desk.run(f"x{n}") for n in range(10)]
+        assert sum(run.lane == Lane.ANSWER for run in runs) == 1
+        if not any(run.status is RunStatus.RUNNING for run in runs):
+            await desk.journal.take(key())
+        await desk.settle(await desk.claim(), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.cancel_all()
+
+    @scenario
+    async def test_a_text_waits_unless_exactly_one_request_is_open(self, desk: Desk) -> None:
+        """With none it is a run like any other; with two nobody knows which one it answers; blocks answer nothing."""
+        assert await self._text(desk, "b") == Accepted(0), "nothing is asked"
+        await desk.settle(await desk.claim(of="b"))
+        await self._asks(desk)
+        until = await self._until(desk)
+        assert await self._text(desk, "x") == Accepted(1, input_until=until), "two are"
+        await self._answer(desk, "y")
+        claim = await desk.claim(of="y")
+        await self._ends_asking(desk, claim, [], ONE)
+        until = await self._until(desk)
+        blocks = await desk.accept("z", input=[{"text": "yes"}], on_question=OnQuestion.ANSWER)
+        assert blocks == Accepted(2, input_until=until), "blocks are no text"
+        assert await desk.accept("w", input="yes") == Accepted(3, input_until=until), "nor does it by default"
+        assert (await self._session(desk)).input_until == until
+        await desk.cancel_all()
+
+    @scenario
+    async def test_a_text_answers_what_is_open_after_its_time_and_under_its_key_once(self, desk: Desk) -> None:
+        await self._asks(desk, requests=ONE)
+        until = desk.clock.at = await self._until(desk)
+        keyed = Keyed("k", b"f" * 32, 0.0)
+        full = Bounds(9, 9, stored_bytes=1)
+        assert await self._text(desk, "x", bounds=full, keyed=keyed) == Refused("storage_full", 1)
+        assert (await self._session(desk)).input_requests == ONE, "what is refused answers nothing"
+        assert await self._text(desk, "x", keyed=keyed) == Accepted(0, input_until=until, answers=True)
+        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await self._asks(desk, "b", ONE)
+        assert await self._text(desk, "y", keyed=keyed) == Attached(RunId("x")), "whatever became of the question"
+        other = Keyed("k", b"o" * 32, 0.0)
+        assert await self._text(desk, "y", keyed=other) == Reused()
+        assert (await self._session(desk)).input_requests == ONE
+        await desk.cancel_all()
+
+    @scenario
+    async def test_a_text_that_is_not_to_wait_answers_and_is_refused_where_it_would_wait(self, desk: Desk) -> None:
+        """What waits in the session goes behind it."""
+        await self._asks(desk, requests=ONE)
+        until = await self._until(desk)
+        await desk.accept("w")
+        await desk.journal.change(Pause(key()))
+        assert await self._text(desk, "x", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
+        await desk.journal.change(Resume(key()))
+        accepted = await self._text(desk, "x", if_busy=IfBusy.REJECT)
+        assert accepted == Accepted(0, input_until=until, answers=True)
+        claim = await desk.claim(of="x")
+        settlement = Settlement(outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=ONE), messages=[])
+        question = Question(requests=ONE, message=OPEN, results={"t2": SIBLING}, state={})
+        settlement = replace(settlement, question=question, answer_within_s=TIMEOUT_S)
+        await desk.settle(claim, settlement, hold=True)
+        assert await self._text(desk, "y", if_busy=IfBusy.REJECT) == Refused("session_busy", 1), "it is held"
+        assert isinstance(await self._text(desk, "y"), Accepted), "one that may wait answers, and goes on after that"
+        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.TAKEN
+        await desk.settle(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.cancel_all()
+
+    @scenario
+    async def test_a_run_that_dismisses_ends_the_question_and_takes_its_place(self, desk: Desk) -> None:
+        await self._asks(desk)
+        until = await self._until(desk)
+        accepted = await desk.accept("x", on_question=OnQuestion.DISMISS)
+        assert accepted == Accepted(0, input_until=until)
+        assert (await desk.history())[-2:] == left(NOT_ANSWERED)
+        assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
+        await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
+        await self._asks(desk, "b")
+        until = await self._until(desk)
+        await desk.accept("w", queue_deadline=desk.clock.at + 50)
+        desk.clock.at += 10
+        deadline = desk.clock.at + 50
+        accepted = await desk.accept("z", on_question=OnQuestion.DISMISS, queue_deadline=deadline)
+        assert accepted == Accepted(2, input_until=until), "behind what waits there already"
+        assert (await desk.history())[-2:] == left(NOT_ANSWERED), "also if it cannot be taken at once"
+        assert [(await desk.run(each)).queue_deadline for each in "wz"] == [deadline, deadline]
+        await desk.restart()
+        assert await desk.journal.take(key()) is Take.TAKEN
+        assert await desk.settle(await desk.claim(of="w"), take=True) is Take.TAKEN
+        await desk.settle(await desk.claim(of="z"), done("hi", "ho"))
+        assert history_faults(await desk.history()) == []
+
+    @scenario
+    async def test_what_is_refused_dismisses_nothing(self, desk: Desk) -> None:
+        """Over a bound, under a key of another request, or since others wait, for one that is not to wait."""
+        await desk.settle(await desk.start("k", keyed=Keyed("k", b"f" * 32, 0.0)))
+        await self._asks(desk)
+        await desk.accept("w")
+        until = await self._until(desk)
+        dismiss: dict[str, Any] = {"on_question": OnQuestion.DISMISS}
+        for bounds, refused in (
+            (Bounds(1, 9), Refused("queue_full", 2)),
+            (Bounds(9, 1), Refused("server_full", 2)),
+            (Bounds(9, 9, per_principal=1), Refused("principal_full", 2)),
+            (Bounds(9, 9, stored_bytes=1), Refused("storage_full", 2)),
+        ):
+            assert await desk.accept("x", bounds=bounds, **dismiss) == refused
+        assert await desk.accept("x", if_busy=IfBusy.REJECT, **dismiss) == Refused("session_busy", 2)
+        assert await desk.accept("x", keyed=Keyed("k", b"o" * 32, 0.0), **dismiss) == Reused()
+        assert await desk.accept("x", keyed=Keyed("k", b"f" * 32, 0.0), **dismiss) == Attached(RunId("k"))
+        assert ((await self._session(desk)).input_until, (await self._page(desk)).pending) == (until, True)
+        await desk.end("w")
+        assert await desk.accept("x", if_busy=IfBusy.REJECT, **dismiss) == Accepted(0, input_until=until)
+        await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
+
+    @scenario
+    async def test_an_answer_that_waits_is_not_dismissed(self, desk: Desk) -> None:
+        """It is no question any more: whoever would dismiss it waits, as for any run."""
+        await self._asks(desk)
+        await self._answer(desk, "x", take=False)
+        assert await desk.accept("y", on_question=OnQuestion.DISMISS) == Accepted(2)
+        await desk.journal.take(key())
+        await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
+        await desk.cancel_all()
 
     # -- not answered ---------------------------------------------------------------------------------
 
