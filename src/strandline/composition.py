@@ -190,6 +190,7 @@ def build_face(
         HttpOptions(
             agent_id=settings.agent_id,
             max_body_bytes=settings.max_body_bytes,
+            max_chat_body_bytes=settings.chat_body_bytes,
             retry_after_s=settings.retry_after,
             loopback=loopback,
             allowed_hosts=settings.allowed_hosts,

@@ -112,6 +112,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = None
     max_queued: Annotated[int, Meta(description="Runs that may wait in all sessions together", ge=0)] = 10_000
     max_body_bytes: Annotated[int, Meta(description="Size of a request's body, in bytes", ge=1)] = 10 * 1024 * 1024
+    max_chat_body_bytes: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Size of a body in OpenAI's form, of which `max_body_bytes` bounds the last message and what is"
+            " none; default: 67108864 (64 MiB), or `max_body_bytes` if that is more"
+        ),
+    ] = None
     default_session: Annotated[
         Literal["refuse", "shared"],
         Meta(
@@ -313,6 +320,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.max_holds_per_principal is None and self.has_keys:
             return max(1, self.max_holds // 2)
         return self.max_holds_per_principal
+
+    @property
+    def chat_body_bytes(self) -> int:
+        """How large a body in OpenAI's form may be; never less than before for a server whose bodies may be large."""
+        if self.max_chat_body_bytes is None:
+            return max(64 * 1024 * 1024, self.max_body_bytes)
+        return self.max_chat_body_bytes
 
     @property
     def error_text_in_force(self) -> Literal["full", "class", "id"]:

@@ -53,6 +53,7 @@ OF_HTTP: Final = frozenset(
         "cors_origins",
         "default_session",
         "max_body_bytes",
+        "max_chat_body_bytes",
         "metrics_public",
         "session_header",
         "start_wait",
@@ -125,6 +126,7 @@ class AppSettings(ServiceSettings, total=False):
     default_session: Literal["refuse", "shared"]
     session_header: str
     max_body_bytes: int
+    max_chat_body_bytes: int | None
     start_wait: float
     trusted_baggage: Literal["all", "operators", "none"]
 

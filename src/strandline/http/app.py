@@ -49,6 +49,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
     agent_id: str
     max_body_bytes: int
+    max_chat_body_bytes: int
     retry_after_s: float
     loopback: bool | None
     """Whether it is reached from this machine only; None: each request has to say it."""
@@ -94,6 +95,7 @@ def build_app(
         agent_id=options.agent_id,
         session_header=options.session_header,
         max_body_bytes=options.max_body_bytes,
+        max_chat_body_bytes=options.max_chat_body_bytes,
         retry_after_s=options.retry_after_s,
     )
     runtime = AgentCore(

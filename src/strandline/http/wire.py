@@ -26,6 +26,8 @@ _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json\s*(?:;|$)", re.IGNORE
 _ESCAPE: Final = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _ENCODED_HALF: Final = re.compile(rb"\xed[\xa0-\xbf]")
 
+LONE_SURROGATE: Final = "it has a lone surrogate, half of a character (such as `\\ud800`), which is no text"
+
 MOST_ON_A_PAGE: Final = 1000
 
 OK: Final = 200
@@ -80,7 +82,7 @@ class Malformed(errors.CallerError):
 
 
 class BodyTooLarge(errors.CallerError):
-    """The body is larger than `max_body_bytes`."""
+    """The body is larger than `max_body_bytes`, or one in OpenAI's form than `max_chat_body_bytes`."""
 
     code = "body_too_large"
 
@@ -259,29 +261,48 @@ def retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come.
+def announced(request: Request) -> int:
+    """Return how many bytes the body has, as the client says; 0 if it does not."""
+    text = request.headers.get("content-length")
+    return int(text) if text is not None and text.isdecimal() else 0
 
-    Raises `ClientDisconnect` if the client leaves in the middle of it. Reads ASGI's bare messages: nearly all bodies
-    come in one.
+
+def too_large(what: str, limit: int, setting: str = "max_body_bytes") -> BodyTooLarge:
+    """Return what to tell of something that has more than `limit` bytes."""
+    return BodyTooLarge(f"{what} may have at most {limit} bytes (setting {setting})")
+
+
+async def begin_body(request: Request, limit: int) -> tuple[list[bytes], int, bool]:
+    """Read until the body is whole, or more than `limit` bytes of it have come; or go on with it.
+
+    Returns what has come, its size, and whether more is to come. Raises `ClientDisconnect` if the client leaves in the
+    middle of it. Reads ASGI's bare messages: nearly all bodies come in one.
     """
-    announced = request.headers.get("content-length")
-    if announced is not None and announced.isdecimal() and int(announced) > limit:
-        raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
-    chunks: list[bytes] = []
+    pieces: list[bytes] = []
     size = 0
     more = True
-    while more:
+    while more and size <= limit:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
+        piece = message.get("body", b"")
         more = message.get("more_body", False)
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"the body may have at most {limit} bytes (setting max_body_bytes)")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        size += len(piece)
+        pieces.append(piece)
+    return pieces, size, more
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises `BodyTooLarge` as soon as more than `limit` bytes are announced or have come.
+
+    Raises `ClientDisconnect` if the client leaves in the middle of it.
+    """
+    if announced(request) > limit:
+        raise too_large("the body", limit)
+    pieces, size, _ = await begin_body(request, limit)
+    if size > limit:
+        raise too_large("the body", limit)
+    return b"".join(pieces)
 
 
 async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
@@ -289,12 +310,23 @@ async def read_json(request: Request, limit: int, decode: Callable[[bytes], T], 
 
     Raises `NotJson`, `Malformed`, `Invalid`, and as `read_body`.
     """
-    body = await read_body(request, limit)
-    if not body:
+    return as_json(request, await read_body(request, limit), decode, reads)
+
+
+def as_json(request: Request, body: bytes, decode: Callable[[bytes], T], reads: str) -> tuple[T, bytes]:
+    """Return what a body holds that has been read, and the body, as `read_json` does."""
+    if body:
+        must_be_json(request)
+    else:
         body = b"{}"
-    elif not _JSON.match(request.headers.get("content-type", "")):
-        raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
     return decoded(body, decode, reads), body
+
+
+def must_be_json(request: Request) -> None:
+    """Raise `NotJson` unless the body is announced as that."""
+    kind = request.headers.get("content-type", "")
+    if kind != "application/json" and not _JSON.match(kind):
+        raise NotJson("the body must be JSON, sent with `Content-Type: application/json`")
 
 
 def decoded(body: bytes, decode: Callable[[bytes], T], reads: str) -> T:
@@ -322,7 +354,7 @@ def _lone_surrogate(body: bytes) -> str | None:
     else:
         if awaited < 0 and not _ENCODED_HALF.search(body):
             return None
-    return "it has a lone surrogate, half of a character (such as `\\ud800`), which is no text"
+    return LONE_SURROGATE
 
 
 def page_limit(request: Request) -> int:

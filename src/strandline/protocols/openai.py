@@ -8,7 +8,6 @@ none is refused: the programs that speak this protocol know no sessions, and the
 import re
 from typing import Any, Final
 
-import msgspec
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,10 +26,10 @@ from strandline.http.sse import EventResponse
 from strandline.http.wishes import wished
 from strandline.model import Outcome, RunStatus, SessionId, session_id
 from strandline.protocols.openai_answer import NoAnswer, answer_of
+from strandline.protocols.openai_body import BodyReader
 from strandline.protocols.openai_stream import Chunks
 from strandline.protocols.openai_wire import (
     ENDED,
-    READS,
     SEND_AGAIN,
     SEND_NO_MORE,
     Choice,
@@ -83,6 +82,7 @@ class OpenAI:
         agent_id: str,
         session_header: str,
         max_body_bytes: int,
+        max_chat_body_bytes: int,
         retry_after_s: float,
     ) -> None:
         self._service = service
@@ -90,10 +90,9 @@ class OpenAI:
         self._naming = naming
         self._session_header = session_header
         self._agent_id = agent_id
-        self._max_body_bytes = max_body_bytes
+        self._bodies = BodyReader(max_body_bytes=max_body_bytes, max_chat_body_bytes=max_chat_body_bytes)
         self._retry_after_s = retry_after_s
         self._model = Model(id=agent_id, created=int(clock.now()))
-        self._decode = msgspec.json.Decoder(CompletionBody).decode
 
     async def models(self, request: Request) -> Response:
         """Return the agent as the one model that there is."""
@@ -107,11 +106,12 @@ class OpenAI:
 
     async def complete(self, request: Request) -> Response:
         """Accept a message, wait its turn and its answer, whole or piece by piece."""
-        body, sent = await wire.read_json(request, self._max_body_bytes, self._decode, READS)
-        prompt = prompt_of(body)
+        again = idempotency_key(request)
+        received = await self._bodies.read(request, is_keyed=again is not None)
+        body, sent = received.body, received.sent
+        prompt = prompt_of(body, received.before)
         key = session_of(request, self._named(request, body))
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
-        again = idempotency_key(request)
         ticket = await self._service.submit(wished(key, prompt, replace(body, metadata=kept), again, sent))
         headers = dict(REPLAYED) if ticket.replayed else {}
         if body.stream:

@@ -24,7 +24,8 @@ READS: Final = "The body is an object with `messages`, the last of them the user
 
 _PARAM: Final = re.compile(r"at `\$\.([^`]+)`|missing required field `(\w+)`(?!.* at `\$)")
 _DATA_URL: Final = re.compile(r"data:image/(png|jpeg|jpg|gif|webp);base64,(.*)", re.DOTALL)
-_INSTRUCTIONS: Final = frozenset({"system", "developer"})
+INSTRUCTIONS: Final = frozenset({"system", "developer"})
+"""Roles of messages that are not looked at: the agent has a system prompt of its own."""
 
 _Metadata = Annotated[
     dict[str, Any] | None, Meta(description="Kept with the run, but for `session_id`, which names the session")
@@ -75,17 +76,17 @@ class CompletionBody(Wishes, frozen=True, kw_only=True):
     modalities: list[str] | None = None
 
 
-def prompt_of(body: CompletionBody) -> Input | Responses:
-    """Return what the agent is asked. Raises `Invalid` if it cannot be asked that, or not in this way."""
+def prompt_of(body: CompletionBody, before: int = 0) -> Input | Responses:
+    """Return what the agent is asked; `before` messages were left out. Raises `Invalid` if it cannot be asked so."""
     _refuse_what_is_not_there(body)
     if body.responses is not None:
         if body.messages:
             raise Invalid("messages and responses do not go together: answer first, then say what you like")
         return Responses(body.responses)
-    said = [number for number, each in enumerate(body.messages) if each.role not in _INSTRUCTIONS]
+    said = [number for number, each in enumerate(body.messages) if each.role not in INSTRUCTIONS]
     if not said or body.messages[said[-1]].role != "user":
         raise Invalid(f"There is no message of the user at the end - at `$.messages`. {READS}")
-    content, there = body.messages[said[-1]].content, f"$.messages[{said[-1]}].content"
+    content, there = body.messages[said[-1]].content, f"$.messages[{before + said[-1]}].content"
     if isinstance(content, str):
         return content
     if not content:
