@@ -72,7 +72,7 @@ def test_a_key_that_is_taken_away_from_a_request_that_waits_is_told_by_its_id(
 
     async def main() -> None:
         async with served(tmp_path, api_keys=[], api_keys_file=file) as world, world.client(ADA[0]) as ada:
-            waiting = asyncio.create_task(ada.post("/chat", json={"message": "hold"}))
+            waiting = asyncio.create_task(ada.post("/chat", json={"message": "hold", "session_id": "desk"}))
             await world.gate.reached.wait()
             file.write_text(lines_of_file[1])
             assert world.app._keys is not None
@@ -158,6 +158,45 @@ def test_who_changed_what_is_logged_with_the_id_of_the_key(tmp_path: Path, caplo
             for method, path in (("DELETE", "/v1/sessions/desk"), ("POST", f"/v1/runs/{first}/cancel")):
                 assert (await bob.request(method, path)).status_code == 404
             assert lines(caplog) == [], "nothing was changed"
+
+    with caplog.at_level(logging.INFO, LOGGER):
+        run(main())
+
+
+def test_whose_request_interrupts_is_logged_as_who_cancelled_by_every_protocol(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "desk"}
+    said = {"messages": [{"role": "user", "content": "hold"}]}
+    asked: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+        ("/v1/sessions/desk/runs", {"input": "hold"}, {}),
+        ("/chat", {"message": "hold", "session_id": "desk"}, {}),
+        ("/v1/chat/completions", said, {"X-Session-Id": "desk"}),
+        ("/invocations", {"prompt": "hold"}, core),
+    ]
+
+    async def main() -> None:
+        async with (
+            asyncio.timeout(60),
+            served(tmp_path) as world,
+            world.client(ADA[0]) as ada,
+            asyncio.TaskGroup() as tasks,
+        ):
+            await ada.post("/v1/sessions/desk/runs", json={"input": "hold"})
+            await world.gate.reached.wait()
+            for path, body, headers in asked:
+                running = (await ada.get("/v1/sessions/desk")).json()["running"]
+                assert running
+                tasks.create_task(ada.post(path, json={**body, "if_busy": "interrupt"}, headers=headers))
+                while not lines(caplog):
+                    await asyncio.sleep(0)
+                (line,) = lines(caplog)
+                caplog.clear()
+                told = f"ada (key {ADA[1].id}, from 127.0.0.1) cancelled {running} of session desk, for run_"
+                assert line.startswith(told), path
+                while (await ada.get("/v1/sessions/desk")).json()["running"] in (running, None):
+                    await asyncio.sleep(0)
+            world.gate.open()
 
     with caplog.at_level(logging.INFO, LOGGER):
         run(main())

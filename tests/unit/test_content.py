@@ -134,6 +134,12 @@ def test_blocks_of_tools_cannot_be_named(kind: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["toolUse", "toolResult", "interruptResponse"])
+def test_blocks_of_tools_are_refused_also_where_a_program_has_named_them(kind: str) -> None:
+    with pytest.raises(Invalid, match=f"is of kind `{kind}`"):
+        check_content([{kind: {}}], frozenset({kind}))
+
+
 def test_a_service_checks_what_it_is_asked_whoever_asks_and_keeps_nothing_of_what_it_refuses() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo)) as service:

@@ -131,7 +131,7 @@ class Admission:
         accept = asyncio.create_task(self._accept(new, on_disconnect))
         accept.add_done_callback(_looked_at)
         match await asyncio.shield(accept):
-            case Accepted(position=position):
+            case Accepted(position=position, stopped=stopped):
                 if self._readiness.draining and position:
                     self._streams.later(run_id)
                 return Ticket(
@@ -141,6 +141,7 @@ class Admission:
                     estimated_wait_s=self._estimates.wait_s(key, position) if position else 0.0,
                     stream=stream,
                     heeds=on_disconnect is not OnDisconnect.CONTINUE,
+                    stopped=() if stopped is None else (*stopped.asked, *stopped.ended),
                 )
             case Refused(reason="session_busy"):
                 raise SessionBusy(

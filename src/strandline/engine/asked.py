@@ -62,6 +62,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
 
     `attached`: it was accepted before under the same key; `replayed`: it has ended, too, and `stream` has its end
     already. `heeds`: it is of importance for the run whether whoever waits for it is still there; see `Service.joined`.
+    `stopped`: the runs that it has cancelled, since it interrupts.
     """
 
     run_id: RunId
@@ -72,6 +73,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     attached: bool = False
     replayed: bool = False
     heeds: bool = False
+    stopped: tuple[RunId, ...] = ()
 
     async def outcome(self) -> Outcome | Later:
         """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""

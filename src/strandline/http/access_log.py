@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from strandline.clock import Clock
+from strandline.engine.asked import Ticket
 from strandline.http import wire
 from strandline.http.auth import caller_of
 
@@ -69,6 +70,13 @@ def changed(request: Request, what: str) -> None:
     caller = caller_of(request)
     key = "no key" if caller.key is None else f"key {caller.key.id}"
     _log.info("%s (%s, from %s) %s", caller.principal, key, address_of(request.scope), what)
+
+
+def interrupted(request: Request, ticket: Ticket) -> None:
+    """Log which runs were cancelled for the one that a request has asked for, if any."""
+    if ticket.stopped:
+        stopped = ", ".join(ticket.stopped)
+        changed(request, f"cancelled {stopped} of session {ticket.key.session_id}, for {ticket.run_id}")
 
 
 def address_of(scope: Scope) -> str:

@@ -11,6 +11,7 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.access_log import interrupted
 from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.naming import Naming
@@ -83,6 +84,7 @@ class Chat:
         body = wire.decoded(sent, self._decode, READS)
         key = session_of(request, self._naming.named(body.session_id, "`session_id` in the body"))
         ticket = await self._service.submit(wished(key, _prompt(body), body, idempotency_key(request), sent))
+        interrupted(request, ticket)
         if as_events:
             return ticket_events(self._service, request, ticket)
         end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())

@@ -15,7 +15,7 @@ from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.access_log import changed
+from strandline.http.access_log import changed, interrupted
 from strandline.http.auth import caller_of, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.presence import while_present
@@ -125,6 +125,7 @@ class Sessions:
         body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
         wishes = wished(key, body.input, body, idempotency_key(request), sent)
         ticket = await self._service.submit(wishes)
+        interrupted(request, ticket)
         if as_events:
             return ticket_events(self._service, request, ticket)
         if wait_s is None:

@@ -16,6 +16,7 @@ from strandline.engine.asked import Ticket
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.http import wire
+from strandline.http.access_log import interrupted
 from strandline.http.auth import session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.naming import Naming
@@ -66,6 +67,7 @@ class AgentCore:
         key = session_of(request, named_session(request.headers, self._naming))
         told = told_by(request.headers)
         ticket = await self._service.submit(wished(key, prompt_of(body), body, idempotency_key(request), sent, told))
+        interrupted(request, ticket)
         self._look()
         if "request_id" in told:
             _log.debug("run %s is what request %s of AgentCore asks for", ticket.run_id, told["request_id"])

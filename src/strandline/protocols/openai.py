@@ -18,6 +18,7 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
+from strandline.http.access_log import interrupted
 from strandline.http.auth import session_header, session_of
 from strandline.http.keys import REPLAYED, idempotency_key
 from strandline.http.naming import Naming
@@ -113,6 +114,7 @@ class OpenAI:
         key = session_of(request, self._named(request, body))
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
         ticket = await self._service.submit(wished(key, prompt, replace(body, metadata=kept), again, sent))
+        interrupted(request, ticket)
         headers = dict(REPLAYED) if ticket.replayed else {}
         if body.stream:
             options = body.stream_options
