@@ -150,6 +150,33 @@ def test_a_second_server_finds_the_journal_locked_although_the_lock_file_was_del
     assert asyncio.run(kept(path)) == (["a", "b", "c"] if made == "before" else ["c"])
 
 
+_READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+connection.close()
+"""
+
+
+def test_a_second_service_in_the_same_process_takes_no_lock_of_the_first_away(path: Path) -> None:
+    """Two apps that are mounted, say. Without SQLite's own locks the next program that reads it deletes its WAL."""
+
+    async def main() -> None:
+        journal = await begun(path, "a")
+        with pytest.raises(JournalLocked):
+            await at(path).open("second", max_attempts=3)
+        reads = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", _READER, str(path)], capture_output=True, text=True, check=True
+        )
+        assert reads.stdout == "1\n"
+        assert path.with_name("journal.db-wal").exists()
+        assert isinstance(await journal.accept(new("b"), WIDE, take=True), Accepted)
+        await journal.close()
+
+    asyncio.run(main())
+    assert asyncio.run(kept(path)) == ["a", "b"]
+
+
 def test_the_lock_on_the_journals_own_file_is_waited_for(path: Path) -> None:
     waits = asyncio.Event()
     next_one = SqliteJournal(path, SystemClock(), lock_wait_s=DEADLINE_S, on_wait=lambda _: waits.set())

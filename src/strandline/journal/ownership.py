@@ -18,6 +18,7 @@ import stat
 import struct
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -362,17 +363,34 @@ class Holder(NamedTuple):
 
 def holder(path: Path) -> Holder | None:
     """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
+    with _lock_seen(path) as (fd, held):
+        return _signed(fd) if held else None
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened: once
+    that is closed again, the locks are gone that SQLite has on it for this process."""
+    with _lock_seen(path) as (_, held):
+        return held
+
+
+@contextmanager
+def _lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
+    """Open the lock file, if there is one, and tell whether it is locked."""
     try:
         fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        yield -1, False
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _signed(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield fd, True
+        else:
+            yield fd, False
     finally:
         os.close(fd)
-    return None
 
 
 def lock_of(path: Path) -> Path:

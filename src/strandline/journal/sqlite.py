@@ -24,6 +24,7 @@ from strandline.journal.ownership import (
     MOUNTINFO,
     Ownership,
     check_openable,
+    is_held,
     locate,
     prepare_folder,
 )
@@ -137,7 +138,8 @@ class SqliteJournal:
             self._feed = ClaimFeed()
         path = locate(self._path)
         prepare_folder(path, self._mountinfo)
-        check_openable(path, self._mountinfo)
+        if not is_held(path):  # (else it is a journal, and may be open in this process)
+            check_openable(path, self._mountinfo)
         ownership = Ownership(path, self._clock)
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
         readers = Readers(path)
