@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from strandline.errors import StrandlineError
 from strandline.http import wire
 from strandline.http.keys import fingerprint
-from strandline.protocols.openai_body import BodyReader, LongBody, Received
+from strandline.protocols.openai_body import PIECE_BYTES, BodyReader, LongBody, Received
 from strandline.protocols.openai_wire import prompt_of
 
 MOST = 1000
@@ -98,9 +98,12 @@ class Client:
         return {"type": "http.request", "body": piece, "more_body": bool(self.pieces) or self._leaves}
 
     def read(self, *, most: int = MOST, chat: int = CHAT, is_keyed: bool = False) -> Received:
+        return asyncio.run(self.reading(most=most, chat=chat, is_keyed=is_keyed))
+
+    async def reading(self, *, most: int = MOST, chat: int = CHAT, is_keyed: bool = False) -> Received:
         request = Request({"type": "http", "headers": self._headers}, self.receive)
         reader = BodyReader(max_body_bytes=most, max_chat_body_bytes=chat)
-        return asyncio.run(reader.read(request, is_keyed=is_keyed))
+        return await reader.read(request, is_keyed=is_keyed)
 
 
 def whole(text: bytes) -> Received:
@@ -226,6 +229,19 @@ def test_a_long_body_has_to_be_announced_as_json_and_its_client_has_to_stay() ->
         Client([text], kind=b"text/plain").read()
     with pytest.raises(ClientDisconnect):
         Client(cut(text, 100)[:-1], leaves=True).read()
+
+
+def test_others_have_their_turn_between_the_pieces_of_a_body_that_came_at_once() -> None:
+    async def turns() -> int:
+        count, client = 0, Client([chat({"role": "user", "content": "x" * 100 * PIECE_BYTES}, LAST)])
+        reading = asyncio.ensure_future(client.reading(chat=200 * PIECE_BYTES))
+        while not reading.done():
+            count += 1
+            await asyncio.sleep(0)
+        assert prompt_of((await reading).body) == "the last"
+        return count
+
+    assert asyncio.run(turns()) > 100
 
 
 # -- again ----------------------------------------------------------------------------------------------
