@@ -113,6 +113,11 @@ class SlowJournal:
         """Why nothing can be kept."""
         return self._inner.trouble
 
+    @property
+    def short_of_room(self) -> str | None:
+        """Why nothing new is kept."""
+        return self._inner.short_of_room
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
         await self._before()

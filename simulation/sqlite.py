@@ -19,6 +19,7 @@ from strandline.journal.driver import schema_after, translated
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
+from strandline.journal.reserve import Reserve
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.writer import Job, Store, Writer, _resolve
 from strandline.model import Claim
@@ -177,7 +178,8 @@ class InlineJournal(SqliteJournal):
         await self._pass_time()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        ledger = FaultyLedger(self._connection, self._clock, max_attempts=max_attempts)
+        reserve = Reserve(Path("inline"), self._clock, 0)
+        ledger = FaultyLedger(self._connection, self._clock, reserve, max_attempts=max_attempts)
         ledger.process, ledger.disk = self._process, self._disk
         try:
             claims = ledger.take_over()

@@ -55,7 +55,14 @@ def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
     from strandline.journal.sqlite import SqliteJournal
 
     lock_wait_s = settings.lock_wait
-    return SqliteJournal(file, clock, lock_wait_s=lock_wait_s, on_wait=_log.warning, on_commit=tally.committed)
+    return SqliteJournal(
+        file,
+        clock,
+        lock_wait_s=lock_wait_s,
+        on_wait=_log.warning,
+        on_commit=tally.committed,
+        disk_reserve=settings.disk_reserve_bytes,
+    )
 
 
 def workspaces(settings: Settings) -> Callable[[SessionKey], str]:

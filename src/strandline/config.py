@@ -202,6 +202,13 @@ class Settings(Struct, frozen=True, kw_only=True):
             " sessions; beyond, no more runs of it are accepted; default: no bound of its own"
         ),
     ] = None
+    disk_reserve_bytes: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(
+            description="Bytes of the journal's disk that are kept for runs that were accepted; with less left, no new"
+            " ones are; 0: none; default: a tenth of the disk, at most 64 MiB"
+        ),
+    ] = None
     stall_after: Annotated[
         float, Meta(description="Seconds without any sign of life after which a run counts as stalled", gt=0)
     ] = 120.0

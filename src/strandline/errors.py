@@ -148,6 +148,12 @@ class NoWorker(Unavailable):
     code = "no_worker"
 
 
+class DiskLow(Unavailable):
+    """Less than `disk_reserve_bytes` is left on the journal's disk, kept for what was accepted, which goes on."""
+
+    code = "disk_low"
+
+
 class JournalUnavailable(Unavailable):
     """The journal could not commit (a full disk, an I/O error); nothing of the verb was kept."""
 

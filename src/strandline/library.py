@@ -85,6 +85,7 @@ class ServiceSettings(TypedDict, total=False):
     max_holds: int
     max_holds_per_principal: int | None
     max_stored_bytes_per_principal: int | None
+    disk_reserve_bytes: int | None
     stall_after: float
     stall_action: Literal["report", "cancel"]
     max_attempts: int

@@ -5,6 +5,7 @@ files that is set on the running server, which works everywhere on Linux.
 """
 
 import errno
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,11 @@ def at() -> Iterator[Checkpoints]:
         yield made
 
 
+def to_the_last_byte(at: Checkpoints) -> dict[str, str]:
+    """Return the variables of a server that leaves no room to what was accepted."""
+    return at.environment | {"STRANDLINE_DISK_RESERVE_BYTES": "0"}
+
+
 def ask_until_refused(server: Server, disk: Disk) -> list[str]:
     """Ask in sessions of their own until the disk is full; return those that were answered, who must be kept.
 
@@ -122,7 +128,7 @@ def readiness(server: Server) -> tuple[int, str]:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["goes on", "killed"])
 def test_a_full_disk_loses_nothing_and_needs_no_restart(disk: Disk, at: Checkpoints, killed: bool) -> None:
-    server = Server(TARGETS / "agent.py", folder=disk.folder, variables=at.environment)
+    server = Server(TARGETS / "agent.py", folder=disk.folder, variables=to_the_last_byte(at))
     try:
         server.start()
         server.chat("before")
@@ -170,3 +176,46 @@ def test_a_small_disk_holds_many_runs(disk: Disk, at: Checkpoints) -> None:
     with serving(TARGETS / "agent.py", folder=disk.folder, variables=at.environment) as server:
         for n in range(100):
             server.chat(f"q{n}", f"s{n}")
+
+
+@pytest.mark.parametrize("disk", ["mounted"], indirect=True)
+def test_before_the_disk_is_full_new_runs_are_refused_and_those_that_were_accepted_end(
+    disk: SmallDisk, at: Checkpoints
+) -> None:
+    """By the reserve that there is if nobody says anything: a tenth of a small disk."""
+    server = Server(TARGETS / "agent.py", folder=disk.folder, variables=at.environment)
+    try:
+        server.start()
+        keyed = {"Idempotency-Key": "k"}
+        body = {"message": "before", "session_id": "before"}
+        assert server.client.post("/chat", json=body, headers=keyed).status_code == 200
+        at.hold("running model 0")
+        running = server.ask("running", "running")
+        at.reached("running model 0")
+        (waiting,) = server.line_up("waiting", session_id="running")
+        server.settled()
+        left = shutil.disk_usage(disk.folder).free
+        (disk.folder / "ballast").write_bytes(bytes(left - DISK_BYTES // 10 + 8192))
+        until(lambda: readiness(server) == (503, "disk_low"), "nobody is sent here")
+        refused = server.client.post("/chat", json={"message": "more", "session_id": "more"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "disk_low")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert server.client.post("/chat", json=body, headers=keyed).status_code == 200, "it was accepted before"
+        assert 'strandline_refusals_total{reason="disk_low"} 1.0' in server.client.get("/metrics").text
+        assert server.client.get("/health").json()["status"] == "healthy"
+        at.release()
+        assert running.result().json()["response"] == "running"
+        assert waiting.result().json()["response"] == "waiting"
+        assert texts(server.history("running"), "user") == ["running", "waiting"]
+        assert readiness(server) == (503, "disk_low")
+        disk.make_room(server)
+        until(lambda: readiness(server) == (200, "ready"), "it is ready by itself")
+        assert server.chat("after")["response"] == "after"
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+    assert server.stderr.count("not ready: new runs are refused and those that were accepted go on") == 1
+    assert "less than 209715 bytes are left" in server.stderr
+    assert "cannot be kept yet" not in server.stderr
+    assert "Traceback" not in server.stderr, server.stderr

@@ -406,7 +406,13 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
             )
             assert again.status_code == 200, "what was accepted is answered"
             assert (await bob.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
-            assert 'strandline_refusals_total{reason="storage_full"} 1.0' in (await ops.get("/metrics")).text
+            told = (await ops.get("/metrics")).text
+            assert 'strandline_refusals_total{reason="storage_full"} 1.0' in told
+            assert "strandline_principal_stored_bytes_max 8000.0" in told
+            names = ("stored", "principal_stored")
+            total, largest = (float(re.findall(rf"^strandline_{each}_bytes (.*)$", told, re.M)[0]) for each in names)
+            assert 9_000 < largest < 10_000
+            assert 18_000 < total < 20_000
             assert (await ada.delete("/v1/sessions/a")).status_code in (200, 204)
             assert (await ada.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
 

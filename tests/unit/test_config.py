@@ -76,6 +76,7 @@ def test_lists_and_truth_values_are_read_from_text(tmp_path: Path) -> None:
         ("on_failure", "forget"),
         ("history", "both"),
         ("run_retention", "59"),
+        ("disk_reserve_bytes", "-1"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_name_origin_and_meaning(name: str, value: str, tmp_path: Path) -> None:

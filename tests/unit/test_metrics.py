@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine_support import Played, echo, outcome, send, serving
 from strandline.engine.loops import Load, WorkerLoad
 from strandline.model import ErrorCode, Outcome, RunError, RunStatus
-from strandline.telemetry import disk
+from strandline.telemetry import disk, looks
 from strandline.telemetry.catalogue import METRICS, Seen
 from strandline.telemetry.exposition import exposed
 from strandline.telemetry.scrape import Scrapes
@@ -36,9 +36,9 @@ def seen_of(tally: Tally) -> Seen:
     """Return what a scrape has before it when one run has been served."""
 
     async def main(clock: VirtualClock) -> Seen:
-        async with serving(clock, Played(echo), observer=tally) as service:
+        async with serving(clock, Played(echo), observer=tally, max_stored_bytes_per_principal=1_000_000) as service:
             await outcome(await send(service, "hello"))
-            return Seen(service.vitals(), tally, disk.Place(journal=1000, left=2000))
+            return Seen(service.vitals(), tally, disk.Place(journal=1000, left=2000), await service.stored())
 
     return run_virtual(main)
 
@@ -102,7 +102,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "LOOK_S", 0.0)
+    monkeypatch.setattr(looks, "LOOK_S", 0.0)
 
     async def main() -> None:
         place = disk.Disk(tmp_path / "journal.db")
@@ -118,7 +118,7 @@ def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
 def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "LOOK_S", 0.01)
+    monkeypatch.setattr(looks, "LOOK_S", 0.01)
     file = tmp_path / "journal.db"
     file.write_bytes(bytes(100))
     file.with_name("journal.db-wal").write_bytes(bytes(11))

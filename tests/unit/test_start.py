@@ -225,3 +225,20 @@ def test_who_waits_for_a_start_that_fails_is_told_so_at_once(tmp_path: Path) -> 
             world.fails = True
 
     run(main())
+
+
+def test_a_server_that_starts_on_a_disk_with_little_room_lets_nobody_wait_and_shows_what_it_has(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings: dict[str, Any] = {"journal": f"sqlite:{tmp_path / 'journal.db'}", "disk_reserve_bytes": 1 << 60}
+        async with starting(tmp_path, **settings) as world, world.client() as client:
+            world.gate.open()
+            async with asyncio.timeout(DEADLINE_S):
+                asked = await client.post("/chat", json={"message": "hi", "session_id": "s"})
+                assert (asked.status_code, asked.json()["code"]) == (503, "disk_low")
+                assert int(asked.headers["Retry-After"]) >= 1
+                assert (await client.get("/v1/sessions")).status_code == 200
+                assert (await client.get("/health")).json()["status"] == "healthy"
+                ready = await client.get("/readyz")
+                assert (ready.status_code, ready.json()["status"]) == (503, "disk_low")
+
+    asyncio.run(main())

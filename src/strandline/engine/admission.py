@@ -23,6 +23,7 @@ from strandline.engine.reasons import Reasons
 from strandline.engine.streams import Streams
 from strandline.engine.tracing import Tracing
 from strandline.errors import (
+    DiskLow,
     Draining,
     HoldsFull,
     NotFound,
@@ -227,6 +228,12 @@ class Admission:
                 f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
                 " sessions (setting max_stored_bytes_per_principal), and this run would be more; delete sessions that"
                 " are not needed any more",
+                retry_after_s=self._options.retry_after_s,
+            )
+        if refused.reason == "disk_low":
+            return DiskLow(
+                "little room is left on the server's disk, and it is kept for runs that were accepted (setting"
+                " disk_reserve_bytes); no new one is before there is more",
                 retry_after_s=self._options.retry_after_s,
             )
         estimate = self._estimates.wait_s(key, refused.position)

@@ -134,6 +134,8 @@ class Vitals(Struct, frozen=True, kw_only=True):
     most_waiting: int
     """How many runs wait in the session where most do."""
     max_queued_per_session: int
+    max_stored_bytes: int | None
+    """How many bytes may be kept for one principal; None: any number."""
     projection_behind: int
     """How many sessions have something that is not in their files yet."""
     projection_failures: int

@@ -6,7 +6,7 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.loops import Loops
-from strandline.errors import Draining, JournalUnavailable, NotReady, NoWorker
+from strandline.errors import DiskLow, Draining, JournalUnavailable, NotReady, NoWorker
 from strandline.journal.port import Journal
 
 _log = logging.getLogger("strandline.readiness")
@@ -45,7 +45,9 @@ class Readiness:
             return None
         if self._journal.trouble is not None:
             return JournalUnavailable.code
-        return None if self._loops.takes_calls else NoWorker.code
+        if not self._loops.takes_calls:
+            return NoWorker.code
+        return None if self._journal.short_of_room is None else DiskLow.code
 
     @property
     def ready(self) -> bool:
@@ -96,7 +98,8 @@ class Readiness:
             self._waiting -= 1
 
     def _note_ready(self) -> None:
-        if self.starting and self.ready:
+        # (A disk with little room left is no reason to wait on: what was accepted goes on, all can be read.)
+        if self.starting and self.started and not self.stopping and self.trouble in (None, DiskLow.code):
             self.has_been_ready = True
             self._start_over.set()
 
@@ -110,6 +113,11 @@ class Readiness:
                 trouble = (
                     "no worker takes calls, runs are refused and those that were accepted wait; the lines above say why"
                     " (what to do: docs/operations.md, StrandlineNotReady)"
+                )
+            case DiskLow.code:
+                trouble = (
+                    f"new runs are refused and those that were accepted go on: {self._journal.short_of_room}"
+                    " (what to do: docs/operations.md, StrandlineJournalUnavailable)"
                 )
             case _:
                 trouble = (

@@ -46,7 +46,16 @@ from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prun
 from strandline.engine.watch import Watch
 from strandline.engine.why import Why
 from strandline.errors import StrandlineError
-from strandline.journal.port import AllSessionsPage, HistoryPage, Journal, RunQuery, SessionsPage, Stopped
+from strandline.journal.port import (
+    AllSessionsPage,
+    HistoryPage,
+    Journal,
+    RunQuery,
+    SessionsPage,
+    Stopped,
+    Stored,
+    StoredQuery,
+)
 from strandline.model import Claim, Message, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
@@ -433,6 +442,13 @@ class Service:
         """Return what goes on for each principal of whom anything executes, is held or waits; for operators."""
         return self._dispatcher.shares()
 
+    async def stored(self) -> Stored | None:
+        """Return how many bytes are kept, for metrics; None while the journal cannot tell."""
+        try:
+            return await self._journal.read(StoredQuery())
+        except StrandlineError:
+            return None
+
     def vitals(self) -> Vitals:
         """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
         return Vitals(
@@ -441,6 +457,7 @@ class Service:
             max_queued=self._options.max_queued,
             most_waiting=self._dispatcher.most_waiting,
             max_queued_per_session=self._options.max_queued_per_session,
+            max_stored_bytes=self._options.max_stored_bytes_per_principal,
             projection_behind=self._projection.behind,
             projection_failures=self._projection.failures,
             agents=self._loops.load(),

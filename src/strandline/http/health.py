@@ -11,7 +11,7 @@ from strandline import __version__
 from strandline.engine.dispatcher import Share
 from strandline.engine.loops import WorkerLoad
 from strandline.engine.service import Service
-from strandline.errors import NoWorker
+from strandline.errors import DiskLow, NoWorker
 from strandline.http import wire
 from strandline.http.auth import caller_of
 
@@ -44,7 +44,7 @@ class HealthBody(Struct, frozen=True, kw_only=True):
 class ProbeBody(Struct, frozen=True):
     """One word, and where it wants somebody to do something, what that is."""
 
-    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "no_worker"]
+    status: Literal["alive", "ready", "draining", "starting", "journal_unavailable", "disk_low", "no_worker"]
     detail: str | UnsetType = UNSET
 
 
@@ -56,10 +56,16 @@ NOTHING_IS_KEPT: Final = ProbeBody(
     "journal_unavailable",
     "Nothing can be kept. The log says why; docs/operations.md says what to do, under StrandlineJournalUnavailable.",
 )
+DISK_LOW: Final = ProbeBody(
+    "disk_low",
+    "Little room is left on the journal's disk, and it is kept for runs that were accepted. docs/operations.md says"
+    " what to do, under StrandlineJournalUnavailable.",
+)
 NO_WORKER: Final = ProbeBody(
     "no_worker",
     "No worker process takes calls. The log says why; docs/operations.md says what to do, under StrandlineNotReady.",
 )
+_TROUBLE: Final = {NoWorker.code: NO_WORKER, DiskLow.code: DISK_LOW}
 
 
 class Probes:
@@ -117,7 +123,7 @@ class Probes:
         elif health.trouble is None:
             status = ProbeBody("starting")
         else:
-            status = NO_WORKER if health.trouble == NoWorker.code else NOTHING_IS_KEPT
+            status = _TROUBLE.get(health.trouble, NOTHING_IS_KEPT)
         return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
 
 

@@ -238,6 +238,7 @@ _RUNS: Final = (
     errors.QueueFull,
     errors.PrincipalFull,
     errors.StorageFull,
+    errors.DiskLow,
     errors.HoldsFull,
     errors.ServerFull,
     errors.Draining,

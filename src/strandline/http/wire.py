@@ -174,6 +174,7 @@ STATUS: Final[dict[type[errors.StrandlineError], int]] = {
     errors.Draining: UNAVAILABLE,
     errors.NotReady: UNAVAILABLE,
     errors.NoWorker: UNAVAILABLE,
+    errors.DiskLow: UNAVAILABLE,
     errors.JournalUnavailable: UNAVAILABLE,
     errors.NotStarted: UNAVAILABLE,
     Malformed: BAD_REQUEST,

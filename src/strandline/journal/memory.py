@@ -48,6 +48,8 @@ from strandline.journal.port import (
     SessionsQuery,
     Standing,
     StandingQuery,
+    Stored,
+    StoredQuery,
     Take,
     Waiting,
     WaitingQuery,
@@ -85,6 +87,11 @@ class MemoryJournal(MemoryControls, MemoryLists):
     @property
     def trouble(self) -> str | None:
         """Nothing hinders it."""
+        return None
+
+    @property
+    def short_of_room(self) -> str | None:
+        """It has no disk."""
         return None
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
@@ -311,6 +318,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
     async def read(self, query: RestingQuery) -> RestingPage: ...
     @overload
     async def read(self, query: StandingQuery) -> Standing: ...
+    @overload
+    async def read(self, query: StoredQuery) -> Stored: ...
     async def read(self, query: Query) -> object:
         """Answer a query as of now."""
         with self._lock:
@@ -341,5 +350,8 @@ class MemoryJournal(MemoryControls, MemoryLists):
                     return self._list_resting(query)
                 case StandingQuery():
                     return (self._sessions.get(query.key) or KeptSession(query.key)).standing()
+                case StoredQuery():
+                    kept = self._stored_of.values()
+                    return Stored(sum(kept), max(kept, default=0))
                 case _:
                     assert_never(query)

@@ -90,10 +90,12 @@ class Accepted(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """Nothing was kept: a queue is full, or what may be kept, or the run is not to wait. `position` is where it would
-    have stood."""
+    """Nothing was kept: a queue is full, or what may be kept, or nearly the disk, or the run is not to wait.
 
-    reason: Literal["queue_full", "principal_full", "server_full", "session_busy", "storage_full"]
+    `position` is where it would have stood.
+    """
+
+    reason: Literal["queue_full", "principal_full", "server_full", "session_busy", "storage_full", "disk_low"]
     position: int
 
 
@@ -375,6 +377,17 @@ class RestingPage(Struct, frozen=True):
     after: int | None
 
 
+class StoredQuery(Struct, frozen=True):
+    """How many bytes are kept, as `Bounds.stored_bytes` counts them."""
+
+
+class Stored(Struct, frozen=True):
+    """In bytes: of all principals together, and of the one that has most."""
+
+    total: int
+    largest: int
+
+
 class StandingQuery(Struct, frozen=True):
     """Where the agent of a session stands: window and state as they are kept, without the messages."""
 
@@ -418,6 +431,7 @@ Query = (
     | RestingQuery
     | WaitingQuery
     | StandingQuery
+    | StoredQuery
 )
 
 
@@ -435,6 +449,14 @@ class Journal(Protocol):
 
         Told soon after a verb has failed by it, and by itself no more as soon as it is over. A verb that fails for a
         reason of its own (a damaged record, more than there is room for) is none.
+        """
+        ...
+
+    @property
+    def short_of_room(self) -> str | None:
+        """Why no new run is kept at this moment although others go on, for people; None: new runs are kept.
+
+        So little room is left that it is needed for what was accepted. As far as is known; never blocks.
         """
         ...
 
@@ -524,6 +546,8 @@ class Journal(Protocol):
     async def read(self, query: RestingQuery) -> RestingPage: ...
     @overload
     async def read(self, query: StandingQuery) -> Standing: ...
+    @overload
+    async def read(self, query: StoredQuery) -> Stored: ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

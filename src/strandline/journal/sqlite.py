@@ -6,6 +6,7 @@ on the caller's side, so that the one writer has nothing to do but to write.
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -56,11 +57,14 @@ from strandline.journal.port import (
     SessionsQuery,
     Standing,
     StandingQuery,
+    Stored,
+    StoredQuery,
     Take,
     Waiting,
     WaitingQuery,
 )
 from strandline.journal.reader import Readers
+from strandline.journal.reserve import Reserve, Statvfs
 from strandline.journal.rules import check_end
 from strandline.journal.soundness import guard
 from strandline.journal.watched import Watch, WatchedLedger
@@ -89,7 +93,8 @@ class SqliteJournal:
     """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
 
     `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
-    holder, if it has to. `on_commit` is told of each commit.
+    holder, if it has to. `on_commit` is told of each commit. `disk_reserve` is how many bytes of its disk are left to
+    what was accepted: None is a share of it, 0 none; `statvfs` tells of that disk.
     """
 
     def __init__(
@@ -101,6 +106,8 @@ class SqliteJournal:
         on_wait: Callable[[str], None] | None = None,
         mountinfo: Path = MOUNTINFO,
         on_commit: OnCommit | None = None,
+        disk_reserve: int | None = 0,
+        statvfs: Statvfs = os.statvfs,
     ) -> None:
         self._path = path
         self._clock = clock
@@ -108,6 +115,9 @@ class SqliteJournal:
         self._on_wait = on_wait
         self._mountinfo = mountinfo
         self._on_commit = on_commit
+        self._disk_reserve = disk_reserve
+        self._statvfs = statvfs
+        self._reserve: Reserve | None = None
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
         self._ledger: Ledger | None = None
@@ -125,6 +135,11 @@ class SqliteJournal:
     def trouble(self) -> str | None:
         """Why nothing can be kept at this moment; None: it can, as far as is known."""
         return None if self._writer is None else self._writer.trouble
+
+    @property
+    def short_of_room(self) -> str | None:
+        """Why no new run is kept at this moment although others go on; None: new runs are kept."""
+        return None if self._reserve is None else self._reserve.short
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
@@ -156,8 +171,9 @@ class SqliteJournal:
                 connections.append(guarding)
                 connections.insert(0, connect(path))
                 migrate(connections[0], path, self._clock.now(), guarding)
+                reserve = Reserve(path.parent, self._clock, self._disk_reserve, statvfs=self._statvfs)
                 ledger = WatchedLedger(
-                    connections[0], self._clock, path, ownership.leave_files, max_attempts=max_attempts
+                    connections[0], self._clock, path, reserve, ownership.leave_files, max_attempts=max_attempts
                 )
                 claims.extend(ledger.take_over())
                 guarding.close()
@@ -167,6 +183,7 @@ class SqliteJournal:
             except Exception as error:
                 raise unreadable(path, error) from error
             self._ledger = ledger
+            self._reserve = reserve
             self._watch = watch
             return ledger
 
@@ -343,6 +360,8 @@ class SqliteJournal:
     async def read(self, query: RestingQuery) -> RestingPage: ...
     @overload
     async def read(self, query: StandingQuery) -> Standing: ...
+    @overload
+    async def read(self, query: StoredQuery) -> Stored: ...
     async def read(self, query: Query) -> object:
         """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
         match query:
@@ -366,6 +385,8 @@ class SqliteJournal:
                 return await self._answered(partial(lists.resting, query=query))
             case StandingQuery():
                 return await self._answered(partial(reader.standing, key=query.key))
+            case StoredQuery():
+                return await self._answered(lists.stored)
             case _:
                 assert_never(query)
 

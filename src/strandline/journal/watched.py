@@ -15,6 +15,7 @@ from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
 from strandline.journal.ledger import Ledger
 from strandline.journal.ownership import lock_of
+from strandline.journal.reserve import Reserve
 
 BESIDE_S: Final = 0.05
 
@@ -98,11 +99,12 @@ class WatchedLedger(Ledger):
         connection: sqlite3.Connection,
         clock: Clock,
         path: Path,
+        reserve: Reserve,
         leave: Callable[[], None],
         *,
         max_attempts: int,
     ) -> None:
-        super().__init__(connection, clock, max_attempts=max_attempts)
+        super().__init__(connection, clock, reserve, max_attempts=max_attempts)
         self._path = path
         self._watch: Watch | None = None
         self._leave = leave
@@ -126,8 +128,10 @@ class WatchedLedger(Ledger):
     def look(self) -> None:
         """Raise `JournalUnavailable` if nothing would be kept. No transaction is open.
 
-        The first time what a deleted WAL has is moved into the file, by the connection that has it open still.
+        The first time what a deleted WAL has is moved into the file, by the connection that has it open still. How much
+        room is left on the disk is looked at, too, now and then.
         """
+        self._reserve.look()
         watch = self._watch
         if watch is None:
             return
@@ -142,3 +146,8 @@ class WatchedLedger(Ledger):
                 else:
                     self._leave()
             raise
+
+    def make_room(self, error: Exception) -> None:
+        """Do what can be done against the reason of a failed transaction, and see anew how much room there is."""
+        super().make_room(error)
+        self._reserve.doubt()

@@ -11,6 +11,7 @@ from msgspec import Struct
 from strandline import __version__
 from strandline.engine.asked import Vitals
 from strandline.engine.loops import WorkerLoad
+from strandline.journal.port import Stored
 from strandline.telemetry.disk import Place
 from strandline.telemetry.tally import Distribution, Tally
 
@@ -26,6 +27,7 @@ class Seen(Struct, frozen=True):
     vitals: Vitals
     tally: Tally
     place: Place | None
+    stored: Stored | None
     dropped_lines: int = 0
 
 
@@ -137,6 +139,12 @@ METRICS: Final = (
            lambda seen: None if seen.place is None else seen.place.journal),
     _gauge("disk_free_bytes", "How much room is left on the disk of the journal; missing for `memory:`",
            lambda seen: None if seen.place is None else seen.place.left),
+    _gauge("stored_bytes", "How many bytes of inputs, metadata, history, windows and state are kept, of all principals",
+           lambda seen: None if seen.stored is None else seen.stored.total),
+    _gauge("principal_stored_bytes", "The same of the principal that has most",
+           lambda seen: None if seen.stored is None else seen.stored.largest),
+    _gauge("principal_stored_bytes_max", "Most that may be kept for one (setting `max_stored_bytes_per_principal`);"
+           " missing without", lambda seen: seen.vitals.max_stored_bytes),
     _gauge("session_files_behind", "Sessions with something that is not in their files yet (setting `session_files`)",
            lambda seen: seen.vitals.projection_behind),
     _counter("session_files_failures", "Times that files of a session could not be written or removed; tried again",

@@ -1,14 +1,12 @@
-"""What the disk says of a journal: how large it is, and how much room is left. A disk that hangs holds nobody up."""
+"""What the disk says of a journal: how large it is, and how much room is left."""
 
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Final
 
 from msgspec import Struct
 
-LOOK_S: Final = 0.5
-"""How long a look may take before what was seen last is told instead."""
+from strandline.telemetry.looks import Looks
 
 
 class Place(Struct, frozen=True):
@@ -18,23 +16,12 @@ class Place(Struct, frozen=True):
     left: int
 
 
-class Disk:
-    """Where a journal is kept. Belongs to one event loop; one look at a time, in a thread."""
+class Disk(Looks[Place]):
+    """Where a journal is kept, looked at in a thread; None before the journal is there."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__(lambda: asyncio.to_thread(self._measured))
         self._file = file
-        self._look: asyncio.Future[Place | None] | None = None
-        self._seen: Place | None = None
-
-    async def look(self) -> Place | None:
-        """Return what is seen, or was last if that takes too long; None before the journal is there."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.ensure_future(asyncio.to_thread(self._measured))
-        look = self._look  # (another scrape may begin the next one meanwhile)
-        done, _ = await asyncio.wait([look], timeout=LOOK_S)
-        if done:
-            self._seen = look.result()
-        return self._seen
 
     def _measured(self) -> Place | None:
         try:

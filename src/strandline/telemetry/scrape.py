@@ -7,6 +7,7 @@ from pathlib import Path
 from strandline.engine.service import Service
 from strandline.telemetry.catalogue import Seen
 from strandline.telemetry.disk import Disk
+from strandline.telemetry.looks import Looks
 from strandline.telemetry.tally import Tally
 
 
@@ -23,11 +24,13 @@ class Scrapes:
         self._service = service
         self._tally = tally
         self._disk = None if file is None else Disk(file)
+        self._stored = Looks(service.stored)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics, and their media type; `accept` is what the client would like to have."""
         place = None if self._disk is None else await self._disk.look()
-        seen = Seen(self._service.vitals(), self._tally, place, self._dropped_lines())
+        stored = await self._stored.look()
+        seen = Seen(self._service.vitals(), self._tally, place, stored, self._dropped_lines())
         return await asyncio.to_thread(_exposed, seen, accept)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from strandline.errors import (
+    DiskLow,
     Draining,
     HoldsFull,
     JournalUnavailable,
@@ -31,6 +32,7 @@ REFUSALS: Final = tuple(
         Draining,
         HoldsFull,
         JournalUnavailable,
+        DiskLow,
         NotReady,
         NoWorker,
         PrincipalFull,

@@ -14,6 +14,8 @@ from strandline.journal.port import (
     HistoryQuery,
     Refused,
     SessionQuery,
+    Stored,
+    StoredQuery,
     Take,
 )
 from strandline.model import IfBusy, Keyed, Message, Outcome, RunId, RunStatus, SessionId, SessionKey, Settlement
@@ -162,3 +164,21 @@ class PrincipalsContract(Contract):
         assert await kept() == whole - (with_input - nothing)
         assert await desk.journal.change(Delete(ADA)) == Changed(existed=True)
         assert await kept() == nothing
+
+    @scenario
+    async def test_how_much_is_kept_is_told_for_all_and_for_the_one_that_has_most(self, desk: Desk) -> None:
+        assert await desk.journal.read(StoredQuery()) == Stored(0, 0)
+        for n, (each, size) in enumerate(((ADA, 3_000), (BOB, 5_000), (ADAS_OTHER, 4_000))):
+            await desk.settle(await desk.start(f"r{n}", each, input="x" * size))
+        for _ in range(2):
+            found = await desk.journal.read(StoredQuery())
+            assert 12_000 <= found.total < 12_300
+            assert 7_000 <= found.largest < 7_200
+            await desk.restart()
+        await desk.journal.change(Delete(ADA))
+        found = await desk.journal.read(StoredQuery())
+        assert 9_000 <= found.total < 9_200
+        assert 5_000 <= found.largest < 5_100
+        for each in (BOB, ADAS_OTHER):
+            await desk.journal.change(Delete(each))
+        assert await desk.journal.read(StoredQuery()) == Stored(0, 0), "to the last byte"

@@ -1,0 +1,79 @@
+"""The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
+
+Belongs to the writer's thread, which waits for that disk anyway; only `short` is read by others. The disk is asked once
+a second at most, and after a commit that failed.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from strandline.clock import Clock
+
+MOST: Final = 64 * 1024 * 1024
+SHARE: Final = 10
+"""The reserve is this part of the disk, at most `MOST`, if nobody says anything else."""
+LOOK_S: Final = 1.0
+COPIES: Final = 2
+"""What is kept is on the disk as often as this: in the WAL, and in the file when it was moved there."""
+
+Statvfs = Callable[[Path], os.statvfs_result]
+
+
+class Reserve:
+    """`wanted` bytes of the disk of `folder`; None: a share of it, 0: none. True if there is any."""
+
+    def __init__(self, folder: Path, clock: Clock, wanted: int | None, *, statvfs: Statvfs = os.statvfs) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._wanted = wanted
+        self._statvfs = statvfs
+        self._looked_at = float("-inf")
+        self._room: int | None = None
+        """What was left beyond the reserve when the disk was last asked; None: it cannot be told."""
+        self._kept = 0
+        """What new runs may have taken of that since."""
+        self.short: str | None = None
+        """Why no new run is kept, for people; None: new runs are kept."""
+
+    def look(self) -> None:
+        """See how much is left, if that is not known. Raises nothing.
+
+        Once there is too little, an eighth of the reserve has to be free besides before new runs are kept again.
+        """
+        if self._wanted == 0 or self._clock.monotonic() < self._looked_at + LOOK_S:
+            return
+        self._looked_at = self._clock.monotonic()
+        self._kept = 0
+        try:
+            disk = self._statvfs(self._folder)
+        except OSError:
+            self._room = self.short = None
+            return
+        size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        if not size:  # some file systems tell nothing of themselves
+            self._room = self.short = None
+            return
+        reserve = min(MOST, size // SHARE) if self._wanted is None else self._wanted
+        self._room = free - reserve
+        if self._room < (reserve // 8 if self.short is not None else 0):
+            self.short = self.short or (
+                f"less than {reserve} bytes are left on the journal's disk, which are kept for runs that were accepted"
+                " (setting disk_reserve_bytes)"
+            )
+        else:
+            self.short = None
+
+    def doubt(self) -> None:
+        """Note that something could not be kept: the disk is asked again at the next look."""
+        self._looked_at = float("-inf")
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a new run of so many bytes leaves the reserve as it is."""
+        self.look()
+        return self.short is None and (self._room is None or self._kept + COPIES * size <= self._room)
+
+    def keeps(self, size: int) -> None:
+        """Note a new run of so many bytes."""
+        self._kept += COPIES * size

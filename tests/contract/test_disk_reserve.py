@@ -1,0 +1,160 @@
+"""While little room is left on its disk a journal keeps no new run, and everything else: what was accepted can end."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Refused
+from strandline.journal.reserve import MOST, Reserve
+from strandline.journal.sqlite import SqliteJournal
+from strandline.model import Claim, Keyed, NewRun, RoundDone, RoundStarted, RunId
+from strandline.testing.desk import WIDE, StillClock, done, key, said
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+class FakeDisk:
+    """A disk that is as large and as full as a test says, and counts how often it was asked."""
+
+    def __init__(self, free: int, size: int = GIB) -> None:
+        self.free, self.size = free, size
+        self.asked: list[int] = []
+        self.error: OSError | None = None
+
+    def __call__(self, folder: Path) -> os.statvfs_result:
+        self.asked.append(threading.get_ident())
+        if self.error is not None:
+            raise self.error
+        found = SimpleNamespace(f_blocks=self.size // 512, f_bavail=self.free // 512, f_frsize=512)
+        return cast(os.statvfs_result, found)
+
+
+class World:
+    def __init__(self, journal: SqliteJournal, clock: StillClock) -> None:
+        self.journal, self.clock = journal, clock
+        self.claims: AsyncIterator[Claim] = journal.claims()
+
+    async def accept(self, run_id: str, size: int = 3, **more: Any) -> AcceptAnswer:
+        new = NewRun(run_id=RunId(run_id), key=key(run_id), input="x" * size, created_at=1.0, **more)
+        return await self.journal.accept(new, WIDE, take=True)
+
+    async def a_second_later(self) -> None:
+        """Let the disk be looked at again: by whatever is written next."""
+        self.clock.at += 1
+        await self.journal.prune(0.0, 1)
+
+
+@asynccontextmanager
+async def opened(folder: Path, disk: FakeDisk, reserve: int | None = MIB) -> AsyncIterator[World]:
+    clock = StillClock()
+    journal = SqliteJournal(folder / "journal.db", clock, disk_reserve=reserve, statvfs=disk)
+    await journal.open("test", max_attempts=3)
+    try:
+        yield World(journal, clock)
+    finally:
+        await journal.close()
+
+
+def test_below_the_reserve_new_runs_are_refused_and_those_that_were_accepted_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(2 * MIB)
+        async with opened(tmp_path, disk) as world:
+            keyed = Keyed("k", b"f" * 32, 0.0)
+            assert await world.accept("a", keyed=keyed) == Accepted(0)
+            token = (await anext(world.claims)).token
+            disk.free = MIB - 512
+            await world.a_second_later()
+            assert await world.accept("b") == Refused("disk_low", 1)
+            again = NewRun(run_id=RunId("c"), key=key("a"), input="x", created_at=1.0, keyed=keyed)
+            assert await world.journal.accept(again, WIDE, take=True) == Attached(RunId("a"))
+            assert world.journal.trouble is None
+            assert "less than 1048576 bytes are left" in str(world.journal.short_of_room)
+            await world.journal.stage(token, RoundStarted(said("x")))
+            await world.journal.stage(token, RoundDone([], None))
+            await world.journal.settle(token, done("hi", "ho"), take=False)
+            for free, is_short in ((MIB + 512, True), (MIB + MIB // 8, False), (MIB, False), (MIB - 512, True)):
+                disk.free = free
+                await world.a_second_later()
+                assert (world.journal.short_of_room is not None) is is_short, f"with {free} bytes left"
+            disk.free = 2 * MIB
+            await world.a_second_later()
+            assert await world.accept("d") == Accepted(0)
+            await anext(world.claims)
+
+    asyncio.run(main())
+
+
+def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(11 * MIB)
+        async with opened(tmp_path, disk) as world:
+            answers = await asyncio.gather(*(world.accept(f"r{n}", MIB) for n in range(20)))
+            kept = [each for each in answers if each == Accepted(0)]
+            assert len(kept) == 4, "each is on the disk twice for a while"
+            assert answers[4:] == [Refused("disk_low", 1)] * 16
+            assert world.journal.short_of_room is None, "smaller ones have room"
+            for _ in kept:
+                await anext(world.claims)
+
+    asyncio.run(main())
+
+
+def test_the_disk_is_asked_once_a_second_at_most_and_never_by_the_loop_that_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(GIB)
+        async with opened(tmp_path, disk) as world:
+            for n in range(20):
+                await world.accept(f"r{n}")
+                await anext(world.claims)
+            assert len(disk.asked) == 1
+            await world.a_second_later()
+            assert len(disk.asked) == 2
+            assert threading.get_ident() not in disk.asked
+            assert world.journal._ledger is not None
+            world.journal._ledger.make_room(OSError())
+            await world.accept("after a commit that failed")
+            await anext(world.claims)
+            assert len(disk.asked) == 3
+
+    asyncio.run(main())
+
+
+def test_a_disk_that_tells_nothing_of_itself_keeps_no_run_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(0, size=0)
+        async with opened(tmp_path, disk, None) as world:
+            assert await world.accept("a") == Accepted(0)
+            disk.size = GIB
+            await world.a_second_later()
+            assert await world.accept("b") == Refused("disk_low", 1)
+            disk.error = OSError(5, "I/O error")
+            await world.a_second_later()
+            assert await world.accept("b") == Accepted(0)
+            for _ in range(2):
+                await anext(world.claims)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "size", "reserve"),
+    [(None, 2 * MIB, 2 * MIB // 10), (None, 100 * GIB, MOST), (MIB, 2 * MIB, MIB), (0, 2 * MIB, 0)],
+)
+def test_the_reserve_is_a_tenth_of_a_small_disk_and_64_mib_of_a_large_one(
+    wanted: int | None, size: int, reserve: int
+) -> None:
+    clock, disk = StillClock(), FakeDisk(reserve // 512 * 512 + 512, size)
+    kept = Reserve(Path(), clock, wanted, statvfs=disk)
+    assert kept.has_room(0)
+    disk.free -= 1024
+    clock.at += 1
+    assert kept.has_room(0) is (reserve == 0)
+    assert bool(disk.asked) is (reserve > 0)
