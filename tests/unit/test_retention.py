@@ -97,11 +97,11 @@ class Slow(MemoryJournal):
 
     async def change(self, change: Change) -> ChangeAnswer:
         if isinstance(change, Delete) and self.service is not None:
-            await send(self.service, "just in time", change.key.session_id)
+            await outcome(await send(self.service, "just in time", change.key.session_id))
         return await super().change(change)
 
 
-def test_a_session_that_is_busy_again_when_it_would_be_forgotten_stays() -> None:
+def test_a_session_in_which_somebody_asks_before_it_would_be_forgotten_stays() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = Slow(clock)
         async with serving(clock, Played(echo), journal, **HOUR) as service:
