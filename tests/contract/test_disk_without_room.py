@@ -162,6 +162,21 @@ def test_a_journal_says_that_nothing_can_be_kept_for_as_long_as_that_is_so(path:
     asyncio.run(main())
 
 
+def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path) -> None:
+    """Else a server whose disk had just enough for the trial is ready, and refuses whoever asks."""
+
+    async def main() -> None:
+        async with opened(path) as (journal, _):
+            await journal.accept(new("a"), WIDE, take=False)
+            assert journal._ledger is not None
+            journal._ledger.try_out()
+            assert path.with_name("journal.db-wal").stat().st_size == 0
+            await journal.accept(new("b"), WIDE, take=False)
+            assert len(await journal.read(WaitingQuery())) == 2
+
+    asyncio.run(main())
+
+
 def test_a_run_that_is_too_large_for_the_room_there_is_does_not_stop_the_others(path: Path) -> None:
     tried: list[object] = []
 

@@ -88,15 +88,22 @@ def _wal_pages(path: Path) -> int:
 
 
 def make_room(connection: sqlite3.Connection) -> None:
+    """Give back what the WAL takes, as far as that can be done. Raises nothing; on a disk without any room it may fail."""
+    with suppress(sqlite3.Error):
+        cut_off_wal(connection)
+
+
+def cut_off_wal(connection: sqlite3.Connection) -> None:
     """Move the WAL into the file and cut it off, as far as nobody reads from it: it holds many versions of one page.
 
-    Raises nothing; on a disk without any room it may fail.
+    Raises `sqlite3.Error` if the file cannot take it, as on a disk without any room.
     """
-    with suppress(sqlite3.Error):
+    try:
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    with suppress(sqlite3.Error):
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
 
 
 def begin_wal_anew(connection: sqlite3.Connection) -> None:

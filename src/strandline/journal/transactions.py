@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from strandline.errors import StrandlineError
-from strandline.journal.driver import is_out_of_room, make_room, translated
+from strandline.journal.driver import cut_off_wal, is_out_of_room, make_room, translated
 from strandline.journal.known import Executing, Known
 from strandline.journal.seal import fact_owner, sealed
 from strandline.model import Token
@@ -66,12 +66,16 @@ class Transactions:
                 self._execute("ROLLBACK")
 
     def try_out(self) -> None:
-        """Make as much durable as a run needs, and undo it. Raises what hinders it."""
+        """Make as much durable as a run needs, and undo it. Raises what hinders it.
+
+        The room that it took is given back: what it found is there for a run.
+        """
         try:
             for statement in _TRIAL:
                 self._execute("BEGIN IMMEDIATE")
                 self._execute(statement)
                 self._execute("COMMIT")
+            cut_off_wal(self._connection)
         finally:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
