@@ -361,6 +361,34 @@ def test_a_long_history_is_written_in_portions_however_large_its_messages_are(
     played(play, tmp_path)
 
 
+@pytest.mark.parametrize("plant", ["pipe", "hard link", "link"])
+def test_what_a_tool_has_put_in_the_way_is_neither_written_through_nor_waited_for(plant: str, tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        precious = tmp_path / "journal"
+        precious.write_text("precious")
+        session = world.folder / "session_s"
+        for file in (session / "agents/agent_default/messages/.message_2.json.tmp", session / ".session.json.tmp"):
+            match plant:
+                case "pipe":
+                    os.mkfifo(file)
+                case "hard link":
+                    os.link(precious, file)
+                case _:
+                    file.symlink_to(precious)
+        await world.ran("three", "four")
+        assert world.texts() == ["one", "two", "three", "four"]
+        assert precious.read_text() == "precious"
+        assert world.keeper.failures == 0
+
+        (session / "session.json").unlink()
+        os.mkfifo(session / "session.json")
+        await world.ran("five", "six")  # the folder is none of ours now: it is moved aside, and written anew
+        assert world.texts() == ["one", "two", "three", "four", "five", "six"]
+
+    played(play, tmp_path / "files")
+
+
 # -- when ---------------------------------------------------------------------------------------------
 
 

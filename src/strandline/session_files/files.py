@@ -53,13 +53,24 @@ def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
         file = folder / name
         _make(file.parent)
         beside = file.with_name(f".{file.name}.tmp")
-        with open(beside, "wb", opener=_private) as written:
+        with open(beside, "wb", opener=_anew) as written:
             written.write(data)
         os.replace(beside, file)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def _anew(path: str, flags: int) -> int:
+    """Open a file that is made here: what has its name goes, so that no link is written through, nor a pipe waited for."""
+    flags |= os.O_EXCL
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, flags, 0o600)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file to read, without waiting for anybody where it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _make(folder: Path) -> None:
@@ -141,7 +152,8 @@ def _found(folder: Path) -> SessionFile:
     if folder.is_symlink():
         return SessionFile()
     try:
-        return read_session_file((folder / SESSION_FILE).read_bytes())
+        with open(folder / SESSION_FILE, "rb", opener=_at_once) as file:
+            return read_session_file(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return SessionFile()
 
