@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mcp import StdioServerParameters, stdio_client
@@ -23,6 +24,7 @@ log = logging.getLogger("agent")
 
 AGENT = Path("/data/.agent")
 WORKSPACE = Path("/data/workspace")
+CUSTOM_PROMPTS = (AGENT / "system_prompt.txt", Path("/data/system_prompt.txt"))
 TOOLS = Path("/app/tools")
 SKILLS = (AGENT / "skills", Path("/app/skills"))
 PROMPTS = (AGENT / "SYSTEM_PROMPT.md", Path("/app/SYSTEM_PROMPT.md"))
@@ -39,14 +41,19 @@ WHERE = f"Your workspace is {WORKSPACE}: files there outlive the container, file
 def system_prompt() -> str:
     """Return what the host has set, else a file's, else ours; with what the host says is available."""
     parts = [PROMPT]
-    custom = AGENT / "system_prompt.txt"
-    if os.environ.get("CUSTOM_SYSTEM_PROMPT") == "true" and custom.exists():
-        parts = [custom.read_text(encoding="utf-8"), WHERE]
-    elif (found := next((each for each in PROMPTS if each.is_file() and each.stat().st_size), None)) is not None:
-        parts = [found.read_text(encoding="utf-8")]
+    if os.environ.get("CUSTOM_SYSTEM_PROMPT") == "true" and (custom := first_text(CUSTOM_PROMPTS)):
+        parts = [custom, WHERE]
+    elif found := first_text(PROMPTS):
+        parts = [found]
     if told := capabilities(os.environ.get("AGENT_ENV_METADATA", "")):
         parts.append(f"Environment capabilities:\n{told}")
     return "\n\n".join(parts)
+
+
+def first_text(files: tuple[Path, ...]) -> str:
+    """Return what the first file says that is there and says something."""
+    texts = (each.read_text(encoding="utf-8") for each in files if each.is_file())
+    return next((text for text in texts if text.strip()), "")
 
 
 def capabilities(metadata: str) -> str:
@@ -68,25 +75,37 @@ def connections() -> list[tuple[str, Callable[[], Any]]]:
         return []
     made: list[tuple[str, Callable[[], Any]]] = []
     for name, server in json.loads(file.read_text(encoding="utf-8")).get("mcpServers", {}).items():
-        if server.get("disabled"):
-            continue
-        made.append((name, connection(server)))
+        try:
+            if not server.get("disabled"):
+                made.append((name, connection(server)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            log.warning("MCP server %s is not what it should be, and is left out: %r", name, error)
     return made
 
 
 def connection(server: dict[str, Any]) -> Callable[[], Any]:
     """Return what connects to a server: a command that is started here, or an address."""
     if "command" in server:
-        given = {key: os.path.expandvars(str(value)) for key, value in server.get("env", {}).items()}
+        given = {key: os.path.expandvars(str(value)) for key, value in (server.get("env") or {}).items()}
         variables = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **given}
-        start = StdioServerParameters(command=server["command"], args=server.get("args", []), env=variables)
+        start = StdioServerParameters(command=server["command"], args=server.get("args") or [], env=variables)
         return lambda: stdio_client(start)
-    return lambda: sse_client(server["url"])
+    url = server["url"]
+    return lambda: sse_client(url)
+
+
+def mcp_tools() -> tuple[Any, ...]:
+    """Return the tools of all MCP servers that can be reached; each is started once, whoever asks meanwhile."""
+    with connecting:
+        return connected()
+
+
+connecting = Lock()
 
 
 @cache
-def mcp_tools() -> tuple[Any, ...]:
-    """Return the tools of all MCP servers that can be reached; their clients serve the agents of all sessions."""
+def connected() -> tuple[Any, ...]:
+    """Connect to all MCP servers; their clients serve the agents of all sessions."""
     tools: list[Any] = []
     try:
         for name, connect in connections():

@@ -8,8 +8,10 @@ from pathlib import Path
 DATA = Path("/data")
 JOURNAL = DATA / "journal.db"
 COMMAND = "/opt/venv/bin/strandline"
-FORMER = (DATA / ".agent/session/session_agent", DATA / f"session_{os.environ.get('AGENT_ID', 'default')}")
+NAME = os.environ.get("AGENT_ID", "default")
+FORMER = (DATA / ".agent/session/session_agent", DATA / f"session_{NAME}")
 """Where the original kept its conversation; an older version called it by the agent's name."""
+FILES = "STRANDLINE_SESSION_FILES"
 
 
 def bring_along(former: Path) -> None:
@@ -39,8 +41,21 @@ def seen(error: OSError) -> None:
         raise error
 
 
+def is_of_older_host() -> bool:
+    """Tell whether the host has the older layout: tools of its own in /data, and no folder for all that is not work."""
+    return not (DATA / ".agent").exists() and any(each.is_dir() for each in (DATA / "tools", FORMER[1]))
+
+
+def write_where_older_hosts_read() -> None:
+    """Have the conversation written where a host of the older layout looks for it, unless somebody has said where."""
+    if os.environ.get(FILES) == str(FORMER[0].parent) and is_of_older_host():
+        os.environ[FILES] = str(DATA)
+        os.environ[f"{FILES}_NAMES"] = "" if NAME == "default" else f"default={NAME}"
+
+
 def main() -> None:
     """Become the server."""
+    write_where_older_hosts_read()
     try:
         found = next((each for each in FORMER if has_messages(each)), None)
         if found is not None and not JOURNAL.exists():

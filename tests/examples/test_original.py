@@ -74,16 +74,20 @@ def runner(image: str) -> Iterator[str]:
 class Host:
     """Starts a container for each agent, and reads what agents have said: from them, or from the disk."""
 
-    def __init__(self, image: str, folder: Path, aws: Path | None = None) -> None:
+    def __init__(self, image: str, folder: Path, aws: Path | None = None, *, is_older: bool = False) -> None:
         self.image = image
         self.folder = folder
         self.aws = aws
+        self.inner = "" if is_older else ".agent/"
+        """Where a host keeps what is not the agent's work; one of the older version has no folder for that."""
         self.name = f"agent-{uuid.uuid4().hex[:12]}"
+        self.id = self.name
         self.port = 0
 
     def prepare(self, owner: int = OWNER) -> None:
         """Make the folders of an agent."""
-        for each in ("workspace", ".agent/tools", ".agent/session", ".agent/runner", ".agent/skills"):
+        inner = ("tools", "session", "runner", "skills") if self.inner else ("tools",)
+        for each in ("workspace", *(f"{self.inner}{name}" for name in inner)):
             (self.folder / each).mkdir(parents=True, exist_ok=True)
         give(self.folder, owner)
 
@@ -91,15 +95,13 @@ class Host:
         """Start a container, in the place of one that was there."""
         self.remove()
         self.port = free_port()
-        mounts = {
-            f"{self.folder}": "/data:rw",
-            f"{self.folder}/.agent/tools": "/app/tools:ro",
-            f"{self.folder}/.agent/skills": "/app/skills:ro",
-        }
+        mounts = {f"{self.folder}": "/data:rw", f"{self.folder}/{self.inner}tools": "/app/tools:ro"}
+        if self.inner:
+            mounts[f"{self.folder}/.agent/skills"] = "/app/skills:ro"
         if self.aws is not None:
             mounts[str(self.aws)] = "/root/.aws:ro"
         given = {
-            "AGENT_ID": self.name,
+            "AGENT_ID": self.id,
             "IDLE_TIMEOUT_MINUTES": "720",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AGENT_MODEL": "scripted",
@@ -150,7 +152,8 @@ class Host:
 
     def on_disk(self) -> list[dict[str, Any]]:
         """Read all messages from the disk."""
-        files = sorted((self.folder / SESSION).glob("message_*.json"), key=lambda file: int(file.stem.split("_")[1]))
+        kept = SESSION if self.inner else f"session_{self.id}/agents/agent_default/messages"
+        files = sorted((self.folder / kept).glob("message_*.json"), key=lambda file: int(file.stem.split("_")[1]))
         messages = [json.loads(file.read_text())["message"] for file in files]
         return [{"role": each["role"], "content": each["content"]} for each in messages]
 
@@ -203,8 +206,8 @@ def text(message: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def hosted(image: str, folder: Path, aws: Path | None = None) -> Iterator[Host]:
-    host = Host(image, folder, aws)
+def hosted(image: str, folder: Path, aws: Path | None = None, *, is_older: bool = False) -> Iterator[Host]:
+    host = Host(image, folder, aws, is_older=is_older)
     host.prepare()
     try:
         yield host
@@ -326,6 +329,42 @@ def test_the_conversation_of_the_original_is_brought_along_though_root_has_left_
 
 
 @pytest.mark.usefixtures("_root")
+@pytest.mark.parametrize("id", [None, "default"])
+def test_a_host_of_the_older_version_reads_the_disk_where_it_looks(
+    id: str | None,  # noqa: A002
+    runner: str,
+    tmp_path: Path,
+) -> None:
+    with hosted(runner, tmp_path / "agent", is_older=True) as host:
+        host.id = id or host.id
+        (host.folder / "system_prompt.txt").write_text("You are a librarian.")
+        host.start(CUSTOM_SYSTEM_PROMPT="true")
+        host.wait()
+        host.chat("hello")
+        assert host.inside("import agent; print(agent.system_prompt())").startswith("You are a librarian.")
+        before = host.history()
+        host.stop()
+        assert host.on_disk() == before != []
+        host.start(CUSTOM_SYSTEM_PROMPT="true")
+        host.wait()
+        assert host.chat("and now?")["response"] == "Question 2: and now?"
+        host.stop()
+        assert host.preview() == "Question 2: and now?"
+        assert not (host.folder / ".agent").exists()
+
+
+@pytest.mark.usefixtures("_root")
+def test_git_has_the_hosts_token_for_github_and_for_nobody_else(runner: str, tmp_path: Path) -> None:
+    asks = "printf 'protocol=https\\nhost={host}\\n\\n' | GIT_TERMINAL_PROMPT=0 git credential fill"
+    with hosted(runner, tmp_path / "agent") as host:
+        host.start(CONTAINERIZED_AGENTS_GITHUB_TOKEN="token-of-the-host")
+        host.wait()
+        assert "password=token-of-the-host" in host.run(asks.format(host="github.com"))
+        assert "token-of-the-host" not in host.run(asks.format(host="github.com.evil.example"))
+        assert "token-of-the-host" not in host.run(asks.format(host="git.example"))
+
+
+@pytest.mark.usefixtures("_root")
 def test_what_cannot_be_brought_along_keeps_it_from_being_ready_and_is_left_as_it_was(
     runner: str, tmp_path: Path
 ) -> None:
@@ -363,8 +402,11 @@ def test_the_agent_has_the_prompt_tools_skills_and_servers_that_the_host_gives_i
         (host.folder / ".agent/skills/cook/SKILL.md").write_text(skill)
         (host.folder / "shop.py").write_text(SERVER)
         servers = {
-            "shop": {"command": "python", "args": ["/data/shop.py"]},
+            "nothing at first": {},
+            "shop": {"command": "python", "args": ["/data/shop.py"], "env": None},
             "gone": {"command": "no-such-command"},
+            "nothing": {"type": "stdio"},
+            "no object": 5,
             "off": {"command": "no-such-command", "disabled": True},
         }
         (host.folder / ".agent/mcp.json").write_text(json.dumps({"mcpServers": servers}))
