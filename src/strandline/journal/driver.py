@@ -88,7 +88,7 @@ def _wal_pages(path: Path) -> int:
 
 
 def make_room(connection: sqlite3.Connection) -> None:
-    """Give back what the WAL takes, as far as that can be done. Raises nothing; on a disk without any room it may fail."""
+    """Give back what the WAL takes, as far as that can be done. Raises nothing; on a full disk it may fail."""
     with suppress(sqlite3.Error):
         cut_off_wal(connection)
 

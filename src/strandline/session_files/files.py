@@ -59,7 +59,7 @@ def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _anew(path: str, flags: int) -> int:
-    """Open a file that is made here: what has its name goes, so that no link is written through, nor a pipe waited for."""
+    """Open a file that is made here: what has its name goes, so no link is written through, and no pipe waited for."""
     flags |= os.O_EXCL
     try:
         return os.open(path, flags, 0o600)
