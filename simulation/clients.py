@@ -21,7 +21,17 @@ from strandline.errors import (
     Unavailable,
 )
 from strandline.lifecycle import ENDED
-from strandline.model import DEFAULT_PRIORITY, IfBusy, InputRequest, OnDisconnect, Outcome, RunId, SessionKey
+from strandline.model import (
+    DEFAULT_PRIORITY,
+    INTERRUPTS,
+    IfBusy,
+    InputRequest,
+    OnDisconnect,
+    OnQuestion,
+    Outcome,
+    RunId,
+    SessionKey,
+)
 
 POLICIES = (IfBusy.INTERRUPT, IfBusy.INTERRUPT, IfBusy.ROLLBACK, IfBusy.REJECT)
 
@@ -73,6 +83,10 @@ def _drawn(town: Town) -> Request:
         request = replace(request, priority=1 + chance.up_to(4))
     if chance.happens(town.traits.attached):
         request = replace(request, on_disconnect=chance.choice((OnDisconnect.CANCEL, OnDisconnect.CANCEL_IF_QUEUED)))
+    if town.traits.on_questions and chance.happens(town.traits.on_questions):
+        wanted = chance.choice((OnQuestion.ANSWER, OnQuestion.ANSWER, OnQuestion.DISMISS))
+        if not (wanted is OnQuestion.ANSWER and if_busy in INTERRUPTS):  # which contradict each other
+            request = replace(request, on_question=wanted)
     if chance.happens(town.traits.keys):
         request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
         if town.keyed and chance.happens(0.15):
@@ -95,6 +109,7 @@ def _note_asked(town: Town, request: Request) -> None:
         priority=DEFAULT_PRIORITY if request.priority is None else request.priority,
         key=request.idempotency_key,
         on_disconnect=request.on_disconnect or OnDisconnect.CONTINUE,
+        on_question=request.on_question or OnQuestion.WAIT,
         answers=tuple(request.answers or ()),
         limits={
             name: seconds
@@ -174,6 +189,8 @@ async def _answer(town: Town, key: SessionKey, requests: list[InputRequest]) -> 
     if chance.happens(0.1):
         asked = [*asked[1:], f"i:{text}.0.0:0"] if chance.happens(0.5) else asked[:-1] or ["nobody's"]
     request = Request(key=key, answers=dict.fromkeys(asked, text), metadata={"text": text})
+    if chance.happens(town.traits.on_questions):  # they do not know how to name what they answer
+        request = replace(request, answers=None, input=text, on_question=OnQuestion.ANSWER)
     if chance.happens(town.traits.keys):
         request = replace(request, idempotency_key=f"k-{text}", fingerprint=text.encode())
     await _ask(town, request)

@@ -146,7 +146,8 @@ def _met(life: Life, evidence: Evidence, run: RunEvidence, kept: Run, other: Run
     sequence = life.runs[other.id].sequence
     if kept.sequence >= sequence or kept.ended_at is None or kept.ended_at - EPOCH <= other.accepted_at + SOON_S:
         return
-    if other.request.if_busy is IfBusy.REJECT and run.accepted and run.accepted_nth < other.request.nth:
+    waits = not other.request.answers  # an answer goes before all that waits
+    if other.request.must_not_wait and waits and run.accepted and run.accepted_nth < other.request.nth:
         yield f"run {other.id} was to be refused by a busy session, and was accepted beside run {run.id}"
     if not other.request.interrupts or run.lost:
         return

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from simulation.asking import asking_tool, questions_of
+from simulation.asking import answered_by, asking_tool, questions_of
 from simulation.life import Life
 from simulation.record import Event, told
 from simulation.seen import Asked, Attempt, Deletion, Move, RunEvidence, Sweep, text_of
@@ -71,6 +71,9 @@ class Evidence:
         for kept in life.runs.values():
             run = self._run(kept.run_id)
             run.text = text_of(kept)
+            request = self.requests[run.text]
+            if not request.answers and (answers := tuple(answered_by(kept))):
+                self.requests[run.text] = replace(request, answers=answers, by_text=True)
         self.questions = questions_of(life.runs)
         """By the id of the run that asks."""
         self.runs = {run.id: run for run in self.runs.values() if run.text}  # others were claimed in vain, and not kept

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from simulation.asking import Question, answered_by
 from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.seen import RunEvidence
+from simulation.seen import RunEvidence, text_of
 from simulation.truth import EPOCH
-from strandline.model import OnDisconnect, Run
+from strandline.model import OnDisconnect, OnQuestion, Run
 
 SOON_S = 1e-3
 
@@ -26,6 +26,8 @@ def answered_once(life: Life, evidence: Evidence) -> Iterator[str]:
             request = evidence.requests[str(answer.metadata["text"])]
             if {*answered_by(answer)} != question.requests or answer.key != question.run.key:
                 yield f"run {answer.run_id} was accepted, and does not answer what run {run.id} asked"
+            if request.by_text and (request.on_question is not OnQuestion.ANSWER or len(question.requests) != 1):
+                yield f"run {answer.run_id} is a text, and was taken for an answer to what run {run.id} asked"
             if 0 <= run.withdrawn_nth < request.nth:
                 yield f"run {answer.run_id} was accepted although what run {run.id} asked had been taken back"
             for sweep in evidence.sweeps.values():
@@ -35,6 +37,7 @@ def answered_once(life: Life, evidence: Evidence) -> Iterator[str]:
             later = evidence.runs[answer.run_id]
             if again := sorted(tool for tool in later.begun if tool in run.finished):
                 yield f"tools {again} had ended in run {run.id} and were started again in run {later.id}"
+            yield from _dismissed_before(life, evidence, question, answer)
     known = {request for each in evidence.questions.values() for request in each.requests}
     for kept in life.runs.values():
         if not known.issuperset(answered_by(kept)):
@@ -43,6 +46,16 @@ def answered_once(life: Life, evidence: Evidence) -> Iterator[str]:
         open_ = [each for each in evidence.questions.values() if each.run.key == key and each.requests == waits_for]
         if bool(waits_for) is not life.pending[key] or (waits_for and (not open_ or open_[0].answers)):
             yield f"session {key} waits for {sorted(waits_for)}, and its end is {life.pending[key] or 'not'} pending"
+
+
+def _dismissed_before(life: Life, evidence: Evidence, question: Question, answer: Run) -> Iterator[str]:
+    """Say which runs had ended a question that was answered later."""
+    asked_at = question.run.ended_at
+    for other in _others(evidence, question):
+        is_between = asked_at is not None and asked_at < other.created_at and other.sequence < answer.sequence
+        if life.steady and is_between and evidence.requests[text_of(other)].dismisses:
+            asked = question.run.run_id
+            yield f"run {answer.run_id} answers what run {asked} asked and run {other.run_id} had dismissed"
 
 
 def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
@@ -82,18 +95,22 @@ def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> It
     if kept.started_at is not None and asked.ended_at + SOON_S < kept.started_at < over - SOON_S and not run.lost:
         yield f"run {kept.run_id} started while its session waited for what run {asked.run_id} had asked"
     at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.at and run.accepted_at < over - EPOCH - SOON_S
-    if answer is None and run.request.must_not_wait and run.accepted and at_a_time:
+    if answer is not None or not run.accepted or not at_a_time:
+        return
+    if run.request.must_not_wait:
         yield f"run {kept.run_id} was accepted, and was not to wait for what run {asked.run_id} had asked"
+    if run.request.on_question is OnQuestion.ANSWER and len(question.requests) == 1:
+        yield f"run {kept.run_id} was accepted, and does not answer what run {asked.run_id} had asked"
 
 
 def _given_up_at(evidence: Evidence, question: Question) -> Iterator[float]:
-    """Yield when somebody may have given up a question: by an interrupt, by a cancel of the run or of its session,
-    or by leaving."""
+    """Yield when somebody may have given up a question: by a run that dismisses it, by a cancel of the run that asks or
+    of its session, or by leaving."""
     asked = question.run
     assert asked.ended_at is not None
     for run in evidence.runs.values():  # one that was told to be accepted before had nothing to give up
         came_later = not run.accepted or EPOCH + run.accepted_at >= asked.ended_at
-        if run.request.session == asked.key and run.request.interrupts and came_later:
+        if run.request.session == asked.key and run.request.dismisses and came_later:
             yield EPOCH + run.request.at
     asker = evidence.runs[asked.run_id]
     yield from (EPOCH + at for at in asker.cancelling_at)

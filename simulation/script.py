@@ -86,6 +86,8 @@ class Traits(Struct, frozen=True):
     """How likely it is that a request has a priority."""
     asks: float = 0.0
     """How likely it is that a tool asks a person."""
+    on_questions: float = 0.0
+    """How likely it is that a message answers what its session asks, or ends the question."""
 
 
 def draw(chance: Chance, traits: Traits, *, answers: bool = False) -> Script:

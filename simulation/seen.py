@@ -15,6 +15,7 @@ from strandline.model import (
     IfBusy,
     Message,
     OnDisconnect,
+    OnQuestion,
     Run,
     SessionKey,
     ToolResult,
@@ -81,8 +82,11 @@ class Asked(Struct, frozen=True, kw_only=True):
     key: str | None
     """Its idempotency key."""
     on_disconnect: OnDisconnect
+    on_question: OnQuestion = OnQuestion.WAIT
     answers: tuple[str, ...] = ()
     """The input requests that it answers."""
+    by_text: bool = False
+    """Whether its client did not name them: the server has taken its text for the answer."""
     limits: dict[str, float]
     """`timeout_s`, `queue_timeout_s`, where it asked for one."""
 
@@ -95,6 +99,11 @@ class Asked(Struct, frozen=True, kw_only=True):
     def interrupts(self) -> bool:
         """Whether it cancels what has begun."""
         return self.if_busy in INTERRUPTS
+
+    @property
+    def dismisses(self) -> bool:
+        """Whether it ends what its session waits to be answered."""
+        return self.interrupts or self.on_question is OnQuestion.DISMISS
 
 
 class Sweep(Struct, frozen=True, kw_only=True):

@@ -79,6 +79,8 @@ class World:
             priorities=chance.choice((0.0, 0.0, 0.6)),
             asks=0.0 if self.opaque or chance.happens(0.6) else 0.4,
         )
+        if self.traits.asks:
+            self.traits = replace(self.traits, on_questions=0.3)
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
         self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not self.traits.deletes

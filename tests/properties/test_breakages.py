@@ -51,6 +51,7 @@ from strandline.model import (
     Ending,
     Failed,
     IfBusy,
+    Lane,
     Message,
     NewRun,
     OnDisconnect,
@@ -485,6 +486,21 @@ def start_whatever_works_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "is_full", lambda dispatcher, principal: False)
 
 
+def take_no_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:
+    """A text that is to be the answer waits for one."""
+    patch.setattr(memory, "as_answer", lambda new, question: None)
+
+
+def take_any_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:
+    """A text is the answer if one thing is asked, whether its client wants that or not."""
+    patch.setattr(NewRun, "may_answer", property(lambda new: new.lane == Lane.NORMAL and isinstance(new.input, str)))
+
+
+def dismiss_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A run that is to end a question waits for the answer."""
+    patch.setattr(NewRun, "dismisses", property(lambda new: new.if_busy in INTERRUPTS))
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -531,6 +547,9 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a tool that an answer starts again": (do_again_what_had_ended, "had ended in run .* and were started again"),
     "a question that is given up in silence": (dismiss_in_silence, "is asked for 1 times and answered 0"),
     "a question that is taken back and stays": (keep_what_was_taken_back, "had been taken back"),
+    "a text that is no answer": (take_no_text_for_an_answer, "was accepted, and does not answer what"),
+    "a text that answers unasked": (take_any_text_for_an_answer, "is a text, and was taken for an answer"),
+    "a question that nobody can end": (dismiss_nothing, "had dismissed"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
     "an exception that is told to callers": (tell_all_that_was_raised, "tells what its agent raised"),
     "a history that does not say why": (tell_history_another_reason, "the run does not close with"),
