@@ -405,6 +405,23 @@ def test_what_a_crash_has_left_unwritten_is_caught_up_with_at_the_start(tmp_path
     played(play, tmp_path)
 
 
+@pytest.mark.parametrize("how", ["empty", "missing"])
+def test_a_last_message_that_a_power_cut_has_taken_is_written_again(how: str, tmp_path: Path) -> None:
+    """Files are not synced: `session.json` may say more than there is."""
+
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        (last,) = tmp_path.rglob("message_1.json")
+        if how == "empty":
+            last.write_bytes(b"")
+        else:
+            last.unlink()
+        await world.restart()
+        assert world.texts() == ["one", "two"]
+
+    played(play, tmp_path)
+
+
 def test_a_crash_in_the_middle_of_writing_is_mended_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
