@@ -141,6 +141,8 @@ class PrincipalsContract(Contract):
 
         nothing = await kept()
         assert size <= nothing < size + 100
+        roomy, metadata = Bounds(9, 9, stored_bytes=nothing), {"m": "n" * (size + 100)}
+        assert await desk.accept("m", ADA, bounds=roomy, input="", metadata=metadata) == Refused("storage_full", 1)
         keyed = Keyed("k", b"f" * 32, 0.0)
         await desk.accept("a", ADA, input="y" * 5_000, keyed=keyed)
         with_input = await kept()
