@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -19,9 +20,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    heed_signals()
     if (asked := config.getoption("--order")) is not None:
         told = getattr(config, "workerinput", {})  # of a process that shares the tests with others
         config.option.order = told.get("order") or order.drawn(asked)
+
+
+def heed_signals() -> None:
+    """Have processes under test end by the signals that `nohup`, or a script's `&`, has this one ignore."""
+    for number, usual in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.hookimpl(optionalhook=True)
