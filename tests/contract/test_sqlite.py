@@ -560,8 +560,18 @@ def test_nothing_stays_of_a_deleted_session(path: Path) -> None:
     asyncio.run(main())
 
 
-def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(path: Path) -> None:
+def test_what_is_deleted_is_overwritten_whatever_sqlite_does_by_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the file, once the server has ended: what was said, small or large, and what was staged."""
+    connect = sqlite3.connect
+
+    def connect_to_a_lax_build(*given: Any, **named: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*given, **named)
+        connection.execute("PRAGMA secure_delete = OFF")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_a_lax_build)
     said_once = {"input": "SECRET-INPUT", "history": "SECRET-HISTORY", "large": "SECRET-LARGE" * 10_000}
 
     async def main() -> None:

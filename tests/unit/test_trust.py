@@ -75,9 +75,10 @@ def test_baggage_is_handed_on_from_those_who_are_trusted_with_it(trusted: str, w
         headers = {**TRACE, **({} if shown is None else {"Authorization": f"Bearer {shown}"})}
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as client:
-            assert (await client.post("/chat", json={"message": who})).status_code == 200
+            assert (await client.post("/chat", json={"message": who, "session_id": "desk"})).status_code == 200
             sent = {"prompt": f"{who}/agentcore"}
-            run_id = (await client.post("/invocations", json=sent)).json()["run_id"]
+            desk = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "desk"}
+            run_id = (await client.post("/invocations", json=sent, headers=desk)).json()["run_id"]
             told = (await client.get(f"/v1/runs/{run_id}")).json()["metadata"]["agentcore"]
             assert told == {name: TRACE[name] for name in TRACE if name != "baggage" or who in whose}
         assert (seen[who], seen[f"{who}/agentcore"]) == (("admin",) * 2 if who in whose else (None, None)), who
