@@ -3,17 +3,20 @@
 import asyncio
 from typing import Any
 
-from asking_support import Asking, asked
+import pytest
+
+from asking_support import Asking, answer, asked
 from engine_support import Played, Stubborn, key, outcome, play_round, send, serving
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Ticket
-from strandline.engine.events import RunPosition, RunQueued
+from strandline.engine.asked import Request, Ticket
+from strandline.engine.eventlog import Subscription
+from strandline.engine.events import RunFinished, RunPosition, RunQueued, RunStarted
 from strandline.engine.reasons import of_others
 from strandline.engine.service import Service
 from strandline.engine.why import Reason, Why
 from strandline.errors import JournalUnavailable, NoWorker
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, Principal, SessionId, SessionKey
+from strandline.model import ANONYMOUS, OnQuestion, Principal, SessionId, SessionKey
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 SLOW = 1000.0
@@ -243,5 +246,76 @@ def test_those_who_listen_are_told_why_it_waits_and_of_another_reason_within_a_s
             (told,) = await asyncio.wait_for(again, 2.1)
             assert isinstance(told.event, RunPosition)
             assert code(told.event.why) is Reason.BEHIND
+
+    run_virtual(main)
+
+
+async def told(events: Subscription) -> RunQueued | RunPosition:
+    """Return the next event of a run that waits, which must come within two seconds."""
+    (each,) = await asyncio.wait_for(events.next(), 2.1)
+    assert isinstance(each.event, RunQueued | RunPosition), each
+    return each.event
+
+
+def test_who_waits_for_an_answer_is_told_what_is_asked_and_of_the_next_question_too() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Asking(), journal) as service:
+            first = await asked(service, "ask twice")
+            waits = await send(service, "next")
+            events = waits.stream.subscribe()
+            queued = await told(events)
+            assert (code(queued.why), queued.input_requests) == (Reason.WAITS_FOR_INPUT, first.input_requests)
+            again = await outcome(await answer(service, first))
+            assert again.input_requests != first.input_requests
+            moved = await told(events)
+            assert (code(moved.why), moved.input_requests) == (Reason.WAITS_FOR_INPUT, again.input_requests)
+            nothing = asyncio.create_task(events.next())
+            await asyncio.sleep(10)
+            assert not nothing.done(), "the same question is told once"
+            nothing.cancel()
+        async with serving(clock, Asking(), journal) as service:
+            await asyncio.sleep(1)
+            late = (await service.stream(ANONYMOUS, waits.run_id)).subscribe()
+            assert (await told(late)).input_requests == again.input_requests, "also who comes after a restart"
+            await answer(service, again)
+            assert isinstance((await asyncio.wait_for(late.next(), 2.1))[-1].event, RunStarted | RunFinished)
+
+    run_virtual(main)
+
+
+def test_a_reason_that_is_too_large_to_be_told_is_to_be_read_in_the_session() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), stream_cut=8) as service:
+            (request,) = (await asked(service)).input_requests
+            assert request.reason == "really?"
+            waits = await send(service, "next")
+            (shown,) = (await told(waits.stream.subscribe())).input_requests
+            assert (shown.id, shown.name, shown.reason) == (request.id, request.name, None)
+            assert (await service.session(key())).input_requests == [request]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("on_question", [OnQuestion.ANSWER, OnQuestion.DISMISS])
+def test_what_waits_behind_a_text_that_answers_or_dismisses_waits_for_no_person_any_more(
+    on_question: OnQuestion,
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_running=1) as service:
+            await asked(service)
+            slow = await outcome(await send(service, "ask slow", session="busy"))
+            answers = {each.id: "yes" for each in slow.input_requests}
+            await service.submit(Request(key=key("busy"), answers=answers))
+            waits = await send(service, "next", queue_timeout_s=50)
+            await asyncio.sleep(10)
+            text = await send(service, "stop", on_question=on_question)
+            first, second = (text, waits) if on_question is OnQuestion.ANSWER else (waits, text)
+            assert code(await why(service, first)) is Reason.SERVER_BUSY
+            assert code(await why(service, second)) is Reason.BEHIND
+            late = await outcome(waits)
+            assert late.error is not None, "its time stood still while a person was waited for, and goes on"
+            assert late.error.code == "queue_timeout"
+            assert (await outcome(text)).output in ("done: stop", "answer to stop")
 
     run_virtual(main)

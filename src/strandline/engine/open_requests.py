@@ -4,6 +4,7 @@ It decides nothing: the journal does, and by the time that a client has read thi
 """
 
 import logging
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -14,6 +15,11 @@ from strandline.journal.port import Journal, SessionQuery
 from strandline.model import InputRequest, SessionKey
 
 _log = logging.getLogger("strandline.open_requests")
+
+
+def ids_of(requests: Sequence[InputRequest]) -> tuple[str, ...]:
+    """Return what tells these requests from others."""
+    return tuple(each.id for each in requests)
 
 
 class OpenRequests:

@@ -8,11 +8,10 @@ import logging
 from strandline.clock import Clock
 from strandline.engine.estimates import Estimates
 from strandline.engine.events import RunPosition
-from strandline.engine.open_requests import OpenRequests
+from strandline.engine.open_requests import OpenRequests, ids_of
 from strandline.engine.reasons import Reasons
 from strandline.engine.stream import RunStream
 from strandline.engine.streams import Streams
-from strandline.engine.why import Reason, Why
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
 from strandline.model import RunId, SessionKey
@@ -67,22 +66,21 @@ class Positions:
                     continue  # it has begun while it was looked up
                 position = None if run is None else run.position
             if position:
-                await self._tell(stream, position)
+                await self._tell(stream, position, moved=moved)
 
-    async def _tell(self, stream: RunStream, position: int) -> None:
-        """Tell where a run stands, if that is not known: at another place, or for another reason."""
+    async def _tell(self, stream: RunStream, position: int, *, moved: bool) -> None:
+        """Tell where a run stands, if that is not known: at another place, or for another reason or answer."""
         why = self._reasons.of_waiting(stream.key, position)
-        if position == stream.place and not _is_new(why, stream.why):
+        is_new = why is not None and (stream.why is None or stream.why.code is not why.code)
+        if why is None and moved:
+            self._unheard.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
+        if position == stream.place and not is_new and (why is None or not moved):
             return
         requests = await self._open_requests.of(stream.key, why)
+        asked = ids_of(requests)
+        if position == stream.place and not is_new and asked == stream.asked:
+            return
         if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
-            stream.place, stream.why = position, why
+            stream.place, stream.why, stream.asked = position, why, asked
             wait_s = self._estimates.wait_s(stream.key, position)
             stream.tell_in_passing(self._clock.now(), RunPosition(position, wait_s, why, requests))
-
-
-def _is_new(why: Why | None, told: Why | None) -> bool:
-    """Tell whether a reason is another one than what was told last: of two questions each is one."""
-    if why is None or told is None or why.code is not told.code:
-        return why is not None
-    return why.code is Reason.WAITS_FOR_INPUT and why.text != told.text

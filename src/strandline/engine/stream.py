@@ -39,7 +39,7 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
 
-    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "place", "run_id", "why")
+    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "asked", "key", "place", "run_id", "why")
 
     def __init__(
         self,
@@ -57,6 +57,8 @@ class RunStream(EventLog):
         """The position that was told last, of a run that waits."""
         self.why: Why | None = None
         """Why it waits, as that was told last."""
+        self.asked: tuple[str, ...] = ()
+        """The input requests for whose answer it waits, as that was told last."""
         self._feeds = feeds
         self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
         self._said: list[tuple[float, Event]] = []

@@ -11,6 +11,7 @@ from strandline.engine.cuts import told_message
 from strandline.engine.eventlog import Bounds
 from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted
 from strandline.engine.feeds import Feeds
+from strandline.engine.open_requests import ids_of
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import LAST, Later, RunStream, finished
 from strandline.engine.why import Why
@@ -116,7 +117,7 @@ class Streams:
     ) -> None:
         """Tell that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
-            stream.place, stream.why = position, why
+            stream.place, stream.why, stream.asked = position, why, ids_of(requests)
             stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s, why, list(requests)))
 
     def waits(
