@@ -1,6 +1,8 @@
 """What the server answers is what its own document says that it answers."""
 
+import html
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,3 +207,49 @@ def test_the_page_is_there(server: Server) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/html")
     assert "/v1/sessions/{session_id}/runs" in answer.text
+
+
+def asked(server: Server, command: str, headers: dict[str, str]) -> int:
+    """Ask what a command for curl asks, and return the status; of an endless answer nothing is read."""
+    words = iter(shlex.split(command.replace("\\\n", ""))[1:])
+    method, body, url = "GET", None, ""
+    for word in words:
+        match word:
+            case "-X":
+                method = next(words)
+            case "-d":
+                method, body = "POST", next(words)
+            case "-H":
+                name, _, given = next(words).partition(": ")
+                headers = {name: given, **headers}
+            case _:
+                url = word
+    with server.client.stream(method, url, content=body, headers=headers) as answer:
+        return answer.status_code
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_each_example_of_the_page_is_one_that_the_server_takes(keys: bool, tmp_path: Path) -> None:
+    key, kept = new_key("ada", operator=True)
+    (tmp_path / "agent.py").write_text("async def answer(message, session):\n    return message\n")
+    with serving("agent.py:answer", *(["--api-keys", kept.line()] if keys else []), folder=tmp_path) as server:
+        shown = {"Authorization": f"Bearer {key}"} if keys else {}
+        page = server.client.get("/docs").text
+        run = server.client.post("/v1/sessions/my-session/runs", json={"input": "x"}, headers=shown).json()["run_id"]
+        commands = [html.unescape(each) for each in re.findall(r"<h3>Example</h3><pre>(.*?)</pre>", page, re.DOTALL)]
+        assert len(commands) > 20
+        for command in sorted(commands, key=lambda each: "DELETE" in each):  # (it forgets what the others ask for)
+            assert f" {server.url}/" in command or f" '{server.url}/" in command, command
+            server.quiet()
+            status = asked(server, command.replace("RUN_ID", run).replace("MODEL", "strandline"), shown)
+            # The run has ended: it can neither be cancelled nor moved.
+            assert status < 300 or (status == 409 and "RUN_ID" in command), (command, status)
+
+
+def test_examples_name_no_address_that_nobody_should_copy(tmp_path: Path) -> None:
+    with serving(FUNCTION, "--allowed-hosts", "*", folder=tmp_path) as server:
+        for host in ("localhost:1$(id)", "a'b", "a b", "a;id"):
+            shown = html.unescape(server.client.get("/docs", headers={"Host": host}).text)
+            assert host not in shown
+            assert "curl http://127.0.0.1:8080/livez" in shown
+        assert "curl http://name:99/livez" in server.client.get("/docs", headers={"Host": "name:99"}).text

@@ -154,7 +154,7 @@ def test_which_fields_of_a_body_go_together_is_described(name: str, body: dict[s
 
 
 def test_the_page_shows_every_operation_and_fetches_nothing() -> None:
-    html = page(document(), "/root")
+    html = page(document(), "/root", "http://127.0.0.1:8080/root")
     for operation in OPERATIONS:
         assert operation.summary in html
         assert f"<code>{operation.path}</code>" in html
@@ -179,8 +179,8 @@ def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_n
             else:
                 open_to_all.add(path)
     assert open_to_all == {"/livez", "/readyz", "/ping", "/health"}
-    html = page(made, "")
+    html = page(made, "", "http://127.0.0.1:8080")
     assert html.count("Authorization: Bearer $KEY") == sum(len(each) for each in made["paths"].values()) - 4
     assert "This server wants a key" in html
-    assert "This server wants a key" not in page(document(), "")
-    assert "$KEY" not in page(document(), "")
+    assert "This server wants a key" not in page(document(), "", "http://127.0.0.1:8080")
+    assert "$KEY" not in page(document(), "", "http://127.0.0.1:8080")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shlex
 from html import escape
 from typing import Any, Final
 
@@ -32,15 +33,15 @@ POLICY: Final = (
 _METHODS: Final = ("get", "post", "delete")
 
 
-def page(document: dict[str, Any], root: str) -> str:
-    """Return the page; `root` is where the server is mounted."""
+def page(document: dict[str, Any], root: str, url: str) -> str:
+    """Return the page; `root` is where the server is mounted, `url` the address that examples ask."""
     info, schemas = document["info"], document["components"]["schemas"]
     by_tag: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for method in _METHODS:
             if method in methods:
                 operation = methods[method]
-                by_tag[operation["tags"][0]].append(_operation(path, method, operation, schemas, root))
+                by_tag[operation["tags"][0]].append(_operation(path, method, operation, schemas, url))
     parts = [f"<h2>{escape(tag)}</h2>{''.join(operations)}" for tag, operations in by_tag.items()]
     wanted = any("security" in operation for methods in document["paths"].values() for operation in methods.values())
     keys = (
@@ -60,20 +61,19 @@ def page(document: dict[str, Any], root: str) -> str:
     )
 
 
-def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any], root: str) -> str:
+def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any], url: str) -> str:
     parts = [_table("Parameters", [_parameter(each) for each in operation.get("parameters", [])])]
     example = None
     if (body := operation.get("requestBody")) is not None:
-        schema = _resolved(body["content"]["application/json"]["schema"], schemas)
+        content = body["content"]["application/json"]
+        schema, example = _resolved(content["schema"], schemas), content.get("example")
         needed = schema.get("required", [])
         fields = sorted(schema["properties"].items(), key=lambda field: field[0] not in needed)
         rows = [_field(name, field, schemas, name in needed) for name, field in fields]
         parts.append(_table("Body" if body["required"] else "Body (may be left out)", rows))
-        example = {name: _example(schema["properties"][name], schemas) for name in needed}
     parts.append(_table("Answers", [_answer(status, each) for status, each in operation["responses"].items()]))
-    parts.append(
-        f"<h3>Example</h3><pre>{escape(_curl(root + path, method, example, key='security' in operation))}</pre>"
-    )
+    shown = _curl(url, path, method, operation.get("parameters", []), example, key="security" in operation)
+    parts.append(f"<h3>Example</h3><pre>{escape(shown)}</pre>")
     return (
         f"<details><summary><b class={method.upper()}>{method.upper()}</b><code>{escape(path)}</code>"
         f"<span>{escape(operation['summary'])}</span></summary><div>{''.join(parts)}</div></details>"
@@ -142,15 +142,6 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     return str(schema.get("type", "any"))
 
 
-def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> object:
-    schema = _resolved(schema, schemas)
-    if "examples" in schema:
-        return schema["examples"][0]
-    if "anyOf" in schema:
-        return _example(schema["anyOf"][-1 if schema["anyOf"][0].get("type") == "array" else 0], schemas)
-    return {"string": "Hello"}.get(schema.get("type", ""), {})
-
-
 def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in schema:
         return schema
@@ -160,12 +151,22 @@ def _resolved(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _curl(path: str, method: str, body: dict[str, Any] | None, *, key: bool) -> str:
-    path = path.replace("{session_id}", "default").replace("{run_id}", "RUN_ID")
+def _curl(
+    url: str, path: str, method: str, parameters: list[dict[str, Any]], body: dict[str, Any] | None, *, key: bool
+) -> str:
+    """Return the command that asks. What only the reader knows stands there in capitals, such as `RUN_ID`."""
+    shown = ' -H "Authorization: Bearer $KEY"' if key else ""
+    for each in parameters:
+        name, example = each["name"], each.get("example")
+        if each["in"] == "path":
+            path = path.replace(f"{{{name}}}", example or name.upper())
+        elif example is not None and each["in"] == "header":
+            shown += f" -H '{name}: {example}'"
+        elif example is not None:
+            path += f"?{name}={example}"
     verb = "" if method == "get" or body else f" -X {method.upper()}"
     data = "" if not body else f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-    shown = ' -H "Authorization: Bearer $KEY"' if key else ""
-    return f"curl{verb}{shown} http://127.0.0.1:8080{path}{data}"
+    return f"curl{verb}{shown} {shlex.quote(url + path)}{data}"
 
 
 def _marked(text: str) -> str:

@@ -4,6 +4,7 @@
 with the document.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -37,6 +38,9 @@ SESSION_HEADER: Final = "X-Session-Id"
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
 _SESSION_ID: Final = {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}$"}
+HOST: Final = "127.0.0.1:8080"
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+"""What may stand in a command that people copy; whatever else a `Host` is, the examples name the usual address."""
 _NEXT: Final = "The `next_cursor` of the page before"
 _RUNS_CURSOR: Final = r"^(w[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18}|r|h[0-9]{1,18})$"
 _SESSIONS_CURSOR: Final = r"^(?!(.+/)?\.{1,2}$)(.+/)?[A-Za-z0-9._:@-]{1,256}$"
@@ -101,6 +105,18 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "Response": {"properties": {"response": {"not": {"type": "null"}}}},
 }
 """What types cannot say of bodies: which of their fields go together."""
+
+
+EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "NewRunBody": {"input": "Hello"},
+    "MoveBody": {"front": True},
+    "ChatBody": {"session_id": "my-session", "message": "Hello"},
+    "CompletionBody": {"user": "my-session", "messages": [{"role": "user", "content": "Hello"}]},
+    "Invocation": {"prompt": "Hello"},
+}
+"""A body of each kind that is taken as it stands, with keys too; bodies that may be left out have none."""
+_NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
+"""What the examples have for parameters, so that they name their session."""
 
 
 class Refusals(Struct, frozen=True):
@@ -335,8 +351,15 @@ class OpenApi:
 
     async def docs(self, request: Request) -> Response:
         """Return the document as a page that needs no network."""
-        shown = page(self._document, request.scope.get("root_path", ""))
+        root = request.scope.get("root_path", "")
+        shown = page(self._document, root, f"{_asked_at(request)}{root}")
         return Response(shown, media_type="text/html", headers={"Content-Security-Policy": POLICY})
+
+
+def _asked_at(request: Request) -> str:
+    """Return the address at which a server was asked, for examples that lead to it."""
+    host = request.headers.get("host", "")
+    return f"{request.url.scheme}://{host if _HOST.fullmatch(host) else HOST}"
 
 
 def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dict[str, Any]:
@@ -392,16 +415,21 @@ def _described(operation: Operation, keys: bool) -> dict[str, Any]:
     if keys and wire.Unauthorized in operation.refused:
         described["security"] = [{"key": []}]
     if operation.takes:
-        described["parameters"] = [
-            {"name": name, "in": where, "required": where == "path", "schema": schema, "description": what}
-            for name, where, schema, what in (PARAMETERS[each] for each in operation.takes)
-        ]
+        described["parameters"] = [_parameter(*PARAMETERS[each], example=_NAMED.get(each)) for each in operation.takes]
     if operation.body is not None:
         needed = operation.body.__name__ in BODIES or any(
             field.required for field in msgspec.structs.fields(operation.body)
         )
-        described["requestBody"] = {"required": needed, "content": {_JSON: {"schema": _ref(operation.body)}}}
+        content: dict[str, Any] = {"schema": _ref(operation.body)}
+        if (example := EXAMPLES.get(operation.body.__name__)) is not None:
+            content["example"] = example
+        described["requestBody"] = {"required": needed, "content": {_JSON: content}}
     return described
+
+
+def _parameter(name: str, where: str, schema: dict[str, Any], what: str, *, example: str | None) -> dict[str, Any]:
+    described = {"name": name, "in": where, "required": where == "path", "schema": schema, "description": what}
+    return described if example is None else {**described, "example": example}
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
