@@ -121,6 +121,7 @@ def test_nothing_but_what_needs_a_started_server_waits_for_it(tmp_path: Path) ->
         async with starting(tmp_path) as world, world.client() as client:
             told = {path: (await client.get(path)).status_code for path in AT_ONCE}
             assert told == dict.fromkeys(AT_ONCE, 200) | {"/readyz": 503, "/health": 503}
+            assert world.app._life.service.starting, "none of them has waited"  # type: ignore[union-attr]
 
     run(main())
 
@@ -206,6 +207,18 @@ def test_who_waits_for_a_start_that_is_given_up_is_told_so_at_once(tmp_path: Pat
             with pytest.raises(strandline.errors.SetupError):
                 await world.life
             world.fails = True
+
+    run(main())
+
+
+def test_who_waits_for_a_server_that_begins_to_drain_before_it_was_ready_is_told_so_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with starting(tmp_path, start_wait=1_000) as world, world.client() as client:
+            asked = asyncio.create_task(client.post("/chat", json={"message": "m"}))
+            await waiting(world, 1)
+            world.app._life.service._readiness.begin_to_drain()  # type: ignore[union-attr]
+            refused = await asked
+            assert (refused.status_code, refused.json()["code"]) == (503, "draining")
 
     run(main())
 

@@ -99,6 +99,10 @@ def test_a_held_session_names_the_tool_that_still_works_and_since_when() -> None
             assert await of_session(service) == told
             plain = of_others(told)
             assert plain == Why(Reason.HELD, "something of a run that has ended still works, and holds the session")
+            await service.pause(key())
+            assert code(await why(service, waits)) is Reason.PAUSED, "that needs a person; the hold ends by itself"
+            assert code(await of_session(service)) is Reason.PAUSED
+            await service.resume(key())
             work.end()
             await asyncio.sleep(1)
             assert await why(service, hangs) is None
