@@ -389,6 +389,21 @@ def test_what_a_tool_has_put_in_the_way_is_neither_written_through_nor_waited_fo
     played(play, tmp_path / "files")
 
 
+def test_a_link_in_the_place_of_a_sessions_folder_is_moved_aside_and_leads_nowhere(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        session, elsewhere = world.folder / "session_s", tmp_path / "elsewhere"
+        session.rename(elsewhere)
+        session.symlink_to(elsewhere)
+        before = sorted(each.name for each in elsewhere.rglob("*"))
+        await world.ran("three", "four")
+        assert world.texts() == ["one", "two", "three", "four"]
+        assert not session.is_symlink()
+        assert sorted(each.name for each in elsewhere.rglob("*")) == before
+
+    played(play, tmp_path / "files")
+
+
 # -- when ---------------------------------------------------------------------------------------------
 
 
