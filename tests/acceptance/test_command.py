@@ -150,7 +150,7 @@ REFUSALS: dict[str, tuple[list[str], list[str]]] = {
     "no such file": (["no/such/file.py"], ["no/such/file.py", "does not exist"]),
     "a folder": (["./folder"], ["is a folder"]),
     "no Python file": (["./notes.txt"], ["must end in .py"]),
-    "no such module": (["no_such.module:name"], ["no module 'no_such.module'", "no_such/module.py"]),
+    "no such module": (["no_such.module:name"], ["no module 'no_such.module'", "no such file", "`path/file.py`"]),
     "no module at all": ([":name"], ["names no module"]),
     "no such name": (["fine.py:factory"], ["has no `factory`", "make_agent, other", "fine.py:NAME"]),
     "no default name": (["nothing.py"], ["neither `make_agent` nor `agent`", "build", "def make_agent"]),

@@ -274,7 +274,7 @@ def test_a_header_behind_a_body_is_none(served: tuple[Server, Checkpoints]) -> N
 ROUTES: Final[dict[str, tuple[dict[str, object], int]]] = {
     "/chat": ({"message": "deep"}, 422),
     "/v1/sessions/deep/runs": ({"input": "deep"}, 422),
-    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "deep"}]}, 400),
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "deep"}], "user": "deep"}, 400),
     "/invocations": ({"prompt": "deep"}, 400),
 }
 

@@ -44,6 +44,7 @@ KILLED: Final = (
     Case("crash-tool", "The server is killed (`kill -9`), with a tool in the middle", {"message": "Book Rome."}),
     Case("crash-model", "The server is killed (`kill -9`), after a tool", {"message": "Book Oslo."}),
 )
+LATER: Final = Case("later", "", {"message": "Are you there?"})
 
 
 def blocks() -> dict[str, str]:
@@ -85,6 +86,7 @@ class _Play:
             for case in KILLED:
                 self._clients.submit(self._ask, case)
                 self._reached(case.session)
+            self._ask(LATER)  # (once this one is answered, all that was done before it is kept)
             server.kill()
             server.wait(DEADLINE_S)
         self._go_on(True)
