@@ -274,7 +274,7 @@ def test_a_header_behind_a_body_is_none(served: tuple[Server, Checkpoints]) -> N
 ROUTES: Final[dict[str, tuple[dict[str, object], int]]] = {
     "/chat": ({"message": "deep"}, 422),
     "/v1/sessions/deep/runs": ({"input": "deep"}, 422),
-    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "deep"}], "user": "deep"}, 400),
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "deep"}]}, 400),
     "/invocations": ({"prompt": "deep"}, 400),
 }
 
@@ -290,9 +290,10 @@ def test_deep_metadata_is_refused_by_every_route_and_what_is_taken_fails_no_run(
         metadata = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
         told = f'{json.dumps(body)[:-1]}, "metadata": {metadata}}}'.encode()
         with clients(server, 1) as (client,):
-            headers = ("Content-Type: application/json", "Prefer: wait=20")
+            headers = ("Content-Type: application/json", "Prefer: wait=20", "X-Session-Id: deep")
             return client.send(post(told, *headers, path=path)).answer()
 
+    server.quiet()
     before = len(at.steps)
     for levels in (101, 960):
         answer = sent(levels)
@@ -323,6 +324,7 @@ def test_no_route_takes_content_that_acts_for_the_server(served: tuple[Server, C
     server, at = served
     body, status = ROUTES[path]
     ((field, _),) = body.items()
+    server.quiet()
     before = len(at.steps)
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         for block in ACTING:
