@@ -69,9 +69,9 @@ def test_five_concurrent_requests_are_answered_in_order_each_with_its_own(server
     assert [step for step in at.steps if step.startswith("five-")] == [f"{label} model 0" for label in labels]
     runs = [server.run(each["run_id"]) for each in told]
     assert all(moment(before["ended_at"]) <= moment(after["started_at"]) for before, after in pairwise(runs))
-    messages = server.history()
-    assert texts(messages, "user") == labels
-    assert texts(messages, "assistant") == labels
+    messages = server.history()  # (of a session that other tests use as well)
+    assert texts(messages, "user")[-5:] == labels
+    assert texts(messages, "assistant")[-5:] == labels
     health = server.health()
     assert (health["processing"], health["queue_depth"], health["running"]) == (False, 0, 0)
 

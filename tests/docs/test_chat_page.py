@@ -76,8 +76,15 @@ def test_the_screen_of_code_that_does_not_load(tmp_path: Path) -> None:
         server.close()
 
 
+def forget_sessions(server: Server) -> None:
+    """Delete what other tests have said there."""
+    for each in server.client.get("/v1/sessions").json()["sessions"]:
+        server.client.delete(f"/v1/sessions/{each['session_id']}").raise_for_status()
+
+
 def test_the_conversation(server: Server, tmp_path: Path) -> None:
     """What is typed on the page is typed here; what is shown there comes, line by line."""
+    forget_sessions(server)
     lines = block("text", "ada> hello").splitlines()
     command = block("sh", "chat --session").split()[1:]
     with terminal(*command, folder=tmp_path, variables=variables(server)) as at:

@@ -128,6 +128,7 @@ def _another(front: Front, folder: Path, without: str) -> Iterator[str]:
 
 
 def test_messages_wait_their_turn_and_are_answered_through_the_proxy(front: Front) -> None:
+    (front.folder / "open").unlink(missing_ok=True)
     with front.client() as client:
         asked = []
         for number in range(3):

@@ -325,6 +325,7 @@ def test_the_conversation_of_the_original_is_brought_along_though_root_has_left_
         host.start()  # once is enough
         host.wait()
         assert host.chat("and then?")["response"] == "Question 7: and then?"
+        until(lambda: host.on_disk() == host.history(), "the disk has all of it again")
         assert owners(host.folder) == {OWNER}
 
 
