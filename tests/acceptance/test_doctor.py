@@ -61,11 +61,11 @@ def test_a_fresh_folder_with_an_agent_is_fine(tmp_path: Path) -> None:
 
 
 def test_every_line_is_one_for_grep_and_a_problem_says_what_to_do(tmp_path: Path) -> None:
-    done = run(tmp_path, STRANDLINE_PORT="zz", COLUMNS="50")
+    done = run(tmp_path, STRANDLINE_MAX_RUNNING="zz", STRANDLINE_PORT="0", COLUMNS="50")
     assert done.returncode == 1
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("problem")]
     assert "settings" in line
-    assert "port is 'zz' (STRANDLINE_PORT); it must be a whole number" in line
+    assert "max_running is 'zz' (STRANDLINE_MAX_RUNNING); it must be a whole number" in line
     assert done.stdout.splitlines()[-1] == "1 problem."
     assert "`strandline init` makes one" in done.stdout
 
