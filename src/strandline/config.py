@@ -10,6 +10,7 @@ import difflib
 import functools
 import ipaddress
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,6 +39,11 @@ NAMED_ONLY: Final = ("api_keys", "api_keys_file")
 ALIASES: Final = {"agent_id": "AGENT_ID", "port": "PORT", "idle_timeout_minutes": "IDLE_TIMEOUT_MINUTES"}
 """Names of the environment that clients of the original runner set; `STRANDLINE_*` counts first."""
 
+_SERVICE_LINK: Final = re.compile(
+    r"\w+_(?:SERVICE_HOST=|SERVICE_PORT(?:_\w+)?=|PORT(?:_\d+_(?:TCP|UDP|SCTP))?=\w+://|"
+    r"PORT_\d+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR)=)"
+)
+"""What Kubernetes (and Docker's links) put into the environment for a service of any name, ours too, begins so."""
 
 _TYPES: Final = {
     "int | null": "a whole number",
@@ -382,7 +388,7 @@ class Resolved(Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     remarks: list[str]
-    """What the log should say of where they were not taken from."""
+    """What the log should say of where they were not taken from, and of what was perhaps meant as one."""
 
 
 def descriptions() -> dict[str, str]:
@@ -449,7 +455,7 @@ def resolve(
             f" ({settings.run_retention:g} s). Make the one longer or the other shorter."
         )
     _check_session_files(settings)
-    return Resolved(settings, origins, _passed_over(toml, environ, folder or Path.cwd()))
+    return Resolved(settings, origins, _remarks(toml, environ, folder or Path.cwd()))
 
 
 def _check_session_files(settings: Settings) -> None:
@@ -486,7 +492,7 @@ def survey(environ: Mapping[str, str], *, toml: Path | None = None, folder: Path
         except SettingsError as wrong:
             error = str(wrong)
         told.append(Told(name, value, default_of(name), origin, _description(hints[name]), error))
-    return Survey(told, faults, [*_passed_over(toml, environ, folder), *_unknown_variables(environ)])
+    return Survey(told, faults, _remarks(toml, environ, folder))
 
 
 def journal_file(settings: Settings) -> Path | None:
@@ -576,6 +582,11 @@ def _from_toml(given: Path | None, environ: Mapping[str, str], folder: Path) -> 
     return found, faults
 
 
+def _remarks(given: Path | None, environ: Mapping[str, str], folder: Path) -> list[str]:
+    """Return what is no setting in force although somebody may think so. Nothing of it keeps a server from starting."""
+    return [*_passed_over(given, environ, folder), *_misspelt_variables(environ)]
+
+
 def _passed_over(given: Path | None, environ: Mapping[str, str], folder: Path) -> list[str]:
     """Return a remark if there is a file of settings that would be read elsewhere."""
     file = folder / TOML_FILE
@@ -585,21 +596,23 @@ def _passed_over(given: Path | None, environ: Mapping[str, str], folder: Path) -
     return [f"{told} Mount it to another folder, and name it there with --config or {CONFIG}"]
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+def _misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a remark for each variable that reads like a misspelt one of ours."""
-    variables = {PREFIX + name.upper() for name in Settings.__struct_fields__} | {CONFIG}
+    names = [name.upper() for name in Settings.__struct_fields__] + [CONFIG.removeprefix(PREFIX)]
+    unknown = (name.removeprefix(PREFIX) for name in sorted(environ) if name.startswith(PREFIX))
     return [
-        f"the variable {name} is no setting{hint}"
-        for name in sorted(environ)
-        if name.startswith(PREFIX)
-        and name not in variables | OF_CLIENTS | {CONFIG}
-        and (hint := _meant(name, variables))
+        f"the variable {PREFIX}{name} is no setting{hint}"
+        for name in unknown
+        if name not in names
+        and PREFIX + name not in OF_CLIENTS
+        and not _SERVICE_LINK.match(f"{PREFIX}{name}={environ[PREFIX + name]}")
+        and (hint := _meant(name, names, PREFIX))
     ]
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def _meant(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean `{close[0]}`?" if close else ""
+    return f"; did you mean `{prefix}{close[0]}`?" if close else ""
 
 
 def _convert(name: str, raw: Any, kind: Any, origin: str) -> Any:

@@ -20,7 +20,7 @@ from strandline.access.source import Keys, keys_of
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
 from strandline.composition import build_face, served
-from strandline.config import Settings, resolve
+from strandline.config import Resolved, Settings, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 from strandline.http import wire
@@ -174,10 +174,12 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
         log_to_stderr()
     try:
         resolved = _resolved("strandline.serve", config, settings, frozenset())
+        found = resolved.settings
         if ours:
-            log_to_stderr(level=resolved.log_level, form=resolved.log_format, details=resolved.log_details)
-        with _served(target, resolved) as loaded:
-            return run(loaded, resolved, announce=_say)
+            log_to_stderr(level=found.log_level, form=found.log_format, details=found.log_details)
+        _log_remarks(resolved)
+        with _served(target, found) as loaded:
+            return run(loaded, found, announce=_say)
     except SetupError as error:
         _say(f"strandline: {error}")
         return FAILED
@@ -290,17 +292,23 @@ def _recipe(
 ) -> tuple[Target, Settings]:
     """Return what to serve and how, in this process. Raises `SetupError`."""
     resolved = _resolved(name, config, settings, foreign)
-    return _loaded(target, resolved), resolved
+    _log_remarks(resolved)
+    return _loaded(target, resolved.settings), resolved.settings
 
 
-def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]) -> Settings:
+def _log_remarks(resolved: Resolved) -> None:
+    for remark in resolved.remarks:
+        _log.warning("%s", remark)
+
+
+def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]) -> Resolved:
     """Return the settings, those that are given first. Raises `SettingsError`."""
     for each in settings.keys() & foreign:
         whose = "the command and of strandline.serve" if each in OF_A_SERVER else "strandline.asgi and strandline.serve"
         raise SettingsError(f"{name} has no use for `{each}`, which is a setting of {whose}: leave it out")
     given = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in settings.items()}
     toml = None if config is None else Path(config)
-    return resolve(given, os.environ, toml=toml, given=f"given to {name}").settings
+    return resolve(given, os.environ, toml=toml, given=f"given to {name}")
 
 
 def _loaded(target: object, settings: Settings) -> Target:

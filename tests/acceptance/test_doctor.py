@@ -70,6 +70,14 @@ def test_every_line_is_one_for_grep_and_a_problem_says_what_to_do(tmp_path: Path
     assert "`strandline init` makes one" in done.stdout
 
 
+def test_a_variable_that_is_nearly_a_setting_is_noted(tmp_path: Path) -> None:
+    done = run(tmp_path, STRANDLINE_TIMEOOT="5", STRANDLINE_SERVICE_HOST="10.0.0.11", STRANDLINE_PORT="0")
+    told = [line for line in done.stdout.splitlines() if "is no setting" in line]
+    assert len(told) == 1
+    assert told[0].startswith("note")
+    assert "STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?" in told[0]
+
+
 def test_beside_a_server_it_says_who_answers_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
     with serving("agent.py", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:

@@ -89,3 +89,18 @@ def test_the_image_reads_no_file_of_settings_from_the_folder_in_which_agents_wri
     with serving("strandline.demo.agent", folder=tmp_path, variables=variables, journal=None) as server:
         assert server.health()["auth"] == "none"
         assert "strandline.toml is not read" in server.stderr
+
+
+def test_a_server_says_once_that_a_variable_is_nearly_a_setting_and_serves(tmp_path: Path) -> None:
+    """In a container beside a service of its name, whose address Kubernetes has put into the environment."""
+    variables = {
+        "STRANDLINE_TIMEOOT": "5",
+        "STRANDLINE_SERVICE_HOST": "10.0.0.11",
+        "STRANDLINE_PORT_8000_TCP": "tcp://10.0.0.11:8000",
+        "STRANDLINE_DEMO_MODEL": "scripted",
+    }
+    with serving("strandline.demo.agent", folder=tmp_path, variables=variables) as server:
+        assert server.health()["auth"] == "none"
+        told = "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
+        assert server.stderr.count(told) == 1
+        assert server.stderr.count("is no setting") == 1

@@ -192,6 +192,46 @@ def test_no_file_of_settings_is_read_where_the_variable_says_so_and_one_that_is_
     assert resolve({}, none, toml=file, folder=tmp_path).remarks == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("STRANDLINE_TIMEOOT", "STRANDLINE_TIMEOUT"),
+        ("STRANDLINE_MAXRUNNING", "STRANDLINE_MAX_RUNNING"),
+        ("STRANDLINE_PORTS", "STRANDLINE_PORT"),
+        ("STRANDLINE_SERVICE_HOSTS", None),
+        ("STRANDLINE_MODEL", None),
+        ("STRANDLINE_DEMO_KEY", None),
+        ("STRANDLINE_VERSION", None),
+    ],
+)
+def test_a_variable_that_is_nearly_a_setting_is_told_with_the_one_that_was_meant(
+    variable: str, meant: str | None, tmp_path: Path
+) -> None:
+    told = [] if meant is None else [f"the variable {variable} is no setting; did you mean `{meant}`?"]
+    assert resolve({}, {variable: "x"}, folder=tmp_path).remarks == told
+    assert survey({variable: "x"}, folder=tmp_path).remarks == told
+
+
+@pytest.mark.parametrize("service", ["STRANDLINE", "STRANDLINE_AGENT", "STRANDLINE_SESSION"])
+def test_what_kubernetes_tells_a_container_of_a_service_is_no_misspelt_setting(service: str, tmp_path: Path) -> None:
+    """Source: Kubernetes, "Discovering services", which has the variables of Docker's links too."""
+    url = "tcp://10.0.0.11:8000"
+    links = {
+        f"{service}_SERVICE_HOST": "10.0.0.11",
+        f"{service}_SERVICE_PORT": "8000",
+        f"{service}_SERVICE_PORT_HTTP": "8000",
+        f"{service}_PORT_8000_TCP": url,
+        f"{service}_PORT_8000_TCP_PROTO": "tcp",
+        f"{service}_PORT_8000_TCP_PORT": "8000",
+        f"{service}_PORT_8000_TCP_ADDR": "10.0.0.11",
+        f"{service}_PORT_53_UDP": "udp://10.0.0.11:53",
+    }
+    if service != "STRANDLINE":  # (else that is the port to listen on, and no number)
+        links[f"{service}_PORT"] = url
+    assert resolve({}, links, folder=tmp_path).remarks == []
+    assert survey(links, folder=tmp_path).remarks == []
+
+
 def test_with_keys_a_principal_may_have_half_of_all_holds_and_without_as_many_as_there_are() -> None:
     keys = {"api_keys_file": "keys"}
     for given, in_force in (

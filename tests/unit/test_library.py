@@ -229,6 +229,16 @@ def test_a_wrong_setting_is_refused_where_it_is_given(settings: dict[str, Any], 
         strandline.asgi(make_agent, **settings)
 
 
+def test_a_variable_that_is_nearly_a_setting_is_told_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("STRANDLINE_TIMEOOT", "5")
+    strandline.asgi(make_agent)
+    assert [each.getMessage() for each in caplog.records] == [
+        "the variable STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?"
+    ]
+
+
 @pytest.mark.parametrize("journal", ["memory:", "sqlite:journal.db"])
 def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal: str) -> None:
     key: Any = strandline.session_key("ada")
