@@ -149,6 +149,71 @@ def test_a_session_that_cannot_be_forgotten_keeps_no_other_and_is_tried_again_on
     assert "damaged of anonymous: the history" in told[0]
 
 
+class Threadless(Unprojected):
+    """Keeps a copy that cannot be looked at for one of the sessions, at first: there is no thread to be had."""
+
+    fails = 1
+
+    async def deleting(self, key: SessionKey) -> None:
+        if key.session_id == "s0" and self.fails:
+            self.fails -= 1
+            raise RuntimeError("can't start new thread")
+
+
+def test_whatever_keeps_a_session_from_being_forgotten_the_next_ones_are_and_it_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo), projection=Threadless(), **HOUR) as service:
+            for session in ("s0", "s1"):
+                await outcome(await send(service, "x", session))
+            await asyncio.sleep(3600 + 62)
+            assert await is_there(service, "s0")
+            assert not await is_there(service, "s1")
+            await asyncio.sleep(62)
+            assert not await is_there(service, "s0")
+
+    run_virtual(main)
+    told = [each for each in caplog.records if "could not be forgotten" in each.getMessage()]
+    assert len(told) == 1
+    assert "can't start new thread" in told[0].getMessage()
+
+
+class Lost(MemoryJournal):
+    """Has no thread for what is looked for in it, at first."""
+
+    fails = 1
+
+    async def read(self, query: Any) -> Any:
+        if isinstance(query, RestingQuery) and self.fails:
+            self.fails -= 1
+            raise RuntimeError("can't start new thread")
+        return await super().read(query)
+
+    async def prune(self, before: float, limit: int) -> int:
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("can't start new thread")
+        return await super().prune(before, limit)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_cannot_be_looked_for_now_is_looked_for_a_minute_later(first: int) -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Lost(clock)
+        journal.fails = first
+        async with serving(clock, Played(echo), journal, **HOUR) as service:
+            ticket = await send(service, "x", "s0")
+            await outcome(ticket)
+            await asyncio.sleep(700)
+            with pytest.raises(NotFound):
+                await service.run(ANONYMOUS, ticket.run_id)
+            await asyncio.sleep(3600)
+            assert not await is_there(service, "s0")
+
+    run_virtual(main)
+
+
 def test_a_retention_of_sessions_below_that_of_runs_would_lose_keys_and_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"history_retention is 3600 \(--history-retention\).*run_retention"):
         resolve({"history_retention": "3600"}, {}, folder=tmp_path)

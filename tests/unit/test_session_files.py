@@ -542,6 +542,30 @@ def test_a_deletion_that_a_crash_has_cut_off_is_finished_or_undone_as_the_journa
     played(play, tmp_path)
 
 
+def test_without_a_thread_a_session_is_deleted_all_the_same_and_its_files_soon_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def threadless(work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "to_thread", threadless)
+            await world.keeper.deleting(key())
+            await world.desk.journal.change(Delete(key()))
+            await world.keeper.deleted(key(), done=True)
+        assert world.texts() == ["one", "two"]
+        world.desk.clock.at += 60
+        world.keeper.changed(key("t"))
+        async with asyncio.timeout(DEADLINE_S):
+            while world.keeper.behind:
+                await asyncio.sleep(0)
+        assert list(world.folder.iterdir()) == []
+
+    played(play, tmp_path)
+
+
 def test_a_refused_deletion_leaves_the_files_as_they_were(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         await world.ran("one", "two")

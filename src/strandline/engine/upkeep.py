@@ -49,7 +49,10 @@ async def feel_lag(clock: Clock, tell: Callable[[float], object]) -> None:
 
 
 async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
-    """Forget the runs that ended before the retention, until cancelled; what cannot be forgotten now is later."""
+    """Forget the runs that ended before the retention, until cancelled; what cannot be forgotten now is later.
+
+    Whatever keeps it from that must not end it, which nobody would notice before the disk is full.
+    """
     while True:
         await asyncio.sleep(EVERY_S)
         try:
@@ -57,20 +60,21 @@ async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> No
             while more:
                 more = await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE
                 await asyncio.sleep(PRUNE_PAUSE_S)
-        except StrandlineError as error:
-            _log.warning("runs past their retention could not be forgotten yet: %s", error)
+        except Exception as error:
+            _log.warning("runs past their retention could not be forgotten yet: %s", _told(error))
         await asyncio.sleep(PRUNE_EVERY_S)
 
 
 async def forget_sessions(journal: Journal, clock: Clock, forget: Forget, *, history_retention_s: float) -> None:
     """Forget the sessions that have been at rest for longer than the retention, until cancelled.
 
-    One that is busy again stays, and one that cannot be forgotten now is tried again later.
+    One that is busy again stays, and one that cannot be forgotten now is tried again later. Whatever keeps it from that
+    must not end it.
     """
     while True:
         await asyncio.sleep(EVERY_S)
         before = clock.now() - history_retention_s
-        forgotten, failed = 0, dict[SessionKey, StrandlineError]()
+        forgotten, failed = 0, dict[SessionKey, Exception]()
         cursor: int | None = 0
         try:
             while cursor is not None and journal.trouble is None:
@@ -80,18 +84,23 @@ async def forget_sessions(journal: Journal, clock: Clock, forget: Forget, *, his
                         forgotten += await forget(key, before)
                     except SessionBusy:
                         pass
-                    except StrandlineError as error:
+                    except Exception as error:
                         failed[key] = error
                 cursor = page.after
                 await asyncio.sleep(PRUNE_PAUSE_S)
-        except StrandlineError as error:
-            _log.warning("sessions past their retention could not be listed yet: %s", error)
+        except Exception as error:
+            _log.warning("sessions past their retention could not be listed yet: %s", _told(error))
         if forgotten:
             _log.info("forgot %d sessions that were at rest for longer than history_retention", forgotten)
         if failed:
             key, reason = next(iter(failed.items()))
             _log.warning(
                 "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
-                len(failed), key.session_id, key.principal, reason,
+                len(failed), key.session_id, key.principal, _told(reason),
             )  # fmt: skip
         await asyncio.sleep(PRUNE_EVERY_S)
+
+
+def _told(error: Exception) -> str:
+    """Return what is said of an error: those that are not ours often say little without their name."""
+    return str(error) if isinstance(error, StrandlineError) else repr(error)

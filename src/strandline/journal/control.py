@@ -33,6 +33,7 @@ _GIVEN_BACK: Final = (
     f" AND lane = {Lane.GIVEN_BACK} AND started_at IS NOT NULL ORDER BY urgency, seq"
 )
 _PAUSE: Final = "UPDATE sessions SET paused = ?, closed_since = ? WHERE no = ?"
+_RESUME: Final = "UPDATE sessions SET paused = 0, rests_since = iif(rests_since IS NULL, NULL, ?) WHERE no = ?"
 _RUNNING: Final = RunStatus.RUNNING.value
 _LINE: Final = (
     "SELECT run_id, lane, urgency, seq, started_at, attempt FROM runs WHERE session = ? AND status = 'queued'"
@@ -130,13 +131,13 @@ class Controls(Questions):
         return Changed(existed=True)
 
     def resume(self, change: Resume) -> Changed:
-        """Let a session go on, unless it is held: then when that is over."""
+        """Let a session go on, unless it is held: then when that is over. It rests since now at the earliest."""
         session = self._known.session(change.key)
         if session is None:
             return Changed(existed=False)
         if session.paused:
             session.paused = False
-            self._execute(_PAUSE, (0, session.closed_since, session.no))
+            self._execute(_RESUME, (self._clock.now(), session.no))
             if session.claimed is None or session.claimed.held_since is None:
                 self._open(session, None)
         return Changed(existed=True)

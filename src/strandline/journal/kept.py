@@ -207,7 +207,9 @@ class KeptSession:
         self.stored = 0
         """How many bytes are kept of it: what its runs were asked with, its history, window and state."""
         self.ended_at: float | None = None
-        """When history was last appended to: when its last run ended, or its question was dismissed."""
+        """When history was last appended to, as its last run ended or its question was dismissed;
+        or when it was resumed after that.
+        """
         self.claimed: KeptRun | None = None
         self.paused = False
         self.closed_since: float | None = None

@@ -134,6 +134,8 @@ class MemoryControls(Steps):
             return Changed(existed=False)
         if session.paused:
             session.paused = False
+            if session.ended_at is not None:
+                self._comes_to_rest(session)
             if session.claimed is None or not session.claimed.held:
                 self._open_again(session, None)
         return Changed(existed=True)

@@ -136,7 +136,7 @@ class Delete(Struct, frozen=True):
     """Forget a session with its history, state and ended runs. Busy while a run of it waits, executes or is held.
 
     With `ended_before` (seconds since the epoch), only if it is at rest since before then: its last run ended earlier,
-    no question is open and it is not paused. Else Busy.
+    no question is open, and it is not paused and was not resumed since. Else Busy.
     """
 
     key: SessionKey

@@ -184,11 +184,15 @@ class Steps:
 
     def _append(self, session: KeptSession, messages: list[bytes]) -> None:
         session.history += messages
+        self._comes_to_rest(session)
+        self._keep_bytes(session, sum(map(len, messages)))
+
+    def _comes_to_rest(self, session: KeptSession) -> None:
+        """Note that a session is at rest from now on, unless something goes on in it."""
         session.ended_at = self._clock.now()
         self._ends += 1
         self._by_end[session.key] = self._ends
         self._by_end.move_to_end(session.key)
-        self._keep_bytes(session, sum(map(len, messages)))
 
     def _keep_bytes(self, session: KeptSession, more: int) -> None:
         """Count so many bytes more that are kept of a session."""

@@ -170,7 +170,7 @@ class SessionFiles:
         """Do some work in a thread; False if it failed, which is noted for later."""
         try:
             await asyncio.to_thread(work)
-        except OSError as error:
+        except Exception as error:  # (also if there is no thread to be had)
             self._note_failure(key, error)
             return False
         return True

@@ -86,12 +86,15 @@ class RestContract(Contract):
         await desk.journal.release(held.token, counted=True, take=False)
         await desk.journal.change(Resume(at["paused"]))
         await desk.cancel("a")
-        assert sorted(await resting(desk, before)) == sorted(
-            at[each] for each in ("cancelled", "held", "paused", "rests")
-        )
+        assert sorted(await resting(desk, before)) == sorted(at[each] for each in ("cancelled", "held", "rests"))
         assert await desk.journal.change(Delete(at["asks"], before)) == Busy(), "its question was open until now"
+        assert await desk.journal.change(Delete(at["paused"], before)) == Busy(), "somebody has resumed it just now"
+        await desk.journal.change(Resume(at["held"]))
+        assert at["held"] in await resting(desk, before), "there was nothing to resume"
         desk.clock.at += 1
-        assert await desk.journal.change(Delete(at["asks"], desk.clock.at)) == Changed(existed=True)
+        assert at["paused"] in await resting(desk, desk.clock.at)
+        for name in ("asks", "paused"):
+            assert await desk.journal.change(Delete(at[name], desk.clock.at)) == Changed(existed=True), name
 
     @scenario
     async def test_one_that_is_busy_again_meanwhile_stays_and_keeps_its_keys(self, desk: Desk) -> None:
