@@ -28,7 +28,7 @@ from strandline.testing.checker import check_history
 COMMAND: Final = Path(sys.executable).parent / "strandline"
 TARGETS: Final = Path(__file__).parent / "targets"
 TESTS: Final = Path(__file__).parents[1]
-DEADLINE_S: Final = 30.0
+DEADLINE_S: Final = 90.0
 POLL_S: Final = 0.005
 CLIENTS: Final = 128
 WORKERS: Final = os.environ.get("TESTED_WITH_WORKERS")
