@@ -46,6 +46,8 @@ class Evidence:
         """The tools that have asked something."""
         self.sweeps: dict[str, Sweep] = {}
         self.deletions: dict[str, Deletion] = {}
+        self.started_at = 0.0
+        """When the last process was ready."""
         self.paused: set[SessionKey] = set()
         """The sessions that were ever paused, or may have been."""
         self._shut: dict[SessionKey, float] = {}
@@ -249,7 +251,7 @@ class Evidence:
 
     def _deleting(self, nth: int, event: Event) -> None:
         key = event.facts["session"]
-        self.deletions[event.run] = Deletion(nth=nth, session=key)
+        self.deletions[event.run] = Deletion(nth=nth, at=event.at, session=key)
         self._shut.pop(key, None)
         self._under_way[key] += 1
 
@@ -262,6 +264,19 @@ class Evidence:
         self._resumed_nth[deletion.session] = nth
         if event.facts["existed"]:
             self.deletions[event.run] = replace(deletion, told_nth=nth)
+
+    def _forgetting(self, nth: int, event: Event) -> None:
+        key = event.facts["session"]
+        self.deletions[event.run] = Deletion(nth=nth, at=event.at, session=key, at_rest=True, paused=key in self._shut)
+
+    def _forgot(self, nth: int, event: Event) -> None:
+        deletion = self.deletions.pop(event.run)
+        if event.facts["existed"]:
+            paused = deletion.paused and deletion.session in self._shut
+            self.deletions[event.run] = replace(deletion, told_nth=nth, paused=paused)
+
+    def _started(self, nth: int, event: Event) -> None:
+        self.started_at = event.at
 
     def _too_late(self, nth: int, event: Event) -> None:
         self._run(event.run).too_late = True

@@ -13,6 +13,7 @@ from simulation.evidence import Evidence
 from simulation.life import Life
 from simulation.order import ordered, paused
 from simulation.questions import answered_once, asked_and_waited, refused_with_reason, waited_for_input_s
+from simulation.rest import forgotten_at_rest, forgotten_in_time
 from simulation.script import SECRET, Ends
 from simulation.seen import Attempt, RunEvidence, text_of
 from simulation.truth import EPOCH, SLACK_S, expired, remembered, tools_once, truthful
@@ -31,8 +32,12 @@ def judge(life: Life) -> list[str]:
     rules = (_durable, _told_the_same, _caused, _exclusive, _kept_out, _in_time)
     wishes = (cancelled, cancelled_all, left_alone, went_by_policy, keyed, ordered, paused)
     questions = (answered_once, asked_and_waited, refused_with_reason)
+    rest = (forgotten_at_rest, forgotten_in_time)
     truths = (tools_once, truthful, remembered)
-    return [*life.faults, *(fault for rule in (*rules, *wishes, *questions, *truths) for fault in rule(life, evidence))]
+    return [
+        *life.faults,
+        *(fault for rule in (*rules, *wishes, *questions, *rest, *truths) for fault in rule(life, evidence)),
+    ]
 
 
 # -- G3: nothing is lost, nothing ends twice -----------------------------------------------------------

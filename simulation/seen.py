@@ -124,8 +124,13 @@ class Deletion(Struct, frozen=True, kw_only=True):
     """A session that was deleted, or may have been: nobody knows if `told_nth` is -1."""
 
     nth: int
+    at: float
     session: SessionKey
     told_nth: int = -1
+    at_rest: bool = False
+    """Whether nobody asked for it: the session was to be at rest for longer than is kept."""
+    paused: bool = False
+    """Whether the session was paused for sure all the while."""
 
 
 class Move(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ answers see that it is dead before they do anything.
 import asyncio
 import tempfile
 from collections.abc import Callable, Coroutine
+from itertools import count
 from typing import Any, TypeVar
 
 from simulation.agents import Stage
@@ -17,7 +18,7 @@ from simulation.script import Script
 from simulation.workers import Crew
 from strandline.engine.options import Options
 from strandline.engine.service import Service
-from strandline.journal.port import Journal
+from strandline.journal.port import Change, ChangeAnswer, Changed, Delete, Journal
 from strandline.model import RunId
 from strandline.workers import messages as m
 from strandline.workers.target import WorkersTarget
@@ -62,6 +63,7 @@ class Server:
             loaded = m.Loaded(opaque=opaque, exclusive=False, external=False, description="a stage")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
+        self._tell_what_is_forgotten(journal)
         self.service = Service(
             journal=journal,
             target=self._target,
@@ -72,6 +74,21 @@ class Server:
             options=options,
             owner=f"process {self.number}",
         )
+
+    def _tell_what_is_forgotten(self, journal: Journal) -> None:
+        """Write down which sessions are forgotten because they are at rest, and which are found to be busy then."""
+        changes, numbers = journal.change, count(1)
+
+        async def change(change: Change) -> ChangeAnswer:
+            if not isinstance(change, Delete) or change.ended_before is None:
+                return await changes(change)
+            name = f"f{self.number}.{next(numbers)}"
+            self.note("forgetting", name, session=change.key)
+            answer = await changes(change)
+            self.note("forgot", name, existed=answer == Changed(existed=True))
+            return answer
+
+        journal.change = change  # type: ignore[method-assign]
 
     async def start(self) -> None:
         """Start it, as `strandline.composition.start` does."""

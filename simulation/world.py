@@ -32,6 +32,8 @@ LOOK_EVERY_S, LOOKS = 50.0, 3
 """How often an operator looks whether runs wait for what works on, and how many times in a row until a restart."""
 LONG = 100_000
 ERROR_TEXTS: tuple[ErrorText, ...] = ("full", "class", "id")
+RETENTIONS_S = (None, None, None, 0.2, None, 10.0)
+"""For how long sessions at rest are kept."""
 
 
 class Kept(Struct, frozen=True, kw_only=True):
@@ -58,7 +60,11 @@ class World:
         self.ids: list[RunId] = []
         self.opaque = chance.happens(0.1)
         self.steady = chance.happens(0.6)
-        self.options = replace(_options(chance), error_text=ERROR_TEXTS[seed % len(ERROR_TEXTS)])
+        self.options = replace(
+            _options(chance),
+            error_text=ERROR_TEXTS[seed % len(ERROR_TEXTS)],
+            history_retention_s=RETENTIONS_S[seed % len(RETENTIONS_S)],
+        )
         self.perils = Perils(seed)
         if self.options.timeout_s < 60:
             self.perils.longest_s = FOR_GOOD_S
@@ -83,7 +89,8 @@ class World:
             self.traits = replace(self.traits, on_questions=0.3)
         self.keyed: list[Request] = []
         # A key that is forgotten would give a second run of the same text.
-        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not self.traits.deletes
+        forgets = bool(self.traits.deletes) or self.options.history_retention_s is not None
+        self.resends = self.options.idempotency_retention_s > 10 * QUIET_S and not forgets
         self.request_limits: list[dict[str, float]] = [{}]
         if chance.happens(0.3):
             self.request_limits += [{"timeout_s": 2.0}, {"queue_timeout_s": 1.0}]

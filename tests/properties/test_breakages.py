@@ -42,6 +42,8 @@ from strandline.journal.port import (
     Ended,
     HistoryPage,
     Move,
+    RestingPage,
+    RestingQuery,
     Stopped,
     Take,
 )
@@ -501,6 +503,42 @@ def dismiss_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(NewRun, "dismisses", property(lambda new: new.if_busy in INTERRUPTS))
 
 
+def forget_what_was_used(patch: pytest.MonkeyPatch) -> None:
+    """A session in which nothing goes on is at rest for long enough, whenever that began."""
+    rests_since, listed = KeptSession.rests_since, MemoryJournal._list_resting
+
+    def list_all(journal: MemoryJournal, query: RestingQuery) -> RestingPage:
+        return listed(journal, replace_(query, before=query.before + 1e9))
+
+    patch.setattr(KeptSession, "rests_since", lambda session, before: rests_since(session, before + 1e9))
+    patch.setattr(MemoryJournal, "_list_resting", list_all)
+
+
+def forget_what_is_asked(patch: pytest.MonkeyPatch) -> None:
+    """A session that waits to be answered is at rest."""
+
+    def rests_since(session: KeptSession, before: float) -> bool:
+        goes_on = session.claimed is not None or len(session.line) > 0 or session.paused
+        return not goes_on and session.ended_at is not None and session.ended_at < before
+
+    patch.setattr(KeptSession, "rests_since", rests_since)
+
+
+def forget_what_is_paused(patch: pytest.MonkeyPatch) -> None:
+    """A session that is paused is at rest."""
+
+    def rests_since(session: KeptSession, before: float) -> bool:
+        goes_on = session.claimed is not None or len(session.line) > 0 or session.question is not None
+        return not goes_on and session.ended_at is not None and session.ended_at < before
+
+    patch.setattr(KeptSession, "rests_since", rests_since)
+
+
+def forget_no_session(patch: pytest.MonkeyPatch) -> None:
+    """No session is found that is at rest."""
+    patch.setattr(KeptSession, "rests_since", lambda session, before: False)
+
+
 BREAKAGES: dict[str, tuple[Break, str]] = {
     "a lost claim": (lose_a_claim, "comes to no rest|no end|waits for good"),
     "a stale token that is taken": (
@@ -550,6 +588,10 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
     "a text that is no answer": (take_no_text_for_an_answer, "was accepted, and does not answer what"),
     "a text that answers unasked": (take_any_text_for_an_answer, "is a text, and was taken for an answer"),
     "a question that nobody can end": (dismiss_nothing, "had dismissed"),
+    "a session that is forgotten too soon": (forget_what_was_used, "s before its session was forgotten"),
+    "a session that is forgotten while it asks": (forget_what_is_asked, "was forgotten while it waited for"),
+    "a session that is forgotten in a pause": (forget_what_is_paused, "was paused, and was forgotten"),
+    "a session that is never forgotten": (forget_no_session, "was at rest for .*, and is kept"),
     "a round that a hidden answer leaves open": (close_no_round_of_a_hidden_answer, "answered 0|not pending"),
     "an exception that is told to callers": (tell_all_that_was_raised, "tells what its agent raised"),
     "a history that does not say why": (tell_history_another_reason, "the run does not close with"),
@@ -569,6 +611,9 @@ BEGIN = {
     "a cancel that does not win": 1014,
     "a cancel that a crash forgets": 1014,
     "a busy session that refuses nobody": 1015,
+    "a session that is forgotten while it asks": 1070,
+    "a session that is forgotten in a pause": 1088,
+    "a session that is never forgotten": 1230,
 }
 """Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""
 
