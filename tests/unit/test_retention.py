@@ -12,6 +12,7 @@ from strandline.config import resolve
 from strandline.engine.events import SessionDeleted
 from strandline.engine.projection import Unprojected
 from strandline.engine.service import Service
+from strandline.engine.upkeep import FORGOTTEN_AT_ONCE
 from strandline.errors import JournalUnavailable, NotFound, SettingsError
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Change, ChangeAnswer, Delete, RestingQuery
@@ -147,6 +148,34 @@ def test_a_session_that_cannot_be_forgotten_keeps_no_other_and_is_tried_again_on
     told = [each.getMessage() for each in caplog.records if "could not be forgotten" in each.getMessage()]
     assert 1 <= len(told) <= 3
     assert "damaged of anonymous: the history" in told[0]
+
+
+class Full(MemoryJournal):
+    """Can forget nothing: its disk is full, which it knows once it has tried. Counts how often it was asked to."""
+
+    tries = 0
+
+    @property
+    def trouble(self) -> str | None:
+        return "the disk is full" if self.tries else None
+
+    async def change(self, change: Change) -> ChangeAnswer:
+        if isinstance(change, Delete):
+            self.tries += 1
+            raise JournalUnavailable("the disk is full")
+        return await super().change(change)
+
+
+def test_while_the_disk_is_full_nobody_goes_on_to_the_next_page_of_sessions() -> None:
+    async def main(clock: VirtualClock) -> None:
+        journal = Full(clock)
+        async with serving(clock, Played(echo), journal, **HOUR) as service:
+            for n in range(FORGOTTEN_AT_ONCE + 50):
+                await outcome(await send(service, "x", f"s{n}"))
+            await asyncio.sleep(4000)
+            assert 1 <= journal.tries <= FORGOTTEN_AT_ONCE
+
+    run_virtual(main)
 
 
 class Threadless(Unprojected):
