@@ -222,14 +222,22 @@ def test_an_id_that_is_none_is_refused(server: Server, text: str) -> None:
     assert "Last-Event-ID" in answer.json()["detail"]
 
 
-def test_nothing_is_accepted_of_whoever_goes_on_after_an_id_that_is_none(server: Server) -> None:
-    headers = {**ACCEPT, "Last-Event-ID": "x"}
-    refused = [
-        server.client.post("/v1/sessions/astray/runs", json={"input": "x"}, headers=headers),
-        server.client.post("/chat", json={"message": "x", "session_id": "astray"}, headers=headers),
-    ]
-    assert [answer.status_code for answer in refused] == [422, 422]
-    assert server.client.get("/v1/sessions/astray").status_code == 404
+@pytest.mark.parametrize(("path", "body"), [
+    ("/v1/sessions/astray/runs", {"input": "x"}),
+    ("/chat", {"message": "x", "session_id": "astray"}),
+    ("/invocations", {"prompt": "x"}),
+])  # fmt: skip
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+def test_a_request_for_a_run_is_taken_whatever_id_of_another_stream_comes_with_it(
+    server: Server, path: str, body: dict[str, str], accept: str
+) -> None:
+    """Libraries that read several streams send the last id of any, such as a UUID or a cursor of another server."""
+    headers = {"Accept": accept, "Last-Event-ID": "01J9Z-7f/x", "Idempotency-Key": f"{path} {accept}"}
+    answers = [server.client.post(path, json=body, headers=headers) for _ in range(2)]
+    assert [answer.is_success for answer in answers] == [True, True]
+    if path != "/invocations" and accept == ACCEPT["Accept"]:
+        asked, again = ([each.partition(b"\n")[0] for each in answer.content.split(b"id: ")] for answer in answers)
+        assert asked == again, "the same run again, from its beginning"
 
 
 def test_head_of_events_is_answered_at_once(server: Server) -> None:

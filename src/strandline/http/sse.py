@@ -105,7 +105,7 @@ def run_events(
 ) -> Response:
     """Return the events of a run as a response; nothing, with a status that says so, once all has been read.
 
-    They begin after number `after`, by default the one of `Last-Event-ID`.
+    They begin after number `after`, by default the one of `Last-Event-ID`. Raises `Invalid` if that is none.
     """
     after = last_event_id(request) if after is None else after
     if stream.is_read(after):
@@ -129,12 +129,13 @@ def run_events(
 def ticket_events(service: Service, request: Request, ticket: Ticket) -> Response:
     """Return the events of a run that was asked for just now, or before under the same key.
 
-    Those of a new run begin with the first: an id that its client sends is one of another run.
+    Those of a new run begin with the first: an id that its client sends is one of another run. So may be one that is
+    sent with a run that was asked for before; as far as it cannot be told from one of that run, it counts.
     """
     headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
     if ticket.replayed:
         headers |= REPLAYED
-    return run_events(service, request, ticket.stream, headers, after=None if ticket.attached else 0)
+    return run_events(service, request, ticket.stream, headers, after=_event_id(request) or 0 if ticket.attached else 0)
 
 
 def framed_change(told: Numbered, scope: Scope) -> bytes:
@@ -159,11 +160,7 @@ def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = No
 
 
 def wants_events(request: Request) -> bool:
-    """Tell whether the client would rather have events than one answer. To be asked before anything is accepted.
-
-    Raises `Invalid` if it wants to go on after an id that is none.
-    """
-    last_event_id(request)
+    """Tell whether the client would rather have events than one answer."""
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
     for entry in ",".join(request.headers.getlist("accept")).split(","):
         kind, *parameters = [each.strip().lower() for each in entry.split(";")]
@@ -174,10 +171,15 @@ def wants_events(request: Request) -> bool:
 
 def last_event_id(request: Request) -> int:
     """Return the number after which a client goes on; 0 is from the beginning. Raises `Invalid`."""
-    text = request.headers.get("last-event-id", "").strip() or "0"
-    if not (text.isascii() and text.isdecimal() and len(text) < 17):
+    if (number := _event_id(request)) is None:
         raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
-    return int(text)
+    return number
+
+
+def _event_id(request: Request) -> int | None:
+    """Return the number in `Last-Event-ID`, 0 without one, None if no event of ours can have it."""
+    text = request.headers.get("last-event-id", "").strip() or "0"
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else None
 
 
 def _portions(frames: Iterable[bytes]) -> Iterator[bytes]:
