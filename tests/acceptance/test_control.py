@@ -77,10 +77,17 @@ def test_runs_are_moved(server: Server, at: Checkpoints) -> None:
     run_ids = ids(server, "moved")
     answer = post(server, f"runs/{run_ids[3]}/move", front=True)
     assert (answer.status_code, answer.json()["position"]) == (200, 1)
-    answer = post(server, f"runs/{run_ids[1]}/move", priority=5)
+    answer = post(server, f"runs/{run_ids[1]}/move", priority=5.0)
     assert (answer.json()["position"], answer.json()["priority"]) == (3, 5)
     problem(post(server, f"runs/{run_ids[0]}/move", front=True), 409, "too_late")
-    for body in ({}, {"front": True, "priority": 1}, {"priority": 6}, {"front": 1}, {"front": False}):
+    for body in (
+        {},
+        {"front": True, "priority": 1},
+        {"priority": 6},
+        {"priority": 4.5},
+        {"front": 1},
+        {"front": False},
+    ):
         problem(post(server, f"runs/{run_ids[2]}/move", **body), 422, "invalid")
     problem(post(server, "runs/none/move", front=True), 404, "not_found")
     at.release()

@@ -122,6 +122,21 @@ def test_priority_is_the_order_of_a_queue(server: Server, at: Checkpoints) -> No
     assert texts(server.history("urgent"), "user") == ["p0", "p1", "p2", "p3", "p4", "p5"]
 
 
+@pytest.mark.parametrize("priority", ["2", "2.0", "2e0", "20E-1"])
+def test_a_whole_number_may_be_written_in_all_ways_of_json(server: Server, priority: str) -> None:
+    """JSON has one type of numbers, and programs whose language has one too may write 2.0."""
+    json = {"Content-Type": "application/json"}
+    session = f"whole-{priority}"
+    body = f'{{"input": "w", "priority": {priority}}}'
+    accepted = server.client.post(f"/v1/sessions/{session}/runs", content=body, headers=json)
+    assert accepted.status_code == 202, accepted.text
+    assert '"priority":2,' in accepted.text
+    chat = f'{{"session_id": "{session}", "message": "w", "priority": {priority}}}'
+    assert server.client.post("/chat", content=chat, headers=json).status_code == 200
+    completion = f'{{"user": "{session}", "n": 1.0, "messages": [{{"role": "user", "content": "w"}}]}}'
+    assert server.client.post("/v1/chat/completions", content=completion, headers=json).status_code == 200
+
+
 def test_a_run_may_ask_for_less_time(server: Server, at: Checkpoints) -> None:
     at.hold("t0 model 0")
     ask(server, "times", "t0")
@@ -164,6 +179,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "base64 alone": ({"input": [{"image": {"format": "png", "source": {"bytes": "iVBO"}}}]}, "__bytes_encoded__"),
     "priority 0": ({"input": "a", "priority": 0}, "priority"),
     "priority 6": ({"input": "a", "priority": 6}, "priority"),
+    "priority 2.5": ({"input": "a", "priority": 2.5}, "priority"),
+    "priority true": ({"input": "a", "priority": True}, "priority"),
+    "priority as a text": ({"input": "a", "priority": "2"}, "priority"),
     "metadata": ({"input": "a", "metadata": []}, "metadata"),
     "timeout": ({"input": "a", "timeout": -1}, "timeout"),
 }
@@ -242,7 +260,7 @@ def test_the_sessions(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["sessions?limit=0", "sessions?limit=1001", "sessions?limit=x", "sessions?cursor=a/b", "sessions/s/runs?cursor=x",
+    ["sessions?limit=0", "sessions?limit=1001", "sessions?limit=x", "sessions?cursor=a%20b", "sessions/s/runs?cursor=x",
      "sessions/s/history?cursor=-1", "sessions/s/history?discarded=maybe", "sessions/a%20b/runs"],
 )  # fmt: skip
 def test_what_cannot_be_listed(server: Server, path: str) -> None:

@@ -489,6 +489,32 @@ def test_a_path_with_an_end_of_line_behind_it_is_not_the_path_without(tmp_path: 
     run(main())
 
 
+def test_a_cursor_of_sessions_means_the_same_place_to_operators_and_all_others(tmp_path: Path) -> None:
+    """A key may have become an operator's, or no more one, between two pages."""
+
+    async def main() -> None:
+        async with served(tmp_path) as world:
+            for key in (ADA[0], BOB[0], OPS[0]):
+                async with world.client(key) as client:
+                    for session in ("s", "t"):
+                        await client.post("/chat", json={"message": "hello", "session_id": session})
+
+            async def after(key: str, cursor: str) -> list[str]:
+                async with world.client(key) as client:
+                    answer = await client.get("/v1/sessions", params={"cursor": cursor})
+                    assert answer.status_code == 200, answer.text
+                    shown = answer.json()["sessions"]
+                    return [f"{each.get('principal', '')}/{each['session_id']}" for each in shown]
+
+            assert await after(BOB[0], "s") == await after(BOB[0], "bob/s") == ["/t"]
+            assert await after(BOB[0], "ada/t") == ["/s", "/t"]
+            assert await after(BOB[0], "ops/s") == []
+            assert await after(OPS[0], "s") == await after(OPS[0], "ops/s") == ["ops/t"]
+            assert await after(OPS[0], "bob/s") == ["bob/t", "ops/s", "ops/t"]
+
+    run(main())
+
+
 def test_an_operator_sees_counts_and_sessions_of_all_and_no_word_that_was_said(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path) as world, world.client(OPS[0]) as ops:
@@ -506,7 +532,7 @@ def test_an_operator_sees_counts_and_sessions_of_all_and_no_word_that_was_said(t
                 found += [(each["principal"], each["session_id"], each["messages"]) for each in page["sessions"]]
                 cursor = page["next_cursor"]
             assert found == [(name, session, 2) for name in ("ada", "bob", "ops") for session in ("s", "t")]
-            for cursor in ("nothing", "/s", "ada/", "ada/a b"):
+            for cursor in ("a b", "/s", "ada/", "ada/a b"):
                 assert (await ops.get("/v1/sessions", params={"cursor": cursor})).status_code == 422
             assert len((await ops.get("/history", params={"session_id": "s", "count": 0})).json()["messages"]) == 2, (
                 "own"

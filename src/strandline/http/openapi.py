@@ -187,6 +187,12 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
         {"type": "string", "pattern": "^[0-9]{0,16}$"},
         "The `id` of the last event that you have had, to go on after it",
     ),
+    "last_of_a_run": (
+        "Last-Event-ID",
+        "header",
+        {"type": "string"},
+        "Where the same run is asked for again under its key: the `id` of its last event that you have had",
+    ),
     "sessions": (
         "session_id",
         "query",
@@ -264,7 +270,7 @@ _V1: Final = (*_BODY, wire.NotJson, *_READING)
 
 OPERATIONS: Final = (
     Operation(method="POST", path="/v1/sessions/{session_id}/runs", tag="runs",
-              takes=("session", "key", "prefer", "last"), summary="Accept a run", body=NewRunBody,
+              takes=("session", "key", "prefer", "last_of_a_run"), summary="Accept a run", body=NewRunBody,
               answers={202: RunBody, 200: RunBody, 204: None}, events=event_schemas.OF_A_RUN, refused=(*_V1, *_RUNS)),
     Operation(method="GET", path="/v1/runs", tag="runs", takes=("status", "limit", "number_cursor"),
               summary="List the runs of all sessions", answers={200: RunsBody}, refused=(errors.Invalid, *_READING)),
@@ -306,7 +312,7 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/v1/events", tag="sessions", takes=("sessions", "types", "last"),
               summary="Follow what changes anywhere", answers={}, events=event_schemas.OF_ALL,
               refused=(errors.Invalid, *_DOOR, errors.NotReady)),
-    Operation(method="POST", path="/chat", tag="chat", takes=("key", "last"),
+    Operation(method="POST", path="/chat", tag="chat", takes=("key", "last_of_a_run"),
               summary="Accept a message, wait its turn and its answer", body=ChatBody,
               answers={200: ChatAnswer, 202: ChatAnswer, 204: None},
               events=event_schemas.OF_A_RUN, refused=(*_UNNAMED, *_READING, *_RUNS)),
@@ -377,6 +383,7 @@ def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dic
         components[name] = {**components[name], "allOf": [more]}
     for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
         _bounded(components[name]["properties"])
+    _as_integer(components["MoveBody"]["properties"]["priority"])
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, keys)
@@ -401,8 +408,14 @@ def _bounded(properties: dict[str, Any]) -> None:
     for name in ("timeout", "queue_timeout"):
         number, null = properties[name]["anyOf"]
         properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0}, null]
+    _as_integer(properties["priority"])
     if "session_id" in properties:
         properties["session_id"]["anyOf"] = [_SESSION_ID, {"type": "null"}]
+
+
+def _as_integer(described: dict[str, Any]) -> None:
+    """Describe a whole number by the one type that a schema has for all its forms."""
+    described["anyOf"] = [each for each in described["anyOf"] if each["type"] != "number"]
 
 
 def _described(operation: Operation, keys: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from strandline.http.access_log import changed
 from strandline.http.auth import principal_of
 from strandline.http.presence import while_present
 from strandline.http.sse import run_events
+from strandline.http.wishes import Priority, whole_number
 from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
 MAX_WAIT_S: Final = 300
@@ -61,7 +62,7 @@ class RunsBody(Struct, frozen=True, kw_only=True):
 class MoveBody(Struct, frozen=True):
     """Where a run is moved: to the place of another priority, or to the front."""
 
-    priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="1 to 5, 1 first")] = None
+    priority: Annotated[Priority | None, Meta(description="1 to 5, 1 first")] = None
     front: Annotated[bool, Meta(description="Before all that waits, behind those that are there already")] = False
 
 
@@ -148,10 +149,11 @@ class Runs:
         run_id = RunId(request.path_params["run_id"])
         reads = "`priority` is 1 to 5, or `front` is true"
         body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_move, reads)
-        if (body.priority is None) is not body.front:
+        priority = whole_number(body.priority)
+        if (priority is None) is not body.front:
             raise Invalid(f"one of two has to be said: {reads}")
-        view = await self._service.move(principal_of(request), run_id, body.priority)
-        where = "to the front" if body.priority is None else f"to priority {body.priority}"
+        view = await self._service.move(principal_of(request), run_id, priority)
+        where = "to the front" if priority is None else f"to priority {priority}"
         changed(request, f"moved run {run_id} of session {view.run.key.session_id} {where}")
         return wire.answer(run_body(view))
 

@@ -168,23 +168,26 @@ class Sessions:
 
     async def sessions(self, request: Request) -> Response:
         """Return the sessions of whoever asks, in the order of their ids; those of all principals for an operator."""
-        cursor, caller = request.query_params.get("cursor"), caller_of(request)
+        caller, limit = caller_of(request), wire.page_limit(request)
+        after = _after(request.query_params.get("cursor"), caller.principal)
         if caller.operator:
-            return await self._all(request, cursor, caller.principal)
-        after = None if cursor is None else session_id(cursor)
-        page = await self._service.sessions(caller.principal, after=after, limit=wire.page_limit(request))
+            return await self._all(after, limit, caller.principal)
+        if after is not None and after.principal > caller.principal:  # (all of whoever asks stand before that)
+            return wire.answer(SessionsBody(sessions=[], damaged=[], next_cursor=None))
+        behind = after.session_id if after is not None and after.principal == caller.principal else None
+        page = await self._service.sessions(caller.principal, after=behind, limit=limit)
         return wire.answer(
             SessionsBody(
                 sessions=[self._body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
             )
         )
 
-    async def _all(self, request: Request, cursor: str | None, own: Principal) -> Response:
+    async def _all(self, after: SessionKey | None, limit: int, own: Principal) -> Response:
         """Return sessions of all principals, with whose they are.
 
         What those of others ask is not told, not even its name or id: agents make both of whatever they like.
         """
-        page = await self._service.all_sessions(after=_after(cursor), limit=wire.page_limit(request))
+        page = await self._service.all_sessions(after=after, limit=limit)
         shown = [
             replace(
                 self._body(each, of_another=each.key.principal != own),
@@ -193,9 +196,9 @@ class Sessions:
             )
             for each in page.sessions
         ]
-        after = None if page.after is None else "/".join(page.after)
+        cursor = None if page.after is None else "/".join(page.after)
         return wire.answer(
-            SessionsBody(sessions=shown, damaged=[each.session_id for each in page.damaged], next_cursor=after)
+            SessionsBody(sessions=shown, damaged=[each.session_id for each in page.damaged], next_cursor=cursor)
         )
 
     async def read(self, request: Request) -> Response:
@@ -268,14 +271,17 @@ def _key(request: Request) -> SessionKey:
     return session_of(request, request.path_params["session_id"])
 
 
-def _after(cursor: str | None) -> SessionKey | None:
-    """Return the session that a cursor of all sessions names. Raises `Invalid`."""
+def _after(cursor: str | None, own: Principal) -> SessionKey | None:
+    """Return the session that a cursor names: one of whoever asks, unless it says whose. Raises `Invalid`.
+
+    So a cursor means the same whoever shows it: a key may have become an operator's since the page before.
+    """
     if cursor is None:
         return None
-    principal, _, name = cursor.rpartition("/")
-    if not principal:
+    principal, slash, name = cursor.rpartition("/")
+    if slash and not principal:
         raise Invalid("cursor must be one that a page of this list has named as its next")
-    return SessionKey(Principal(principal), session_id(name))
+    return SessionKey(Principal(principal) if slash else own, session_id(name))
 
 
 def _before(cursor: str | None) -> int | None:

@@ -14,6 +14,10 @@ OF_AGENTCORE: Final = "agentcore"
 """The key of metadata under which stands what AgentCore Runtime says of a request."""
 
 
+Priority = Annotated[int, Meta(ge=1, le=5)] | Annotated[float, Meta(ge=1, le=5, multiple_of=1)]
+"""A whole number, in every form in which JSON may have it: `2`, `2.0`, `2e0`. `whole_number` makes an int of it."""
+
+
 class Wishes(Struct, frozen=True, kw_only=True):
     """The part of a body that all routes have in common which ask for a run. Null is as good as left out."""
 
@@ -32,7 +36,7 @@ class Wishes(Struct, frozen=True, kw_only=True):
             " (`dismiss`); the setting `on_question` by default"
         ),
     ] = None
-    priority: Annotated[Annotated[int, Meta(ge=1, le=5)] | None, Meta(description="Place in the queue, 1 first")] = None
+    priority: Annotated[Priority | None, Meta(description="Place in the queue, 1 first")] = None
     timeout: Annotated[float | None, Meta(description="Seconds that the run may take")] = None
     queue_timeout: Annotated[float | None, Meta(description="Seconds that the run may wait for its turn")] = None
     on_disconnect: Annotated[
@@ -75,7 +79,7 @@ def wished(
         answers=answers,
         if_busy=wishes.if_busy or IfBusy.ENQUEUE,
         on_question=wishes.on_question,
-        priority=wishes.priority,
+        priority=whole_number(wishes.priority),
         timeout_s=wishes.timeout,
         queue_timeout_s=wishes.queue_timeout,
         on_disconnect=wishes.on_disconnect,
@@ -83,6 +87,11 @@ def wished(
         idempotency_key=idempotency_key,
         fingerprint=b"" if idempotency_key is None else fingerprint(sent),
     )
+
+
+def whole_number(given: float | None) -> int | None:
+    """Return a number that was checked to be whole as an int."""
+    return None if given is None else int(given)
 
 
 def kept_with(metadata: dict[str, Any], told: Mapping[str, str]) -> dict[str, Any]:

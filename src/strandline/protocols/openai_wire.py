@@ -68,7 +68,7 @@ class CompletionBody(Wishes, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     user: Annotated[str | None, Meta(description="The session, if neither header nor metadata names one")] = None
     metadata: _Metadata = None
-    n: int | None = None
+    n: float | None = None
     tools: list[dict[str, Any]] | None = None
     functions: list[dict[str, Any]] | None = None
     logprobs: bool | None = None
