@@ -1,4 +1,4 @@
-"""Lists of runs whose inputs and outputs are large: the server stays under the memory that a container gives it."""
+"""Lists of what is large, as runs and questions are: the server stays under the memory of its container."""
 
 import asyncio
 import re
@@ -11,7 +11,17 @@ from acceptance.server import Server, ran, serving
 from strandline.clock import SystemClock
 from strandline.journal.port import Accepted, Bounds, Pause
 from strandline.journal.sqlite import SqliteJournal
-from strandline.model import Message, NewRun, Outcome, RunId, RunStatus, Settlement, session_key
+from strandline.model import (
+    InputRequest,
+    Message,
+    NewRun,
+    Outcome,
+    Question,
+    RunId,
+    RunStatus,
+    Settlement,
+    session_key,
+)
 
 AGENT = """
 async def answer(message, session):
@@ -19,12 +29,13 @@ async def answer(message, session):
 """
 MIB = 1024 * 1024
 INPUT = "x" * (9 * MIB)
+REASON = "r" * (3 * MIB)
 DOCUMENTED_BYTES = 512 * MIB
 """What docs/container.md gives a container."""
 
 
 async def _keep(path: Path) -> None:
-    """Keep 40 runs that wait in a paused session, and 20 that have ended in another; each has answered its input."""
+    """Keep 40 runs that wait in a session, 20 that have answered their inputs in another, and 10 sessions that ask."""
     journal = SqliteJournal(path, SystemClock())
     await journal.open("test", max_attempts=3)
     claims = journal.claims()
@@ -38,6 +49,15 @@ async def _keep(path: Path) -> None:
         outcome = Outcome(status=RunStatus.SUCCEEDED, output=INPUT)
         left: list[Message] = [{"role": each, "content": [{"text": "hi"}]} for each in ("user", "assistant")]
         await journal.settle((await anext(claims)).token, Settlement(outcome=outcome, messages=left), take=False)
+    use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+    for number in range(10):
+        await accept(f"run_asks{number}", f"asks{number}")
+        requests = [InputRequest(f"i{number}", "approval", REASON)]
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
+        question = Question(requests=requests, message=use, results={}, state={})
+        left = [{"role": "user", "content": [{"text": "hi"}]}, use]
+        asks = Settlement(outcome=outcome, messages=left, question=question, answer_within_s=1e9)
+        await journal.settle((await anext(claims)).token, asks, take=False)
     await journal.change(Pause(session_key("queued")))
     for number in range(40):
         await accept(f"run_queued{number}", "queued")
@@ -58,14 +78,14 @@ def send(server: Server, session: str, text: str, **headers: str) -> dict[str, A
     return run
 
 
-def pages(server: Server, session: str) -> list[list[dict[str, Any]]]:
+def pages(server: Server, path: str, what: str = "runs") -> list[list[dict[str, Any]]]:
     found: list[list[dict[str, Any]]] = []
     cursor: dict[str, str] = {}
     while True:
-        response = server.client.get(f"/v1/sessions/{session}/runs", params={"limit": 1000, **cursor})
+        response = server.client.get(path, params={"limit": 1000, **cursor})
         assert response.status_code == 200, response.text
         page = response.json()
-        found.append(page["runs"])
+        found.append(page[what])
         if page["next_cursor"] is None:
             return found
         cursor = {"cursor": page["next_cursor"]}
@@ -75,12 +95,15 @@ def test_lists_over_large_inputs_and_outputs_stay_under_the_documented_memory(tm
     asyncio.run(_keep(tmp_path / "journal.db"))
     (tmp_path / "echo.py").write_text(AGENT)
     with serving(tmp_path / "echo.py:answer", folder=tmp_path, installed=True) as server:
-        (queued,) = pages(server, "queued")
+        (queued,) = pages(server, "/v1/sessions/queued/runs")
         assert [run["run_id"] for run in queued] == [f"run_queued{number}" for number in reversed(range(40))]
-        ended = pages(server, "ended")
+        ended = pages(server, "/v1/sessions/ended/runs")
         assert [len(page) for page in ended] == [1] * 20, "of outputs that are larger than a page there is one on it"
         assert [page[0]["run_id"] for page in ended] == [f"run_ended{number}" for number in reversed(range(20))]
         assert all(page[0]["output"] == INPUT for page in ended)
+        asks = pages(server, "/v1/sessions", "sessions")
+        assert [len(page) for page in asks] == [1] * 9 + [3], "what is asked is larger than half a page"
+        assert [page[0]["session_id"] for page in asks] == [f"asks{number}" for number in range(10)]
         assert peak_bytes(server) < DOCUMENTED_BYTES
 
 

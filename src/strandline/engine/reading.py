@@ -43,9 +43,9 @@ from strandline.model import (
 
 HISTORY_PAGE: Final = 500
 PAGE_BYTES: Final = 4 * 1024 * 1024
-"""How much of a history, or of what runs have left, as the JSON that is kept, is read and held at once: a page that
-many ask for at the same time costs memory and the serving loop's time for each of them, however large the messages
-are that some agent has left."""
+"""How much of a history, of what runs have left or of what sessions ask is read and held at once, as the JSON that is
+kept: a page that many ask for at the same time costs memory and the serving loop's time for each of them, however large
+the messages are that some agent has left."""
 
 
 class Reading:
@@ -159,12 +159,12 @@ class Reading:
     async def sessions(self, principal: Principal, after: SessionId | None, limit: int) -> SessionsPage:
         """Return a page of the sessions of a principal."""
         self._readiness.asked()
-        return await self._journal.read(SessionsQuery(principal, after, limit))
+        return await self._journal.read(SessionsQuery(principal, after, limit, PAGE_BYTES))
 
     async def all_sessions(self, after: SessionKey | None, limit: int) -> AllSessionsPage:
         """Return a page of the sessions of all principals."""
         self._readiness.asked()
-        return await self._journal.read(AllSessionsQuery(after, limit))
+        return await self._journal.read(AllSessionsQuery(after, limit, PAGE_BYTES))
 
     async def history_page(self, key: SessionKey, before: int | None, limit: int, discarded: bool) -> HistoryPage:
         """Return a page of history, oldest message first, that ends by its bytes too."""

@@ -51,6 +51,8 @@ _OF: Final = (
 _LATEST: Final = "SELECT seq, session, status FROM runs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 _WAITING: Final = "SELECT seq, session, status FROM runs WHERE status = 'queued' AND seq < ?"
 _RUNNING: Final = "SELECT seq, session, status FROM runs WHERE fence IS NOT NULL AND status = 'running' AND seq < ?"
+_LISTED: Final = "principal, session_id, (SELECT length(question) FROM questions WHERE session = no AND answer IS NULL)"
+"""Of a session; how long its question is, if it waits for an answer."""
 _LOOKED_AT: Final = 5_000
 """How many of the latest runs of all principals a page looks through for those of one that have ended."""
 _SEAL_BYTES: Final = len(sealed(b"", 0))
@@ -113,25 +115,21 @@ def _listed_bytes(row: tuple[Any, ...]) -> int:
 def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPage:
     """Return a page of a principal's sessions, in the order of their ids."""
     rows = connection.execute(
-        "SELECT session_id FROM sessions WHERE principal = ? AND session_id > ? ORDER BY session_id LIMIT ?",
+        f"SELECT {_LISTED} FROM sessions WHERE principal = ? AND session_id > ? ORDER BY session_id LIMIT ?",
         (query.principal, query.after or "", query.limit + 1),
     ).fetchall()
-    keys = [SessionKey(query.principal, each) for (each,) in rows]
-    shown, damaged = _views(connection, keys[: query.limit])
-    after = keys[query.limit - 1].session_id if len(keys) > query.limit else None
-    return SessionsPage(shown, after, [each.session_id for each in damaged])
+    shown, damaged, after = _that_fit(connection, rows, query)
+    return SessionsPage(shown, None if after is None else after.session_id, [each.session_id for each in damaged])
 
 
 def all_sessions(connection: sqlite3.Connection, query: AllSessionsQuery) -> AllSessionsPage:
     """Return a page of the sessions of all principals, in the order of principal and id."""
     rows = connection.execute(
-        "SELECT principal, session_id FROM sessions WHERE (principal, session_id) > (?,?)"
-        " ORDER BY principal, session_id LIMIT ?",
+        f"SELECT {_LISTED} FROM sessions WHERE (principal, session_id) > (?,?) ORDER BY principal, session_id LIMIT ?",
         (*(query.after or ("", "")), query.limit + 1),
     ).fetchall()
-    keys = [SessionKey(*each) for each in rows]
-    shown, damaged = _views(connection, keys[: query.limit])
-    return AllSessionsPage(shown, keys[query.limit - 1] if len(keys) > query.limit else None, damaged)
+    shown, damaged, after = _that_fit(connection, rows, query)
+    return AllSessionsPage(shown, after, damaged)
 
 
 def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
@@ -152,18 +150,26 @@ def stored(connection: sqlite3.Connection) -> Stored:
     return Stored(*connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored").fetchone())
 
 
-def _views(connection: sqlite3.Connection, keys: list[SessionKey]) -> tuple[list[SessionView], list[SessionKey]]:
-    """Return the sessions that there are, and which of them cannot be read."""
+def _that_fit(
+    connection: sqlite3.Connection, rows: list[tuple[Any, ...]], query: SessionsQuery | AllSessionsQuery
+) -> tuple[list[SessionView], list[SessionKey], SessionKey | None]:
+    """Return the first of the sessions in rows of `_LISTED`, which of them cannot be read, and after which one the
+    next page begins. Of those that have no room nothing is read."""
+    room = Room(query.most_bytes)
     shown: list[SessionView] = []
     damaged: list[SessionKey] = []
-    for key in keys:
+    last: SessionKey | None = None
+    for number, (principal, session_id, length) in enumerate(rows):
+        if number == query.limit or not room.takes(max(0, (length or 0) - _SEAL_BYTES)):
+            return shown, damaged, last
+        last = SessionKey(principal, session_id)
         try:
-            found = session(connection, SessionQuery(key))
+            found = session(connection, SessionQuery(last))
         except JournalUnavailable:
-            damaged.append(key)
+            damaged.append(last)
         else:
             shown += [] if found is None else [found]
-    return shown, damaged
+    return shown, damaged, None
 
 
 def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView | None:

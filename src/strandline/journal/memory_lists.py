@@ -42,18 +42,26 @@ class MemoryLists(Steps):
 
     def _list_sessions(self, query: SessionsQuery) -> SessionsPage:
         keys = sorted(key for key in self._sessions if key.principal == query.principal)
-        later = [key for key in keys if key.session_id > (query.after or "")]
-        shown = [self._show_session(SessionQuery(key)) for key in later[: query.limit]]
-        more = len(later) > query.limit
-        return SessionsPage(
-            [each for each in shown if each is not None], later[query.limit - 1].session_id if more else None
-        )
+        shown, after = self._that_fit([key for key in keys if key.session_id > (query.after or "")], query)
+        return SessionsPage(shown, None if after is None else after.session_id)
 
     def _list_all_sessions(self, query: AllSessionsQuery) -> AllSessionsPage:
         later = [key for key in sorted(self._sessions) if query.after is None or key > query.after]
-        shown = [self._show_session(SessionQuery(key)) for key in later[: query.limit]]
-        more = len(later) > query.limit
-        return AllSessionsPage([each for each in shown if each is not None], later[query.limit - 1] if more else None)
+        return AllSessionsPage(*self._that_fit(later, query))
+
+    def _that_fit(
+        self, keys: list[SessionKey], query: SessionsQuery | AllSessionsQuery
+    ) -> tuple[list[SessionView], SessionKey | None]:
+        """Return the first of some sessions, and the one after which the next page begins."""
+        room, shown = Room(query.most_bytes), list[SessionView]()
+        for key in keys:
+            asked = self._sessions[key].open_question
+            if len(shown) == query.limit or not room.takes(0 if asked is None else len(asked.encoded)):
+                return shown, shown[-1].key
+            view = self._show_session(SessionQuery(key))
+            assert view is not None
+            shown.append(view)
+        return shown, None
 
     def _list_resting(self, query: RestingQuery) -> RestingPage:
         """Those that rest for longest come first. A cursor is the number of an end."""

@@ -322,11 +322,16 @@ class SessionQuery(Struct, frozen=True):
 
 
 class SessionsQuery(Struct, frozen=True):
-    """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first)."""
+    """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first).
+
+    With `most_bytes` the page ends before its sessions have more than that of questions that wait to be answered,
+    counted as the bytes of JSON that are kept of them; of one session there is always room.
+    """
 
     principal: Principal
     after: SessionId | None = None
     limit: int = 100
+    most_bytes: int | None = None
 
 
 class SessionsPage(Struct, frozen=True):
@@ -341,10 +346,14 @@ class SessionsPage(Struct, frozen=True):
 
 
 class AllSessionsQuery(Struct, frozen=True):
-    """Up to `limit` sessions of all principals in the order of principal and id, those after `after`."""
+    """Up to `limit` sessions of all principals in the order of principal and id, those after `after`.
+
+    `most_bytes` as of `SessionsQuery`.
+    """
 
     after: SessionKey | None = None
     limit: int = 100
+    most_bytes: int | None = None
 
 
 class AllSessionsPage(Struct, frozen=True):

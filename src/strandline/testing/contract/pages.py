@@ -1,12 +1,31 @@
-"""What every journal reads of a history and of a list of runs: pages that are bounded in bytes, too."""
+"""What every journal reads of a history, of runs and of sessions: pages that are bounded in bytes, too."""
 
 # ruff: noqa: D102 (a test's name is its claim)
 
 from typing import Final
 
 from strandline.encoding import encode_messages
-from strandline.journal.port import PASSED_OVER, HistoryPage, HistoryQuery, RunsQuery
-from strandline.model import Message, Outcome, RunStatus, RunSummary, Settlement
+from strandline.journal.port import (
+    PASSED_OVER,
+    AllSessionsQuery,
+    HistoryPage,
+    HistoryQuery,
+    RunsQuery,
+    SessionsQuery,
+)
+from strandline.model import (
+    ANONYMOUS,
+    InputRequest,
+    Message,
+    Outcome,
+    Principal,
+    Question,
+    RunStatus,
+    RunSummary,
+    SessionId,
+    SessionKey,
+    Settlement,
+)
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, key, said
 
@@ -100,6 +119,74 @@ class PagesContract(Contract):
                     assert before is None or page.first < before
                     before = page.first
                 assert found == (every if discarded else [*every[:4], *every[7:]])
+
+    @scenario
+    async def test_a_page_of_sessions_ends_before_it_has_more_than_its_bytes(self, desk: Desk) -> None:
+        """What sessions wait to be answered counts; there is always room for one session."""
+        sizes = await _asking(desk)
+        keys = list(sizes)
+        for _ in range(2):
+            for start in range(len(keys)):
+                after = keys[start - 1] if start else None
+                for end in range(start + 1, len(keys) + 1):
+                    exact = sum(list(sizes.values())[start:end])
+                    for most_bytes in (exact, exact - 1):
+                        found = await desk.journal.read(AllSessionsQuery(after, end - start, most_bytes))
+                        shown = [each.key for each in found.sessions]
+                        assert shown == _that_fit(sizes, keys[start:end], most_bytes)
+                        assert found.after == (None if shown[-1] == keys[-1] else shown[-1])
+            await desk.restart()
+
+    @scenario
+    async def test_all_pages_of_sessions_together_are_the_whole_list_whatever_their_bytes(self, desk: Desk) -> None:
+        sizes = await _asking(desk)
+        own = [each for each in sizes if each.principal == ANONYMOUS]
+        for most_bytes in (None, 0, 300, 1_000, 4_000, 100_000):
+            for limit in (1, 2, 99):
+                every: list[SessionKey] = []
+                last: SessionKey | None = None
+                while not every or last is not None:
+                    page = await desk.journal.read(AllSessionsQuery(last, limit, most_bytes))
+                    assert page.sessions, "a page that goes nowhere"
+                    every, last = [*every, *(each.key for each in page.sessions)], page.after
+                assert every == list(sizes), f"in pages of {limit} and {most_bytes} bytes"
+                found: list[SessionKey] = []
+                after: SessionId | None = None
+                while not found or after is not None:
+                    of_one = await desk.journal.read(SessionsQuery(Principal(ANONYMOUS), after, limit, most_bytes))
+                    assert of_one.sessions, "a page that goes nowhere"
+                    found, after = [*found, *(each.key for each in of_one.sessions)], of_one.after
+                assert found == own, f"in pages of {limit} and {most_bytes} bytes"
+
+
+async def _asking(desk: Desk) -> dict[SessionKey, int]:
+    """Have sessions of two principals, some of which wait to be answered; return how many bytes of JSON that is."""
+    sizes: dict[SessionKey, int] = {}
+    reasons = {"a": None, "b": "r" * 300, "c": "", "d": None, "e": "ü" * 2_000, "f": "r" * 50, "g": None}
+    for at in (key(name, principal) for principal in (ANONYMOUS, "other") for name in reasons):
+        claim, reason = await desk.start(f"{at.principal}-{at.session_id}", at), reasons[at.session_id]
+        sizes[at] = 0
+        if reason is None:
+            await desk.settle(claim)
+            continue
+        requests = [InputRequest("i1", "approval", reason)]
+        use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t1", "name": "pay", "input": {}}}]}
+        question = Question(requests=requests, message=use, results={}, state={})
+        outcome = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests)
+        await desk.settle(
+            claim,
+            Settlement(outcome=outcome, messages=[*said("go"), use], question=question, answer_within_s=900.0),
+        )
+        sizes[at] = len(encode_messages(question))
+    return dict(sorted(sizes.items()))
+
+
+def _that_fit(sizes: dict[SessionKey, int], keys: list[SessionKey], most_bytes: int) -> list[SessionKey]:
+    """Return as many of these as have room, and one in any case."""
+    fit = 1
+    while fit < len(keys) and sum(sizes[each] for each in keys[: fit + 1]) <= most_bytes:
+        fit += 1
+    return keys[:fit]
 
 
 async def _listed(desk: Desk) -> None:
