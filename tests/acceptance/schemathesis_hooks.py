@@ -1,9 +1,15 @@
 """What Schemathesis is told: half of all runs that it asks for are ones that there are, and no session stays paused.
 
 No run is given so little time that it fails or not as the machine is busy: AgentCore's clients get 500 for that.
+
+What a document allows has to be accepted. Four rules are about values that no schema can compare, so that a request
+which is otherwise as the document allows is made to keep them, and all else of it stays as it is: see `before_call`.
 """
 
+import hashlib
+import json
 import os
+import re
 from typing import Any
 
 import httpx
@@ -13,6 +19,10 @@ OK = 200
 SHOWN = {"Authorization": f"Bearer {os.environ['KEY']}"}
 LEAST_S = 60.0
 RUNS = os.environ["KNOWN_RUNS"].split()
+KEY = "Idempotency-Key"
+SESSION = "X-Session-Id"
+SESSION_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:@-]{1,256}")
+INSTRUCTIONS = ("system", "developer")
 
 
 @schemathesis.hook
@@ -24,12 +34,51 @@ def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) ->
 
 
 @schemathesis.hook
-def map_body(context: Any, body: Any) -> Any:
-    """Give every run time to end by itself. What is no limit stays as it is, to be refused."""
-    for name in ("timeout", "queue_timeout"):
-        if isinstance(body, dict) and isinstance(body.get(name), int | float) and 0 < body[name] < LEAST_S:
-            body[name] = LEAST_S
-    return body
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Have what the document allows keep the rules that no schema can say; and give every run time to end by itself."""
+    if not isinstance(case.body, dict):
+        return
+    for name in ("timeout", "queue_timeout"):  # (what is no limit stays as it is, to be refused)
+        if isinstance(case.body.get(name), int | float) and 0 < case.body[name] < LEAST_S:
+            case.body[name] = LEAST_S
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    _answer_each_once(case.body)
+    if case.path == "/v1/chat/completions":
+        _end_with_a_question(case.body)
+        _name_a_session(case)
+    _keep_the_key_for_this_body(case)
+
+
+def _answer_each_once(body: dict[str, Any]) -> None:
+    """Two elements of a list may not have the same `id`."""
+    asked = body.get("input")
+    for answers in (body, asked):
+        if isinstance(answers, dict) and isinstance(answers.get("responses"), list):
+            answers["responses"] = list({each["id"]: each for each in answers["responses"]}.values())
+
+
+def _end_with_a_question(body: dict[str, Any]) -> None:
+    """The last message, instructions left out, is a text of the user's; or there are answers in its place."""
+    said = [each for each in body["messages"] if each["role"] not in INSTRUCTIONS]
+    asks = said and said[-1]["role"] == "user" and isinstance(said[-1].get("content"), str)
+    if not asks and body.get("responses") is None:
+        body["messages"] = [*body["messages"], {"role": "user", "content": "Hello"}]
+
+
+def _name_a_session(case: Any) -> None:
+    """Header, metadata or `user` name one: the first that is there counts, and the body alone cannot know."""
+    named = [(case.body.get("metadata") or {}).get("session_id"), case.body.get("user")]
+    first = next((each for each in named if each is not None), None)
+    if SESSION not in (case.headers or {}) and not (isinstance(first, str) and SESSION_ID.fullmatch(first)):
+        case.headers = {**(case.headers or {}), SESSION: "my-session"}
+
+
+def _keep_the_key_for_this_body(case: Any) -> None:
+    """Under one key another body is refused, as it has to be: each body has its own, in the form that was made."""
+    if (key := (case.headers or {}).get(KEY)) is not None:
+        told = hashlib.sha256(json.dumps(case.body, sort_keys=True).encode()).hexdigest()[:16]
+        case.headers = {**case.headers, KEY: f'"{told}"' if key.startswith('"') else f"{told}{key[len(told) :]}"}
 
 
 @schemathesis.hook

@@ -9,14 +9,24 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
+from starlette.requests import Request
 
+from strandline.encoding import decoder
+from strandline.engine.content import check_content
+from strandline.errors import Invalid
 from strandline.http import event_schemas, wire
 from strandline.http.docs_page import page
 from strandline.http.events import TYPES
-from strandline.http.openapi import OPERATIONS, document
+from strandline.http.keys import idempotency_key
+from strandline.http.openapi import OPERATIONS, PARAMETERS, Described, document
+from strandline.http.sessions import NewRunBody
+from strandline.http.wishes import Responses
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+MESSAGE = {"role": "user", "content": "x"}
 
 
 def references(node: Any) -> set[str]:
@@ -85,7 +95,12 @@ def test_whatever_may_be_a_stream_is_described_as_one() -> None:
         ("post", "/v1/sessions/{session_id}/runs"),
         ("get", "/v1/runs/{run_id}/events"),
         ("get", "/v1/events"),
+        ("post", "/v1/chat/completions"),
+        ("post", "/invocations"),
     }
+    of_others = [told.pop(("post", path)) for path in ("/v1/chat/completions", "/invocations")]
+    for media in of_others:
+        assert "`data` is" in media["schema"]["description"]
     for (_, path), media in told.items():
         of = media["schema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
         assert of == (event_schemas.OF_ALL if path == "/v1/events" else event_schemas.OF_A_RUN)
@@ -137,7 +152,17 @@ def test_whatever_a_route_is_refused_with_has_a_status() -> None:
         ("NewRunBody", {"input": "x", "on_question": "later"}, False),
         ("NewRunBody", {"input": [{"text": "x"}], "on_question": "answer", "if_busy": "rollback"}, False),
         ("CompletionBody", {"messages": [], "on_question": "answer", "if_busy": "interrupt"}, False),
-        ("CompletionBody", {"messages": [], "on_question": "answer"}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "on_question": "answer"}, True),
+        ("CompletionBody", {"messages": []}, False),
+        ("CompletionBody", {"messages": [], "responses": [{"id": "1", "response": "yes"}]}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "responses": [{"id": "1", "response": "yes"}]}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "n": 1.0, "tools": [], "response_format": {"type": "text"}}, True),
+        ("CompletionBody", {"messages": [MESSAGE], "n": 2}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "tools": [{}]}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "logprobs": True}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "response_format": {"type": "json_object"}}, False),
+        ("CompletionBody", {"messages": [MESSAGE], "modalities": ["text", "audio"]}, False),
+        ("NewRunBody", {"input": []}, False),
         ("Invocation", {"prompt": None, "message": "x"}, True),
         ("Invocation", {"prompt": None}, False),
         ("Invocation", {"prompt": "x", "responses": [{"id": "1", "response": "yes"}]}, False),
@@ -158,6 +183,82 @@ def test_which_fields_of_a_body_go_together_is_described(name: str, body: dict[s
     assert jsonschema.Draft202012Validator(schema).is_valid(body) is is_allowed
 
 
+def test_a_server_that_wants_its_sessions_named_says_so_and_another_does_not() -> None:
+    for names in (True, False):
+        made = document(Described(names_session=names))
+        body = made["components"]["schemas"]["ChatBody"]
+        assert ("session_id" in body["required"]) is names
+        for path, method in (("/history", "get"), ("/invocations", "post")):
+            named = next(each for each in made["paths"][path][method]["parameters"] if "ession" in each["name"])
+            assert named["required"] is names
+            assert ("default" in named["description"]) is not names or path == "/history"
+            assert not (names and "default" in named["schema"])
+
+
+def test_as_much_time_as_a_server_allows_is_described() -> None:
+    schemas = document(Described(timeout_s=7.0, queue_timeout_s=9.0))["components"]["schemas"]
+    for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
+        most = [schemas[name]["properties"][each]["anyOf"][0]["maximum"] for each in ("timeout", "queue_timeout")]
+        assert most == [7.0, 9.0]
+
+
+ENCODED = {"__bytes_encoded__": True, "data": "aGk="}
+PNG = {"format": "png", "source": {"bytes": ENCODED}}
+FILED = {"location": {"type": "s3", "uri": "s3://a/b"}}
+
+
+@pytest.mark.parametrize("allowed", [(), ("location",), ("audio", "cachePoint")])
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"text": "x"}, {"text": ""}, {"text": None}, {"text": "x", "image": PNG}, {},
+        {"image": PNG}, {"image": {**PNG, "format": "bmp"}}, {"image": {**PNG, "more": 1}},
+        {"image": {"format": "png"}},
+        {"image": {**PNG, "source": {"bytes": "aGk="}}}, {"image": {**PNG, "source": FILED}},
+        {"image": {**PNG, "source": {"bytes": {**ENCODED, "data": ""}}}},
+        {"image": {**PNG, "source": {"bytes": {**ENCODED, "data": "aGk"}}}},
+        {"image": {**PNG, "source": {"bytes": {**ENCODED, "data": "aGk=aGk="}}}},
+        {"image": {**PNG, "source": {"bytes": {**ENCODED, "__bytes_encoded__": 1}}}},
+        {"image": {**PNG, "source": {"bytes": ENCODED, **FILED}}},
+        {"document": {**PNG, "format": "pdf", "name": "x"}}, {"document": {**PNG, "format": "pdf"}},
+        {"document": {**PNG, "format": "pdf", "name": "  "}}, {"document": {**PNG, "format": "pdf", "name": "x" * 201}},
+        {"document": {**PNG, "format": "pdf", "name": "x", "citations": {"enabled": True}, "context": None}},
+        {"document": {**PNG, "format": "pdf", "name": "x", "citations": {"enabled": 1}}},
+        {"video": {**PNG, "format": "mp4"}}, {"audio": {**PNG, "format": "mp3"}}, {"cachePoint": {"type": "default"}},
+        {"cachePoint": "default"}, {"toolUse": {}}, {"toolResult": {}}, {"interruptResponse": {}}, {"location": {}},
+    ],
+)  # fmt: skip
+def test_content_is_described_as_it_is_taken(block: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    made = document(Described(allowed_content=frozenset(allowed)))
+    schema = {**made["components"]["schemas"]["NewRunBody"], "components": made["components"]}
+    read: NewRunBody = decoder(NewRunBody)(msgspec.json.encode({"input": [block]}))
+    assert not isinstance(read.input, Responses)
+    try:
+        check_content(read.input, frozenset(allowed))
+        is_taken = True
+    except Invalid:
+        is_taken = False
+    assert jsonschema.Draft202012Validator(schema).is_valid({"input": [block]}) is is_taken
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "k", "a key", "k" * 255, "k" * 256, "",
+        '"k"', '"a \\"key\\""', '"', '"k', '""', '"a"b"', 'a"b', '"a\\b"', "\x7f",
+        f'"{"k" * 255}"', f'"{"k" * 256}"', "~", "!",
+    ],
+)  # fmt: skip
+def test_an_idempotency_key_is_described_as_it_is_taken(key: str) -> None:
+    headers = [(b"idempotency-key", key.encode())]
+    try:
+        idempotency_key(Request({"type": "http", "headers": headers}))
+        is_taken = True
+    except Invalid:
+        is_taken = False
+    assert jsonschema.Draft202012Validator(PARAMETERS["key"][2]).is_valid(key) is is_taken
+
+
 def test_the_page_shows_every_operation_and_fetches_nothing() -> None:
     html = page(document(), "/root", "http://127.0.0.1:8080/root")
     for operation in OPERATIONS:
@@ -172,7 +273,7 @@ def test_the_page_shows_every_operation_and_fetches_nothing() -> None:
 
 
 def test_of_a_server_with_keys_document_and_page_say_so_and_of_another_they_do_not() -> None:
-    made = document(keys=True)
+    made = document(Described(keys=True))
     assert made["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     open_to_all = set()
     for path, methods in made["paths"].items():

@@ -61,7 +61,7 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: frozenset[str]) 
             f" it has {', '.join(f'`{_shown(each)}`' for each in list(block)[:5]) or 'none'}"
         )
     ((kind, value),) = block.items()
-    if kind in NEVER or (kind not in TAKEN and kind not in allowed):
+    if kind in NEVER or kind == LOCATION or (kind not in TAKEN and kind not in allowed):
         raise Invalid(f"{there} is of kind `{_shown(kind)}`, which callers may not send. {_taken(kind, allowed)}")
     if kind == "text":
         if not isinstance(value, str):

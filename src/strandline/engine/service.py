@@ -186,6 +186,11 @@ class Service:
         )
 
     @property
+    def options(self) -> Options:
+        """Its limits and policies, as they are in force."""
+        return self._options
+
+    @property
     def serves(self) -> str:
         """What is served, for people: what kind of target, and its name."""
         return self._target.description

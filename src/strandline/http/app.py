@@ -28,7 +28,7 @@ from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.http.metrics import Metrics, Scraped
 from strandline.http.naming import Naming
-from strandline.http.openapi import SESSION_HEADER, OpenApi
+from strandline.http.openapi import SESSION_HEADER, Described, OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
 from strandline.protocols import agentcore, agentcore_wire, openai_wire
@@ -103,7 +103,16 @@ def build_app(
     )
     probes = Probes(service, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
     metrics = Metrics(scraped)
-    described = OpenApi(keys=keys is not None, session_header=options.session_header)
+    described = OpenApi(
+        Described(
+            keys=keys is not None,
+            names_session=not naming.shares,
+            session_header=options.session_header,
+            allowed_content=service.options.allowed_content,
+            timeout_s=service.options.timeout_s,
+            queue_timeout_s=service.options.queue_timeout_s,
+        )
+    )
     router = Router(
         [  # looked through in this order: those first that are asked most
             Route(

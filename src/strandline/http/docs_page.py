@@ -136,7 +136,7 @@ def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_kind(each, schemas) for each in schema["anyOf"] if each != {"type": "null"})
     if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
+        return " | ".join(str(each) for each in schema["enum"] if each is not None)
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'], schemas)}"
     return str(schema.get("type", "any"))

@@ -62,6 +62,11 @@ def media_type(name: str) -> dict[str, Any]:
     }
 
 
+def stream_of(what: str) -> dict[str, Any]:
+    """Return how the stream of another protocol is described, whose events have data alone."""
+    return {"schema": {"description": what, "type": "object", "properties": {"data": {"type": "string"}}}}
+
+
 def _complete(schema: dict[str, Any], kind: type[Struct]) -> None:
     """Add to what a record holds what is told with it."""
     schema["properties"]["at"] = _AT

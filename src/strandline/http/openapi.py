@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__, errors
-from strandline.http import event_schemas, wire
+from strandline.http import content_schemas, event_schemas, wire
 from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline.http.docs_page import POLICY, page
 from strandline.http.events import TYPES
@@ -43,6 +43,10 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?:
 """What may stand in a command that people copy; whatever else a `Host` is, the examples name the usual address."""
 _NEXT: Final = "The `next_cursor` of the page before"
 _RUNS_CURSOR: Final = r"^(w[0-9]{1,18}\.[0-9]{1,18}\.[0-9]{1,18}|r|h[0-9]{1,18})$"
+_KEY_HEADER: Final = (
+    r"^(?:[!#-~](?:[ -~]{0,253}[!-~])?"  # bare, where spaces around it are none of it
+    r'|"(?:[ !#-\[\]-~]|\\["\\]){1,255}")$'  # quoted, as RFC 8941 has it
+)
 _SESSIONS_CURSOR: Final = r"^(?!(.+/)?\.{1,2}$)(.+/)?[A-Za-z0-9._:@-]{1,256}$"
 
 
@@ -58,10 +62,11 @@ def _some(name: str) -> dict[str, Any]:
 
 _ANSWERS: Final = {"if_busy": {"enum": ["enqueue", None]}, "on_question": {"type": "null"}}
 """Wishes of a body that answers input requests: an answer goes before all others anyway."""
-_ANSWERS_IN: Final = {
+_ANSWERS_IN: Final[dict[str, Any]] = {
     "required": ["responses"],
     "properties": {"responses": {"type": "array", "minItems": 1}, **_ANSWERS},
 }
+_ALONE: Final = {"responses": {"type": "null"}}
 _AT_ODDS: Final = {
     "not": {
         "required": ["if_busy", "on_question"],
@@ -80,7 +85,20 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             {**_ANSWERS_IN, "not": {"required": ["message"]}},
         ],
     },
-    "CompletionBody": _AT_ODDS,
+    "CompletionBody": {
+        **_AT_ODDS,
+        "anyOf": [
+            {"properties": {"messages": {"minItems": 1}, **_ALONE}},
+            {**_ANSWERS_IN, "properties": {**_ANSWERS_IN["properties"], "messages": {"maxItems": 0}}},
+        ],
+        "properties": {
+            "tools": {"maxItems": 0},
+            "functions": {"maxItems": 0},
+            "logprobs": {"enum": [False, None]},
+            "response_format": {"properties": {"type": {"const": "text"}}},
+            "modalities": {"items": {"const": "text"}},
+        },
+    },
     "Invocation": {
         **_AT_ODDS,
         "anyOf": [
@@ -91,7 +109,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "NewRunBody": {
         **_AT_ODDS,
         "anyOf": [
-            {"properties": {"input": {"type": ["string", "array"]}}},
+            {"properties": {"input": {"type": ["string", "array"], "minItems": 1}}},
             {"properties": {"input": {"type": "object"}, **_ANSWERS}},
         ],
     },
@@ -117,6 +135,8 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 """A body of each kind that is taken as it stands, with keys too; bodies that may be left out have none."""
 _NAMED: Final = dict.fromkeys(("session", "of", "runtime_session"), "my-session")
 """What the examples have for parameters, so that they name their session."""
+_NAMING: Final = frozenset({"of", "runtime_session"})
+"""Parameters by which a session is named, that some servers want and others do without."""
 
 
 class Refusals(Struct, frozen=True):
@@ -143,6 +163,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     answers: dict[int, type[Struct] | type[str] | None]
     events: str | None = None
     """The schema of events that may be its answer (200)."""
+    streams: str | None = None
+    """What the events are about that another protocol has for its answer (200), if they are asked for."""
     refused: tuple[type[errors.StrandlineError], ...] = ()
     takes: tuple[str, ...] = ()
     """Names of `PARAMETERS`."""
@@ -161,20 +183,20 @@ PARAMETERS: Final[dict[str, tuple[str, str, dict[str, Any], str]]] = {
     "named": (
         SESSION_HEADER,
         "header",
-        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
-        "The session, before `metadata.session_id` and `user` in the body; without any of them the request is refused",
+        _SESSION_ID,
+        "The session, before `metadata.session_id` and `user` in the body; one of them is needed, unless all share one",
     ),
     "runtime_session": (
         agentcore_wire.SESSION,
         "header",
-        {"type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,256}$"},
-        "The session; `default` if it is left out, unless there are keys",
+        _SESSION_ID,
+        "The session; `default` if it is left out",
     ),
     "request_id": (agentcore_wire.REQUEST_ID, "header", {"type": "string"}, "Kept in the metadata of the run"),
     "key": (
         "Idempotency-Key",
         "header",
-        {"type": "string", "minLength": 1, "maxLength": 255},
+        {"type": "string", "pattern": _KEY_HEADER},
         "The same request under the same key is the same run",
     ),
     "runs_cursor": ("cursor", "query", {"type": "string", "pattern": _RUNS_CURSOR}, _NEXT),
@@ -322,6 +344,7 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/v1/chat/completions", tag="openai", takes=("named", "key"),
               summary="Ask in the form of chat completions", body=CompletionBody,
               answers={200: Completion, 202: ErrorBody, 422: ErrorBody}, refusals=_OPENAI,
+              streams="With `stream`: `data` is a `chat.completion.chunk` or an error, at last `[DONE]`",
               refused=(*_V1, errors.NoSession, *_RUNS)),
     Operation(method="GET", path="/v1/models", tag="openai", summary="List the agent as a model",
               answers={200: Models}, refused=_DOOR, refusals=_OPENAI),
@@ -331,6 +354,7 @@ OPERATIONS: Final = (
     Operation(method="POST", path="/invocations", tag="agentcore", takes=("runtime_session", "request_id", "key"),
               summary="Ask as AgentCore Runtime asks", body=Invocation,
               answers={200: InvocationAnswer, 202: InvocationAnswer, 500: InvocationFailure},
+              streams="To whoever accepts them: `data` is a piece of the answer's text, or an object at the end",
               refusals=_AGENTCORE, refused=(*_UNNAMED, *_READING, *_RUNS)),
     Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
               answers={200: PingBody}),
@@ -345,11 +369,25 @@ OPERATIONS: Final = (
 )  # fmt: skip
 
 
+class Described(Struct, frozen=True, kw_only=True):
+    """What a server's settings make of its document."""
+
+    keys: bool = False
+    """Whether it wants them."""
+    names_session: bool = False
+    """Whether a request has to name its session where the original contract, and AgentCore's, leave that open."""
+    session_header: str = SESSION_HEADER
+    """By which a completion names its session."""
+    allowed_content: frozenset[str] = frozenset()
+    timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+
+
 class OpenApi:
     """The routes of the document, made once."""
 
-    def __init__(self, *, keys: bool, session_header: str) -> None:
-        self._document = document(keys=keys, session_header=session_header)
+    def __init__(self, described: Described) -> None:
+        self._document = document(described)
 
     async def json(self, request: Request) -> Response:
         """Return the OpenAPI document (3.1) of this server."""
@@ -368,11 +406,9 @@ def _asked_at(request: Request) -> str:
     return f"{request.url.scheme}://{host if _HOST.fullmatch(host) else HOST}"
 
 
-def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dict[str, Any]:
-    """Return the OpenAPI document, without the address of a server; `keys`: whether it wants them.
-
-    `session_header`: by which a completion names its session.
-    """
+def document(server: Described | None = None) -> dict[str, Any]:
+    """Return the OpenAPI document, without the address of a server."""
+    server = server or Described()
     types = sorted(
         {kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind not in (None, str)},
         key=str,
@@ -382,14 +418,18 @@ def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dic
     for name, more in BODIES.items():
         components[name] = {**components[name], "allOf": [more]}
     for name in ("ChatBody", "CompletionBody", "Invocation", "NewRunBody"):
-        _bounded(components[name]["properties"])
+        _bounded(components[name]["properties"], server)
+    components |= content_schemas.schemas(server.allowed_content)
+    components["NewRunBody"]["properties"]["input"]["anyOf"][1]["items"] = content_schemas.BLOCK
+    if server.names_session:
+        _needed(components["ChatBody"], "session_id")
     _as_integer(components["MoveBody"]["properties"]["priority"])
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, keys)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, server)
     for parameter in paths["/v1/chat/completions"]["post"]["parameters"]:
         if parameter["name"] == SESSION_HEADER:
-            parameter["name"] = session_header
+            parameter["name"] = server.session_header
     return {
         "openapi": "3.1.0",
         "info": {
@@ -403,14 +443,24 @@ def document(*, keys: bool = False, session_header: str = SESSION_HEADER) -> dic
     }
 
 
-def _bounded(properties: dict[str, Any]) -> None:
+def _bounded(properties: dict[str, Any], server: Described) -> None:
     """Add what the fields of a body that asks for a run have to be besides their type."""
-    for name in ("timeout", "queue_timeout"):
+    for name, most in (("timeout", server.timeout_s), ("queue_timeout", server.queue_timeout_s)):
         number, null = properties[name]["anyOf"]
-        properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0}, null]
+        bound = {} if most is None else {"maximum": most}
+        properties[name]["anyOf"] = [{**number, "exclusiveMinimum": 0, **bound}, null]
+    if "n" in properties:
+        properties["n"] = {"enum": [1, None], "default": None}
     _as_integer(properties["priority"])
     if "session_id" in properties:
         properties["session_id"]["anyOf"] = [_SESSION_ID, {"type": "null"}]
+
+
+def _needed(body: dict[str, Any], name: str) -> None:
+    """Describe a field that may be left out, or null, as one that may not."""
+    described = body["properties"][name]
+    (body["properties"][name],) = [each for each in described["anyOf"] if each != {"type": "null"}]
+    body["required"] = [*body.get("required", ()), name]
 
 
 def _as_integer(described: dict[str, Any]) -> None:
@@ -418,17 +468,17 @@ def _as_integer(described: dict[str, Any]) -> None:
     described["anyOf"] = [each for each in described["anyOf"] if each["type"] != "number"]
 
 
-def _described(operation: Operation, keys: bool) -> dict[str, Any]:
+def _described(operation: Operation, server: Described) -> dict[str, Any]:
     described: dict[str, Any] = {
         "tags": [operation.tag],
         "summary": operation.summary,
         "operationId": _id_of(operation),
         "responses": _responses(operation),
     }
-    if keys and wire.Unauthorized in operation.refused:
+    if server.keys and wire.Unauthorized in operation.refused:
         described["security"] = [{"key": []}]
     if operation.takes:
-        described["parameters"] = [_parameter(*PARAMETERS[each], example=_NAMED.get(each)) for each in operation.takes]
+        described["parameters"] = [_parameter(each, server) for each in operation.takes]
     if operation.body is not None:
         needed = operation.body.__name__ in BODIES or any(
             field.required for field in msgspec.structs.fields(operation.body)
@@ -440,9 +490,14 @@ def _described(operation: Operation, keys: bool) -> dict[str, Any]:
     return described
 
 
-def _parameter(name: str, where: str, schema: dict[str, Any], what: str, *, example: str | None) -> dict[str, Any]:
-    described = {"name": name, "in": where, "required": where == "path", "schema": schema, "description": what}
-    return described if example is None else {**described, "example": example}
+def _parameter(key: str, server: Described) -> dict[str, Any]:
+    name, where, schema, what = PARAMETERS[key]
+    needed = where == "path"
+    if key in _NAMING and server.names_session:
+        needed, schema = True, {each: schema[each] for each in schema if each != "default"}
+        what = what.partition(";")[0]
+    described = {"name": name, "in": where, "required": needed, "schema": schema, "description": what}
+    return described if (example := _NAMED.get(key)) is None else {**described, "example": example}
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
@@ -462,6 +517,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         told = responses.setdefault("200", {"description": "", "content": {}})
         told["description"] = f"{told['description']} Events, to whoever accepts `text/event-stream`.".lstrip()
         told["content"][MEDIA_TYPE] = event_schemas.media_type(operation.events)
+    if operation.streams is not None:
+        responses["200"]["content"][MEDIA_TYPE] = event_schemas.stream_of(operation.streams)
     refusals: dict[int, list[str]] = {}
     for error in operation.refused:
         refusals.setdefault(operation.refusals.status_of(wire.STATUS[error]), []).append(error.code)
