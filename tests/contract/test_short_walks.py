@@ -1,0 +1,35 @@
+"""What is at rest is found whole, however few sessions one page looks at: with pages that end long before their limit."""
+
+from pathlib import Path
+
+import pytest
+
+from strandline.clock import Clock
+from strandline.journal import lists, memory_lists
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Journal
+from strandline.journal.sqlite import SqliteJournal
+from strandline.testing.contract.rest import RestContract
+
+
+@pytest.fixture(autouse=True)
+def short_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "_WALK", 2)
+    monkeypatch.setattr(memory_lists, "WALK", 2)
+
+
+class TestShortWalksOfTheMemoryJournal(RestContract):
+    def make_journal(self, folder: Path, clock: Clock) -> Journal:
+        return MemoryJournal(clock)
+
+    async def reopen(self, journal: Journal, folder: Path, clock: Clock) -> Journal:
+        return journal
+
+
+class TestShortWalksOfTheSqliteJournal(RestContract):
+    def make_journal(self, folder: Path, clock: Clock) -> Journal:
+        return SqliteJournal(folder / "journal.db", clock)
+
+    async def reopen(self, journal: Journal, folder: Path, clock: Clock) -> Journal:
+        await journal.close()
+        return self.make_journal(folder, clock)
