@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -126,6 +127,30 @@ def test_other_protocols_say_where_a_run_is_found_as_their_clients_see_it(at: Ch
         server.ended()
         for body in bodies:
             assert re.search(r"see /shop/agent/v1/runs/run_", body), body
+
+
+def test_how_to_answer_is_told_as_clients_see_it(at: Checkpoints, tmp_path: Path) -> None:
+    """What waits for a person says where the answer goes with what the app is mounted at, in every stream."""
+    asked: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("POST", "/v1/sessions/ada/runs", {"input": "x"}),
+        ("GET", "/v1/events?session_id=ada", None),
+        (
+            "POST",
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x"}], "user": "ada", "stream": True},
+        ),
+        ("POST", "/invocations", {"prompt": "x"}),
+    ]
+    flags = ("--root-path", "/shop")
+    headers = {"Accept": "text/event-stream", "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "ada"}
+    with mounted("mounting:mounted", *IN_TARGETS, *flags, folder=tmp_path, variables=at.environment) as server:
+        server.client.post("/chat", json={"message": "go @pay", "session_id": "ada"})
+        for method, path, body in asked:
+            with server.client.stream(method, path, json=body, headers=headers) as stream:
+                if body is None:
+                    server.client.post("/v1/sessions/ada/runs", json={"input": "x"})
+                told = next(line for line in stream.iter_lines() if "/v1/sessions/ada/runs" in line)
+            assert "/shop/agent/v1/sessions/ada/runs" in told, path
 
 
 def test_a_page_with_a_name_of_its_own_cannot_drive_an_app_on_loopback(at: Checkpoints, tmp_path: Path) -> None:

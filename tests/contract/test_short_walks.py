@@ -1,4 +1,4 @@
-"""What is at rest is found whole, however few sessions one page looks at: with pages that end long before their limit."""
+"""All sessions at rest are found, however few of all a page looks at: its end comes long before its limit."""
 
 from pathlib import Path
 

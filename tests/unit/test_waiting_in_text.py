@@ -1,0 +1,20 @@
+"""What a stream of text alone says of a run that waits for a person."""
+
+from strandline.engine.events import RunPosition, RunQueued, RunStarted
+from strandline.model import InputRequest, SessionId
+from strandline.protocols.waiting import Waiting
+
+
+def test_each_question_is_told_once_however_often_the_run_moves() -> None:
+    waiting = Waiting({"type": "http", "root_path": ""}, SessionId("s"))
+    first = [InputRequest(id="i1", name="pay", reason="sure?")]
+    second = [InputRequest(id="i2", name="send", reason={"to": "ada"}), InputRequest(id="i3", name="log", reason=None)]
+    assert waiting.heard(RunPosition(3, None)) == ""
+    told = waiting.heard(RunQueued(2, None, None, first))
+    assert "pay: sure?" in told
+    assert 'POST /v1/sessions/s/runs with {"input":{"responses":[{"id":"i1","response":null}]}}' in told
+    assert told.endswith("\n\n")
+    for again in (RunPosition(1, None, None, first), RunPosition(1, None), RunPosition(1, None, None, first)):
+        assert waiting.heard(again) == ""
+    assert 'send: {"to":"ada"}; log - to' in waiting.heard(RunPosition(1, None, None, second))
+    assert waiting.heard(RunStarted(1)) == ""
