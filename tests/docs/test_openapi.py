@@ -15,11 +15,11 @@ from strandline.encoding import decoder
 from strandline.engine.content import check_content
 from strandline.errors import Invalid
 from strandline.http import event_schemas, wire
+from strandline.http.dialects.runs import NewRunBody
 from strandline.http.docs_page import page
 from strandline.http.events import TYPES
 from strandline.http.keys import idempotency_key
 from strandline.http.openapi import OPERATIONS, PARAMETERS, Described, document
-from strandline.http.sessions import NewRunBody
 from strandline.http.wishes import Responses
 
 ROOT = Path(__file__).parents[2]

@@ -116,17 +116,17 @@ def test_the_readme_is_short() -> None:
 def test_every_file_that_the_architecture_names_is_there() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     tree = text[text.index("src/strandline/\n") :].split("```")[0]
-    folder = Path("src/strandline")
+    folders = [(0, Path("src/strandline"))]  # those that a line is in, each with its indent
     for line in tree.splitlines()[1:]:
         indent = len(line) - len(line.lstrip())
         first = line.split()[0] if line.split() else ""
-        if indent == 2:
-            folder = Path("src/strandline")
-        if first.endswith("/") and indent <= 2:
-            folder = Path("src/strandline") / first if indent == 2 else Path(first)
-            assert (ROOT / folder).is_dir(), first
+        if first:
+            folders = [each for each in folders if each[0] < indent] or [(-1, Path())]
+        if first.endswith("/"):
+            folders.append((indent, folders[-1][1] / first))
+            assert (ROOT / folders[-1][1]).is_dir(), first
         for name in re.findall(r"\b(\w+\.py)\b", line):
-            assert (ROOT / folder / name).exists(), f"{folder / name}"
+            assert (ROOT / folders[-1][1] / name).exists(), f"{folders[-1][1] / name}"
 
 
 def test_every_module_is_named_in_the_architecture() -> None:

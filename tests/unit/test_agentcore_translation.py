@@ -18,6 +18,7 @@ from strandline.engine.why import Reason, Why
 from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.auth import Access
+from strandline.http.exchange.exchange import Exchange
 from strandline.http.naming import Naming
 from strandline.http.wishes import Responses, kept_with
 from strandline.model import (
@@ -270,7 +271,8 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
     async def main() -> Any:
         scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
         Access(None, metrics_public=False).admit(scope)
-        assert (await routes.invoke(Request(scope, receive))).status_code == 200
+        answer = await Exchange(cast("Service", service)).handle(routes, Request(scope, receive))
+        assert answer.status_code == 200
         health.running = 0
         return json.loads(bytes((await routes.ping(Request(scope))).body))
 

@@ -69,12 +69,15 @@ class Reading:
         self._open_requests = open_requests
         self._readiness = readiness
 
-    async def run(self, principal: Principal, run_id: RunId) -> RunView:
-        """Return a run. Raises `NotFound`."""
+    async def run(self, principal: Principal, run_id: RunId, end: Outcome | Later | None = None) -> RunView:
+        """Return a run. `end`: as its stream has told it, for a journal that has none. Raises `NotFound`."""
         self._readiness.asked()
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
             raise NotFound(f"there is no run {run_id}")
+        if isinstance(end, Outcome) and run.status not in ENDED:  # its journal keeps nothing, and the server stops
+            ended = replace(run.summary(), status=end.status, outcome=end, position=None)
+            return RunView(run=ended, phase=None, estimated_wait_s=None)
         session = await self._asking(run.key) if run.status is RunStatus.NEEDS_INPUT else None
         return self._view(run.summary(), session)  # (its input may be large, and whoever has the view may wait long)
 
@@ -111,11 +114,7 @@ class Reading:
                 end = await asyncio.wait_for(stream.outcome(), timeout_s)
             except TimeoutError:
                 pass
-        view = await self.run(principal, run_id)
-        if isinstance(end, Outcome) and view.run.status not in ENDED:  # its journal keeps nothing, and the server stops
-            run = replace(view.run, status=end.status, outcome=end, position=None)
-            return RunView(run=run, phase=None, estimated_wait_s=None)
-        return view
+        return await self.run(principal, run_id, end)
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
         """Return what is told of a run. Raises `NotFound`."""

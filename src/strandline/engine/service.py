@@ -39,7 +39,7 @@ from strandline.engine.reasons import Reasons, of_others
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
 from strandline.engine.shelf import Shelf
-from strandline.engine.stream import RunStream
+from strandline.engine.stream import Later, RunStream
 from strandline.engine.streams import Streams, goes_on
 from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
@@ -285,9 +285,12 @@ class Service:
         """Note that a client waits no longer: it was answered, or it was `lost`, of which the run may die."""
         self._audience.left(run_id, lost=lost)
 
-    async def run(self, principal: Principal, run_id: RunId) -> RunView:
-        """Return a run. Raises `NotFound`, also for a run of another principal."""
-        return await self._reading.run(principal, run_id)
+    async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
+        """Return a run. Raises `NotFound`, also for a run of another principal.
+
+        `end` is what its stream has told: a server that stops may have no place left to keep that.
+        """
+        return await self._reading.run(principal, run_id, end)
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""

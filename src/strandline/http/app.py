@@ -3,6 +3,7 @@
 Plain ASGI around Starlette's router: an exception of ours becomes its problem document here and nowhere else.
 """
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Literal
@@ -23,7 +24,9 @@ from strandline.http import wire
 from strandline.http.access_log import Denials
 from strandline.http.auth import METRICS, OPEN, Access
 from strandline.http.chat import Chat
+from strandline.http.dialects.runs import SessionRuns
 from strandline.http.events import Changes
+from strandline.http.exchange.exchange import Exchange
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.http.metrics import Metrics, Scraped
@@ -78,6 +81,7 @@ def build_app(
     access = Access(keys, metrics_public=options.metrics_public, trusted_baggage=options.trusted_baggage)
     in_openais_form = Naming(shares=options.default_session == "shared")
     naming = Naming(shares=keys is None or in_openais_form.shares)
+    exchange = Exchange(service)
     chat = Chat(
         service,
         naming,
@@ -85,11 +89,11 @@ def build_app(
         max_body_bytes=options.max_body_bytes,
         retry_after_s=options.retry_after_s,
     )
-    runs = Runs(service, max_body_bytes=options.max_body_bytes)
-    sessions = Sessions(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
+    runs = Runs(service, exchange, max_body_bytes=options.max_body_bytes)
+    new_runs = SessionRuns(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
+    sessions = Sessions(service, max_body_bytes=options.max_body_bytes)
     changes = Changes(service)
     openai = OpenAI(
-        service,
         SystemClock(),
         in_openais_form,
         agent_id=options.agent_id,
@@ -117,10 +121,10 @@ def build_app(
         [  # looked through in this order: those first that are asked most
             Route(
                 "/v1/sessions/{session_id}/runs",
-                Endpoint(by_method(GET=sessions.runs, POST=sessions.create)),
+                Endpoint(by_method(GET=sessions.runs, POST=functools.partial(exchange.handle, new_runs))),
                 methods=["GET", "POST"],
             ),
-            Route("/chat", Endpoint(chat.chat), methods=["POST"]),
+            Route("/chat", Endpoint(functools.partial(exchange.handle, chat)), methods=["POST"]),
             Route("/health", Endpoint(probes.health), methods=["GET"]),
             Route("/history", Endpoint(chat.history), methods=["GET"]),
             Route("/v1/runs", Endpoint(runs.all), methods=["GET"]),
@@ -139,10 +143,10 @@ def build_app(
             Route("/v1/sessions/{session_id}/history", Endpoint(sessions.history), methods=["GET"]),
             Route("/v1/sessions/{session_id}/cancel", Endpoint(sessions.cancel), methods=["POST"]),
             Route("/v1/events", Endpoint(changes.events), methods=["GET"]),
-            Route("/v1/chat/completions", Endpoint(openai.complete), methods=["POST"]),
+            Route("/v1/chat/completions", Endpoint(functools.partial(exchange.handle, openai)), methods=["POST"]),
             Route("/v1/models", Endpoint(openai.models), methods=["GET"]),
             Route("/v1/models/{model}", Endpoint(openai.model), methods=["GET"]),
-            Route("/invocations", Endpoint(runtime.invoke), methods=["POST"]),
+            Route("/invocations", Endpoint(functools.partial(exchange.handle, runtime)), methods=["POST"]),
             Route("/ping", Endpoint(runtime.ping), methods=["GET"]),
             Route("/openapi.json", Endpoint(described.json), methods=["GET"]),
             Route("/docs", Endpoint(described.docs), methods=["GET"]),
@@ -159,7 +163,9 @@ def build_app(
         cors_origins=options.cors_origins,
     )
     denials = Denials(SystemClock(), denied)
-    app: ASGIApp = Door(WaitForStart(router, service, options.start_wait_s), guard, access, arrived, denials)
+    app: ASGIApp = AccessMiddleware(
+        router, service, guard, access, denials, start_wait_s=options.start_wait_s, on_arrival=arrived
+    )
     if options.cors_origins:
         app = CORSMiddleware(
             app,
@@ -212,63 +218,68 @@ class Endpoint:
         await response(scope, receive, send)
 
 
-class WaitForStart:
-    """Makes requests wait for a server that starts: they have been let in, and nothing of their bodies is read."""
+class AccessMiddleware:
+    """Turns away foreign requests and those without a key, and makes others wait for a server that starts.
 
-    def __init__(self, app: ASGIApp, service: Service, start_wait_s: float) -> None:
-        self._app = app
-        self._service = service
-        self._start_wait_s = start_wait_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises `NotReady` if the server takes too long, or too many wait."""
-        if self._service.starting and wire.inner_path(scope) not in NEVER_WAIT:
-            await self._service.until_ready(self._start_wait_s)
-        await self._app(scope, receive, send)
-
-
-class Door:
-    """Turns foreign requests and those without a key away, and says in problem documents what is not there."""
+    Those have been let in, and nothing of their bodies is read. What is not there is said in problem documents.
+    """
 
     def __init__(
-        self, app: ASGIApp, guard: Guard, access: Access, arrived: Callable[[Headers], object], denials: Denials
+        self,
+        app: ASGIApp,
+        service: Service,
+        guard: Guard,
+        access: Access,
+        denials: Denials,
+        *,
+        start_wait_s: float,
+        on_arrival: Callable[[Headers], object],
     ) -> None:
         self._app = app
-        self._arrived = arrived
-        self._denials = denials
+        self._service = service
         self._guard = guard
         self._access = access
+        self._denials = denials
+        self._start_wait_s = start_wait_s
+        self._on_arrival = on_arrival
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await self._answer(scope, receive, Marked(send))
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = Marked(send)
         scope["app"] = self  # Starlette's router raises its 404 and 405 then, instead of answering in plain text
-        if (reason := self._guard.refusal(scope)) is not None:
-            self._denials.foreign(scope, reason)
-            await _response_to(wire.Foreign(reason), scope)(scope, receive, send)
-            return
         try:
+            if (reason := self._guard.refusal(scope)) is not None:
+                raise wire.Foreign(reason)
             let_in = self._access.admit(scope)
-            self._arrived(scope["headers"])
-            if scope["path"].endswith(
-                "\n"
-            ):  # (the router would take it for the path without, which has rules of its own)
+            self._on_arrival(scope["headers"])
+            if scope["path"].endswith("\n"):  # (for the router it is the path without, which has rules of its own)
                 raise HTTPException(wire.NOT_FOUND)
+            app = self._once_ready if self._service.starting else self._app
             if let_in is None:
-                await self._app(scope, receive, send)
+                await app(scope, receive, send)
             else:
-                await let_in.answer(self._app, scope, receive, send)
-        except (HTTPException, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
-            if isinstance(error, wire.Unauthorized):
-                self._denials.unauthorized(scope, error)
-            elif isinstance(error, wire.OperatorsOnly):
-                self._denials.operators_only(scope, error)
+                await let_in.answer(app, scope, receive, send)
+        except (HTTPException, wire.Foreign, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
+            self._note(scope, error)
             await _response_to(error, scope)(scope, receive, send)
+
+    async def _once_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request once the server is ready. Raises `NotReady` if it takes too long, or too many wait."""
+        if wire.inner_path(scope) not in NEVER_WAIT:
+            await self._service.until_ready(self._start_wait_s)
+        await self._app(scope, receive, send)
+
+    def _note(self, scope: Scope, error: Exception) -> None:
+        match error:
+            case wire.Foreign():
+                self._denials.foreign(scope, str(error))
+            case wire.Unauthorized():
+                self._denials.unauthorized(scope, error)
+            case wire.OperatorsOnly():
+                self._denials.operators_only(scope, error)
 
 
 def _response_to(error: Exception, scope: Scope) -> Response:

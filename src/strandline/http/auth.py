@@ -53,7 +53,7 @@ def principal_of(request: Request) -> Principal:
 
 def session_of(request: Request, name: str) -> SessionKey:
     """Return the session of whoever asks that has this name. Raises `Invalid` for a name that no session can have."""
-    return SessionKey(principal_of(request), session_id(name))
+    return SessionKey(caller_of(request).principal, session_id(name))
 
 
 def session_header(headers: Headers, name: str) -> str | None:

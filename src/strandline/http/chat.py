@@ -1,5 +1,6 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -11,13 +12,12 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.access_log import interrupted
 from strandline.http.auth import session_of
-from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_request import RunRequest
 from strandline.http.naming import Naming
-from strandline.http.presence import while_present
-from strandline.http.sse import ticket_events, wants_events
-from strandline.http.wishes import Response, Responses, Wishes, wished
+from strandline.http.sse import RunEvents, resumed_after, wants_events
+from strandline.http.wishes import Response, Responses, Wishes
 from strandline.model import (
     Block,
     InputRequest,
@@ -64,8 +64,8 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_requests: list[InputRequest] = []
 
 
-class Chat:
-    """The routes of the original contract."""
+class Chat(Dialect):
+    """`POST /chat`, as a dialect, and `GET /history`."""
 
     def __init__(
         self, service: Service, naming: Naming, *, agent_id: str, max_body_bytes: int, retry_after_s: float
@@ -77,30 +77,37 @@ class Chat:
         self._max_body_bytes = max_body_bytes
         self._decode = msgspec.json.Decoder(ChatBody).decode
 
-    async def chat(self, request: Request) -> responses.Response:
-        """Accept a message, wait its turn and its answer. A client that leaves ends its run only if it wants that."""
+    async def parse(self, request: Request) -> RunRequest:
+        """Read a message, or answers."""
         as_events = wants_events(request)
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        key = session_of(request, self._naming.named(body.session_id, "`session_id` in the body"))
-        ticket = await self._service.submit(wished(key, _prompt(body), body, idempotency_key(request), sent))
-        interrupted(request, ticket)
-        if as_events:
-            return ticket_events(self._service, request, ticket)
-        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
+        return RunRequest(
+            key=session_of(request, self._naming.named(body.session_id, "`session_id` in the body")),
+            input=_prompt(body),
+            options=body,
+            body=sent,
+            as_events=as_events,
+            after=resumed_after(request),
+        )
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> responses.Response:
+        """Return the text of the agent's last message, or why there is none."""
         if isinstance(end, Later):
             value = {
                 "status": RunStatus.QUEUED,
                 "response": "",
                 "agent_id": self._agent_id,
-                "session_id": key.session_id,
-                "run_id": ticket.run_id,
+                "session_id": run.ticket.key.session_id,
+                "run_id": run.ticket.run_id,
             }
-            location = wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
-            return wire.answer(value, wire.ACCEPTED, {"Location": location, **wire.retry_after(self._retry_after_s)})
-        return wire.answer(
-            self._answer(end, key.session_id, ticket.run_id), headers=REPLAYED if ticket.replayed else None
-        )
+            headers = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+            return wire.answer(value, wire.ACCEPTED, headers)
+        return wire.answer(self._answer(end, run.ticket.key.session_id, run.ticket.run_id), headers=run.replayed)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return our own events."""
+        return RunEvents(run.ticket.stream, run.request.scope), {"Location": run.location, **run.replayed}
 
     async def history(self, request: Request) -> responses.Response:
         """Return the last messages of a session."""

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from strandline.errors import Invalid
 from strandline.http import wire
 
+KEY: Final = "idempotency-key"
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -17,7 +18,7 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 def idempotency_key(request: Request) -> str | None:
     """Return the key, bare or quoted (RFC 8941); None if there is none. Raises `Invalid`."""
-    values = request.headers.getlist("idempotency-key")
+    values = request.headers.getlist(KEY)
     if not values:
         return None
     text = values[0].strip()

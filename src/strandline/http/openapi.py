@@ -16,6 +16,7 @@ from starlette.responses import Response
 from strandline import __version__, errors
 from strandline.http import content_schemas, event_schemas, wire
 from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
+from strandline.http.dialects.runs import NewRunBody
 from strandline.http.docs_page import POLICY, page
 from strandline.http.events import TYPES
 from strandline.http.health import HealthBody, ProbeBody
@@ -24,7 +25,6 @@ from strandline.http.sessions import (
     CancelledBody,
     CancelSessionBody,
     HistoryBody,
-    NewRunBody,
     SessionBody,
     SessionsBody,
 )

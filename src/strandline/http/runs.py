@@ -16,8 +16,8 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.access_log import changed
 from strandline.http.auth import principal_of
-from strandline.http.presence import while_present
-from strandline.http.sse import run_events
+from strandline.http.exchange.exchange import Exchange
+from strandline.http.sse import RunEvents, last_event_id
 from strandline.http.wishes import Priority, whole_number
 from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 
@@ -108,8 +108,9 @@ def runs_body(page: RunViews) -> RunsBody:
 class Runs:
     """The routes of runs."""
 
-    def __init__(self, service: Service, *, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, exchange: Exchange, *, max_body_bytes: int) -> None:
         self._service = service
+        self._exchange = exchange
         self._max_body_bytes = max_body_bytes
         self._decode_move = msgspec.json.Decoder(MoveBody).decode
         self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
@@ -122,7 +123,7 @@ class Runs:
             view = await self._service.run(principal_of(request), run_id)
             return wire.answer(run_body(view))
         waiting = asyncio.ensure_future(self._service.wait(principal_of(request), run_id, wait_s))
-        view = await while_present(request, self._service, run_id, waiting)
+        view = await self._exchange.while_connected(request, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def all(self, request: Request) -> Response:
@@ -142,7 +143,7 @@ class Runs:
     async def events(self, request: Request) -> Response:
         """Return the events of a run, those after `Last-Event-ID`; 204 once all has been read."""
         stream = await self._service.stream(principal_of(request), RunId(request.path_params["run_id"]))
-        return run_events(self._service, request, stream)
+        return self._exchange.stream(stream, RunEvents(stream, request.scope), {}, after=last_event_id(request))
 
     async def move(self, request: Request) -> Response:
         """Move a run that waits; 409 if it has begun or ended."""

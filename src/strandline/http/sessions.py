@@ -1,8 +1,7 @@
-"""The session API: its runs, its history; a run is added, all are cancelled, all is forgotten."""
+"""The session API: its runs, its history; all are cancelled, all is forgotten."""
 
-import asyncio
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -10,18 +9,13 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline.encoding import decoder
 from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.access_log import changed, interrupted
+from strandline.http.access_log import changed
 from strandline.http.auth import caller_of, session_of
-from strandline.http.keys import REPLAYED, idempotency_key
-from strandline.http.presence import while_present
-from strandline.http.runs import preferred_wait_s, run_body, runs_body
-from strandline.http.sse import ticket_events, wants_events
-from strandline.http.wishes import Responses, Wishes, wished
+from strandline.http.runs import runs_body
 from strandline.model import (
     Block,
     InputRequest,
@@ -32,17 +26,6 @@ from strandline.model import (
     SessionView,
     session_id,
 )
-
-READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
-
-
-class NewRunBody(Wishes, frozen=True, kw_only=True):
-    """What a new run is asked for with; further keys are ignored."""
-
-    input: Annotated[
-        str | list[Block] | Responses,
-        Meta(description="A text, content blocks in the form of Strands, or answers to input requests"),
-    ]
 
 
 class CancelSessionBody(Struct, frozen=True):
@@ -108,41 +91,12 @@ class HistoryBody(Struct, frozen=True, kw_only=True):
 class Sessions:
     """The routes of sessions."""
 
-    def __init__(self, service: Service, *, max_body_bytes: int, retry_after_s: float) -> None:
+    def __init__(self, service: Service, *, max_body_bytes: int) -> None:
         self._service = service
         self._max_body_bytes = max_body_bytes
-        self._retry_after_s = retry_after_s
-        self._decode_run = decoder(NewRunBody)
         self._decode_cancel = msgspec.json.Decoder(CancelSessionBody).decode
 
     # -- runs --------------------------------------------------------------------------------------
-
-    async def create(self, request: Request) -> Response:
-        """Accept a run: 202, or with `Prefer: wait=N` 200 once it has ended within N seconds; a replay is 200."""
-        key = _key(request)
-        wait_s = preferred_wait_s(request)
-        as_events = wants_events(request)
-        body, sent = await wire.read_json(request, self._max_body_bytes, self._decode_run, READS)
-        wishes = wished(key, body.input, body, idempotency_key(request), sent)
-        ticket = await self._service.submit(wishes)
-        interrupted(request, ticket)
-        if as_events:
-            return ticket_events(self._service, request, ticket)
-        if wait_s is None:
-            view = await self._service.run(key.principal, ticket.run_id)
-        else:
-            waiting = asyncio.ensure_future(self._service.wait(key.principal, ticket.run_id, wait_s))
-            view = await while_present(request, self._service, ticket.run_id, waiting)
-        headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
-        if ticket.replayed:
-            headers |= REPLAYED
-        if wait_s is not None:
-            headers["Preference-Applied"] = f"wait={wait_s}"
-        if view.run.outcome is not None and (ticket.replayed or wait_s is not None):
-            return wire.answer(run_body(view), wire.OK, headers)
-        if self._service.health().draining:
-            headers |= wire.retry_after(self._retry_after_s)
-        return wire.answer(run_body(view), wire.ACCEPTED, headers)
 
     async def runs(self, request: Request) -> Response:
         """Return runs of a session: those that wait, the last in line first, the one that executes, the ended ones."""

@@ -6,7 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -14,15 +14,12 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode
-from strandline.engine.asked import Ticket
 from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Event, Numbered, type_of
-from strandline.engine.service import Service
 from strandline.engine.stream import RunStream, as_last
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.answering import HowToAnswer, how_to_answer, open_requests
-from strandline.http.keys import REPLAYED
 from strandline.model import RunId, SessionId
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -52,7 +49,7 @@ class EventResponse(Response):
         events: Subscription,
         frame: Callable[[Numbered], bytes],
         left: Callable[[bool], None],
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         *,
         opening: bytes = b"",
         closing: Callable[[], bytes] = bytes,
@@ -71,7 +68,7 @@ class EventResponse(Response):
         events = self._events
         if scope["method"] == "HEAD":  # which is answered with headers alone, and would never know that it is over
             events.close()
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         gone.add_done_callback(lambda _: events.close())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -95,47 +92,27 @@ class EventResponse(Response):
             gone.cancel()
 
 
-def run_events(
-    service: Service,
-    request: Request,
-    stream: RunStream,
-    headers: dict[str, str] | None = None,
-    *,
-    after: int | None = None,
-) -> Response:
-    """Return the events of a run as a response; nothing, with a status that says so, once all has been read.
+class RunEvents:
+    """Writes the events of a run in our own form, for the client of a request."""
 
-    They begin after number `after`, by default the one of `Last-Event-ID`. Raises `Invalid` if that is none.
-    """
-    after = last_event_id(request) if after is None else after
-    if stream.is_read(after):
-        return Response(status_code=wire.NO_CONTENT, headers=headers)
-    run_id, session = stream.run_id, stream.key.session_id
+    def __init__(self, stream: RunStream, scope: Scope) -> None:
+        self._stream = stream
+        self._scope = scope
 
-    def frame(told: Numbered) -> bytes:
-        if open_requests(told.event):  # (clients may reach this app by several paths)
-            return framed(told, run_id, _answer(request.scope, session, told.event))
-        return stream.made(told, lambda told: framed(as_last(told), run_id))
+    def opening(self) -> bytes:
+        """Return nothing: the first event is the first that is sent."""
+        return b""
 
-    service.joined(run_id)
-    return EventResponse(
-        stream.subscribe(after),
-        frame,
-        lambda lost: service.left(run_id, lost=lost),
-        headers,
-    )
+    def of(self, told: Numbered) -> bytes:
+        """Return an event. One that says how to answer is made anew: clients may reach this app by several paths."""
+        run_id = self._stream.run_id
+        if open_requests(told.event):
+            return framed(told, run_id, _answer(self._scope, self._stream.key.session_id, told.event))
+        return self._stream.made(told, lambda told: framed(as_last(told), run_id))
 
-
-def ticket_events(service: Service, request: Request, ticket: Ticket) -> Response:
-    """Return the events of a run that was asked for just now, or before under the same key.
-
-    Those of a new run begin with the first: an id that its client sends is one of another run. So may be one that is
-    sent with a run that was asked for before; as far as it cannot be told from one of that run, it counts.
-    """
-    headers = {"Location": wire.place(request.scope, f"/v1/runs/{ticket.run_id}")}
-    if ticket.replayed:
-        headers |= REPLAYED
-    return run_events(service, request, ticket.stream, headers, after=_event_id(request) or 0 if ticket.attached else 0)
+    def closing(self) -> bytes:
+        """Return nothing: the end is an event."""
+        return b""
 
 
 def framed_change(told: Numbered, scope: Scope) -> bytes:
@@ -174,6 +151,14 @@ def last_event_id(request: Request) -> int:
     if (number := _event_id(request)) is None:
         raise Invalid("Last-Event-ID must be the id of an event, as it was sent with it")
     return number
+
+
+def resumed_after(request: Request) -> int:
+    """Return the number after which the client of a request for a run goes on; 0 is from the beginning.
+
+    Its id may be one of another run, and as far as it cannot be told from one of this run, it counts.
+    """
+    return _event_id(request) or 0
 
 
 def _event_id(request: Request) -> int | None:
@@ -215,7 +200,7 @@ def _part(body: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
-async def _gone(receive: Receive) -> None:
-    """Return when the client has left."""
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has left; whatever still comes of its request is of no interest."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -5,7 +5,7 @@ The only file that knows HTTP status codes. Errors are RFC 9457 problem details 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import quote
@@ -206,7 +206,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 Timestamp = Annotated[datetime, Meta(tz=True)]
 
 
-def answer(value: object, status: int = OK, headers: dict[str, str] | None = None) -> Response:
+def answer(value: object, status: int = OK, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON response, which ends its line for whoever reads it in a terminal; `value` may hold messages."""
     return Response(encode_messages(value) + b"\n", status, headers, media_type="application/json")
 

@@ -5,10 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from strandline.engine.asked import Request
-from strandline.errors import Invalid
-from strandline.http.keys import fingerprint
-from strandline.model import IfBusy, Input, OnDisconnect, OnQuestion, SessionKey
+from strandline.model import IfBusy, OnDisconnect, OnQuestion
 
 OF_AGENTCORE: Final = "agentcore"
 """The key of metadata under which stands what AgentCore Runtime says of a request."""
@@ -56,37 +53,6 @@ class Responses(Struct, frozen=True):
     """In place of a text: the answers to all input requests that are open in the session."""
 
     responses: list[Response]
-
-
-def wished(
-    key: SessionKey,
-    prompt: Input | Responses,
-    wishes: Wishes,
-    idempotency_key: str | None,
-    sent: bytes,
-    told: Mapping[str, str] | None = None,
-) -> Request:
-    """Return the request for a run; `sent` is the body that asked for it, `told` what AgentCore says of it."""
-    answers: dict[str, Any] | None = None
-    if isinstance(prompt, Responses):
-        answers = {each.id: each.response for each in prompt.responses}
-        if len(answers) < len(prompt.responses):
-            raise Invalid("responses must answer each input request once")
-        prompt = ""
-    return Request(
-        key=key,
-        input=prompt,
-        answers=answers,
-        if_busy=wishes.if_busy or IfBusy.ENQUEUE,
-        on_question=wishes.on_question,
-        priority=whole_number(wishes.priority),
-        timeout_s=wishes.timeout,
-        queue_timeout_s=wishes.queue_timeout,
-        on_disconnect=wishes.on_disconnect,
-        metadata=kept_with(wishes.metadata or {}, told or {}),
-        idempotency_key=idempotency_key,
-        fingerprint=b"" if idempotency_key is None else fingerprint(sent),
-    )
 
 
 def whole_number(given: float | None) -> int | None:

@@ -5,6 +5,7 @@ tells of a request besides (its id, the trace that it belongs to) is kept with t
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -12,19 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.clock import Clock
-from strandline.engine.asked import Ticket
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.http import wire
-from strandline.http.access_log import interrupted
 from strandline.http.auth import session_of
-from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_request import RunRequest
 from strandline.http.naming import Naming
-from strandline.http.presence import while_present
-from strandline.http.sse import EventResponse, wants_events
-from strandline.http.wishes import wished
+from strandline.http.sse import wants_events
 from strandline.model import Outcome, RunStatus
-from strandline.protocols.agentcore_stream import ACCEPTED, Pieces
+from strandline.protocols.agentcore_stream import Pieces
 from strandline.protocols.agentcore_wire import (
     READS,
     SESSION,
@@ -45,8 +43,8 @@ _log = logging.getLogger("strandline.agentcore")
 PLACE: Final = "/invocations"
 
 
-class AgentCore:
-    """The routes of the contract."""
+class AgentCore(Dialect):
+    """`POST /invocations`, as a dialect, and `GET /ping`."""
 
     def __init__(
         self, service: Service, clock: Clock, naming: Naming, *, max_body_bytes: int, retry_after_s: float
@@ -60,23 +58,57 @@ class AgentCore:
         self._is_busy = False
         self._changed_at = clock.now()
 
-    async def invoke(self, request: Request) -> Response:
-        """Accept a prompt, wait its turn and its answer, whole or piece by piece. Any content type will do."""
+    async def parse(self, request: Request) -> RunRequest:
+        """Read a prompt, or answers. Any content type will do."""
+        as_events = wants_events(request)
         sent = await wire.read_body(request, self._max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
-        key = session_of(request, named_session(request.headers, self._naming))
-        told = told_by(request.headers)
-        ticket = await self._service.submit(wished(key, prompt_of(body), body, idempotency_key(request), sent, told))
-        interrupted(request, ticket)
+        return RunRequest(
+            key=session_of(request, named_session(request.headers, self._naming)),
+            input=prompt_of(body),
+            options=body,
+            body=sent,
+            runtime=told_by(request.headers),
+            as_events=as_events,
+        )
+
+    def accepted(self, run: Accepted) -> None:
+        """Look whether that has changed what `/ping` tells."""
         self._look()
-        if "request_id" in told:
-            _log.debug("run %s is what request %s of AgentCore asks for", ticket.run_id, told["request_id"])
-        if wants_events(request):
-            return self._events(request, ticket)
-        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
+        if (request_id := run.asked.runtime.get("request_id")) is not None:
+            _log.debug("run %s is what request %s of AgentCore asks for", run.ticket.run_id, request_id)
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        """Return the text of the agent's last message, or why there is none.
+
+        A run that goes on after a restart is never an error: nothing in this contract makes a client send the same
+        again as the same run, and AWS's own clients send again what got one.
+        """
+        run_id, session = run.ticket.run_id, run.ticket.key.session_id
         if isinstance(end, Later):
-            return self._later(request, ticket)
-        return _answer(ticket, end)
+            later = InvocationAnswer(result="", run_id=run_id, session_id=session, status=RunStatus.QUEUED)
+            where = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+            return wire.answer(later, wire.ACCEPTED, {**where, SESSION: session})
+        headers = {SESSION: session, **run.replayed}
+        if (reason := reason_of(end)) is not None:
+            code, text = reason
+            failure = InvocationFailure(error=code, details=text, run_id=run_id, session_id=session, status=end.status)
+            return failed(failure, wire.BROKEN, headers)
+        answer = InvocationAnswer(
+            result=end.output,
+            run_id=run_id,
+            session_id=session,
+            status=end.status,
+            input_requests=end.input_requests,
+        )
+        return wire.answer(answer, headers=headers)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return the events of a run as pieces of text."""
+        session = run.ticket.key.session_id
+        later = f"the server stops; the run goes on after its restart, see {run.location}"
+        pieces = Pieces(run.ticket.run_id, session, waiting=Waiting(run.request.scope, session), later=later)
+        return pieces, {"Location": run.location, SESSION: session, **run.replayed}
 
     async def ping(self, request: Request) -> Response:
         """Tell whether anything runs or waits: AgentCore ends a machine that has been idle for long, by the time."""
@@ -92,51 +124,3 @@ class AgentCore:
         is_busy = health.running + health.queue_depth > 0
         if is_busy is not self._is_busy:
             self._is_busy, self._changed_at = is_busy, self._clock.now()
-
-    def _events(self, request: Request, ticket: Ticket) -> Response:
-        run_id, session = ticket.run_id, ticket.key.session_id
-        later = f"the server stops; the run goes on after its restart, see {_place(request, ticket)}"
-        pieces = Pieces(run_id, session, waiting=Waiting(request.scope, session), later=later)
-        headers = {"Location": _place(request, ticket), SESSION: session}
-        self._service.joined(run_id)
-        return EventResponse(
-            ticket.stream.subscribe(),
-            pieces.of,
-            lambda lost: self._service.left(run_id, lost=lost),
-            headers | (REPLAYED if ticket.replayed else {}),
-            opening=ACCEPTED,
-            closing=pieces.closing,
-        )
-
-    def _later(self, request: Request, ticket: Ticket) -> Response:
-        """Tell that a run goes on after a restart, as `/chat` does.
-
-        Never as an error: nothing in this contract makes a client send the same again as the same run, and AWS's own
-        clients send again what got one.
-        """
-        answer = InvocationAnswer(
-            result="", run_id=ticket.run_id, session_id=ticket.key.session_id, status=RunStatus.QUEUED
-        )
-        headers = {"Location": _place(request, ticket), **wire.retry_after(self._retry_after_s)}
-        return wire.answer(answer, wire.ACCEPTED, headers | {SESSION: ticket.key.session_id})
-
-
-def _answer(ticket: Ticket, end: Outcome) -> Response:
-    run_id, session = ticket.run_id, ticket.key.session_id
-    headers = {SESSION: session, **(REPLAYED if ticket.replayed else {})}
-    if (reason := reason_of(end)) is not None:
-        code, text = reason
-        failure = InvocationFailure(error=code, details=text, run_id=run_id, session_id=session, status=end.status)
-        return failed(failure, wire.BROKEN, headers)
-    answer = InvocationAnswer(
-        result=end.output,
-        run_id=run_id,
-        session_id=session,
-        status=end.status,
-        input_requests=end.input_requests,
-    )
-    return wire.answer(answer, headers=headers)
-
-
-def _place(request: Request, ticket: Ticket) -> str:
-    return wire.place(request.scope, f"/v1/runs/{ticket.run_id}")

@@ -11,9 +11,6 @@ from strandline.protocols.agentcore_wire import Asked, StreamFailure, reason_of
 from strandline.protocols.spoken import Spoken
 from strandline.protocols.waiting import Waiting
 
-ACCEPTED = b": accepted\n\n"
-"""What every stream begins with: a comment, since the contract has no word for it."""
-
 
 class Pieces:
     """Makes what one client is sent of one run. `later` says what becomes of the run if it goes on without it."""
@@ -25,6 +22,10 @@ class Pieces:
         self._later = later
         self._spoken = Spoken()
         self._has_ended = False
+
+    def opening(self) -> bytes:
+        """Return a comment: the contract has no word for a run that was accepted."""
+        return b": accepted\n\n"
 
     def of(self, told: Numbered) -> bytes:
         """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""

@@ -6,6 +6,7 @@ none is refused: the programs that speak this protocol know no sessions, and the
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -13,18 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.clock import Clock
-from strandline.engine.asked import Ticket
-from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.access_log import interrupted
 from strandline.http.auth import session_header, session_of
-from strandline.http.keys import REPLAYED, idempotency_key
+from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_request import RunRequest
+from strandline.http.keys import KEY
 from strandline.http.naming import Naming
-from strandline.http.presence import while_present
-from strandline.http.sse import EventResponse
-from strandline.http.wishes import wished
 from strandline.model import Outcome, RunStatus, SessionId, session_id
 from strandline.protocols.openai_answer import NoAnswer, answer_of
 from strandline.protocols.openai_body import BodyReader
@@ -71,12 +68,11 @@ def nothing_at(path: str) -> str:
     return f"; of OpenAI's API there are {_BASE}/chat/completions and {_BASE}/models"
 
 
-class OpenAI:
-    """The routes of the protocol."""
+class OpenAI(Dialect):
+    """Chat completions, as a dialect, and the routes of models."""
 
     def __init__(
         self,
-        service: Service,
         clock: Clock,
         naming: Naming,
         *,
@@ -86,7 +82,6 @@ class OpenAI:
         max_chat_body_bytes: int,
         retry_after_s: float,
     ) -> None:
-        self._service = service
         self._clock = clock
         self._naming = naming
         self._session_header = session_header
@@ -105,91 +100,74 @@ class OpenAI:
             raise NotFound(f"there is no model {asked}; the agent is {self._agent_id}")
         return wire.answer(self._model)
 
-    async def complete(self, request: Request) -> Response:
-        """Accept a message, wait its turn and its answer, whole or piece by piece."""
-        again = idempotency_key(request)
-        received = await self._bodies.read(request, is_keyed=again is not None)
-        body, sent = received.body, received.sent
-        prompt = prompt_of(body, received.before)
-        key = session_of(request, self._named(request, body))
+    async def parse(self, request: Request) -> RunRequest:
+        """Read the last message of a conversation, or answers."""
+        received = await self._bodies.read(request, is_keyed=KEY in request.headers)
+        body = received.body
         kept = {name: value for name, value in (body.metadata or {}).items() if name != "session_id"}
-        ticket = await self._service.submit(wished(key, prompt, replace(body, metadata=kept), again, sent))
-        interrupted(request, ticket)
-        headers = dict(REPLAYED) if ticket.replayed else {}
-        if body.stream:
-            options = body.stream_options
-            with_usage = options is not None and bool(options.include_usage)
-            later = _goes_on(request, ticket, again=again is not None)
-            return self._events(request, ticket, headers, with_usage=with_usage, later=later)
-        end = await while_present(request, self._service, ticket.run_id, ticket.stream.waiter())
+        return RunRequest(
+            input=prompt_of(body, received.before),
+            key=session_of(request, self._named(request, body)),
+            options=replace(body, metadata=kept),
+            body=received.sent,
+            as_events=bool(body.stream),
+        )
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        """Return a completion, or why there is none."""
         if isinstance(end, Later):
-            return self._later(request, ticket, is_keyed=again is not None)
-        return self._answer(ticket, end, headers)
+            return self._later(run)
+        answer = answer_of(end, run.ticket.run_id)
+        if isinstance(answer, NoAnswer):
+            return failure(answer.error, ENDED, {**run.replayed, **SEND_NO_MORE})
+        said = Said(content=answer.content, reasoning_content=answer.reasoning)
+        completion = Completion(
+            id=run.ticket.run_id,
+            created=int(self._clock.now()),
+            model=self._agent_id,
+            choices=[Choice(message=said, finish_reason=answer.finish_reason)],
+            usage=tokens(end.usage),
+            strandline=Extension(run.ticket.key.session_id, end.status, end.input_requests),
+        )
+        return wire.answer(completion, headers=run.replayed)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        """Return the events of a run as chunks."""
+        body = run.asked.options
+        assert isinstance(body, CompletionBody)
+        chunks = Chunks(
+            run.ticket.run_id,
+            run.ticket.key.session_id,
+            model=self._agent_id,
+            created=int(self._clock.now()),
+            with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
+            waiting=Waiting(run.request.scope, run.ticket.key.session_id),
+            later=_goes_on(run),
+        )
+        return chunks, run.replayed
 
     def _named(self, request: Request, body: CompletionBody) -> str:
         header = self._session_header
         name = named_session(header, session_header(request.headers, header), body)
         return self._naming.named(name, f"in the header {header}, as `metadata.session_id` or as `user`")
 
-    def _answer(self, ticket: Ticket, end: Outcome, headers: dict[str, str]) -> Response:
-        answer = answer_of(end, ticket.run_id)
-        if isinstance(answer, NoAnswer):
-            return failure(answer.error, ENDED, headers | SEND_NO_MORE)
-        said = Said(content=answer.content, reasoning_content=answer.reasoning)
-        completion = Completion(
-            id=ticket.run_id,
-            created=int(self._clock.now()),
-            model=self._agent_id,
-            choices=[Choice(message=said, finish_reason=answer.finish_reason)],
-            usage=tokens(end.usage),
-            strandline=Extension(ticket.key.session_id, end.status, end.input_requests),
-        )
-        return wire.answer(completion, headers=headers)
-
-    def _events(
-        self, request: Request, ticket: Ticket, headers: dict[str, str], *, with_usage: bool, later: ErrorDetail
-    ) -> Response:
-        run_id = ticket.run_id
-        chunks = Chunks(
-            run_id,
-            ticket.key.session_id,
-            model=self._agent_id,
-            created=int(self._clock.now()),
-            with_usage=with_usage,
-            waiting=Waiting(request.scope, ticket.key.session_id),
-            later=later,
-        )
-        self._service.joined(run_id)
-        return EventResponse(
-            ticket.stream.subscribe(),
-            chunks.of,
-            lambda lost: self._service.left(run_id, lost=lost),
-            headers,
-            opening=chunks.opening(),
-            closing=chunks.closing,
-        )
-
-    def _later(self, request: Request, ticket: Ticket, *, is_keyed: bool) -> Response:
+    def _later(self, run: Accepted) -> Response:
         """Tell that a run goes on after a restart.
 
         Sent again under its key, the request gets the answer, which clients do by themselves if they are told to.
         Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
         """
-        error = _goes_on(request, ticket, again=is_keyed)
-        headers = {
-            "Location": _place(request, ticket),
-            **wire.retry_after(self._retry_after_s),
-        }
-        if is_keyed:
+        error = _goes_on(run)
+        headers = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+        if run.keyed:
             return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
-        extension = Extension(ticket.key.session_id, RunStatus.QUEUED, [])
         told: dict[str, Any] = {
-            "id": ticket.run_id,
+            "id": run.ticket.run_id,
             "object": "chat.completion",
             "created": int(self._clock.now()),
             "model": self._agent_id,
             "choices": [],
-            "strandline": extension,
+            "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, []),
         }
         return wire.answer({**told, "error": ErrorBody(error).error}, wire.ACCEPTED, headers)
 
@@ -210,10 +188,6 @@ def named_session(header: str, value: str | None, body: CompletionBody) -> Sessi
     return None
 
 
-def _goes_on(request: Request, ticket: Ticket, *, again: bool) -> ErrorDetail:
-    text = f"the server stops; the run goes on after its restart, see {_place(request, ticket)}"
-    return failed(text, "goes_on_later", ticket.run_id, again=again)
-
-
-def _place(request: Request, ticket: Ticket) -> str:
-    return wire.place(request.scope, f"/v1/runs/{ticket.run_id}")
+def _goes_on(run: Accepted) -> ErrorDetail:
+    text = f"the server stops; the run goes on after its restart, see {run.location}"
+    return failed(text, "goes_on_later", run.ticket.run_id, again=run.keyed)

@@ -7,6 +7,7 @@ protocol call the model's reasoning; `strandline` is ours alone.
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -257,7 +258,7 @@ def refusal(problem: Response) -> Response:
     return failure(error, status, kept | (SEND_NO_MORE if status in (wire.CONFLICT, wire.BROKEN) else {}))
 
 
-def failure(error: ErrorDetail, status: int, headers: dict[str, str]) -> Response:
+def failure(error: ErrorDetail, status: int, headers: Mapping[str, str]) -> Response:
     """Return an error as a response."""
     return Response(encode(ErrorBody(error)) + b"\n", status, headers, media_type="application/json")
 

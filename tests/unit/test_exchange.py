@@ -1,0 +1,228 @@
+"""The exchange, with a dialect of a few lines: whatever speaks through it gets keys, waits, streams and endings."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from engine_support import Played, asked, echo, key, serving, settled
+from strandline.agents.port import Attempt
+from strandline.engine.events import Numbered, RunFinished, TextDelta
+from strandline.engine.service import Service
+from strandline.engine.stream import Later
+from strandline.errors import Invalid
+from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
+from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline.http.wishes import Response as Answered
+from strandline.http.wishes import Responses, Wishes
+from strandline.model import OnDisconnect, Outcome, RunStatus
+from strandline.testing.gate import Gate
+from strandline.testing.virtual import VirtualClock, run_virtual
+
+
+class Plain(Dialect):
+    """A body of text is the question, the answer is text; events are their texts, between brackets."""
+
+    def __init__(self, **asks: Any) -> None:
+        self.asks = asks
+        self.noted: list[str] = []
+
+    async def parse(self, request: Request) -> RunRequest:
+        sent = b'"%b"' % await request.body()
+        asks: dict[str, Any] = {"options": Wishes(), **self.asks}
+        return RunRequest(key=key(), input=sent.decode()[1:-1], body=sent, **asks)
+
+    def accepted(self, run: Accepted) -> None:
+        self.noted.append(run.ticket.run_id)
+
+    async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
+        if isinstance(end, Later):
+            return Response("later", 202, {"Location": run.location})
+        return Response(f"{end.status} {end.output}", headers=run.replayed)
+
+    def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
+        return Texts(), run.replayed
+
+
+class Texts:
+    def opening(self) -> bytes:
+        return b"["
+
+    def of(self, told: Numbered) -> bytes:
+        match told.event:
+            case TextDelta(text):
+                return b"%d %b;" % (told.number or 0, text.encode())
+            case RunFinished(output=output):
+                return b"end %b;" % output.encode()
+        return b""
+
+    def closing(self) -> bytes:
+        return b"]"
+
+
+class Client:
+    """One request, and whether its client is still there."""
+
+    def __init__(self, text: str, **headers: str) -> None:
+        self._text = text.encode()
+        self._came = False
+        self.left = asyncio.Event()
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        self.scope = {"type": "http", "method": "POST", "path": "/", "headers": named, "root_path": "/below"}
+
+    async def receive(self) -> Any:
+        if not self._came:
+            self._came = True
+            return {"type": "http.request", "body": self._text, "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def ask(self, exchange: Exchange, dialect: Dialect) -> Response:
+        return await exchange.handle(dialect, Request(self.scope, self.receive))
+
+
+async def body_of(response: Response) -> str:
+    """Return all that a response sends, of a stream too."""
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def stays() -> Any:
+        await asyncio.Event().wait()
+
+    await response({"type": "http", "method": "POST"}, stays, send)
+    return b"".join(sent).decode()
+
+
+def test_a_dialect_reads_and_writes_and_the_rest_is_done_for_it() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo)) as service:
+            dialect = Plain()
+            answer = await Client("hi").ask(Exchange(service), dialect)
+            assert (answer.status_code, await body_of(answer)) == (200, "succeeded echo hi")
+            assert len(dialect.noted) == 1
+
+    run_virtual(main)
+
+
+def test_a_request_that_is_sent_again_under_its_key_is_one_run_in_every_dialect() -> None:
+    target = Played(echo)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, target) as service:
+            exchange, dialect = Exchange(service), Plain()
+            first, second = [await Client("hi", idempotency_key="k").ask(exchange, dialect) for _ in range(2)]
+            assert "idempotency-replayed" not in first.headers
+            assert second.headers["idempotency-replayed"] == "true"
+            assert first.body == second.body
+            assert len(set(dialect.noted)) == 1
+            assert len((await service.runs(key())).runs) == 1
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("wanted", [None, OnDisconnect.CANCEL])
+def test_a_client_that_is_lost_ends_its_run_only_if_it_wants_that(wanted: OnDisconnect | None) -> None:
+    gate = Gate()
+
+    async def held(attempt: Attempt) -> str:
+        await gate.wait()
+        return asked(attempt)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(held)) as service:
+            client, dialect = Client("hi"), Plain(options=Wishes(on_disconnect=wanted))
+            asking = asyncio.create_task(client.ask(Exchange(service), dialect))
+            await gate.reached.wait()
+            client.left.set()
+            with pytest.raises(ClientDisconnect):
+                await asking
+            assert service.health().lost_clients == 1
+            await asyncio.sleep(10)
+            gate.open()
+            await settled(service)
+            (view,) = (await service.runs(key())).runs
+            assert view.run.status is (RunStatus.SUCCEEDED if wanted is None else RunStatus.CANCELLED)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("wait_s", "status"), [(None, 202), (0, 202), (5, 202), (15, 200), (UNTIL_IT_ENDS, 200)])
+def test_an_answer_waits_as_long_as_its_client_wants(wait_s: float | None, status: int) -> None:
+    async def slow(attempt: Attempt) -> str:
+        await asyncio.sleep(10)
+        return asked(attempt)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(slow)) as service:
+            dialect, began = Plain(wait_s=wait_s), clock.monotonic()
+            answer = await Client("hi").ask(Exchange(service), dialect)
+            assert answer.status_code == status
+            assert clock.monotonic() - began == pytest.approx(min(wait_s or 0, 10), abs=0.5)
+            if status == 202:
+                assert answer.headers["location"] == f"/below/v1/runs/{dialect.noted[0]}"
+            await settled(service)
+
+    run_virtual(main)
+
+
+def test_a_server_that_stops_tells_those_that_wait_that_their_runs_go_on() -> None:
+    gate = Gate()
+
+    async def held(attempt: Attempt) -> str:
+        await gate.wait()
+        return asked(attempt)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(held), drain_grace_s=0.0) as service:
+            exchange = Exchange(service)
+            first = asyncio.create_task(Client("one").ask(exchange, Plain()))
+            await gate.reached.wait()
+            waits = asyncio.create_task(Client("two").ask(exchange, Plain()))
+            follows = await Client("three").ask(exchange, Plain(as_events=True))
+            await service.drain()
+            assert [(await each).status_code for each in (first, waits)] == [202, 202]
+            assert await body_of(follows) == "[]"
+
+    run_virtual(main)
+
+
+def test_a_stream_goes_on_where_its_client_was_and_a_new_run_begins_with_its_first_event() -> None:
+    async def says(attempt: Attempt) -> str:
+        for text in "abc":
+            attempt.add_text(text)
+        return "abc"
+
+    async def asks(service: Service, text: str, after: int) -> str:
+        dialect = Plain(as_events=True, after=after)
+        return await body_of(await Client(text, idempotency_key=text).ask(Exchange(service), dialect))
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(says)) as service:
+            whole = await asks(service, "x", 3)
+            assert whole.startswith("[")
+            assert whole.endswith("c;end abc;]")
+            assert [each.split()[-1] for each in whole[1:-1].split(";")[:-1]] == ["a", "b", "c", "abc"]
+            after = int(whole[1:].split(" a;")[0])
+            assert await asks(service, "x", after) == "[" + whole.partition(" a;")[2]
+            read = await Client("x", idempotency_key="x").ask(Exchange(service), Plain(as_events=True, after=2**53 - 1))
+            assert read.status_code == 204
+
+    run_virtual(main)
+
+
+def test_two_answers_to_one_question_are_refused_before_anything_is_accepted() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(echo)) as service:
+            twice = RunRequest(
+                key=key(), input=Responses([Answered("i", 1), Answered("i", 2)]), options=Wishes(), body=b"{}"
+            )
+            with pytest.raises(Invalid, match="once"):
+                twice.for_service(None)
+            assert (await service.runs(key())).runs == []
+
+    run_virtual(main)
