@@ -74,6 +74,9 @@ def bodies(draw: st.DrawFn) -> bytes:
     return text[: draw(st.integers(0, len(text)))] if fault == "cut off" else text
 
 
+HEADERS = [(b"content-type", b"application/json")]
+
+
 class Client:
     """A client that sends a body in pieces."""
 
@@ -242,6 +245,25 @@ def test_others_have_their_turn_between_the_pieces_of_a_body_that_came_at_once()
         return count
 
     assert asyncio.run(turns()) > 100
+
+
+def test_between_two_pieces_of_whichever_bodies_all_others_have_a_turn() -> None:
+    """So that a server with ten long bodies under way answers as soon as with one."""
+    bodies, size = 10, 30
+
+    async def turns() -> int:
+        count, reader = 0, BodyReader(max_body_bytes=MOST, max_chat_body_bytes=200 * PIECE_BYTES)
+        text = chat({"role": "user", "content": "x" * size * PIECE_BYTES}, LAST)
+        requests = [Request({"type": "http", "headers": HEADERS}, Client([text]).receive) for _ in range(bodies)]
+        async with asyncio.TaskGroup() as tasks:
+            reading = [tasks.create_task(reader.read(each, is_keyed=False)) for each in requests]
+            while not all(each.done() for each in reading):
+                count += 1
+                await asyncio.sleep(0)
+        assert {prompt_of(each.result().body) for each in reading} == {"the last"}
+        return count
+
+    assert asyncio.run(turns()) > bodies * size
 
 
 # -- again ----------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class BodyReader:
         self._max_chat_body_bytes = max_chat_body_bytes
         self._whole = min(max_body_bytes, max_chat_body_bytes)
         """How large a body may be that is read whole."""
+        self._looking = asyncio.Lock()
+        """Held while a piece is looked at, and until all others have had a turn: one piece, of whichever long body."""
 
     async def read(self, request: Request, *, is_keyed: bool) -> Received:
         """Return what was sent; `is_keyed`: with a key, under which it may be sent again.
@@ -68,8 +70,9 @@ class BodyReader:
             self._bound(came)
             for piece in pieces:
                 for at in range(0, len(piece), PIECE_BYTES):
-                    long.feed(piece[at : at + PIECE_BYTES])
-                    await asyncio.sleep(0)
+                    async with self._looking:
+                        long.feed(piece[at : at + PIECE_BYTES])
+                        await asyncio.sleep(0)
             if not more:
                 return long.end()
             pieces, size, more = await wire.begin_body(request, 0)
