@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from strandline.journal.port import AcceptAnswer, Accepted, Attached, Refused
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Delete, Refused
 from strandline.journal.reserve import MOST, Reserve
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Claim, Keyed, NewRun, RoundDone, RoundStarted, RunId
@@ -103,6 +103,28 @@ def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_a
             assert world.journal.short_of_room is None, "smaller ones have room"
             for _ in kept:
                 await anext(world.claims)
+
+    asyncio.run(main())
+
+
+def test_what_was_deleted_makes_room_for_new_runs_although_the_disk_gets_none_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(GIB)
+        async with opened(tmp_path, disk) as world:
+            assert await world.accept("a") == Accepted(0)
+            await world.journal.settle((await anext(world.claims)).token, done("x" * 2 * MIB, "ho"), take=False)
+            disk.free = MIB // 2
+            await world.a_second_later()
+            assert await world.accept("b") == Refused("disk_low", 1)
+            await world.journal.change(Delete(key("a")))
+            await world.a_second_later()
+            assert world.journal.short_of_room is None
+            assert await world.accept("b") == Accepted(0)
+            await anext(world.claims)
+            assert await world.accept("c", MIB) == Refused("disk_low", 1), "so much has no room in the WAL"
+            disk.free = MIB // 4 - 512
+            await world.a_second_later()
+            assert await world.accept("c") == Refused("disk_low", 1), "a quarter has to be on the disk, for the WAL"
 
     asyncio.run(main())
 

@@ -106,6 +106,14 @@ def cut_off_wal(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
 
 
+def free_bytes(connection: sqlite3.Connection) -> int:
+    """Return how much of the file nothing is in: what was deleted, as far as it took whole pages. Raises nothing."""
+    with suppress(sqlite3.Error):
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return int(pages) * PAGE_BYTES
+    return 0
+
+
 def begin_wal_anew(connection: sqlite3.Connection) -> None:
     """Move the WAL into the file and begin it anew, if nobody reads from it just now.
 

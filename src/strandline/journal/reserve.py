@@ -1,7 +1,9 @@
 """The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
 
 Belongs to the writer's thread, which waits for that disk anyway; only `short` is read by others. The disk is asked once
-a second at most, and after a commit that failed.
+a second at most, and after a commit that failed. Empty pages of the journal's file count as room, too: what was deleted
+makes room for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the
+WAL.
 """
 
 import os
@@ -18,20 +20,35 @@ LOOK_S: Final = 1.0
 COPIES: Final = 2
 """What is kept is on the disk as often as this: in the WAL, and in the file when it was moved there."""
 
+ON_DISK: Final = 4
+"""This part of the reserve is wanted on the disk itself, whatever room there is in the journal's file."""
+
 Statvfs = Callable[[Path], os.statvfs_result]
 
 
 class Reserve:
-    """`wanted` bytes of the disk of `folder`; None: a share of it, 0: none. True if there is any."""
+    """`wanted` bytes of the disk of `folder`; None: a share of it, 0: none.
 
-    def __init__(self, folder: Path, clock: Clock, wanted: int | None, *, statvfs: Statvfs = os.statvfs) -> None:
+    `spare` tells how many bytes of the journal's file are free to be used again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        wanted: int | None,
+        *,
+        spare: Callable[[], int] = lambda: 0,
+        statvfs: Statvfs = os.statvfs,
+    ) -> None:
         self._folder = folder
         self._clock = clock
         self._wanted = wanted
+        self._spare = spare
         self._statvfs = statvfs
         self._looked_at = float("-inf")
         self._room: int | None = None
-        """What was left beyond the reserve when the disk was last asked; None: it cannot be told."""
+        """What was left beyond the reserve when it was last looked at; None: it cannot be told."""
         self._kept = 0
         """What new runs may have taken of that since."""
         self.short: str | None = None
@@ -56,11 +73,11 @@ class Reserve:
             self._room = self.short = None
             return
         reserve = min(MOST, size // SHARE) if self._wanted is None else self._wanted
-        self._room = free - reserve
+        self._room = min(free + self._spare() - reserve, free - reserve // ON_DISK)
         if self._room < (reserve // 8 if self.short is not None else 0):
             self.short = self.short or (
-                f"less than {reserve} bytes are left on the journal's disk, which are kept for runs that were accepted"
-                " (setting disk_reserve_bytes)"
+                f"less than {reserve} bytes are left on the journal's disk and in its file, or less than a quarter"
+                " of them on the disk; what is left is kept for runs that were accepted (setting disk_reserve_bytes)"
             )
         else:
             self.short = None

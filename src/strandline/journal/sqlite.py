@@ -17,7 +17,15 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import lists, reader
-from strandline.journal.driver import begin_wal_anew, connect, create, tighten, translated, unreadable
+from strandline.journal.driver import (
+    begin_wal_anew,
+    connect,
+    create,
+    free_bytes,
+    tighten,
+    translated,
+    unreadable,
+)
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
@@ -171,7 +179,8 @@ class SqliteJournal:
                 connections.append(guarding)
                 connections.insert(0, connect(path))
                 migrate(connections[0], path, self._clock.now(), guarding)
-                reserve = Reserve(path.parent, self._clock, self._disk_reserve, statvfs=self._statvfs)
+                spare = partial(free_bytes, connections[0])
+                reserve = Reserve(path.parent, self._clock, self._disk_reserve, spare=spare, statvfs=self._statvfs)
                 ledger = WatchedLedger(
                     connections[0], self._clock, path, reserve, ownership.leave_files, max_attempts=max_attempts
                 )
