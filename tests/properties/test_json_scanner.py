@@ -179,6 +179,22 @@ def test_a_number_has_so_many_characters_and_no_more_however_it_comes() -> None:
             scanned(parts)
 
 
+def test_a_number_that_does_not_end_is_refused_before_more_of_it_comes() -> None:
+    scanner, piece = JsonScanner(), b"1" * (json_scanner.MOST_OF_A_NUMBER // 4)
+    for _ in range(4):
+        list(scanner.feed(piece))
+    with pytest.raises(NotJson, match="a number of more than"):
+        list(scanner.feed(piece))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xed\xa0\x80", b"\xe2\x82"])
+def test_where_it_is_no_utf_8_is_told_however_it_is_cut(wrong: bytes, size: int) -> None:
+    text = b'["\\n\xe2\x82\xac' + wrong + b'"]'
+    with pytest.raises(NotJson, match=r"it is not UTF-8 \(byte 7\)"):
+        scanned([text[at : at + size] for at in range(0, len(text), size)])
+
+
 def test_what_is_nested_deep_again_and_again_ends_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_scanner, "MOST_STEPS", 10_000)
     scanned([b"[[[" + b"[[[1]]]," * 10_000 + b"1]]]"])

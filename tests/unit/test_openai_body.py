@@ -20,6 +20,7 @@ from strandline.protocols.openai_wire import prompt_of
 MOST = 1000
 CHAT = 20_000
 LAST = {"role": "user", "content": "the last"}
+INSTRUCTIONS = [{"role": role, "content": "be brief"} for role in ("system", "developer")]
 PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 roles = st.sampled_from(["user", "assistant", "system", "developer", "tool"])
@@ -157,7 +158,7 @@ def test_messages_before_the_last_one_may_be_larger_than_it_and_only_the_last_is
         {"role": "user", "content": [PIXEL, {"type": "text", "text": "x" * 3 * MOST}]},
         {"role": "assistant", "content": "hm"},
     ]
-    text = chat(*old, *old, LAST, {"role": "system", "content": "be brief"}, user="ada")
+    text = chat(*old, *old, LAST, *INSTRUCTIONS, user="ada")
     for pieces in ([text], cut(text, 100), cut(text, 1)):
         received = Client(pieces).read()
         assert prompt_of(received.body, received.before) == "the last"

@@ -156,10 +156,11 @@ class JsonScanner:
             raise NotJson("it ends before it is whole")
 
     def _decode(self, piece: bytes, *, is_last: bool = False) -> None:
+        begins = self._at + len(self._escape) - len(self._utf8.getstate()[0])
         try:
             self._utf8.decode(piece, is_last)
         except UnicodeDecodeError as error:
-            raise NotJson(str(error)) from None
+            raise NotJson(f"it is not UTF-8 (byte {begins + error.start})") from None
 
     def _skip(self, text: bytes, at: int, depth: int) -> int:
         """Return where that ends which begins here and is whole in the piece: a value, or many that nobody watches."""
