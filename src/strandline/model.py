@@ -112,6 +112,11 @@ class Raised(Struct, frozen=True):
     kind: str
     text: str
 
+    @property
+    def is_out_of_tokens(self) -> bool:
+        """Whether the model may say no more (`strands.types.exceptions`)."""
+        return self.kind == "MaxTokensReachedException"
+
 
 class Failed(Struct, frozen=True, tag="failed"):
     """The run did not return. `detail` says why, to callers and in history.

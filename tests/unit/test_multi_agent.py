@@ -27,7 +27,7 @@ from strandline.engine.asked import Request
 from strandline.engine.stream import Later
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome, RunStatus
-from strandline.testing import Gate, ScriptedModel, call, pause, results, say
+from strandline.testing import Gate, ScriptedModel, call, pause, results, say, stop
 from strandline.testing import question as asked
 from strandline.testing.model import Script
 from target_support import Noting, ask, history, run, serving, until
@@ -390,6 +390,35 @@ def test_a_failure_of_a_node_fails_the_run_and_names_it(failure: str, tmp_path: 
                 assert outcome.error.code is ErrorCode.AGENT_ERROR
                 assert said in outcome.error.detail
             assert texts(await history(service)).count("q") == 2
+
+    run(main)
+
+
+def cut(messages: Messages) -> Any:
+    return [say("half an ans"), stop("max_tokens")]
+
+
+@pytest.mark.parametrize(
+    ("make", "is_told"),
+    [
+        (lambda: graph(agent("a"), agent("b", cut)), True),
+        (lambda: graph(Swarm([agent("in", cut)], id="team")), True),
+        (lambda: Swarm([agent("a", cut)]), True),
+        (lambda: graph(agent("a", boom)), False),
+        (lambda: Swarm([agent("a", boom)]), False),
+        (lambda: deny(graph(agent("a"))), False),
+    ],
+)
+@pytest.mark.parametrize("error_text", ["full", "id"])
+def test_a_node_that_is_out_of_tokens_is_told_from_one_that_failed(
+    make: Callable[[], object], is_told: bool, error_text: Any, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with serving(factory(make), tmp_path, error_text=error_text) as service:
+            outcome = await ask(service, "q")
+            assert outcome.error is not None
+            assert outcome.error.code is ErrorCode.AGENT_ERROR
+            assert outcome.error.out_of_tokens is is_told
 
     run(main)
 

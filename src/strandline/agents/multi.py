@@ -263,7 +263,8 @@ def _agent_results(result: MultiAgentResult) -> Iterator[AgentResult]:
 
 def _failed(made: Multi, detail: str, raised: Raised | None = None) -> Failed:
     why = f"the {type(made).__name__} failed"
-    return Failed(ErrorCode.AGENT_ERROR, f"{why}: {detail}" if detail else why, raised)
+    out_of_tokens = raised is not None and raised.is_out_of_tokens
+    return Failed(ErrorCode.AGENT_ERROR, f"{why}: {detail}" if detail else why, raised, out_of_tokens)
 
 
 def _limit(made: Multi) -> str:

@@ -15,8 +15,6 @@ from strandline.model import ErrorCode, Failed, Raised, RunId
 
 ErrorText = Literal["full", "class", "id"]
 
-OUT_OF_TOKENS: Final = "MaxTokensReachedException"
-"""What Strands raises when the model may say no more (`strands.types.exceptions`)."""
 MOST_LOGGED: Final = 20_000
 """Characters of a text in the log: it may quote a message, and nobody is to fill a disk or the log's queue by that."""
 
@@ -31,8 +29,8 @@ class FailedThere(AgentFailed):
 
 def failed(error: BaseException) -> Failed:
     """Return how a run ends whose code has raised this. What the error is, is decided here, before it is redacted."""
-    kind = kind_of(error)
-    return Failed(ErrorCode.AGENT_ERROR, raised=Raised(kind, detail_of(error)), out_of_tokens=kind == OUT_OF_TOKENS)
+    raised = Raised(kind_of(error), detail_of(error))
+    return Failed(ErrorCode.AGENT_ERROR, raised=raised, out_of_tokens=raised.is_out_of_tokens)
 
 
 def told(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
