@@ -226,6 +226,25 @@ def test_a_foreign_page_or_host_is_refused_whatever_key_it_has(tmp_path: Path) -
     run(main())
 
 
+@pytest.mark.parametrize("keys", [True, False])
+def test_a_page_that_points_a_name_of_its_own_here_learns_one_word_from_each_probe(keys: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(tmp_path, **({} if keys else {"api_keys": []})) as world:
+            for host in ("evil.example", "localhost.evil.example:8080"):
+                for key in (None, OPS[0]):
+                    async with world.client(key, Host=host) as client:
+                        answer = await client.get("/health")
+                        assert (answer.status_code, answer.json()) == (200, {"status": "healthy"})
+                        for path in ("/livez", "/readyz"):
+                            answer = await client.get(path)
+                            assert (answer.status_code, set(answer.json())) == (200, {"status"})
+                        assert set((await client.get("/ping")).json()) == {"status", "time_of_last_update"}
+            async with world.client(None) as client:
+                assert {"agent_id", "version", "queue_depth"} <= set((await client.get("/health")).json())
+
+    run(main())
+
+
 def test_without_keys_all_are_one_principal_and_a_key_changes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with served(tmp_path, api_keys=[]) as world, world.client(None) as one, world.client("any") as other:

@@ -18,6 +18,7 @@ from strandline.engine.claims import TAKE_AGAIN_S
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import JournalUnavailable
+from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome
@@ -93,7 +94,8 @@ def test_a_server_whose_journal_keeps_nothing_is_not_ready_and_says_why_once(cap
 
 async def probed(service: Service) -> tuple[int, str]:
     """Return what `/readyz` says."""
-    answer = await Probes(service, agent_id="a", auth="none", retry_after_s=5).readyz(Request({"type": "http"}))
+    probes = Probes(service, Guard(loopback=True), agent_id="a", auth="none", retry_after_s=5)
+    answer = await probes.readyz(Request({"type": "http"}))
     assert (answer.status_code == 503) == ("retry-after" in answer.headers)
     return answer.status_code, json.loads(bytes(answer.body))["status"]
 

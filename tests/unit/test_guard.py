@@ -54,6 +54,21 @@ def test_with_keys_a_server_beyond_loopback_checks_names_only_if_some_are_allowe
     assert not any(answers(named, host) for host in FOREIGN)
 
 
+def test_probes_are_asked_by_any_name_and_know_whether_it_is_the_servers() -> None:
+    """Kubernetes asks a pod by its address, a load balancer by any name or none."""
+    beyond = Guard(loopback=False, allowed_hosts=["agent.example"])
+    assert all(beyond.is_named(scope(("Host", host))) for host in (*OURS, *ADDRESSES, "agent.example"))
+    assert not any(beyond.is_named(scope(("Host", host))) for host in FOREIGN)
+    assert not beyond.is_named(scope())
+    assert not beyond.is_named(scope(("Host", "localhost"), ("Host", "localhost")))
+    local = Guard(loopback=True)
+    assert all(local.is_named(scope(("Host", host))) for host in OURS)
+    assert not any(local.is_named(scope(("Host", host))) for host in (*FOREIGN, *ADDRESSES))
+    assert Guard(loopback=False, keys=True).is_named(scope(("Host", "any.example"))), (
+        "where no name is refused anywhere"
+    )
+
+
 def test_in_a_server_of_somebody_else_each_request_says_where_it_came_in() -> None:
     guard = Guard(loopback=None)
     for local in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):

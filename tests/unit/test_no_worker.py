@@ -12,6 +12,7 @@ from starlette.requests import Request
 from engine_support import Played, echo, key, outcome, send, serving
 from strandline.engine.service import Service
 from strandline.errors import NoWorker
+from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.testing.virtual import VirtualClock, run_virtual
 from workers_support import Few, few_workers
@@ -31,7 +32,8 @@ def served(main: Callable[[Service, Few], Coroutine[Any, Any, None]], workers: i
 
 async def probed(service: Service) -> tuple[int, str]:
     """Return what `/readyz` says."""
-    answer = await Probes(service, agent_id="a", auth="none", retry_after_s=5).readyz(Request({"type": "http"}))
+    probes = Probes(service, Guard(loopback=True), agent_id="a", auth="none", retry_after_s=5)
+    answer = await probes.readyz(Request({"type": "http"}))
     told = json.loads(bytes(answer.body))
     assert (answer.status_code == 503) == ("retry-after" in answer.headers) == ("docs/operations.md" in str(told))
     return answer.status_code, told["status"]

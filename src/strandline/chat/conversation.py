@@ -69,6 +69,8 @@ class Conversation:
                 raise
             except (Refused, NotStrandline) as error:
                 raise self._other(f"GET /health says {error.status}") from None
+        if found.keys() == {"status"}:
+            raise Other(f"the server at {self.url} answers to other names only; allow this one (setting allowed_hosts)")
         if "agent_id" not in found:
             raise self._other("its /health is another one")
         self.agent_id = str(found["agent_id"])

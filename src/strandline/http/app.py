@@ -78,6 +78,12 @@ def build_app(
 
     `arrived` is told the headers of each request, in the task that answers it; `denied` why one was not let in.
     """
+    guard = Guard(
+        loopback=options.loopback,
+        keys=keys is not None,
+        allowed_hosts=options.allowed_hosts,
+        cors_origins=options.cors_origins,
+    )
     access = Access(keys, metrics_public=options.metrics_public, trusted_baggage=options.trusted_baggage)
     in_openais_form = Naming(shares=options.default_session == "shared")
     naming = Naming(shares=keys is None or in_openais_form.shares)
@@ -105,7 +111,7 @@ def build_app(
     runtime = AgentCore(
         service, SystemClock(), naming, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
     )
-    probes = Probes(service, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
+    probes = Probes(service, guard, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
     metrics = Metrics(scraped)
     described = OpenApi(
         Described(
@@ -155,12 +161,6 @@ def build_app(
             Route("/metrics", Endpoint(metrics.metrics), methods=["GET"]),
         ],
         redirect_slashes=False,
-    )
-    guard = Guard(
-        loopback=options.loopback,
-        keys=keys is not None,
-        allowed_hosts=options.allowed_hosts,
-        cors_origins=options.cors_origins,
     )
     denials = Denials(SystemClock(), denied)
     app: ASGIApp = AccessMiddleware(

@@ -108,7 +108,8 @@ def _answer(status: str, answer: dict[str, Any]) -> str:
 
 def _named(kind: str, schema: dict[str, Any]) -> str:
     """Return what an answer of a media type holds, in a word."""
-    return str(schema["$ref"]).rpartition("/")[2] if "$ref" in schema else "text" if kind == "text/plain" else "events"
+    named = [str(each["$ref"]).rpartition("/")[2] for each in (schema, *schema.get("anyOf", ())) if "$ref" in each]
+    return " or ".join(named) or ("text" if kind == "text/plain" else "events")
 
 
 def _events(schemas: dict[str, Any]) -> list[str]:

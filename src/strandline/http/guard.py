@@ -10,7 +10,8 @@ server for the page's own, and only the `Host` header tells. So names are checke
   that came in there, else only with `allowed_hosts`.
 
 An `Origin` is refused unless it is the `Host`'s own or in `cors_origins`; without one, `Sec-Fetch-Site: cross-site` is
-refused but for a link to a page. Probes are exempt.
+refused but for a link to a page. Probes are exempt, since load balancers ask by any name or none: `/health` has one
+word for them then (`is_named`), the others never have more.
 """
 
 import functools
@@ -76,6 +77,11 @@ class Guard:
         if cross_site and not origin and not (path in PAGES and mode == "navigate" and scope["method"] == "GET"):
             return "a page of another site may not call this server (setting cors_origins)"
         return None
+
+    def is_named(self, scope: Scope) -> bool:
+        """Tell whether a request names this server as it is answered to: for routes that are exempt."""
+        hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) < 2 and self._answers(scope, hosts[0] if hosts else "")
 
     def _answers(self, scope: Scope, host: str) -> bool:
         by_loopback = _came_by_loopback(scope) if self._loopback is None else self._loopback

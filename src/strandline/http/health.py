@@ -8,12 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
+from strandline.engine.asked import Health
 from strandline.engine.dispatcher import Share
 from strandline.engine.loops import WorkerLoad
 from strandline.engine.service import Service
 from strandline.errors import DiskLow, NoWorker
 from strandline.http import wire
 from strandline.http.auth import caller_of
+from strandline.http.guard import Guard
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
@@ -39,6 +41,12 @@ class HealthBody(Struct, frozen=True, kw_only=True):
     workers: list[WorkerLoad] | UnsetType = UNSET
     principals: dict[str, Share] | UnsetType = UNSET
     """Told to operators only."""
+
+
+class HealthWord(Struct, frozen=True):
+    """What is told to those who ask by a name that is not the server's: whether it has been ready."""
+
+    status: Literal["healthy", "starting"]
 
 
 class ProbeBody(Struct, frozen=True):
@@ -71,8 +79,9 @@ _TROUBLE: Final = {NoWorker.code: NO_WORKER, DiskLow.code: DISK_LOW}
 class Probes:
     """The routes of probes."""
 
-    def __init__(self, service: Service, *, agent_id: str, auth: str, retry_after_s: float) -> None:
+    def __init__(self, service: Service, guard: Guard, *, agent_id: str, auth: str, retry_after_s: float) -> None:
         self._service = service
+        self._guard = guard
         self._retry_after_s = retry_after_s
         self._agent_id = agent_id
         self._auth = auth
@@ -80,33 +89,36 @@ class Probes:
     async def health(self, request: Request) -> Response:
         """Return what goes on; `healthy` once it has been ready, as long as the server can say so.
 
-        Until then it is `starting`, with 503: clients wait for this route, and send at once.
+        Until then it is `starting`, with 503: clients wait for this route, and send at once. Under a name of somebody
+        else's it may be a web page that asks, and is told no more than that.
         """
         health = self._service.health()
         well = health.has_been_ready
-        return wire.answer(
-            HealthBody(
-                status="healthy" if well else "starting",
-                agent_id=self._agent_id,
-                processing=health.processing,
-                queue_depth=health.queue_depth,
-                running=health.running,
-                held=health.held,
-                stalled=health.stalled,
-                oldest_wait_s=round(health.oldest_wait_s, 3),
-                longest_no_progress_s=round(health.longest_no_progress_s, 3),
-                refused_runs=health.refused_runs,
-                lost_clients=health.lost_clients,
-                agents_in_memory=health.agents_in_memory,
-                ready=health.ready,
-                auth=self._auth,
-                version=__version__,
-                probe=PROBE in self._service.serves,
-                workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
-                principals=_by_name(self._service) if caller_of(request).operator else UNSET,
-            ),
-            wire.OK if well else wire.UNAVAILABLE,
-            None if well else wire.retry_after(STARTING_S),
+        told: HealthBody | HealthWord = HealthWord("healthy" if well else "starting")
+        if self._guard.is_named(request.scope):
+            told = self._shown(request, health)
+        return wire.answer(told, wire.OK if well else wire.UNAVAILABLE, None if well else wire.retry_after(STARTING_S))
+
+    def _shown(self, request: Request, health: Health) -> HealthBody:
+        return HealthBody(
+            status="healthy" if health.has_been_ready else "starting",
+            agent_id=self._agent_id,
+            processing=health.processing,
+            queue_depth=health.queue_depth,
+            running=health.running,
+            held=health.held,
+            stalled=health.stalled,
+            oldest_wait_s=round(health.oldest_wait_s, 3),
+            longest_no_progress_s=round(health.longest_no_progress_s, 3),
+            refused_runs=health.refused_runs,
+            lost_clients=health.lost_clients,
+            agents_in_memory=health.agents_in_memory,
+            ready=health.ready,
+            auth=self._auth,
+            version=__version__,
+            probe=PROBE in self._service.serves,
+            workers=[replace(each, silent_s=round(each.silent_s, 3)) for each in health.workers] or UNSET,
+            principals=_by_name(self._service) if caller_of(request).operator else UNSET,
         )
 
     async def livez(self, request: Request) -> Response:

@@ -19,7 +19,7 @@ from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
 from strandline.http.dialects.runs import NewRunBody
 from strandline.http.docs_page import POLICY, page
 from strandline.http.events import TYPES
-from strandline.http.health import HealthBody, ProbeBody
+from strandline.http.health import HealthBody, HealthWord, ProbeBody
 from strandline.http.runs import CancelBody, MoveBody, RunBody, RunsBody
 from strandline.http.sessions import (
     CancelledBody,
@@ -163,6 +163,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     answers: dict[int, type[Struct] | type[str] | None]
     events: str | None = None
     """The schema of events that may be its answer (200)."""
+    brief: type[Struct] | None = None
+    """What is answered in place of all that to those who ask by a name that is not the server's."""
     streams: str | None = None
     """What the events are about that another protocol has for its answer (200), if they are asked for."""
     refused: tuple[type[errors.StrandlineError], ...] = ()
@@ -359,7 +361,7 @@ OPERATIONS: Final = (
     Operation(method="GET", path="/ping", tag="agentcore", summary="See whether anything runs or waits",
               answers={200: PingBody}),
     Operation(method="GET", path="/health", tag="probes", summary="See what goes on, in numbers",
-              answers={200: HealthBody, 503: HealthBody}),
+              answers={200: HealthBody, 503: HealthBody}, brief=HealthWord),
     Operation(method="GET", path="/livez", tag="probes", summary="See whether the process can answer",
               answers={200: ProbeBody}),
     Operation(method="GET", path="/readyz", tag="probes", summary="See whether runs are accepted",
@@ -410,7 +412,12 @@ def document(server: Described | None = None) -> dict[str, Any]:
     """Return the OpenAPI document, without the address of a server."""
     server = server or Described()
     types = sorted(
-        {kind for each in OPERATIONS for kind in (each.body, *each.answers.values()) if kind not in (None, str)},
+        {
+            kind
+            for each in OPERATIONS
+            for kind in (each.body, each.brief, *each.answers.values())
+            if kind not in (None, str)
+        },
         key=str,
     )
     _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
@@ -509,7 +516,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
             told = {"description": "Text.", "content": {_TEXT: {"schema": {"type": "string"}}}}
         else:
             text = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-            told = {"description": text, "content": {_JSON: {"schema": _ref(kind)}}}
+            schema = _ref(kind) if operation.brief is None else {"anyOf": [_ref(kind), _ref(operation.brief)]}
+            told = {"description": text, "content": {_JSON: {"schema": schema}}}
         responses[str(status)] = told
         if names := _headers(operation, status):
             responses[str(status)]["headers"] = _shown(names)
