@@ -34,7 +34,7 @@ def cancelled(life: Life, evidence: Evidence) -> Iterator[str]:
         if run.cancelled_at is not None:
             if not is_cancelled and not (run.forced and _ended_by(life, kept, run.cancelled_at)):
                 yield f"run {run.id} ended as {as_told(outcome)} although its cancel was accepted"
-            for attempt in () if run.lost else run.attempts:
+            for attempt in run.attempts:
                 late = attempt.ended_nth > attempt.began_nth > run.cancelled_nth
                 if late and not attempt.was_on_its_way(run.cancelled_at):
                     yield f"attempt {attempt.number} of run {run.id} began after its cancel was accepted"
@@ -112,7 +112,7 @@ def cancelled_all(life: Life, evidence: Evidence) -> Iterator[str]:
             begun = [each for each in run.attempts if each.began_nth < each.ended_nth]
             first = min(begun, key=lambda each: each.began_nth, default=None)
             began = first is not None and first.began_nth > sweep.told_nth and not first.was_on_its_way(sweep.told_at)
-            if waited and not run.lost and began:
+            if waited and began:
                 yield f"run {run.id} waited when its session was cancelled, and began"
             ended_after = life.steady and kept.ended_at is not None and kept.ended_at - EPOCH > sweep.told_at + SOON_S
             if sweep.running and ended_after and kept.status is not RunStatus.CANCELLED:
@@ -149,9 +149,9 @@ def _met(life: Life, evidence: Evidence, run: RunEvidence, kept: Run, other: Run
     waits = not other.request.answers  # an answer goes before all that waits
     if other.request.must_not_wait and waits and run.accepted and run.accepted_nth < other.request.nth:
         yield f"run {other.id} was to be refused by a busy session, and was accepted beside run {run.id}"
-    if not other.request.interrupts or run.lost:
+    if not other.request.interrupts:
         return
-    begun = [each for each in run.attempts if each.began_nth < each.ended_nth and not evidence.was_in_vain(each)]
+    begun = [each for each in run.attempts if each.began_nth < each.ended_nth]
     if not begun or begun[0].began_nth > other.request.nth:
         return
     if kept.status is not RunStatus.CANCELLED:

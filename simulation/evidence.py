@@ -132,23 +132,6 @@ class Evidence:
         """Tell whether a run of a session has ever asked a person."""
         return any(attempt.asks for attempt in self.by_session[session])
 
-    def was_in_vain(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt's claim was never kept: its process died, and it came again, or was not counted.
-
-        It may also have come again unseen, in a later process that died before the run's agent had begun.
-        """
-        again = self.runs[attempt.run].attempts
-        kept = self._life.runs.get(attempt.run)
-        return (
-            attempt.fell
-            and not attempt.kept
-            and (
-                any(each.number == attempt.number for each in again if each is not attempt)
-                or (kept is not None and kept.attempt < attempt.number)
-                or any(process > attempt.process for process in self._over)
-            )
-        )
-
     def _run(self, run_id: str) -> RunEvidence:
         run = self.runs.get(run_id)
         if run is None:
@@ -190,9 +173,6 @@ class Evidence:
 
     def _later(self, nth: int, event: Event) -> None:
         self._run(event.run).later = True
-
-    def _lost(self, nth: int, event: Event) -> None:
-        self._run(event.run).lost = True
 
     def _missing(self, nth: int, event: Event) -> None:
         self._run(event.run).missing = True
@@ -303,7 +283,7 @@ class Evidence:
         run.text = attempt.text
         if attempt.process in self._over:  # it does not know yet that another process has its claim
             attempt.end(nth, event.at)
-            attempt.crashed = attempt.fell = True
+            attempt.crashed = True
             run.attempts.insert(0, attempt)
             return
         attempt.drained = attempt.process in self._draining_now
@@ -424,5 +404,4 @@ class Evidence:
             for attempt in attempts:
                 if attempt.process == process:
                     attempt.crashed = attempt.crashed or crashed
-                    attempt.fell = attempt.fell or crashed
                     attempt.drained = attempt.drained or not crashed

@@ -3,7 +3,7 @@
 In front of a `MemoryJournal`, which is what survives. Facts that may return when queued wait here, in order, for a
 later verb of their token; a crash loses them, as it loses what a real journal has not yet committed. Verbs take effect
 in any order, but are answered in the order in which they did: so it is with one thread that writes, and the engine
-relies on it. A claim may come long before the answer to the verb that made it, or just after it.
+relies on it. A claim comes after the answer to the verb that made it, at once or a while later.
 """
 
 import asyncio
@@ -127,8 +127,12 @@ class SlowJournal:
         return claims
 
     async def claims(self) -> AsyncIterator[Claim]:
-        """Yield claims as they are made."""
+        """Yield claims, behind the answers of whatever took effect before them."""
         async for claim in self._inner.claims():
+            alive(self._process)
+            come = asyncio.get_running_loop().create_future()
+            self._back.send(partial(_resolve, come))
+            await come
             alive(self._process)
             yield claim
 

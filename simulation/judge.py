@@ -88,15 +88,14 @@ def _caused(life: Life, evidence: Evidence) -> Iterator[str]:
             yield f"run {run.id} ended as {as_told(outcome)}, {fault}"
         if (times := life.runs[run.id].attempt) > life.options.max_attempts:
             yield f"run {run.id} was attempted {times} times"
-        if not run.lost:
-            yield from _went_on(life, evidence, run)
+        yield from _went_on(life, evidence, run)
 
 
 def _went_on(life: Life, evidence: Evidence, run: RunEvidence) -> Iterator[str]:
     """Say what is wrong with the attempts that came after one that was cut off."""
-    # Without those that began in a process that had lost its journal.
+    # Without those that began in a process that had lost its journal: they end as they begin.
     for before, attempt in pairwise(each for each in run.attempts if each.ended_nth > each.began_nth):
-        if not before.crashed or before.drained or evidence.was_in_vain(before):
+        if not before.crashed or before.drained:
             continue
         if attempt.number <= before.number:
             yield f"attempt {before.number} of run {run.id} was cut off and not counted"
@@ -128,7 +127,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
             yield "before its time was up"
     elif code is ErrorCode.QUEUE_TIMEOUT:
         # The claim of one that was cut off early may never have been kept.
-        if not run.lost and any(each.kept or not each.crashed for each in run.attempts):
+        if any(each.kept or not each.crashed for each in run.attempts):
             yield "and had begun"
         if life.steady and not _waited(life.runs[run.id], _limit(life, run, "queue_timeout_s")):
             yield "before its time was up"
@@ -138,7 +137,7 @@ def _cause(life: Life, evidence: Evidence, run: RunEvidence, outcome: Outcome) -
         on_its_way = bool(life.workers) and life.opaque and code is ErrorCode.STOPPED  # it counts as begun then
         if not ((code is ErrorCode.AGENT_ERROR and life.faulty) or on_its_way):
             yield "and never began"
-    elif not run.lost:  # else what was seen last may be what counts for nothing
+    else:
         yield from _own_cause(life, run, last, outcome)
 
 
@@ -195,7 +194,7 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
         process, at = begun.process, begun.began_at
         # One that was left has ended, and has no slot, before its code has.
         there = [evidence.runs[each.run] for each in attempts]
-        gone = {run.id for run in there if run.lost or evidence.is_deleted(run)}
+        gone = {run.id for run in there if evidence.is_deleted(run)}
         claimed = [each for each in attempts if each.run not in gone]
         most = 1 + sum(not life.steady or not _had_ended(life, each, at) for each in claimed)
         if most > life.options.max_running and (life.steady or not _may_be_left(life)):
@@ -206,7 +205,7 @@ def _exclusive(life: Life, evidence: Evidence) -> Iterator[str]:
         if share is not None and most > share and (life.steady or not _may_be_left(life)):
             yield f"{most} runs of one principal executed at once in process {process}"
         last = [each for each in claimed if each.number >= life.options.max_attempts > 1]
-        if last and begun.number >= life.options.max_attempts and not evidence.runs[begun.run].lost and life.steady:
+        if last and begun.number >= life.options.max_attempts and life.steady:
             for each in last:
                 if not (each.drained or _had_ended(life, each, at)):
                     yield f"the last attempts of runs {each.run} and {begun.run} executed at once"
@@ -217,8 +216,8 @@ def _given_up(life: Life, evidence: Evidence, earlier: Attempt, later: Attempt) 
     kept = life.runs.get(earlier.run)
     if kept is None and evidence.is_deleted(evidence.runs[earlier.run]):
         return _may_be_left(life)
-    if evidence.runs[earlier.run].lost or evidence.runs[earlier.run].forced:
-        return True  # its hold was not wanted, or: what executes without a claim can neither start tools nor write
+    if evidence.runs[earlier.run].forced:
+        return True  # its hold was not wanted
     if kept is None or kept.ended_at is None or not _may_be_left(life):
         return False
     held_from = kept.ended_at - EPOCH if life.steady else earlier.began_at
@@ -243,7 +242,6 @@ def _kept_out(life: Life, evidence: Evidence) -> Iterator[str]:
             if each.process == begun.process
             and each.session.principal == begun.session.principal
             and each.began_nth < begun.began_nth < each.ended_nth
-            and not evidence.runs[each.run].lost
             and _was_left(life, each, begun)
         ]
         if len(left) >= bound:

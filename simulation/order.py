@@ -36,8 +36,6 @@ def paused(life: Life, evidence: Evidence) -> Iterator[str]:
         kept = life.runs.get(attempt.run)
         if kept is None or kept.started_at is None or not life.steady:
             continue
-        if evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
-            continue  # it is not what was kept as its start
         if (for_s := kept.started_at - EPOCH - since) > SOON_S:  # else it was claimed, and only its agent began later
             yield f"run {attempt.run} was started when its session had been paused for {for_s:.4f} s"
 
@@ -118,13 +116,7 @@ def _by_rank(life: Life, runs: list[RunEvidence]) -> Iterator[str]:
 
 def _going_on(life: Life, evidence: Evidence, key: SessionKey) -> Iterator[str]:
     """What was given back goes on before anything else of its session begins."""
-    attempts = [
-        each
-        for each in evidence.by_session[key]
-        if each.run in life.runs
-        and not evidence.runs[each.run].lost
-        and not (each.fell and not each.kept)  # its claim may never have been kept
-    ]
+    attempts = [each for each in evidence.by_session[key] if each.run in life.runs]
     lasts = {attempt.run: nth for nth, attempt in enumerate(attempts)}
     begun: str | None = None
     for nth, attempt in enumerate(attempts):

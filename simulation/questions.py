@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from simulation.asking import Question, answered_by
 from simulation.evidence import Evidence
 from simulation.life import Life
-from simulation.seen import RunEvidence, text_of
+from simulation.seen import text_of
 from simulation.truth import EPOCH
 from strandline.model import OnDisconnect, OnQuestion, Run
 
@@ -64,20 +64,14 @@ def asked_and_waited(life: Life, evidence: Evidence) -> Iterator[str]:
     for question in evidence.questions.values():
         asked, answer = question.run, question.answer
         started = [run.id for run in order.get(asked.key, ())]
-        asker = evidence.runs[asked.run_id]
-        if answer is not None and answer.run_id in started and _began_for_sure(evidence, asker):
+        if answer is not None and answer.run_id in started:
             between = started[started.index(asked.run_id) + 1 : started.index(answer.run_id)]
-            if between := [each for each in between if _began_for_sure(evidence, evidence.runs[each])]:
+            if between:
                 yield f"runs {between} started before run {answer.run_id}, which answers run {asked.run_id}"
         if life.steady:
             for kept in life.runs.values():
                 if kept.key == asked.key:
                     yield from _waited(life, evidence, question, kept)
-
-
-def _began_for_sure(evidence: Evidence, run: RunEvidence) -> bool:
-    """Tell whether what was seen first of a run is its beginning: no claim on it was lost, or never kept."""
-    return not run.lost and not any(evidence.was_in_vain(each) for each in run.attempts)
 
 
 def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> Iterator[str]:
@@ -92,7 +86,7 @@ def _waited(life: Life, evidence: Evidence, question: Question, kept: Run) -> It
         # (Until it was accepted for sure: the answer itself closes the session no longer than it waits or executes.)
         over = min(over, answer.started_at or answer.ended_at or over)
     over = min([over, *_given_up_at(evidence, question)])
-    if kept.started_at is not None and asked.ended_at + SOON_S < kept.started_at < over - SOON_S and not run.lost:
+    if kept.started_at is not None and asked.ended_at + SOON_S < kept.started_at < over - SOON_S:
         yield f"run {kept.run_id} started while its session waited for what run {asked.run_id} had asked"
     at_a_time = asked.ended_at - EPOCH + SOON_S < run.request.at and run.accepted_at < over - EPOCH - SOON_S
     if answer is not None or not run.accepted or not at_a_time:

@@ -15,8 +15,7 @@ class Event(Struct, frozen=True, array_like=True):
     with their answers `cancelling` `sweeping` `moving` `pausing` `resuming` `deleting`. By user code: `entered` `said`
     `round` `staged` `begun` `thread` `effect` `rested` `finished` `left` `blocks`. By the operator: `started`
     `crashed` `fenced` `draining` `drained` `exhausted` `clock` `quiet`. By the server: `forgetting` `forgot`. Of
-    workers: `worker_died` `stands`. By the disk: `lost`, a claim that was out when its commit failed; `kept`, the
-    result of a tool that is durable.
+    workers: `worker_died` `stands`. By the disk: `kept`, the result of a tool that is durable.
     """
 
     at: float

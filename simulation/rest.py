@@ -39,8 +39,7 @@ def _used(life: Life, evidence: Evidence, forgotten: Deletion) -> Iterator[str]:
         if there and run.request.at > since:
             yield f"run {run.id} came {forgotten.at - run.request.at:.1f} s before its session was forgotten"
     for attempt in evidence.by_session[forgotten.session]:
-        counts = attempt.began_nth < forgotten.nth and not evidence.runs[attempt.run].lost
-        if counts and attempt.began_at > since and not evidence.was_in_vain(attempt):
+        if attempt.began_nth < forgotten.nth and attempt.began_at > since:
             yield f"run {attempt.run} began {forgotten.at - attempt.began_at:.1f} s before its session was forgotten"
 
 
@@ -51,7 +50,7 @@ def _asked(evidence: Evidence, forgotten: Deletion) -> Iterator[str]:
         asks = any(status == RunStatus.NEEDS_INPUT for status, _, _ in run.told)
         if run.request.session != key or not (asks and 0 <= run.told_nth < forgotten.nth):
             continue
-        if run.withdrawn_nth >= 0 or run.cancelling or run.hung_up_at or run.lost:
+        if run.withdrawn_nth >= 0 or run.cancelling or run.hung_up_at:
             continue
         others = [each for each in evidence.requests.values() if each.session == key and each is not run.request]
         wiped = [each for each in evidence.deletions.values() if each.session == key and each is not forgotten]

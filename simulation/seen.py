@@ -43,8 +43,6 @@ class Attempt:
         self.how = "was cut off"
         self.crashed = False
         """Whether its process, or its worker, died at once, later."""
-        self.fell = False
-        """Whether its server did: its claim may never have been kept."""
         self.worker_gone_at = math.inf
         """When its worker died."""
         self.stood = False
@@ -166,8 +164,6 @@ class RunEvidence:
         self.cancelled_at: float | None = None
         self.cancelled_nth = -1
         """When a client was told that its cancel is accepted, the first of them."""
-        self.lost = False
-        """Whether a claim on it was lost: what its agent did with that claim counts for nothing, and had no effect."""
         self.attempts: list[Attempt] = []
         self.asked: dict[str, Attempt] = {}
         self.idempotent: set[str] = set()
@@ -191,7 +187,7 @@ class RunEvidence:
         unknown = set(_unknown(part))
         said: list[str] = []
         for attempt in self.attempts:
-            counts = attempt is self.attempts[-1] and not crashed and not self.lost
+            counts = attempt is self.attempts[-1] and not crashed
             said += [
                 text
                 for nth, (at, text) in enumerate(attempt.said)

@@ -184,14 +184,13 @@ class Server:
             "runs that execute": health.running,
             "runs that wait": health.queue_depth,
             "holds": health.held,
-            "claims being made": len(service._claims._claiming),
+            "accepts under way": len(service._claims._accepting),
             "tasks that execute": len(service._claims._executing),
             "live attempts": len(service._runner._live),
             "streams": len(service._streams),
             "sessions with something to do": service._dispatcher.sessions,
             "slots in use": service._options.max_running - service._dispatcher._free,
-            "runs that arrive": len(service._dispatcher._arriving),
-            "runs that are claimed": len(service._dispatcher._claimed),
+            "claims that may come": int(service._dispatcher.expects_claims()),
             "limits of runs that wait": len(service._claims.limits),
         }
         there = self._loops.leftovers() if isinstance(self._loops, Crew) else []

@@ -1,15 +1,15 @@
 """The SQLite journal without threads and files: its own ledger and its own group commit, driven on virtual time.
 
 `InlineWriter` gathers, runs and commits batches as the thread of `strandline.journal.writer` does, with the same code,
-but each step of it takes virtual time: claims are out while their commit is under way, and it may fail then. What is
+but each step of it takes virtual time, and a commit may fail. What is
 committed is in a database in memory, which survives the processes; what is not is rolled back when one dies.
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from simulation.journals import Disk
 from simulation.process import Process, alive
@@ -21,7 +21,7 @@ from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
 from strandline.journal.reserve import Reserve
 from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.writer import Job, Store, Writer, _resolve
+from strandline.journal.writer import Job, Writer
 from strandline.model import Claim
 
 T = TypeVar("T")
@@ -121,9 +121,8 @@ class InlineWriter(Writer):
             if not self._run(self._ledger, batch) or not await self._commit_later(batch):
                 await self._pass_time()
                 self._write_each(self._ledger, batch)
-            self.unsettled = False
             self._under_way = []
-            _resolve(batch)
+            self._tell(batch)
         self.ended.set_result(None)
 
     async def _gather(self) -> list[Job] | None:
@@ -149,15 +148,6 @@ class InlineWriter(Writer):
     async def _commit_later(self, batch: list[Job]) -> bool:
         await self._pass_time()
         return self._commit(self._ledger, batch)
-
-    def _commit(self, store: Store, batch: Sequence[Job]) -> bool:
-        """Commit, and write down which claims were out in vain if that fails."""
-        out = [claim.run.run_id for claim in store.made if not claim.run.opaque]
-        if super()._commit(store, batch):
-            return True
-        for run_id in out:
-            self._process.note("lost", run_id)
-        return False
 
     async def _pass_time(self) -> None:
         await self._process.chance.pass_time(self._disk.slow_s)
@@ -205,15 +195,12 @@ class InlineJournal(SqliteJournal):
 
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
         alive(self._process)
-        writer = self._writer
-        if writer is None:
+        if self._writer is None:
             raise JournalUnavailable("the journal is not open")
         await self._pass_time()
-        if writer.unsettled or self._connection.in_transaction:
-            # What is not committed cannot be seen through another connection; here there is but one.
-            await self._written(_nothing)
-            while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
-                await asyncio.sleep(0.0001)
+        # What is not committed cannot be seen through another connection; here there is but one.
+        while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
+            await asyncio.sleep(0.0001)
         alive(self._process)
         self._disk.read(self._process.chance)
         return question(self._connection)
@@ -222,7 +209,3 @@ class InlineJournal(SqliteJournal):
         alive(self._process)
         await self._process.chance.pass_time(self._disk.slow_s)
         alive(self._process)
-
-
-def _nothing() -> Any:
-    """Be a verb that only waits for the commits before it."""

@@ -112,6 +112,8 @@ def _traces(life: Life, run: RunEvidence) -> tuple[int, ...]:
     if kept.status is RunStatus.CANCELLED and not run.staged and not run.request.answers:
         # None, if it waited, also if it was given back with nothing staged.
         return (0,) if kept.started_at is None else (0, 1)
+    if kept.status is RunStatus.CANCELLED and kept.started_at is None and run.hung_up_at:
+        return (0, 1)  # none, if it waited and was left alone: the question that it answers is given up
     return (1,)
 
 
@@ -190,10 +192,10 @@ def remembered(life: Life, evidence: Evidence) -> Iterator[str]:
     for attempts in evidence.by_session.values():
         for attempt in attempts:
             expected = by_session[attempt.session].get(attempt.text)
+            if attempt.run not in life.runs and not evidence.is_deleted(evidence.runs[attempt.run]):
+                yield f"run {attempt.run} began, and is not kept"
             if expected is None or attempt.run not in life.runs:  # (its request may have come again, as another run)
-                continue  # its agent had begun before it was known that the run is not kept
-            if evidence.runs[attempt.run].lost or evidence.was_in_vain(attempt):
-                continue  # or not claimed
+                continue
             if attempt.knows != expected[0]:
                 yield f"the agent of run {attempt.run} knew {attempt.knows!r}, the session had {expected[0]!r}"
             if attempt.going_on == int(attempt.answers) and attempt.state != expected[1]:

@@ -418,31 +418,6 @@ class Token(NamedTuple):
     fence: int
 
 
-class Loss:
-    """Whether a claim has been lost since it was made: the commit that was to make it durable has failed.
-
-    Set once, by whichever thread writes the journal, before a later claim in the same session is made; read by all.
-    """
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known = False
-
-    def is_known(self) -> bool:
-        """Tell whether the claim is lost, as far as the journal knows."""
-        return self._known
-
-    def note(self) -> None:
-        """Note that it is."""
-        self._known = True
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Loss) and other._known is self._known
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 class Claim(Struct, frozen=True, kw_only=True):
     """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers."""
 
@@ -450,7 +425,6 @@ class Claim(Struct, frozen=True, kw_only=True):
     run: Run
     facts: tuple[Fact, ...] = ()
     question: Question | None = None
-    loss: Loss = field(default_factory=Loss)
 
 
 class Settlement(Struct, frozen=True, kw_only=True):

@@ -18,7 +18,6 @@ import pytest
 
 from strandline.clock import Clock, SystemClock
 from strandline.errors import (
-    ClaimLost,
     JournalDamaged,
     JournalError,
     JournalForeign,
@@ -867,7 +866,7 @@ def test_kill_9_between_group_commits_loses_nothing_that_was_told(path: Path, li
     asyncio.run(check())
 
 
-# -- a commit that fails when its claims are out already ----------------------------------------------------
+# -- claims and their commits ------------------------------------------------------------------------------
 
 
 class _BrokenDisk:
@@ -896,26 +895,114 @@ class _BrokenDisk:
         return fail
 
 
-def test_an_accept_whose_commit_fails_is_refused_and_its_claim_is_lost(path: Path) -> None:
+def test_an_accept_whose_commit_fails_is_refused_and_has_made_no_claim(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
             disk = _BrokenDisk(journal)
-            disk.left = 1
+            disk.left = 2  # the batch, and the accept alone
             with pytest.raises(JournalUnavailable, match="disk failed"):
                 await journal.accept(new("a"), WIDE, take=True)
-            stale = await anext(claims)
-            assert stale.loss.is_known()
             assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
-            for verb in (
-                journal.stage(stale.token, RoundStarted(said("x"))),
-                journal.settle(stale.token, done("hi", "ho"), take=True),
-                journal.release(stale.token, counted=False, take=True),
-            ):
-                with pytest.raises(ClaimLost):
-                    await verb
             assert await journal.accept(new("a"), WIDE, take=True) == Accepted(0)
-            assert (await anext(claims)).token.fence > stale.token.fence
+            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+            await journal.close()
+            assert [each async for each in claims] == []
+
+    asyncio.run(main())
+
+
+class _SlowDisk:
+    """Holds every commit of an open journal up until it is let go; fails those for which `fails` says so."""
+
+    def __init__(self, journal: SqliteJournal, *fails: bool) -> None:
+        ledger: Any = journal._ledger
+        self._commit = ledger.commit
+        self._fails = list(fails)
+        self._let_go = threading.Semaphore(0)
+        self._come = threading.Semaphore(0)
+        ledger.commit = self._wait
+
+    def _wait(self) -> None:
+        self._come.release()
+        assert self._let_go.acquire(timeout=30)
+        if self._fails and self._fails.pop(0):
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        self._commit()
+
+    async def next(self) -> None:
+        """Return when the next commit is about to be made."""
+        assert await asyncio.to_thread(self._come.acquire, timeout=30)
+
+    def let_go(self, commits: int = 1) -> None:
+        for _ in range(commits):
+            self._let_go.release()
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_no_claim_is_delivered_and_nothing_answered_or_read_while_a_commit_is_under_way(
+    path: Path, opaque: bool
+) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            disk = _SlowDisk(journal)
+            claim = asyncio.ensure_future(anext(journal.claims()))
+            run = NewRun(run_id=RunId("a"), key=key(), input="ask", opaque=opaque, created_at=1.0)
+            accept = asyncio.ensure_future(journal.accept(run, WIDE, take=True))
+            await disk.next()
+            for _ in range(3):  # (a round trip through another thread each)
+                assert await journal.read(RunQuery(ANONYMOUS, RunId("a"))) is None
+            assert not claim.done()
+            assert not accept.done()
+            disk.let_go()
+            token = (await claim).token
+            assert accept.done(), "it is answered first"
+            settle = asyncio.ensure_future(journal.settle(token, done("hi", "ho"), take=True))
+            await disk.next()
+            assert (await journal.load(key())).length == 0
+            disk.let_go()
+            await settle
+
+    asyncio.run(main())
+
+
+def test_of_verbs_that_are_retried_one_by_one_only_those_that_are_kept_have_claims(path: Path) -> None:
+    """The commit of a batch fails, then that of one of its accepts; those behind it are not even tried."""
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            disk = _SlowDisk(journal, False, True, False, False, True)
+            claims = journal.claims()
+            accepts = [asyncio.ensure_future(journal.accept(new("r0", "s0"), WIDE, take=True))]
+            await disk.next()  # what comes now shares the next commit
+            take = asyncio.ensure_future(journal.take(key("none")))
+            accepts += [
+                asyncio.ensure_future(journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=True)) for n in (1, 2, 3)
+            ]
+            claimed = asyncio.ensure_future(anext(claims))
+            await asyncio.sleep(0)
+            disk.let_go()
+            assert (await claimed).run.run_id == "r0"
+            claimed = asyncio.ensure_future(anext(claims))
+            await disk.next()
+            disk.let_go()
+            await disk.next()
+            assert await journal.read(RunQuery(ANONYMOUS, RunId("r1"))) is None
+            assert not claimed.done(), "the commit of its batch has failed, its own is to come"
+            disk.let_go(3)
+            answers = await asyncio.gather(*accepts, return_exceptions=True)
+            assert answers[:2] == [Accepted(0), Accepted(0)]
+            assert [type(each) for each in answers[2:]] == [JournalUnavailable, JournalUnavailable]
+            assert await take is Take.NOTHING
+            assert (await claimed).run.run_id == "r1"
+            for n, status in enumerate((RunStatus.RUNNING, RunStatus.RUNNING, None, None)):
+                run = await journal.read(RunQuery(ANONYMOUS, RunId(f"r{n}")))
+                assert (run and run.status) == status
+            disk.let_go(9)
+            await journal.close()
+            assert [each async for each in claims] == []
 
     asyncio.run(main())
 
@@ -933,9 +1020,7 @@ def test_an_accept_whose_commit_fails_at_first_takes_room_of_its_principal_once(
     asyncio.run(main())
 
 
-def test_a_settle_whose_commit_fails_is_made_durable_without_another_claim(path: Path) -> None:
-    """The claim that was out is lost; the run it was for waits until it is asked for again."""
-
+def test_a_settle_whose_commit_fails_at_first_ends_its_run_and_claims_the_next_one_once(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -944,24 +1029,36 @@ def test_a_settle_whose_commit_fails_is_made_durable_without_another_claim(path:
             first = await anext(claims)
             _BrokenDisk(journal).left = 1
             assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
-            stale = await anext(claims)
-            assert stale.run.run_id == "b"
-            assert [first.loss.is_known(), stale.loss.is_known()] == [False, True]
+            second = await anext(claims)
+            assert (second.run.run_id, second.run.attempt) == ("b", 1)
             assert (await journal.load(key())).length == 2
-            with pytest.raises(ClaimLost):
-                await journal.settle(stale.token, done("no", "no"), take=True)
-            assert [each.run_id for each in await journal.read(WaitingQuery())] == ["b"]
-            assert await journal.take(key()) is Take.TAKEN
-            again = await anext(claims)
-            assert again.run.attempt == 1
-            assert not again.loss.is_known()
+            assert await journal.settle(second.token, done("hi", "ho"), take=True) is Take.NOTHING
+            await journal.close()
+            assert [each async for each in claims] == []
 
     asyncio.run(main())
 
 
-def test_a_hold_whose_commit_fails_is_made_durable_as_a_hold(path: Path) -> None:
-    """Its release too, which takes no second claim when the one that it took is out already."""
+def test_a_settle_that_cannot_be_kept_makes_no_claim_and_can_be_offered_again(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            await journal.accept(new("b"), WIDE, take=True)
+            first = await anext(claims)
+            _BrokenDisk(journal).left = 2
+            with pytest.raises(JournalUnavailable):
+                await journal.settle(first.token, done("hi", "ho"), take=True)
+            assert [each.run_id for each in await journal.read(WaitingQuery())] == ["b"]
+            assert await journal.settle(first.token, done("hi", "ho"), take=True) is Take.TAKEN
+            assert (await anext(claims)).run.run_id == "b"
+            await journal.close()
+            assert [each async for each in claims] == []
 
+    asyncio.run(main())
+
+
+def test_a_hold_whose_commit_fails_at_first_is_made_durable_as_a_hold_and_its_release_claims_once(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
             claims = journal.claims()
@@ -977,27 +1074,12 @@ def test_a_hold_whose_commit_fails_is_made_durable_as_a_hold(path: Path) -> None
             assert await journal.take(key()) is Take.NOTHING
             disk.left = 1
             assert await journal.release(first.token, counted=True, take=True) is Take.TAKEN
-            stale = await anext(claims)
+            second = await anext(claims)
             freed = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
             assert freed is not None
             assert (freed.held, freed.status) == (False, RunStatus.SUCCEEDED)
-            with pytest.raises(ClaimLost):
-                await journal.settle(stale.token, done("no", "no"), take=True)
-            assert await journal.take(key()) is Take.TAKEN
-            assert (await anext(claims)).run.run_id == "b"
-
-    asyncio.run(main())
-
-
-def test_a_claim_of_an_opaque_run_is_out_only_when_it_is_durable(path: Path) -> None:
-    async def main() -> None:
-        async with opened(path) as journal:
-            claims = journal.claims()
-            _BrokenDisk(journal).left = 1
-            opaque = NewRun(run_id=RunId("a"), key=key(), input="ask", opaque=True, created_at=1.0)
-            assert await journal.accept(opaque, WIDE, take=True) == Accepted(0)
-            claim = await anext(claims)
-            await journal.settle(claim.token, done("hi", "ho"), take=False)
+            assert (second.run.run_id, second.run.attempt) == ("b", 1)
+            await journal.settle(second.token, done("hi", "ho"), take=True)
             await journal.close()
             assert [each async for each in claims] == []
 

@@ -5,7 +5,6 @@ import pytest
 from engine_support import key
 from strandline.agents.port import Attempt, Finished
 from strandline.engine.pool import REST_AFTER_S, AgentPool
-from strandline.model import Loss
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
@@ -48,7 +47,7 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
         pool = AgentPool(max_agents=2000, agent_idle_s=600, clock=clock, loops=loops)
         agents = [Idle() for _ in range(1000)]
         for number, agent in enumerate(agents):
-            pool.put(key(f"s{number}"), agent, "ab"[number % 2], Loss())
+            pool.put(key(f"s{number}"), agent, "ab"[number % 2])
         if resting:
             clock._loop.advance(REST_AFTER_S)  # type: ignore[attr-defined]
             pool.tidy()
@@ -62,7 +61,7 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
         loops.asked = 0
         pool.drop_lost()
         assert loops.asked == 1, "what is lost once is not asked for again"
-        pool.put(key("s0"), agents[0], "a", Loss())
+        pool.put(key("s0"), agents[0], "a")
         pool.drop_lost()
         assert len(pool) == 500, "nor is what comes from there later kept"
 

@@ -30,7 +30,6 @@ from strandline.model import (
     AgentRecord,
     ErrorCode,
     Inline,
-    Loss,
     Message,
     Outcome,
     Range,
@@ -240,7 +239,7 @@ def test_an_agent_that_has_rested_goes_on_as_if_it_had_not(tmp_path: Path) -> No
                         agent.rest()
                         agent.rest()
                         assert agents[0].messages == []
-                    service._pool.put(key(), agent, loops._current, Loss())
+                    service._pool.put(key(), agent, loops._current)
             assert len(agents) == 1
             records.append(await loaded(journal))
         assert records[0].window == records[1].window != (Range(0, None),)

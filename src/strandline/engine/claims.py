@@ -7,6 +7,7 @@ that has an outcome, or that goes on in a later process.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from strandline.clock import Clock
@@ -27,7 +28,6 @@ from strandline.journal.port import (
     Journal,
     NotDue,
     Refused,
-    RunQuery,
     SessionQuery,
     Take,
     WaitingQuery,
@@ -39,7 +39,6 @@ from strandline.model import (
     NewRun,
     Outcome,
     Principal,
-    Run,
     RunError,
     RunId,
     RunStatus,
@@ -91,8 +90,10 @@ class Claims:
         """How many claims were lost."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
-        self._claiming: set[asyncio.Future[Any]] = set()
-        """Verbs under way that may make a claim: accepts and takes."""
+        self._accepting: set[asyncio.Future[Any]] = set()
+        """Accepts under way."""
+        self._moved = asyncio.Event()
+        """Set when a claim has come, or comes no more, or its run has ended."""
         self._consumer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -101,7 +102,7 @@ class Claims:
         overdue: list[tuple[RunId, SessionKey]] = []
         while page := await self._journal.read(WaitingQuery(after)):
             for waiting in page:
-                self._dispatcher.restored(waiting.run_id, waiting.key, waiting.created_at)
+                self._dispatcher.waits(waiting.run_id, waiting.key, waiting.created_at)
                 if waiting.paused:
                     self._paused.add(waiting.key)
                 elif waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
@@ -119,19 +120,15 @@ class Claims:
 
         Not to be cancelled: shield it.
         """
-        reserved = self._dispatcher.reserve(new.run_id, new.key)
+        reserved = self._dispatcher.reserve(new.key)
+        taken = False
         asked_at = self.refusals.changes
-        claiming = asyncio.current_task()
-        assert claiming is not None
-        self._claiming.add(claiming)
+        accepting = asyncio.current_task()
+        assert accepting is not None
+        self._accepting.add(accepting)
         try:
             accepted = await self._journal.accept(new, bounds, take=reserved)
-        except BaseException:
-            self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
-            raise
-        else:
             if not isinstance(accepted, Accepted):
-                self._dispatcher.refused(new.run_id, new.key, reserved=reserved)
                 self.refusals.note(new, accepted, asked_at=asked_at)
             else:
                 self.refusals.changed(new.key)
@@ -143,12 +140,14 @@ class Claims:
                         self.answered(new.key, until)
                     else:
                         self.inputs.watch(new.key, until)
-                self._dispatcher.accepted(new.run_id, new.key, new.created_at, reserved=reserved, taken=taken)
-                if not taken and self._dispatcher.is_waiting(new.run_id):
+                if not taken:
+                    self._dispatcher.waits(new.run_id, new.key, new.created_at)
                     self.limits.watch(new.run_id, new.key, new.queue_deadline)
             return accepted
         finally:
-            self._claiming.discard(claiming)
+            self._accepting.discard(accepting)
+            if reserved and not taken:
+                self._dispatcher.free(new.key)
             self._pump()
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
@@ -160,13 +159,11 @@ class Claims:
         self._dispatcher.stop()
         self.limits.stop()
         self.inputs.stop()
-        # A claim that came when the journal is closed could not be given back: its run would look like one that ran.
-        if self._claiming:
-            await asyncio.wait(self._claiming, timeout=drain_grace_s + stop_grace_s)
+        if self._accepting:
+            await asyncio.wait(self._accepting, timeout=drain_grace_s + stop_grace_s)
         await self._all_ended(drain_grace_s)
-        if self._executing:
-            self._runner.stop(stop_grace_s)
-            await self._all_ended(stop_grace_s + SETTLE_S)
+        self._runner.stop(stop_grace_s)
+        await self._all_ended(stop_grace_s + SETTLE_S)
         for task in (*self._tasks, *self._executing):
             task.cancel()
 
@@ -189,7 +186,11 @@ class Claims:
             self._on_start(claim)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
             self._executing.add(task)
-            task.add_done_callback(self._executing.discard)
+            task.add_done_callback(self._executed)
+
+    def _executed(self, task: asyncio.Task[None]) -> None:
+        self._executing.discard(task)
+        self._moved.set()
 
     async def _execute(self, claim: Claim) -> None:
         try:
@@ -234,11 +235,9 @@ class Claims:
             self._holds.begin(ended.claim, ended.held, ended.phase)
             self.spawn(self._hold(ended, ended.held))
         else:
-            self._dispatcher.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
-            if ended.lost:
-                self.spawn(self._look_again(run))
+            self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
         if ended.requeued:
-            self._dispatcher.restored(run.run_id, run.key, run.created_at)
+            self._dispatcher.waits(run.run_id, run.key, run.created_at)
         self._pump()
 
     def works_no_more(self, principal: Principal) -> None:
@@ -251,10 +250,8 @@ class Claims:
         run = ended.claim.run
         await self._holds.keep(ended.claim, call, ended.phase)
         self.limits.goes_on(run.key)
-        self._dispatcher.hold_ended(run.run_id, run.key)
+        self._dispatcher.hold_ended(run.key)
         self._pump()
-        if ended.lost:
-            await self._look_again(run)
 
     # -- what somebody has changed -----------------------------------------------------------------
 
@@ -352,29 +349,11 @@ class Claims:
         self._dispatcher.left(run_id, key)
         self._on_end(run_id, key, outcome, None)
 
-    async def _look_again(self, run: Run) -> None:
-        """Take a run up again whose claim was lost because its commit failed: it may still wait in the journal."""
-        found = await self._found(run)
-        if found is not None and found.status is RunStatus.QUEUED and not self._dispatcher.is_waiting(run.run_id):
-            self._dispatcher.restored(run.run_id, run.key, run.created_at)
-            self.limits.watch(run.run_id, run.key, found.queue_deadline)
-            self._pump()
-
-    async def _found(self, run: Run) -> Run | None:
-        """Return a run as the journal has it, as soon as it can be read."""
-        while True:
-            try:
-                return await self._journal.read(RunQuery(run.key.principal, run.run_id))
-            except StrandlineError as error:
-                _log.error("it cannot be told yet whether run %s still waits: %s", run.run_id, error)
-                await asyncio.sleep(TAKE_AGAIN_S)
-
     def _pump(self) -> None:
         """Have the journal claim for every session that the dispatcher lets go."""
+        self._moved.set()
         while (key := self._dispatcher.next()) is not None:
-            take = self.spawn(self._take(key))
-            self._claiming.add(take)
-            take.add_done_callback(self._claiming.discard)
+            self.spawn(self._take(key))
 
     async def _take(self, key: SessionKey) -> None:
         try:
@@ -382,10 +361,8 @@ class Claims:
             self.refusals.changed(key)
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
-            if not self._dispatcher.is_asked(key):
-                return  # its claim came before the commit failed: when that ends as lost, the run is looked for again
             await asyncio.sleep(TAKE_AGAIN_S)
-            self._dispatcher.untaken(key)
+            self._dispatcher.free(key)
         else:
             match taken:
                 case Take.TAKEN:
@@ -401,10 +378,15 @@ class Claims:
     # -- tasks -------------------------------------------------------------------------------------
 
     async def _all_ended(self, timeout_s: float) -> None:
-        """Wait until nothing executes, at most `timeout_s` seconds."""
-        deadline = self._clock.monotonic() + timeout_s
-        while self._executing and (left_s := deadline - self._clock.monotonic()) > 0:
-            await asyncio.wait(self._executing, timeout=left_s)
+        """Wait until nothing executes, and no claim may still come, at most `timeout_s` seconds.
+
+        A claim that came when the journal is closed could not be given back: its run would look like one that ran.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._executing or self._dispatcher.expects_claims():
+                    self._moved.clear()
+                    await self._moved.wait()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run `work` as a task that does not outlive `drain` or `abort`."""

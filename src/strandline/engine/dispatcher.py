@@ -1,7 +1,8 @@
 """Which free session goes next. Plain sync code: it decides, others act.
 
 A slot is the right to have one run claimed; there are `max_running`, of which each principal may have a share. Whoever
-asks the journal for a claim reserves a slot first, so that a claim never waits for one. Sessions that wait for a slot
+asks the journal for a claim reserves a slot first, so that a claim never waits for one; a claim comes after the answer
+of the verb that made it. Sessions that wait for a slot
 are served in turn: between principals first, then between the sessions of one. The journal decides the order within a
 session.
 
@@ -45,29 +46,22 @@ class Share(Struct, frozen=True):
 class _Line:
     """What the dispatcher knows of a session in which something waits or is claimed."""
 
-    __slots__ = ("asked", "held", "ready", "slot", "waiting", "working")
+    __slots__ = ("executes", "held", "ready", "slot", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
-        self.working = 0
-        """How many claims are out that execute; more than one only where some are lost. They share one slot."""
-        self.held = 0
-        """How many are out whose runs are held; they use no slot."""
+        self.executes = False
+        """Whether a claim is out whose run executes; it has the slot."""
+        self.held = False
+        """Whether its last run is held, which uses no slot."""
         self.slot = False
-        """Whether it has a slot: for its claims, or for one that is on its way."""
+        """Whether it has a slot: for its claim, or for one that may be on its way."""
         self.ready = False
-        self.asked = False
-        """Whether the journal is asked for its next run, whose claim has not come: the slot is the asker's."""
-
-    @property
-    def claims(self) -> int:
-        """How many claims are out."""
-        return self.working + self.held
 
     @property
     def busy(self) -> bool:
         """Whether it must not line up: something of it goes on, or is about to."""
-        return self.slot or self.claims > 0
+        return self.slot or self.held
 
 
 class Dispatcher:
@@ -100,10 +94,6 @@ class Dispatcher:
         before one of those ends."""
         self._blocked: list[SessionKey] = []
         self._waiting: dict[RunId, float] = {}
-        self._arriving: dict[RunId, bool] = {}
-        """Runs whose accept is under way, and whether their claim has come already."""
-        self._claimed: dict[RunId, int] = {}
-        """Runs of which a claim is out; of one whose claim is lost, another may be out before the first has ended."""
         self._stopped = False
 
     # -- what it tells -----------------------------------------------------------------------------
@@ -133,7 +123,7 @@ class Dispatcher:
         found: dict[Principal, Share] = {}
         for key, line in self._lines.items():
             before = found.get(key.principal, Share(0, 0))
-            found[key.principal] = Share(before.claimed + line.claims, before.waiting + line.waiting)
+            found[key.principal] = Share(before.claimed + (line.executes or line.held), before.waiting + line.waiting)
         for principal, leftovers in self._left.items():
             found[principal] = replace(found.get(principal, Share(0, 0)), leftovers=leftovers)
         return found
@@ -158,10 +148,14 @@ class Dispatcher:
         line = self._lines.get(key)
         return line is not None and line.waiting > 0
 
-    def is_working(self, key: SessionKey) -> bool:
+    def executes(self, key: SessionKey) -> bool:
         """Tell whether a run of a session executes."""
         line = self._lines.get(key)
-        return line is not None and line.working > 0
+        return line is not None and line.executes
+
+    def expects_claims(self) -> bool:
+        """Tell whether a claim may be on its way, for a slot that is reserved; takes a moment for each session."""
+        return any(line.slot and not line.executes for line in self._lines.values())
 
     def obstacle(self, key: SessionKey) -> Obstacle | None:
         """Return why a session in which runs wait and nothing goes on gets no slot; None if it has or gets one."""
@@ -182,12 +176,11 @@ class Dispatcher:
 
     # -- a run arrives -----------------------------------------------------------------------------
 
-    def reserve(self, run_id: RunId, key: SessionKey) -> bool:
-        """Note a run that is about to be accepted; `accepted` or `refused` follows.
+    def reserve(self, key: SessionKey) -> bool:
+        """Reserve a slot for a run that is about to be accepted, if its session is free and nobody waits for a slot.
 
-        Reserve a slot for it if its session is free and nobody waits for a slot; tell whether there is one.
+        Tell whether there is one; its claim follows, or `free`.
         """
-        self._arriving[run_id] = False
         if self._stopped or not self._has_room or self._ready or key in self._lines:
             return False
         if self._is_sated(key.principal):
@@ -195,39 +188,19 @@ class Dispatcher:
         self._take_slot(key, self._line(key))
         return True
 
-    def accepted(self, run_id: RunId, key: SessionKey, created_at: float, *, reserved: bool, taken: bool) -> None:
-        """Note a run that was accepted; `taken`: it was claimed at once. Its claim may have come before."""
-        claimed = self._arriving.pop(run_id)
-        if not taken and not claimed:
-            self.restored(run_id, key, created_at)
-        if reserved and not taken:
-            self._free_slot(key)
-
-    def restored(self, run_id: RunId, key: SessionKey, created_at: float) -> None:
-        """Note a run that waits, unless a claim of it is out by now."""
-        if run_id in self._claimed:
-            return
+    def waits(self, run_id: RunId, key: SessionKey, created_at: float) -> None:
+        """Note a run that waits."""
         line = self._line(key)
         line.waiting += 1
         self._waiting[run_id] = created_at
         self._consider(key, line)
 
-    def refused(self, run_id: RunId, key: SessionKey, *, reserved: bool) -> None:
-        """Note that a run was not accepted. Its claim may have come, if it was the commit that failed."""
-        claimed = self._arriving.pop(run_id)  # the end of that claim gives the slot back, or has done so
-        if reserved and not claimed:
-            self._free_slot(key)
-
     def claimed(self, run_id: RunId, key: SessionKey) -> None:
-        """Note a claim; it may come before the verb that made it has returned."""
-        line = self._line(key)
-        line.asked = False
-        line.working += 1
-        self._claimed[run_id] = self._claimed.get(run_id, 0) + 1
+        """Note a claim, which comes to the slot that was reserved for it."""
+        line = self._lines[key]
+        line.executes = True
         if self._waiting.pop(run_id, None) is not None:
             line.waiting -= 1
-        elif run_id in self._arriving:
-            self._arriving[run_id] = True
 
     # -- a slot is free ----------------------------------------------------------------------------
 
@@ -243,7 +216,6 @@ class Dispatcher:
             del self._ready[principal]
         line = self._lines[key]
         line.ready = False
-        line.asked = True
         self._take_slot(key, line)
         return key
 
@@ -251,28 +223,25 @@ class Dispatcher:
         """Tell whether a session whose run ends may go on with its own next run: nobody else waits for the slot."""
         return not (self._stopped or self._ready or key.principal in self._sated or self.is_full(key.principal))
 
-    def ended(self, run_id: RunId, key: SessionKey, *, taken: bool) -> None:
+    def ended(self, key: SessionKey, *, taken: bool) -> None:
         """Note the end of a claim; `taken`: its slot goes over to the session's next run."""
-        self._unclaim(run_id)
-        self._lines[key].working -= 1
+        self._lines[key].executes = False
         if not taken:
-            self._free_slot(key)
+            self.free(key)
 
     def held(self, key: SessionKey) -> None:
-        """Note that the run of a claim has ended and is held: its session goes on when that is over, if not before
-        with another claim that is out. `works_no_more` follows, before the end of the hold or after."""
+        """Note that the run of a claim has ended and is held: its session goes on when that is over. `works_no_more`
+        follows, before the end of the hold or after."""
         line = self._lines[key]
-        line.working -= 1
-        line.held += 1
+        line.executes, line.held = False, True
         self._left[key.principal] += 1
-        self._free_slot(key)
+        self.free(key)
         self._sort(key.principal)
 
-    def hold_ended(self, run_id: RunId, key: SessionKey) -> None:
+    def hold_ended(self, key: SessionKey) -> None:
         """Note the end of a hold."""
-        self._unclaim(run_id)
         line = self._lines[key]
-        line.held -= 1
+        line.held = False
         self._at_rest(key, line)
 
     def works_no_more(self, principal: Principal) -> None:
@@ -317,33 +286,15 @@ class Dispatcher:
             if (line := self._lines.get(key)) is not None:
                 self._consider(key, line)
 
-    def is_asked(self, key: SessionKey) -> bool:
-        """Tell whether a slot is kept for the next run of a session; not once its claim has come, which has it then."""
-        line = self._lines.get(key)
-        return line is not None and line.asked
-
-    def untaken(self, key: SessionKey) -> None:
-        """Give back the slot of a session whose next run could not be asked for; it lines up again.
-
-        If its claim had come although the journal failed, the end of that claim gives the slot back.
-        """
-        if self.is_asked(key):
-            self._free_slot(key)
+    def free(self, key: SessionKey) -> None:
+        """Give back a session's slot, and line it up if runs wait."""
+        line = self._lines[key]
+        self._give_back(key, line)
+        self._at_rest(key, line)
 
     def stop(self) -> None:
         """Let nothing start any more."""
         self._stopped = True
-
-    def _unclaim(self, run_id: RunId) -> None:
-        if (others := self._claimed.pop(run_id) - 1) > 0:
-            self._claimed[run_id] = others
-
-    def _free_slot(self, key: SessionKey) -> None:
-        """Give back a session's slot, unless a claim still uses it; line up the session if runs wait."""
-        line = self._lines[key]
-        if not line.working:
-            self._give_back(key, line)
-            self._at_rest(key, line)
 
     def _take_slot(self, key: SessionKey, line: _Line) -> None:
         line.slot = True
@@ -352,9 +303,6 @@ class Dispatcher:
         self._sort(key.principal)
 
     def _give_back(self, key: SessionKey, line: _Line) -> None:
-        line.asked = False
-        if not line.slot:
-            return
         principal = key.principal
         line.slot = False
         self._free += 1

@@ -1,8 +1,8 @@
 """Agents that are kept in memory between two runs of their session, so that they need not be rebuilt.
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
-puts it back. Dropping an agent is therefore the rollback; the next run rebuilds it from the journal. One whose loop is
-lost, or much busier than another one, or that has worked for a claim that is lost, is never given out.
+puts it back, once its end is durable. Dropping an agent is therefore the rollback; the next run rebuilds it from the
+journal. One whose loop is lost, or much busier than another one, is never given out.
 """
 
 from collections import Counter, OrderedDict
@@ -14,19 +14,18 @@ from msgspec import Struct
 from strandline.agents.port import SessionAgent
 from strandline.clock import Clock
 from strandline.engine.loops import Loops
-from strandline.model import Loss, SessionKey
+from strandline.model import SessionKey
 
 REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
 
 
 class _Idle(Struct, frozen=True):
-    """An idle agent, the loop that it was built on, since when it is idle, and the loss of the claim it worked for."""
+    """An idle agent, the loop that it was built on, and since when it is idle."""
 
     agent: SessionAgent
     home: object
     since: float
-    loss: Loss
 
 
 class AgentPool:
@@ -51,7 +50,7 @@ class AgentPool:
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
         if entry is None:
             return None
-        if self._loops.suits(entry.home) and not entry.loss.is_known():
+        if self._loops.suits(entry.home):
             return entry.agent
         self._loops.discard(entry.agent)
         return None
@@ -68,20 +67,14 @@ class AgentPool:
             if not self._unwanted[key]:
                 del self._unwanted[key]
 
-    def put(self, key: SessionKey, agent: SessionAgent, home: object, loss: Loss) -> None:
-        """Keep an agent, which was built on the loop `home`, until its session's next run.
-
-        If the claim that it worked for is lost, or will be, what it knows is in no history: it is not given out.
-        """
-        if loss.is_known():  # by now the agent of a later claim may be here
-            self._loops.discard(agent)
-            return
+    def put(self, key: SessionKey, agent: SessionAgent, home: object) -> None:
+        """Keep an agent, which was built on the loop `home`, until its session's next run."""
         self.drop(key)
         if key in self._unwanted:
             self._loops.discard(agent)
             return
         self._homes.add(home)
-        self._agents[key] = _Idle(agent, home, self._clock.monotonic(), loss)
+        self._agents[key] = _Idle(agent, home, self._clock.monotonic())
         if len(self) > self._max_agents:
             _, oldest = (self._resting or self._agents).popitem(last=False)
             self._loops.discard(oldest.agent)

@@ -80,7 +80,7 @@ class Reasons:
             closed := self._closed(key, paused=self._claims.is_paused(key), until=self._claims.inputs.until(key))
         ) is not None:
             return closed
-        ahead = position - 1 + self._dispatcher.is_working(key)
+        ahead = position - 1 + self._dispatcher.executes(key)
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
         return self._obstacle(key)

@@ -140,9 +140,7 @@ class Runner:
             execution = self._prepared(claim, traced)
             return await self._execute(claim, execution)
         except ClaimLost:
-            # The agent may be in the pool, with messages that are in no history.
-            self._pool.drop(run.key)
-            _log.warning("the claim of run %s is lost: its commit failed, or a newer owner has it", run.run_id)
+            _log.warning("the claim of run %s is lost: a newer owner has it", run.run_id)
             return Ended(claim=claim, lost=True, held=_alive(execution), phase="a claim that was lost")
         except Exception:
             self._pool.drop(run.key)
@@ -265,7 +263,6 @@ class Runner:
             try:
                 return await self._settle_as(execution, finished, started)
             except CancelRequested as wanted:
-                self._pool.drop(execution.attempt.claim.run.key)
                 finished = Finished(ending=Cancelled(discard=wanted.discard), usage=finished.usage)
 
     async def _settle_as(self, execution: Execution, finished: Finished, started: float) -> Ended:
@@ -287,17 +284,12 @@ class Runner:
                 question=_asked(attempt, finished.ending, closed),
                 answer_within_s=self._options.input_timeout_s,
             )
+        take = await self._settle_at_last(claim, settlement, hold=held is not None)
         well = isinstance(finished.ending, Succeeded) and finished.keep and is_whole
-        if well and held is None and not self._target.exclusive:
-            # Before the settle: the session's next claim may come while the commit is under way.
-            agent = execution.take_agent()
-            if agent is not None:
-                assert execution.call is not None
-                self._pool.put(claim.run.key, agent, execution.call.home, claim.loss)
+        if well and held is None and not self._target.exclusive and (agent := execution.take_agent()) is not None:
+            assert execution.call is not None
+            self._pool.put(claim.run.key, agent, execution.call.home)
             del agent
-        take = await self._settle_at_last(
-            claim, settlement, hold=held is not None, take=self._keeps_slot(claim.run.key)
-        )
         return Ended(
             claim=claim,
             outcome=outcome,
@@ -307,15 +299,14 @@ class Runner:
             phase=attempt.phase,
         )
 
-    async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, hold: bool, take: bool) -> Take:
+    async def _settle_at_last(self, claim: Claim, settlement: Settlement, *, hold: bool) -> Take:
         """Settle as soon as the journal can. Raises `ClaimLost`."""
         while True:
+            take = not hold and self._keeps_slot(claim.run.key)
             try:
-                return await self._journal.settle(claim.token, settlement, hold=hold, take=take and not hold)
+                return await self._journal.settle(claim.token, settlement, hold=hold, take=take)
             except JournalUnavailable as error:
                 _log.error("the outcome of run %s cannot be kept yet: %s", claim.run.run_id, error)
-                # A claim on the next run may be out, and stale: another one must not be made beside it.
-                take = False
                 await asyncio.sleep(SETTLE_AGAIN_S)
 
     async def _give_back(self, claim: Claim, *, counted: bool, requeued: bool) -> Ended:
@@ -335,13 +326,13 @@ class Runner:
         while True:
             settlement = defective(claim, self._options, external=self._target.external, ending=ending)
             try:
-                await self._settle_at_last(claim, settlement, hold=held is not None, take=False)
+                take = await self._settle_at_last(claim, settlement, hold=held is not None)
             except ClaimLost:
                 return Ended(claim=claim, lost=True)
             except CancelRequested as wanted:
                 ending = Cancelled(discard=wanted.discard)
             else:
-                return Ended(claim=claim, outcome=settlement.outcome, held=held)
+                return Ended(claim=claim, outcome=settlement.outcome, take=take, held=held)
 
 
 def _alive(execution: Execution | None) -> Call[Any] | None:

@@ -162,7 +162,7 @@ class Streams:
         """Tell whoever waits that a run goes on after a restart, or that it never will."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             self._postpone(stream)
-            self._left[run_id] = stream.last  # should its claim have been lost, it may come back to this process
+            self._left[run_id] = stream.last  # should its claim be on its way, it comes back to this process
 
     def all_later(self) -> None:
         """Tell whoever still waits that their runs go on after a restart, or never will."""

@@ -1,4 +1,4 @@
-"""How claims reach the dispatcher, whatever thread made them: one feed, one consumer, each claim once.
+"""How durable claims reach the dispatcher, whatever thread made them: one feed, one consumer, each claim once.
 
 The queue of claims is the truth; the future that a waiting consumer hangs on is only a wake-up. So a consumer that is
 cancelled while it waits loses nothing, and a consumer on another event loop is woken by its own loop.
@@ -7,26 +7,38 @@ cancelled while it waits loses nothing, and a consumer on another event loop is 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from strandline.model import Claim
 
 
 class ClaimFeed:
-    """Claims that were made and not yet fetched. `put` and `end` may be called from any thread."""
+    """Durable claims that were not yet fetched. All but `follow` may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claims: deque[Claim] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The consumer's, once there is one."""
         self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._ended = False
 
-    def put(self, claims: Iterable[Claim]) -> None:
+    def put(self, claims: Sequence[Claim]) -> None:
         """Append `claims` and wake the consumer, once for all of them."""
         with self._lock:
             self._claims.extend(claims)
             sleeper, self._sleeper = self._sleeper, None
         _wake(sleeper)
+
+    def put_after_answers(self, claims: Sequence[Claim]) -> None:
+        """Append `claims` once the consumer's loop has handled what it was given before this call: answers, and the
+        tasks that these wake."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                self._loop.call_soon_threadsafe(self._loop.call_soon, self.put, claims)
+                return
+        self.put(claims)
 
     def end(self) -> None:
         """End the iteration after the claims that are already there. Idempotent."""
@@ -37,6 +49,7 @@ class ClaimFeed:
 
     async def follow(self) -> AsyncIterator[Claim]:
         """Yield every claim once, until the feed has ended."""
+        self._loop = asyncio.get_running_loop()
         while (fetched := self._fetch()) is not None:
             if isinstance(fetched, Claim):
                 yield fetched

@@ -10,8 +10,8 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   The sequence is given in the accept's own commit.
 * A claim never travels as a return value (a caller that is cancelled between commit and return would lose it):
   every claim is delivered exactly once through `claims()`.
-* A claim may be delivered while the commit that made it is under way, unless its run is opaque: an agent may ask its
-  model meanwhile. No later verb of its token is durable before that commit; if it fails, the token is stale.
+* A claim is delivered once the commit that made it is durable, not before; a verb that fails has made none. It comes
+  after the answers of that verb, and of all that took effect before it, to those who await them on the consumer's loop.
 * A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
   journal ends every hold.
 * A session is *closed* while it is held or paused, or both. While it is, nothing of it is taken, and the
@@ -479,11 +479,7 @@ class Journal(Protocol):
         ...
 
     def claims(self) -> AsyncIterator[Claim]:
-        """Yield every claim once, as it is made; ends when the journal is closed. One consumer.
-
-        A claim may be told before it is durable. If its commit fails, its `loss` is noted before another claim is made
-        in its session.
-        """
+        """Yield every claim once, when it is durable; ends when the journal is closed. One consumer."""
         ...
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:

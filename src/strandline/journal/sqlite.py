@@ -275,8 +275,7 @@ class SqliteJournal:
             question=None if asked is None else encode_messages(asked),
             answer_within_s=settlement.answer_within_s,
         )
-        call = partial(self._verbs().settle, token, left, hold)
-        taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
+        taken: Take = await self._written(partial(self._verbs().settle, token, left, hold, take))
         return taken
 
     async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
@@ -284,8 +283,7 @@ class SqliteJournal:
 
         `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
         """
-        call = partial(self._verbs().release, token, counted)
-        taken: Take = await self._written(partial(call, take), again=partial(_taken_before, call))
+        taken: Take = await self._written(partial(self._verbs().release, token, counted, take))
         return taken
 
     async def change(self, change: Change) -> ChangeAnswer:
@@ -331,10 +329,8 @@ class SqliteJournal:
             raise JournalUnavailable("the journal is not open")
         return self._ledger
 
-    async def _written(
-        self, call: Callable[[], Any], again: Callable[[], Any] | None = None, *, new: bool = False
-    ) -> Any:
-        job = Job(call, again=again, new=new, loop=asyncio.get_running_loop())
+    async def _written(self, call: Callable[[], Any], *, new: bool = False) -> Any:
+        job = Job(call, new=new, loop=asyncio.get_running_loop())
         self._put(job)
         assert job.future is not None
         return await job.future
@@ -400,26 +396,14 @@ class SqliteJournal:
                 assert_never(query)
 
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        readers, writer = self._readers, self._writer
-        if readers is None or writer is None:
+        readers = self._readers
+        if readers is None:
             raise JournalUnavailable("the journal is not open")
         if self._watch is not None and self._watch.gone is not None:
             self._watch.check()  # a connection that is made now would show another file, or none
-        if writer.unsettled:
-            await self._written(_nothing)
         try:
             return await asyncio.wrap_future(readers.ask(question))
         except sqlite3.Error as error:
             if self._watch is not None:
                 self._watch.check()  # (of a file that was cut off no table is found any more)
             raise translated(error) from error
-
-
-def _nothing() -> None:
-    """Be a verb that only waits for the commits before it."""
-
-
-def _taken_before(call: Callable[[bool], object]) -> Take:
-    """Run a verb again whose commit failed after the claim that it took was out: that claim is stale, take no other."""
-    call(False)
-    return Take.TAKEN

@@ -35,7 +35,7 @@ class Store(Protocol):
     """What a writer drives. Used on the writer's thread only."""
 
     made: list[Claim]
-    """The claims that were made in this transaction."""
+    """The claims that were made in this transaction; its rollback or its commit does away with them."""
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -69,35 +69,31 @@ class Store(Protocol):
 class Job:
     """One verb on its way. Its caller waits for `future`, on `loop`; None if nobody does.
 
-    `again` replaces `call` after a failed commit, if a claim that `call` made is already out: it must not make another.
-    Where `again` is None such a verb fails. `lost` is told when a verb that nobody waits for has failed. A `new` one
-    keeps what was not there before; it gives way to others where there may not be room for all.
+    `lost` is told when a verb that nobody waits for has failed. A `new` one keeps what was not there before; it gives
+    way to others where there may not be room for all.
     """
 
-    __slots__ = ("again", "call", "error", "future", "is_out", "loop", "lost", "new", "result")
+    __slots__ = ("call", "error", "future", "loop", "lost", "new", "result")
 
     def __init__(
         self,
         call: Callable[[], Any],
         *,
-        again: Callable[[], Any] | None = None,
         lost: Callable[[], None] | None = None,
         new: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.call = call
-        self.again = again
         self.lost = lost
         self.new = new
         self.loop = loop
         self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
         self.result: Any = None
         self.error: StrandlineError | None = None
-        self.is_out = False
 
 
 class Writer:
-    """The thread, from `start` to `stop`. Claims go to `feed`: before the commit, those of opaque runs after it.
+    """The thread, from `start` to `stop`. Claims go to `feed` once they are durable, after the answers of their batch.
 
     `prepare` is the first thing that runs on the thread, `clean_up` the last, whatever happened in between.
     """
@@ -118,8 +114,8 @@ class Writer:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._stopping = False
-        self.unsettled = False
-        """Whether claims may be out that rest on a commit which is still under way."""
+        self._claims: list[Claim] = []
+        """Claims that are durable and not delivered."""
         self.trouble: str | None = None
         """Why nothing can be kept, as it was tried out last; None: it can, as far as is known."""
         self._doubtful = False
@@ -188,8 +184,7 @@ class Writer:
             if not self._write(store, batch):
                 self._write_each(store, batch)
                 self._doubtful |= any(isinstance(job.error, JournalUnavailable) for job in batch)
-            self.unsettled = False
-            _resolve(batch)
+            self._tell(batch)
             if self._doubtful and time.monotonic() >= self._tried_at + TRY_S:
                 self._try_out(store)
 
@@ -223,40 +218,39 @@ class Writer:
         return self._run(store, batch) and self._commit(store, batch)
 
     def _run(self, store: Store, batch: Sequence[Job]) -> bool:
-        """Run all jobs in a transaction that is not committed yet; the claims that may come early are out."""
-        made = store.made
+        """Run all jobs in a transaction that is not committed yet."""
         try:
             store.begin()
             for job in batch:
-                before = len(made)
                 try:
                     job.result = job.call()
                 except StrandlineError as error:
                     job.error = error
-                job.is_out = len(made) > before and not made[-1].run.opaque
-            early = [claim for claim in made if not claim.run.opaque]
-            if early:
-                self.unsettled = True
-                self._feed.put(early)
         except Exception as error:
-            _undo(store, batch, error, out=False)
+            _undo(store, batch, error)
             return False
         return True
 
     def _commit(self, store: Store, batch: Sequence[Job]) -> bool:
-        """Make what was run durable; the other claims are out."""
+        """Make what was run durable, and with it the claims that were made."""
         began = time.perf_counter()
         try:
             store.commit()
         except Exception as error:
-            _undo(store, batch, error, out=True)
+            _undo(store, batch, error)
             return False
         if self._on_commit is not None:
             self._on_commit(time.perf_counter() - began, len(batch))
-        if late := [claim for claim in store.made if claim.run.opaque]:
-            self._feed.put(late)
+        self._claims += store.made
         store.made.clear()
         return True
+
+    def _tell(self, batch: Sequence[Job]) -> None:
+        """Answer the callers, then deliver the claims."""
+        _resolve(batch)
+        if self._claims:
+            self._feed.put_after_answers(self._claims)
+            self._claims = []
 
     def _write_each(self, store: Store, batch: Sequence[Job]) -> None:
         """Run each job in a transaction of its own: those that end or go on first, those that are new after them.
@@ -272,11 +266,7 @@ class Writer:
                 refusal = job.error
 
     def _write_alone(self, store: Store, job: Job) -> bool:
-        """Run a job in a transaction of its own. False if that failed; True also if it must not be run again."""
-        if job.is_out:
-            if job.again is None:
-                return True
-            job.call, job.again = job.again, None
+        """Run a job in a transaction of its own. False if that failed."""
         job.error = None
         written = self._write(store, [job])
         if not written and job.lost is not None:
@@ -292,17 +282,14 @@ def _is_doubtful(store: Store) -> bool:
     return False
 
 
-def _undo(store: Store, batch: Sequence[Job], error: Exception, *, out: bool) -> None:
+def _undo(store: Store, batch: Sequence[Job], error: Exception) -> None:
     """Roll back and leave each job as it was, with `error` as what it fails with if it is not run again."""
-    for claim in store.made:
-        claim.loss.note()
     store.made.clear()
     store.rollback()
     store.make_room(error)
     for job in batch:
         job.result = None
         job.error = store.translated(error)
-        job.is_out = out and job.is_out
 
 
 def _resolve(batch: Sequence[Job]) -> None:

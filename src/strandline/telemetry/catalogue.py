@@ -99,7 +99,7 @@ METRICS: Final = (
     _counter("holds_given_up", "Holds that ended although something of their run still worked",
              lambda seen: seen.vitals.holds_given_up),
     _counter("stalls", "Times that a run gave no sign of life for `stall_after`", lambda seen: seen.vitals.stalls),
-    _counter("claims_lost", "Claims that were lost: their commit failed, or a newer owner has the journal",
+    _counter("claims_lost", "Claims that were lost: a newer owner has the journal",
              lambda seen: seen.vitals.claims_lost),
     _counter("clients_lost", "Clients whose connection ended before their answer",
              lambda seen: seen.vitals.health.lost_clients),

@@ -1,4 +1,4 @@
-"""What every journal does for claims: delivered once, fenced, given back, taken over by the next owner."""
+"""What every journal does for claims: delivered once and durable, fenced, given back, taken over by the next owner."""
 
 # ruff: noqa: D102 (a test's name is its claim)
 
@@ -10,7 +10,7 @@ import pytest
 
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Accepted, Delete, Take
-from strandline.model import AgentRecord, Lane, RoundDone, RoundStarted, Run, RunId, RunStatus, Token, ToolDone
+from strandline.model import AgentRecord, Claim, Lane, RoundDone, RoundStarted, Run, RunId, RunStatus, Token, ToolDone
 from strandline.testing.contract.scenario import Contract, scenario
 from strandline.testing.desk import Desk, done, key, said
 
@@ -128,6 +128,33 @@ class ClaimsContract(Contract):
             assert (await desk.journal.load(key())).length == 2 * index
             assert (await desk.run(f"r{index}")).status is RunStatus.RUNNING
             assert await settling is Take.TAKEN
+
+    @scenario
+    async def test_a_claim_comes_after_the_answers_of_its_verb_and_of_all_that_took_effect_before_it(
+        self, desk: Desk
+    ) -> None:
+        """Whoever keeps books of what waits and of what is claimed learns of a run before its claim comes."""
+        told: list[str] = []
+
+        async def noted(verb: Awaitable[object], name: str) -> None:
+            await verb
+            told.append(name)
+
+        async def claims() -> Claim:
+            claim = await desk.claim()
+            told.append(f"claim of {claim.run.run_id}")
+            return claim
+
+        claiming = asyncio.create_task(claims())
+        await asyncio.sleep(0)
+        await asyncio.gather(noted(desk.accept("a"), "a accepted"), claiming)
+        assert told == ["a accepted", "claim of a"]
+        for number in range(20):
+            told.clear()
+            claim, claiming = claiming.result(), asyncio.create_task(claims())
+            accept = noted(desk.accept(f"b{number}", take=False), "accepted")
+            await asyncio.gather(accept, noted(desk.settle(claim, take=True), "settled"), claiming)
+            assert told == ["accepted", "settled", f"claim of b{number}"]
 
     @scenario
     async def test_a_consumer_that_is_cancelled_loses_no_claim(self, desk: Desk) -> None:

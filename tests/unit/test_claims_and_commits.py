@@ -1,4 +1,4 @@
-"""Claims that are told while their commit is under way, with a disk that fails just then: the engine over SQLite."""
+"""The engine over SQLite, with a disk that fails as claims are made: nothing of a run begins before its commit."""
 
 import asyncio
 import sqlite3
@@ -19,26 +19,17 @@ from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal.ledger import Ledger
-from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Outcome, RunId
 from strandline.testing.virtual import InlineLoops
 
 
 class Disk:
-    """Fails the next commits, and looks at single runs, when told to."""
+    """Fails the next commits when told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
-        self.unreadable = 0
         commit = Ledger.commit
-        read: Any = SqliteJournal.read
-
-        async def reading(journal: SqliteJournal, query: Any) -> Any:
-            if self.unreadable and isinstance(query, RunQuery):
-                self.unreadable -= 1
-                raise JournalUnavailable("the disk failed")
-            return await read(journal, query)
 
         def failing(ledger: Ledger) -> None:
             if self.failures:
@@ -49,7 +40,6 @@ class Disk:
             commit(ledger)
 
         monkeypatch.setattr(Ledger, "commit", failing)
-        monkeypatch.setattr(SqliteJournal, "read", reading)
 
 
 @asynccontextmanager
@@ -83,28 +73,44 @@ async def output(service: Service, text: str) -> str:
     return end.output
 
 
-def test_an_agent_does_not_remember_a_question_that_was_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commit of an accept fails after its claim was told, and after the agent has answered."""
+def test_an_agent_is_never_asked_what_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit of an accept fails, and then that of the accept alone."""
 
     async def main() -> None:
         disk = Disk(monkeypatch)
-        target = Played(echo)
+        questions: list[str] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            questions.append(asked(attempt))
+            return await echo(attempt)
+
+        target = Played(behaviour)
         async with serving(tmp_path, target, max_running=1) as service:
             assert await output(service, "one") == "echo one"
             for _ in range(3):
-                disk.failures = 1
+                disk.failures = 2
                 with pytest.raises(JournalUnavailable):
                     await send(service, "refused")
-                disk.failures = 0
-                while service.health().processing:
-                    await asyncio.sleep(0)
-            built = len(target.built)
-            assert await output(service, "two") == "echo two", "no slot is lost"
-            assert len(target.built) == built + 1, "the agent that was asked in vain is dropped"
-            assert texts(target.built[-1][1].messages) == ["one", "echo one"]
+                assert disk.failures == 0
+                assert not service.health().processing, "no slot is lost"
+            assert await output(service, "two") == "echo two"
+            assert questions == ["one", "two"]
+            assert len(target.built) == 1, "the agent that was asked nothing in vain is used on"
             assert texts(await history(service)) == ["one", "echo one", "two", "echo two"]
+
+    run(main)
+
+
+def test_a_commit_of_an_accept_that_fails_once_is_made_again_and_nobody_notices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        disk = Disk(monkeypatch)
+        async with serving(tmp_path, Played(echo)) as service:
+            disk.failures = 1
+            assert await output(service, "one") == "echo one"
+            assert disk.failures == 0
+            assert texts(await history(service)) == ["one", "echo one"]
 
     run(main)
 
@@ -134,42 +140,11 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
         async with serving(tmp_path, Played(behaviour)) as service:
             tickets = [await send(service, text) for text in ("one", "two", "three")]
             ends = [await ticket.stream.outcome() for ticket in tickets]
-            # A client whose run's claim was lost is told to ask later; the run itself has exactly one outcome.
-            assert isinstance(ends[0], Outcome)
-            while service.health().processing or service.health().queue_depth:
-                await asyncio.sleep(0.01)
+            assert [end.output for end in ends if isinstance(end, Outcome)] == ["echo one", "echo two", "echo three"]
             assert most == 1
             messages = await history(service)
             assert history_faults(messages) == []
             assert texts(messages) == ["one", "echo one", "two", "echo two", "three", "echo three"]
-
-    run(main)
-
-
-def test_a_run_whose_claim_is_lost_is_looked_for_until_the_disk_tells_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing else waits, so nobody else would come across it."""
-
-    async def main() -> None:
-        disk = Disk(monkeypatch)
-        monkeypatch.setattr("strandline.engine.runner.SETTLE_AGAIN_S", 0.01)
-        monkeypatch.setattr("strandline.engine.claims.TAKE_AGAIN_S", 0.01)
-
-        async def behaviour(attempt: Attempt) -> str:
-            if asked(attempt) == "one":
-                while service.health().queue_depth < 1:
-                    await asyncio.sleep(0)
-                disk.failures, disk.unreadable = 1, 3
-            return await echo(attempt)
-
-        async with serving(tmp_path, Played(behaviour)) as service:
-            for text in ("one", "two"):
-                await send(service, text)
-            while len(await history(service)) < 4:
-                await asyncio.sleep(0.01)
-            assert disk.unreadable == 0
-            assert texts(await history(service)) == ["one", "echo one", "two", "echo two"]
 
     run(main)
 
