@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -584,6 +585,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.tokens: list[Token] = []
         self.requests: list[str] = []
         self.claims: list[Claim] = []
+        self.come = asyncio.Event()
         self.consumer: asyncio.Task[None] | None = None
         self.journal = self.make()
         self.runner.run(self._open())
@@ -595,6 +597,7 @@ class JournalMachine(RuleBasedStateMachine):
         async def consume() -> None:
             async for claim in feed:
                 self.claims.append(claim)
+                self.come.set()
 
         self.consumer = asyncio.create_task(consume())
         await asyncio.sleep(0)
@@ -616,8 +619,13 @@ class JournalMachine(RuleBasedStateMachine):
 
         async def main() -> list[T | BaseException]:
             results = await asyncio.gather(*verbs, return_exceptions=True)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            with suppress(
+                TimeoutError
+            ):  # (then `_check_claims` tells what is missing; too many are told by the next call)
+                async with asyncio.timeout(30):
+                    while len(self.claims) < len(self.model.taken):
+                        self.come.clear()
+                        await self.come.wait()
             return results
 
         results = self.runner.run(main())
@@ -626,7 +634,6 @@ class JournalMachine(RuleBasedStateMachine):
         return results
 
     def _check_claims(self) -> None:
-        self.claims.sort(key=lambda claim: claim.token.fence)  # those of opaque runs come after the others of a commit
         assert [claim.run.run_id for claim in self.claims] == [run.run_id for run in self.model.taken]
         for claim, run in zip(self.claims, self.model.taken, strict=True):
             self._check_claim(claim, run)
