@@ -26,7 +26,7 @@ from strands.types.exceptions import ModelThrottledException
 from engine_support import key, texts
 from strandline.clock import SystemClock
 from strandline.engine.service import Service
-from strandline.history import NO_ANSWER, NO_OUTPUT, UNKNOWN_OUTCOME, pairing_faults
+from strandline.history import NO_ANSWER, NO_OUTPUT, UNKNOWN_OUTCOME, close, history_faults, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import WHOLE_HISTORY, ErrorCode, Message, Range, RunStatus, ToolDone
 from strandline.testing import ScriptedModel, call, fast_retries, results, say, stop, think
@@ -174,6 +174,40 @@ def test_what_a_guardrail_redacts_is_redacted_in_history_and_for_the_model_of_th
                 assert "secret" not in given[-1]
                 assert "secret" not in str(await history(service))
             assert texts(await history(service)).count("[redacted]") == 2
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("script", "structured", "by"),
+    [
+        (lambda messages: "hello", None, "agent"),
+        (once, None, "agent"),
+        (lambda messages: [call("City", {"name": "Rome"})], City, "agent"),
+        (lambda messages: "", None, "agent"),
+        (lambda messages: 1 / 0, None, "engine"),
+    ],
+    ids=["an answer", "a tool", "structured output", "nothing", "a failure"],
+)
+def test_what_a_run_leaves_is_closed_once(
+    script: Callable[[Any], Any], structured: Any, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an agent that goes on with the closed conversation in memory, and else by the engine."""
+    closings: list[str] = []
+    for who, module in (("agent", "strandline.agents.strands"), ("engine", "strandline.engine.attempt")):
+
+        def counted(*given: Any, who: str = who) -> list[Message]:
+            closings.append(who)
+            return close(*given)
+
+        monkeypatch.setattr(f"{module}.close", counted)
+
+    async def main() -> None:
+        make = lambda: Agent(model=ScriptedModel(script), tools=[act], structured_output_model=structured)  # noqa: E731
+        async with serving(make, tmp_path) as service:
+            await ask(service, "x")
+            assert closings == [by]
+            assert history_faults(await history(service)) == []
 
     run(main)
 

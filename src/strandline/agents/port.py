@@ -143,7 +143,8 @@ class Finished(Struct, frozen=True, kw_only=True):
     """What came of an attempt. `window` and `state` are None where they did not change.
 
     A window belongs to the run's messages as `close` leaves them. `keep` False: the agent must be rebuilt before its
-    next run, since its conversation is not one to go on with.
+    next run, since its conversation is not one to go on with. `closed`: the messages reported are those that `close`
+    makes of them for this ending, since the agent has closed them in its own conversation; else the engine closes them.
     """
 
     ending: Ending
@@ -151,6 +152,7 @@ class Finished(Struct, frozen=True, kw_only=True):
     window: Window | None = None
     state: StateRecord | None = None
     keep: bool = True
+    closed: bool = False
 
 
 class SessionAgent(Protocol):

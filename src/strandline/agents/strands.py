@@ -197,9 +197,10 @@ class StrandsAgent:
         self._agent.event_loop_metrics = EventLoopMetrics()  # else it grows by every message ever said
         if not isinstance(ending, Succeeded | NeedsInput):
             return Finished(ending=ending, usage=usage)
-        window, keep = self._window_after(attempt, ending)
+        window, keep, closed = self._window_after(attempt, ending)
         self._carried = False
-        return Finished(ending=ending, usage=usage, window=window, state=self._changed_state(), keep=keep)
+        state = self._changed_state()
+        return Finished(ending=ending, usage=usage, window=window, state=state, keep=keep, closed=closed)
 
     def rest(self) -> None:
         """Keep the conversation as bytes."""
@@ -253,27 +254,28 @@ class StrandsAgent:
 
     # -- window and state --------------------------------------------------------------------------
 
-    def _window_after(self, attempt: Attempt, ending: Succeeded | NeedsInput) -> tuple[Window | None, bool]:
-        """Return the window after a run that came to an end of its own, None if it has not changed, and whether the
-        agent can stay.
+    def _window_after(self, attempt: Attempt, ending: Succeeded | NeedsInput) -> tuple[Window | None, bool, bool]:
+        """Return the window after a run that came to an end of its own, None if it has not changed, whether the agent
+        can stay, and whether what it has reported is closed.
 
         What the run leaves is closed here, so that the conversation in memory is the one that history has; where the
-        two cannot be told apart message by message, the window has the run as history has it, and the agent goes.
+        two cannot be told apart message by message, the engine closes what was reported, the window has the run as
+        history has it, and the agent goes.
         """
         told = list(attempt.messages)
         if not self._carried and attempt.prompt is not None and (not told or told[0]["role"] != "user"):
             told.insert(0, question(attempt.prompt))
         closed = close(told, {}, ending)
         messages = cast("list[Message]", self._agent.messages)
-        keep = self._closed_alike(attempt, closed)
-        before = messages if keep else self._origins.before_run(messages)
+        alike = self._closed_alike(attempt, closed)
+        before = messages if alike else self._origins.before_run(messages)
         window = self._origins.follow(before, len(closed), whole_run=len(before) < len(messages))
         self._origins.forget_all_but(messages)
         whole = before[:-1] if isinstance(ending, NeedsInput) and before is messages else before
         if window is not None and (faults := window_faults(window, whole)):
             _log.warning("the agent's conversation is not one that a provider accepts (%s); rebuilt", "; ".join(faults))
-            return None, False
-        return window, keep
+            return None, False, alike
+        return window, alike, alike
 
     def _closed_alike(self, attempt: Attempt, closed: list[Message]) -> bool:
         """Make the messages of the run those of `closed`, in the agent too; False if they do not go together."""

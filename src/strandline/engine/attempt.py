@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Final
 
-from strandline.agents.port import RunContext, RunStopped, Signal
+from strandline.agents.port import Finished, RunContext, RunStopped, Signal
 from strandline.clock import Clock
 from strandline.engine.calls import adopt_current_task
 from strandline.engine.telling import Telling
@@ -20,7 +20,6 @@ from strandline.journal.port import Journal
 from strandline.model import (
     Block,
     Claim,
-    Ending,
     Input,
     Message,
     RoundDone,
@@ -228,14 +227,20 @@ class LiveAttempt:
             messages.append({"role": "assistant", "content": [{"text": text}]})
         return messages
 
-    def closed(self, ending: Ending) -> tuple[list[Message], bool]:
-        """Return the messages that the run leaves in history, and whether nothing had to be closed."""
-        so_far = self.so_far()
-        if self.progress.asking is not None:
-            closed = close_answer(so_far, self.results, ending, begun=self.begun)
-            return closed, closed == so_far[1:]
-        closed = close(so_far, self.results, ending)
-        return closed, closed == so_far
+    def closed(self, finished: Finished) -> tuple[list[Message], bool]:
+        """Return the messages that the run leaves in history, and whether they are those that its agent knows.
+
+        They are closed once: by an agent that has to know what is made of its own, or here.
+        """
+        so_far, answers = self.so_far(), self.progress.asking is not None
+        known = so_far[1:] if answers else so_far
+        if finished.closed and len(so_far) == len(self.messages):
+            return known, True
+        if answers:
+            closed = close_answer(so_far, self.results, finished.ending, begun=self.begun)
+        else:
+            closed = close(so_far, self.results, finished.ending)
+        return closed, closed == known
 
     def _fresh(self) -> list[Message]:
         """Return the messages that are not staged yet, in the form that they are read back in."""

@@ -268,7 +268,7 @@ class Runner:
     async def _settle_as(self, execution: Execution, finished: Finished, started: float) -> Ended:
         attempt, claim = execution.attempt, execution.attempt.claim
         held = _alive(execution)
-        closed, is_whole = attempt.closed(finished.ending)
+        closed, is_whole = attempt.closed(finished)
         outcome = outcome_of(finished.ending, closed, finished.usage)
         if self._target.external:
             discarded = is_discarded(finished.ending, self._options)
