@@ -78,6 +78,14 @@ def test_a_variable_that_is_nearly_a_setting_is_noted(tmp_path: Path) -> None:
     assert "STRANDLINE_TIMEOOT is no setting; did you mean `STRANDLINE_TIMEOUT`?" in told[0]
 
 
+def test_a_disk_with_less_left_than_the_reserve_is_a_problem(tmp_path: Path) -> None:
+    """Of which a server would accept no run."""
+    (tmp_path / "agent.py").write_text(AGENT)
+    found = doctor(tmp_path, STRANDLINE_PORT="0", STRANDLINE_DISK_RESERVE_BYTES=str(1 << 60))
+    assert "are kept for runs that were accepted (setting disk_reserve_bytes)" in problems(found)["disk"]
+    assert "a smaller disk_reserve_bytes" in found["disk"][0]["fix"]
+
+
 def test_beside_a_server_it_says_who_answers_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "agent.py").write_text(AGENT)
     with serving("agent.py", folder=tmp_path, variables={"STRANDLINE_DEMO_PACE": "0"}) as server:

@@ -139,6 +139,7 @@ def plain(value: Any) -> Any:
 @example([b'[[{"a":1,}]]'])
 @example([b"[[[[[01]]]]]"])
 @example([b"[]", b"", b"]"])
+@example([b"[\x0b]"])
 @example([b""])
 def test_what_is_no_json_is_refused_however_it_is_cut(parts: list[bytes]) -> None:
     if is_json(b"".join(parts)):
@@ -161,6 +162,13 @@ def test_json_that_is_broken_in_one_place_is_refused_however_it_is_cut(
         scanned(parts)
     else:
         with pytest.raises(NotJson):
+            scanned(parts)
+
+
+@pytest.mark.parametrize("text", [rb'["\ud83d"]', rb'["\udc00"]', rb'[[[{"a":"\uDBFFx"}]]]', rb'{"\ud83d\u0061":1}'])
+def test_half_of_a_surrogate_pair_is_called_by_its_name(text: bytes) -> None:
+    for parts in ([text], [text[at : at + 1] for at in range(len(text))]):
+        with pytest.raises(NotJson, match="a lone surrogate"):
             scanned(parts)
 
 

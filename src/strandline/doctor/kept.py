@@ -20,6 +20,7 @@ from strandline.journal.ownership import (
     is_network,
     locate,
 )
+from strandline.journal.reserve import reserve_bytes
 from strandline.journal.soundness import CHECKED_BYTES, check_pages
 from strandline.journal.verify import at_one_moment
 
@@ -42,7 +43,7 @@ def journal(settings: Settings) -> Iterator[Finding]:
     except JournalError as error:
         yield problem("journal", str(error))
         return
-    yield from _folder(path)
+    yield from _folder(path, settings.disk_reserve_bytes)
     if not there:
         yield ok("journal", f"{named} is not there yet; the first start makes it")
         return
@@ -77,7 +78,7 @@ def workspace(settings: Settings) -> Finding:
     return ok("workspace", f"{_shown(root)}{'' if root.exists() else ', made when it is needed'}")
 
 
-def _folder(path: Path) -> Iterator[Finding]:
+def _folder(path: Path, wanted: int | None) -> Iterator[Finding]:
     existing = _existing(path.parent)
     kind = file_system(existing.resolve())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -88,9 +89,16 @@ def _folder(path: Path) -> Iterator[Finding]:
             "name a file on a local disk with --journal",
         )  # fmt: skip
     else:
-        free = shutil.disk_usage(existing).free
+        disk = shutil.disk_usage(existing)
+        free, reserve = disk.free, reserve_bytes(disk.total, wanted)
         told = f"{free / (1 << 30):,.1f} GiB free for the journal"
-        if free < NO_ROOM:
+        if free < reserve:
+            yield problem(
+                "disk", f"{_size(free)} free for the journal, and {_size(reserve)} are kept for runs that were accepted"
+                " (setting disk_reserve_bytes): new ones are refused unless as much is free in the journal's file",
+                "make room on that disk, delete sessions, or set a smaller disk_reserve_bytes",
+            )  # fmt: skip
+        elif free < NO_ROOM:
             yield problem("disk", f"{free / (1 << 20):,.0f} MiB free for the journal", "make room on that disk")
         elif free < LITTLE_ROOM:
             yield note("disk", told, "make room on that disk")

@@ -26,6 +26,11 @@ ON_DISK: Final = 4
 Statvfs = Callable[[Path], os.statvfs_result]
 
 
+def reserve_bytes(disk: int, wanted: int | None) -> int:
+    """Return how large the reserve of a disk of so many bytes is."""
+    return min(MOST, disk // SHARE) if wanted is None else wanted
+
+
 class Reserve:
     """`wanted` bytes of the disk of `folder`; None: a share of it, 0: none.
 
@@ -72,7 +77,7 @@ class Reserve:
         if not size:  # some file systems tell nothing of themselves
             self._room = self.short = None
             return
-        reserve = min(MOST, size // SHARE) if self._wanted is None else self._wanted
+        reserve = reserve_bytes(size, self._wanted)
         self._room = min(free + self._spare() - reserve, free - reserve // ON_DISK)
         if self._room < (reserve // 8 if self.short is not None else 0):
             self.short = self.short or (

@@ -150,6 +150,8 @@ class JsonScanner:
     def close(self) -> None:
         """End the text. Raises `NotJson` if it is not whole."""
         self._decode(b"", is_last=True)
+        if _HALF.match(self._escape):
+            raise NotJson(f"{LONE_SURROGATE} (byte {self._at})")
         if self._inside is _Inside.SCALAR and not self._open:
             self._check_scalar(self._at)
         elif self._awaits is not _Awaits.NOTHING:
