@@ -101,6 +101,7 @@ def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_a
             assert len(kept) == 4, "each is on the disk twice for a while"
             assert answers[4:] == [Refused("disk_low", 1)] * 16
             assert world.journal.short_of_room is None, "smaller ones have room"
+            assert await world.accept("m", metadata={"x": "x" * MIB}) == Refused("disk_low", 1)
             await world.a_second_later()
             assert await world.accept("later", MIB) == Accepted(0), "what was kept is seen on the disk by now"
             for _ in [*kept, "later"]:
