@@ -22,18 +22,19 @@ from strandline.access.source import Keys
 from strandline.agents.load import load_target
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import Clock
-from strandline.config import Settings, journal_file
+from strandline.config import journal_file
 from strandline.engine.loops import AgentLoops, HasLoops, Loops
 from strandline.engine.options import Options
 from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
-from strandline.http.app import HttpOptions, build_app
+from strandline.http.app import build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.logs import dropped
-from strandline.model import OnDisconnect, OnQuestion, RunId, SessionKey
+from strandline.model import RunId, SessionKey
 from strandline.session_files.keeper import SessionFiles
 from strandline.session_files.place import Place
+from strandline.settings import ServiceSettings, Settings
 from strandline.telemetry.scrape import Scrapes
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
@@ -54,7 +55,7 @@ def open_journal(settings: Settings, clock: Clock, tally: Tally) -> Journal:
         return MemoryJournal(clock)
     from strandline.journal.sqlite import SqliteJournal
 
-    lock_wait_s = settings.lock_wait
+    lock_wait_s = settings.lock_wait_s
     return SqliteJournal(
         file,
         clock,
@@ -136,52 +137,23 @@ def build_service(
         clock=clock,
         new_run_id=lambda: new_run_id(clock),
         workspace=workspaces(settings),
-        options=Options(
-            max_running=settings.max_running,
-            max_queued_per_session=settings.max_queued_per_session,
-            max_queued=settings.max_queued,
-            max_queued_per_principal=settings.max_queued_per_principal,
-            max_running_per_principal=settings.max_running_per_principal,
-            max_metadata_bytes=settings.max_metadata_bytes,
-            allowed_content=frozenset(settings.allowed_content),
-            error_text=settings.error_text_in_force,
-            priority=settings.priority,
-            timeout_s=settings.timeout,
-            queue_timeout_s=settings.queue_timeout,
-            input_timeout_s=settings.input_timeout,
-            cancel_grace_s=settings.cancel_grace,
-            hold_limit_s=settings.hold_limit,
-            max_holds=settings.max_holds,
-            max_holds_per_principal=settings.holds_per_principal,
-            max_stored_bytes_per_principal=settings.max_stored_bytes_per_principal,
-            executor_threads=settings.executor_threads,
-            stall_after_s=settings.stall_after,
-            stall_action=settings.stall_action,
-            unknown_tool=settings.unknown_tool,
-            idempotent_tools=frozenset(settings.idempotent_tools),
-            on_failure=settings.on_failure,
-            run_retention_s=settings.run_retention,
-            history_retention_s=settings.history_retention,
-            on_disconnect=OnDisconnect(settings.on_disconnect),
-            on_question=OnQuestion(settings.on_question),
-            idempotency_retention_s=settings.idempotency_retention,
-            max_attempts=settings.max_attempts if settings.after_crash == "resume" else 1,
-            retry_after_s=settings.retry_after,
-            drain_grace_s=settings.drain_grace,
-            stream_retention_s=settings.stream_retention,
-            stream_buffer=settings.stream_buffer,
-            stream_buffer_bytes=settings.stream_buffer_bytes,
-            stream_memory=settings.stream_memory,
-            stream_cut=settings.stream_cut,
-            max_agents=settings.max_agents,
-            agent_idle_s=settings.agent_idle,
-            survives=not isinstance(journal, MemoryJournal),
-        ),
+        options=options_of(settings, survives=not isinstance(journal, MemoryJournal)),
         owner=settings.agent_id,
         observer=tally,
         tracing=traces,
         projection=build_projection(settings, journal, clock),
     )
+
+
+def options_of(settings: Settings, *, survives: bool) -> Options:
+    """Return what a service reads of the settings; `survives`: what its journal keeps outlives the process."""
+    read = {name: getattr(settings, name) for name in ServiceSettings.__struct_fields__}
+    in_force = {
+        "error_text": settings.error_text_in_force,
+        "max_attempts": settings.attempts,
+        "max_holds_per_principal": settings.holds_per_principal,
+    }
+    return Options(**{**read, **in_force}, survives=survives)
 
 
 def build_face(
@@ -194,23 +166,11 @@ def build_face(
     return build_app(
         service,
         Scrapes(service, tally, journal_file(settings), dropped),
-        HttpOptions(
-            agent_id=settings.agent_id,
-            max_body_bytes=settings.max_body_bytes,
-            max_chat_body_bytes=settings.chat_body_bytes,
-            retry_after_s=settings.retry_after,
-            loopback=loopback,
-            allowed_hosts=settings.allowed_hosts,
-            cors_origins=settings.cors_origins,
-            metrics_public=settings.metrics_public,
-            default_session=settings.default_session,
-            session_header=settings.session_header,
-            start_wait_s=settings.start_wait,
-            trusted_baggage=settings.trusted_baggage,
-        ),
+        settings,
         keys,
-        traces.arrived,
-        tally.denied,
+        loopback=loopback,
+        on_arrival=traces.arrived,
+        on_denied=tally.denied,
     )
 
 

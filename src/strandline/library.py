@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack
@@ -20,51 +20,25 @@ from strandline.access.source import Keys, keys_of
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
 from strandline.composition import build_face, served
-from strandline.config import Resolved, Settings, resolve
+from strandline.config import FIELDS, Resolved, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 from strandline.http import wire
 from strandline.life import Life, told_early
+from strandline.settings import AppSettings, ServiceSettings, Settings
 
 _log = logging.getLogger("strandline")
 
 FAILED: Final = 2
 """What `serve` returns if it could not serve; the reason stands on the standard error output."""
-OF_A_SERVER: Final = frozenset(
-    {
-        "host",
-        "port",
-        "allow_anonymous",
-        "idle_timeout_minutes",
-        "max_connections",
-        "receive_timeout",
-        "keep_alive",
-        "workers",
-        "log_format",
-        "log_level",
-        "log_details",
-    }
-)
-OF_HTTP: Final = frozenset(
-    {
-        "allowed_hosts",
-        "api_keys",
-        "api_keys_file",
-        "cors_origins",
-        "default_session",
-        "max_body_bytes",
-        "max_chat_body_bytes",
-        "metrics_public",
-        "session_header",
-        "start_wait",
-        "trusted_baggage",
-    }
-)
+OF_A_SERVER: Final = FIELDS.keys() - set(AppSettings.__struct_encode_fields__)
+"""Settings of a process of its own."""
+OF_HTTP: Final = FIELDS.keys() - OF_A_SERVER - set(ServiceSettings.__struct_encode_fields__)
 
 Place = str | os.PathLike[str]
 
 
-class ServiceSettings(TypedDict, total=False):
+class ServiceKeywords(TypedDict, total=False):
     """The settings of a service, by name; what is not given comes from where `strandline serve` has it from."""
 
     agent_id: str
@@ -116,7 +90,7 @@ class ServiceSettings(TypedDict, total=False):
     agent_idle: float
 
 
-class AppSettings(ServiceSettings, total=False):
+class AppKeywords(ServiceKeywords, total=False):
     """The settings of an ASGI app."""
 
     api_keys: Sequence[str]
@@ -132,7 +106,7 @@ class AppSettings(ServiceSettings, total=False):
     trusted_baggage: Literal["all", "operators", "none"]
 
 
-class ServerSettings(AppSettings, total=False):
+class ServerKeywords(AppKeywords, total=False):
     """The settings of a server: all that there are."""
 
     host: str
@@ -148,7 +122,7 @@ class ServerSettings(AppSettings, total=False):
     workers: int
 
 
-def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppSettings]) -> "AgentApp":
+def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppKeywords]) -> "AgentApp":
     """Return an ASGI app that serves `target`, to be mounted in another app or served by itself.
 
     `target` is a factory, a function, an agent, or a TARGET as the command takes it (`"agent.py:make_agent"`).
@@ -157,7 +131,7 @@ def asgi(target: object, *, config: Place | None = None, **settings: Unpack[AppS
     return AgentApp(*_recipe("strandline.asgi", target, config, settings, OF_A_SERVER))
 
 
-def serve(target: object, *, config: Place | None = None, **settings: Unpack[ServerSettings]) -> int:
+def serve(target: object, *, config: Place | None = None, **settings: Unpack[ServerKeywords]) -> int:
     """Serve `target` until SIGTERM or Ctrl-C, and return the exit code: `strandline serve` in one call.
 
     It logs to the standard error output, unless the program has said where its log goes.
@@ -187,7 +161,7 @@ def serve(target: object, *, config: Place | None = None, **settings: Unpack[Ser
 
 @asynccontextmanager
 async def open_service(
-    target: object, *, config: Place | None = None, **settings: Unpack[ServiceSettings]
+    target: object, *, config: Place | None = None, **settings: Unpack[ServiceKeywords]
 ) -> AsyncIterator[Service]:
     """Start a service for the time of an `async with`, on the event loop that runs; drain it at the end.
 
@@ -288,7 +262,7 @@ class AgentApp:
 
 
 def _recipe(
-    name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]
+    name: str, target: object, config: Place | None, settings: Mapping[str, Any], foreign: Set[str]
 ) -> tuple[Target, Settings]:
     """Return what to serve and how, in this process. Raises `SetupError`."""
     resolved = _resolved(name, config, settings, foreign)
@@ -301,7 +275,7 @@ def _log_remarks(resolved: Resolved) -> None:
         _log.warning("%s", remark)
 
 
-def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], foreign: frozenset[str]) -> Resolved:
+def _resolved(name: str, config: Place | None, settings: Mapping[str, Any], foreign: Set[str]) -> Resolved:
     """Return the settings, those that are given first. Raises `SettingsError`."""
     for each in settings.keys() & foreign:
         whose = "the command and of strandline.serve" if each in OF_A_SERVER else "strandline.asgi and strandline.serve"

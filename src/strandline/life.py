@@ -15,8 +15,8 @@ from typing import Any
 from strandline.agents.port import Target
 from strandline.clock import SystemClock
 from strandline.composition import build_loops, build_service, open_journal, start
-from strandline.config import Settings
 from strandline.errors import SetupError
+from strandline.settings import Settings
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
 

@@ -4,8 +4,8 @@ import os
 import socket
 import weakref
 
-from strandline.config import Settings
 from strandline.errors import SetupError
+from strandline.settings import Settings
 
 BACKLOG = 2048
 """How many connections may wait to be accepted; the system may allow fewer."""

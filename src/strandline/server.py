@@ -26,12 +26,13 @@ from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
-from strandline.config import Settings, check_exposure, is_loopback, journal_file
+from strandline.config import check_exposure, is_loopback, journal_file
 from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.garbage import look_less
 from strandline.http.connections import allowed, connections
 from strandline.journal.port import Journal
 from strandline.listener import keep_from_forks, listen
+from strandline.settings import Settings
 from strandline.stacks import answer
 from strandline.telemetry.export import export_if_wanted, flush
 from strandline.telemetry.tally import Tally
@@ -152,7 +153,7 @@ class _Server:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=settings.keep_alive,
+                timeout_keep_alive=settings.keep_alive_s,
                 timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
             )
         )
@@ -220,7 +221,7 @@ class _Server:
                 most,
                 wanted,
             )
-        return connections(most=most, patience_s=self._settings.receive_timeout, on_end=self._tally.cut_off)
+        return connections(most=most, patience_s=self._settings.receive_timeout_s, on_end=self._tally.cut_off)
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""

@@ -19,7 +19,7 @@ import pytest
 from acceptance.events import ACCEPT
 from acceptance.server import Server, free_port, serving, until
 from docs.browser import needed
-from strandline.config import Settings, descriptions
+from strandline.config import descriptions, resolve
 
 PAGE = (Path(__file__).parents[2] / "docs" / "behind-a-proxy.md").read_text()
 HOST = "agents.example.com"
@@ -183,10 +183,10 @@ def test_without_the_hosts_line_the_server_refuses_as_the_page_says(front: Front
     assert (refused.status_code, refused.json()["code"]) == (403, "foreign")
 
 
-def test_the_proxy_waits_longer_than_a_run_may_take() -> None:
-    settings = Settings(**SETTINGS)
+def test_the_proxy_waits_longer_than_a_run_may_take(tmp_path: Path) -> None:
+    settings = resolve(SETTINGS, {}, folder=tmp_path).settings
     waits_s = int(str(re.search(r"proxy_read_timeout (\d+)s;", PAGE)[1]))  # type: ignore[index]
-    assert waits_s > settings.queue_timeout + settings.timeout + settings.cancel_grace
+    assert waits_s > settings.queue_timeout_s + settings.timeout_s + settings.cancel_grace_s
 
 
 def test_a_body_is_refused_by_the_proxy_at_the_limit_of_the_server(front: Front) -> None:

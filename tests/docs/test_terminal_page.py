@@ -13,7 +13,7 @@ import typer.main
 from acceptance.server import COMMAND, DEADLINE_S, Server, environment, free_port, ran
 from docs.pages import asks, pattern, typed_and_shown
 from strandline.cli import app
-from strandline.config import Settings
+from strandline.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "terminal.md").read_text()
@@ -86,7 +86,7 @@ def test_every_command_and_every_flag_stands_there(name: str) -> None:
     top = " ".join(name.split()[:2])
     assert f"`{name}`" in PAGE or top in PAGE
     for parameter in COMMANDS[name].params:
-        is_setting = name == "strandline serve" and parameter.name in Settings.__struct_fields__
+        is_setting = name == "strandline serve" and parameter.name in Settings.__struct_encode_fields__
         if parameter.param_type_name == "option" and not is_setting and not getattr(parameter, "hidden", False):
             assert any(flag in EVERYWHERE for flag in parameter.opts), f"{name} {parameter.opts}"
 

@@ -23,6 +23,7 @@ from strandline.errors import SetupError
 from strandline.http.auth import Access, LetIn
 from strandline.http.openapi import OPERATIONS
 from strandline.library import AgentApp
+from strandline.settings import AppSettings
 from strandline.testing import Gate, ScriptedModel
 from strandline.testing import question as asked
 
@@ -669,7 +670,7 @@ def let_in(access: Access) -> LetIn:
 
 def test_of_a_request_that_was_answered_nothing_is_kept_for_when_its_key_is_taken_away() -> None:
     async def main() -> None:
-        access = Access(cast("Keys", OneKey()), metrics_public=False)
+        access = Access(cast("Keys", OneKey()), AppSettings())
         going_on: list[int] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -686,7 +687,7 @@ def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
     """A server takes a second one for a defect of the app, and logs it."""
 
     async def main() -> None:
-        request = let_in(Access(cast("Keys", OneKey()), metrics_public=False))
+        request = let_in(Access(cast("Keys", OneKey()), AppSettings()))
         sent: list[dict[str, Any]] = []
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -708,7 +709,7 @@ def test_an_answer_that_is_cut_off_has_one_end(more: bool) -> None:
 
 def test_whoever_ends_the_task_of_a_request_ends_it_although_its_key_is_taken_away_at_that_moment() -> None:
     async def main() -> None:
-        request, begun = let_in(Access(cast("Keys", OneKey()), metrics_public=False)), asyncio.Event()
+        request, begun = let_in(Access(cast("Keys", OneKey()), AppSettings())), asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             begun.set()

@@ -47,6 +47,7 @@ from strandline.protocols.agentcore_wire import (
     told_by,
 )
 from strandline.protocols.waiting import Waiting
+from strandline.settings import AppSettings
 
 RUN, HERE = RunId("run_1"), SessionId("ada")
 SHARED = Naming(shares=True)
@@ -230,7 +231,7 @@ def test_ping_takes_the_time_when_the_status_changes_and_not_otherwise() -> None
     time = SimpleNamespace(at=100.9)
     service = cast("Service", SimpleNamespace(health=lambda: health))
     clock = cast("Clock", SimpleNamespace(now=lambda: time.at))
-    routes = AgentCore(service, clock, SHARED, max_body_bytes=1, retry_after_s=1)
+    routes = AgentCore(service, clock, SHARED, AppSettings())
 
     def ping(at: float, running: int = 0, waiting: int = 0) -> tuple[str, int]:
         time.at, health.running, health.queue_depth = at, running, waiting
@@ -266,11 +267,11 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
 
     service = SimpleNamespace(health=lambda: health, submit=submit, joined=ignored, left=ignored)
     clock = SimpleNamespace(now=lambda: next(times))
-    routes = AgentCore(cast("Service", service), cast("Clock", clock), SHARED, max_body_bytes=100, retry_after_s=1)
+    routes = AgentCore(cast("Service", service), cast("Clock", clock), SHARED, AppSettings())
 
     async def main() -> Any:
         scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": []}
-        Access(None, metrics_public=False).admit(scope)
+        Access(None, AppSettings()).admit(scope)
         answer = await Exchange(cast("Service", service)).handle(routes, Request(scope, receive))
         assert answer.status_code == 200
         health.running = 0

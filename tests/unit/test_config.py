@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from strandline.config import Settings, check_exposure, descriptions, is_loopback, resolve, survey
+from strandline.config import check_exposure, descriptions, is_loopback, resolve, survey
 from strandline.errors import SettingsError
+from strandline.settings import Settings
 
 
 def test_flags_count_before_environment_before_file_before_default(tmp_path: Path) -> None:
@@ -14,7 +15,7 @@ def test_flags_count_before_environment_before_file_before_default(tmp_path: Pat
     environment = {"STRANDLINE_PORT": "4", "STRANDLINE_MAX_RUNNING": "5"}
     resolved = resolve({"port": "6", "max_queued": None}, environment, folder=tmp_path)
     settings = resolved.settings
-    assert (settings.port, settings.max_running, settings.max_queued, settings.retry_after) == (6, 5, 3, 5.0)
+    assert (settings.port, settings.max_running, settings.max_queued, settings.retry_after_s) == (6, 5, 3, 5.0)
     assert resolved.origins["port"] == "--port"
     assert resolved.origins["max_running"] == "STRANDLINE_MAX_RUNNING"
     assert resolved.origins["max_queued"].endswith("strandline.toml")
@@ -102,7 +103,7 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_a_meaning() -> None:
-    assert list(descriptions()) == list(Settings.__struct_fields__)
+    assert list(descriptions()) == list(Settings.__struct_encode_fields__)
     assert all(descriptions().values())
 
 

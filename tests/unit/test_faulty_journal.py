@@ -22,6 +22,7 @@ from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome
+from strandline.settings import AppSettings
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -94,7 +95,8 @@ def test_a_server_whose_journal_keeps_nothing_is_not_ready_and_says_why_once(cap
 
 async def probed(service: Service) -> tuple[int, str]:
     """Return what `/readyz` says."""
-    probes = Probes(service, Guard(loopback=True), agent_id="a", auth="none", retry_after_s=5)
+    settings = AppSettings()
+    probes = Probes(service, Guard(settings, loopback=True), settings, auth="none")
     answer = await probes.readyz(Request({"type": "http"}))
     assert (answer.status_code == 503) == ("retry-after" in answer.headers)
     return answer.status_code, json.loads(bytes(answer.body))["status"]

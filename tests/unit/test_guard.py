@@ -5,6 +5,7 @@ from typing import Any, Final
 import pytest
 
 from strandline.http.guard import EXEMPT, Guard
+from strandline.settings import AppSettings
 
 OURS: Final = ("localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8080", "localhost:")
 ADDRESSES: Final = ("10.0.0.5", "192.168.1.7:8080", "[fe80::1]:80", "[2001:db8::1]", "127.0.0.2")
@@ -29,65 +30,65 @@ def answers(guard: Guard, host: str, **more: Any) -> bool:
 
 def test_without_keys_a_server_beyond_loopback_answers_to_addresses_localhost_and_the_names_that_are_allowed() -> None:
     """A page can point a name of its own at the address of a container, and never an address."""
-    guard = Guard(loopback=False, allowed_hosts=["agent.example", "odd.example:99"])
+    guard = Guard(AppSettings(allowed_hosts=["agent.example", "odd.example:99"]), loopback=False)
     for host in (*OURS, *ADDRESSES, "agent.example", "Agent.Example:8080", "odd.example:99"):
         assert answers(guard, host), host
     for host in (*FOREIGN, "odd.example", "not.agent.example"):
         assert not answers(guard, host), host
         for path in EXEMPT:
             assert answers(guard, host, path=path), "probes are asked under any name"
-    bare = Guard(loopback=False)
+    bare = Guard(AppSettings(), loopback=False)
     assert all(answers(bare, host) for host in (*OURS, *ADDRESSES))
     assert not any(answers(bare, host) for host in (*FOREIGN, "agent.example"))
 
 
 def test_on_loopback_a_server_answers_to_its_own_names_and_those_that_are_allowed() -> None:
-    guard = Guard(loopback=True, allowed_hosts=["agent.example"])
+    guard = Guard(AppSettings(allowed_hosts=["agent.example"]), loopback=True)
     assert all(answers(guard, host) for host in (*OURS, "agent.example:8080"))
     assert not any(answers(guard, host) for host in (*FOREIGN, *ADDRESSES))
 
 
 def test_with_keys_a_server_beyond_loopback_checks_names_only_if_some_are_allowed() -> None:
-    assert all(answers(Guard(loopback=False, keys=True), host) for host in (*OURS, *ADDRESSES, *FOREIGN))
-    named = Guard(loopback=False, keys=True, allowed_hosts=["strandline"])
+    assert all(answers(Guard(AppSettings(), loopback=False, keys=True), host) for host in (*OURS, *ADDRESSES, *FOREIGN))
+    named = Guard(AppSettings(allowed_hosts=["strandline"]), loopback=False, keys=True)
     assert all(answers(named, host) for host in (*OURS, *ADDRESSES, "strandline:8080")), "a pod is asked by its address"
     assert not any(answers(named, host) for host in FOREIGN)
 
 
 def test_probes_are_asked_by_any_name_and_know_whether_it_is_the_servers() -> None:
     """Kubernetes asks a pod by its address, a load balancer by any name or none."""
-    beyond = Guard(loopback=False, allowed_hosts=["agent.example"])
+    beyond = Guard(AppSettings(allowed_hosts=["agent.example"]), loopback=False)
     assert all(beyond.is_named(scope(("Host", host))) for host in (*OURS, *ADDRESSES, "agent.example"))
     assert not any(beyond.is_named(scope(("Host", host))) for host in FOREIGN)
     assert not beyond.is_named(scope())
     assert not beyond.is_named(scope(("Host", "localhost"), ("Host", "localhost")))
-    local = Guard(loopback=True)
+    local = Guard(AppSettings(), loopback=True)
     assert all(local.is_named(scope(("Host", host))) for host in OURS)
     assert not any(local.is_named(scope(("Host", host))) for host in (*FOREIGN, *ADDRESSES))
-    assert Guard(loopback=False, keys=True).is_named(scope(("Host", "any.example"))), (
+    assert Guard(AppSettings(), loopback=False, keys=True).is_named(scope(("Host", "any.example"))), (
         "where no name is refused anywhere"
     )
 
 
 def test_in_a_server_of_somebody_else_each_request_says_where_it_came_in() -> None:
-    guard = Guard(loopback=None)
+    guard = Guard(AppSettings(), loopback=None)
     for local in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
         assert all(answers(guard, host, server=local) for host in OURS)
         assert not any(answers(guard, host, server=local) for host in FOREIGN)
     assert all(answers(guard, host) for host in (*OURS, *FOREIGN))
-    named = Guard(loopback=None, allowed_hosts=["agent.example"])
+    named = Guard(AppSettings(allowed_hosts=["agent.example"]), loopback=None)
     assert not any(answers(named, host) for host in FOREIGN)
 
 
 def test_a_star_answers_to_every_name_and_to_no_more_origins() -> None:
     for loopback in (True, False, None):
-        guard = Guard(loopback=loopback, allowed_hosts=["*"])
+        guard = Guard(AppSettings(allowed_hosts=["*"]), loopback=loopback)
         assert all(answers(guard, host) for host in (*OURS, *ADDRESSES, *FOREIGN))
         assert guard.refusal(scope(("Host", "a.example"), ("Origin", "https://evil.example"))) is not None
 
 
 def test_who_is_refused_for_its_host_is_told_how_that_is_allowed() -> None:
-    guard = Guard(loopback=False)
+    guard = Guard(AppSettings(), loopback=False)
     told = guard.refusal(scope(("Host", "agent:8080")))
     assert told is not None
     assert "names agent:8080" in told
@@ -112,7 +113,7 @@ ALLOWED: Final = ("Origin", "https://app.example")
 def test_a_page_of_another_site_is_refused_unless_its_origin_is_allowed_or_it_links_to_a_page(
     loopback: bool | None, keys: bool
 ) -> None:
-    guard = Guard(loopback=loopback, keys=keys, cors_origins=["https://app.example"])
+    guard = Guard(AppSettings(cors_origins=["https://app.example"]), loopback=loopback, keys=keys)
 
     def passes(*headers: tuple[str, str], **more: str) -> bool:
         return guard.refusal(scope(("Host", "127.0.0.1:8080"), *headers, **more)) is None

@@ -10,9 +10,10 @@ import pytest
 from strandline.access import keyring
 from strandline.access.keyring import Keyring, KnownKey, Line, lines_of, new_key, parse
 from strandline.access.source import Keys, keys_of
-from strandline.config import Settings, check_exposure, shown, survey
+from strandline.config import check_exposure, shown, survey
 from strandline.errors import SettingsError
 from strandline.model import Principal
+from strandline.settings import Settings
 
 HEX = hashlib.sha256(b"secret").hexdigest()
 

@@ -13,7 +13,7 @@ from logged import ours
 from strandline.access import source
 from strandline.access.keyring import KnownKey, new_key
 from strandline.access.source import Keys
-from strandline.config import Settings
+from strandline.settings import Settings
 
 ADA, BOB, EVE = (new_key(name) for name in ("ada", "bob", "eve"))
 

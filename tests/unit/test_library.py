@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import httpx
 import pytest
@@ -16,10 +16,10 @@ from strands import Agent
 
 import strandline
 from strandline.access.keyring import new_key
-from strandline.config import Settings
 from strandline.engine.events import type_of
 from strandline.errors import Invalid, JournalLocked, NotStarted, SettingsError, SetupError, TargetError
-from strandline.library import FAILED, OF_A_SERVER, OF_HTTP, AppSettings, ServerSettings, ServiceSettings
+from strandline.library import FAILED, AppKeywords, ServerKeywords, ServiceKeywords
+from strandline.settings import AppSettings, ServiceSettings, Settings
 from strandline.testing import Gate, ScriptedModel, question
 
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -275,7 +275,7 @@ def test_a_service_without_http_has_no_use_for_settings_of_http() -> None:
 
 
 def test_what_cannot_be_served_is_refused_by_its_name() -> None:
-    with pytest.raises(TargetError, match=r"config:Settings is a class"):
+    with pytest.raises(TargetError, match=r"settings:Settings is a class"):
         strandline.asgi(Settings)
     with pytest.raises(TargetError, match=r"nowhere\.py does not exist"):
         strandline.asgi("nowhere.py")
@@ -329,17 +329,19 @@ def test_serve_says_where_it_cannot_be_called() -> None:
 
 def test_serve_tells_what_is_wrong_and_returns_the_code_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert strandline.serve(Settings, journal="memory:") == FAILED
-    assert capsys.readouterr().err.startswith("strandline: strandline.config:Settings is a class")
+    assert capsys.readouterr().err.startswith("strandline: strandline.settings:Settings is a class")
 
 
 # -- what is exported ----------------------------------------------------------------------------------
 
 
 def test_every_setting_can_be_given_by_its_name_with_a_type() -> None:
-    service, app, server = (set(each.__annotations__) for each in (ServiceSettings, AppSettings, ServerSettings))
-    assert server == set(Settings.__struct_fields__)
-    assert app == server - OF_A_SERVER
-    assert service == app - OF_HTTP
+    for keywords, settings in (
+        (ServiceKeywords, ServiceSettings),
+        (AppKeywords, AppSettings),
+        (ServerKeywords, Settings),
+    ):
+        assert set(get_type_hints(keywords)) == set(settings.__struct_encode_fields__), keywords
 
 
 def test_every_name_of_the_package_is_there() -> None:

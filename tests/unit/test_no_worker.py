@@ -14,6 +14,7 @@ from strandline.engine.service import Service
 from strandline.errors import NoWorker
 from strandline.http.guard import Guard
 from strandline.http.health import Probes
+from strandline.settings import AppSettings
 from strandline.testing.virtual import VirtualClock, run_virtual
 from workers_support import Few, few_workers
 
@@ -32,7 +33,8 @@ def served(main: Callable[[Service, Few], Coroutine[Any, Any, None]], workers: i
 
 async def probed(service: Service) -> tuple[int, str]:
     """Return what `/readyz` says."""
-    probes = Probes(service, Guard(loopback=True), agent_id="a", auth="none", retry_after_s=5)
+    settings = AppSettings()
+    probes = Probes(service, Guard(settings, loopback=True), settings, auth="none")
     answer = await probes.readyz(Request({"type": "http"}))
     told = json.loads(bytes(answer.body))
     assert (answer.status_code == 503) == ("retry-after" in answer.headers) == ("docs/operations.md" in str(told))

@@ -250,5 +250,5 @@ def test_a_retention_of_sessions_below_that_of_runs_would_lose_keys_and_is_refus
         with pytest.raises(SettingsError, match=name):
             resolve({name: value}, {}, folder=tmp_path)
     settings = resolve({"history_retention": "2592000"}, {}, folder=tmp_path).settings
-    assert settings.history_retention == settings.run_retention
-    assert resolve({}, {}, folder=tmp_path).settings.history_retention is None
+    assert settings.history_retention_s == settings.run_retention_s
+    assert resolve({}, {}, folder=tmp_path).settings.history_retention_s is None

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from strandline.cli import say
 from strandline.cli.settings import WIDE, _print
-from strandline.config import Settings, survey
+from strandline.config import survey
+from strandline.settings import Settings
 
 
 @pytest.mark.parametrize("no_color", [True, False])
@@ -21,7 +22,7 @@ def test_every_setting_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, width: i
     _print(found.settings)
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in text.getvalue().splitlines()]
     assert max(len(line.rstrip()) for line in lines) <= width
-    assert [line.split()[0] for line in lines if line[:1].strip()] == list(Settings.__struct_fields__)
+    assert [line.split()[0] for line in lines if line[:1].strip()] == list(Settings.__struct_encode_fields__)
     assert any("soon" in line and "STRANDLINE_TIMEOUT, WRONG" in line for line in lines)
     told = " ".join(" ".join(lines).split())
     assert all(each.meaning in told for each in found.settings) or width >= WIDE

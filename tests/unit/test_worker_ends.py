@@ -13,7 +13,6 @@ import pytest
 from engine_support import Played, asked, echo, outcome, play_round, send
 from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import SystemClock
-from strandline.config import Settings
 from strandline.encoding import encode_messages
 from strandline.engine.calls import Call
 from strandline.engine.failures import FailedThere
@@ -21,6 +20,7 @@ from strandline.engine.tracing import RUN
 from strandline.errors import SetupError
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, InputRequest, NeedsInput, RoundStarted, Token
+from strandline.settings import Settings
 from strandline.testing import Gate
 from strandline.workers import crew, loops, process
 from strandline.workers import messages as m

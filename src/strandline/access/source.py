@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from strandline.access.keyring import Keyring, KnownKey, Line, lines_of, parse
-from strandline.config import Settings
 from strandline.errors import SettingsError
+from strandline.settings import Settings
 
 _log = logging.getLogger("strandline.access")
 

@@ -14,7 +14,7 @@ import typer
 from strandline.cli import say
 
 if TYPE_CHECKING:
-    from strandline.config import Settings
+    from strandline.settings import Settings
 
 Url = Annotated[
     str | None, typer.Option("--url", "-u", help="Address of the server [from this folder's settings]", metavar="URL")

@@ -6,7 +6,7 @@ server that the command would ask, for a moment: where nobody answers, nothing i
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final
 
 import typer
 
@@ -71,13 +71,6 @@ def _asked(ctx: typer.Context, what: str) -> Any:
 
         with httpx.Client(**{**options(url, key), "timeout": WAIT_S}) as client:
             return client.get(f"/v1/{what}", params={"limit": MOST_ASKED}).raise_for_status().json()
-
-
-def choices(kind: object) -> tuple[str, ...]:
-    """Return the values that a setting of this type may have, if they are few."""
-    inner = get_args(kind)[0] if get_args(kind) and get_origin(kind) is not Literal else kind
-    few = [each for each in (inner, *get_args(inner)) if get_origin(each) is Literal]
-    return get_args(few[0]) if few else ()
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:

@@ -68,13 +68,14 @@ def doctor(
 
 
 def _looked(target: str | None, config: Path | None, trials: list["Trial"]) -> Iterator["Finding"]:
-    from strandline.config import DEFAULT, Settings, survey
+    from strandline.config import DEFAULT, FIELDS, survey
     from strandline.doctor import kept, keys, machine, place
     from strandline.doctor.agent import Trial
     from strandline.doctor.finding import note, ok, problem
+    from strandline.settings import Settings
 
     found = survey(os.environ, toml=config)
-    settings = Settings(**{each.name: each.value for each in found.settings if not each.error})
+    settings = Settings(**{FIELDS[each.name]: each.value for each in found.settings if not each.error})
     trial = Trial(target, settings)  # takes the longest: it goes on meanwhile
     trials.append(trial)
     try:

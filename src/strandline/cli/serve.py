@@ -12,14 +12,14 @@ import typer
 from msgspec.structs import replace
 
 from strandline.cli import say
-from strandline.cli.complete import TARGETS, TOML, choices, one_of
-from strandline.config import OF_CLIENTS, PREFIX, default_of, descriptions, kind_of, resolve
+from strandline.cli.complete import TARGETS, TOML, one_of
+from strandline.config import OF_CLIENTS, PREFIX, choices, default_of, descriptions, kind_of, resolve
 from strandline.errors import StrandlineError
 from strandline.exits import REFUSED
 
 if TYPE_CHECKING:
-    from strandline.config import Settings
     from strandline.reload.child import Child
+    from strandline.settings import Settings
 
 _log = logging.getLogger("strandline")
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from strandline.agents.load import default_target
-from strandline.config import Settings
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.doctor.trial import KEYS
 from strandline.errors import TargetError
+from strandline.settings import Settings
 
 TRIED_FOR_S: Final = 20.0
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from strandline.config import Settings, journal_file
+from strandline.config import journal_file
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.errors import JournalError, StrandlineError
 from strandline.journal.ownership import (
@@ -23,6 +23,7 @@ from strandline.journal.ownership import (
 from strandline.journal.reserve import reserve_bytes
 from strandline.journal.soundness import CHECKED_BYTES, check_pages
 from strandline.journal.verify import at_one_moment
+from strandline.settings import Settings
 
 LITTLE_ROOM: Final = 1 << 30
 NO_ROOM: Final = 64 << 20

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from strandline.access.source import Keys
-from strandline.config import OF_CLIENTS, Settings
+from strandline.config import OF_CLIENTS
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.errors import SettingsError
+from strandline.settings import Settings
 
 
 def keys(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:

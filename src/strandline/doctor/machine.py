@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from strandline import __version__
-from strandline.config import Settings
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.providers import PACKAGES, installed, lacks, to_install
+from strandline.settings import Settings
 
 ASKED_FOR_S: Final = 1.0
 """How long a server on this machine gets to answer."""

@@ -4,10 +4,11 @@ import errno
 import socket
 from typing import Any
 
-from strandline.config import Settings, check_exposure, is_loopback
+from strandline.config import check_exposure, is_loopback
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.doctor.machine import asked
 from strandline.errors import SettingsError
+from strandline.settings import Settings
 
 
 def exposure(settings: Settings) -> Finding:

@@ -24,6 +24,7 @@ class Drafts:
     def __init__(self, target: Target, options: Options, clock: Clock, new_run_id: Callable[[], RunId]) -> None:
         self._target = target
         self._options = options
+        self._allowed_content = frozenset(options.allowed_content)
         self._clock = clock
         self._new_run_id = new_run_id
 
@@ -39,7 +40,7 @@ class Drafts:
             check_answers(request)
         else:
             check_policies(request)
-            check_content(request.input, self._options.allowed_content)
+            check_content(request.input, self._allowed_content)
         self._check_size(request)
         now = self._clock.now()
         return NewRun(

@@ -5,10 +5,9 @@ Plain ASGI around Starlette's router: an exception of ours becomes its problem d
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, Literal
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
 
-from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -31,12 +30,13 @@ from strandline.http.guard import Guard
 from strandline.http.health import Probes
 from strandline.http.metrics import Metrics, Scraped
 from strandline.http.naming import Naming
-from strandline.http.openapi import SESSION_HEADER, Described, OpenApi
+from strandline.http.openapi import Described, OpenApi
 from strandline.http.runs import Runs
 from strandline.http.sessions import Sessions
 from strandline.protocols import agentcore, agentcore_wire, openai_wire
 from strandline.protocols.agentcore import AgentCore
 from strandline.protocols.openai import OpenAI, is_spoken_at, nothing_at
+from strandline.settings import AppSettings
 
 _log = logging.getLogger("strandline.http")
 
@@ -47,78 +47,41 @@ Handler = Callable[[Request], Awaitable[Response]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class HttpOptions(Struct, frozen=True, kw_only=True):
-    """What the HTTP face needs to know."""
-
-    agent_id: str
-    max_body_bytes: int
-    max_chat_body_bytes: int
-    retry_after_s: float
-    loopback: bool | None
-    """Whether it is reached from this machine only; None: each request has to say it."""
-    allowed_hosts: Sequence[str] = ()
-    cors_origins: Sequence[str] = ()
-    metrics_public: bool = False
-    trusted_baggage: Literal["all", "operators", "none"] = "all"
-    default_session: Literal["refuse", "shared"] = "refuse"
-    session_header: str = SESSION_HEADER
-    start_wait_s: float = 30.0
-    """How long requests wait for a server that starts."""
-
-
 def build_app(
     service: Service,
     scraped: Scraped,
-    options: HttpOptions,
+    settings: AppSettings,
     keys: Keys | None = None,
-    arrived: Callable[[Headers], object] = id,
-    denied: Callable[[str], object] = id,
+    *,
+    loopback: bool | None = None,
+    on_arrival: Callable[[Headers], object] = id,
+    on_denied: Callable[[str], object] = id,
 ) -> ASGIApp:
     """Return the application. It does not start or stop the service; without `keys` nobody has to show one.
 
-    `arrived` is told the headers of each request, in the task that answers it; `denied` why one was not let in.
+    `loopback`: whether it is reached from this machine only; None: each request has to say it. `on_arrival` is told the
+    headers of each request, in the task that answers it; `on_denied` why one was not let in.
     """
-    guard = Guard(
-        loopback=options.loopback,
-        keys=keys is not None,
-        allowed_hosts=options.allowed_hosts,
-        cors_origins=options.cors_origins,
-    )
-    access = Access(keys, metrics_public=options.metrics_public, trusted_baggage=options.trusted_baggage)
-    in_openais_form = Naming(shares=options.default_session == "shared")
+    guard = Guard(settings, loopback=loopback, keys=keys is not None)
+    access = Access(keys, settings)
+    in_openais_form = Naming(shares=settings.default_session == "shared")
     naming = Naming(shares=keys is None or in_openais_form.shares)
     exchange = Exchange(service)
-    chat = Chat(
-        service,
-        naming,
-        agent_id=options.agent_id,
-        max_body_bytes=options.max_body_bytes,
-        retry_after_s=options.retry_after_s,
-    )
-    runs = Runs(service, exchange, max_body_bytes=options.max_body_bytes)
-    new_runs = SessionRuns(service, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s)
-    sessions = Sessions(service, max_body_bytes=options.max_body_bytes)
+    chat = Chat(service, naming, settings)
+    new_runs = SessionRuns(service, settings)
+    openai = OpenAI(SystemClock(), in_openais_form, settings)
+    runtime = AgentCore(service, SystemClock(), naming, settings)
+    runs = Runs(service, exchange, settings)
+    sessions = Sessions(service, settings)
     changes = Changes(service)
-    openai = OpenAI(
-        SystemClock(),
-        in_openais_form,
-        agent_id=options.agent_id,
-        session_header=options.session_header,
-        max_body_bytes=options.max_body_bytes,
-        max_chat_body_bytes=options.max_chat_body_bytes,
-        retry_after_s=options.retry_after_s,
-    )
-    runtime = AgentCore(
-        service, SystemClock(), naming, max_body_bytes=options.max_body_bytes, retry_after_s=options.retry_after_s
-    )
-    probes = Probes(service, guard, agent_id=options.agent_id, auth=access.mode, retry_after_s=options.retry_after_s)
+    probes = Probes(service, guard, settings, auth=access.mode)
     metrics = Metrics(scraped)
     described = OpenApi(
         Described(
             keys=keys is not None,
             names_session=not naming.shares,
-            session_header=options.session_header,
-            allowed_content=service.options.allowed_content,
+            session_header=settings.session_header,
+            allowed_content=frozenset(service.options.allowed_content),
             timeout_s=service.options.timeout_s,
             queue_timeout_s=service.options.queue_timeout_s,
         )
@@ -162,14 +125,14 @@ def build_app(
         ],
         redirect_slashes=False,
     )
-    denials = Denials(SystemClock(), denied)
+    denials = Denials(SystemClock(), on_denied)
     app: ASGIApp = AccessMiddleware(
-        router, service, guard, access, denials, start_wait_s=options.start_wait_s, on_arrival=arrived
+        router, service, guard, access, denials, start_wait_s=settings.start_wait_s, on_arrival=on_arrival
     )
-    if options.cors_origins:
+    if settings.cors_origins:
         app = CORSMiddleware(
             app,
-            allow_origins=options.cors_origins,
+            allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"],

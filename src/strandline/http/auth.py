@@ -22,6 +22,7 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.guard import EXEMPT
 from strandline.model import ANONYMOUS, Principal, SessionKey, session_id
+from strandline.settings import AppSettings
 
 OPEN: Final = EXEMPT | {"/openapi.json", "/docs"}
 METRICS: Final = "/metrics"
@@ -70,10 +71,10 @@ def session_header(headers: Headers, name: str) -> str | None:
 class Access:
     """Lets requests in. Without keys it lets everybody in, as one principal. Belongs to the serving loop."""
 
-    def __init__(self, keys: Keys | None, *, metrics_public: bool, trusted_baggage: str = "all") -> None:
+    def __init__(self, keys: Keys | None, settings: AppSettings) -> None:
         self._keys = keys
-        self._trusted_baggage = trusted_baggage
-        self._open = OPEN | {METRICS} if metrics_public else OPEN
+        self._trusted_baggage = settings.trusted_baggage
+        self._open = OPEN | {METRICS} if settings.metrics_public else OPEN
         self._let_in: dict[LetIn, None] = {}
         if keys is not None:
             keys.on_change(self._changed)

@@ -25,6 +25,7 @@ from strandline.model import (
     RunStatus,
     SessionId,
 )
+from strandline.settings import AppSettings
 
 READS: Final = "The body is an object with `message`, a string, and, if you like, `session_id`"
 MISSING: Final = f"Object missing required field `message`. {READS}"
@@ -67,20 +68,16 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Chat(Dialect):
     """`POST /chat`, as a dialect, and `GET /history`."""
 
-    def __init__(
-        self, service: Service, naming: Naming, *, agent_id: str, max_body_bytes: int, retry_after_s: float
-    ) -> None:
+    def __init__(self, service: Service, naming: Naming, settings: AppSettings) -> None:
         self._service = service
         self._naming = naming
-        self._retry_after_s = retry_after_s
-        self._agent_id = agent_id
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
         self._decode = msgspec.json.Decoder(ChatBody).decode
 
     async def parse(self, request: Request) -> RunRequest:
         """Read a message, or answers."""
         as_events = wants_events(request)
-        sent = await wire.read_body(request, self._max_body_bytes)
+        sent = await wire.read_body(request, self._settings.max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
         return RunRequest(
             key=session_of(request, self._naming.named(body.session_id, "`session_id` in the body")),
@@ -97,11 +94,11 @@ class Chat(Dialect):
             value = {
                 "status": RunStatus.QUEUED,
                 "response": "",
-                "agent_id": self._agent_id,
+                "agent_id": self._settings.agent_id,
                 "session_id": run.ticket.key.session_id,
                 "run_id": run.ticket.run_id,
             }
-            headers = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+            headers = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
             return wire.answer(value, wire.ACCEPTED, headers)
         return wire.answer(self._answer(end, run.ticket.key.session_id, run.ticket.run_id), headers=run.replayed)
 
@@ -131,7 +128,7 @@ class Chat(Dialect):
         return ChatAnswer(
             status=status,
             response=text,
-            agent_id=self._agent_id,
+            agent_id=self._settings.agent_id,
             session_id=session,
             run_id=run_id,
             error_code=code,

@@ -17,13 +17,13 @@ word for them then (`is_named`), the others never have more.
 import functools
 import ipaddress
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from starlette.types import Scope
 
 from strandline.config import is_loopback
 from strandline.http import wire
+from strandline.settings import AppSettings
 
 EXEMPT: Final = frozenset({"/livez", "/readyz", "/ping", "/health"})
 PAGES: Final = frozenset({"/docs"})
@@ -38,18 +38,11 @@ _PLAIN_NAME: Final = re.compile(r"[a-z0-9_.-]{1,253}")
 class Guard:
     """Tells which requests are foreign, before anything of them is read."""
 
-    def __init__(
-        self,
-        *,
-        loopback: bool | None,
-        keys: bool = False,
-        allowed_hosts: Sequence[str] = (),
-        cors_origins: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, settings: AppSettings, *, loopback: bool | None, keys: bool = False) -> None:
         self._loopback = loopback
-        self._hosts = frozenset(host.lower() for host in (*LOOPBACK_NAMES, *allowed_hosts))
-        self._checks_beyond_loopback = bool(allowed_hosts) or (loopback is False and not keys)
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in cors_origins)
+        self._hosts = frozenset(host.lower() for host in (*LOOPBACK_NAMES, *settings.allowed_hosts))
+        self._checks_beyond_loopback = bool(settings.allowed_hosts) or (loopback is False and not keys)
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
 
     def refusal(self, scope: Scope) -> str | None:
         """Return why a request is refused, None if it is not."""

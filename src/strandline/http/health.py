@@ -16,6 +16,7 @@ from strandline.errors import DiskLow, NoWorker
 from strandline.http import wire
 from strandline.http.auth import caller_of
 from strandline.http.guard import Guard
+from strandline.settings import AppSettings
 
 
 class HealthBody(Struct, frozen=True, kw_only=True):
@@ -79,11 +80,10 @@ _TROUBLE: Final = {NoWorker.code: NO_WORKER, DiskLow.code: DISK_LOW}
 class Probes:
     """The routes of probes."""
 
-    def __init__(self, service: Service, guard: Guard, *, agent_id: str, auth: str, retry_after_s: float) -> None:
+    def __init__(self, service: Service, guard: Guard, settings: AppSettings, *, auth: str) -> None:
         self._service = service
         self._guard = guard
-        self._retry_after_s = retry_after_s
-        self._agent_id = agent_id
+        self._settings = settings
         self._auth = auth
 
     async def health(self, request: Request) -> Response:
@@ -102,7 +102,7 @@ class Probes:
     def _shown(self, request: Request, health: Health) -> HealthBody:
         return HealthBody(
             status="healthy" if health.has_been_ready else "starting",
-            agent_id=self._agent_id,
+            agent_id=self._settings.agent_id,
             processing=health.processing,
             queue_depth=health.queue_depth,
             running=health.running,
@@ -136,7 +136,7 @@ class Probes:
             status = ProbeBody("starting")
         else:
             status = _TROUBLE.get(health.trouble, NOTHING_IS_KEPT)
-        return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._retry_after_s))
+        return wire.answer(status, wire.UNAVAILABLE, wire.retry_after(self._settings.retry_after_s))
 
 
 def _by_name(service: Service) -> dict[str, Share]:

@@ -20,6 +20,7 @@ from strandline.http.exchange.exchange import Exchange
 from strandline.http.sse import RunEvents, last_event_id
 from strandline.http.wishes import Priority, whole_number
 from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
+from strandline.settings import AppSettings
 
 MAX_WAIT_S: Final = 300
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -108,10 +109,10 @@ def runs_body(page: RunViews) -> RunsBody:
 class Runs:
     """The routes of runs."""
 
-    def __init__(self, service: Service, exchange: Exchange, *, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, exchange: Exchange, settings: AppSettings) -> None:
         self._service = service
         self._exchange = exchange
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
         self._decode_move = msgspec.json.Decoder(MoveBody).decode
         self._decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
@@ -149,7 +150,7 @@ class Runs:
         """Move a run that waits; 409 if it has begun or ended."""
         run_id = RunId(request.path_params["run_id"])
         reads = "`priority` is 1 to 5, or `front` is true"
-        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_move, reads)
+        body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_move, reads)
         priority = whole_number(body.priority)
         if (priority is None) is not body.front:
             raise Invalid(f"one of two has to be said: {reads}")
@@ -161,7 +162,9 @@ class Runs:
     async def cancel(self, request: Request) -> Response:
         """Cancel a run: 200 if it has ended by that, 202 if it executes and was asked to end; 409 if it had ended."""
         run_id = RunId(request.path_params["run_id"])
-        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, "`force` is true or false")
+        body, _ = await wire.read_json(
+            request, self._settings.max_body_bytes, self._decode_cancel, "`force` is true or false"
+        )
         view = await self._service.cancel(principal_of(request), run_id, force=body.force)
         forced = " by force" if body.force else ""
         changed(request, f"cancelled run {run_id} of session {view.run.key.session_id}{forced}")

@@ -26,6 +26,7 @@ from strandline.model import (
     SessionView,
     session_id,
 )
+from strandline.settings import AppSettings
 
 
 class CancelSessionBody(Struct, frozen=True):
@@ -91,9 +92,9 @@ class HistoryBody(Struct, frozen=True, kw_only=True):
 class Sessions:
     """The routes of sessions."""
 
-    def __init__(self, service: Service, *, max_body_bytes: int) -> None:
+    def __init__(self, service: Service, settings: AppSettings) -> None:
         self._service = service
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
         self._decode_cancel = msgspec.json.Decoder(CancelSessionBody).decode
 
     # -- runs --------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ class Sessions:
     async def cancel(self, request: Request) -> Response:
         """Cancel what waits in a session, with `running` what executes too: 202 if that was asked to end, else 200."""
         reads = "`running` and `force` are true or false"
-        body, _ = await wire.read_json(request, self._max_body_bytes, self._decode_cancel, reads)
+        body, _ = await wire.read_json(request, self._settings.max_body_bytes, self._decode_cancel, reads)
         key = _key(request)
         stopped = await self._service.cancel_session(key, running=body.running, force=body.force)
         forced = " by force" if body.force else ""

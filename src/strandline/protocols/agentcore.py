@@ -37,6 +37,7 @@ from strandline.protocols.agentcore_wire import (
     told_by,
 )
 from strandline.protocols.waiting import Waiting
+from strandline.settings import AppSettings
 
 _log = logging.getLogger("strandline.agentcore")
 
@@ -46,14 +47,11 @@ PLACE: Final = "/invocations"
 class AgentCore(Dialect):
     """`POST /invocations`, as a dialect, and `GET /ping`."""
 
-    def __init__(
-        self, service: Service, clock: Clock, naming: Naming, *, max_body_bytes: int, retry_after_s: float
-    ) -> None:
+    def __init__(self, service: Service, clock: Clock, naming: Naming, settings: AppSettings) -> None:
         self._service = service
         self._clock = clock
         self._naming = naming
-        self._max_body_bytes = max_body_bytes
-        self._retry_after_s = retry_after_s
+        self._settings = settings
         self._decode = msgspec.json.Decoder(Invocation).decode
         self._is_busy = False
         self._changed_at = clock.now()
@@ -61,7 +59,7 @@ class AgentCore(Dialect):
     async def parse(self, request: Request) -> RunRequest:
         """Read a prompt, or answers. Any content type will do."""
         as_events = wants_events(request)
-        sent = await wire.read_body(request, self._max_body_bytes)
+        sent = await wire.read_body(request, self._settings.max_body_bytes)
         body = wire.decoded(sent, self._decode, READS)
         return RunRequest(
             key=session_of(request, named_session(request.headers, self._naming)),
@@ -87,7 +85,7 @@ class AgentCore(Dialect):
         run_id, session = run.ticket.run_id, run.ticket.key.session_id
         if isinstance(end, Later):
             later = InvocationAnswer(result="", run_id=run_id, session_id=session, status=RunStatus.QUEUED)
-            where = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+            where = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
             return wire.answer(later, wire.ACCEPTED, {**where, SESSION: session})
         headers = {SESSION: session, **run.replayed}
         if (reason := reason_of(end)) is not None:

@@ -45,6 +45,7 @@ from strandline.protocols.openai_wire import (
     tokens,
 )
 from strandline.protocols.waiting import Waiting
+from strandline.settings import AppSettings
 
 _ROUTES: Final = (
     "assistants|audio|batches|completions|containers|conversations|embeddings|evals|files|fine_tuning|images|models|"
@@ -71,24 +72,12 @@ def nothing_at(path: str) -> str:
 class OpenAI(Dialect):
     """Chat completions, as a dialect, and the routes of models."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        naming: Naming,
-        *,
-        agent_id: str,
-        session_header: str,
-        max_body_bytes: int,
-        max_chat_body_bytes: int,
-        retry_after_s: float,
-    ) -> None:
+    def __init__(self, clock: Clock, naming: Naming, settings: AppSettings) -> None:
         self._clock = clock
         self._naming = naming
-        self._session_header = session_header
-        self._agent_id = agent_id
-        self._bodies = BodyReader(max_body_bytes=max_body_bytes, max_chat_body_bytes=max_chat_body_bytes)
-        self._retry_after_s = retry_after_s
-        self._model = Model(id=agent_id, created=int(clock.now()))
+        self._settings = settings
+        self._bodies = BodyReader(max_body_bytes=settings.max_body_bytes, max_chat_body_bytes=settings.chat_body_bytes)
+        self._model = Model(id=settings.agent_id, created=int(clock.now()))
 
     async def models(self, request: Request) -> Response:
         """Return the agent as the one model that there is."""
@@ -96,8 +85,8 @@ class OpenAI(Dialect):
 
     async def model(self, request: Request) -> Response:
         """Return the agent as a model."""
-        if (asked := request.path_params["model"]) != self._agent_id:
-            raise NotFound(f"there is no model {asked}; the agent is {self._agent_id}")
+        if (asked := request.path_params["model"]) != self._model.id:
+            raise NotFound(f"there is no model {asked}; the agent is {self._model.id}")
         return wire.answer(self._model)
 
     async def parse(self, request: Request) -> RunRequest:
@@ -124,7 +113,7 @@ class OpenAI(Dialect):
         completion = Completion(
             id=run.ticket.run_id,
             created=int(self._clock.now()),
-            model=self._agent_id,
+            model=self._model.id,
             choices=[Choice(message=said, finish_reason=answer.finish_reason)],
             usage=tokens(end.usage),
             strandline=Extension(run.ticket.key.session_id, end.status, end.input_requests),
@@ -138,7 +127,7 @@ class OpenAI(Dialect):
         chunks = Chunks(
             run.ticket.run_id,
             run.ticket.key.session_id,
-            model=self._agent_id,
+            model=self._model.id,
             created=int(self._clock.now()),
             with_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
             waiting=Waiting(run.request.scope, run.ticket.key.session_id),
@@ -147,7 +136,7 @@ class OpenAI(Dialect):
         return chunks, run.replayed
 
     def _named(self, request: Request, body: CompletionBody) -> str:
-        header = self._session_header
+        header = self._settings.session_header
         name = named_session(header, session_header(request.headers, header), body)
         return self._naming.named(name, f"in the header {header}, as `metadata.session_id` or as `user`")
 
@@ -158,14 +147,14 @@ class OpenAI(Dialect):
         Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
         """
         error = _goes_on(run)
-        headers = {"Location": run.location, **wire.retry_after(self._retry_after_s)}
+        headers = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
         if run.keyed:
             return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
         told: dict[str, Any] = {
             "id": run.ticket.run_id,
             "object": "chat.completion",
             "created": int(self._clock.now()),
-            "model": self._agent_id,
+            "model": self._model.id,
             "choices": [],
             "strandline": Extension(run.ticket.key.session_id, RunStatus.QUEUED, []),
         }

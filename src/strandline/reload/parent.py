@@ -21,12 +21,13 @@ from time import monotonic
 from typing import Any, Final
 
 from strandline import __version__
-from strandline.config import CONFIG, TOML_FILE, Settings, check_exposure
+from strandline.config import CONFIG, TOML_FILE, check_exposure
 from strandline.errors import TargetError
 from strandline.exits import INTERRUPTED, REFUSED
 from strandline.listener import listen
 from strandline.reload.changes import Changes
 from strandline.reload.words import executing, go_on, how, shown, unfinished
+from strandline.settings import Settings
 
 QUIET_S: Final = 0.15
 """A reload begins when no file has changed for so long: editors and version control write several at once."""
@@ -157,7 +158,7 @@ class _Parent:
         """Act on what a child says."""
         match message:
             case {"event": "stopping", "running": int(running)} if self._stopping and running:
-                grace_s = self._plan.settings.drain_grace
+                grace_s = self._plan.settings.drain_grace_s
                 self._say(f"{executing(running)}: {grace_s:g} s to finish; Ctrl-C again leaves at once")
             case _ if self._stopping:
                 pass
@@ -177,7 +178,7 @@ class _Parent:
                     self._away_since = None
             case {"event": "stopping", "running": running, "waiting": waiting}:
                 self._away_since = monotonic()
-                for line in unfinished(running, waiting, self._plan.settings.drain_grace):
+                for line in unfinished(running, waiting, self._plan.settings.drain_grace_s):
                     self._say(line)
 
     async def _ended(self, child: _Child, code: int) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from strandline.clock import SystemClock
-from strandline.config import Settings
 from strandline.errors import SetupError
 from strandline.model import Carrier
+from strandline.settings import Settings
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.messages import Setup
 from strandline.workers.process import WorkerProcess

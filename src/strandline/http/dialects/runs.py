@@ -18,6 +18,7 @@ from strandline.http.runs import preferred_wait_s, run_body
 from strandline.http.sse import RunEvents, resumed_after, wants_events
 from strandline.http.wishes import Responses, Wishes
 from strandline.model import Block, Outcome
+from strandline.settings import AppSettings
 
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
 
@@ -34,10 +35,9 @@ class NewRunBody(Wishes, frozen=True, kw_only=True):
 class SessionRuns(Dialect):
     """Answers 202 at once, or with `Prefer: wait=N` 200 if the run ends within N seconds; a replay is 200."""
 
-    def __init__(self, service: Service, *, max_body_bytes: int, retry_after_s: float) -> None:
+    def __init__(self, service: Service, settings: AppSettings) -> None:
         self._service = service
-        self._max_body_bytes = max_body_bytes
-        self._retry_after_s = retry_after_s
+        self._settings = settings
         self._decode = decoder(NewRunBody)
 
     async def parse(self, request: Request) -> RunRequest:
@@ -45,7 +45,7 @@ class SessionRuns(Dialect):
         key = session_of(request, request.path_params["session_id"])
         wait_s = preferred_wait_s(request)
         as_events = wants_events(request)
-        body, sent = await wire.read_json(request, self._max_body_bytes, self._decode, READS)
+        body, sent = await wire.read_json(request, self._settings.max_body_bytes, self._decode, READS)
         return RunRequest(
             key=key,
             input=body.input,
@@ -66,7 +66,7 @@ class SessionRuns(Dialect):
         if view.run.outcome is not None and (run.ticket.replayed or wait_s is not None):
             return wire.answer(run_body(view), wire.OK, headers)
         if self._service.health().draining:
-            headers |= wire.retry_after(self._retry_after_s)
+            headers |= wire.retry_after(self._settings.retry_after_s)
         return wire.answer(run_body(view), wire.ACCEPTED, headers)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
