@@ -167,9 +167,10 @@ class Server:
                 reply.set_exception(Gone())
 
     def is_quiet(self) -> bool:
-        """Tell whether nothing executes, is held or waits, and it would go on if something came."""
+        """Tell whether nothing executes, is held, waits or is on its way, and it would go on if something came."""
         health = self.service.health()
-        return self.ready and health.ready and not health.processing and not health.queue_depth
+        rests = not (health.processing or health.queue_depth or self.service._dispatcher.expects_claims())
+        return self.ready and health.ready and rests
 
     def is_choked(self) -> bool:
         """Tell whether runs wait since too many ended ones of their principal still work."""

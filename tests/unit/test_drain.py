@@ -1,18 +1,22 @@
 """A drain that begins while runs are being accepted: what was claimed for them is given back, uncounted."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from engine_support import Played, echo
+from engine_support import Played, echo, send, serving
+from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
+from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, RunId, RunStatus, SessionId, SessionKey
+from strandline.model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
+from strandline.testing.virtual import VirtualClock, run_virtual
 
 
 def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
@@ -48,3 +52,36 @@ def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
         return [(run.status, run.attempt) for run in runs if run is not None]
 
     assert asyncio.run(main()) == [(RunStatus.QUEUED, 0)] * 3
+
+
+class Late(MemoryJournal):
+    """Delivers claims long after the answers of their verbs."""
+
+    async def claims(self) -> AsyncIterator[Claim]:
+        async for claim in super().claims():
+            await asyncio.sleep(0.5)
+            yield claim
+
+
+def test_a_drain_waits_for_claims_that_are_on_their_way_and_gives_their_runs_back_uncounted() -> None:
+    """One was made with the end of the run before it, one with its accept."""
+
+    async def main(clock: VirtualClock) -> None:
+        async def behaviour(attempt: Attempt) -> str:
+            await asyncio.sleep(1)
+            return "done"
+
+        journal = Late(clock)
+        async with serving(clock, Played(behaviour), journal, drain_grace_s=0) as service:
+            first, second = [await send(service, text) for text in ("one", "two")]
+            assert isinstance(await first.stream.outcome(), Outcome)
+            other = await send(service, "three", "another")
+            await service.drain()
+            assert [await each.stream.outcome() for each in (second, other)] == [Later.LATER, Later.LATER]
+        assert await journal.open("test", max_attempts=3) == []
+        for ticket in (second, other):
+            run = await journal.read(RunQuery(ANONYMOUS, ticket.run_id))
+            assert run is not None
+            assert (run.status, run.attempt) == (RunStatus.QUEUED, 0)
+
+    run_virtual(main)

@@ -1,10 +1,9 @@
 """Which free session goes next. Plain sync code: it decides, others act.
 
 A slot is the right to have one run claimed; there are `max_running`, of which each principal may have a share. Whoever
-asks the journal for a claim reserves a slot first, so that a claim never waits for one; a claim comes after the answer
-of the verb that made it. Sessions that wait for a slot
-are served in turn: between principals first, then between the sessions of one. The journal decides the order within a
-session.
+asks the journal for a claim reserves a slot first, so that a claim never waits for one; the claim comes after the
+answer. Sessions that wait for a slot are served in turn: between principals first, then between the sessions of one.
+The journal decides the order within a session.
 
 A run that has ended and still works is a *leftover*, until its last thread has ended, also when its session goes on.
 Where leftovers are bounded for each principal, each keeps its slot: of the share of its principal, if that has one, and
