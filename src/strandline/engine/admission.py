@@ -177,10 +177,9 @@ class Admission:
             self._streams.drop(new.run_id)
             return accepted
         self._observer.accepted()
-        if new.run_id in self._streams:  # else it has ended meanwhile
-            self._audience.expect(new.run_id, new.key, on_disconnect)
-            if accepted.position:
-                self._positions.changed(new.key)
+        self._audience.expect(new.run_id, new.key, on_disconnect)  # before its claim comes
+        if accepted.position:
+            self._positions.changed(new.key)
         if accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         if accepted.position:
