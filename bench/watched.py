@@ -26,7 +26,7 @@ from bench.load import drive
 from bench.servers import ROOT
 
 UNWATCHED = """
-import strandline.server as server, strandline.http.app as app
+import strandline.server as server, strandline.http.app.build as app
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
 from strandline.engine.tracing import Untraced

@@ -9,7 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from strandline import errors
 from strandline.config import ALIASES, PREFIX, default_of, descriptions
 from strandline.http import wire
-from strandline.http.event_schemas import RUN_EVENTS, SESSION_EVENTS
+from strandline.http.app.event_schemas import RUN_EVENTS, SESSION_EVENTS
 from strandline.model import ErrorCode
 from strandline.telemetry.catalogue import METRICS
 

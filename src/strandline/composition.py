@@ -27,7 +27,7 @@ from strandline.engine.loops import AgentLoops, HasLoops, Loops
 from strandline.engine.options import Options
 from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
-from strandline.http.app import build_app
+from strandline.http.app.build import build_app
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.logs import dropped

@@ -29,7 +29,7 @@ from strandline.composition import build_face, build_loops, build_service, open_
 from strandline.config import check_exposure, is_loopback, journal_file
 from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.garbage import look_less
-from strandline.http.connections import allowed, connections
+from strandline.http.middleware.connections import allowed, connections
 from strandline.journal.port import Journal
 from strandline.listener import keep_from_forks, listen
 from strandline.settings import Settings

@@ -20,7 +20,7 @@ from botocore.exceptions import ReadTimeoutError
 from acceptance.checkpoints import Checkpoints, checkpoints
 from acceptance.server import DEADLINE_S, TARGETS, Server, free_port, serving, texts, until
 from strandline.check.adapters import SESSION_HEADER
-from strandline.protocols.agentcore_wire import REQUEST_ID, SESSION
+from strandline.http.dialects.agentcore.wire import REQUEST_ID, SESSION
 
 AGENT = TARGETS / "agent.py"
 MAX_BODY = 100_000

@@ -16,7 +16,7 @@ from acceptance.events import listening
 from acceptance.server import DEADLINE_S, TARGETS, Server, ran, serving, texts, tool_results, until
 from strandline.client import Client
 from strandline.history import NOT_ANSWERED
-from strandline.protocols.agentcore_wire import SESSION
+from strandline.http.dialects.agentcore.wire import SESSION
 from strandline.testing.checker import check_history
 
 AGENT = TARGETS / "agent.py"

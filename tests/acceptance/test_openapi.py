@@ -15,7 +15,7 @@ from acceptance.checkpoints import checkpoints
 from acceptance.events import listening
 from acceptance.server import TARGETS, Server, serving, until
 from strandline.access.keyring import new_key
-from strandline.http.openapi import HEADERS
+from strandline.http.app.openapi import HEADERS
 
 Document = dict[str, Any]
 FUNCTION = f"{TARGETS / 'function.py'}:answer"

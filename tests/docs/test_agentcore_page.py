@@ -15,9 +15,9 @@ from acceptance.server import Server, serving
 from acceptance.test_agentcore import connected
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
-from strandline.http.wishes import Wishes
+from strandline.http.dialects.agentcore import wire as agentcore
+from strandline.http.exchange.run_options import Wishes
 from strandline.model import ErrorCode
-from strandline.protocols import agentcore_wire as agentcore
 
 PAGE = "agentcore.md"
 TEXT = (DOCS / PAGE).read_text()

@@ -20,8 +20,8 @@ from strandline.access.keyring import Keyring, new_key
 from strandline.access.source import Keys
 from strandline.agents.function import Session
 from strandline.errors import SetupError
-from strandline.http.auth import Access, LetIn
-from strandline.http.openapi import OPERATIONS
+from strandline.http.app.openapi import OPERATIONS
+from strandline.http.middleware.auth import Access, LetIn
 from strandline.library import AgentApp
 from strandline.settings import AppSettings
 from strandline.testing import Gate, ScriptedModel

@@ -10,7 +10,7 @@ import pytest
 
 from strandline.access.keyring import id_of, new_key
 from strandline.http import wire
-from strandline.http.access_log import BURST, EVERY_S, Denials
+from strandline.http.middleware.access_log import BURST, EVERY_S, Denials
 from strandline.telemetry.tally import DENIALS, Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
 from unit.test_access import ADA, BOB, OPS, run, served

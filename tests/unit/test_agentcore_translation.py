@@ -17,10 +17,24 @@ from strandline.engine.service import Service
 from strandline.engine.why import Reason, Why
 from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
-from strandline.http.auth import Access
+from strandline.http.dialects.agentcore.dialect import AgentCore
+from strandline.http.dialects.agentcore.stream import Pieces
+from strandline.http.dialects.agentcore.wire import (
+    LONGEST,
+    REQUEST_ID,
+    SESSION,
+    Invocation,
+    named_session,
+    prompt_of,
+    reason_of,
+    refusal,
+    told_by,
+)
+from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Exchange
-from strandline.http.naming import Naming
-from strandline.http.wishes import Responses, kept_with
+from strandline.http.exchange.run_options import Responses, kept_with
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.middleware.auth import Access
 from strandline.model import (
     ANONYMOUS,
     ErrorCode,
@@ -33,20 +47,6 @@ from strandline.model import (
     SessionId,
     SessionKey,
 )
-from strandline.protocols.agentcore import AgentCore
-from strandline.protocols.agentcore_stream import Pieces
-from strandline.protocols.agentcore_wire import (
-    LONGEST,
-    REQUEST_ID,
-    SESSION,
-    Invocation,
-    named_session,
-    prompt_of,
-    reason_of,
-    refusal,
-    told_by,
-)
-from strandline.protocols.waiting import Waiting
 from strandline.settings import AppSettings
 
 RUN, HERE = RunId("run_1"), SessionId("ada")

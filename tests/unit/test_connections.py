@@ -16,8 +16,9 @@ from uvicorn.server import ServerState
 
 from logged import ours
 from strandline.errors import StrandlineError
-from strandline.http import connections as room
-from strandline.http.connections import (
+from strandline.http.middleware import connections as room
+from strandline.http.middleware.connection_limiter import FOR_PROBES, Crowd
+from strandline.http.middleware.connections import (
     HEADER_BYTES,
     MAX_BEHIND,
     MAX_HEAD_BYTES,
@@ -26,7 +27,6 @@ from strandline.http.connections import (
     allowed,
     connections,
 )
-from strandline.http.crowd import FOR_PROBES, Crowd
 from strandline.telemetry.tally import Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
 

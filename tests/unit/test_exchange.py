@@ -15,9 +15,9 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
+from strandline.http.exchange.run_options import Response as Answered
+from strandline.http.exchange.run_options import Responses, Wishes
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
-from strandline.http.wishes import Response as Answered
-from strandline.http.wishes import Responses, Wishes
 from strandline.model import OnDisconnect, Outcome, RunStatus
 from strandline.testing.gate import Gate
 from strandline.testing.virtual import VirtualClock, run_virtual

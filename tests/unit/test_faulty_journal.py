@@ -18,8 +18,8 @@ from strandline.engine.claims import TAKE_AGAIN_S
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import JournalUnavailable
-from strandline.http.guard import Guard
-from strandline.http.health import Probes
+from strandline.http.middleware.guard import Guard
+from strandline.http.routes.health import Probes
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome
 from strandline.settings import AppSettings

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import pytest
 
-from strandline.http.guard import EXEMPT, Guard
+from strandline.http.middleware.guard import EXEMPT, Guard
 from strandline.settings import AppSettings
 
 OURS: Final = ("localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:8080", "localhost:")

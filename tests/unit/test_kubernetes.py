@@ -8,8 +8,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from strandline.config import ALIASES, PREFIX, default_of, descriptions
-from strandline.http import app
-from strandline.http.guard import EXEMPT
+from strandline.http.app import build as app
+from strandline.http.middleware.guard import EXEMPT
 from strandline.server import CONNECTIONS_GRACE_S
 
 ROOT: Final = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from engine_support import Played, echo, key, outcome, send, serving
 from strandline.engine.service import Service
 from strandline.errors import NoWorker
-from strandline.http.guard import Guard
-from strandline.http.health import Probes
+from strandline.http.middleware.guard import Guard
+from strandline.http.routes.health import Probes
 from strandline.settings import AppSettings
 from strandline.testing.virtual import VirtualClock, run_virtual
 from workers_support import Few, few_workers

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
-from strandline.http.keys import fingerprint
-from strandline.protocols.openai_body import PIECE_BYTES, BodyReader, LongBody, Received
-from strandline.protocols.openai_wire import prompt_of
+from strandline.http.dialects.openai.body import PIECE_BYTES, BodyReader, LongBody, Received
+from strandline.http.dialects.openai.wire import prompt_of
+from strandline.http.exchange.idempotency import fingerprint
 
 MOST = 1000
 CHAT = 20_000

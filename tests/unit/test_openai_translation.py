@@ -12,6 +12,11 @@ from strandline.engine.events import Event, MessageAdded, Numbered, RunFinished,
 from strandline.engine.why import Reason, Why
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.dialects.openai.answer import Answer, NoAnswer, answer_of
+from strandline.http.dialects.openai.dialect import is_spoken_at, named_session
+from strandline.http.dialects.openai.stream import Chunks
+from strandline.http.dialects.openai.wire import CompletionBody, failed, prompt_of, refusal, tokens
+from strandline.http.dialects.waiting import Waiting
 from strandline.model import (
     ErrorCode,
     InputRequest,
@@ -22,11 +27,6 @@ from strandline.model import (
     RunStatus,
     SessionId,
 )
-from strandline.protocols.openai import is_spoken_at, named_session
-from strandline.protocols.openai_answer import Answer, NoAnswer, answer_of
-from strandline.protocols.openai_stream import Chunks
-from strandline.protocols.openai_wire import CompletionBody, failed, prompt_of, refusal, tokens
-from strandline.protocols.waiting import Waiting
 
 RUN = RunId("run_1")
 PIXEL = "data:image/png;base64,iVBORw0KGgo="

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.protocols.spoken import BREAK, Spoken
+from strandline.http.dialects.sent_text import BREAK, Spoken
 
 
 def test_pieces_are_sent_as_they_come_and_the_whole_message_adds_nothing() -> None:

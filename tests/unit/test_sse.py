@@ -12,7 +12,7 @@ from strandline.engine.eventlog import AT_ONCE, Bounds
 from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
 from strandline.engine.shelf import Shelf
 from strandline.engine.stream import RunStream
-from strandline.http.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
+from strandline.http.exchange.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.desk import StillClock
 

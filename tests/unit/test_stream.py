@@ -25,7 +25,7 @@ from strandline.engine.events import (
 from strandline.engine.feeds import Feeds
 from strandline.engine.shelf import ENTRY_BYTES, Shelf
 from strandline.engine.stream import MANY, Later, RunStream
-from strandline.http.sse import framed
+from strandline.http.exchange.sse import framed
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 

@@ -16,7 +16,7 @@ from strandline.agents.function import Session
 from strandline.engine.eventlog import Bounds
 from strandline.engine.events import SessionPaused
 from strandline.engine.feeds import Feeds
-from strandline.http.events import MOST_SESSIONS
+from strandline.http.routes.events import MOST_SESSIONS
 from strandline.library import AgentApp
 from strandline.model import SessionId
 from strandline.printable import clean

@@ -51,9 +51,9 @@ CUTS: Final = (
     "request_timeout",
     "too_many_behind",
 )
-"""Why connections are ended before their time: see `strandline.http.crowd`."""
+"""Why connections are ended before their time: see `strandline.http.middleware.connection_limiter`."""
 DENIALS: Final = ("foreign", "malformed_key", "no_key", "operators_only", "revoked_key", "unknown_key")
-"""Why requests were not let in: see `strandline.http.access_log`."""
+"""Why requests were not let in: see `strandline.http.middleware.access_log`."""
 OUTCOMES: Final = tuple(sorted(status.value for status in ENDED))
 
 RUN_TIMES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0)

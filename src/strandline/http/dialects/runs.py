@@ -11,12 +11,12 @@ from strandline.encoding import decoder
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.http import wire
-from strandline.http.auth import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_options import Responses, Wishes
 from strandline.http.exchange.run_request import RunRequest
-from strandline.http.runs import preferred_wait_s, run_body
-from strandline.http.sse import RunEvents, resumed_after, wants_events
-from strandline.http.wishes import Responses, Wishes
+from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
+from strandline.http.middleware.auth import session_of
+from strandline.http.routes.runs import preferred_wait_s, run_body
 from strandline.model import Block, Outcome
 from strandline.settings import AppSettings
 

@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from strandline.engine.asked import Request
 from strandline.errors import Invalid
-from strandline.http.keys import fingerprint
-from strandline.http.wishes import Responses, Wishes, kept_with, whole_number
+from strandline.http.exchange.idempotency import fingerprint
+from strandline.http.exchange.run_options import Responses, Wishes, kept_with, whole_number
 from strandline.model import IfBusy, Input, SessionKey
 
 UNTIL_IT_ENDS: Final = math.inf

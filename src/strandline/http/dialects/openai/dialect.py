@@ -17,16 +17,10 @@ from strandline.clock import Clock
 from strandline.engine.stream import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.auth import session_header, session_of
-from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_request import RunRequest
-from strandline.http.keys import KEY
-from strandline.http.naming import Naming
-from strandline.model import Outcome, RunStatus, SessionId, session_id
-from strandline.protocols.openai_answer import NoAnswer, answer_of
-from strandline.protocols.openai_body import BodyReader
-from strandline.protocols.openai_stream import Chunks
-from strandline.protocols.openai_wire import (
+from strandline.http.dialects.openai.answer import NoAnswer, answer_of
+from strandline.http.dialects.openai.body import BodyReader
+from strandline.http.dialects.openai.stream import Chunks
+from strandline.http.dialects.openai.wire import (
     ENDED,
     SEND_AGAIN,
     SEND_NO_MORE,
@@ -44,7 +38,13 @@ from strandline.protocols.openai_wire import (
     prompt_of,
     tokens,
 )
-from strandline.protocols.waiting import Waiting
+from strandline.http.dialects.waiting import Waiting
+from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.idempotency import KEY
+from strandline.http.exchange.run_request import RunRequest
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.middleware.auth import session_header, session_of
+from strandline.model import Outcome, RunStatus, SessionId, session_id
 from strandline.settings import AppSettings
 
 _ROUTES: Final = (

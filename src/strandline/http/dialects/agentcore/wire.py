@@ -16,10 +16,10 @@ from strandline.encoding import encode
 from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.auth import session_header
-from strandline.http.naming import Naming
-from strandline.http.wishes import Response as Answered
-from strandline.http.wishes import Responses, Wishes
+from strandline.http.exchange.run_options import Response as Answered
+from strandline.http.exchange.run_options import Responses, Wishes
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.middleware.auth import session_header
 from strandline.model import (
     ErrorCode,
     InputRequest,

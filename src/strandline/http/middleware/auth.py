@@ -20,7 +20,7 @@ from strandline.access.keyring import KnownKey, id_of
 from strandline.access.source import Keys
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.guard import EXEMPT
+from strandline.http.middleware.guard import EXEMPT
 from strandline.model import ANONYMOUS, Principal, SessionKey, session_id
 from strandline.settings import AppSettings
 

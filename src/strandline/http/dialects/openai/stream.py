@@ -4,11 +4,11 @@ from typing import Any, Final
 
 from strandline.encoding import encode
 from strandline.engine.events import Numbered, ReasoningDelta, RunFinished, RunPosition, RunQueued
+from strandline.http.dialects.openai.answer import NoAnswer, answer_of
+from strandline.http.dialects.openai.wire import ErrorBody, ErrorDetail, Extension, tokens
+from strandline.http.dialects.sent_text import BREAK, Spoken
+from strandline.http.dialects.waiting import Waiting
 from strandline.model import RunId, RunStatus, SessionId
-from strandline.protocols.openai_answer import NoAnswer, answer_of
-from strandline.protocols.openai_wire import ErrorBody, ErrorDetail, Extension, tokens
-from strandline.protocols.spoken import BREAK, Spoken
-from strandline.protocols.waiting import Waiting
 
 _DONE: Final = b"data: [DONE]\n\n"
 

@@ -5,10 +5,10 @@ from msgspec import UNSET, Struct, UnsetType
 from strandline.engine.events import RunFinished
 from strandline.history import answer_text
 from strandline.history.words import ended_early
+from strandline.http.dialects.openai.wire import ErrorDetail, FinishReason, failed
+from strandline.http.dialects.sent_text import BREAK
+from strandline.http.dialects.waiting import questions
 from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
-from strandline.protocols.openai_wire import ErrorDetail, FinishReason, failed
-from strandline.protocols.spoken import BREAK
-from strandline.protocols.waiting import questions
 
 
 class Answer(Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from starlette.types import Scope
 
 from strandline.encoding import encode
 from strandline.engine.events import Event
-from strandline.http.answering import how_to_answer, open_requests
+from strandline.http.dialects.sent_text import BREAK
+from strandline.http.exchange.input_requests import how_to_answer, open_requests
 from strandline.model import InputRequest, SessionId
-from strandline.protocols.spoken import BREAK
 
 _SAYS: Final = (
     "(The session waits for a person's answer, and so does this message. {questions} - to answer it, {method} {path}"

@@ -16,14 +16,8 @@ from strandline.clock import Clock
 from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.http import wire
-from strandline.http.auth import session_of
-from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_request import RunRequest
-from strandline.http.naming import Naming
-from strandline.http.sse import wants_events
-from strandline.model import Outcome, RunStatus
-from strandline.protocols.agentcore_stream import Pieces
-from strandline.protocols.agentcore_wire import (
+from strandline.http.dialects.agentcore.stream import Pieces
+from strandline.http.dialects.agentcore.wire import (
     READS,
     SESSION,
     Invocation,
@@ -36,7 +30,13 @@ from strandline.protocols.agentcore_wire import (
     reason_of,
     told_by,
 )
-from strandline.protocols.waiting import Waiting
+from strandline.http.dialects.waiting import Waiting
+from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_request import RunRequest
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.exchange.sse import wants_events
+from strandline.http.middleware.auth import session_of
+from strandline.model import Outcome, RunStatus
 from strandline.settings import AppSettings
 
 _log = logging.getLogger("strandline.agentcore")

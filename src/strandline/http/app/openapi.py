@@ -14,25 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__, errors
-from strandline.http import content_schemas, event_schemas, wire
-from strandline.http.chat import ChatAnswer, ChatBody, HistoryAnswer
+from strandline.http import wire
+from strandline.http.app import content_schemas, event_schemas
+from strandline.http.app.docs_page import POLICY, page
+from strandline.http.dialects.agentcore import wire as agentcore_wire
+from strandline.http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
+from strandline.http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
+from strandline.http.dialects.openai import wire as openai_wire
+from strandline.http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline.http.dialects.runs import NewRunBody
-from strandline.http.docs_page import POLICY, page
-from strandline.http.events import TYPES
-from strandline.http.health import HealthBody, HealthWord, ProbeBody
-from strandline.http.runs import CancelBody, MoveBody, RunBody, RunsBody
-from strandline.http.sessions import (
+from strandline.http.exchange.sse import MEDIA_TYPE
+from strandline.http.routes.events import TYPES
+from strandline.http.routes.health import HealthBody, HealthWord, ProbeBody
+from strandline.http.routes.runs import CancelBody, MoveBody, RunBody, RunsBody
+from strandline.http.routes.sessions import (
     CancelledBody,
     CancelSessionBody,
     HistoryBody,
     SessionBody,
     SessionsBody,
 )
-from strandline.http.sse import MEDIA_TYPE
 from strandline.model import INTERRUPTS, OnQuestion, RunStatus
-from strandline.protocols import agentcore_wire, openai_wire
-from strandline.protocols.agentcore_wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
-from strandline.protocols.openai_wire import Completion, CompletionBody, ErrorBody, Model, Models
 
 SESSION_HEADER: Final = "X-Session-Id"
 _JSON: Final = "application/json"

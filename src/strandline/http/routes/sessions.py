@@ -13,9 +13,9 @@ from strandline.engine.service import Service
 from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.access_log import changed
-from strandline.http.auth import caller_of, session_of
-from strandline.http.runs import runs_body
+from strandline.http.middleware.access_log import changed
+from strandline.http.middleware.auth import caller_of, session_of
+from strandline.http.routes.runs import runs_body
 from strandline.model import (
     Block,
     InputRequest,

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from strandline.clock import Clock
 from strandline.engine.asked import Ticket
 from strandline.http import wire
-from strandline.http.auth import caller_of
+from strandline.http.middleware.auth import caller_of
 
 _log = logging.getLogger("strandline.access")
 

@@ -6,10 +6,10 @@ there is no answer.
 
 from strandline.encoding import encode, encode_messages
 from strandline.engine.events import Numbered, RunFinished
+from strandline.http.dialects.agentcore.wire import Asked, StreamFailure, reason_of
+from strandline.http.dialects.sent_text import Spoken
+from strandline.http.dialects.waiting import Waiting
 from strandline.model import RunId, RunStatus, SessionId
-from strandline.protocols.agentcore_wire import Asked, StreamFailure, reason_of
-from strandline.protocols.spoken import Spoken
-from strandline.protocols.waiting import Waiting
 
 
 class Pieces:

@@ -18,9 +18,9 @@ from starlette.requests import Request
 
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.keys import fingerprint
-from strandline.protocols.json_scanner import Event, JsonScanner, Mark, NotJson
-from strandline.protocols.openai_wire import INSTRUCTIONS, READS, ChatMessage, CompletionBody
+from strandline.http.dialects.openai.json_scanner import Event, JsonScanner, Mark, NotJson
+from strandline.http.dialects.openai.wire import INSTRUCTIONS, READS, ChatMessage, CompletionBody
+from strandline.http.exchange.idempotency import fingerprint
 
 PIECE_BYTES: Final = 4 * 1024
 """What is looked at before others have their turn."""

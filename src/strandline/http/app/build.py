@@ -20,22 +20,24 @@ from strandline.clock import SystemClock
 from strandline.engine.service import Service
 from strandline.errors import InvariantBroken, NotReady, StrandlineError
 from strandline.http import wire
-from strandline.http.access_log import Denials
-from strandline.http.auth import METRICS, OPEN, Access
-from strandline.http.chat import Chat
+from strandline.http.app.openapi import Described, OpenApi
+from strandline.http.dialects.agentcore import dialect as agentcore
+from strandline.http.dialects.agentcore import wire as agentcore_wire
+from strandline.http.dialects.agentcore.dialect import AgentCore
+from strandline.http.dialects.chat import Chat
+from strandline.http.dialects.openai import wire as openai_wire
+from strandline.http.dialects.openai.dialect import OpenAI, is_spoken_at, nothing_at
 from strandline.http.dialects.runs import SessionRuns
-from strandline.http.events import Changes
 from strandline.http.exchange.exchange import Exchange
-from strandline.http.guard import Guard
-from strandline.http.health import Probes
-from strandline.http.metrics import Metrics, Scraped
-from strandline.http.naming import Naming
-from strandline.http.openapi import Described, OpenApi
-from strandline.http.runs import Runs
-from strandline.http.sessions import Sessions
-from strandline.protocols import agentcore, agentcore_wire, openai_wire
-from strandline.protocols.agentcore import AgentCore
-from strandline.protocols.openai import OpenAI, is_spoken_at, nothing_at
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.middleware.access_log import Denials
+from strandline.http.middleware.auth import METRICS, OPEN, Access
+from strandline.http.middleware.guard import Guard
+from strandline.http.routes.events import Changes
+from strandline.http.routes.health import Probes
+from strandline.http.routes.metrics import Metrics, Scraped
+from strandline.http.routes.runs import Runs
+from strandline.http.routes.sessions import Sessions
 from strandline.settings import AppSettings
 
 _log = logging.getLogger("strandline.http")

@@ -12,12 +12,12 @@ from strandline.engine.service import Service
 from strandline.engine.stream import Later
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.auth import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
+from strandline.http.exchange.run_options import Response, Responses, Wishes
 from strandline.http.exchange.run_request import RunRequest
-from strandline.http.naming import Naming
-from strandline.http.sse import RunEvents, resumed_after, wants_events
-from strandline.http.wishes import Response, Responses, Wishes
+from strandline.http.exchange.session_naming import Naming
+from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
+from strandline.http.middleware.auth import session_of
 from strandline.model import (
     Block,
     InputRequest,

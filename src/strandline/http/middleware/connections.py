@@ -26,8 +26,8 @@ from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
-from strandline.http.crowd import FOR_PROBES, Crowd, Told, untold
-from strandline.http.guard import EXEMPT
+from strandline.http.middleware.connection_limiter import FOR_PROBES, Crowd, Told, untold
+from strandline.http.middleware.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 """Of a request's line and headers; what servers and proxies allow is 8 to 64 KiB."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from strandline.engine.events import RunEvent, RunPosition, RunQueued, SessionEvent, StreamGap
 from strandline.engine.feeds import UNTOLD
-from strandline.http.answering import HowToAnswer
+from strandline.http.exchange.input_requests import HowToAnswer
 
 REFS: Final = "#/components/schemas/{name}"
 OF_A_RUN: Final = "RunEvents"

@@ -19,7 +19,7 @@ from strandline.engine.events import Event, Numbered, type_of
 from strandline.engine.stream import RunStream, as_last
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.answering import HowToAnswer, how_to_answer, open_requests
+from strandline.http.exchange.input_requests import HowToAnswer, how_to_answer, open_requests
 from strandline.model import RunId, SessionId
 
 MEDIA_TYPE: Final = "text/event-stream"

@@ -1,0 +1,1 @@
+"""Puts the HTTP application together, and describes it."""

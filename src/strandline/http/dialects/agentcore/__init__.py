@@ -1,0 +1,1 @@
+"""AgentCore Runtime's HTTP contract."""

@@ -1,0 +1,1 @@
+"""What every request and connection passes, whatever it asks for."""
