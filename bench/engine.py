@@ -27,7 +27,7 @@ from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
-from strandline.engine.observer import UNOBSERVED, Observer
+from strandline.engine.observers import UNOBSERVED, Observer
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.history import Progress

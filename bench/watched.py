@@ -29,8 +29,8 @@ UNWATCHED = """
 import strandline.server as server, strandline.http.app.build as app
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
-from strandline.engine.tracing import Untraced
-from strandline.engine.observer import Unobserved
+from strandline.engine.observers import Untraced
+from strandline.engine.observers import Unobserved
 class Blind(Unobserved):
     committed = cut_off = lambda self, *given, **named: None
 server.Tally = Blind

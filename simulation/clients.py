@@ -9,7 +9,7 @@ from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable
 from simulation.wishes import cancel, move, pause
 from strandline.engine.asked import Request, Ticket
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import (
     AlreadyAnswered,
     Dismissed,

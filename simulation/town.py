@@ -7,7 +7,7 @@ from simulation.loop import Chance
 from simulation.script import Script, Traits
 from simulation.server import Server
 from strandline.engine.asked import Request
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.model import Outcome, SessionKey
 
 

@@ -13,12 +13,10 @@ from strandline.engine.asked import Request, Ticket
 from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.events import Event
 from strandline.engine.loops import Loops
-from strandline.engine.observer import UNOBSERVED, Observer
+from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
 from strandline.engine.options import Options
-from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
-from strandline.engine.stream import RunStream
-from strandline.engine.telling import Telling
+from strandline.engine.streams import EventRecorder, RunStream
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
@@ -49,9 +47,9 @@ def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
     return SessionKey(Principal(principal), SessionId(session))
 
 
-def untold(clock: Clock) -> Telling:
+def untold(clock: Clock) -> EventRecorder:
     """Return a telling that nobody hears."""
-    return Telling(RunStream(RunId("r"), key()), lambda arrive: None, clock, 1000)
+    return EventRecorder(RunStream(RunId("r"), key()), lambda arrive: None, clock, 1000)
 
 
 class Played:

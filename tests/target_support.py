@@ -13,10 +13,9 @@ from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops, Loops
+from strandline.engine.observers import UNPROJECTED, UNTRACED, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
-from strandline.engine.tracing import UNTRACED, Tracing
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, Message, Outcome, RunId, Settlement, Token

@@ -15,7 +15,7 @@ from strandline.clock import Clock, SystemClock
 from strandline.encoding import encode_messages
 from strandline.engine.calls import CURRENT, Call
 from strandline.engine.loops import AgentLoops
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.history import fold
 from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
 from strandline.telemetry.traces import Traces

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from strandline.client.errors import ClientError
     from strandline.engine.asked import Health, Request, RunView, Ticket
     from strandline.engine.service import Service
-    from strandline.engine.stream import Later
+    from strandline.engine.streams import Later
     from strandline.errors import StrandlineError
     from strandline.library import AgentApp, asgi, open_service, serve
     from strandline.model import (
@@ -37,7 +37,7 @@ else:
         "ClientError": "client.errors",
         "Health": "engine.asked",
         "IfBusy": "model",
-        "Later": "engine.stream",
+        "Later": "engine.streams",
         "Message": "model",
         "OnDisconnect": "model",
         "OnQuestion": "model",

@@ -24,8 +24,8 @@ from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.config import journal_file
 from strandline.engine.loops import AgentLoops, HasLoops, Loops
+from strandline.engine.observers import UNPROJECTED, Projection
 from strandline.engine.options import Options
-from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.service import Service
 from strandline.http.app.build import build_app
 from strandline.journal.memory import MemoryJournal

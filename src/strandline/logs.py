@@ -20,7 +20,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.lines import Lines
 from strandline.model import ANONYMOUS
 from strandline.printable import ERROR_IDS, Private

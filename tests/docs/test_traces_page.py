@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Final
 
 from docs.pages import DOCS, blocks
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.logs import AsJson
 from strandline.model import Run, RunId, RunStatus, session_key
 from strandline.telemetry import export, traces

@@ -12,9 +12,8 @@ from starlette.requests import Request
 
 from strandline.clock import Clock
 from strandline.engine import events
-from strandline.engine.events import Event, Numbered, RunFinished, TextDelta
+from strandline.engine.events import Event, Numbered, Reason, RunFinished, TextDelta, Why
 from strandline.engine.service import Service
-from strandline.engine.why import Reason, Why
 from strandline.errors import Draining, Invalid, NoSession, NotFound, QueueFull, StrandlineError
 from strandline.http import wire
 from strandline.http.dialects.agentcore.dialect import AgentCore

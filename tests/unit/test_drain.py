@@ -11,7 +11,7 @@ from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
 from strandline.journal.sqlite import SqliteJournal

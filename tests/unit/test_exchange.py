@@ -12,7 +12,7 @@ from engine_support import Played, asked, echo, key, serving, settled
 from strandline.agents.port import Attempt
 from strandline.engine.events import Numbered, RunFinished, TextDelta
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline.http.exchange.run_options import Response as Answered

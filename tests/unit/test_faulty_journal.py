@@ -16,7 +16,7 @@ from strandline.agents.port import Attempt
 from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.claims import TAKE_AGAIN_S
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import JournalUnavailable
 from strandline.http.middleware.guard import Guard
 from strandline.http.routes.health import Probes

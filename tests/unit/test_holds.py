@@ -10,7 +10,7 @@ from engine_support import Played, Stubborn, asked, echo, history, key, outcome,
 from strandline.agents.port import Attempt
 from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Share
-from strandline.engine.why import Reason
+from strandline.engine.events import Reason
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take

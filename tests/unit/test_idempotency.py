@@ -10,7 +10,7 @@ from engine_support import Played, asked, history, outcome, send, serving, settl
 from strandline.agents.port import Attempt
 from strandline.engine.asked import Ticket
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Draining, KeyReused, QueueFull
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, RunStatus, Settlement, Token

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
 from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline.printable import ERROR_IDS, Private

@@ -24,7 +24,7 @@ from strandline.agents.parameters import NOTHING
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, pause, results, say, stop

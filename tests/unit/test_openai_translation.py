@@ -8,8 +8,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from strandline.engine import events
-from strandline.engine.events import Event, MessageAdded, Numbered, RunFinished, TextDelta
-from strandline.engine.why import Reason, Why
+from strandline.engine.events import Event, MessageAdded, Numbered, Reason, RunFinished, TextDelta, Why
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.dialects.openai.answer import Answer, NoAnswer, answer_of

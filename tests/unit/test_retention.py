@@ -10,7 +10,7 @@ import pytest
 from engine_support import Played, echo, history, key, outcome, send, serving, texts
 from strandline.config import resolve
 from strandline.engine.events import SessionDeleted
-from strandline.engine.projection import Unprojected
+from strandline.engine.observers import Unprojected
 from strandline.engine.service import Service
 from strandline.engine.upkeep import FORGOTTEN_AT_ONCE
 from strandline.errors import JournalUnavailable, NotFound, SettingsError

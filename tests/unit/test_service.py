@@ -8,7 +8,7 @@ import pytest
 
 from engine_support import Played, asked, echo, history, key, send, serving, settled, texts
 from strandline.agents.port import Attempt
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Draining, Invalid, NotFound, QueueFull, ServerFull, SessionBusy
 from strandline.history import close as close_run
 from strandline.history import history_faults

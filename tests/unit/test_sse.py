@@ -7,11 +7,9 @@ import pytest
 from starlette.requests import Request
 
 from engine_support import key, tell_all
-from strandline.engine.cuts import told_arguments, told_message
-from strandline.engine.eventlog import AT_ONCE, Bounds
 from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
-from strandline.engine.shelf import Shelf
-from strandline.engine.stream import RunStream
+from strandline.engine.streams import Bounds, ReplayBuffer, RunStream, truncate_arguments, truncate_message
+from strandline.engine.streams.log import AT_ONCE
 from strandline.http.exchange.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.desk import StillClock
@@ -146,10 +144,10 @@ def test_bytes_look_the_same_in_every_event_and_so_does_what_an_agent_has_named_
     image: Message = {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"abc"}}}]}
     marked = '{"__bytes_encoded__":true,"data":"YWJj"}'
     run = run_with(0)
-    run.tell(1.0, MessageAdded(*told_message(image, 1000)))
-    run.tell(1.0, ToolStarted("t", "n", *told_arguments({"given": b"abc"}, 1000)))
+    run.tell(1.0, MessageAdded(*truncate_message(image, 1000)))
+    run.tell(1.0, ToolStarted("t", "n", *truncate_arguments({"given": b"abc"}, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, message=image), 1.0)
-    shelf = Shelf(StillClock(), retention_s=60.0, memory=10_000)
+    shelf = ReplayBuffer(StillClock(), retention_s=60.0, memory=10_000)
     shelf.put(run)
     run_id, live = run.run_id, frames_of(run)
     del run  # so that it is made anew of what is kept

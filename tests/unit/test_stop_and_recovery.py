@@ -20,7 +20,7 @@ from engine_support import (
 )
 from strandline.agents.port import Attempt, SessionAgent
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Draining
 from strandline.history import UNKNOWN_OUTCOME, Progress, history_faults
 from strandline.journal.memory import MemoryJournal

@@ -22,7 +22,7 @@ from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
 from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.history import UNKNOWN_OUTCOME, ended_early, pairing_faults
 from strandline.journal.memory import MemoryJournal
 from strandline.model import (

@@ -10,8 +10,6 @@ import pytest
 
 from engine_support import key, tell_all
 from strandline.encoding import encode_messages
-from strandline.engine.cuts import told_arguments, told_message, told_result
-from strandline.engine.eventlog import AT_ONCE, LARGE, PACE_S, Bounds, Subscription, size_of
 from strandline.engine.events import (
     Event,
     MessageAdded,
@@ -22,9 +20,21 @@ from strandline.engine.events import (
     StreamGap,
     TextDelta,
 )
-from strandline.engine.feeds import Feeds
-from strandline.engine.shelf import ENTRY_BYTES, Shelf
-from strandline.engine.stream import MANY, Later, RunStream
+from strandline.engine.streams import (
+    LARGE,
+    Bounds,
+    ChangeFeed,
+    Later,
+    ReplayBuffer,
+    RunStream,
+    Subscription,
+    truncate_arguments,
+    truncate_message,
+    truncate_result,
+)
+from strandline.engine.streams.log import AT_ONCE, PACE_S, size_of
+from strandline.engine.streams.replay import ENTRY_BYTES
+from strandline.engine.streams.run_stream import MANY
 from strandline.http.exchange.sse import framed
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
@@ -192,7 +202,7 @@ def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, 
     run = stream(bounds=bounds)
     tell_all(run, [(1.0, TextDelta("x" * 300))] * 10)
     run.finish(ENDED, 2.0)
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(run)
     kept = shelf.get(RunId("r"))
     assert kept is not None
@@ -202,7 +212,7 @@ def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, 
 
 
 def test_a_feed_that_begins_after_the_end_of_a_run_is_not_told_of_it(loop: VirtualLoop) -> None:
-    feeds = Feeds(VirtualClock(loop), bounds=Bounds(), retention_s=5.0)
+    feeds = ChangeFeed(VirtualClock(loop), bounds=Bounds(), retention_s=5.0)
     run = RunStream(RunId("r"), key(), feeds=feeds)
     run.tell(1.0, RunStarted(1))
     run.finish(ENDED, 2.0)
@@ -313,7 +323,7 @@ def ended(name: str, text: str = "a") -> RunStream:
 
 
 def test_what_is_kept_reads_as_it_was_told(loop: VirtualLoop) -> None:
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     run = ended("r")
     shelf.put(run)
     again = shelf.get(RunId("r"))
@@ -325,7 +335,7 @@ def test_what_is_kept_reads_as_it_was_told(loop: VirtualLoop) -> None:
 
 
 def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(ended("r"))
     loop.advance(299.0)
     shelf.tidy()
@@ -340,7 +350,7 @@ def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
 def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> None:
     clock = VirtualClock(loop)
     one = len(encode_messages(ended("r10", "x" * 400).kept())) + ENTRY_BYTES
-    shelf = Shelf(clock, retention_s=300.0, memory=20 * one)
+    shelf = ReplayBuffer(clock, retention_s=300.0, memory=20 * one)
     for n in range(100):
         shelf.put(ended(f"r{n}", "x" * 400))
     assert len(shelf) == 20
@@ -350,7 +360,7 @@ def test_it_takes_so_much_memory_and_the_oldest_go_first(loop: VirtualLoop) -> N
 
 def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: VirtualLoop) -> None:
     one = len(encode_messages(ended("r0").kept())) + ENTRY_BYTES
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=2 * one)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=2 * one)
     for name in ("r0", "r1"):
         shelf.put(ended(name))
     shelf.forget(key())
@@ -362,7 +372,7 @@ def test_what_was_forgotten_with_its_session_takes_no_memory_from_others(loop: V
 
 @pytest.mark.parametrize(("retention_s", "memory"), [(0.0, 10_000), (300.0, 0)])
 def test_nothing_is_kept_if_nobody_wants_it(loop: VirtualLoop, retention_s: float, memory: int) -> None:
-    shelf = Shelf(VirtualClock(loop), retention_s=retention_s, memory=memory)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=retention_s, memory=memory)
     shelf.put(ended("r"))
     assert len(shelf) == 0
 
@@ -380,30 +390,30 @@ def test_texts_are_told_whole_and_what_tools_are_given_and_give_is_cut() -> None
             {"image": {"format": "png", "source": {"bytes": b"\0" * 1000}}},
         ],
     }
-    told, cut = told_message(message, 100)
+    told, cut = truncate_message(message, 100)
     assert cut
     text, use, result, image = told["content"]
     assert text == {"text": "t" * 1000}
     assert use == {"toolUse": {"toolUseId": "1", "name": "look", "input": None}}
     assert result == {"toolResult": {"toolUseId": "0", "status": "success", "content": [{"text": "r" * 100}]}}
     assert "image" in image["text"]
-    assert told_message(message, 10_000)[1] is False
+    assert truncate_message(message, 10_000)[1] is False
 
 
 def test_what_is_told_is_a_copy() -> None:
     message: Message = {"role": "user", "content": [{"text": "before"}]}
-    told, cut = told_message(message, 100)
+    told, cut = truncate_message(message, 100)
     message["content"][0]["text"] = "after"
     assert told == {"role": "user", "content": [{"text": "before"}]}
     assert not cut
 
 
 def test_arguments_and_results_that_are_small_are_told_whole() -> None:
-    assert told_arguments({"n": 1}, 100) == ({"n": 1}, False)
-    assert told_arguments({"n": "x" * 100}, 100) == (None, True)
+    assert truncate_arguments({"n": 1}, 100) == ({"n": 1}, False)
+    assert truncate_arguments({"n": "x" * 100}, 100) == (None, True)
     result = {"toolUseId": "1", "status": "error", "content": [{"json": {"n": [1, 2]}}]}
-    assert told_result(result, 1000) == (result, False)
-    told, cut = told_result(result, 10)
+    assert truncate_result(result, 1000) == (result, False)
+    told, cut = truncate_result(result, 10)
     assert cut
     assert told["status"] == "error"
     assert told["content"] == [{"text": '[{"json":{'}]
@@ -447,7 +457,7 @@ def test_one_that_wants_little_does_not_stop_at_a_portion_of_what_it_does_not_wa
 
 
 def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: VirtualLoop) -> None:
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(ended("r"))
     readers = [shelf.get(RunId("r")) for _ in range(3)]
     assert readers[0] is readers[1] is readers[2]
@@ -464,9 +474,9 @@ def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(l
     picture = {"image": {"format": "png", "source": {"bytes": b"\x00\x01"}}}
     message: Message = {"role": "assistant", "content": [picture]}
     run = stream()
-    run.tell(1.0, MessageAdded(*told_message(message, 1000)))
+    run.tell(1.0, MessageAdded(*truncate_message(message, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, output="", message=message), 2.0)
-    shelf = Shelf(VirtualClock(loop), retention_s=300.0, memory=100_000)
+    shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(run)
     kept = shelf.get(RunId("r"))
     assert kept is not None

@@ -25,7 +25,7 @@ from strandline.engine.events import (
 )
 from strandline.engine.loops import Flag
 from strandline.engine.service import Service
-from strandline.engine.stream import LAST
+from strandline.engine.streams import LAST
 from strandline.errors import NotFound
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal

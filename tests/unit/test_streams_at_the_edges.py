@@ -8,9 +8,9 @@ import pytest
 
 from engine_support import Played, asked, key, send, serving, settled
 from strandline.agents.port import Attempt
-from strandline.engine.eventlog import Bounds
 from strandline.engine.events import (
     Event,
+    Reason,
     RunFinished,
     RunPosition,
     RunQueued,
@@ -18,14 +18,10 @@ from strandline.engine.events import (
     StreamGap,
     TextDelta,
     Usage,
+    Why,
     type_of,
 )
-from strandline.engine.feeds import Feeds
-from strandline.engine.shelf import Shelf
-from strandline.engine.stream import RunStream
-from strandline.engine.streams import Streams
-from strandline.engine.telling import Telling
-from strandline.engine.why import Reason, Why
+from strandline.engine.streams import Bounds, ChangeFeed, EventRecorder, ReplayBuffer, RunStream, Streams
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
@@ -192,14 +188,14 @@ def test_what_an_attempt_says_after_the_next_one_has_begun_is_not_told() -> None
 
 def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody_else_listens() -> None:
     clock = StillClock()
-    feeds = Feeds(clock, bounds=Bounds(), retention_s=60.0)
+    feeds = ChangeFeed(clock, bounds=Bounds(), retention_s=60.0)
     changes = feeds.subscribe(ANONYMOUS, 0, (), ())
     run = RunStream(RunId("r"), key(), feeds=feeds)
 
     def brought_over(arrive: Callable[[], object]) -> None:
         arrive()
 
-    Telling(run, brought_over, clock, 1000).tool_started("t", "look", {})
+    EventRecorder(run, brought_over, clock, 1000).tool_started("t", "look", {})
     assert [type_of(each.event) for each in changes.ready()] == ["tool.started"]
 
 
@@ -222,8 +218,8 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
 
 def streams() -> Streams:
     clock, bounds = StillClock(), Bounds()
-    feeds = Feeds(clock, bounds=bounds, retention_s=60.0)
-    shelf = Shelf(clock, retention_s=60.0, memory=10_000)
+    feeds = ChangeFeed(clock, bounds=bounds, retention_s=60.0)
+    shelf = ReplayBuffer(clock, retention_s=60.0, memory=10_000)
     found = Streams(lambda run_id: True, clock, shelf, feeds=feeds, bounds=bounds, cut=1000, survives=True)
     found.epoch = 7
     return found
@@ -259,7 +255,7 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
 
 def test_the_time_to_the_first_piece_is_that_of_the_first_one_of_each_call() -> None:
     clock, run = StillClock(), RunStream(RunId("r"), key())
-    telling = Telling(run, lambda arrive: None, clock, 1000)
+    telling = EventRecorder(run, lambda arrive: None, clock, 1000)
     for first_s in (2.0, 1.0):
         telling.model_called()
         clock.at += first_s

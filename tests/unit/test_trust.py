@@ -13,9 +13,8 @@ import pytest
 import strandline
 from engine_support import key
 from strandline.agents.function import Session
-from strandline.engine.eventlog import Bounds
 from strandline.engine.events import SessionPaused
-from strandline.engine.feeds import Feeds
+from strandline.engine.streams import Bounds, ChangeFeed
 from strandline.http.routes.events import MOST_SESSIONS
 from strandline.library import AgentApp
 from strandline.model import SessionId
@@ -132,7 +131,7 @@ def test_an_event_is_looked_up_in_a_filter_and_not_searched_for() -> None:
         __hash__ = str.__hash__
 
     async def life(clock: VirtualClock) -> None:
-        feeds = Feeds(clock, bounds=Bounds(100, 1_000_000), retention_s=10)
+        feeds = ChangeFeed(clock, bounds=Bounds(100, 1_000_000), retention_s=10)
         wanted = [SessionId(Counted(f"{'x' * 200}{number}")) for number in range(1_000)]
         heard = feeds.subscribe(key().principal, 0, wanted, ["session.paused"])
         for number in (5, 999, 5_000):

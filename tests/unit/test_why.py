@@ -9,11 +9,10 @@ from asking_support import Asking, answer, asked
 from engine_support import Played, Stubborn, key, outcome, play_round, send, serving
 from strandline.agents.port import Attempt
 from strandline.engine.asked import Request, Ticket
-from strandline.engine.eventlog import Subscription
-from strandline.engine.events import RunFinished, RunPosition, RunQueued, RunStarted
-from strandline.engine.reasons import of_others
+from strandline.engine.events import Reason, RunFinished, RunPosition, RunQueued, RunStarted, Why
+from strandline.engine.reading import of_others
 from strandline.engine.service import Service
-from strandline.engine.why import Reason, Why
+from strandline.engine.streams import Subscription
 from strandline.errors import JournalUnavailable, NoWorker
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, OnQuestion, Principal, SessionId, SessionKey

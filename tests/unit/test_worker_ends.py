@@ -16,7 +16,7 @@ from strandline.clock import SystemClock
 from strandline.encoding import encode_messages
 from strandline.engine.calls import Call
 from strandline.engine.failures import FailedThere
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.errors import SetupError
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, InputRequest, NeedsInput, RoundStarted, Token

@@ -14,14 +14,11 @@ from strandline.engine.claims import Claims
 from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
-from strandline.engine.observer import Observer
-from strandline.engine.open_requests import OpenRequests
+from strandline.engine.observers import Observer, Tracing
 from strandline.engine.options import Options
-from strandline.engine.positions import Positions
 from strandline.engine.readiness import Readiness
-from strandline.engine.reasons import Reasons
+from strandline.engine.reading import OpenRequests, Positions, Reasons
 from strandline.engine.streams import Streams
-from strandline.engine.tracing import Tracing
 from strandline.errors import (
     DiskLow,
     Draining,

@@ -4,9 +4,9 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from strandline.engine.events import Why
 from strandline.engine.loops import Load, WorkerLoad
-from strandline.engine.stream import Later, RunStream
-from strandline.engine.why import Why
+from strandline.engine.streams import Later, RunStream
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
 from strandline.journal.port import Unanswerable
 from strandline.model import (

@@ -12,7 +12,7 @@ from typing import Final
 from strandline.agents.port import Finished, RunContext, RunStopped, Signal
 from strandline.clock import Clock
 from strandline.engine.calls import adopt_current_task
-from strandline.engine.telling import Telling
+from strandline.engine.streams import EventRecorder
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
 from strandline.history import Progress, close, close_answer, question
@@ -65,7 +65,7 @@ class LiveAttempt:
         signal: Signal,
         workspace: str,
         clock: Clock,
-        telling: Telling,
+        telling: EventRecorder,
     ) -> None:
         run = claim.run
         self.claim = claim

@@ -5,12 +5,35 @@ are in Strands' form. What a tool or a model may make as large as it likes is cu
 has it whole. All of it is plain JSON: bytes are in the form that `strandline.encoding` gives them.
 """
 
+from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
 
-from strandline.engine.why import Why
 from strandline.model import InputRequest, Message, RunError, RunId, RunStatus, SessionId, ToolResult
+
+
+class Reason(StrEnum):
+    """What keeps a run from starting."""
+
+    SERVER_STOPPING = "server_stopping"
+    PAUSED = "paused"
+    HELD = "held"
+    WAITS_FOR_INPUT = "waits_for_input"
+    BEHIND = "behind"
+    JOURNAL_UNAVAILABLE = "journal_unavailable"
+    NO_WORKER = "no_worker"
+    HOLDS_FULL = "holds_full"
+    LAST_ATTEMPT = "last_attempt"
+    PRINCIPAL_BUSY = "principal_busy"
+    SERVER_BUSY = "server_busy"
+
+
+class Why(Struct, frozen=True):
+    """The reason, as a code for programs and in words for people."""
+
+    code: Reason
+    text: str
 
 
 class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):

@@ -17,7 +17,7 @@ from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
 from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.failures import failed
 from strandline.engine.loops import Loops
-from strandline.engine.tracing import TracedRun
+from strandline.engine.observers import TracedRun
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
 from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded

@@ -22,13 +22,11 @@ from strandline.engine.calls import Call
 from strandline.engine.execution import STOPPED, Execution
 from strandline.engine.failures import error_id, full_text, told
 from strandline.engine.loops import Loops
-from strandline.engine.observer import Observer
+from strandline.engine.observers import RUN, Observer, TracedRun, Tracing
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.engine.pool import AgentPool
-from strandline.engine.streams import Streams, goes_on
-from strandline.engine.telling import Telling
-from strandline.engine.tracing import RUN, TracedRun, Tracing
+from strandline.engine.streams import EventRecorder, Streams, goes_on
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import Progress, fold, reopened
 from strandline.journal.port import Journal, Take
@@ -160,7 +158,7 @@ class Runner:
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
         stream = self._streams.started(claim, progress)
         on_text = None if goes_on(claim) else partial(self._spoken, claim.run.created_at)
-        telling = Telling(stream, self._loops.tell, self._clock, self._options.stream_cut, on_text)
+        telling = EventRecorder(stream, self._loops.tell, self._clock, self._options.stream_cut, on_text)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
         return Execution(attempt, self._journal, self._target, self._loops, traced)
 

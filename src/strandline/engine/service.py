@@ -22,29 +22,19 @@ from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
-from strandline.engine.eventlog import Bounds, Subscription
-from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed
-from strandline.engine.feeds import Feeds
+from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Loops
-from strandline.engine.observer import UNOBSERVED, Observer
-from strandline.engine.open_requests import OpenRequests
+from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
-from strandline.engine.positions import Positions
-from strandline.engine.projection import UNPROJECTED, Projection
 from strandline.engine.readiness import Readiness
-from strandline.engine.reading import Reading
-from strandline.engine.reasons import Reasons, of_others
+from strandline.engine.reading import OpenRequests, Positions, Reading, Reasons, of_others
 from strandline.engine.recovery import recover
 from strandline.engine.runner import Runner
-from strandline.engine.shelf import Shelf
-from strandline.engine.stream import Later, RunStream
-from strandline.engine.streams import Streams, goes_on
-from strandline.engine.tracing import UNTRACED, Tracing
+from strandline.engine.streams import Bounds, ChangeFeed, Later, ReplayBuffer, RunStream, Streams, Subscription, goes_on
 from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
 from strandline.engine.watch import Watch
-from strandline.engine.why import Why
 from strandline.errors import StrandlineError
 from strandline.journal.port import (
     AllSessionsPage,
@@ -101,8 +91,8 @@ class Service:
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
         bounds = Bounds(options.stream_buffer, options.stream_buffer_bytes)
-        self._feeds = Feeds(clock, bounds=bounds, retention_s=options.stream_retention_s)
-        self._shelf = Shelf(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
+        self._feeds = ChangeFeed(clock, bounds=bounds, retention_s=options.stream_retention_s)
+        self._shelf = ReplayBuffer(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
         self._streams = Streams(
             self._dispatcher.is_waiting,
             clock,
@@ -175,7 +165,7 @@ class Service:
             self._claims.limits.look,
             self._claims.inputs.look,
             self._pool.tidy,
-            self._positions.tell,
+            self._positions.publish,
             self._shelf.tidy,
             self._feeds.tidy,
             self._watch.look,

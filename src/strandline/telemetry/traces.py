@@ -39,7 +39,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from strandline import __version__
-from strandline.engine.tracing import UNTRACED_RUN, TracedRun
+from strandline.engine.observers import UNTRACED_RUN, TracedRun
 from strandline.errors import StrandlineError
 from strandline.model import Carrier, Claim, Outcome, Run, RunStatus
 

@@ -18,7 +18,7 @@ from strandline.encoding import decoder
 from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.failures import detail_of, kind_of
 from strandline.engine.loops import Loops
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.errors import SetupError
 from strandline.model import Carrier, RunId, SessionKey
 from strandline.workers import messages as m

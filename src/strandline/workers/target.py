@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from strandline.agents.port import Attempt, Finished, SessionAgent
 from strandline.engine.calls import CURRENT
-from strandline.engine.tracing import RUN
+from strandline.engine.observers import RUN
 from strandline.history import Progress
 from strandline.model import AgentRecord, Carrier, SessionKey
 from strandline.workers import messages as m

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from strandline.engine.events import RunEvent, RunPosition, RunQueued, SessionEvent, StreamGap
-from strandline.engine.feeds import UNTOLD
+from strandline.engine.streams import UNTOLD
 from strandline.http.exchange.input_requests import HowToAnswer
 
 REFS: Final = "#/components/schemas/{name}"

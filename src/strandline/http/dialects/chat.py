@@ -9,7 +9,7 @@ from starlette import responses
 from starlette.requests import Request
 
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from strandline.encoding import decoder
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.http import wire
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
 from strandline.http.exchange.run_options import Responses, Wishes

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from strandline.engine.asked import Ticket
 from strandline.engine.events import Numbered
 from strandline.engine.service import Service
-from strandline.engine.stream import Later, RunStream
+from strandline.engine.streams import Later, RunStream
 from strandline.http import wire
 from strandline.http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest

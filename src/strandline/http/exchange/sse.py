@@ -14,9 +14,8 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from strandline.encoding import encode
-from strandline.engine.eventlog import LARGE, Subscription
 from strandline.engine.events import Event, Numbered, type_of
-from strandline.engine.stream import RunStream, as_last
+from strandline.engine.streams import LARGE, RunStream, Subscription, as_last
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.exchange.input_requests import HowToAnswer, how_to_answer, open_requests

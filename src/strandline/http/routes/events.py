@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.engine.events import RunEvent, SessionEvent
-from strandline.engine.feeds import UNTOLD
 from strandline.engine.service import Service
+from strandline.engine.streams import UNTOLD
 from strandline.errors import Invalid
 from strandline.http.exchange.sse import EventResponse, framed_change, last_event_id
 from strandline.http.middleware.auth import principal_of

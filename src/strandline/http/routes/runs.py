@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.engine.asked import RunView, RunViews
+from strandline.engine.events import Why
 from strandline.engine.service import Service
-from strandline.engine.why import Why
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.exchange.exchange import Exchange

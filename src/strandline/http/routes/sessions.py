@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
+from strandline.engine.events import Why
 from strandline.engine.service import Service
-from strandline.engine.why import Why
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.middleware.access_log import changed

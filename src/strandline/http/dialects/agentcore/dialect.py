@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from strandline.clock import Clock
 from strandline.engine.service import Service
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.http import wire
 from strandline.http.dialects.agentcore.stream import Pieces
 from strandline.http.dialects.agentcore.wire import (

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.clock import Clock
-from strandline.engine.stream import Later
+from strandline.engine.streams import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.dialects.openai.answer import NoAnswer, answer_of

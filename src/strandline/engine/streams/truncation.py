@@ -12,7 +12,7 @@ from strandline.encoding import encode_messages
 from strandline.model import Block, Message, ToolResult
 
 
-def told_message(message: Message, most: int) -> tuple[Message, bool]:
+def truncate_message(message: Message, most: int) -> tuple[Message, bool]:
     """Return a message with no block of more than `most` bytes of JSON, texts apart, and whether one was cut."""
     if (text := _only_text(message)) is not None:
         return {"role": message["role"], "content": [{"text": text}]}, False
@@ -28,13 +28,13 @@ def plain(message: Message) -> Message:
     return copied
 
 
-def told_arguments(given: object, most: int) -> tuple[Any, bool]:
+def truncate_arguments(given: object, most: int) -> tuple[Any, bool]:
     """Return the arguments of a tool, or None and True if they take more than `most` bytes of JSON."""
     encoded = encode_messages(given)
     return (None, True) if len(encoded) > most else (msgspec.json.decode(encoded), False)
 
 
-def told_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
+def truncate_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
     """Return a toolResult, and whether it was cut: to the first characters of it, as one text."""
     encoded = encode_messages(result)
     if len(encoded) <= most:
@@ -61,11 +61,11 @@ def _told_block(block: Block, most: int) -> tuple[Block, bool]:
             return {"text": block["text"]}, False
         return msgspec.json.decode(encode_messages(block)), False
     if "toolResult" in block:
-        result, cut = told_result(block["toolResult"], most)
+        result, cut = truncate_result(block["toolResult"], most)
         return {"toolResult": result}, cut
     if "toolUse" in block:
         use = block["toolUse"]
-        given, cut = told_arguments(use.get("input"), most)
+        given, cut = truncate_arguments(use.get("input"), most)
         return {"toolUse": {"toolUseId": use.get("toolUseId"), "name": use.get("name"), "input": given}}, cut
     encoded = encode_messages(block)
     if len(encoded) <= most:

@@ -13,11 +13,19 @@ from typing import Final
 from msgspec.structs import replace
 
 from strandline.encoding import decoder, encode
-from strandline.engine.cuts import plain
-from strandline.engine.eventlog import DEFAULT_BOUNDS, Bounds, EventLog
-from strandline.engine.events import Event, Numbered, ReasoningDelta, RunFinished, TextDelta
-from strandline.engine.feeds import Feeds
-from strandline.engine.why import Why
+from strandline.engine.events import (
+    Event,
+    Numbered,
+    ReasoningDelta,
+    RunFinished,
+    RunPosition,
+    RunQueued,
+    TextDelta,
+)
+from strandline.engine.streams.changes import ChangeFeed
+from strandline.engine.streams.log import DEFAULT_BOUNDS, Bounds, EventLog
+from strandline.engine.streams.subscription import Subscription
+from strandline.engine.streams.truncation import plain
 from strandline.model import Message, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
@@ -39,7 +47,7 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
 
-    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "asked", "key", "place", "run_id", "why")
+    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "run_id", "standing")
 
     def __init__(
         self,
@@ -48,17 +56,13 @@ class RunStream(EventLog):
         *,
         first: int = 1,
         bounds: Bounds = DEFAULT_BOUNDS,
-        feeds: Feeds | None = None,
+        feeds: ChangeFeed | None = None,
     ) -> None:
         super().__init__(first=first, older=_first_of_process(first), bounds=bounds)
         self.run_id = run_id
         self.key = key
-        self.place: int | None = None
-        """The position that was told last, of a run that waits."""
-        self.why: Why | None = None
-        """Why it waits, as that was told last."""
-        self.asked: tuple[str, ...] = ()
-        """The input requests for whose answer it waits, as that was told last."""
+        self.standing: RunQueued | RunPosition | None = None
+        """Where and why it waits, as that was published last."""
         self._feeds = feeds
         self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
         self._said: list[tuple[float, Event]] = []
@@ -156,6 +160,16 @@ class RunStream(EventLog):
     def _take_over(self) -> None:
         if self._source is not None:
             self._said += self._source()
+
+    # -- for those who listen ----------------------------------------------------------------------
+
+    def subscribe(self, after: int = 0) -> Subscription:
+        """Return a subscription to the events after number `after`; 0 is from the beginning.
+
+        One that was never told is taken for the last, so that nobody waits for it to be passed.
+        """
+        self.gather()
+        return Subscription(self, min(after, self.last))
 
     # -- the end -----------------------------------------------------------------------------------
 

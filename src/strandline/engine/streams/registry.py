@@ -1,20 +1,18 @@
 """The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
 
 A run that executes has one; one that waits gets it when somebody comes to wait for it. What was told of an ended run is
-kept as bytes, for so long and in so many bytes as `Shelf` says. Plain sync code.
+kept as bytes, for so long and in so many bytes as `ReplayBuffer` says. Plain sync code.
 """
 
 from collections.abc import Callable, Sequence
 
 from strandline.clock import Clock
-from strandline.engine.cuts import told_message
-from strandline.engine.eventlog import Bounds
-from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted
-from strandline.engine.feeds import Feeds
-from strandline.engine.open_requests import ids_of
-from strandline.engine.shelf import Shelf
-from strandline.engine.stream import LAST, Later, RunStream, finished
-from strandline.engine.why import Why
+from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted, Why
+from strandline.engine.streams.changes import ChangeFeed
+from strandline.engine.streams.log import Bounds
+from strandline.engine.streams.replay import ReplayBuffer
+from strandline.engine.streams.run_stream import LAST, Later, RunStream, finished
+from strandline.engine.streams.truncation import truncate_message
 from strandline.history import Progress
 from strandline.model import (
     Claim,
@@ -38,9 +36,9 @@ class Streams:
         self,
         is_waiting: Callable[[RunId], bool],
         clock: Clock,
-        shelf: Shelf,
+        shelf: ReplayBuffer,
         *,
-        feeds: Feeds,
+        feeds: ChangeFeed,
         bounds: Bounds,
         cut: int,
         survives: bool,
@@ -117,8 +115,8 @@ class Streams:
     ) -> None:
         """Tell that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
-            stream.place, stream.why, stream.asked = position, why, ids_of(requests)
-            stream.tell(self._clock.now(), RunQueued(position, estimated_wait_s, why, list(requests)))
+            stream.standing = RunQueued(position, estimated_wait_s, why, list(requests))
+            stream.tell(self._clock.now(), stream.standing)
 
     def waits(
         self,
@@ -139,7 +137,7 @@ class Streams:
         """Tell that a run executes, and return its stream; `progress` is what is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if goes_on(claim):
-            kept = [told_message(message, self._cut)[0] for message in progress.messages]
+            kept = [truncate_message(message, self._cut)[0] for message in progress.messages]
             stream.tell(self._clock.now(), RunRestarted(run.attempt, kept))
         else:
             stream.tell(self._clock.now(), RunStarted(run.attempt))

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.engine.eventlog import Bounds, EventLog, Subscription
 from strandline.engine.events import (
     Event,
     Numbered,
@@ -19,6 +18,8 @@ from strandline.engine.events import (
     TextReset,
     type_of,
 )
+from strandline.engine.streams.log import Bounds, EventLog
+from strandline.engine.streams.subscription import Subscription
 from strandline.model import Principal, RunId, SessionId, SessionKey
 
 UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
@@ -43,7 +44,7 @@ class _Feed(EventLog):
         self._wake()
 
 
-class Feeds:
+class ChangeFeed:
     """One for each principal that listens, kept for `retention_s` after that. True if there is any."""
 
     def __init__(self, clock: Clock, *, bounds: Bounds, retention_s: float) -> None:

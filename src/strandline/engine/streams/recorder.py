@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 
 from strandline.clock import Clock
-from strandline.engine.cuts import told_arguments, told_message, told_result
 from strandline.engine.events import (
     Event,
     MessageAdded,
@@ -20,11 +19,12 @@ from strandline.engine.events import (
     ToolStarted,
     Usage,
 )
-from strandline.engine.stream import MANY, RunStream
+from strandline.engine.streams.run_stream import MANY, RunStream
+from strandline.engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
 from strandline.model import Message, ToolResult
 
 
-class Telling:
+class EventRecorder:
     """`tell` has something called on the serving loop; `most` bytes are told of what tools are given and give back.
 
     `on_text` is called there with the time of the run's first text, when somebody looks.
@@ -92,18 +92,18 @@ class Telling:
         """Tell that a tool begins; one that a hook has begin again is told once."""
         if tool_use_id not in self._tools:
             self._tools[tool_use_id] = (name, self._clock.monotonic())
-            self._say(ToolStarted(tool_use_id, name, *told_arguments(given, self._most)))
+            self._say(ToolStarted(tool_use_id, name, *truncate_arguments(given, self._most)))
 
     def tool_finished(self, tool_use_id: str, result: ToolResult) -> None:
         """Tell that a tool has ended."""
         name, started = self._tools.pop(tool_use_id, ("", None))
         duration_s = None if started is None else self._clock.monotonic() - started
-        told, cut = told_result(result, self._most)
+        told, cut = truncate_result(result, self._most)
         self._say(ToolFinished(tool_use_id, name, str(result["status"]), _rounded(duration_s), told, cut))
 
     def message(self, message: Message) -> None:
         """Tell that a message has joined the run's own."""
-        self._say(MessageAdded(*told_message(message, self._most)))
+        self._say(MessageAdded(*truncate_message(message, self._most)))
 
     def _note_first(self) -> None:
         if self._first_s is None and self._called_at is not None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from strandline.clock import Clock
 from strandline.engine.events import Numbered
-from strandline.engine.stream import RunStream
+from strandline.engine.streams.run_stream import RunStream
 from strandline.model import RunId, SessionKey
 
 ENTRY_BYTES: Final = 600
@@ -22,7 +22,7 @@ class _Kept(Struct, frozen=True, gc=False):
     until: float
 
 
-class Shelf:
+class ReplayBuffer:
     """Keeps `memory` bytes in all, nothing for longer than `retention_s`; the oldest go first."""
 
     def __init__(self, clock: Clock, *, retention_s: float, memory: int) -> None:

@@ -6,7 +6,7 @@ as one. Belongs to the serving loop.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -108,14 +108,6 @@ class EventLog:
         self.gather()
         return list(self._events)
 
-    def subscribe(self, after: int = 0) -> "Subscription":
-        """Return a subscription to the events after number `after`; 0 is from the beginning.
-
-        One that was never told is taken for the last, so that nobody waits for it to be passed.
-        """
-        self.gather()
-        return Subscription(self, min(after, self.last))
-
     # -- for those who tell ------------------------------------------------------------------------
 
     def _add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
@@ -214,109 +206,6 @@ class EventLog:
     def leave(self, reader: "asyncio.Future[None]") -> None:
         """Forget a future that is of no more interest."""
         self._readers.pop(reader, None)
-
-
-class Subscription:
-    """Events from some number on, in order. Any number of them, at any pace; close it when it is of no more interest.
-
-    With `wanted`, only those for which it is true.
-    """
-
-    __slots__ = ("_after", "_alarm", "_closed", "_log", "_passed", "_reader", "_until", "_wanted")
-
-    def __init__(self, log: EventLog, after: int, wanted: Callable[[Numbered], bool] | None = None) -> None:
-        self._log = log
-        self._after = after
-        self._wanted = wanted
-        self._passed: Numbered | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._until = 0.0
-        self._closed = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there will be nothing more: all has been read, or it was closed."""
-        return self._closed or self.is_read
-
-    @property
-    def is_read(self) -> bool:
-        """Whether all has been read, the end too."""
-        return self._log.closed and self._log.last <= self._after
-
-    async def next(self, wait_s: float | None = None) -> list[Numbered]:
-        """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
-        loop = asyncio.get_running_loop()
-        until = None if wait_s is None else loop.time() + wait_s
-        while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
-            self._reader = self._log.await_next()
-            if events := self.ready():  # it was said before anybody could see that it is waited for
-                self._log.leave(self._reader)
-                self._reader = None
-                break
-            if until is not None:
-                self._wake_at(until)
-            try:
-                await self._reader
-            finally:
-                self._log.leave(self._reader)
-                self._reader = None
-        return events
-
-    def ready(self) -> list[Numbered]:
-        """Return the events that are there by now, up to some number; they count as read."""
-        self._log.gather()
-        events: list[Numbered] = []
-        while not events and (found := self._log.since(self._after)):
-            self._after = _last_of(found[-1])
-            events = found if self._wanted is None else [each for each in found if self._wanted(each)]
-        passing = self._log.passing()
-        if passing is not self._passed and self._after >= self._log.last:
-            self._passed = passing
-            if passing is not None:
-                events.append(passing)
-        return events
-
-    def close(self) -> None:
-        """Wait for nothing any more."""
-        self._closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        self._wake()
-
-    async def __aiter__(self) -> AsyncIterator[Numbered]:
-        """Yield the events until it is over."""
-        while not self.is_over:
-            for event in await self.next():
-                yield event
-
-    def _wake_at(self, until: float) -> None:
-        """Have one timer for many waits, which nearly all end long before: it is set anew when it has rung."""
-        self._until = until
-        if self._alarm is None:
-            self._alarm = asyncio.get_running_loop().call_at(until, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        if self._reader is None:
-            return
-        if asyncio.get_running_loop().time() < self._until:
-            self._wake_at(self._until)
-        else:
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-
-def _last_of(told: Numbered) -> int:
-    """Return the number of an event, or the last one of those that are gone."""
-    if isinstance(told.event, StreamGap):
-        return told.event.last
-    assert told.number is not None
-    return told.number
 
 
 def size_of(event: Event) -> int:

@@ -4,22 +4,16 @@ It decides nothing: the journal does, and by the time that a client has read thi
 """
 
 import logging
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from strandline.engine.cuts import told_arguments
-from strandline.engine.why import Reason, Why
+from strandline.engine.events import Reason, Why
+from strandline.engine.streams import truncate_arguments
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, SessionQuery
 from strandline.model import InputRequest, SessionKey
 
 _log = logging.getLogger("strandline.open_requests")
-
-
-def ids_of(requests: Sequence[InputRequest]) -> tuple[str, ...]:
-    """Return what tells these requests from others."""
-    return tuple(each.id for each in requests)
 
 
 class OpenRequests:
@@ -42,4 +36,4 @@ class OpenRequests:
             _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
             return []
         requests = [] if session is None else session.input_requests
-        return [replace(each, reason=told_arguments(each.reason, self._cut)[0]) for each in requests]
+        return [replace(each, reason=truncate_arguments(each.reason, self._cut)[0]) for each in requests]

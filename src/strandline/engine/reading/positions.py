@@ -1,20 +1,20 @@
-"""Where waiting runs stand, told to those who listen to them: at most once a second, if it has changed, or why.
+"""Where waiting runs stand, published to their subscribers: at most once a second, if it has changed, or why.
 
-Nothing is asked of the journal for a run to which nobody listens. Belongs to the serving loop.
+The journal is not asked for a run that has no subscriber. Belongs to the serving loop.
 """
 
 import logging
+from collections.abc import Sequence
 
 from strandline.clock import Clock
 from strandline.engine.estimates import Estimates
-from strandline.engine.events import RunPosition
-from strandline.engine.open_requests import OpenRequests, ids_of
-from strandline.engine.reasons import Reasons
-from strandline.engine.stream import RunStream
-from strandline.engine.streams import Streams
+from strandline.engine.events import Reason, RunPosition, Why
+from strandline.engine.reading.open_requests import OpenRequests
+from strandline.engine.reading.reasons import Reasons
+from strandline.engine.streams import RunStream, Streams
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
-from strandline.model import RunId, SessionKey
+from strandline.model import InputRequest, RunId, SessionKey
 
 _log = logging.getLogger("strandline.upkeep")
 
@@ -45,8 +45,8 @@ class Positions:
         """Note that runs of a session may stand elsewhere now."""
         self._changed.add(key)
 
-    async def tell(self) -> None:
-        """Tell those who listen to runs that wait where these stand now, and why. To be called every second."""
+    async def publish(self) -> None:
+        """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
         changed, self._changed = self._changed, set()
         unheard, self._unheard = self._unheard, set()
         for stream in self._streams.waiting():
@@ -55,7 +55,7 @@ class Positions:
                 if moved:
                     self._unheard.add(stream.run_id)
                 continue
-            position = stream.place
+            position = None if stream.standing is None else stream.standing.position
             if moved:
                 try:
                     run = await self._journal.read(RunQuery(stream.key.principal, stream.run_id))
@@ -66,21 +66,28 @@ class Positions:
                     continue  # it has begun while it was looked up
                 position = None if run is None else run.position
             if position:
-                await self._tell(stream, position, moved=moved)
+                await self._publish(stream, position, moved=moved)
 
-    async def _tell(self, stream: RunStream, position: int, *, moved: bool) -> None:
-        """Tell where a run stands, if that is not known: at another place, or for another reason or answer."""
-        why = self._reasons.of_waiting(stream.key, position)
-        is_new = why is not None and (stream.why is None or stream.why.code is not why.code)
+    async def _publish(self, stream: RunStream, position: int, *, moved: bool) -> None:
+        """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
+        why, last = self._reasons.of_waiting(stream.key, position), stream.standing
         if why is None and moved:
             self._unheard.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
-        if position == stream.place and not is_new and (why is None or not moved):
+        same = last is not None and position == last.position and (why is None or _code(why) is _code(last.why))
+        if same and (why is None or not moved):
             return
         requests = await self._open_requests.of(stream.key, why)
-        asked = ids_of(requests)
-        if position == stream.place and not is_new and asked == stream.asked:
+        if same and last is not None and _ids(requests) == _ids(last.input_requests):
             return
         if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
-            stream.place, stream.why, stream.asked = position, why, asked
             wait_s = self._estimates.wait_s(stream.key, position)
-            stream.tell_in_passing(self._clock.now(), RunPosition(position, wait_s, why, requests))
+            stream.standing = RunPosition(position, wait_s, why, requests)
+            stream.tell_in_passing(self._clock.now(), stream.standing)
+
+
+def _code(why: Why | None) -> Reason | None:
+    return None if why is None else why.code
+
+
+def _ids(requests: Sequence[InputRequest]) -> list[str]:
+    return [each.id for each in requests]

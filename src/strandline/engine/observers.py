@@ -1,0 +1,230 @@
+"""The ports of those that follow the engine: `Observer` (metrics), `Tracing` (spans), `Projection` (copies).
+
+The engine calls them at the edges of a run and never waits for them. They are called on the serving loop, in the middle
+of somebody's request: they return at once and raise nothing. What goes on at a moment is not published to them but
+read, by `Service.vitals`. Each port comes with the one that takes no notice.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+from strandline.model import Carrier, Claim, Outcome, Run, RunId, SessionKey
+
+# -- metrics -------------------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Whoever watches all runs. Times are seconds."""
+
+    def accepted(self) -> None:
+        """Note a run that was accepted; it was not there before."""
+        ...
+
+    def refused(self, reason: str) -> None:
+        """Note a request that was refused for now; `reason` is the code of its `Unavailable`."""
+        ...
+
+    def started(self, wait_s: float) -> None:
+        """Note a run that begins for the first time, and how long after its acceptance; not one that goes on."""
+        ...
+
+    def first_text(self, after_s: float) -> None:
+        """Note the first text of such a run, and how long after its acceptance it came."""
+        ...
+
+    def ended(self, outcome: Outcome, duration_s: float | None) -> None:
+        """Note the one outcome of a run, and how long its last attempt took; None if it never began, or with a server
+        that died.
+        """
+        ...
+
+    def lagged(self, lag_s: float) -> None:
+        """Note by how much the serving loop was late for something that was due; told about once a second."""
+        ...
+
+
+class Unobserved:
+    """Takes no notice."""
+
+    def accepted(self) -> None:
+        """Take no notice."""
+
+    def refused(self, reason: str) -> None:
+        """Take no notice."""
+
+    def started(self, wait_s: float) -> None:
+        """Take no notice."""
+
+    def first_text(self, after_s: float) -> None:
+        """Take no notice."""
+
+    def ended(self, outcome: Outcome, duration_s: float | None) -> None:
+        """Take no notice."""
+
+    def lagged(self, lag_s: float) -> None:
+        """Take no notice."""
+
+
+UNOBSERVED: Final = Unobserved()
+
+
+# -- traces --------------------------------------------------------------------------------------------
+
+
+class Named(Protocol):
+    """What says which run it is."""
+
+    @property
+    def run_id(self) -> RunId:
+        """Its id."""
+        ...
+
+    @property
+    def key(self) -> SessionKey:
+        """Its session."""
+        ...
+
+    @property
+    def trace(self) -> Carrier | None:
+        """The trace of its request."""
+        ...
+
+
+RUN: ContextVar[Named | None] = ContextVar("strandline_run", default=None)
+"""The run for which something works: in its own task, on the agent loop, and in the threads of its tools."""
+
+
+class TracedRun(Protocol):
+    """One attempt of a run, as it goes on."""
+
+    def executes(self) -> None:
+        """Note that its agent begins, or is built first."""
+        ...
+
+    def settles(self) -> None:
+        """Note that its agent has ended, and that what comes of it is about to be kept."""
+        ...
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """Note the end of the attempt, and the run's outcome; None: it goes on later, or its claim was lost."""
+        ...
+
+
+class Tracing(Protocol):
+    """Whoever traces runs. Times are seconds since the epoch."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody looks at traces."""
+        ...
+
+    def asked(self) -> AbstractContextManager[Carrier | None]:
+        """Return what to keep with the run that is asked for now; it is left when the run was accepted, or not."""
+        ...
+
+    def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
+        """Note an attempt that begins; `again`: the run has begun before."""
+        ...
+
+    def ended(self, run: Run, outcome: Outcome, now: float) -> None:
+        """Note the outcome of a run that did not end in an attempt of this process."""
+        ...
+
+
+class UntracedRun:
+    """Takes no notice."""
+
+    def executes(self) -> None:
+        """Take no notice."""
+
+    def settles(self) -> None:
+        """Take no notice."""
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """Take no notice."""
+
+
+UNTRACED_RUN: Final = UntracedRun()
+
+
+class Untraced:
+    """Takes no notice."""
+
+    active = False
+
+    def asked(self) -> AbstractContextManager[Carrier | None]:
+        """Have nothing kept."""
+        return nullcontext()
+
+    def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
+        """Take no notice."""
+        return UNTRACED_RUN
+
+    def ended(self, run: Run, outcome: Outcome, now: float) -> None:
+        """Take no notice."""
+
+
+UNTRACED: Final = Untraced()
+
+
+# -- copies of conversations ---------------------------------------------------------------------------
+
+
+class Projection(Protocol):
+    """Follows the journal, which is the truth."""
+
+    @property
+    def behind(self) -> int:
+        """How many sessions have something that is not in the copy, as far as is known."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How often something could not be copied or removed."""
+        ...
+
+    def start(self) -> None:
+        """Begin to follow, with what was missed; the journal is open."""
+        ...
+
+    def changed(self, key: SessionKey) -> None:
+        """Note that the history of a session is longer."""
+        ...
+
+    async def deleting(self, key: SessionKey) -> None:
+        """Note that a session is about to be deleted; `deleted` follows, unless this process dies."""
+        ...
+
+    async def deleted(self, key: SessionKey, *, done: bool) -> None:
+        """Remove what is copied of a session, if it was deleted (`done`)."""
+        ...
+
+    async def finish(self, within_s: float) -> None:
+        """Copy what is new, for no longer than this, and end. The journal is open until then."""
+        ...
+
+
+class Unprojected:
+    """Copies nothing."""
+
+    behind = 0
+    failures = 0
+
+    def start(self) -> None:
+        """Begin nothing."""
+
+    def changed(self, key: SessionKey) -> None:
+        """Take no notice."""
+
+    async def deleting(self, key: SessionKey) -> None:
+        """Take no notice."""
+
+    async def deleted(self, key: SessionKey, *, done: bool) -> None:
+        """Take no notice."""
+
+    async def finish(self, within_s: float) -> None:
+        """End nothing."""
+
+
+UNPROJECTED: Final = Unprojected()
