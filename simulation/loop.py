@@ -14,7 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
-from strandline.engine.calls import Call
+from strandline.engine.loops import Call
 from strandline.testing.virtual import InlineLoops, VirtualClock
 
 T = TypeVar("T")

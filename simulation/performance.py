@@ -11,7 +11,7 @@ from simulation.asking import request_id
 from simulation.process import Process, alive
 from simulation.script import SECRET, Ends, Script, Tool
 from strandline.agents.port import Attempt, Finished
-from strandline.engine.calls import CURRENT, LiveThread
+from strandline.engine.loops import CURRENT, LiveThread
 from strandline.errors import AgentFailed
 from strandline.history import Progress, question
 from strandline.model import InputRequest, Message, NeedsInput, Succeeded, ToolResult

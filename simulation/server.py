@@ -15,7 +15,7 @@ from simulation.loop import Chance, SeededLoops, UnsteadyClock
 from simulation.perils import Perils
 from simulation.record import Record
 from simulation.script import Script
-from simulation.workers import Crew
+from simulation.workers import WorkerPool
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.journal.port import Change, ChangeAnswer, Changed, Delete, Journal
@@ -56,10 +56,10 @@ class Server:
         self, journal: Journal, options: Options, new_run_id: Callable[[], RunId], perils: Perils, *, opaque: bool
     ) -> None:
         """Make the service; it does not start yet."""
-        self._loops: SeededLoops | Crew = SeededLoops(self.chance)
+        self._loops: SeededLoops | WorkerPool = SeededLoops(self.chance)
         self._target: Stage | WorkersTarget = Stage(self, opaque=opaque)
         if perils.workers:
-            self._loops = Crew(self, perils, self._clock, opaque=opaque)
+            self._loops = WorkerPool(self, perils, self._clock, opaque=opaque)
             loaded = m.Loaded(opaque=opaque, exclusive=False, external=False, description="a stage")
             self._target = WorkersTarget(loaded, self._loops, lambda: None)
             self.at_death(self._loops.close)
@@ -98,7 +98,7 @@ class Server:
 
     def kill_workers(self) -> None:
         """Have some of its workers die, if it has any."""
-        if isinstance(self._loops, Crew):
+        if isinstance(self._loops, WorkerPool):
             self._loops.kill_some(self.chance)
 
     def note(self, what: str, run: str = "", **facts: Any) -> None:
@@ -194,5 +194,5 @@ class Server:
             "claims that may come": int(service._dispatcher.expects_claims()),
             "limits of runs that wait": len(service._claims.limits),
         }
-        there = self._loops.leftovers() if isinstance(self._loops, Crew) else []
+        there = self._loops.leftovers() if isinstance(self._loops, WorkerPool) else []
         return [f"{number} {what}" for what, number in found.items() if number] + there

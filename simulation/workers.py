@@ -19,12 +19,11 @@ from simulation.process import Process
 from simulation.record import Record
 from simulation.script import Script
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT, Call
-from strandline.engine.loops import Load
+from strandline.engine.loops import CURRENT, Call, Load
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
-from strandline.workers.inside import Inside
 from strandline.workers.loops import WorkerLoops
+from strandline.workers.runtime import WorkerRuntime
 
 T = TypeVar("T")
 
@@ -120,7 +119,7 @@ class VirtualWorker:
 
     def leftovers(self) -> list[str]:
         """Return what a worker that has nothing to do still holds."""
-        return [f"{len(self._inside._under_way)} calls in worker {self.pid}"] if self._inside._under_way else []
+        return [f"{len(self._runtime._calls)} calls in worker {self.pid}"] if self._runtime._calls else []
 
     def _long_s(self) -> float:
         draw = self.chance.random()
@@ -131,16 +130,18 @@ class VirtualWorker:
             return
         target = Stage(self, opaque=self._opaque)
         self._loops = WorkersOwnLoops(self.chance, self._clock, self._agents)
-        self._inside = Inside(target, self._loops, self._clock, lambda carrier: None, leave=self.kill, gone=self.kill)
-        self._inside.channel.connection_made(Transport(self._out))
-        self._in.read_by(self._inside.channel)
+        self._runtime = WorkerRuntime(
+            target, self._loops, self._clock, lambda carrier: None, leave=self.kill, gone=self.kill
+        )
+        self._runtime.channel.connection_made(Transport(self._out))
+        self._in.read_by(self._runtime.channel)
         loaded = m.Loaded(opaque=self._opaque, exclusive=False, external=False, description=target.description)
-        self._inside.channel.say(loaded)
+        self._runtime.channel.say(loaded)
         asyncio.get_running_loop().create_task(self._tried())
 
     async def _tried(self) -> None:
         await self.chance.pass_time(0.2)
-        await self._inside.begin()
+        await self._runtime.begin()
 
     def _stand_still(self, seconds: float, *, entirely: bool) -> None:
         self._blocked += 1
@@ -190,7 +191,7 @@ class WorkersOwnLoops(SeededLoops):
         """Call `work` a while later, once the loop is not blocked."""
         super().post(lambda: self._gate.call(work))
 
-    def tell(self, work: Callable[[], object]) -> None:
+    def post_back(self, work: Callable[[], object]) -> None:
         """Call `work` a while later."""
         self._back.send(work)
 
@@ -220,7 +221,7 @@ class WorkersOwnLoops(SeededLoops):
         self._gate.call(lambda: super(WorkersOwnLoops, self)._begin(call, work))
 
 
-class Crew(WorkerLoops):
+class WorkerPool(WorkerLoops):
     """The workers of one server, which end with it."""
 
     def __init__(self, server: Process, perils: Perils, clock: Clock, *, opaque: bool) -> None:
@@ -262,14 +263,14 @@ class Crew(WorkerLoops):
 
     def leftovers(self) -> list[str]:
         """Return what is left of calls, here and there, when nothing executes, is held or waits."""
-        here = sum(len(end._errands) for end in self._ends)
+        here = sum(len(worker._remotes) for worker in self._workers)
         mine = [f"{here} calls to workers"] if here else []
         lost = [worker.pid for worker in self._everyone if worker.alive and worker not in self._processes.values()]
         mine += [f"a worker {pid} that nobody knows" for pid in lost]
-        idle = [end for end in self._processes if end not in self._ends and not end.running]
-        mine += [f"worker {end.pid}, which is of no use" for end in idle]
+        idle = [worker for worker in self._processes if worker not in self._workers and not worker.running]
+        mine += [f"worker {worker.pid}, which is of no use" for worker in idle]
         there = [each for worker in self._everyone if worker in self._used() for each in worker.leftovers()]
         return mine + there
 
     def _used(self) -> list[Any]:
-        return [self._processes[end] for end in self._ends if end in self._processes and end.is_free]
+        return [self._processes[worker] for worker in self._workers if worker in self._processes and worker.is_free]

@@ -10,9 +10,8 @@ from typing import Any
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import Clock
 from strandline.engine.asked import Request, Ticket
-from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.events import Event
-from strandline.engine.loops import Loops
+from strandline.engine.loops import CURRENT, Call, LiveThread, Loops
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
 from strandline.engine.options import Options
 from strandline.engine.service import Service

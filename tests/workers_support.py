@@ -13,8 +13,7 @@ from typing import Any
 from strandline.agents.port import Finished, RunContext, Target
 from strandline.clock import Clock, SystemClock
 from strandline.encoding import encode_messages
-from strandline.engine.calls import CURRENT, Call
-from strandline.engine.loops import AgentLoops
+from strandline.engine.loops import CURRENT, AgentLoops, Call
 from strandline.engine.observers import RUN
 from strandline.history import fold
 from strandline.model import WHOLE_HISTORY, AgentRecord, Principal, RunId, SessionId, SessionKey, Succeeded
@@ -22,10 +21,10 @@ from strandline.telemetry.traces import Traces
 from strandline.testing.virtual import VirtualClock, run_virtual
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames, Writer, frame
-from strandline.workers.end import WorkerEnd
-from strandline.workers.inside import Inside, orders
+from strandline.workers.client import WorkerClient
 from strandline.workers.loops import WorkerLoops
 from strandline.workers.messages import Loaded
+from strandline.workers.runtime import WorkerRuntime, orders
 from strandline.workers.target import WorkersTarget
 
 PIDS = count(100)
@@ -38,7 +37,7 @@ class Nearby:
     def __init__(self, target: Target) -> None:
         self.pid = next(PIDS)
         self.loops = AgentLoops(executor_threads=8, clock=SystemClock())
-        self.inside: Inside | None = None
+        self.runtime: WorkerRuntime | None = None
         self._target = target
         self._dead = asyncio.Event()
         self._ours, self._theirs = socket.socketpair()
@@ -48,7 +47,7 @@ class Nearby:
     async def connect(self, channel: Channel) -> None:
         loop = asyncio.get_running_loop()
         writer = Writer(self._theirs)
-        inside = self.inside = Inside(
+        runtime = self.runtime = WorkerRuntime(
             self._target,
             self.loops,
             SystemClock(),
@@ -57,10 +56,10 @@ class Nearby:
             gone=self.kill,
             write=writer.write,
         )
-        self._open = [inside.channel, channel, writer]
-        await loop.create_connection(lambda: inside.channel, sock=self._theirs)
+        self._open = [runtime.channel, channel, writer]
+        await loop.create_connection(lambda: runtime.channel, sock=self._theirs)
         await loop.create_connection(lambda: channel, sock=self._ours)
-        self._beginning = asyncio.create_task(inside.begin())
+        self._beginning = asyncio.create_task(runtime.begin())
 
     def frames(self) -> Frames:
         return Frames()
@@ -236,20 +235,20 @@ class Few:
         return [each.pid for each in self.all if each.killed]
 
     def in_use(self) -> list[int]:
-        return [end.pid for end in self.loops._processes]
+        return [worker.pid for worker in self.loops._processes]
 
-    def run(self, attempt: Any = None) -> "tuple[Call[Any], WorkerEnd]":
+    def run(self, attempt: Any = None) -> tuple[Call[Any], WorkerClient]:
         """Begin a run in the worker of the first place."""
-        end = self.loops._ends[0]
+        worker = self.loops._workers[0]
 
         async def works() -> object:
             call = CURRENT.get()
             assert call is not None
-            return await end.execute(order(end.number()), call, attempt)
+            return await worker.execute(order(worker.number()), call, attempt)
 
         call = self.loops.start(works)
         call.done.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return call, end
+        return call, worker
 
 
 def order(number: int, agent: int = 0) -> m.Run:

@@ -101,9 +101,9 @@ def served(target: str, settings: Settings) -> Iterator[Target]:
     if settings.workers == 1:
         yield load_target(target, history=settings.history, keys=settings.has_keys)
         return
-    from strandline.workers.crew import crew
+    from strandline.workers.pool import worker_pool
 
-    with crew(target, settings, Traces().carried) as workers:
+    with worker_pool(target, settings, Traces().carried) as workers:
         yield workers
 
 

@@ -15,10 +15,10 @@ from strandline.engine.execution import Execution
 from strandline.engine.runner import Ended, Runner
 from strandline.model import Claim
 from strandline.workers import messages as m
-from strandline.workers.end import WorkerEnd
-from strandline.workers.errand import Errand
-from strandline.workers.inside import Inside
+from strandline.workers.client import WorkerClient
 from strandline.workers.loops import WorkerLoops
+from strandline.workers.remote_call import RemoteCall
+from strandline.workers.runtime import WorkerRuntime
 
 Break = Callable[[pytest.MonkeyPatch], None]
 SEEDS = 150
@@ -26,60 +26,60 @@ SEEDS = 150
 
 def end_no_worker(patch: pytest.MonkeyPatch) -> None:
     """A worker that is to end goes on for as long as it likes."""
-    patch.setattr(WorkerEnd, "end_if_idle", lambda end: None)
+    patch.setattr(WorkerClient, "end_if_idle", lambda end: None)
 
 
 def think_it_dead_too_early(patch: pytest.MonkeyPatch) -> None:
     """A worker that is to end at once counts as dead, and goes on for a while."""
 
-    def retire(end: WorkerEnd) -> None:
-        end.leaving = end.told = True
+    def kill(end: WorkerClient) -> None:
+        end.leaving = end.dismissed = True
         end._channel = None
         end.dead()
 
-    patch.setattr(WorkerEnd, "retire", retire)
+    patch.setattr(WorkerClient, "kill", kill)
 
 
 def lose_nothing(patch: pytest.MonkeyPatch) -> None:
     """What a dead worker had to do is still waited for."""
-    patch.setattr(Errand, "lose", Errand.over)
+    patch.setattr(RemoteCall, "lose", RemoteCall.over)
 
 
 def say_go_too_early(patch: pytest.MonkeyPatch) -> None:
     """A round's tools start before it is durable."""
-    stage = Errand._stage
+    stage = RemoteCall._stage
 
-    async def staged(errand: Errand, report: m.Told) -> None:
+    async def staged(remote: RemoteCall, report: m.Told) -> None:
         if report.what == "begin_round":
-            errand._say(m.Go(errand.number, on=True))
-        await stage(errand, report)
+            remote._say(m.Go(remote.number, on=True))
+        await stage(remote, report)
 
-    patch.setattr(Errand, "_stage", staged)
+    patch.setattr(RemoteCall, "_stage", staged)
 
 
 def take_reports_as_they_come(patch: pytest.MonkeyPatch) -> None:
     """What is reported after a round or a result does not wait until that is staged."""
 
-    def take(errand: Errand, report: m.Told | m.Done) -> None:
+    def take(remote: RemoteCall, report: m.Told | m.Done) -> None:
         if isinstance(report, m.Done):
-            errand._ended(report)
+            remote._ended(report)
         elif report.what in m.STAGED:
-            errand._staging = asyncio.create_task(errand._stage(report))
+            remote._staging = asyncio.create_task(remote._stage(report))
         else:
-            errand._tell(report)
+            remote._tell(report)
 
-    patch.setattr(Errand, "take", take)
+    patch.setattr(RemoteCall, "take", take)
 
 
 def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
     """A call that has ended in a worker counts as over, whatever works on for it there."""
-    ended = Errand._ended
+    ended = RemoteCall._ended
 
-    def over(errand: Errand, report: m.Done) -> None:
-        errand.over()
-        ended(errand, report)
+    def over(remote: RemoteCall, report: m.Done) -> None:
+        remote.over()
+        ended(remote, report)
 
-    patch.setattr(Errand, "_ended", over)
+    patch.setattr(RemoteCall, "_ended", over)
 
 
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
@@ -111,16 +111,16 @@ def replace_nobody(patch: pytest.MonkeyPatch) -> None:
 
 def mix_agents_up(patch: pytest.MonkeyPatch) -> None:
     """A worker has another agent execute a run than the one that was made for it."""
-    take = Inside._run
+    take = WorkerRuntime._run
 
-    def run(inside: Inside, order: m.Run) -> None:
-        agents, inside._agents = inside._agents, dict.fromkeys(inside._agents, next(iter(inside._agents.values())))
+    def run(runtime: WorkerRuntime, order: m.Run) -> None:
+        agents, runtime._agents = runtime._agents, dict.fromkeys(runtime._agents, next(iter(runtime._agents.values())))
         try:
-            take(inside, order)
+            take(runtime, order)
         finally:
-            inside._agents = agents
+            runtime._agents = agents
 
-    patch.setattr(Inside, "_run", run)
+    patch.setattr(WorkerRuntime, "_run", run)
 
 
 def has_workers(seed: int) -> bool:

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 
 from strandline.clock import SystemClock
-from strandline.engine.calls import CURRENT, adopt_current_task
-from strandline.engine.loops import AgentLoop, AgentLoops, Mailbox
+from strandline.engine.loops import CURRENT, AgentLoops, adopt_current_task
+from strandline.engine.loops.thread import AgentLoop, Mailbox
 from strandline.testing import Gate, Signal
 
 
@@ -245,7 +245,7 @@ def test_a_loop_that_is_blocked_is_silent_and_a_fresh_one_takes_over() -> None:
         assert loops.blocks(blocking)
         assert not loops.blocks(waiting)
         assert "in blocks" in "\n".join(await loops.stack(blocking))
-        loops.retire(blocking)
+        loops.replace(blocking)
         assert loops.silent_s(blocking) == 0
         assert await asyncio.wait_for(loops.start(_name).done, 10) == "strandline-agents"
         task = waiting.task
@@ -284,7 +284,7 @@ def test_a_loop_that_was_retired_cancels_its_tasks_in_peace_when_it_is_closed() 
 
         loop.start(lingers, Mailbox(asyncio.get_running_loop()))
         await begun.wait()
-        loop.retire()
+        loop.abandon()
         await cancelled.wait()
         assert loop.close()
 

@@ -91,8 +91,8 @@ def test_a_server_is_ready_as_long_as_one_worker_takes_calls() -> None:
 def test_a_server_stays_ready_while_dead_workers_are_replaced_in_time() -> None:
     async def main(service: Service, few: Few) -> None:
         for _ in range(20):
-            for end in few.loops._ends:
-                few.all[end.pid].dies()
+            for worker in few.loops._workers:
+                few.all[worker.pid].dies()
             for _ in range(30):
                 await asyncio.sleep(0.1)
                 assert await probed(service) == (200, "ready")

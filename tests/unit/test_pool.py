@@ -18,7 +18,7 @@ class Idle:
         """Nothing."""
 
 
-class Homes(InlineLoops):
+class LostLoops(InlineLoops):
     """Loops of which some are lost; counts how often anybody asks."""
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Homes(InlineLoops):
         self.asked = 0
         self.discarded: list[object] = []
 
-    def lives(self, home: object) -> bool:
+    def is_current(self, loop: object) -> bool:
         self.asked += 1
-        return home not in self.lost
+        return loop not in self.lost
 
-    suits = lives
+    accepts = is_current
 
     def post(self, work: object) -> None:
         """Nothing."""
@@ -43,7 +43,7 @@ class Homes(InlineLoops):
 @pytest.mark.parametrize("resting", [False, True])
 def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(resting: bool) -> None:
     async def main(clock: VirtualClock) -> None:
-        loops = Homes()
+        loops = LostLoops()
         pool = AgentPool(max_agents=2000, agent_idle_s=600, clock=clock, loops=loops)
         agents = [Idle() for _ in range(1000)]
         for number, agent in enumerate(agents):

@@ -439,9 +439,9 @@ def test_nothing_is_brought_over_for_a_run_to_which_nobody_listens_but_when_it_i
     class Counting(InlineLoops):
         told = 0
 
-        def tell(self, work: Callable[[], object]) -> None:
+        def post_back(self, work: Callable[[], object]) -> None:
             self.told += 1
-            super().tell(work)
+            super().post_back(work)
 
     async def behaviour(attempt: Attempt) -> str:
         for n in range(int(asked(attempt))):

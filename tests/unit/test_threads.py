@@ -243,11 +243,11 @@ def test_a_blocked_loop_that_no_thread_can_take_over_from_stays_in_use_until_one
         await gate.reached.wait()
         machine.has_threads = False
         with pytest.raises(SetupError, match="can't start new thread"):
-            loops.retire(held)
-        assert loops.lives(held.home)
+            loops.replace(held)
+        assert loops.is_current(held.loop)
         machine.has_threads = True
-        loops.retire(held)
-        assert not loops.lives(held.home)
+        loops.replace(held)
+        assert not loops.is_current(held.loop)
         assert await asyncio.wait_for(loops.start(named).done, DEADLINE_S) == "strandline-agents"
         gate.open()
         assert loops.close()

@@ -14,15 +14,15 @@ from engine_support import Played, asked, echo, outcome, play_round, send
 from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import SystemClock
 from strandline.encoding import encode_messages
-from strandline.engine.calls import Call
 from strandline.engine.failures import FailedThere
+from strandline.engine.loops import Call
 from strandline.engine.observers import RUN
 from strandline.errors import SetupError
 from strandline.journal.memory import MemoryJournal
 from strandline.model import Fact, InputRequest, NeedsInput, RoundStarted, Token
 from strandline.settings import Settings
 from strandline.testing import Gate
-from strandline.workers import crew, loops, process
+from strandline.workers import loops, pool, process
 from strandline.workers import messages as m
 from strandline.workers.channel import Frames, frame
 from strandline.workers.loops import WorkerLoops
@@ -78,13 +78,13 @@ def test_nothing_of_a_process_counts_as_gone_before_it_is() -> None:
     """Else what goes on elsewhere could be joined by what still works there."""
 
     async def main(few: Few) -> None:
-        (call, end), (other, _) = few.run(Kept()), few.run(Kept())
+        (call, worker), (other, _) = few.run(Kept()), few.run(Kept())
         await asyncio.sleep(1)
-        few.loops.retire(call)
+        few.loops.replace(call)
         await asyncio.sleep(1)
         assert few.killed() == [0]
-        assert end not in few.loops._ends, "another one is on its way"
-        assert not few.loops.lives(end)
+        assert worker not in few.loops._workers, "another one is on its way"
+        assert not few.loops.is_current(worker)
         assert not other.done.done()
         assert call.is_alive
         call.abandon(DONE)
@@ -225,8 +225,8 @@ def test_a_worker_is_replaced_once_also_if_that_could_not_be_done_at_first(monke
 
     async def main() -> None:
         async with in_workers(echo, workers=1, spawn=spawn) as (service, served, _):
-            call: Call[Any] = Call(asyncio.get_running_loop().create_future(), served._ends[0])
-            served.relieve(call)
+            call: Call[Any] = Call(asyncio.get_running_loop().create_future(), served._workers[0])
+            served.drain(call)
             await until(lambda: len(started) == 3)
             later = WorkerLoops._replace_later.__qualname__
             await until(lambda: later not in [getattr(each.get_coro(), "__qualname__", "") for each in served._tasks])
@@ -263,7 +263,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
         named: Any = "a run"
         RUN.set(named)
         await asyncio.sleep(1)
-        few.loops.relieve(call)
+        few.loops.drain(call)
         await asyncio.sleep(1)
         assert [each.began_for for each in few.all] == [None, None]
 
@@ -274,7 +274,7 @@ def test_what_is_staged_is_so_in_the_context_of_its_run_and_workers_have_none() 
 def test_a_worker_that_is_silent_is_given_nothing_while_another_one_is_not() -> None:
     async def main() -> None:
         async with in_workers(echo) as (service, served, played):
-            first, second = served._ends
+            first, second = served._workers
             await outcome(await send(service, "hello", "a"))
             assert (first.agents, second.agents) == (1, 0)
             first._asked_at = SystemClock().monotonic() - 5
@@ -305,10 +305,10 @@ def test_workers_that_cannot_be_started_are_told_of_and_none_is_left(monkeypatch
             pass
 
     begun: list[Starts] = []
-    monkeypatch.setattr(crew, "WorkerProcess", Starts)
+    monkeypatch.setattr(pool, "WorkerProcess", Starts)
     with (
         pytest.raises(SetupError, match="2 worker processes cannot be started: no more processes"),
-        crew.crew("agent.py", Settings(workers=2), lambda: None),
+        pool.worker_pool("agent.py", Settings(workers=2), lambda: None),
     ):
         pass
     assert killed == begun != []

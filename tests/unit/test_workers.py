@@ -19,7 +19,7 @@ from engine_support import Played, asked, echo, key, outcome, play_round, send, 
 from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
 from strandline.encoding import encode_messages
-from strandline.engine.calls import Call
+from strandline.engine.loops import Call
 from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import ClaimLost, JournalUnavailable
@@ -117,13 +117,13 @@ def place_of(service: Service, loops: WorkerLoops, run_id: RunId) -> int:
     """Return in which worker a run executes."""
     (execution,) = [each for each in service._runner.executing() if each.attempt.context.run_id == run_id]
     assert execution.call is not None
-    return next(place for place, end in enumerate(loops._ends) if end is execution.call.home)
+    return next(place for place, worker in enumerate(loops._workers) if worker is execution.call.loop)
 
 
 def kill(loops: WorkerLoops, place: int) -> None:
     """Have a worker die by itself."""
-    end = loops._ends[place]
-    loops._processes[end].kill()
+    worker = loops._workers[place]
+    loops._processes[worker].kill()
 
 
 def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies(
@@ -244,13 +244,13 @@ def test_a_worker_is_told_when_an_agent_is_needed_no_longer() -> None:
         async with in_workers(echo, workers=1, max_agents=1) as (service, loops, _):
             (process,) = loops._processes.values()
             assert isinstance(process, Nearby)
-            assert process.inside is not None
-            agents = process.inside._agents
+            assert process.runtime is not None
+            agents = process.runtime._agents
             await outcome(await send(service, "one", "a"))
             assert len(agents) == 1
             await outcome(await send(service, "two", "b"))
             await until(lambda: len(agents) == 1)
-            assert loops._ends[0].agents == 1
+            assert loops._workers[0].agents == 1
 
     run(main)
 
@@ -305,19 +305,19 @@ def test_something_that_works_on_when_its_hold_is_over_ends_with_its_worker_when
 
     async def main() -> None:
         async with in_workers(behaviour, workers=1, hold_limit_s=0.2) as (service, loops, _):
-            (end,) = loops._ends
+            (worker,) = loops._workers
             innocent = await send(service, "beside", "b")
             await beside.reached.wait()
             stuck = await send(service, "stuck", "a", timeout_s=0.2)
             follows = await send(service, "next", "a")
             assert (await outcome(stuck)).error is not None
             assert (await outcome(follows)).output == "answer to next"
-            assert loops._ends != [end], "another worker has taken its place"
-            assert end in loops._processes, "it still does what somebody waits for"
+            assert loops._workers != [worker], "another worker has taken its place"
+            assert worker in loops._processes, "it still does what somebody waits for"
             assert len(service._holds.still_work()) == 1
             beside.open()
             assert (await outcome(innocent)).output == "answer to beside"
-            await until(lambda: end not in loops._processes)
+            await until(lambda: worker not in loops._processes)
             await until(lambda: not service._holds.still_work())
             assert loops.load().workers_lost == 0, "it was told to"
         leftover.open()
@@ -345,11 +345,11 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
                 await until(lambda: len(waiting) == len(tickets))
                 await outcome(await send(service, "stuck", f"a{number}", timeout_s=0.1))
                 await until(lambda: len(service._holds) == 0)
-            first, second = loops._relieved[0], loops._ends[0]
+            first, second = loops._draining[0], loops._workers[0]
             await asyncio.sleep(0.2)  # (past the hold limit)
             service._holds.look()
-            assert loops._relieved == [first], "the other one is to end when this one has"
-            assert loops._ends == [second]
+            assert loops._draining == [first], "the other one is to end when this one has"
+            assert loops._workers == [second]
             assert len(service._holds.still_work()) == 2
             beside.open()
             for each in tickets:
@@ -365,15 +365,15 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
 def test_no_worker_is_ended_for_what_is_left_over_while_no_other_one_takes_calls() -> None:
     async def main() -> None:
         async with in_workers(echo, workers=2) as (_, loops, _):
-            one, other = loops._ends
+            one, other = loops._workers
             leftover: Call[Any] = Call(asyncio.get_running_loop().create_future(), one)
             other.leaving = True
-            assert not loops.relieve(leftover)
-            assert loops._ends == [one, other]
+            assert not loops.drain(leftover)
+            assert loops._workers == [one, other]
             other.leaving = False
-            assert loops.relieve(leftover)
-            assert loops._ends[0] is not one
-            assert loops.relieve(leftover), "it was seen to before"
+            assert loops.drain(leftover)
+            assert loops._workers[0] is not one
+            assert loops.drain(leftover), "it was seen to before"
 
     run(main)
 
@@ -405,7 +405,7 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
         async with in_workers(echo, workers=1) as (service, loops, _):
             (process,) = loops._processes.values()
             assert isinstance(process, Nearby)
-            assert process.inside is not None
+            assert process.runtime is not None
             model = Gate()
 
             async def behaviour(attempt: Attempt) -> str:
@@ -417,10 +417,10 @@ def test_a_worker_that_does_not_answer_is_named_and_what_it_does_is_not_waited_f
             await model.reached.wait()
             (told,) = await service.stacks()
             assert any("in behaviour" in line for line in told.stack)
-            process.inside._take = lambda order: None  # type: ignore[method-assign]
-            process.inside.channel._take = process.inside._take
+            process.runtime._take = lambda order: None  # type: ignore[method-assign]
+            process.runtime.channel._take = process.runtime._take
             (told,) = await service.stacks()
-            pid = loops._ends[0].pid
+            pid = loops._workers[0].pid
             assert told.stack == [f"worker {pid} does not answer; `py-spy dump --pid {pid}` may tell why"]
             loops.beat()
             await until(lambda: loops.load().silent_s > 0.05)
@@ -441,15 +441,15 @@ def test_sessions_that_are_all_in_one_worker_after_a_death_spread_again() -> Non
     async def main() -> None:
         async with in_workers(behaviour) as (service, loops, played):
             sessions = [f"s{number}" for number in range(12)]
-            gone = loops._ends[1]
+            gone = loops._workers[1]
             gone.leaving = True
             for session in sessions:
                 await outcome(await send(service, "hello", session))
             gone.leaving = False
-            assert [end.agents for end in loops._ends] == [12, 0]
+            assert [worker.agents for worker in loops._workers] == [12, 0]
             tickets = [await send(service, "wait", session) for session in sessions]
-            await until(lambda: sum(end.running for end in loops._ends) == 12)
-            assert [end.running for end in loops._ends] == [8, 4]
+            await until(lambda: sum(worker.running for worker in loops._workers) == 12)
+            assert [worker.running for worker in loops._workers] == [8, 4]
             gate.open()
             for ticket in tickets:
                 await outcome(ticket)

@@ -7,22 +7,22 @@ import pytest
 
 from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
 from strandline.clock import Clock
-from strandline.engine.calls import CURRENT
+from strandline.engine.loops import CURRENT
 from strandline.errors import JournalUnavailable
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 from strandline.workers import messages as m
 from strandline.workers.channel import Frames
-from strandline.workers.inside import Inside
+from strandline.workers.runtime import WorkerRuntime
 from workers_support import DONE, Few, Kept, Nowhere, build, order, virtual
 
 
 def test_what_a_worker_has_said_counts_although_its_death_is_heard_of_first() -> None:
     async def main(few: Few) -> None:
-        call, end = few.run(attempt := Kept())
+        call, worker = few.run(attempt := Kept())
         await asyncio.sleep(1)
         few.all[0].over.set()
         await asyncio.sleep(0.5)
-        assert not end.is_free, "nothing begins there"
+        assert not worker.is_free, "nothing begins there"
         few.all[0].tell(m.Told(0, "add_text", ["last words"]), m.Done(call=0, opaque=False, finished=DONE))
         few.all[0].channel.connection_lost(None)
         assert await call.done == DONE
@@ -47,21 +47,21 @@ def test_whoever_keeps_the_connection_of_a_dead_worker_open_is_not_waited_for_no
 
 def test_a_report_of_a_call_of_which_nothing_works_any_more_harms_nobody() -> None:
     async def main(few: Few) -> None:
-        (call, end), (other, _) = few.run(attempt := Kept()), few.run(Kept())
+        (call, worker), (other, _) = few.run(attempt := Kept()), few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE), m.Told(0, "add_text", ["late"]))
         assert await call.done == DONE
         few.all[0].tell(m.Told(0, "end_tool", ["t1", {}]), m.Done(call=1, opaque=False, finished=DONE))
         assert await other.done == DONE
         assert attempt.told == []
-        assert end.is_free
+        assert worker.is_free
 
     virtual(main)
 
 
 def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works_for_it() -> None:
     async def main(few: Few) -> None:
-        call, end = few.run(Kept())
+        call, worker = few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Done(call=0, opaque=False, finished=DONE, alive=True))
         assert await call.done == DONE
@@ -69,7 +69,7 @@ def test_a_call_that_has_ended_is_alive_until_its_worker_says_that_nothing_works
         alive = [call.is_alive]
         few.all[0].tell(m.Over(0))
         assert [*alive, call.is_alive] == [True, False]
-        assert end._errands == {}
+        assert worker._remotes == {}
 
     virtual(main)
 
@@ -109,9 +109,9 @@ def test_no_tool_starts_before_its_round_is_durable_and_none_if_that_fails() -> 
         for error in (None, RunStopped(), JournalUnavailable("no room")):
             attempt = Kept()
             attempt.error = error
-            call, end = few.run(attempt)
+            call, worker = few.run(attempt)
             await asyncio.sleep(1)
-            number = max(end._errands)
+            number = max(worker._remotes)
             few.all[0].transport.written.clear()
             few.all[0].tell(m.Told(number, "begin_round", []))
             await asyncio.sleep(1)
@@ -149,13 +149,13 @@ def test_one_worker_takes_the_place_of_one(refused: bool) -> None:
         call, _ = few.run(Kept())
         await asyncio.sleep(20)
         few.refuses = refused
-        few.loops.retire(call)
+        few.loops.replace(call)
         assert few.killed() == [0]
         few.refuses = False
         few.all[0].dies()
         await asyncio.sleep(5)
         assert few.in_use() == [1]
-        assert [end.pid for end in few.loops._ends] == [1]
+        assert [worker.pid for worker in few.loops._workers] == [1]
 
     virtual(main)
 
@@ -164,18 +164,18 @@ def test_a_worker_that_is_to_end_and_is_silent_is_ended_at_once() -> None:
     """Others that execute there would wait for it until their time is up."""
 
     async def main(few: Few) -> None:
-        (leftover, _), (_, end) = few.run(Kept()), few.run(Kept())
+        (leftover, _), (_, worker) = few.run(Kept()), few.run(Kept())
         await asyncio.sleep(1)
         leftover.abandon(DONE)
-        few.loops.relieve(leftover)
+        few.loops.drain(leftover)
         few.loops.beat()
         await asyncio.sleep(5)
         few.loops.beat()
         assert few.killed() == [], "somebody waits for what executes there"
         assert few.loops.silent_s(leftover) == pytest.approx(5)
-        few.loops.retire(leftover)
+        few.loops.replace(leftover)
         assert few.killed() == [0]
-        assert end.pid not in [each.pid for each in few.loops._ends]
+        assert worker.pid not in [each.pid for each in few.loops._workers]
         assert few.loops.silent_s(leftover) == 0.0, "once"
         assert few.loops.load().given_up == 1
 
@@ -184,14 +184,14 @@ def test_a_worker_that_is_to_end_and_is_silent_is_ended_at_once() -> None:
 
 def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> None:
     async def main(few: Few) -> None:
-        end = few.loops._ends[0]
+        worker = few.loops._workers[0]
 
         async def works() -> object:
             call = CURRENT.get()
             assert call is not None
-            await end.execute(build(end.number()), call, None)
+            await worker.execute(build(worker.number()), call, None)
             await asyncio.sleep(1)
-            return await end.execute(order(end.number()), call, Kept())  # type: ignore[arg-type]
+            return await worker.execute(order(worker.number()), call, Kept())  # type: ignore[arg-type]
 
         call = few.loops.start(works)
         leftover, _ = few.run(Kept())
@@ -199,7 +199,7 @@ def test_a_worker_is_not_ended_between_the_making_of_an_agent_and_its_run() -> N
         few.all[0].tell(m.Done(call=0, opaque=False))
         leftover.abandon(DONE)
         await asyncio.sleep(0.5)
-        few.loops.relieve(leftover)
+        few.loops.drain(leftover)
         await asyncio.sleep(1)
         few.loops.beat()
         assert few.killed() == []
@@ -218,7 +218,7 @@ def test_a_run_that_is_about_to_begin_in_a_worker_does_so_before_that_is_ended()
         leftover.abandon(DONE)
         await asyncio.sleep(0)
         few.run(Kept())  # with an agent that was there, which has just been taken out of the pool
-        few.loops.relieve(leftover)
+        few.loops.drain(leftover)
         await asyncio.sleep(1)
         assert few.killed() == []
 
@@ -264,12 +264,12 @@ class Alone:
         """Nothing."""
 
 
-def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[Inside, Nowhere]:
+def alone(does: Callable[[Attempt], object], clock: Clock) -> tuple[WorkerRuntime, Nowhere]:
     target, transport = Alone(does), Nowhere()
-    inside = Inside(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
-    inside.channel.connection_made(transport)
-    inside._agents[0] = target
-    return inside, transport
+    runtime = WorkerRuntime(target, InlineLoops(), clock, lambda carrier: None, leave=lambda: None, gone=lambda: None)
+    runtime.channel.connection_made(transport)
+    runtime._agents[0] = target
+    return runtime, transport
 
 
 def test_what_a_run_does_is_told_before_it_does_it() -> None:
@@ -281,8 +281,8 @@ def test_what_a_run_does_is_told_before_it_does_it() -> None:
             attempt.begin_tool("t1", "sleep", {})
             told.extend(transport.written)
 
-        inside, transport = alone(does, clock)
-        inside._take(order(1))
+        runtime, transport = alone(does, clock)
+        runtime._take(order(1))
         await asyncio.sleep(1)
         assert b"begin_tool" in b"".join(told)
         for written in transport.written:
@@ -296,13 +296,13 @@ def test_a_run_that_was_to_end_before_it_could_begin_does_not_begin() -> None:
     began: list[Attempt] = []
 
     async def main(clock: VirtualClock) -> None:
-        inside, transport = alone(began.append, clock)
-        inside._take(order(1))
-        inside._take(m.Signal(1))
+        runtime, transport = alone(began.append, clock)
+        runtime._take(order(1))
+        runtime._take(m.Signal(1))
         await asyncio.sleep(1)
         assert began == []
         assert b"RunStopped" in b"".join(transport.written)
-        inside._take(order(2))
+        runtime._take(order(2))
         await asyncio.sleep(1)
         assert len(began) == 1
 

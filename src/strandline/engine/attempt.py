@@ -11,7 +11,7 @@ from typing import Final
 
 from strandline.agents.port import Finished, RunContext, RunStopped, Signal
 from strandline.clock import Clock
-from strandline.engine.calls import adopt_current_task
+from strandline.engine.loops import adopt_current_task
 from strandline.engine.streams import EventRecorder
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result

@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from strandline.clock import Clock
-from strandline.engine.calls import Call
 from strandline.engine.dispatcher import Dispatcher
 from strandline.engine.holds import Holds
 from strandline.engine.inputs import Inputs
+from strandline.engine.loops import Call
 from strandline.engine.queue_limits import QueueLimits
 from strandline.engine.refusals import Refusals
 from strandline.engine.runner import Ended, Runner

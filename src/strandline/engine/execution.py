@@ -14,9 +14,8 @@ from typing import Final
 from strandline import private
 from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
 from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
-from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.failures import failed
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import TracedRun
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal

@@ -22,8 +22,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from strandline.clock import Clock
-from strandline.engine.calls import Call
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, Loops
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
 from strandline.model import Claim, Principal, RunId, SessionKey
@@ -135,7 +134,7 @@ class Holds:
             if not each.call.is_alive:
                 self._given_up.remove(each)
                 self._on_over(each.principal)
-            elif each.due is not None and self._clock.monotonic() >= each.due and self._loops.relieve(each.call):
+            elif each.due is not None and self._clock.monotonic() >= each.due and self._loops.drain(each.call):
                 each.due = None
 
     def force(self, run_id: RunId) -> asyncio.Event:

@@ -24,7 +24,7 @@ class _Idle(Struct, frozen=True):
     """An idle agent, the loop that it was built on, and since when it is idle."""
 
     agent: SessionAgent
-    home: object
+    loop: object
     since: float
 
 
@@ -39,7 +39,7 @@ class AgentPool:
         self._agents: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._resting: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._unwanted: Counter[SessionKey] = Counter()
-        self._homes: set[object] = set()
+        self._used_loops: set[object] = set()
         """The loops of all that are here, and maybe some that no agent is on any more."""
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class AgentPool:
         entry = self._agents.pop(key, None) or self._resting.pop(key, None)
         if entry is None:
             return None
-        if self._loops.suits(entry.home):
+        if self._loops.accepts(entry.loop):
             return entry.agent
         self._loops.discard(entry.agent)
         return None
@@ -67,14 +67,14 @@ class AgentPool:
             if not self._unwanted[key]:
                 del self._unwanted[key]
 
-    def put(self, key: SessionKey, agent: SessionAgent, home: object) -> None:
-        """Keep an agent, which was built on the loop `home`, until its session's next run."""
+    def put(self, key: SessionKey, agent: SessionAgent, loop: object) -> None:
+        """Keep an agent, which was built on the loop `loop`, until its session's next run."""
         self.drop(key)
         if key in self._unwanted:
             self._loops.discard(agent)
             return
-        self._homes.add(home)
-        self._agents[key] = _Idle(agent, home, self._clock.monotonic())
+        self._used_loops.add(loop)
+        self._agents[key] = _Idle(agent, loop, self._clock.monotonic())
         if len(self) > self._max_agents:
             _, oldest = (self._resting or self._agents).popitem(last=False)
             self._loops.discard(oldest.agent)
@@ -97,11 +97,11 @@ class AgentPool:
 
     def drop_lost(self) -> None:
         """Drop the agents whose loops are lost; as long as none is, no agent is looked at."""
-        lost = {home for home in self._homes if not self._loops.lives(home)}
+        lost = {loop for loop in self._used_loops if not self._loops.is_current(loop)}
         if not lost:
             return
-        self._homes -= lost
-        for key in [key for each in (self._agents, self._resting) for key, idle in each.items() if idle.home in lost]:
+        self._used_loops -= lost
+        for key in [key for each in (self._agents, self._resting) for key, idle in each.items() if idle.loop in lost]:
             self.drop(key)
 
 

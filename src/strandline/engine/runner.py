@@ -18,10 +18,9 @@ from msgspec.structs import replace
 from strandline.agents.port import Finished, Target
 from strandline.clock import Clock
 from strandline.engine.attempt import LiveAttempt
-from strandline.engine.calls import Call
 from strandline.engine.execution import STOPPED, Execution
 from strandline.engine.failures import error_id, full_text, told
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, Loops
 from strandline.engine.observers import RUN, Observer, TracedRun, Tracing
 from strandline.engine.options import Options
 from strandline.engine.outcome import defective, is_discarded, outcome_of
@@ -158,7 +157,7 @@ class Runner:
         signal, workspace = self._loops.signal(), self._workspace(claim.run.key)
         stream = self._streams.started(claim, progress)
         on_text = None if goes_on(claim) else partial(self._spoken, claim.run.created_at)
-        telling = EventRecorder(stream, self._loops.tell, self._clock, self._options.stream_cut, on_text)
+        telling = EventRecorder(stream, self._loops.post_back, self._clock, self._options.stream_cut, on_text)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, self._clock, telling)
         return Execution(attempt, self._journal, self._target, self._loops, traced)
 
@@ -286,7 +285,7 @@ class Runner:
         well = isinstance(finished.ending, Succeeded) and finished.keep and is_whole
         if well and held is None and not self._target.exclusive and (agent := execution.take_agent()) is not None:
             assert execution.call is not None
-            self._pool.put(claim.run.key, agent, execution.call.home)
+            self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
         return Ended(
             claim=claim,

@@ -16,7 +16,6 @@ from strandline.clock import Clock
 from strandline.engine.admission import Admission
 from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
 from strandline.engine.audience import Audience
-from strandline.engine.calls import Call
 from strandline.engine.claims import Claims
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher, Share
@@ -24,7 +23,7 @@ from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
 from strandline.engine.holds import Holds
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, Loops
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from strandline.clock import Clock
-from strandline.engine.calls import Call
 from strandline.engine.execution import Execution
 from strandline.engine.holds import Holds
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, Loops
 from strandline.engine.options import Options
 from strandline.engine.pool import AgentPool
 from strandline.engine.runner import Runner
@@ -84,7 +83,7 @@ class Watch:
         if call is None or self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
             return False
         calls = [*(each.call for each in self._runner.executing()), *leftovers]
-        return any(each is not None and each.home is call.home and self._loops.blocks(each) for each in calls)
+        return any(each is not None and each.loop is call.loop and self._loops.blocks(each) for each in calls)
 
     async def _name_who_blocks(self) -> None:
         """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
@@ -109,17 +108,17 @@ class Watch:
         if self._loops.silent_s(call) < patience_s:
             return  # it came back meanwhile
         _log.error("an agent loop is blocked for good and is given up:\n    %s", where)
-        there = [each for each in self._runner.executing() if each.call is not None and each.call.home is call.home]
+        there = [each for each in self._runner.executing() if each.call is not None and each.call.loop is call.loop]
         blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
-        left = [each for each in leftovers if each.home is call.home and not self._loops.blocks(each)]
-        dies = self._loops.retire(call)
+        left = [each for each in leftovers if each.loop is call.loop and not self._loops.blocks(each)]
+        dies = self._loops.replace(call)
         for each in there:
             if each in blocking:
                 each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
             elif not dies:
                 each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
                 assert each.call is not None
-                each.call.forsake()
+                each.call.disown_tasks()
         if not dies:
             for others in left:
-                others.forsake()
+                others.disown_tasks()

@@ -11,8 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
-from strandline.engine.calls import Call
-from strandline.engine.loops import Flag, Load
+from strandline.engine.loops import Call, Flag, Load
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ class InlineLoops:
         """Call `work` soon."""
         asyncio.get_running_loop().call_soon(work)
 
-    def tell(self, work: Callable[[], object]) -> None:
+    def post_back(self, work: Callable[[], object]) -> None:
         """Call `work` soon."""
         asyncio.get_running_loop().call_soon(work)
 
@@ -132,7 +131,7 @@ class InlineLoops:
         """Return False."""
         return False
 
-    def retire(self, call: Call[Any]) -> bool:
+    def replace(self, call: Call[Any]) -> bool:
         """Do nothing."""
         return False
 
@@ -140,15 +139,15 @@ class InlineLoops:
         """Return that there is none."""
         return Load()
 
-    def relieve(self, call: Call[Any]) -> bool:
+    def drain(self, call: Call[Any]) -> bool:
         """Do nothing."""
         return True
 
-    def lives(self, home: object) -> bool:
+    def is_current(self, loop: object) -> bool:
         """Return True."""
         return True
 
-    suits = lives
+    accepts = is_current
 
     async def stack(self, call: Call[Any]) -> list[str]:
         """Return the names of what works for the call."""

@@ -28,7 +28,7 @@ from strandline.telemetry.export import export_if_wanted, flush
 from strandline.telemetry.traces import Traces
 from strandline.workers import messages as m
 from strandline.workers.channel import Frames, Writer, frame
-from strandline.workers.inside import Inside, orders
+from strandline.workers.runtime import WorkerRuntime, orders
 
 FLUSH_S: Final = 0.5
 """How long its last spans get to be sent; the serving process waits for it."""
@@ -78,11 +78,11 @@ async def _serve(connection: socket.socket, frames: Frames, target: Target, loop
 
     writer = Writer(connection)
     _keep_from_forks(writer.fileno())
-    inside = Inside(
+    runtime = WorkerRuntime(
         target, loops, SystemClock(), Traces().join, leave=leaving.set, gone=gone, frames=frames, write=writer.write
     )
-    await asyncio.get_running_loop().create_connection(lambda: inside.channel, sock=connection)
-    beginning = asyncio.create_task(inside.begin())
+    await asyncio.get_running_loop().create_connection(lambda: runtime.channel, sock=connection)
+    beginning = asyncio.create_task(runtime.begin())
     beginning.add_done_callback(lambda _: look_less())
     await leaving.wait()
     beginning.cancel()

@@ -10,7 +10,7 @@ from typing import Any, Final
 from strandline.agents.port import RunContext, RunStopped, Signal
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
-from strandline.engine.calls import adopt_current_task
+from strandline.engine.loops import adopt_current_task
 from strandline.form import formed, formed_result
 from strandline.model import Block, Input, Message, StateRecord, ToolResult
 from strandline.workers.messages import Run, Told

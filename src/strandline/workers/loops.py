@@ -15,11 +15,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 from strandline.agents.port import Signal
 from strandline.clock import Clock
-from strandline.engine.calls import Call
-from strandline.engine.loops import Load, WorkerLoad
+from strandline.engine.loops import Call, Load, WorkerLoad
 from strandline.errors import TargetError
 from strandline.workers.channel import Channel, Frames
-from strandline.workers.end import WorkerEnd
+from strandline.workers.client import WorkerClient
 from strandline.workers.process import LEAVE_S
 
 T = TypeVar("T")
@@ -113,11 +112,11 @@ class WorkerLoops:
         self._opaque = opaque
         self._spawn = spawn
         self._clock = clock
-        self._ends: list[WorkerEnd] = []
+        self._workers: list[WorkerClient] = []
         """The workers in use, by their places."""
-        self._processes: dict[WorkerEnd, Process] = {}
+        self._processes: dict[WorkerClient, Process] = {}
         """All that are not known to be gone."""
-        self._relieved: list[WorkerEnd] = []
+        self._draining: list[WorkerClient] = []
         self._failures = [0] * len(processes)
         """How many times in a row the worker of a place has died young."""
         self._free: asyncio.Event = asyncio.Event()
@@ -136,78 +135,81 @@ class WorkerLoops:
         Raises `TargetError` if one has found that what it serves cannot be served.
         """
         for place, process in enumerate(self._first):
-            self._ends.append(self._attended(place, process))
-        first = list(self._ends)  # (in the place of one that leaves there is soon another)
-        await asyncio.wait([end.ready for end in first])
-        if refused := next((end.why for end in first if end.why), None):
+            self._workers.append(self._attended(place, process))
+        first = list(self._workers)  # (in the place of one that leaves there is soon another)
+        await asyncio.wait([worker.ready for worker in first])
+        if refused := next((worker.why for worker in first if worker.why), None):
             raise TargetError(refused)
         self._took_calls_at = self._clock.monotonic()
 
-    async def free(self) -> WorkerEnd:
+    async def free(self) -> WorkerClient:
         """Return the worker that has least to do, as soon as there is one."""
-        while not (free := [end for end in self._ends if end.is_free]):
+        while not (free := [worker for worker in self._workers if worker.is_free]):
             self._free.clear()
             await self._free.wait()
-        return min(free, key=lambda end: (end.silent_s() >= SILENT_S, end.running, end.agents))
+        return min(free, key=lambda worker: (worker.silent_s() >= SILENT_S, worker.running, worker.agents))
 
     @property
     def takes_calls(self) -> bool:
         """Whether a worker takes calls, or did a moment ago: for one that dies, another is there in seconds."""
-        return any(end.is_free for end in self._ends) or self._clock.monotonic() - self._took_calls_at < NO_WORKER_S
+        return (
+            any(worker.is_free for worker in self._workers)
+            or self._clock.monotonic() - self._took_calls_at < NO_WORKER_S
+        )
 
     @property
     def opaque(self) -> bool:
         """Whether what is served counts as opaque in any worker, or did in the one before that."""
-        known = [end.opaque for end in self._ends if end.opaque is not None]
+        known = [worker.opaque for worker in self._workers if worker.opaque is not None]
         return any(known) if known else self._opaque
 
-    def _attended(self, place: int, process: Process, *, opaque: bool | None = None) -> WorkerEnd:
-        end = WorkerEnd(process.pid, self._clock, process.kill, opaque=opaque)
-        self._processes[end] = process
-        end.ready.add_done_callback(lambda _: self._free.set())
-        self._do(self._attend(place, end, process))
-        return end
+    def _attended(self, place: int, process: Process, *, opaque: bool | None = None) -> WorkerClient:
+        worker = WorkerClient(process.pid, self._clock, process.kill, opaque=opaque)
+        self._processes[worker] = process
+        worker.ready.add_done_callback(lambda _: self._free.set())
+        self._do(self._attend(place, worker, process))
+        return worker
 
-    async def _attend(self, place: int, end: WorkerEnd, process: Process) -> None:
+    async def _attend(self, place: int, worker: WorkerClient, process: Process) -> None:
         """Listen to a worker until it is gone, and see to it that another one is in its place then."""
         began = self._clock.monotonic()
-        await process.connect(end.channel(process.frames()))
+        await process.connect(worker.channel(process.frames()))
         how = await process.ended()
-        await end.last_words()
-        was_told, was_ready = end.told, end.ready.done()
-        end.dead()
-        del self._processes[end]
-        if end in self._relieved:
-            self._relieved.remove(end)
-        if self._closed or self._ends[place] is not end:
+        await worker.last_words()
+        was_dismissed, was_ready = worker.dismissed, worker.ready.done()
+        worker.dead()
+        del self._processes[worker]
+        if worker in self._draining:
+            self._draining.remove(worker)
+        if self._closed or self._workers[place] is not worker:
             return
-        if not was_told:
+        if not was_dismissed:
             self._lost += 1
-            what = f"cannot serve: {end.why}" if end.why else f"has died: {how}"
-            _log.error("worker %d (process %d) %s", place, end.pid, what)
+            what = f"cannot serve: {worker.why}" if worker.why else f"has died: {how}"
+            _log.error("worker %d (process %d) %s", place, worker.pid, what)
         young = self._clock.monotonic() - began < YOUNG_S
         self._failures[place] = self._failures[place] + 1 if young else 0
         if young:
             doublings = min(self._failures[place] - 1, MOST_DOUBLINGS)  # (2.0 ** 1024 is more than a float can be)
             await asyncio.sleep(min(2.0**doublings - 1, LONGEST_WAIT_READY_S if was_ready else LONGEST_WAIT_S))
-        self._replace(place, end)
+        self._replace(place, worker)
 
-    def _replace(self, place: int, end: WorkerEnd) -> None:
-        """Have another worker in the place of `end`, unless there is one."""
-        if self._closed or self._ends[place] is not end:
+    def _replace(self, place: int, worker: WorkerClient) -> None:
+        """Have another worker in the place of `worker`, unless there is one."""
+        if self._closed or self._workers[place] is not worker:
             return
         try:
             process = self._spawn()
         except OSError as error:
             _log.error("no process can take the place of worker %d yet: %s", place, error)
-            self._do(self._replace_later(place, end))
+            self._do(self._replace_later(place, worker))
             return
-        self._ends[place] = self._attended(place, process, opaque=end.opaque)
+        self._workers[place] = self._attended(place, process, opaque=worker.opaque)
         _log.info("process %d takes the place of worker %d", process.pid, place)
 
-    async def _replace_later(self, place: int, end: WorkerEnd) -> None:
+    async def _replace_later(self, place: int, worker: WorkerClient) -> None:
         await asyncio.sleep(SPAWN_AGAIN_S)
-        self._replace(place, end)
+        self._replace(place, worker)
 
     # -- what the engine asks for ------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class WorkerLoops:
         """Call `work` soon."""
         asyncio.get_running_loop().call_soon(work)
 
-    def tell(self, work: Callable[[], object]) -> None:
+    def post_back(self, work: Callable[[], object]) -> None:
         """Call `work` soon."""
         asyncio.get_running_loop().call_soon(work)
 
@@ -239,77 +241,81 @@ class WorkerLoops:
 
     def beat(self) -> None:
         """Ask all workers for a sign of life."""
-        if any(end.is_free for end in self._ends):
+        if any(worker.is_free for worker in self._workers):
             self._took_calls_at = self._clock.monotonic()
-        for end in list(self._processes):
-            end.beat()
-            end.end_if_idle()
+        for worker in list(self._processes):
+            worker.beat()
+            worker.end_if_idle()
 
     def silent_s(self, call: Call[Any]) -> float:
         """Return for how long the call's worker has owed a sign of life; 0 for one that is being ended at once."""
-        end = call.home
-        return end.silent_s() if isinstance(end, WorkerEnd) and (end in self._ends or end in self._relieved) else 0.0
+        worker = call.loop
+        return (
+            worker.silent_s()
+            if isinstance(worker, WorkerClient) and (worker in self._workers or worker in self._draining)
+            else 0.0
+        )
 
     def blocks(self, call: Call[Any]) -> bool:
         """Tell whether it is this call's code that had the thread of its worker's loop when last heard of."""
-        return isinstance(call.home, WorkerEnd) and call.home.blocks(call)
+        return isinstance(call.loop, WorkerClient) and call.loop.blocks(call)
 
-    def retire(self, call: Call[Any]) -> bool:
+    def replace(self, call: Call[Any]) -> bool:
         """End the call's worker at once, and all that works there with it."""
-        if isinstance(call.home, WorkerEnd) and call.home in self._ends:
+        if isinstance(call.loop, WorkerClient) and call.loop in self._workers:
             self._given_up += 1
-            call.home.retire()
-            self._replace(self._ends.index(call.home), call.home)
-        elif isinstance(call.home, WorkerEnd) and call.home in self._relieved:
-            self._relieved.remove(call.home)
+            call.loop.kill()
+            self._replace(self._workers.index(call.loop), call.loop)
+        elif isinstance(call.loop, WorkerClient) and call.loop in self._draining:
+            self._draining.remove(call.loop)
             self._given_up += 1
-            call.home.retire()
+            call.loop.kill()
         return True
 
-    def relieve(self, call: Call[Any]) -> bool:
+    def drain(self, call: Call[Any]) -> bool:
         """Have the call's worker do to the end what others wait for, begin nothing more, and end.
 
         Of workers that are to end there are no more than workers, and one is left that takes calls, unless it is the
         only one: False as long as that would not be so.
         """
-        end = call.home
-        if not isinstance(end, WorkerEnd) or end not in self._ends:
+        worker = call.loop
+        if not isinstance(worker, WorkerClient) or worker not in self._workers:
             return True
-        others = [each for each in self._ends if each is not end]
-        if len(self._relieved) >= len(self._ends) or (others and not any(each.is_free for each in others)):
+        others = [each for each in self._workers if each is not worker]
+        if len(self._draining) >= len(self._workers) or (others and not any(each.is_free for each in others)):
             return False
-        place = self._ends.index(end)
-        _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, end.pid)
-        self._replace(place, end)
-        self._relieved.append(end)
-        end.relieve()
+        place = self._workers.index(worker)
+        _log.warning("worker %d (process %d) ends: something works there that nobody waits for", place, worker.pid)
+        self._replace(place, worker)
+        self._draining.append(worker)
+        worker.drain()
         return True
 
-    def lives(self, home: object) -> bool:
+    def is_current(self, loop: object) -> bool:
         """Tell whether calls may begin in a worker."""
-        return isinstance(home, WorkerEnd) and home.is_free
+        return isinstance(loop, WorkerClient) and loop.is_free
 
-    def suits(self, home: object) -> bool:
+    def accepts(self, loop: object) -> bool:
         """Tell whether a worker takes calls, and is neither blocked nor much busier while another one is not.
 
         After a death all sessions are with the others: without this they would stay there for as long as they talk.
         """
-        if not isinstance(home, WorkerEnd) or not home.is_free:
+        if not isinstance(loop, WorkerClient) or not loop.is_free:
             return False
-        others = [end.running for end in self._ends if end.is_free and end.silent_s() < SILENT_S]
+        others = [worker.running for worker in self._workers if worker.is_free and worker.silent_s() < SILENT_S]
         if not others:
             return True
-        return home.silent_s() < SILENT_S and home.running < MOVE_AT + min(others)
+        return loop.silent_s() < SILENT_S and loop.running < MOVE_AT + min(others)
 
     def load(self) -> Load:
         """Return how the workers are doing."""
         workers = [
-            WorkerLoad(pid=end.pid if end.is_free else None, running=end.running, silent_s=end.silent_s())
-            for end in self._ends
+            WorkerLoad(pid=worker.pid if worker.is_free else None, running=worker.running, silent_s=worker.silent_s())
+            for worker in self._workers
         ]
         return Load(
             silent_s=max((each.silent_s for each in workers), default=0.0),
-            backlog=sum(end.backlog for end in self._ends),
+            backlog=sum(worker.backlog for worker in self._workers),
             given_up=self._given_up,
             workers=workers,
             workers_lost=self._lost,
@@ -317,16 +323,16 @@ class WorkerLoops:
 
     async def stack(self, call: Call[Any]) -> list[str]:
         """Return where the call's code is, as far as its worker tells."""
-        if not isinstance(call.home, WorkerEnd):
+        if not isinstance(call.loop, WorkerClient):
             return ["waits for a worker"]
-        return await call.home.stack(call)
+        return await call.loop.stack(call)
 
     def close(self) -> bool:
         """End all workers: nothing is left to work. Returns True."""
         if self._closed:
             return True
         self._closed = True
-        processes = list(self._processes.values()) if self._ends else list(self._first)
+        processes = list(self._processes.values()) if self._workers else list(self._first)
         for process in processes:
             process.leave()
         until = time.monotonic() + LEAVE_S

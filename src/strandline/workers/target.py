@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.calls import CURRENT
+from strandline.engine.loops import CURRENT
 from strandline.engine.observers import RUN
 from strandline.history import Progress
 from strandline.model import AgentRecord, Carrier, SessionKey
 from strandline.workers import messages as m
-from strandline.workers.end import WorkerEnd
+from strandline.workers.client import WorkerClient
 from strandline.workers.loops import ToldFlag, WorkerLoops
 
 
@@ -39,9 +39,9 @@ class WorkersTarget:
         call, run = CURRENT.get(), RUN.get()
         assert call is not None
         assert run is not None
-        end = await self.loops.free()
+        worker = await self.loops.free()
         order = m.Build(
-            call=end.number(),
+            call=worker.number(),
             run_id=run.run_id,
             key=key,
             trace=run.trace,
@@ -49,28 +49,28 @@ class WorkersTarget:
             record=record,
             progress=progress,
         )
-        await end.execute(order, call, None)
-        return StandIn(end, order.call, self._carried)
+        await worker.execute(order, call, None)
+        return AgentProxy(worker, order.call, self._carried)
 
 
-class StandIn:
+class AgentProxy:
     """Stands for the agent of a session in a worker, which drops that when nobody knows this one any more."""
 
-    def __init__(self, end: WorkerEnd, number: int, carried: Callable[[], Carrier | None]) -> None:
-        self._end = end
+    def __init__(self, worker: WorkerClient, number: int, carried: Callable[[], Carrier | None]) -> None:
+        self._worker = worker
         self._number = number
         self._carried = carried
-        end.agents += 1
+        worker.agents += 1
         # Whichever thread lets go of it.
-        weakref.finalize(self, _drop_soon, asyncio.get_running_loop(), end, number).atexit = False
+        weakref.finalize(self, _drop_soon, asyncio.get_running_loop(), worker, number).atexit = False
 
     async def run(self, attempt: Attempt) -> Finished:
         """Have an attempt executed."""
-        end, call, run = self._end, CURRENT.get(), RUN.get()
+        worker, call, run = self._worker, CURRENT.get(), RUN.get()
         assert call is not None
         assert run is not None
         order = m.Run(
-            call=end.number(),
+            call=worker.number(),
             agent=self._number,
             context=attempt.context,
             trace=run.trace,
@@ -80,21 +80,21 @@ class StandIn:
         )
         assert isinstance(attempt.signal, ToldFlag)
         # (It is not set yet: the engine has looked in this very step of the loop.)
-        attempt.signal.follow(lambda: end.say(m.Signal(order.call)))
-        finished = await end.execute(order, call, attempt)
+        attempt.signal.follow(lambda: worker.say(m.Signal(order.call)))
+        finished = await worker.execute(order, call, attempt)
         assert finished is not None
         return finished
 
     def rest(self) -> None:
         """Have it take less memory."""
-        self._end.say(m.Rest(self._number))
+        self._worker.say(m.Rest(self._number))
 
 
-def _drop_soon(loop: asyncio.AbstractEventLoop, end: WorkerEnd, number: int) -> None:
+def _drop_soon(loop: asyncio.AbstractEventLoop, worker: WorkerClient, number: int) -> None:
     with suppress(RuntimeError):  # (the loop is closed, and the worker gone with it)
-        loop.call_soon_threadsafe(_drop, end, number)
+        loop.call_soon_threadsafe(_drop, worker, number)
 
 
-def _drop(end: WorkerEnd, number: int) -> None:
-    end.agents -= 1
-    end.say(m.Drop(number))
+def _drop(worker: WorkerClient, number: int) -> None:
+    worker.agents -= 1
+    worker.say(m.Drop(number))

@@ -100,7 +100,7 @@ async def work_async(label: str, name: str) -> str:
         name: what to do
     """
     if name.startswith("~^"):
-        in_worker = "strandline.workers.inside" in sys.modules
+        in_worker = "strandline.workers.runtime" in sys.modules
         os.kill(os.getppid() if in_worker else os.getpid(), signal.SIGKILL)
     await asyncio.to_thread(pass_step, f"{label} {name}")
     return f"did {name}"

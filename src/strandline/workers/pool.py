@@ -18,7 +18,7 @@ _log = logging.getLogger("strandline.workers")
 
 
 @contextmanager
-def crew(target: str, settings: Settings, carried: Callable[[], Carrier | None]) -> Iterator[WorkersTarget]:
+def worker_pool(target: str, settings: Settings, carried: Callable[[], Carrier | None]) -> Iterator[WorkersTarget]:
     """Start workers that load `target`, and yield what they serve; they end with the `with`. Raises `TargetError`.
 
     One `Agent` for all sessions, which executes one run at a time, has one worker.

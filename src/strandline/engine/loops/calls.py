@@ -30,11 +30,11 @@ class LiveThread:
 class Call(Generic[T]):
     """A coroutine on an agent loop. `done` belongs to the serving loop and never holds an exception of ours."""
 
-    __slots__ = ("_tasks", "_threads", "done", "home", "task")
+    __slots__ = ("_tasks", "_threads", "done", "loop", "task")
 
-    def __init__(self, done: "asyncio.Future[T]", home: object) -> None:
+    def __init__(self, done: "asyncio.Future[T]", loop: object) -> None:
         self.done = done
-        self.home = home
+        self.loop = loop
         """The loop that it runs on, for comparison only; one that runs in a process gets it when it is known which."""
         self.task: asyncio.Task[T] | None = None
         self._tasks: set[asyncio.Task[Any]] | None = None
@@ -98,7 +98,7 @@ class Call(Generic[T]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def forsake(self) -> None:
+    def disown_tasks(self) -> None:
         """Count its tasks no longer: their loop will not run them on."""
         self.task = None
         self._tasks = set()

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import Clock
-from strandline.engine.calls import Call
+from strandline.engine.loops import Call
 from strandline.workers import messages as m
 from strandline.workers.channel import Channel, Frames
-from strandline.workers.errand import Errand
+from strandline.workers.remote_call import RemoteCall
 from strandline.workers.reports import reports
 
 LAST_WORDS_S: Final = 1.0
@@ -22,7 +22,7 @@ WHERE_S: Final = 0.5
 """How long a worker gets to tell where the code of a call is."""
 
 
-class WorkerEnd:
+class WorkerClient:
     """The serving process's half of the connection to one worker.
 
     `kill` ends the process at once, however it is; whoever knows that nothing of it is left says so with `dead`.
@@ -36,7 +36,7 @@ class WorkerEnd:
         """Whether it takes calls, or why not, as soon as that is known."""
         self.leaving = False
         """Whether nothing more is to begin there."""
-        self.told = False
+        self.dismissed = False
         """Whether it was told to end."""
         self.agents = 0
         """How many agents are known to be there."""
@@ -45,7 +45,7 @@ class WorkerEnd:
         self._clock = clock
         self._kill = kill
         self._channel: Channel | None = None
-        self._errands: dict[int, Errand] = {}
+        self._remotes: dict[int, RemoteCall] = {}
         self._calls: set[Call[Any]] = set()
         """Those that have executed here, until their runs have ended."""
         self._numbers = count()
@@ -94,16 +94,16 @@ class WorkerEnd:
         """
         if self._dead:
             raise AgentLost("the worker process has died")
-        call.home = self
-        errand = self._errands[order.call] = Errand(order.call, call, attempt, self.say)
+        call.loop = self
+        remote = self._remotes[order.call] = RemoteCall(order.call, call, attempt, self.say)
         self._calls.add(call)  # also between the call that builds an agent and the one that it executes
         call.done.add_done_callback(lambda _: self._calls.discard(call))
         self.say(order)
         while True:
             try:
-                return await asyncio.shield(errand.done)
+                return await asyncio.shield(remote.done)
             except asyncio.CancelledError:
-                if errand.done.cancelled() or call.done.done():
+                if remote.done.cancelled() or call.done.done():
                     raise  # it was, or nobody waits for it any more: this loop is at its end
                 self.say(m.Cancel(order.call))
 
@@ -126,13 +126,13 @@ class WorkerEnd:
 
     def blocks(self, call: Call[Any]) -> bool:
         """Tell whether it is this call's code that had the agent loop's thread when last heard of."""
-        errand = self._errands.get(-1 if self._pulse.running is None else self._pulse.running)
-        return errand is not None and errand.call is call
+        remote = self._remotes.get(-1 if self._pulse.running is None else self._pulse.running)
+        return remote is not None and remote.call is call
 
     async def stack(self, call: Call[Any]) -> list[str]:
         """Return where the code of a call is, as far as the worker can tell in time."""
         lines: list[str] = []
-        for number in [each.number for each in self._errands.values() if each.call is call]:
+        for number in [each.number for each in self._remotes.values() if each.call is call]:
             answer = self._answers.get(number)
             if answer is None:
                 answer = self._answers[number] = asyncio.get_running_loop().create_future()
@@ -143,19 +143,19 @@ class WorkerEnd:
                 lines.append(f"worker {self.pid} does not answer; `py-spy dump --pid {self.pid}` may tell why")
         return lines
 
-    def retire(self) -> None:
+    def kill(self) -> None:
         """End it at once."""
-        self.leaving = self.told = True
+        self.leaving = self.dismissed = True
         self._kill()
 
-    def relieve(self) -> None:
+    def drain(self) -> None:
         """Have nothing more begin there, and end it when nothing executes any more that somebody waits for."""
-        self.leaving = self.told = True
+        self.leaving = self.dismissed = True
         asyncio.get_running_loop().call_soon(self.end_if_idle)  # a run that has just got its agent here begins before
 
     def end_if_idle(self) -> None:
         """End it if nothing is wanted of it any more."""
-        if self.told and not self._dead and not self.running:
+        if self.dismissed and not self._dead and not self.running:
             self._kill()
 
     # -- what it tells -----------------------------------------------------------------------------
@@ -164,15 +164,15 @@ class WorkerEnd:
         if self._dead:
             return
         match report:
-            case m.Told(call) if (errand := self._errands.get(call)) is not None:
-                errand.take(report)
+            case m.Told(call) if (remote := self._remotes.get(call)) is not None:
+                remote.take(report)
             case m.Told():
                 pass  # from a task that nobody has counted, of a call of which nothing was to work any more
             case m.Done(call=call):
                 self.opaque = report.opaque
-                (self._errands[call] if report.alive else self._errands.pop(call)).take(report)
+                (self._remotes[call] if report.alive else self._remotes.pop(call)).take(report)
             case m.Over(call):
-                self._errands.pop(call).over()
+                self._remotes.pop(call).over()
             case m.Pulse():
                 self._pulse, self._pulse_at, self._asked_at = report, self._clock.monotonic(), None
             case m.Here(call, lines):
@@ -205,6 +205,6 @@ class WorkerEnd:
             self._channel.abort()
         if not self.ready.done():
             self.ready.set_result(False)
-        errands, self._errands = self._errands, {}
-        for each in errands.values():
+        remotes, self._remotes = self._remotes, {}
+        for each in remotes.values():
             each.lose()

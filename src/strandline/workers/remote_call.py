@@ -7,12 +7,12 @@ from contextvars import copy_context
 from typing import Any
 
 from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
-from strandline.engine.calls import CURRENT, Call, LiveThread
 from strandline.engine.failures import FailedThere
+from strandline.engine.loops import CURRENT, Call, LiveThread
 from strandline.workers import messages as m
 
 
-class Errand:
+class RemoteCall:
     """`call` is the one that it is executed for, `attempt` is told what it reports; `say` gives its worker an order."""
 
     def __init__(self, number: int, call: Call[Any], attempt: Attempt | None, say: Callable[[m.Order], object]) -> None:

@@ -15,9 +15,8 @@ from msgspec import Struct
 from strandline.agents.port import Finished, RunStopped, SessionAgent, Signal, Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.encoding import decoder
-from strandline.engine.calls import Call, CallCancelled
 from strandline.engine.failures import detail_of, kind_of
-from strandline.engine.loops import Loops
+from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import RUN
 from strandline.errors import SetupError
 from strandline.model import Carrier, RunId, SessionKey
@@ -48,7 +47,7 @@ class _Under(Struct):
     attempt: RemoteAttempt | None = None
 
 
-class Inside:
+class WorkerRuntime:
     """The worker's half of the connection. `join` makes the trace current that a carrier names.
 
     `frames` has what came before anybody listened. `write` sends a frame from any thread; without it, the
@@ -74,7 +73,7 @@ class Inside:
         self._join = join
         self._leave = leave
         self._agents: dict[int, SessionAgent] = {}
-        self._under_way: dict[int, _Under] = {}
+        self._calls: dict[int, _Under] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reports: list[bytes] = []
         """What the agents have reported in this turn of their loop."""
@@ -100,7 +99,7 @@ class Inside:
                 copy_context().run(self._start, order, partial(self._built, order), None)
             case m.Signal(call) if (attempt := self._attempt(call)) is not None:
                 attempt.signal.set()
-            case m.Cancel(call) if (under := self._under_way.get(call)) is not None:
+            case m.Cancel(call) if (under := self._calls.get(call)) is not None:
                 self._loops.cancel(under.call)
             case m.Go(call, on) if (attempt := self._attempt(call)) is not None:
                 self._loops.post(partial(attempt.go, on))
@@ -116,7 +115,7 @@ class Inside:
                 self._leave()
 
     def _attempt(self, call: int) -> RemoteAttempt | None:
-        under = self._under_way.get(call)
+        under = self._calls.get(call)
         return None if under is None else under.attempt
 
     def _run(self, order: m.Run) -> None:
@@ -141,7 +140,7 @@ class Inside:
             RUN.set(_Named(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
         if order.carrier is not None:
             self._join(order.carrier)
-        under = self._under_way[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)
+        under = self._calls[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)
         self._spawn(self._tell_end(order.call, under.call))
 
     async def _tell_end(self, number: int, call: Call[Any]) -> None:
@@ -154,7 +153,7 @@ class Inside:
         self.channel.say(m.Done(call=number, opaque=opaque, finished=finished, failure=failure, alive=alive))
         while call.is_alive:  # noqa: ASYNC110 (threads of user code tell nobody that they end)
             await asyncio.sleep(LOOK_EVERY_S)
-        del self._under_way[number]
+        del self._calls[number]
         if alive:
             self.channel.say(m.Over(number))
 
@@ -177,12 +176,12 @@ class Inside:
         load = self._loops.load()
         running = None
         if load.silent_s:
-            running = next((call for call, under in self._under_way.items() if self._loops.blocks(under.call)), None)
+            running = next((call for call, under in self._calls.items() if self._loops.blocks(under.call)), None)
         self.channel.say(m.Pulse(silent_s=load.silent_s, running=running, backlog=load.backlog))
         self._loops.beat()
 
     async def _tell_where(self, call: int) -> None:
-        under = self._under_way.get(call)
+        under = self._calls.get(call)
         self.channel.say(m.Here(call, [] if under is None else await self._loops.stack(under.call)))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
