@@ -16,7 +16,7 @@ from acceptance.test_agentcore import connected
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
 from strandline.http.dialects.agentcore import wire as agentcore
-from strandline.http.exchange.run_options import Wishes
+from strandline.http.exchange.run_options import RunOptions
 from strandline.model import ErrorCode
 
 PAGE = "agentcore.md"
@@ -67,7 +67,7 @@ def test_what_it_names_is_there() -> None:
         assert f"`{code}`" in TEXT
     for name in (agentcore.SESSION, *agentcore.TOLD.values(), *agentcore.Invocation.__struct_fields__):
         assert f"`{name}`" in TEXT, name
-    assert {*Wishes.__struct_fields__} <= {*agentcore.Invocation.__struct_fields__}
+    assert {*RunOptions.__struct_fields__} <= {*agentcore.Invocation.__struct_fields__}
     assert f"up to {agentcore.LONGEST} characters" in TEXT
     for status in get_args(agentcore.PingBody.__annotations__["status"]):
         assert status in TEXT

@@ -37,7 +37,7 @@ def test_every_route_is_listed_and_no_other() -> None:
 
 
 def test_every_code_that_the_door_makes_is_listed() -> None:
-    made = re.findall(r"wire\.problem\([\w.]+, \"(\w+)\"", (ROOT / "src/strandline/http/app/build.py").read_text())
+    made = re.findall(r"wire\.problem\([\w.]+, \"(\w+)\"", (ROOT / "src/strandline/http/app/errors.py").read_text())
     assert {"not_found", "method_not_allowed", "internal_error"} <= set(made)
     for code in set(made) - {"error"}:
         assert f"| `{code}` |" in REFERENCE

@@ -32,7 +32,7 @@ from strandline.http.dialects.agentcore.wire import (
 from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Exchange
 from strandline.http.exchange.run_options import Responses, kept_with
-from strandline.http.exchange.session_naming import Naming
+from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.middleware.auth import Access
 from strandline.model import (
     ANONYMOUS,
@@ -49,7 +49,7 @@ from strandline.model import (
 from strandline.settings import AppSettings
 
 RUN, HERE = RunId("run_1"), SessionId("ada")
-SHARED = Naming(shares=True)
+SHARED = SessionNaming(shares=True)
 ABOUT = {"run_id": RUN, "session_id": HERE}
 
 
@@ -95,7 +95,7 @@ def test_the_session_is_named_by_a_header_whatever_its_case() -> None:
     assert named_session(Headers({SESSION.lower(): long}), SHARED) == long
     assert named_session(Headers(), SHARED) == "default"
     with pytest.raises(NoSession, match=f"in the header {SESSION}"):
-        named_session(Headers(), Naming(shares=False))
+        named_session(Headers(), SessionNaming(shares=False))
     for wrong in ("", "a/b", "x" * 257):
         with pytest.raises(Invalid, match=SESSION):
             named_session(Headers({SESSION: wrong}), SHARED)

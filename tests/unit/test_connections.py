@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from logged import ours
 from strandline.errors import StrandlineError
 from strandline.http.middleware import connections as room
-from strandline.http.middleware.connection_limiter import FOR_PROBES, Crowd
+from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter
 from strandline.http.middleware.connections import (
     HEADER_BYTES,
     MAX_BEHIND,
@@ -34,17 +34,17 @@ from strandline.testing.virtual import VirtualClock, run_virtual
 class Seen:
     """A connection that writes down what becomes of it."""
 
-    def __init__(self, crowd: Crowd, *, comes_back: bool = False) -> None:
-        self.crowd = crowd
+    def __init__(self, limiter: ConnectionLimiter, *, comes_back: bool = False) -> None:
+        self.limiter = limiter
         self.comes_back = comes_back
         self.probes_only = False
         self.told: list[object] = []
-        self.crowd.came(self)
+        self.limiter.came(self)
 
     def took_too_long(self, patience_s: float) -> None:
         self.told.append(asyncio.get_running_loop().time())
         if self.comes_back:
-            self.crowd.owes(self)
+            self.limiter.owes(self)
 
     def took_too_little(self) -> None:
         self.told.append("took too little")
@@ -62,12 +62,12 @@ class Seen:
 def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all() -> None:
     async def life(clock: VirtualClock) -> None:
         loop = asyncio.get_running_loop()
-        crowd = Crowd(most=100, patience_s=10)
+        limiter = ConnectionLimiter(most=100, patience_s=10)
         began = loop.time()
-        first, again, owed, stays = (Seen(crowd, comes_back=n == 3) for n in range(4))
+        first, again, owed, stays = (Seen(limiter, comes_back=n == 3) for n in range(4))
         await asyncio.sleep(4)
-        crowd.owes(again)
-        crowd.is_owed(owed)
+        limiter.owes(again)
+        limiter.is_owed(owed)
         timers = []
         for _ in range(5):
             await asyncio.sleep(10)
@@ -84,20 +84,20 @@ def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all()
 
 def test_of_too_many_the_one_goes_that_has_owed_for_longest_and_none_that_is_owed() -> None:
     async def life(clock: VirtualClock) -> None:
-        crowd = Crowd(most=3, patience_s=10)
-        owed, first, second = (Seen(crowd) for _ in range(3))
-        crowd.is_owed(owed)
-        crowd.owes(first)  # (it has been answered: its time begins anew)
-        third = Seen(crowd)
+        limiter = ConnectionLimiter(most=3, patience_s=10)
+        owed, first, second = (Seen(limiter) for _ in range(3))
+        limiter.is_owed(owed)
+        limiter.owes(first)  # (it has been answered: its time begins anew)
+        third = Seen(limiter)
         assert [each.told for each in (owed, first, second, third)] == [[], [], ["cut"], []]
 
         for each in (first, third):
-            crowd.is_owed(each)
-        late = [Seen(crowd) for _ in range(FOR_PROBES)]
+            limiter.is_owed(each)
+        late = [Seen(limiter) for _ in range(FOR_PROBES)]
         assert all(each.probes_only and not each.told for each in late)
-        assert Seen(crowd).told == ["no_connection_left"]
-        crowd.left(late[0])
-        assert Seen(crowd).probes_only
+        assert Seen(limiter).told == ["no_connection_left"]
+        limiter.left(late[0])
+        assert Seen(limiter).probes_only
 
     run_virtual(life)
 
@@ -621,7 +621,7 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
         assert b"HTTP/1.1 200 " in second[0].written, "a head that is whole by now counts no more"
         fifth = opened(padded(9_000))
         third[1].connection_lost(None)
-        kept = third[1]._crowd._heads
+        kept = third[1]._limiter._heads
         assert list(kept) == [each for _, each in (fourth, fifth)], "nor does one count whose client has left"
         sixth = opened(padded(9_000))
         assert not any(wire.ended for wire, _ in (*body, *chunked, second, fourth, fifth, sixth))

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline.errors import InvariantBroken
-from strandline.http.app.build import Endpoint
+from strandline.http.app.errors import Endpoint
 
 PLACES = ("/v1/sessions/s/runs", "/v1/chat/completions", "/invocations")
 

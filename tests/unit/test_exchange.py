@@ -16,7 +16,7 @@ from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, Wishes
+from strandline.http.exchange.run_options import Responses, RunOptions
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline.model import OnDisconnect, Outcome, RunStatus
 from strandline.testing.gate import Gate
@@ -32,7 +32,7 @@ class Plain(Dialect):
 
     async def parse(self, request: Request) -> RunRequest:
         sent = b'"%b"' % await request.body()
-        asks: dict[str, Any] = {"options": Wishes(), **self.asks}
+        asks: dict[str, Any] = {"options": RunOptions(), **self.asks}
         return RunRequest(key=key(), input=sent.decode()[1:-1], body=sent, **asks)
 
     def accepted(self, run: Accepted) -> None:
@@ -135,7 +135,7 @@ def test_a_client_that_is_lost_ends_its_run_only_if_it_wants_that(wanted: OnDisc
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(held)) as service:
-            client, dialect = Client("hi"), Plain(options=Wishes(on_disconnect=wanted))
+            client, dialect = Client("hi"), Plain(options=RunOptions(on_disconnect=wanted))
             asking = asyncio.create_task(client.ask(Exchange(service), dialect))
             await gate.reached.wait()
             client.left.set()
@@ -219,7 +219,7 @@ def test_two_answers_to_one_question_are_refused_before_anything_is_accepted() -
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo)) as service:
             twice = RunRequest(
-                key=key(), input=Responses([Answered("i", 1), Answered("i", 2)]), options=Wishes(), body=b"{}"
+                key=key(), input=Responses([Answered("i", 1), Answered("i", 2)]), options=RunOptions(), body=b"{}"
             )
             with pytest.raises(Invalid, match="once"):
                 twice.for_service(None)

@@ -63,7 +63,7 @@ def _some(name: str) -> dict[str, Any]:
 
 
 _ANSWERS: Final = {"if_busy": {"enum": ["enqueue", None]}, "on_question": {"type": "null"}}
-"""Wishes of a body that answers input requests: an answer goes before all others anyway."""
+"""RunOptions of a body that answers input requests: an answer goes before all others anyway."""
 _ANSWERS_IN: Final[dict[str, Any]] = {
     "required": ["responses"],
     "properties": {"responses": {"type": "array", "minItems": 1}, **_ANSWERS},
@@ -78,7 +78,7 @@ _AT_ODDS: Final = {
         },
     }
 }
-"""Wishes of which one excludes the other: an interrupt dismisses the question that the other one is to answer."""
+"""RunOptions of which one excludes the other: an interrupt dismisses the question that the other one is to answer."""
 BODIES: Final[dict[str, dict[str, Any]]] = {
     "ChatBody": {
         **_AT_ODDS,

@@ -12,12 +12,12 @@ from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.caller import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_options import Response, Responses, Wishes
+from strandline.http.exchange.run_options import Response, Responses, RunOptions
 from strandline.http.exchange.run_request import RunRequest
-from strandline.http.exchange.session_naming import Naming
+from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
-from strandline.http.middleware.auth import session_of
 from strandline.model import (
     Block,
     InputRequest,
@@ -31,7 +31,7 @@ READS: Final = "The body is an object with `message`, a string, and, if you like
 MISSING: Final = f"Object missing required field `message`. {READS}"
 
 
-class ChatBody(Wishes, frozen=True, kw_only=True):
+class ChatBody(RunOptions, frozen=True, kw_only=True):
     """What `/chat` reads; further keys are ignored."""
 
     message: str | UnsetType = UNSET
@@ -68,7 +68,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Chat(Dialect):
     """`POST /chat`, as a dialect, and `GET /history`."""
 
-    def __init__(self, service: Service, naming: Naming, settings: AppSettings) -> None:
+    def __init__(self, service: Service, naming: SessionNaming, settings: AppSettings) -> None:
         self._service = service
         self._naming = naming
         self._settings = settings

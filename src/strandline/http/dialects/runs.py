@@ -11,11 +11,11 @@ from strandline.encoding import decoder
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.http import wire
+from strandline.http.caller import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_options import Responses, Wishes
+from strandline.http.exchange.run_options import Responses, RunOptions
 from strandline.http.exchange.run_request import RunRequest
 from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
-from strandline.http.middleware.auth import session_of
 from strandline.http.routes.runs import preferred_wait_s, run_body
 from strandline.model import Block, Outcome
 from strandline.settings import AppSettings
@@ -23,7 +23,7 @@ from strandline.settings import AppSettings
 READS: Final = 'The body is an object with `input`, a text or content blocks such as `[{"text": "hello"}]`'
 
 
-class NewRunBody(Wishes, frozen=True, kw_only=True):
+class NewRunBody(RunOptions, frozen=True, kw_only=True):
     """What a new run is asked for with; further keys are ignored."""
 
     input: Annotated[

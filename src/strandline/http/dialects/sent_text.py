@@ -14,7 +14,7 @@ BREAK: Final = "\n\n"
 """Between two messages, and between a text that counts no more and the one that does."""
 
 
-class Spoken:
+class SentText:
     """Each method takes what the run tells, and returns what is to be sent now, which is often nothing."""
 
     __slots__ = ("_again", "_any", "_deaf", "_over", "_shown")

@@ -18,10 +18,10 @@ from strandline.engine.events import Numbered
 from strandline.engine.service import Service
 from strandline.engine.streams import Later, RunStream
 from strandline.http import wire
+from strandline.http.audit import interrupted
 from strandline.http.exchange.idempotency import REPLAYED, idempotency_key
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
 from strandline.http.exchange.sse import EventResponse, disconnected
-from strandline.http.middleware.access_log import interrupted
 from strandline.model import Outcome, RunId
 
 T = TypeVar("T")

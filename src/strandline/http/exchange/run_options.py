@@ -15,7 +15,7 @@ Priority = Annotated[int, Meta(ge=1, le=5)] | Annotated[float, Meta(ge=1, le=5, 
 """A whole number, in every form in which JSON may have it: `2`, `2.0`, `2e0`. `whole_number` makes an int of it."""
 
 
-class Wishes(Struct, frozen=True, kw_only=True):
+class RunOptions(Struct, frozen=True, kw_only=True):
     """The part of a body that all routes have in common which ask for a run. Null is as good as left out."""
 
     if_busy: Annotated[

@@ -9,7 +9,7 @@ from msgspec import Struct
 from strandline.engine.asked import Request
 from strandline.errors import Invalid
 from strandline.http.exchange.idempotency import fingerprint
-from strandline.http.exchange.run_options import Responses, Wishes, kept_with, whole_number
+from strandline.http.exchange.run_options import Responses, RunOptions, kept_with, whole_number
 from strandline.model import IfBusy, Input, SessionKey
 
 UNTIL_IT_ENDS: Final = math.inf
@@ -20,7 +20,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
 
     key: SessionKey
     input: Input | Responses
-    options: Wishes
+    options: RunOptions
     body: bytes
     """What was sent, as JSON, or what stands for it: the same for a request that is sent again."""
     runtime: Mapping[str, str] = {}

@@ -10,7 +10,7 @@ from strandline.model import DEFAULT_SESSION
 SHARED: Final = "or have all requests that name none share one (setting default_session=shared)"
 
 
-class Naming(Struct, frozen=True):
+class SessionNaming(Struct, frozen=True):
     """`shares`: whether requests that name no session talk in `default`, all of them in one conversation."""
 
     shares: bool

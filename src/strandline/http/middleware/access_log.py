@@ -1,4 +1,4 @@
-"""What the log says of access: who was refused at the door, and who changed what.
+"""What the log says of requests that were not let in.
 
 Refusals can be made by anybody, as many as they like, so their lines are few: `BURST` at once, then one every `EVERY_S`
 seconds, which says how many were left out. All of them are counted. No line has a key: one that is known or has the
@@ -9,13 +9,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from starlette.requests import Request
 from starlette.types import Scope
 
 from strandline.clock import Clock
-from strandline.engine.asked import Ticket
 from strandline.http import wire
-from strandline.http.middleware.auth import caller_of
+from strandline.http.audit import address_of
 
 _log = logging.getLogger("strandline.access")
 
@@ -63,23 +61,3 @@ class Denials:
         if len(route) > LONGEST_ROUTE:
             route = f"{route[:LONGEST_ROUTE]}..."
         _log.warning("refused %s from %s: %s%s", ascii(route)[1:-1], address_of(scope), ascii(why)[1:-1], more)
-
-
-def changed(request: Request, what: str) -> None:
-    """Log that somebody changed something: `what` is what they did, such as `cancelled run run_1`."""
-    caller = caller_of(request)
-    key = "no key" if caller.key is None else f"key {caller.key.id}"
-    _log.info("%s (%s, from %s) %s", caller.principal, key, address_of(request.scope), what)
-
-
-def interrupted(request: Request, ticket: Ticket) -> None:
-    """Log which runs were cancelled for the one that a request has asked for, if any."""
-    if ticket.stopped:
-        stopped = ", ".join(ticket.stopped)
-        changed(request, f"cancelled {stopped} of session {ticket.key.session_id}, for {ticket.run_id}")
-
-
-def address_of(scope: Scope) -> str:
-    """Return from where a request came: the client, or the proxy before it."""
-    client = scope.get("client")
-    return str(client[0]) if client else "an unknown address"

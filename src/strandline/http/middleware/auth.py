@@ -11,61 +11,18 @@ is ended. What had been accepted by then stays accepted.
 import asyncio
 from typing import Final
 
-from msgspec import Struct
-from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from strandline.access.keyring import KnownKey, id_of
 from strandline.access.source import Keys
-from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.caller import CALLER, EVERYBODY, Caller
 from strandline.http.middleware.guard import EXEMPT
-from strandline.model import ANONYMOUS, Principal, SessionKey, session_id
 from strandline.settings import AppSettings
 
 OPEN: Final = EXEMPT | {"/openapi.json", "/docs"}
 METRICS: Final = "/metrics"
 LONGEST_KEY: Final = 512
-_CALLER: Final = "strandline.caller"
-
-
-class Caller(Struct, frozen=True):
-    """Who asks. `key` is None if nobody has to show one, or where that does not matter."""
-
-    principal: Principal
-    operator: bool = False
-    key: KnownKey | None = None
-
-
-EVERYBODY: Final = Caller(ANONYMOUS)
-
-
-def caller_of(request: Request) -> Caller:
-    """Return who asks."""
-    caller: Caller = request.scope[_CALLER]  # (there is no default: what was let in by nobody must not be answered)
-    return caller
-
-
-def principal_of(request: Request) -> Principal:
-    """Return whose runs and sessions a request is about."""
-    return caller_of(request).principal
-
-
-def session_of(request: Request, name: str) -> SessionKey:
-    """Return the session of whoever asks that has this name. Raises `Invalid` for a name that no session can have."""
-    return SessionKey(caller_of(request).principal, session_id(name))
-
-
-def session_header(headers: Headers, name: str) -> str | None:
-    """Return the session that a header names, None without it.
-
-    Raises `Invalid` if it is there twice: whoever has looked at the request on its way may have read the other one.
-    """
-    values = headers.getlist(name)
-    if len(values) > 1:
-        raise Invalid(f"the request has two {name} headers; send one")
-    return values[0] if values else None
 
 
 class Access:
@@ -90,19 +47,19 @@ class Access:
         `scope` loses its `baggage` if whoever asks is not trusted with one. Raises `Unauthorized`, `OperatorsOnly`.
         """
         let_in = self._admit(scope)
-        if self._trusted_baggage != "all" and not (self._trusted_baggage == "operators" and scope[_CALLER].operator):
+        if self._trusted_baggage != "all" and not (self._trusted_baggage == "operators" and scope[CALLER].operator):
             scope["headers"] = [each for each in scope["headers"] if each[0] != b"baggage"]
         return let_in
 
     def _admit(self, scope: Scope) -> "LetIn | None":
         if self._keys is None:
-            scope[_CALLER] = EVERYBODY
+            scope[CALLER] = EVERYBODY
             return None
         path = wire.inner_path(scope)
         if path in self._open:
             # Whoever shows the key of an operator may be told more; a wrong one shuts nobody out of a probe.
             known = _shown(self._keys, scope) if path in EXEMPT else None
-            scope[_CALLER] = EVERYBODY if isinstance(known, wire.Unauthorized) else _caller(known)
+            scope[CALLER] = EVERYBODY if isinstance(known, wire.Unauthorized) else _caller(known)
             return None
         known = _shown(self._keys, scope)
         if isinstance(known, wire.Unauthorized):
@@ -114,7 +71,7 @@ class Access:
         if path == METRICS and not known.operator:
             told = "metrics are for operators: show the key of one (setting metrics_public)"
             raise wire.OperatorsOnly(told, key_id=known.id)
-        scope[_CALLER] = _caller(known)
+        scope[CALLER] = _caller(known)
         return LetIn(self._let_in, known)
 
     def _changed(self) -> None:

@@ -50,7 +50,7 @@ class Member(Protocol):
         ...
 
 
-class Crowd:
+class ConnectionLimiter:
     """All connections of a server; those that owe a request in the order in which their time began."""
 
     def __init__(

@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
-from strandline.http.middleware.connection_limiter import FOR_PROBES, Crowd, Told, untold
+from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter, Told, untold
 from strandline.http.middleware.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -49,11 +49,11 @@ class Connection(HttpToolsProtocol):
     # (With these in the dictionary of uvicorn's own attributes it would be 1.2 KB larger, for each connection.)
     __slots__ = (
         "_before",
-        "_crowd",
         "_head_bytes",
         "_in_body",
         "_in_head",
         "_left_bytes",
+        "_limiter",
         "_unanswered",
         "_unread",
         "_upgrading",
@@ -67,16 +67,16 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        crowd: Crowd,
+        limiter: ConnectionLimiter,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._crowd = crowd
+        self._limiter = limiter
         self._unread = 0
         """How many bytes have come since a head was whole or a body grew: of a head, or of trailers, that never end."""
         self._before = 0
         """How many of a head there may be besides: it began behind something else, in the same piece."""
         self._head_bytes = 0
-        """How much the crowd was told that this connection keeps of a head that is not whole."""
+        """How much the limiter was told that this connection keeps of a head that is not whole."""
         self._in_head = False
         """Or in trailers, as far as anybody knows."""
         self._in_body = False
@@ -92,11 +92,11 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
-        self._crowd.came(self)
+        self._limiter.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._crowd.left(self)
+        self._limiter.left(self)
         for each in self._unanswered:  # (uvicorn tells the latest one only, and an earlier one would write to nobody)
             each.disconnected = True
             each.message_event.set()
@@ -114,7 +114,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._upgrading = None
         if not self._is_ours():
-            self._crowd.owes(self)
+            self._limiter.owes(self)
 
     def on_message_complete(self) -> None:
         """A request is here."""
@@ -124,7 +124,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = self._in_body = False
         self._unread = self._before = 0
         if self._is_ours():
-            self._crowd.is_owed(self)
+            self._limiter.is_owed(self)
 
     def on_response_complete(self) -> None:
         """A request is answered."""
@@ -133,7 +133,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._has_to_take()
         elif not self._is_ours():
-            self._crowd.owes(self)
+            self._limiter.owes(self)
 
     def _is_ours(self) -> bool:
         """Tell whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         """Most of it has been taken. (Of what is closed the rest has to be, too.)"""
         super().resume_writing()
         if not self.transport.is_closing():
-            self._crowd.has_taken(self)
+            self._limiter.has_taken(self)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close it: nothing was asked any more."""
@@ -169,12 +169,12 @@ class Connection(HttpToolsProtocol):
             self._has_to_take()
         else:
             if not self.transport.is_closing():  # (else it had ended before)
-                self._crowd.on_end("not_taken")
+                self._limiter.on_end("not_taken")
             self.cut()
 
     def _has_to_take(self) -> None:
         self._left_bytes = self._not_taken()
-        self._crowd.has_to_take(self)
+        self._limiter.has_to_take(self)
 
     def _not_taken(self) -> int:
         """Return how many bytes wait for the client, those in the system too: it takes them in large portions."""
@@ -206,7 +206,7 @@ class Connection(HttpToolsProtocol):
             kept += HEADER_BYTES * len(self.headers)
         if kept != self._head_bytes:
             self._head_bytes = kept
-            self._crowd.keeps(self, kept)
+            self._limiter.keeps(self, kept)
 
     def _read(self, piece: memoryview) -> bool:
         """Read a piece; return whether there is any use in reading on."""
@@ -245,7 +245,7 @@ class Connection(HttpToolsProtocol):
             self._before = 0
             return
         if len(self.pipeline) == MAX_BEHIND:
-            self._crowd.on_end("too_many_behind")
+            self._limiter.on_end("too_many_behind")
             self._close()
             raise wire.Malformed
         self._unread = self._before = 0
@@ -290,7 +290,7 @@ class Connection(HttpToolsProtocol):
             if cycle.response_started:
                 return
             if self.flow.read_paused or cycle.waiting_for_100_continue:
-                self._crowd.owes(self)  # nobody has asked for its body yet: the time that passes is ours
+                self._limiter.owes(self)  # nobody has asked for its body yet: the time that passes is ours
                 return
             cycle.disconnected = True  # so that whoever reads the body hears that there is no more
             cycle.message_event.set()
@@ -298,7 +298,7 @@ class Connection(HttpToolsProtocol):
             if cycle is None:
                 self.cut()
             elif self.timeout_keep_alive_task is not None:
-                self._crowd.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
+                self._limiter.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
             else:
                 self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
             return
@@ -317,7 +317,7 @@ class Connection(HttpToolsProtocol):
             if wire.inner_path(scope) in EXEMPT:
                 await app(scope, receive, send)
             else:
-                self._crowd.on_end(wire.NoConnectionLeft.code)
+                self._limiter.on_end(wire.NoConnectionLeft.code)
                 answer = wire.error_response(wire.NoConnectionLeft(most))
                 answer.headers["connection"] = "close"
                 answer.raw_headers.append(wire.NOSNIFF)
@@ -329,7 +329,7 @@ class Connection(HttpToolsProtocol):
         """Say why, and close it."""
         if self.transport.is_closing():
             return
-        self._crowd.on_end(error.code)
+        self._limiter.on_end(error.code)
         if not self._is_ours():  # (else it would stand in the middle of an answer)
             self.transport.write(_as_bytes(wire.error_response(error)))
         self._close()
@@ -355,8 +355,8 @@ def connections(*, most: int, patience_s: float, on_end: Told = untold) -> Calla
 
     `on_end` is told of each that is ended before its time, why.
     """
-    crowd = Crowd(most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end)
-    return functools.partial(Connection, crowd=crowd)
+    limiter = ConnectionLimiter(most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end)
+    return functools.partial(Connection, limiter=limiter)
 
 
 def allowed(most: int) -> int:

@@ -9,8 +9,8 @@ from strandline.engine.events import RunEvent, SessionEvent
 from strandline.engine.service import Service
 from strandline.engine.streams import UNTOLD
 from strandline.errors import Invalid
+from strandline.http.caller import principal_of
 from strandline.http.exchange.sse import EventResponse, framed_change, last_event_id
-from strandline.http.middleware.auth import principal_of
 from strandline.model import session_id
 
 TYPES: Final = frozenset(

@@ -14,7 +14,7 @@ from strandline.engine.loops import WorkerLoad
 from strandline.engine.service import Service
 from strandline.errors import DiskLow, NoWorker
 from strandline.http import wire
-from strandline.http.middleware.auth import caller_of
+from strandline.http.caller import caller_of
 from strandline.http.middleware.guard import Guard
 from strandline.settings import AppSettings
 

@@ -14,11 +14,11 @@ from strandline.engine.events import Why
 from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.audit import changed
+from strandline.http.caller import principal_of
 from strandline.http.exchange.exchange import Exchange
 from strandline.http.exchange.run_options import Priority, whole_number
 from strandline.http.exchange.sse import RunEvents, last_event_id
-from strandline.http.middleware.access_log import changed
-from strandline.http.middleware.auth import principal_of
 from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline.settings import AppSettings
 

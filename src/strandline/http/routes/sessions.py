@@ -13,8 +13,8 @@ from strandline.engine.events import Why
 from strandline.engine.service import Service
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
-from strandline.http.middleware.access_log import changed
-from strandline.http.middleware.auth import caller_of, session_of
+from strandline.http.audit import changed
+from strandline.http.caller import caller_of, session_of
 from strandline.http.routes.runs import runs_body
 from strandline.model import (
     Block,

@@ -16,6 +16,7 @@ from strandline.clock import Clock
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.http import wire
+from strandline.http.caller import session_of
 from strandline.http.dialects.agentcore.stream import Pieces
 from strandline.http.dialects.agentcore.wire import (
     READS,
@@ -33,9 +34,8 @@ from strandline.http.dialects.agentcore.wire import (
 from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
 from strandline.http.exchange.run_request import RunRequest
-from strandline.http.exchange.session_naming import Naming
+from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.exchange.sse import wants_events
-from strandline.http.middleware.auth import session_of
 from strandline.model import Outcome, RunStatus
 from strandline.settings import AppSettings
 
@@ -47,7 +47,7 @@ PLACE: Final = "/invocations"
 class AgentCore(Dialect):
     """`POST /invocations`, as a dialect, and `GET /ping`."""
 
-    def __init__(self, service: Service, clock: Clock, naming: Naming, settings: AppSettings) -> None:
+    def __init__(self, service: Service, clock: Clock, naming: SessionNaming, settings: AppSettings) -> None:
         self._service = service
         self._clock = clock
         self._naming = naming

@@ -7,7 +7,7 @@ there is no answer.
 from strandline.encoding import encode, encode_messages
 from strandline.engine.events import Numbered, RunFinished
 from strandline.http.dialects.agentcore.wire import Asked, StreamFailure, reason_of
-from strandline.http.dialects.sent_text import Spoken
+from strandline.http.dialects.sent_text import SentText
 from strandline.http.dialects.waiting import Waiting
 from strandline.model import RunId, RunStatus, SessionId
 
@@ -20,7 +20,7 @@ class Pieces:
         self._session_id = session_id
         self._waiting = waiting
         self._later = later
-        self._spoken = Spoken()
+        self._sent = SentText()
         self._has_ended = False
 
     def opening(self) -> bytes:
@@ -31,7 +31,7 @@ class Pieces:
         """Return what is sent of an event, often nothing: reasoning and tools are not part of an answer."""
         if isinstance(told.event, RunFinished):
             return self._end(told.event)
-        return _text(self._waiting.heard(told.event) or self._spoken.heard(told.event))
+        return _text(self._waiting.heard(told.event) or self._sent.heard(told.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
@@ -41,7 +41,7 @@ class Pieces:
         self._has_ended = True
         if (reason := reason_of(end)) is not None:
             return self._failed(*reason, end.status)
-        text = _text(self._spoken.end(end.output))
+        text = _text(self._sent.end(end.output))
         if end.status is not RunStatus.NEEDS_INPUT:
             return text
         asked = Asked(

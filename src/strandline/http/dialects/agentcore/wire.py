@@ -16,10 +16,10 @@ from strandline.encoding import encode
 from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
+from strandline.http.caller import session_header
 from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, Wishes
-from strandline.http.exchange.session_naming import Naming
-from strandline.http.middleware.auth import session_header
+from strandline.http.exchange.run_options import Responses, RunOptions
+from strandline.http.exchange.session_naming import SessionNaming
 from strandline.model import (
     ErrorCode,
     InputRequest,
@@ -48,7 +48,7 @@ READS: Final = "The body is an object with `prompt`, a string"
 # -- what is read -------------------------------------------------------------------------------------
 
 
-class Invocation(Wishes, frozen=True, kw_only=True):
+class Invocation(RunOptions, frozen=True, kw_only=True):
     """What an invocation reads; further keys are ignored."""
 
     prompt: Annotated[str | None, Meta(description="What the agent is asked", examples=["Hello"])] = None
@@ -71,7 +71,7 @@ def prompt_of(body: Invocation) -> str | Responses:
     return asked
 
 
-def named_session(headers: Headers, naming: Naming) -> SessionId:
+def named_session(headers: Headers, naming: SessionNaming) -> SessionId:
     """Return the session of an invocation. Raises `Invalid` for a name that no session can have, and for two."""
     name = naming.named(session_header(headers, SESSION), f"in the header {SESSION}")
     try:

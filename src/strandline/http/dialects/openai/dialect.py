@@ -17,6 +17,7 @@ from strandline.clock import Clock
 from strandline.engine.streams import Later
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
+from strandline.http.caller import session_header, session_of
 from strandline.http.dialects.openai.answer import NoAnswer, answer_of
 from strandline.http.dialects.openai.body import BodyReader
 from strandline.http.dialects.openai.stream import Chunks
@@ -42,8 +43,7 @@ from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
 from strandline.http.exchange.idempotency import KEY
 from strandline.http.exchange.run_request import RunRequest
-from strandline.http.exchange.session_naming import Naming
-from strandline.http.middleware.auth import session_header, session_of
+from strandline.http.exchange.session_naming import SessionNaming
 from strandline.model import Outcome, RunStatus, SessionId, session_id
 from strandline.settings import AppSettings
 
@@ -72,7 +72,7 @@ def nothing_at(path: str) -> str:
 class OpenAI(Dialect):
     """Chat completions, as a dialect, and the routes of models."""
 
-    def __init__(self, clock: Clock, naming: Naming, settings: AppSettings) -> None:
+    def __init__(self, clock: Clock, naming: SessionNaming, settings: AppSettings) -> None:
         self._clock = clock
         self._naming = naming
         self._settings = settings

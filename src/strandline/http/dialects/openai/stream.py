@@ -6,7 +6,7 @@ from strandline.encoding import encode
 from strandline.engine.events import Numbered, ReasoningDelta, RunFinished, RunPosition, RunQueued
 from strandline.http.dialects.openai.answer import NoAnswer, answer_of
 from strandline.http.dialects.openai.wire import ErrorBody, ErrorDetail, Extension, tokens
-from strandline.http.dialects.sent_text import BREAK, Spoken
+from strandline.http.dialects.sent_text import BREAK, SentText
 from strandline.http.dialects.waiting import Waiting
 from strandline.model import RunId, RunStatus, SessionId
 
@@ -41,7 +41,7 @@ class Chunks:
         # Around the text of a chunk, which there are many of.
         head, _, tail = self._chunk({"content": "?"}).rpartition(b'"?"')
         self._around = head, tail
-        self._spoken = Spoken()
+        self._sent = SentText()
         self._has_ended = False
 
     def opening(self) -> bytes:
@@ -57,7 +57,7 @@ class Chunks:
                 return self._chunk({"reasoning_content": text})
             case RunQueued() | RunPosition():
                 return self._waits(told.event)
-        return self._content(self._spoken.heard(told.event))
+        return self._content(self._sent.heard(told.event))
 
     def closing(self) -> bytes:
         """Return what ends the stream."""
@@ -74,7 +74,7 @@ class Chunks:
         answer = answer_of(end, self._run_id)
         if isinstance(answer, NoAnswer):
             return _event(ErrorBody(answer.error))
-        told = self._content(self._spoken.end(answer.text))
+        told = self._content(self._sent.end(answer.text))
         if answer.asks:
             told += self._content(BREAK + answer.asks if answer.text else answer.asks)
         extension = Extension(self._session_id, end.status, end.input_requests)

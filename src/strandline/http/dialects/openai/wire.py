@@ -18,7 +18,7 @@ from strandline.encoding import encode
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, Wishes
+from strandline.http.exchange.run_options import Responses, RunOptions
 from strandline.model import Block, Input, InputRequest, RunId, RunStatus, SessionId
 
 READS: Final = "The body is an object with `messages`, the last of them the user's"
@@ -51,7 +51,7 @@ class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class CompletionBody(Wishes, frozen=True, kw_only=True):
+class CompletionBody(RunOptions, frozen=True, kw_only=True):
     """What a completion is asked for with; further keys are ignored."""
 
     messages: Annotated[

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strandline.http.dialects.sent_text import BREAK, Spoken
+from strandline.http.dialects.sent_text import BREAK, SentText
 
 
 def test_pieces_are_sent_as_they_come_and_the_whole_message_adds_nothing() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     assert [spoken.piece("It "), spoken.piece("rains."), spoken.whole("It rains."), spoken.end("It rains.")] == [
         "It ",
         "rains.",
@@ -17,7 +17,7 @@ def test_pieces_are_sent_as_they_come_and_the_whole_message_adds_nothing() -> No
 
 
 def test_messages_have_a_blank_line_between_them() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     assert spoken.piece("Let me look.") + spoken.whole("Let me look.") + spoken.piece("It rains.") == (
         f"Let me look.{BREAK}It rains."
     )
@@ -25,7 +25,7 @@ def test_messages_have_a_blank_line_between_them() -> None:
 
 
 def test_a_message_without_pieces_is_sent_whole() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     assert spoken.whole("one") == "one"
     assert spoken.whole("") == ""
     assert spoken.whole("two") == f"{BREAK}two"
@@ -33,7 +33,7 @@ def test_a_message_without_pieces_is_sent_whole() -> None:
 
 
 def test_a_text_that_was_withdrawn_is_not_sent_again_when_it_is_the_same() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     assert spoken.piece("It ra") == "It ra"
     spoken.withdrawn()
     assert [spoken.piece("It"), spoken.piece(" rai"), spoken.piece("ns.")] == ["", "i", "ns."]
@@ -41,7 +41,7 @@ def test_a_text_that_was_withdrawn_is_not_sent_again_when_it_is_the_same() -> No
 
 
 def test_another_text_than_the_one_that_was_withdrawn_follows_whole_after_a_blank_line() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     spoken.piece("It rains")
     spoken.withdrawn()
     assert [spoken.piece("It "), spoken.piece("snows"), spoken.piece(".")] == ["", f"{BREAK}It snows", "."]
@@ -49,7 +49,7 @@ def test_another_text_than_the_one_that_was_withdrawn_follows_whole_after_a_blan
 
 
 def test_a_shorter_text_than_the_one_that_was_withdrawn_is_told_when_it_is_whole() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     spoken.piece("It rains, and")
     spoken.withdrawn()
     assert spoken.piece("It rains") == ""
@@ -57,7 +57,7 @@ def test_a_shorter_text_than_the_one_that_was_withdrawn_is_told_when_it_is_whole
 
 
 def test_withdrawn_twice() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     spoken.piece("It ra")
     spoken.withdrawn()
     spoken.piece("It")
@@ -68,7 +68,7 @@ def test_withdrawn_twice() -> None:
 
 
 def test_after_a_gap_nothing_is_sent_before_the_message_is_whole() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     spoken.piece("It ")
     spoken.gap()
     assert spoken.piece("heavily.") == ""
@@ -77,16 +77,16 @@ def test_after_a_gap_nothing_is_sent_before_the_message_is_whole() -> None:
 
 
 def test_the_end_may_be_longer_than_what_was_told() -> None:
-    spoken = Spoken()
+    spoken = SentText()
     spoken.piece("It rains.")
     spoken.whole("It rains.")
     assert spoken.end("It rains.\n(The end.)") == "\n(The end.)"
 
 
 def test_what_is_kept_of_a_run_that_starts_again_is_sent_to_those_who_have_heard_nothing() -> None:
-    new = Spoken()
+    new = SentText()
     assert new.kept(["one", "", "two"]) == f"one{BREAK}two"
-    there = Spoken()
+    there = SentText()
     there.piece("one")
     there.whole("one")
     there.piece("tw")
@@ -96,7 +96,7 @@ def test_what_is_kept_of_a_run_that_starts_again_is_sent_to_those_who_have_heard
 
 @given(st.lists(st.tuples(st.text("ab ", max_size=4), st.booleans()), max_size=8))
 def test_whatever_comes_the_last_text_stands_at_the_end(steps: list[tuple[str, bool]]) -> None:
-    spoken, sent, text = Spoken(), "", ""
+    spoken, sent, text = SentText(), "", ""
     for piece, withdraw in steps:
         if withdraw:
             spoken.withdrawn()
