@@ -16,7 +16,7 @@ from acceptance.test_agentcore import connected
 from docs.pages import DOCS, asked_and_shown, block, blocks, printed
 from docs.test_input_requests_page import shows
 from strandline.http.dialects.agentcore import wire as agentcore
-from strandline.http.exchange.run_options import RunOptions
+from strandline.http.exchange.run_request import RunOptions
 from strandline.model import ErrorCode
 
 PAGE = "agentcore.md"

@@ -20,7 +20,7 @@ from strandline.http.app.docs_page import page
 from strandline.http.app.openapi import OPERATIONS, PARAMETERS, Described, document
 from strandline.http.dialects.runs import NewRunBody
 from strandline.http.exchange.idempotency import idempotency_key
-from strandline.http.exchange.run_options import Responses
+from strandline.http.exchange.run_request import Responses
 from strandline.http.routes.events import TYPES
 
 ROOT = Path(__file__).parents[2]

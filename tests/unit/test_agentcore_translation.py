@@ -31,7 +31,7 @@ from strandline.http.dialects.agentcore.wire import (
 )
 from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Exchange
-from strandline.http.exchange.run_options import Responses, kept_with
+from strandline.http.exchange.run_request import Responses, kept_with
 from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.middleware.auth import Access
 from strandline.model import (

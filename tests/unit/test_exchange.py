@@ -15,9 +15,8 @@ from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
-from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, RunOptions
-from strandline.http.exchange.run_request import UNTIL_IT_ENDS, RunRequest
+from strandline.http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunOptions, RunRequest
+from strandline.http.exchange.run_request import Response as Answered
 from strandline.model import OnDisconnect, Outcome, RunStatus
 from strandline.testing.gate import Gate
 from strandline.testing.virtual import VirtualClock, run_virtual

@@ -38,7 +38,7 @@ def principal_of(request: Request) -> Principal:
 
 def session_of(request: Request, name: str) -> SessionKey:
     """Return the session of whoever asks that has this name. Raises `Invalid` for a name that no session can have."""
-    return SessionKey(caller_of(request).principal, session_id(name))
+    return SessionKey(request.scope[CALLER].principal, session_id(name))
 
 
 def session_header(headers: Headers, name: str) -> str | None:

@@ -14,8 +14,7 @@ from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.caller import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_options import Response, Responses, RunOptions
-from strandline.http.exchange.run_request import RunRequest
+from strandline.http.exchange.run_request import Response, Responses, RunOptions, RunRequest
 from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline.model import (
@@ -85,7 +84,7 @@ class Chat(Dialect):
             options=body,
             body=sent,
             as_events=as_events,
-            after=resumed_after(request),
+            after=resumed_after(request) if as_events else 0,
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> responses.Response:

@@ -13,8 +13,7 @@ from strandline.engine.streams import Later
 from strandline.http import wire
 from strandline.http.caller import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
-from strandline.http.exchange.run_options import Responses, RunOptions
-from strandline.http.exchange.run_request import RunRequest
+from strandline.http.exchange.run_request import Responses, RunOptions, RunRequest
 from strandline.http.exchange.sse import RunEvents, resumed_after, wants_events
 from strandline.http.routes.runs import preferred_wait_s, run_body
 from strandline.model import Block, Outcome
@@ -52,7 +51,7 @@ class SessionRuns(Dialect):
             options=body,
             body=sent,
             as_events=as_events,
-            after=resumed_after(request),
+            after=resumed_after(request) if as_events else 0,
             wait_s=wait_s,
         )
 

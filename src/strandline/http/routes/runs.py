@@ -17,7 +17,7 @@ from strandline.http import wire
 from strandline.http.audit import changed
 from strandline.http.caller import principal_of
 from strandline.http.exchange.exchange import Exchange
-from strandline.http.exchange.run_options import Priority, whole_number
+from strandline.http.exchange.run_request import Priority, whole_number
 from strandline.http.exchange.sse import RunEvents, last_event_id
 from strandline.model import IfBusy, InputRequest, Message, RunError, RunId, RunStatus, SessionId
 from strandline.settings import AppSettings

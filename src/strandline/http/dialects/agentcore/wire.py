@@ -17,8 +17,8 @@ from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.caller import session_header
-from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, RunOptions
+from strandline.http.exchange.run_request import Response as Answered
+from strandline.http.exchange.run_request import Responses, RunOptions
 from strandline.http.exchange.session_naming import SessionNaming
 from strandline.model import (
     ErrorCode,

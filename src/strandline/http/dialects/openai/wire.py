@@ -17,8 +17,8 @@ from starlette.responses import Response
 from strandline.encoding import encode
 from strandline.errors import Invalid
 from strandline.http import wire
-from strandline.http.exchange.run_options import Response as Answered
-from strandline.http.exchange.run_options import Responses, RunOptions
+from strandline.http.exchange.run_request import Response as Answered
+from strandline.http.exchange.run_request import Responses, RunOptions
 from strandline.model import Block, Input, InputRequest, RunId, RunStatus, SessionId
 
 READS: Final = "The body is an object with `messages`, the last of them the user's"
