@@ -25,10 +25,10 @@ from strandline.http.dialects.agentcore.wire import (
     Invocation,
     named_session,
     prompt_of,
-    reason_of,
     refusal,
     told_by,
 )
+from strandline.http.dialects.endings import reason_of
 from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Exchange
 from strandline.http.exchange.run_request import Responses, kept_with

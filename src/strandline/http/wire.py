@@ -233,6 +233,16 @@ def error_response(error: errors.StrandlineError) -> Response:
     return problem(status, error.code, str(error), headers, **more)
 
 
+def without_422(status: int) -> int:
+    """Return a status of ours as protocols have it in which whatever is wrong with a request is 400."""
+    return BAD_REQUEST if status == UNPROCESSABLE else status
+
+
+def headers_beside(problem: Response) -> dict[str, str]:
+    """Return the headers of a problem document that count in every other form of it, too."""
+    return {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
+
+
 def place(scope: Scope, path: str) -> str:
     """Return where `path` of this application is for the client of a request: below whatever it is mounted at."""
     return quote(scope.get("root_path", "").rstrip("/"), safe="/:@!$&'()*+,;=-._~") + path

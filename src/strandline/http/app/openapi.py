@@ -20,7 +20,6 @@ from strandline.http.app.docs_page import POLICY, page
 from strandline.http.dialects.agentcore import wire as agentcore_wire
 from strandline.http.dialects.agentcore.wire import Invocation, InvocationAnswer, InvocationFailure, PingBody
 from strandline.http.dialects.chat import ChatAnswer, ChatBody, HistoryAnswer
-from strandline.http.dialects.openai import wire as openai_wire
 from strandline.http.dialects.openai.wire import Completion, CompletionBody, ErrorBody, Model, Models
 from strandline.http.dialects.runs import NewRunBody
 from strandline.http.exchange.sse import MEDIA_TYPE
@@ -150,8 +149,8 @@ class Refusals(Struct, frozen=True):
 
 
 _PROBLEMS: Final = Refusals("application/problem+json", wire.Problem)
-_OPENAI: Final = Refusals(_JSON, ErrorBody, openai_wire.status_of)
-_AGENTCORE: Final = Refusals(_JSON, InvocationFailure, agentcore_wire.status_of)
+_OPENAI: Final = Refusals(_JSON, ErrorBody, wire.without_422)
+_AGENTCORE: Final = Refusals(_JSON, InvocationFailure, wire.without_422)
 
 
 class Operation(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The original contract: `POST /chat` and `GET /history`, as clients of the original runner know them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.caller import session_of
+from strandline.http.dialects.endings import reason_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
 from strandline.http.exchange.run_request import Response, Responses, RunOptions, RunRequest
 from strandline.http.exchange.session_naming import SessionNaming
@@ -90,16 +91,15 @@ class Chat(Dialect):
     async def answer(self, run: Accepted, end: Outcome | Later) -> responses.Response:
         """Return the text of the agent's last message, or why there is none."""
         if isinstance(end, Later):
-            value = {
-                "status": RunStatus.QUEUED,
-                "response": "",
-                "agent_id": self._settings.agent_id,
-                "session_id": run.ticket.key.session_id,
-                "run_id": run.ticket.run_id,
-            }
-            headers = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
-            return wire.answer(value, wire.ACCEPTED, headers)
-        return wire.answer(self._answer(end, run.ticket.key.session_id, run.ticket.run_id), headers=run.replayed)
+            later = self._told(run, RunStatus.QUEUED, "")
+            return wire.answer(later, wire.ACCEPTED, run.come_back(self._settings.retry_after_s))
+        if (reason := reason_of(end)) is not None:
+            code, text = reason
+            told = self._told(run, "error", text, code)
+        else:
+            status = "success" if end.status is RunStatus.SUCCEEDED else "needs_input"
+            told = self._told(run, status, end.output, asks=end.input_requests)
+        return wire.answer(told, headers=run.replayed)
 
     def events(self, run: Accepted) -> tuple[Frames, Mapping[str, str]]:
         """Return our own events."""
@@ -115,23 +115,17 @@ class Chat(Dialect):
         shown = [ShownMessage(message["role"], message["content"]) for message in messages]
         return wire.answer(HistoryAnswer("success", shown))
 
-    def _answer(self, outcome: Outcome, session: SessionId, run_id: str) -> ChatAnswer:
-        status, text = "success", outcome.output
-        code: str | None = None
-        if outcome.error is not None:
-            status, text, code = "error", outcome.error.detail or outcome.error.code, outcome.error.code
-        elif outcome.status is RunStatus.NEEDS_INPUT:
-            status = "needs_input"
-        elif outcome.status is not RunStatus.SUCCEEDED:
-            status, text, code = "error", f"the run was {outcome.status}", str(outcome.status)
+    def _told(
+        self, run: Accepted, status: str, text: str, code: str | None = None, asks: Sequence[InputRequest] = ()
+    ) -> ChatAnswer:
         return ChatAnswer(
             status=status,
             response=text,
             agent_id=self._settings.agent_id,
-            session_id=session,
-            run_id=run_id,
+            session_id=run.ticket.key.session_id,
+            run_id=run.ticket.run_id,
             error_code=code,
-            input_requests=outcome.input_requests,
+            input_requests=list(asks),
         )
 
 

@@ -41,6 +41,10 @@ class Accepted(Struct, frozen=True):
         """Where its client reads it."""
         return wire.place(self.request.scope, f"/v1/runs/{self.ticket.run_id}")
 
+    def come_back(self, retry_after_s: float) -> dict[str, str]:
+        """Return the headers that tell a client where and when to ask for the end."""
+        return {"Location": self.location, **wire.retry_after(retry_after_s)}
+
     @property
     def replayed(self) -> Mapping[str, str]:
         """The header that says so if it had ended before, under the same key."""

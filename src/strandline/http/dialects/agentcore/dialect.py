@@ -28,9 +28,9 @@ from strandline.http.dialects.agentcore.wire import (
     failed,
     named_session,
     prompt_of,
-    reason_of,
     told_by,
 )
+from strandline.http.dialects.endings import reason_of
 from strandline.http.dialects.waiting import Waiting
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
 from strandline.http.exchange.run_request import RunRequest
@@ -85,7 +85,7 @@ class AgentCore(Dialect):
         run_id, session = run.ticket.run_id, run.ticket.key.session_id
         if isinstance(end, Later):
             later = InvocationAnswer(result="", run_id=run_id, session_id=session, status=RunStatus.QUEUED)
-            where = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
+            where = run.come_back(self._settings.retry_after_s)
             return wire.answer(later, wire.ACCEPTED, {**where, SESSION: session})
         headers = {SESSION: session, **run.replayed}
         if (reason := reason_of(end)) is not None:

@@ -6,7 +6,8 @@ there is no answer.
 
 from strandline.encoding import encode, encode_messages
 from strandline.engine.events import Numbered, RunFinished
-from strandline.http.dialects.agentcore.wire import Asked, StreamFailure, reason_of
+from strandline.http.dialects.agentcore.wire import Asked, StreamFailure
+from strandline.http.dialects.endings import reason_of
 from strandline.http.dialects.sent_text import SentText
 from strandline.http.dialects.waiting import Waiting
 from strandline.model import RunId, RunStatus, SessionId

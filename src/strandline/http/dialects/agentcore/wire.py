@@ -13,7 +13,6 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from strandline.encoding import encode
-from strandline.engine.events import RunFinished
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.caller import session_header
@@ -21,9 +20,7 @@ from strandline.http.exchange.run_request import Response as Answered
 from strandline.http.exchange.run_request import Responses, RunOptions
 from strandline.http.exchange.session_naming import SessionNaming
 from strandline.model import (
-    ErrorCode,
     InputRequest,
-    Outcome,
     RunId,
     RunStatus,
     SessionId,
@@ -142,30 +139,13 @@ class PingBody(Struct, frozen=True):
 # -- errors -------------------------------------------------------------------------------------------
 
 
-def reason_of(end: Outcome | RunFinished) -> tuple[str, str] | None:
-    """Return the code and the text of an end that is no answer, else None."""
-    match end.status:
-        case RunStatus.SUCCEEDED | RunStatus.NEEDS_INPUT:
-            return None
-        case RunStatus.CANCELLED:
-            return "cancelled", "the run was cancelled"
-    code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
-    return str(code), detail or str(code)
-
-
-def status_of(status: int) -> int:
-    """Return the status that this contract has for one of ours."""
-    return wire.BAD_REQUEST if status == wire.UNPROCESSABLE else status
-
-
 def refusal(problem: Response) -> Response:
     """Return a problem document in the form of this contract."""
     told = msgspec.json.decode(problem.body, type=wire.Problem)
     failure = InvocationFailure(
         error=told.code, details=told.detail, position=told.position, estimated_wait_s=told.estimated_wait_s
     )
-    kept = {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
-    return failed(failure, status_of(told.status), kept)
+    return failed(failure, wire.without_422(told.status), wire.headers_beside(problem))
 
 
 def failed(failure: InvocationFailure, status: int, headers: Mapping[str, str]) -> Response:

@@ -5,10 +5,11 @@ from msgspec import UNSET, Struct, UnsetType
 from strandline.engine.events import RunFinished
 from strandline.history import answer_text
 from strandline.history.words import ended_early
+from strandline.http.dialects.endings import reason_of
 from strandline.http.dialects.openai.wire import ErrorDetail, FinishReason, failed
 from strandline.http.dialects.sent_text import BREAK
 from strandline.http.dialects.waiting import questions
-from strandline.model import ErrorCode, InputRequest, Message, Outcome, RunId, RunStatus
+from strandline.model import InputRequest, Message, Outcome, RunId, RunStatus
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -45,12 +46,12 @@ def answer_of(end: Outcome | RunFinished, run_id: RunId) -> Answer | NoAnswer:
                 asks=asked(end.input_requests),
                 reasoning=reasoning_of(end.message),
             )
-        case RunStatus.CANCELLED:
-            return NoAnswer(failed("the run was cancelled", "cancelled", run_id))
-    code, detail = (end.error.code, end.error.detail) if end.error else (ErrorCode.AGENT_ERROR, "")
+    reason = reason_of(end)
+    assert reason is not None
+    code, text = reason
     if end.error is not None and end.error.out_of_tokens:
         return _cut_off(end.message, code)
-    return NoAnswer(failed(detail or code, code, run_id))
+    return NoAnswer(failed(text, code, run_id))
 
 
 def asked(requests: list[InputRequest]) -> str:

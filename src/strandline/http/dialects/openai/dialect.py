@@ -147,7 +147,7 @@ class OpenAI(Dialect):
         Without a key it would be another run: then no status may say "again", and 202 is no error to any client.
         """
         error = _goes_on(run)
-        headers = {"Location": run.location, **wire.retry_after(self._settings.retry_after_s)}
+        headers = run.come_back(self._settings.retry_after_s)
         if run.keyed:
             return failure(error, wire.UNAVAILABLE, headers | SEND_AGAIN)
         told: dict[str, Any] = {

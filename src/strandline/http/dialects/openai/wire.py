@@ -232,11 +232,6 @@ class ErrorBody(Struct, frozen=True):
     error: ErrorDetail
 
 
-def status_of(status: int) -> int:
-    """Return the status that this protocol has for one of ours."""
-    return wire.BAD_REQUEST if status == wire.UNPROCESSABLE else status
-
-
 def refusal(problem: Response) -> Response:
     """Return a problem document in OpenAI's form.
 
@@ -244,7 +239,7 @@ def refusal(problem: Response) -> Response:
     waiting, or are too late for good, and nobody knows what was done before a defect.
     """
     told = msgspec.json.decode(problem.body, type=wire.Problem)
-    status = status_of(told.status)
+    status = wire.without_422(told.status)
     found = _PARAM.search(told.detail)
     error = ErrorDetail(
         message=told.detail,
@@ -254,8 +249,8 @@ def refusal(problem: Response) -> Response:
         position=told.position,
         estimated_wait_s=told.estimated_wait_s,
     )
-    kept = {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
-    return failure(error, status, kept | (SEND_NO_MORE if status in (wire.CONFLICT, wire.BROKEN) else {}))
+    again = SEND_NO_MORE if status in (wire.CONFLICT, wire.BROKEN) else {}
+    return failure(error, status, wire.headers_beside(problem) | again)
 
 
 def failure(error: ErrorDetail, status: int, headers: Mapping[str, str]) -> Response:
@@ -276,7 +271,7 @@ def failed(message: str, code: str, run_id: RunId, *, again: bool = False) -> Er
 
 ENDED: Final = wire.UNPROCESSABLE
 """The status of a run that has ended without an answer: no client tries that again, as they do 408, 409, 429 and 5xx.
-Nothing else has it in this protocol (`status_of`)."""
+Nothing else has it in this protocol (`wire.without_422`)."""
 SEND_NO_MORE: Final = {"X-Should-Retry": "false"}
 """Heeded by OpenAI's own clients, which otherwise send the same again after 409 and 5xx: as another run."""
 SEND_AGAIN: Final = {"X-Should-Retry": "true"}
