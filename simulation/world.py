@@ -20,8 +20,7 @@ from simulation.script import Script, Traits
 from simulation.server import Server
 from simulation.wishes import sweep, wipe
 from strandline.engine.asked import Request
-from strandline.engine.failures import ErrorText
-from strandline.engine.options import Options
+from strandline.engine.options import ErrorText, Options
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
 from strandline.model import Principal, Run, RunId, SessionId, SessionKey

@@ -16,15 +16,12 @@ from msgspec.structs import replace as replace_
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
-from strandline.engine import attempt, recovery, runner
-from strandline.engine.attempt import LiveAttempt
 from strandline.engine.audience import Audience
 from strandline.engine.control import Control
 from strandline.engine.dispatcher import Dispatcher
-from strandline.engine.execution import Execution
-from strandline.engine.failures import told
+from strandline.engine.execution import AgentPool, Execution, LiveAttempt, completion, recovery, runner
+from strandline.engine.execution.failures import disclosed
 from strandline.engine.holds import Holds
-from strandline.engine.pool import AgentPool
 from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
@@ -123,7 +120,7 @@ def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
     def forgetting(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, {}, ending)
 
-    patch.setattr(attempt, "close", forgetting)
+    patch.setattr(completion, "close", forgetting)
 
 
 def hold_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -172,7 +169,7 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     def reckless(progress: Any, **settings: Any) -> Any:
         return reopened(progress, **(settings | {"unknown_tool": "tell"}))
 
-    patch.setattr(recovery, "reopened", reckless)
+    patch.setattr(completion, "reopened", reckless)
 
 
 def let_a_cancelled_run_succeed(patch: pytest.MonkeyPatch) -> None:
@@ -451,7 +448,7 @@ def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
 
 def tell_all_that_was_raised(patch: pytest.MonkeyPatch) -> None:
     """Callers get the text of exceptions whatever the setting says."""
-    patch.setattr(runner, "told", lambda ending, error_text, run_id: told(ending, "full", run_id))
+    patch.setattr(runner, "disclosed", lambda ending, error_text, run_id: disclosed(ending, "full", run_id))
 
 
 def tell_history_another_reason(patch: pytest.MonkeyPatch) -> None:
@@ -460,7 +457,7 @@ def tell_history_another_reason(patch: pytest.MonkeyPatch) -> None:
     def without_reason(messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending) -> list[Message]:
         return close(messages, results, replace_(ending, detail="") if isinstance(ending, Failed) else ending)
 
-    patch.setattr(attempt, "close", without_reason)
+    patch.setattr(completion, "close", without_reason)
 
 
 def close_no_round_of_a_hidden_answer(patch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ from simulation.journals import MemoryStore
 from simulation.perils import Perils
 from simulation.trial import play
 from simulation.world import World
-from strandline.engine.execution import Execution
-from strandline.engine.runner import Ended, Runner
+from strandline.engine.execution import Ended, Execution, Runner
 from strandline.model import Claim
 from strandline.workers import messages as m
 from strandline.workers.client import WorkerClient
@@ -84,12 +83,12 @@ def think_that_nothing_works_on(patch: pytest.MonkeyPatch) -> None:
 
 def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run whose worker has died is given back as if it had never been tried."""
-    give_back = Runner._give_back
 
-    async def uncounted(runner: Runner, claim: Claim, *, counted: bool, requeued: bool) -> Ended:
-        return await give_back(runner, claim, counted=False, requeued=requeued)
+    async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> Ended:
+        take = await runner._journal.release(claim.token, counted=False, take=False)
+        return Ended(claim=claim, take=take, requeued=in_this_process)
 
-    patch.setattr(Runner, "_give_back", uncounted)
+    patch.setattr(Runner, "_requeue", uncounted)
 
 
 def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:

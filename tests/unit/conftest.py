@@ -3,7 +3,7 @@
 import pytest
 
 from strandline.agents.port import Finished
-from strandline.engine.attempt import LiveAttempt
+from strandline.engine.execution import LiveAttempt
 from strandline.history import close, close_answer
 from strandline.model import Message
 

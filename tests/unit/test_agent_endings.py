@@ -194,7 +194,7 @@ def test_what_a_run_leaves_is_closed_once(
 ) -> None:
     """By an agent that goes on with the closed conversation in memory, and else by the engine."""
     closings: list[str] = []
-    for who, module in (("agent", "strandline.agents.strands"), ("engine", "strandline.engine.attempt")):
+    for who, module in (("agent", "strandline.agents.strands"), ("engine", "strandline.engine.execution.completion")):
 
         def counted(*given: Any, who: str = who) -> list[Message]:
             closings.append(who)

@@ -121,7 +121,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 ) -> None:
     async def main() -> None:
         disk = Disk(monkeypatch)
-        monkeypatch.setattr("strandline.engine.runner.SETTLE_AGAIN_S", 0.01)
+        monkeypatch.setattr("strandline.engine.execution.retry.RETRY_S", 0.01)
         executing: Counter[str] = Counter()
         most = 0
 

@@ -15,7 +15,8 @@ from strandline.agents.function import Session
 from strandline.agents.load import target_for
 from strandline.agents.port import Target
 from strandline.config import resolve
-from strandline.engine.failures import MOST_LOGGED, ErrorText, full_text
+from strandline.engine.execution.failures import MOST_LOGGED, full_text
+from strandline.engine.options import ErrorText
 from strandline.errors import SettingsError
 from strandline.model import ErrorCode, Failed, Raised
 from strandline.testing import ScriptedModel, say, stop

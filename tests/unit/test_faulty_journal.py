@@ -13,8 +13,8 @@ from starlette.requests import Request
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from logged import ours
 from strandline.agents.port import Attempt
-from strandline.engine.attempt import STAGE_AGAIN_S
 from strandline.engine.claims import TAKE_AGAIN_S
+from strandline.engine.execution.retry import RETRY_S
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.errors import JournalUnavailable
@@ -168,7 +168,7 @@ def test_a_round_that_cannot_be_staged_waits_with_its_tools_until_there_is_room(
             end = await (await send(service, "1")).stream.outcome()
             assert isinstance(end, Outcome)
             assert end.output == "answer"
-            assert started == [pytest.approx(3 * STAGE_AGAIN_S)]
+            assert started == [pytest.approx(3 * RETRY_S)]
             assert tool_texts(await history(service)) == ["done"]
 
     run_virtual(main)
@@ -187,7 +187,7 @@ def test_a_round_that_can_never_be_staged_ends_its_run_at_the_deadline_without_a
             assert isinstance(end, Outcome)
             assert end.error is not None
             assert end.error.code is ErrorCode.TIMEOUT
-            assert clock.monotonic() == pytest.approx(20, abs=STAGE_AGAIN_S)
+            assert clock.monotonic() == pytest.approx(20, abs=RETRY_S)
             assert started == []
             assert check_history(await history(service)) == []
 

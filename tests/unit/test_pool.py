@@ -4,7 +4,8 @@ import pytest
 
 from engine_support import key
 from strandline.agents.port import Attempt, Finished
-from strandline.engine.pool import REST_AFTER_S, AgentPool
+from strandline.engine.execution import AgentPool
+from strandline.engine.execution.pool import REST_AFTER_S
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
@@ -50,7 +51,7 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
             pool.put(key(f"s{number}"), agent, "ab"[number % 2])
         if resting:
             clock._loop.advance(REST_AFTER_S)  # type: ignore[attr-defined]
-            pool.tidy()
+            pool.evict()
         loops.asked = 0
         pool.drop_lost()
         assert (len(pool), loops.asked) == (1000, 2)

@@ -375,7 +375,7 @@ def test_a_run_that_cannot_be_closed_ends_as_failed_and_its_session_goes_on(monk
             raise TypeError("a defect")
         return real(messages, results, ending)
 
-    monkeypatch.setattr("strandline.engine.attempt.close", close)
+    monkeypatch.setattr("strandline.engine.execution.completion.close", close)
 
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(echo)) as service:

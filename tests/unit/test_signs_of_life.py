@@ -11,7 +11,7 @@ from engine_support import key, untold
 from strandline.agents.parameters import NOTHING
 from strandline.agents.strands import StrandsTarget
 from strandline.clock import SystemClock
-from strandline.engine.attempt import LiveAttempt
+from strandline.engine.execution import LiveAttempt
 from strandline.history import fold
 from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, Fact, Run, RunId, RunStatus, Succeeded, Token
 from strandline.testing import Gate, ScriptedModel, Signal, call, in_turn, pause, results, say, think

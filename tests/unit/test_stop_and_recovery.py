@@ -339,10 +339,10 @@ def test_a_run_that_cannot_be_recovered_ends_as_failed_and_the_server_starts(mon
         journal = MemoryJournal(clock)
         ids = await killed(journal, clock, Played(Tools(1, hang="in 0").behaviour), 10, "bad", "good")
 
-        def broken(*args: object) -> None:
+        def broken(*args: object, **named: object) -> None:
             raise TypeError("a defect")
 
-        monkeypatch.setattr("strandline.engine.recovery.close", broken)
+        monkeypatch.setattr("strandline.engine.execution.recovery.closed", broken)
         async with serving(clock, Played(echo), journal) as service:
             await settled(service)
             assert [(await run_of(service, each))[0] for each in ids] == [RunStatus.FAILED, RunStatus.SUCCEEDED]

@@ -7,7 +7,6 @@ import pytest
 
 from engine_support import Played, asked, key, play_round, send, serving, settled, untold
 from strandline.agents.port import Attempt
-from strandline.engine.attempt import LiveAttempt
 from strandline.engine.events import (
     Event,
     MessageAdded,
@@ -23,6 +22,7 @@ from strandline.engine.events import (
     Usage,
     type_of,
 )
+from strandline.engine.execution import LiveAttempt
 from strandline.engine.loops import Flag
 from strandline.engine.service import Service
 from strandline.engine.streams import LAST

@@ -17,7 +17,7 @@ from strandline.agents.parameters import NOTHING
 from strandline.agents.strands import StrandsTarget
 from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
-from strandline.engine.attempt import LiveAttempt
+from strandline.engine.execution import LiveAttempt
 from strandline.errors import ClaimLost
 from strandline.history import UNKNOWN_OUTCOME, Progress, close, fold, history_faults, pairing_faults, reopened
 from strandline.model import (

@@ -14,7 +14,7 @@ from engine_support import Played, asked, echo, outcome, play_round, send
 from strandline.agents.port import AgentLost, Attempt, Finished
 from strandline.clock import SystemClock
 from strandline.encoding import encode_messages
-from strandline.engine.failures import FailedThere
+from strandline.engine.execution import FailedRemotely
 from strandline.engine.loops import Call
 from strandline.engine.observers import RUN
 from strandline.errors import SetupError
@@ -111,7 +111,7 @@ def test_an_end_in_a_form_that_cannot_be_kept_fails_its_own_run_and_no_other() -
         (call, _), (other, _) = few.run(Kept()), few.run(Kept())
         await asyncio.sleep(1)
         few.all[0].tell(m.Done(call=0, opaque=False, finished=odd), m.Done(call=1, opaque=False, finished=DONE))
-        with pytest.raises(FailedThere, match="in a form that cannot be kept: Expected `str`, got `int`"):
+        with pytest.raises(FailedRemotely, match="in a form that cannot be kept: Expected `str`, got `int`"):
             await call.done
         await asyncio.sleep(1)
         assert not call.is_alive

@@ -155,7 +155,7 @@ def test_a_run_goes_on_in_another_worker_at_its_last_round_when_its_own_one_dies
             (execution,) = [
                 each for each in service._runner.executing() if each.attempt.context.run_id == ticket.run_id
             ]
-            await until(lambda: execution.attempt._staged == 3)  # what it has told of its round has come
+            await until(lambda: execution.attempt._checkpointed == 3)  # what it has told of its round has come
             place = place_of(service, loops, ticket.run_id)
             assert place != place_of(service, loops, beside.run_id), "they were spread"
             kill(loops, place)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from strandline.engine.claims import Claims
+from strandline.engine.execution import AgentPool
 from strandline.engine.observers import Projection
-from strandline.engine.pool import AgentPool
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,

@@ -1,7 +1,11 @@
 """The limits and policies of a service: its settings, and what is none. `strandline.settings` says what each means."""
 
-from strandline.engine.failures import ErrorText
+from typing import Literal
+
 from strandline.settings import ServiceSettings
+
+ErrorText = Literal["full", "class", "id"]
+"""How much is told of what user code has raised."""
 
 
 class Options(ServiceSettings, frozen=True, kw_only=True):

@@ -22,15 +22,13 @@ from strandline.engine.dispatcher import Dispatcher, Share
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
+from strandline.engine.execution import AgentPool, Runner, recover
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Call, Loops
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.pool import AgentPool
 from strandline.engine.readiness import Readiness
 from strandline.engine.reading import OpenRequests, Positions, Reading, Reasons, of_others
-from strandline.engine.recovery import recover
-from strandline.engine.runner import Runner
 from strandline.engine.streams import Bounds, ChangeFeed, Later, ReplayBuffer, RunStream, Streams, Subscription, goes_on
 from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
 from strandline.engine.watch import Watch
@@ -163,7 +161,7 @@ class Service:
             self._readiness.look,
             self._claims.limits.look,
             self._claims.inputs.look,
-            self._pool.tidy,
+            self._pool.evict,
             self._positions.publish,
             self._shelf.tidy,
             self._feeds.tidy,

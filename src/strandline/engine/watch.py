@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from strandline.clock import Clock
-from strandline.engine.execution import Execution
+from strandline.engine.execution import AgentPool, Execution, Runner
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Call, Loops
 from strandline.engine.options import Options
-from strandline.engine.pool import AgentPool
-from strandline.engine.runner import Runner
 from strandline.engine.streams import Streams
 from strandline.model import Cancelled, ErrorCode, Failed
 
@@ -45,7 +43,7 @@ class Watch:
 
     async def look(self) -> None:
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""
-        self._runner.limit()
+        self._runner.watch_deadlines()
         await self._name_who_blocks()
         self._loops.beat()
         leftovers = self._holds.still_work()
@@ -116,7 +114,7 @@ class Watch:
             if each in blocking:
                 each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
             elif not dies:
-                each.strand(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
+                each.abandon(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
                 assert each.call is not None
                 each.call.disown_tasks()
         if not dies:

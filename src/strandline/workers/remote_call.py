@@ -7,7 +7,7 @@ from contextvars import copy_context
 from typing import Any
 
 from strandline.agents.port import AgentLost, Attempt, Finished, RunStopped
-from strandline.engine.failures import FailedThere
+from strandline.engine.execution import FailedRemotely
 from strandline.engine.loops import CURRENT, Call, LiveThread
 from strandline.workers import messages as m
 
@@ -120,4 +120,4 @@ class RemoteCall:
         elif failure.cancelled:
             self.done.cancel()
         else:
-            self.done.set_exception(FailedThere(failure.detail, failure.kind))
+            self.done.set_exception(FailedRemotely(failure.detail, failure.kind))

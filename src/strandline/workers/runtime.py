@@ -15,7 +15,7 @@ from msgspec import Struct
 from strandline.agents.port import Finished, RunStopped, SessionAgent, Signal, Target, TriedAtStart
 from strandline.clock import Clock
 from strandline.encoding import decoder
-from strandline.engine.failures import detail_of, kind_of
+from strandline.engine.execution import detail_of, kind_of
 from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import RUN
 from strandline.errors import SetupError

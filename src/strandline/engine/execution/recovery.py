@@ -9,12 +9,13 @@ other goes back to the head of its queue and goes on from its last staged round:
 
 import logging
 
+from strandline.agents.port import Finished
+from strandline.engine.execution.completion import closed, completion, last_resort, resumable, timed_out
 from strandline.engine.options import Options
-from strandline.engine.outcome import defective, is_discarded, outcome_of
 from strandline.errors import JournalUnavailable
-from strandline.history import Progress, close, close_answer, fold, question, reopened
+from strandline.history import Progress, fold
 from strandline.journal.port import Journal
-from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome, Settlement
+from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome
 
 _log = logging.getLogger("strandline.recovery")
 
@@ -35,7 +36,7 @@ async def recover(
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
-        settlement = defective(orphan, options, external=external, ending=ending)
+        settlement = last_resort(orphan, ending, options, external=external)
         await journal.settle(orphan.token, settlement, take=False)
         return settlement.outcome
 
@@ -46,15 +47,8 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
     if ending is None:
         await journal.release(orphan.token, counted=True, take=False)
         return None
-    if orphan.question is not None:
-        closed = close_answer(progress.messages, progress.results, ending, begun=progress.begun)
-    else:
-        closed = close(progress.messages or [question(orphan.run.input)], progress.results, ending)
-    settlement = Settlement(
-        outcome=outcome_of(ending, closed),
-        messages=[] if external else closed,
-        discarded=is_discarded(ending, options),
-    )
+    left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
+    settlement = completion(Finished(ending=ending), left, options, external=external)
     await journal.settle(orphan.token, settlement, take=False)
     return settlement.outcome
 
@@ -65,7 +59,7 @@ def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> 
     if run.cancel_requested:
         return Cancelled(discard=run.discard)
     if run.deadline is not None and run.deadline <= now:
-        return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s; the server died meanwhile")
+        return timed_out(run, "; the server died meanwhile")
     detail = _why_it_ends(orphan, progress, options)
     return None if detail is None else Failed(ErrorCode.CRASHED, detail)
 
@@ -73,7 +67,7 @@ def _ending(orphan: Claim, progress: Progress, options: Options, now: float) -> 
 def _why_it_ends(orphan: Claim, progress: Progress, options: Options) -> str | None:
     if orphan.run.opaque:
         return "the server died while the run executed; what it had done by then is unknown"
-    if reopened(progress, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools) is None:
+    if resumable(progress, options) is None:
         tools = ", ".join(progress.open_tools().values())
         return f"the server died while a tool worked ({tools}); what the tool did is unknown"
     if orphan.run.attempt >= options.max_attempts:

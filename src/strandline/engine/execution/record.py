@@ -1,6 +1,7 @@
-"""One run while it executes: its user code on the agent loop, and the recipe that has it end.
+"""The record of one claim on its way to an outcome: its user code on the agent loop, and its time box.
 
-The recipe, with a grace of some seconds: ask (the cancel signal); shortly before the grace is over, cancel the task,
+A run in its time box is left alone until its deadline, or until somebody wants it to end. The shutdown sequence then,
+with a grace of some seconds: ask (the cancel signal); shortly before the grace is over, cancel the task,
 and again (an async tool may swallow one); when it is over, leave: the run ends whatever its task still does.
 """
 
@@ -13,16 +14,20 @@ from typing import Final
 
 from strandline import private
 from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
-from strandline.engine.attempt import STAGE_AGAIN_S, LiveAttempt
-from strandline.engine.failures import failed
+from strandline.engine.execution.attempt import LiveAttempt
+from strandline.engine.execution.completion import timed_out
+from strandline.engine.execution.failures import failed
+from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import TracedRun
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.journal.port import Journal
-from strandline.model import WHOLE_HISTORY, AgentRecord, Ending, ErrorCode, Failed, NeedsInput, Succeeded
+from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, Ending, ErrorCode, Failed, NeedsInput, Succeeded
 
 _log = logging.getLogger("strandline.runner")
 
+SOON_S: Final = 2.5
+"""How long before its deadline a run gets a timer of its own: most end long before, and never need one."""
 CANCEL_LEAD_S: Final = 0.2
 """How long before the end of the grace a run's task is cancelled."""
 CANCEL_AGAIN_S: Final = 0.1
@@ -37,10 +42,10 @@ class Execution:
         "_agent",
         "_journal",
         "_left_at",
-        "_limited",
         "_loops",
         "_target",
         "_timers",
+        "agent_is_current",
         "asked",
         "attempt",
         "begun",
@@ -48,19 +53,29 @@ class Execution:
         "deadline",
         "named",
         "reported",
+        "started",
         "stranded",
         "traced",
     )
 
-    def __init__(self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops, traced: TracedRun) -> None:
+    def __init__(
+        self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops, traced: TracedRun, started: float
+    ) -> None:
         self.attempt = attempt
         self.traced = traced
+        self.started = started
+        """When it was prepared, on the monotonic clock."""
+        self.deadline: float | None = None
+        """When it has to have ended, on the monotonic clock; None also once a timer watches it."""
         self.asked: Ending | None = None
         """What the run is to end as, if it was asked to end."""
+        self.call: Call[Finished] | None = None
         self.begun = False
         """Whether the agent may have done anything."""
         self.stranded = False
         """Whether it ends because its agent loop was given up, or has died with its process."""
+        self.agent_is_current = False
+        """Whether the agent knows the conversation as history has it."""
         self.reported = False
         """Whether it was reported as stalled."""
         self.named = False
@@ -70,11 +85,17 @@ class Execution:
         self._loops = loops
         self._agent: SessionAgent | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._limited = False
-        self.deadline: float | None = None
-        """When the run has to have ended, on the monotonic clock."""
         self._left_at: float | None = None
-        self.call: Call[Finished] | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that it executes."""
+        return self.attempt.claim
+
+    @property
+    def leftover(self) -> Call[Finished] | None:
+        """Its call, if something of it still works."""
+        return self.call if self.call is not None and self.call.is_alive else None
 
     def start(self, agent: SessionAgent | None) -> None:
         """Begin on the agent loop, with the session's agent or with one that is built there."""
@@ -82,24 +103,28 @@ class Execution:
         self.call = self._loops.start(partial(self._run, agent))
 
     async def finished(self) -> Finished:
-        """Wait for the end; what a run was asked to end as counts, unless it came to a good end of its own."""
-        assert self.call is not None
-        try:
-            finished = await self.call.done
-        except CallCancelled:  # before its first step
-            finished = Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the run was cancelled before it began"))
-        finally:
-            self._disarm()
+        """Wait for the end; what a run was asked to end as counts, unless it came to a good end of its own.
+
+        A run that was asked to end before its start does not begin.
+        """
+        finished = Finished(ending=self.asked or STOPPED)
+        if self.call is not None:
+            try:
+                finished = await self.call.done
+            except CallCancelled:  # before its first step
+                finished = Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the run was cancelled before it began"))
+            finally:
+                self._disarm()
         self.attempt.freeze()
         if self.asked is None or isinstance(finished.ending, Succeeded | NeedsInput):
             return finished
         return Finished(ending=self.asked, usage=finished.usage)
 
-    def limit(self, left_s: float, act: Callable[["Execution"], None]) -> None:
-        """Have `act` called with this execution in `left_s` seconds, unless it has ended by then; once."""
-        if not self._limited:
-            self._limited = True
-            self._timers.append(asyncio.get_running_loop().call_later(max(0.0, left_s), act, self))
+    def watch_deadline(self, now: float, grace_s: float) -> None:
+        """Have the run end as timed out at its deadline, within `grace_s` seconds, if that is soon."""
+        if self.deadline is not None and self.deadline < now + SOON_S:
+            self._arm(max(0.0, self.deadline - now), partial(self.end, timed_out(self.claim.run), grace_s))
+            self.deadline = None
 
     def end(self, ending: Ending, grace_s: float) -> None:
         """Have the run end within `grace_s` seconds. The first ending counts, and the shortest grace."""
@@ -115,7 +140,7 @@ class Execution:
         self._arm(max(0.0, grace_s - CANCEL_LEAD_S + CANCEL_AGAIN_S), self._cancel)
         self._arm(grace_s, self._leave)
 
-    def strand(self, ending: Failed) -> None:
+    def abandon(self, ending: Failed) -> None:
         """End the run at once, because its agent loop was given up; one that was asked to end before ends as that."""
         self.stranded = self.asked is None
         self.asked = self.asked or ending
@@ -126,7 +151,7 @@ class Execution:
         agent, self._agent = self._agent, None
         return agent
 
-    # -- the recipe --------------------------------------------------------------------------------
+    # -- the shutdown sequence --------------------------------------------------------------------------------
 
     def _arm(self, delay_s: float, act: Callable[[], None]) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(delay_s, act))
@@ -181,13 +206,9 @@ class Execution:
         private.tighten(workspace)  # (older versions made it laxer)
         key = attempt.claim.run.key
         record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-        while not self._target.external:
-            try:
-                record = await self._journal.load(key)
-                break
-            except JournalUnavailable as error:
-                _log.error("run %s waits for its session's history: %s", attempt.context.run_id, error)
-            await asyncio.sleep(STAGE_AGAIN_S)
+        if not self._target.external:
+            trouble = "run %s waits for its session's history"
+            record = await until_kept(lambda: self._journal.load(key), trouble, attempt.context.run_id)
         agent = await self._target.build(key, record, attempt.progress)
         attempt.enter("model")
         return agent

@@ -1,4 +1,4 @@
-"""One attempt of one run while it executes: what it has done, said and staged so far.
+"""One attempt of one run while it executes: what it has done, said and checkpointed so far.
 
 Written on the agent loop by the session agent, read on the serving loop by the runner; every field is either set
 once or replaced whole, so that the reader sees a consistent value at any time. Once it is frozen nothing that still
@@ -7,15 +7,16 @@ works for the run can change what is told of it. Knows nothing of kinds of agent
 
 import asyncio
 import logging
-from typing import Final
 
 from strandline.agents.port import Finished, RunContext, RunStopped, Signal
 from strandline.clock import Clock
+from strandline.engine.execution.completion import closed
+from strandline.engine.execution.retry import RETRY_S
 from strandline.engine.loops import adopt_current_task
 from strandline.engine.streams import EventRecorder
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
-from strandline.history import Progress, close, close_answer, question
+from strandline.history import Progress, question
 from strandline.journal.port import Journal
 from strandline.model import (
     Block,
@@ -31,20 +32,17 @@ from strandline.model import (
 
 _log = logging.getLogger("strandline.runner")
 
-STAGE_AGAIN_S: Final = 1.0
-"""How long to wait before a round that the journal could not keep is offered again."""
-
 
 class LiveAttempt:
     """The engine's side of `strandline.agents.port.Attempt`."""
 
     __slots__ = (
+        "_checkpointed",
         "_clock",
         "_frozen",
         "_journal",
         "_partial",
-        "_staged",
-        "_telling",
+        "_recorder",
         "begun",
         "claim",
         "context",
@@ -65,7 +63,7 @@ class LiveAttempt:
         signal: Signal,
         workspace: str,
         clock: Clock,
-        telling: EventRecorder,
+        recorder: EventRecorder,
     ) -> None:
         run = claim.run
         self.claim = claim
@@ -89,10 +87,10 @@ class LiveAttempt:
         """Whether tools may have run; False for an answer whose round has not begun again."""
         self._frozen = False
         self._partial: list[str] = []
-        self._staged = len(progress.messages)
+        self._checkpointed = len(progress.messages)
         self._journal = journal
         self._clock = clock
-        self._telling = telling
+        self._recorder = recorder
 
     @property
     def prompt(self) -> Input | None:
@@ -106,7 +104,7 @@ class LiveAttempt:
         if not self._frozen:
             self.messages.append(message)
             self._partial = []
-            self._telling.message(message)
+            self._recorder.message(message)
             self.touch()
 
     def amend(self, index: int, content: list[Block]) -> None:
@@ -118,30 +116,30 @@ class LiveAttempt:
         """Take a piece of text."""
         if not self._frozen:
             self._partial.append(delta)
-            self._telling.text(delta)
+            self._recorder.text(delta)
         self.last_progress = self._clock.monotonic()
 
     def add_reasoning(self, delta: str) -> None:
         """Take a piece of reasoning: told to whoever listens, and part of the message that comes."""
         if not self._frozen:
-            self._telling.reasoning(delta)
+            self._recorder.reasoning(delta)
         self.touch()
 
     def add_usage(self, tokens: dict[str, int]) -> None:
         """Take what one call of the model has used."""
         if not self._frozen:
-            self._telling.usage(tokens)
+            self._recorder.usage(tokens)
 
     def begin_model(self) -> None:
         """Note that a call of the model starts (again): the partial text counts no more."""
         self.reset_text()
         self.enter("model")
-        self._telling.model_called()
+        self._recorder.model_called()
 
     def reset_text(self) -> None:
         """Forget the partial text."""
         if self._partial and not self._frozen:
-            self._telling.reset()
+            self._recorder.reset()
             self._partial = []
 
     def enter(self, phase: str) -> None:
@@ -154,12 +152,12 @@ class LiveAttempt:
         """Note that a tool starts, in the task that executes it."""
         self.enter(f"tool {name}")
         if not self._frozen:
-            self._telling.tool_started(tool_use_id, name, given)
+            self._recorder.tool_started(tool_use_id, name, given)
 
     def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Have whoever listens told that a tool has ended."""
         if not self._frozen:
-            self._telling.tool_finished(tool_use_id, formed_result(result, tool_use_id))
+            self._recorder.tool_finished(tool_use_id, formed_result(result, tool_use_id))
 
     def touch(self) -> None:
         """Note that something went on."""
@@ -173,7 +171,7 @@ class LiveAttempt:
         room is asked again until it has, or the run is to end.
         """
         while not (self.stopping or self._frozen):
-            staged, results, begun = self._staged, self.results, self.begun
+            kept, results, begun = self._checkpointed, self.results, self.begun
             if not (fresh := self._fresh()) and begun:
                 return None
             if fresh:
@@ -183,9 +181,9 @@ class LiveAttempt:
                 return await self._journal.stage(self.claim.token, RoundStarted(fresh))
             except JournalUnavailable as error:
                 _log.error("run %s waits before its tools: %s", self.context.run_id, error)
-            self._staged, self.results, self.begun = staged, results, begun
+            self._checkpointed, self.results, self.begun = kept, results, begun
             self.enter("waiting for the journal")
-            await asyncio.sleep(STAGE_AGAIN_S)
+            await asyncio.sleep(RETRY_S)
         raise RunStopped
 
     async def end_tool(self, tool_use_id: str, result: ToolResult) -> None:
@@ -209,10 +207,10 @@ class LiveAttempt:
         """Take no further report: the run is about to be settled."""
         self._frozen = True
 
-    def staged(self) -> Progress:
-        """Return what is staged by now, as a later attempt would find it."""
+    def checkpoint(self) -> Progress:
+        """Return what the journal has of the run, as a later attempt would find it."""
         return Progress(
-            messages=self.messages[: self._staged],
+            messages=self.messages[: self._checkpointed],
             results=self.results,
             asking=self.progress.asking,
             begun=self.begun,
@@ -236,14 +234,11 @@ class LiveAttempt:
         known = so_far[1:] if answers else so_far
         if finished.closed and len(so_far) == len(self.messages):
             return known, True
-        if answers:
-            closed = close_answer(so_far, self.results, finished.ending, begun=self.begun)
-        else:
-            closed = close(so_far, self.results, finished.ending)
-        return closed, closed == known
+        left = closed(self.claim, so_far, self.results, finished.ending, begun=self.begun)
+        return left, left == known
 
     def _fresh(self) -> list[Message]:
         """Return the messages that are not staged yet, in the form that they are read back in."""
-        fresh = [formed(message) for message in self.messages[self._staged :]]
-        self._staged = len(self.messages)
+        fresh = [formed(message) for message in self.messages[self._checkpointed :]]
+        self._checkpointed = len(self.messages)
         return fresh

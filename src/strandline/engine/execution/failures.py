@@ -1,25 +1,29 @@
 """What user code has raised: what it is for programs, and how much of its text is told.
 
 An exception may quote anything: a database's URL with its password, another caller's message. So its text travels apart
-from our own words (`Failed.raised`) until `told` decides, once, what answers, history and events have of it. Wrappers
-of the framework and of ours are left out.
+from our own words (`Failed.raised`) until `disclosed` decides, once, what answers, history and events have of it; the
+log has what they have not. Wrappers of the framework and of ours are left out.
 """
 
+import logging
 import traceback
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 from msgspec.structs import replace
 
+from strandline.engine.options import ErrorText
 from strandline.errors import AgentFailed
 from strandline.model import ErrorCode, Failed, Raised, RunId
+from strandline.printable import ERROR_IDS, Private
 
-ErrorText = Literal["full", "class", "id"]
+_log = logging.getLogger("strandline.runner")
+_ids = logging.getLogger(ERROR_IDS)
 
 MOST_LOGGED: Final = 20_000
 """Characters of a text in the log: it may quote a message, and nobody is to fill a disk or the log's queue by that."""
 
 
-class FailedThere(AgentFailed):
+class FailedRemotely(AgentFailed):
     """What user code has raised in another process; `kind` is the name of its class there."""
 
     def __init__(self, detail: str, kind: str) -> None:
@@ -33,8 +37,17 @@ def failed(error: BaseException) -> Failed:
     return Failed(ErrorCode.AGENT_ERROR, raised=raised, out_of_tokens=raised.is_out_of_tokens)
 
 
-def told(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
-    """Return an ending with as much of what was raised as callers and history are to have, as a part of `detail`."""
+def disclosed(ending: Failed, error_text: ErrorText, run_id: RunId) -> Failed:
+    """Return an ending with as much of what was raised as callers and history are to have, as a part of `detail`.
+
+    All that is known of it is in the log.
+    """
+    known = full_text(ending)
+    if ending.raised is not None and error_text == "id":
+        _ids.warning("run %s failed, which is told as %s: %s", run_id, error_id(run_id), known)
+    elif ending.code is ErrorCode.AGENT_ERROR:
+        kind = ending.code.value if ending.raised is None else ending.raised.kind
+        _log.warning("run %s failed: %s", run_id, Private(known, kind))
     if ending.raised is None:
         return ending
     match error_text:
@@ -68,7 +81,7 @@ def _joined(*parts: str) -> str:
 def kind_of(error: BaseException) -> str:
     """Return the name of the class of what the user's code raised."""
     error = _cause(error)
-    return error.kind if isinstance(error, FailedThere) else type(error).__name__
+    return error.kind if isinstance(error, FailedRemotely) else type(error).__name__
 
 
 def detail_of(error: BaseException) -> str:

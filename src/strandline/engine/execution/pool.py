@@ -84,7 +84,7 @@ class AgentPool:
         if (agent := self.pop(key)) is not None:
             self._loops.discard(agent)
 
-    def tidy(self) -> None:
+    def evict(self) -> None:
         """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
         now = self._clock.monotonic()
         while (oldest := _oldest(self._agents)) is not None and oldest.since <= now - REST_AFTER_S:

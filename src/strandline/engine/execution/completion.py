@@ -1,0 +1,113 @@
+"""What an ending leaves, of every run: closed history, the outcome, and all that is kept with it. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from strandline.agents.port import Finished
+from strandline.engine.options import Options
+from strandline.history import Progress, answer_text, close, close_answer, question, reopened
+from strandline.model import (
+    Cancelled,
+    Claim,
+    Ending,
+    ErrorCode,
+    Failed,
+    Message,
+    NeedsInput,
+    Outcome,
+    Question,
+    Run,
+    RunError,
+    RunStatus,
+    Settlement,
+    Succeeded,
+    ToolResult,
+)
+
+
+def closed(
+    claim: Claim, messages: Sequence[Message], results: Mapping[str, ToolResult], ending: Ending, *, begun: bool
+) -> list[Message]:
+    """Return the messages that a run leaves in history, well formed and true, however it has ended.
+
+    `messages` are its own so far, its question first; `results` those of its open round. `begun`: tools of it may have
+    run, for a run that answers a question.
+    """
+    if claim.question is not None:
+        return close_answer(messages, results, ending, begun=begun)
+    return close(messages or [question(claim.run.input)], results, ending)
+
+
+def completion(
+    finished: Finished, messages: list[Message], options: Options, *, external: bool, asked: Question | None = None
+) -> Settlement:
+    """Return what is kept of a run that has left these closed messages; `asked` is the question that it ends with.
+
+    A run that is discarded changes neither window nor state. Of an `external` agent, which keeps its history itself,
+    the outcome is kept alone.
+    """
+    outcome = outcome_of(finished.ending, messages, finished.usage)
+    discarded = is_discarded(finished.ending, options)
+    if external or discarded:
+        return Settlement(outcome=outcome, messages=[] if external else messages, discarded=discarded)
+    return Settlement(
+        outcome=outcome,
+        messages=messages,
+        window=finished.window,
+        state=finished.state,
+        question=asked,
+        answer_within_s=options.input_timeout_s,
+    )
+
+
+def last_resort(claim: Claim, ending: Ending | None, options: Options, *, external: bool) -> Settlement:
+    """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
+    if ending is None:
+        ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
+    asked = claim.question
+    messages, results = ([], {}) if asked is None else ([asked.message], asked.results)
+    left = closed(claim, messages, results, ending, begun=bool(claim.facts))
+    return completion(Finished(ending=ending), left, options, external=external)
+
+
+def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
+    """Return the outcome for an ending and the closed messages of its run."""
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+    match ending:
+        case Succeeded():
+            return Outcome(status=RunStatus.SUCCEEDED, output=answer_text(last), message=last, usage=usage)
+        case Failed(code=code, detail=detail, out_of_tokens=out_of_tokens):
+            error = RunError(code, detail, out_of_tokens)
+            return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
+        case Cancelled():
+            return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)
+        case NeedsInput(requests=requests):
+            return Outcome(
+                status=RunStatus.NEEDS_INPUT,
+                output=answer_text(last),
+                message=last,
+                usage=usage,
+                input_requests=requests,
+            )
+        case _:
+            assert_never(ending)
+
+
+def is_discarded(ending: Ending, options: Options) -> bool:
+    """Tell whether what the run left in history is to be flagged and hidden."""
+    match ending:
+        case Cancelled(discard=discard):
+            return discard
+        case Failed():
+            return options.on_failure == "drop"
+    return False
+
+
+def timed_out(run: Run, meanwhile: str = "") -> Failed:
+    """Return how a run ends whose deadline has passed."""
+    return Failed(ErrorCode.TIMEOUT, f"the run took longer than {run.timeout_s:g} s{meanwhile}")
+
+
+def resumable(checkpoint: Progress, options: Options) -> Progress | None:
+    """Return what another attempt goes on from; None if the run cannot go on, as one of its tools may have run."""
+    return reopened(checkpoint, unknown_tool=options.unknown_tool, idempotent_tools=options.idempotent_tools)
