@@ -39,7 +39,7 @@ Behaviour = Callable[[Attempt], Awaitable[str]]
 def tell_all(stream: RunStream, events: Iterable[tuple[float, Event]]) -> None:
     """Tell many events."""
     for at, event in events:
-        stream.tell(at, event)
+        stream.publish(at, event)
 
 
 def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:

@@ -426,6 +426,11 @@ class Claim(Struct, frozen=True, kw_only=True):
     facts: tuple[Fact, ...] = ()
     question: Question | None = None
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run has begun before."""
+        return self.run.attempt > 1 or self.run.lane == Lane.GIVEN_BACK or len(self.facts) > 0
+
 
 class Settlement(Struct, frozen=True, kw_only=True):
     """All that a finished run leaves: its outcome, and its own messages from its input on, closed.

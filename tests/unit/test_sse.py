@@ -8,8 +8,10 @@ from starlette.requests import Request
 
 from engine_support import key, tell_all
 from strandline.engine.events import MessageAdded, Numbered, TextDelta, ToolStarted
-from strandline.engine.streams import Bounds, ReplayBuffer, RunStream, truncate_arguments, truncate_message
-from strandline.engine.streams.log import AT_ONCE
+from strandline.engine.streams import RunStream
+from strandline.engine.streams.log import AT_ONCE, Bounds
+from strandline.engine.streams.replay import ReplayBuffer
+from strandline.engine.streams.truncation import truncate_arguments, truncate_message
 from strandline.http.exchange.sse import AT_ONCE_BYTES, EventResponse, framed, wants_events
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.desk import StillClock
@@ -46,7 +48,7 @@ class Wire:
 def run_with(events: int, text: str = "x", bounds: Bounds | None = None) -> RunStream:
     run = RunStream(RunId("r"), key(), bounds=bounds or Bounds())
     for _ in range(events):
-        run.tell(1.0, TextDelta(text))
+        run.publish(1.0, TextDelta(text))
     return run
 
 
@@ -65,7 +67,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int)
         sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
         for _ in range(5):
             await asyncio.sleep(0)
-        run.tell(2.0, TextDelta("y"))
+        run.publish(2.0, TextDelta("y"))
         for _ in range(5):
             await asyncio.sleep(0)
         if leave_at >= 3:  # at the end of the run, or of the response: it has been told all
@@ -73,7 +75,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int)
         async with asyncio.timeout(5):
             await sending
         assert left == [leave_at < 3]
-        assert not run.is_heard
+        assert not run.has_readers
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(play())
@@ -88,7 +90,7 @@ def test_a_server_that_cuts_a_response_leaves_nothing_behind() -> None:
         sending.cancel()
         await asyncio.wait([sending])
         await asyncio.sleep(0)
-        assert (left, run.is_heard) == ([False], False)
+        assert (left, run.has_readers) == ([False], False)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(play())
@@ -144,8 +146,8 @@ def test_bytes_look_the_same_in_every_event_and_so_does_what_an_agent_has_named_
     image: Message = {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"abc"}}}]}
     marked = '{"__bytes_encoded__":true,"data":"YWJj"}'
     run = run_with(0)
-    run.tell(1.0, MessageAdded(*truncate_message(image, 1000)))
-    run.tell(1.0, ToolStarted("t", "n", *truncate_arguments({"given": b"abc"}, 1000)))
+    run.publish(1.0, MessageAdded(*truncate_message(image, 1000)))
+    run.publish(1.0, ToolStarted("t", "n", *truncate_arguments({"given": b"abc"}, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, message=image), 1.0)
     shelf = ReplayBuffer(StillClock(), retention_s=60.0, memory=10_000)
     shelf.put(run)

@@ -5,6 +5,7 @@ import gc
 import json
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,21 +21,12 @@ from strandline.engine.events import (
     StreamGap,
     TextDelta,
 )
-from strandline.engine.streams import (
-    LARGE,
-    Bounds,
-    ChangeFeed,
-    Later,
-    ReplayBuffer,
-    RunStream,
-    Subscription,
-    truncate_arguments,
-    truncate_message,
-    truncate_result,
-)
-from strandline.engine.streams.log import AT_ONCE, PACE_S, size_of
-from strandline.engine.streams.replay import ENTRY_BYTES
+from strandline.engine.streams import LARGE, Later, RunStream, Subscription
+from strandline.engine.streams.changes import ChangeFeed
+from strandline.engine.streams.log import AT_ONCE, PACE_S, Bounds, size_of
+from strandline.engine.streams.replay import ENTRY_BYTES, ReplayBuffer
 from strandline.engine.streams.run_stream import MANY
+from strandline.engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
 from strandline.http.exchange.sse import framed
 from strandline.model import Message, Outcome, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, VirtualLoop
@@ -61,11 +53,11 @@ async def read(subscription: Subscription) -> list[Numbered]:
 def test_whoever_comes_late_is_told_all_and_whoever_comes_back_what_it_has_not_had() -> None:
     async def play() -> None:
         run = stream()
-        run.tell(1.0, RunStarted(1))
+        run.publish(1.0, RunStarted(1))
         early = run.subscribe()
-        run.tell(2.0, TextDelta("a"))
+        run.publish(2.0, TextDelta("a"))
         assert numbers(early.ready()) == [1, 2]
-        run.tell(3.0, TextDelta("b"))
+        run.publish(3.0, TextDelta("b"))
         late = run.subscribe()
         back = run.subscribe(after=2)
         run.finish(ENDED, 4.0)
@@ -84,14 +76,14 @@ def test_a_subscriber_that_waits_is_woken_by_what_comes_and_by_the_end() -> None
         run = stream()
         waiting = [asyncio.ensure_future(read(run.subscribe())) for _ in range(3)]
         await asyncio.sleep(0)
-        assert run.is_heard
-        run.tell(1.0, TextDelta("a"))
+        assert run.has_readers
+        run.publish(1.0, TextDelta("a"))
         await asyncio.sleep(0)
         run.finish(ENDED, 2.0)
         async with asyncio.timeout(5):
             for told in await asyncio.gather(*waiting):
                 assert numbers(told) == [1, 2]
-        assert not run.is_heard
+        assert not run.has_readers
 
     asyncio.run(play())
 
@@ -100,7 +92,7 @@ def test_one_that_reads_nothing_costs_no_more_than_its_place_and_is_told_what_it
     run = stream(bounds=Bounds(events=10))
     slow = run.subscribe()
     for n in range(25):
-        run.tell(float(n), TextDelta(str(n)))
+        run.publish(float(n), TextDelta(str(n)))
     told = slow.ready()
     assert told[0].number is None
     assert told[0].event == StreamGap(1, 15)
@@ -116,7 +108,7 @@ def test_one_that_reads_nothing_costs_no_more_than_its_place_and_is_told_what_it
 def test_a_place_within_the_buffer_has_no_gap() -> None:
     run = stream(bounds=Bounds(events=10))
     for n in range(25):
-        run.tell(float(n), TextDelta(str(n)))
+        run.publish(float(n), TextDelta(str(n)))
     assert texts(run.subscribe(after=15).ready()) == [str(n) for n in range(15, 25)]
     assert run.subscribe(after=14).ready()[0].event == StreamGap(15, 15)
 
@@ -124,10 +116,10 @@ def test_a_place_within_the_buffer_has_no_gap() -> None:
 def test_the_bytes_that_are_kept_are_bounded_too_but_the_last_event_is_always_there() -> None:
     run = stream(bounds=Bounds(events=1000, size=10_000))
     for _ in range(50):
-        run.tell(0.0, TextDelta("x" * 1000))
+        run.publish(0.0, TextDelta("x" * 1000))
     kept = run.kept()
     assert 5 <= len(kept) <= 10
-    run.tell(0.0, TextDelta("y" * 20_000))
+    run.publish(0.0, TextDelta("y" * 20_000))
     assert [len(text) for text in texts(run.kept())] == [20_000]
 
 
@@ -155,13 +147,13 @@ def test_no_portion_is_large_unless_one_event_is() -> None:
 def test_what_is_told_in_passing_has_no_number_and_only_the_last_counts() -> None:
     run = stream()
     subscription = run.subscribe()
-    run.tell_in_passing(1.0, RunPosition(3, None))
-    run.tell_in_passing(2.0, RunPosition(2, 1.5))
+    run.publish_transient(1.0, RunPosition(3, None))
+    run.publish_transient(2.0, RunPosition(2, 1.5))
     (told,) = subscription.ready()
     assert told == Numbered(None, 2.0, RunPosition(2, 1.5))
     assert subscription.ready() == []
     assert run.subscribe().ready() == [told], "whoever comes later is told where it stands"
-    run.tell(3.0, RunStarted(1))
+    run.publish(3.0, RunStarted(1))
     assert numbers(subscription.ready()) == [1]
     assert numbers(run.subscribe().ready()) == [1], "it does not wait any more"
 
@@ -169,17 +161,25 @@ def test_what_is_told_in_passing_has_no_number_and_only_the_last_counts() -> Non
 def test_nothing_is_told_after_the_end_and_the_first_end_counts() -> None:
     run = stream()
     run.finish(ENDED, 1.0)
-    run.tell(2.0, TextDelta("late"))
+    run.publish(2.0, TextDelta("late"))
     run.finish(Later.LATER, 3.0)
     assert numbers(run.subscribe().ready()) == [1]
 
 
-@pytest.mark.parametrize("is_heard", [True, False])
-def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_heard: bool) -> None:
+@pytest.mark.parametrize("is_followed", [True, False])
+def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_followed: bool) -> None:
+    class Busy(list[tuple[float, Event]]):
+        """An inbox in which the agent records more whenever it is looked into."""
+
+        def __getitem__(self, wanted: Any) -> Any:
+            found = super().__getitem__(wanted)
+            self.append((1.0, TextDelta("more")))
+            return found
+
     async def play() -> None:
         run = stream()
-        run.follow(lambda: [(1.0, TextDelta("more"))])
-        if is_heard:
+        run.inbox = Busy([(1.0, TextDelta("first"))])
+        if is_followed:
             run.await_next()
         run.finish(ENDED, 2.0)
         told = run.subscribe().ready()
@@ -192,8 +192,8 @@ def test_the_end_comes_last_though_the_agent_never_stops_to_speak(is_heard: bool
 def test_what_nobody_asks_for_is_kept_within_bounds_all_the_same(loop: VirtualLoop) -> None:
     run = stream(bounds=Bounds(events=10))
     for number in range(3 * MANY):
-        run.tell(1.0, RunStarted(number))
-        assert len(run._said) < MANY
+        run.publish(1.0, RunStarted(number))
+        assert len(run.inbox) < MANY
     assert numbers(run.kept()) == list(range(3 * MANY - 9, 3 * MANY + 1))
 
 
@@ -213,8 +213,8 @@ def test_no_more_is_kept_of_an_ended_run_than_the_bounds_say(loop: VirtualLoop, 
 
 def test_a_feed_that_begins_after_the_end_of_a_run_is_not_told_of_it(loop: VirtualLoop) -> None:
     feeds = ChangeFeed(VirtualClock(loop), bounds=Bounds(), retention_s=5.0)
-    run = RunStream(RunId("r"), key(), feeds=feeds)
-    run.tell(1.0, RunStarted(1))
+    run = RunStream(RunId("r"), key(), changes=feeds)
+    run.publish(1.0, RunStarted(1))
     run.finish(ENDED, 2.0)
     feed = feeds.subscribe(key().principal, 0, (), ())
     assert numbers(run.subscribe().ready()) == [1, 2]
@@ -223,7 +223,7 @@ def test_a_feed_that_begins_after_the_end_of_a_run_is_not_told_of_it(loop: Virtu
 
 def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:
     run = stream()
-    run.tell(1.0, RunStarted(1))
+    run.publish(1.0, RunStarted(1))
     subscription = run.subscribe()
     subscription.ready()
     run.finish(Later.LATER)
@@ -233,7 +233,7 @@ def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:
 
 def test_numbers_of_another_process_are_no_gap() -> None:
     run = stream(first=(3 << 32) + 1)
-    run.tell(1.0, RunStarted(2))
+    run.publish(1.0, RunStarted(2))
     assert numbers(run.subscribe(after=57).ready()) == [(3 << 32) + 1]
     assert numbers(run.subscribe(after=(2 << 32) + 9).ready()) == [(3 << 32) + 1]
 
@@ -250,7 +250,7 @@ def test_thick_text_is_told_in_portions_and_the_first_piece_and_all_else_at_once
         listening = asyncio.create_task(listen(run.subscribe()))
         await asyncio.sleep(0)
         for _ in range(4):
-            run.tell(0.0, TextDelta("x"))
+            run.publish(0.0, TextDelta("x"))
             await asyncio.sleep(PACE_S / 4)
         await asyncio.sleep(PACE_S / 4)
         run.finish(ENDED, 0.0)
@@ -266,7 +266,7 @@ def test_one_timer_serves_many_waits(loop: VirtualLoop) -> None:
         run = stream()
         subscription = run.subscribe()
         for number in range(3):
-            loop.call_later(0.6, run.tell, 0.0, RunStarted(number))
+            loop.call_later(0.6, run.publish, 0.0, RunStarted(number))
             assert await subscription.next(1.0)
         began = loop.time()
         assert await subscription.next(1.0) == []
@@ -287,7 +287,7 @@ def test_one_that_is_closed_or_cancelled_leaves_nothing_behind() -> None:
         await asyncio.wait(waiting)
         assert waiting[0].result() == []
         assert closed.is_over
-        assert not run.is_heard
+        assert not run.has_readers
 
     asyncio.run(play())
 
@@ -316,8 +316,8 @@ def loop() -> Iterator[VirtualLoop]:
 
 def ended(name: str, text: str = "a") -> RunStream:
     run = RunStream(RunId(name), key())
-    run.tell(1.0, TextDelta(text))
-    run.tell(2.0, MessageAdded({"role": "assistant", "content": [{"text": text}]}))
+    run.publish(1.0, TextDelta(text))
+    run.publish(2.0, MessageAdded({"role": "assistant", "content": [{"text": text}]}))
     run.finish(ENDED, 3.0)
     return run
 
@@ -338,12 +338,12 @@ def test_it_is_kept_for_so_long(loop: VirtualLoop) -> None:
     shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(ended("r"))
     loop.advance(299.0)
-    shelf.tidy()
+    shelf.evict()
     assert shelf.get(RunId("r")) is not None
     loop.advance(1.0)
     assert shelf.get(RunId("r")) is None
     assert len(shelf) == 1
-    shelf.tidy()
+    shelf.evict()
     assert len(shelf) == 0
 
 
@@ -427,12 +427,12 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
         made.append(told.number)
         return b"x" * (LARGE + 1)
 
-    run.tell(1.0, TextDelta("a"))
+    run.publish(1.0, TextDelta("a"))
     (first,) = run.kept()
     assert run.made(first, make) is run.made(first, make)
     for _ in range(2):
-        run.tell(2.0, TextDelta("b"))
-    run.gather()
+        run.publish(2.0, TextDelta("b"))
+    run.flush()
     run.made(first, make)
     run.made(first, make)
     assert made == [1, 1, 1], "it is not kept any more, nor what was made of it"
@@ -440,9 +440,9 @@ def test_what_was_made_of_an_event_goes_with_it() -> None:
 
 def test_an_id_that_was_never_told_is_taken_for_the_last() -> None:
     run = stream()
-    run.tell(1.0, TextDelta("a"))
+    run.publish(1.0, TextDelta("a"))
     astray = run.subscribe(after=1000)
-    run.tell(2.0, TextDelta("b"))
+    run.publish(2.0, TextDelta("b"))
     run.finish(ENDED, 3.0)
     assert numbers(astray.ready()) == [2, 3]
 
@@ -465,7 +465,7 @@ def test_all_who_read_what_is_kept_of_a_run_read_it_from_one_place(loop: Virtual
     readers.clear()
     gc.collect()
     assert shelf.get(RunId("r")) is kept(), "who comes at once after another has the same"
-    shelf.tidy()
+    shelf.evict()
     gc.collect()
     assert kept() is None, "it is kept as bytes when nobody reads it"
 
@@ -474,7 +474,7 @@ def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(l
     picture = {"image": {"format": "png", "source": {"bytes": b"\x00\x01"}}}
     message: Message = {"role": "assistant", "content": [picture]}
     run = stream()
-    run.tell(1.0, MessageAdded(*truncate_message(message, 1000)))
+    run.publish(1.0, MessageAdded(*truncate_message(message, 1000)))
     run.finish(Outcome(status=RunStatus.SUCCEEDED, output="", message=message), 2.0)
     shelf = ReplayBuffer(VirtualClock(loop), retention_s=300.0, memory=100_000)
     shelf.put(run)
@@ -488,28 +488,19 @@ def test_bytes_are_told_in_the_form_of_history_at_once_and_when_they_were_kept(l
 
 
 def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> None:
-    """Whoever speaks looks whether anybody waits; who begins to wait right after that has to look once more."""
+    """The recorder looks whether anybody waits; a client that begins to wait right after that has to look once more."""
 
     class Late(RunStream):
-        said: list[tuple[float, Event]]
-
         def await_next(self) -> "asyncio.Future[None]":
-            self.said.append((1.0, TextDelta("in between")))  # nobody waited: its speaker takes no way over
+            self.inbox.append((1.0, TextDelta("in between")))  # nobody waited: it is not brought over
             return super().await_next()
 
     async def play() -> None:
         run = Late(RunId("r"), key())
-        run.said = []
-
-        def source() -> list[tuple[float, Event]]:
-            said, run.said = run.said, []
-            return said
-
-        run.follow(source)
         async with asyncio.timeout(10):
             (heard,) = await run.subscribe().next()
         assert heard.event == TextDelta("in between")
-        assert not run.is_heard, "nothing is left behind"
+        assert not run.has_readers, "nothing is left behind"
 
     asyncio.run(play())
 
@@ -517,8 +508,8 @@ def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> N
 def test_what_is_told_in_passing_comes_after_all_that_was_told_before() -> None:
     run = RunStream(RunId("r"), key())
     for number in range(AT_ONCE + 1):
-        run.tell(1.0, TextDelta(str(number)))
-    run.tell_in_passing(2.0, RunPosition(1, None))
+        run.publish(1.0, TextDelta(str(number)))
+    run.publish_transient(2.0, RunPosition(1, None))
     events = run.subscribe()
     assert [each.number for each in events.ready()] == list(range(1, AT_ONCE + 1))
     assert [each.number for each in events.ready()] == [AT_ONCE + 1, None]
@@ -532,7 +523,7 @@ def test_text_that_comes_thick_and_fast_is_told_within_its_pace() -> None:
             for number in range(3):
                 waiting = asyncio.ensure_future(events.next())
                 await asyncio.sleep(0)
-                run.tell(1.0, TextDelta(str(number)))
+                run.publish(1.0, TextDelta(str(number)))
                 assert [each.event for each in await waiting] == [TextDelta(str(number))]
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

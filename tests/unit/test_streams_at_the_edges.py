@@ -9,23 +9,26 @@ import pytest
 from engine_support import Played, asked, key, send, serving, settled
 from strandline.agents.port import Attempt
 from strandline.engine.events import (
-    Event,
     Reason,
     RunFinished,
     RunPosition,
     RunQueued,
     RunRestarted,
+    RunStarted,
     StreamGap,
     TextDelta,
     Usage,
     Why,
     type_of,
 )
-from strandline.engine.streams import Bounds, ChangeFeed, EventRecorder, ReplayBuffer, RunStream, Streams
+from strandline.engine.streams import EventRecorder, RunStream, Streams
+from strandline.engine.streams.changes import ChangeFeed
+from strandline.engine.streams.log import Bounds
 from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
-from strandline.model import ANONYMOUS, Claim, Lane, Run, RunId, RunStatus, Token
+from strandline.model import ANONYMOUS, Claim, Lane, Outcome, Run, RunId, RunStatus, Token
+from strandline.settings import ServiceSettings
 from strandline.testing.desk import StillClock
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
@@ -176,21 +179,32 @@ def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_fo
     play(main)
 
 
-def test_what_an_attempt_says_after_the_next_one_has_begun_is_not_told() -> None:
+def test_what_an_attempt_records_after_the_next_one_has_begun_is_not_published() -> None:
     run = RunStream(RunId("r"), key())
-    late: list[tuple[float, Event]] = []
-    run.follow(lambda: [late.pop()] if late else [])
-    run.tell(1.0, RunRestarted(2, []))
-    late.append((2.0, TextDelta("of the first attempt")))
-    run.follow(list)
-    assert [type_of(each.event) for each in run.subscribe().ready()] == ["run.restarted"]
+    recorder = EventRecorder(run, lambda flush: None, StillClock(), 1000)
+    recorder.text("first")
+    run.begin(1.0, RunRestarted(2, []))
+    recorder.text("late")
+    assert [type_of(each.event) for each in run.subscribe().ready()] == ["text.delta", "run.restarted"]
+
+
+def test_the_first_text_of_a_run_is_noted_once_when_its_events_are_taken_in() -> None:
+    noted: list[float] = []
+    run, clock = RunStream(RunId("r"), key()), StillClock()
+    run.begin(1.0, RunStarted(1), on_first_text=noted.append)
+    recorder = EventRecorder(run, lambda flush: None, clock, 1000)
+    for clock.at in (2.0, 3.0):
+        recorder.text("a")
+    assert noted == []
+    run.finish(Outcome(status=RunStatus.SUCCEEDED), 4.0)
+    assert noted == [clock.now() - 1.0], "nobody has subscribed, so that it is seen at the end"
 
 
 def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody_else_listens() -> None:
     clock = StillClock()
     feeds = ChangeFeed(clock, bounds=Bounds(), retention_s=60.0)
     changes = feeds.subscribe(ANONYMOUS, 0, (), ())
-    run = RunStream(RunId("r"), key(), feeds=feeds)
+    run = RunStream(RunId("r"), key(), changes=feeds)
 
     def brought_over(arrive: Callable[[], object]) -> None:
         arrive()
@@ -217,11 +231,15 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
 
 
 def streams() -> Streams:
-    clock, bounds = StillClock(), Bounds()
-    feeds = ChangeFeed(clock, bounds=bounds, retention_s=60.0)
-    shelf = ReplayBuffer(clock, retention_s=60.0, memory=10_000)
-    found = Streams(lambda run_id: True, clock, shelf, feeds=feeds, bounds=bounds, cut=1000, survives=True)
-    found.epoch = 7
+    found = Streams(
+        ServiceSettings(),
+        StillClock(),
+        survives=True,
+        is_waiting=lambda run_id: True,
+        post=lambda flush: None,
+        on_first_text=lambda after_s: None,
+    )
+    found.begin(7)
     return found
 
 
@@ -234,7 +252,10 @@ def streams() -> Streams:
     ],
 )
 def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, told: str) -> None:
-    stream = streams().started(claim_of(attempt, lane), fold([]))
+    kept, claim = streams(), claim_of(attempt, lane)
+    kept.started(claim, fold([]))
+    stream = kept.of(claim.run.run_id, key())
+    assert stream is not None
     assert [type_of(each.event) for each in stream.subscribe().ready()] == [told]
 
 
@@ -243,8 +264,10 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
     kept.new(RunId("r"), key())
     last = 0
     for attempt in range(1, 4):
-        stream = kept.started(claim_of(attempt), fold([]))
-        stream.tell(1.0, TextDelta("x"))
+        kept.started(claim_of(attempt), fold([]))
+        stream = kept.of(RunId("r"), key())
+        assert stream is not None
+        stream.publish(1.0, TextDelta("x"))
         told = stream.subscribe(last).ready()
         assert [type_of(each.event) for each in told][-2:] == ["run.restarted" if last else "run.started", "text.delta"]
         assert all(each.number is not None and each.number > last for each in told)

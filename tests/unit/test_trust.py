@@ -14,7 +14,8 @@ import strandline
 from engine_support import key
 from strandline.agents.function import Session
 from strandline.engine.events import SessionPaused
-from strandline.engine.streams import Bounds, ChangeFeed
+from strandline.engine.streams.changes import ChangeFeed
+from strandline.engine.streams.log import Bounds
 from strandline.http.routes.events import MOST_SESSIONS
 from strandline.library import AgentApp
 from strandline.model import SessionId
@@ -135,7 +136,7 @@ def test_an_event_is_looked_up_in_a_filter_and_not_searched_for() -> None:
         wanted = [SessionId(Counted(f"{'x' * 200}{number}")) for number in range(1_000)]
         heard = feeds.subscribe(key().principal, 0, wanted, ["session.paused"])
         for number in (5, 999, 5_000):
-            feeds.tell(key(f"{'x' * 200}{number}"), None, clock.now(), SessionPaused())
+            feeds.publish(key(f"{'x' * 200}{number}"), None, clock.now(), SessionPaused())
         feeds.stop()
         told = [each.session_id async for each in heard]
         assert told == [f"{'x' * 200}{number}" for number in (5, 999)]

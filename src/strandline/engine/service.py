@@ -29,7 +29,7 @@ from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Obser
 from strandline.engine.options import Options
 from strandline.engine.readiness import Readiness
 from strandline.engine.reading import OpenRequests, Positions, Reading, Reasons, of_others
-from strandline.engine.streams import Bounds, ChangeFeed, Later, ReplayBuffer, RunStream, Streams, Subscription, goes_on
+from strandline.engine.streams import Later, RunStream, Streams, Subscription
 from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
 from strandline.engine.watch import Watch
 from strandline.errors import StrandlineError
@@ -87,17 +87,13 @@ class Service:
         self._pool = AgentPool(
             max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
         )
-        bounds = Bounds(options.stream_buffer, options.stream_buffer_bytes)
-        self._feeds = ChangeFeed(clock, bounds=bounds, retention_s=options.stream_retention_s)
-        self._shelf = ReplayBuffer(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
         self._streams = Streams(
-            self._dispatcher.is_waiting,
+            options,
             clock,
-            self._shelf,
-            feeds=self._feeds,
-            bounds=bounds,
-            cut=options.stream_cut,
             survives=options.survives,
+            is_waiting=self._dispatcher.is_waiting,
+            post=loops.post_back,
+            on_first_text=observer.first_text,
         )
         self._runner = Runner(
             journal=journal,
@@ -109,7 +105,6 @@ class Service:
             workspace=workspace,
             keeps_slot=self._dispatcher.keeps_slot,
             streams=self._streams,
-            observer=observer,
             tracing=tracing,
         )
         self.exhausted = self._readiness.exhausted
@@ -163,8 +158,7 @@ class Service:
             self._claims.inputs.look,
             self._pool.evict,
             self._positions.publish,
-            self._shelf.tidy,
-            self._feeds.tidy,
+            self._streams.evict,
             self._watch.look,
             self._holds.look,
         )
@@ -187,8 +181,7 @@ class Service:
     async def start(self) -> None:
         """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
         orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
-        self._streams.epoch = self._journal.epoch
-        self._feeds.begin(self._journal.epoch)
+        self._streams.begin(self._journal.epoch)
         try:
             for orphan in orphans:
                 external = self._target.external
@@ -229,8 +222,7 @@ class Service:
         for run_id in self._dispatcher.waiting_runs():
             self._streams.later(run_id)
         await self._claims.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
-        self._streams.all_later()
-        self._feeds.stop()
+        self._streams.stop()
         await self._projection.finish(PROJECTION_S)
         if close:
             await self.close()
@@ -298,9 +290,7 @@ class Service:
         Text as it comes is in the events of each run only. Raises `NotReady`.
         """
         self._readiness.open()
-        if not self._feeds:
-            self._streams.gather()  # what was said before is no change from now on
-        return self._feeds.subscribe(principal, after, sessions, types)
+        return self._streams.changes(principal, after, sessions, types)
 
     async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
         """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
@@ -333,14 +323,14 @@ class Service:
         """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
         self._readiness.asked()
         await self._control.pause(key)
-        self._feeds.tell(key, None, self._clock.now(), SessionPaused())
+        self._streams.changed(key, SessionPaused())
         return await self.session(key)
 
     async def resume(self, key: SessionKey) -> SessionView:
         """Let a paused session go on. Raises `NotFound`."""
         self._readiness.asked()
         await self._control.resume(key)
-        self._feeds.tell(key, None, self._clock.now(), SessionResumed())
+        self._streams.changed(key, SessionResumed())
         return await self.session(key)
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
@@ -407,8 +397,7 @@ class Service:
     async def _delete(self, key: SessionKey, ended_before: float | None = None) -> bool:
         deleted = await self._control.delete(key, ended_before=ended_before)
         if deleted:
-            self._shelf.forget(key)
-            self._feeds.tell(key, None, self._clock.now(), SessionDeleted())
+            self._streams.changed(key, SessionDeleted())
         return deleted
 
     def health(self) -> Health:
@@ -462,7 +451,7 @@ class Service:
             max_holds=self._options.max_holds,
             stalls=self._watch.stalls,
             claims_lost=self._claims.lost,
-            subscribers=self._streams.listeners + self._feeds.listeners,
+            subscribers=self._streams.subscribers,
         )
 
     async def stacks(self) -> list[RunStack]:
@@ -497,7 +486,7 @@ class Service:
 
     def _run_claimed(self, claim: Claim) -> None:
         run = claim.run
-        if not goes_on(claim):
+        if not claim.goes_on:
             self._observer.started(max(0.0, self._clock.now() - run.created_at))
         self._streams.claimed(claim)
         self._estimates.started(run.run_id, run.key)

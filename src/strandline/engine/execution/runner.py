@@ -23,9 +23,9 @@ from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import STOPPED, Execution
 from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, Loops
-from strandline.engine.observers import RUN, Observer, TracedRun, Tracing
+from strandline.engine.observers import RUN, TracedRun, Tracing
 from strandline.engine.options import Options
-from strandline.engine.streams import EventRecorder, Streams, goes_on
+from strandline.engine.streams import Streams
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import fold
 from strandline.journal.port import Journal, Take
@@ -78,7 +78,6 @@ class Runner:
         workspace: Callable[[SessionKey], str],
         keeps_slot: Callable[[SessionKey], bool],
         streams: Streams,
-        observer: Observer,
         tracing: Tracing,
     ) -> None:
         self._journal = journal
@@ -90,7 +89,6 @@ class Runner:
         self._workspace = workspace
         self._keeps_slot = keeps_slot
         self._streams = streams
-        self._observer = observer
         self._tracing = tracing
         self._live: dict[RunId, Execution] = {}
         self._wanted: set[RunId] = set()
@@ -117,7 +115,7 @@ class Runner:
     async def execute(self, claim: Claim) -> Ended:
         """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
         RUN.set(claim.run)
-        traced = self._tracing.begun(claim, self._clock.now(), again=goes_on(claim))
+        traced = self._tracing.begun(claim, self._clock.now(), again=claim.goes_on)
         execution: Execution | None = None
         try:
             execution = self._prepare(claim, traced)
@@ -148,9 +146,7 @@ class Runner:
         progress = fold(claim.facts, claim.question)
         if claim.facts:
             progress = resumable(progress, options) or progress
-        stream = self._streams.started(claim, progress)
-        on_text = None if goes_on(claim) else partial(self._first_text, run.created_at)
-        recorder = EventRecorder(stream, self._loops.post_back, clock, options.stream_cut, on_text)
+        recorder = self._streams.started(claim, progress)
         signal, workspace = self._loops.signal(), self._workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder)
         started = clock.monotonic()
@@ -165,9 +161,6 @@ class Runner:
             # What this run leaves, or has kept in an attempt that ended, is not in the conversation of this object.
             self._pool.drop(run.key)
         return execution
-
-    def _first_text(self, created_at: float, at: float) -> None:
-        self._observer.first_text(max(0.0, at - created_at))
 
     def _start(self, execution: Execution) -> None:
         """Have the run begin, in its time box."""

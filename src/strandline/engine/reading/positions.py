@@ -38,7 +38,7 @@ class Positions:
         self._reasons = reasons
         self._clock = clock
         self._changed: set[SessionKey] = set()
-        self._unheard: set[RunId] = set()
+        self._unread: set[RunId] = set()
         """Runs that may stand elsewhere than was told last: nobody has listened since."""
 
     def changed(self, key: SessionKey) -> None:
@@ -48,12 +48,12 @@ class Positions:
     async def publish(self) -> None:
         """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
         changed, self._changed = self._changed, set()
-        unheard, self._unheard = self._unheard, set()
+        unheard, self._unread = self._unread, set()
         for stream in self._streams.waiting():
             moved = stream.key in changed or stream.run_id in unheard
-            if not stream.is_heard:
+            if not stream.has_readers:
                 if moved:
-                    self._unheard.add(stream.run_id)
+                    self._unread.add(stream.run_id)
                 continue
             position = None if stream.standing is None else stream.standing.position
             if moved:
@@ -72,7 +72,7 @@ class Positions:
         """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
         why, last = self._reasons.of_waiting(stream.key, position), stream.standing
         if why is None and moved:
-            self._unheard.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
+            self._unread.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
         same = last is not None and position == last.position and (why is None or _code(why) is _code(last.why))
         if same and (why is None or not moved):
             return
@@ -82,7 +82,7 @@ class Positions:
         if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
             wait_s = self._estimates.wait_s(stream.key, position)
             stream.standing = RunPosition(position, wait_s, why, requests)
-            stream.tell_in_passing(self._clock.now(), stream.standing)
+            stream.publish_transient(self._clock.now(), stream.standing)
 
 
 def _code(why: Why | None) -> Reason | None:

@@ -1,7 +1,7 @@
-"""What changes anywhere for a principal, told to those who listen: the events of all its runs, and of its sessions.
+"""The change feed: the events of all runs and sessions of a principal, for the clients that subscribe to it.
 
-A feed begins when somebody listens, and is kept for a while after the last one has left, for whoever comes back. Text
-as it comes is no part of it: that is in the stream of each run. Belongs to the serving loop.
+The log of a principal begins when somebody subscribes, and is kept for a while after the last subscriber has left, for
+those that come back. Text as it comes is no part of it: that is in the stream of each run. Belongs to the serving loop.
 """
 
 from collections.abc import Collection
@@ -23,19 +23,19 @@ from strandline.engine.streams.subscription import Subscription
 from strandline.model import Principal, RunId, SessionId, SessionKey
 
 UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
-"""Events that are told in the stream of their run only."""
+"""Events that are published in the stream of their run only."""
 
 
-class _Feed(EventLog):
-    """The feed of one principal; `heard_at` is when somebody was seen to listen, on the monotonic clock."""
+class _Changes(EventLog):
+    """Those of one principal; `read_at` is when a subscriber was last seen to wait, on the monotonic clock."""
 
-    __slots__ = ("heard_at",)
+    __slots__ = ("read_at",)
 
-    def __init__(self, first: int, bounds: Bounds, began: float, heard_at: float) -> None:
+    def __init__(self, first: int, bounds: Bounds, began: float, read_at: float) -> None:
         super().__init__(first=first, older=1, bounds=bounds, began=began)
-        self.heard_at = heard_at
+        self.read_at = read_at
 
-    def tell(self, at: float, event: Event, run_id: RunId | None, session_id: SessionId) -> None:
+    def publish(self, at: float, event: Event, run_id: RunId | None, session_id: SessionId) -> None:
         self._add(at, event, run_id, session_id)
         self._wake()
 
@@ -45,72 +45,73 @@ class _Feed(EventLog):
 
 
 class ChangeFeed:
-    """One for each principal that listens, kept for `retention_s` after that. True if there is any."""
+    """A log for each principal that has subscribers, kept for `retention_s` after the last. True if there is any."""
 
     def __init__(self, clock: Clock, *, bounds: Bounds, retention_s: float) -> None:
         self._clock = clock
         self._bounds = bounds
         self._retention_s = retention_s
-        self._feeds: dict[Principal, _Feed] = {}
+        self._logs: dict[Principal, _Changes] = {}
         self._last = 0
         self._stopped = False
 
     def __bool__(self) -> bool:
-        return bool(self._feeds)
+        return bool(self._logs)
 
     @property
-    def listeners(self) -> int:
+    def subscribers(self) -> int:
         """How many wait for something at this moment."""
-        return sum(feed.listeners for feed in self._feeds.values())
+        return sum(log.subscribers for log in self._logs.values())
 
     def begin(self, epoch: int) -> None:
         """Have numbers begin after those of all processes that have served the journal before."""
         self._last = epoch << 32
 
-    def tell(self, key: SessionKey, run_id: RunId | None, at: float, event: Event) -> None:
-        """Tell an event of a session, or of a run of it, to those of its principal who listen."""
-        feed = self._feeds.get(key.principal)
-        if feed is not None and not isinstance(event, UNTOLD):
-            feed.tell(at, event, run_id, key.session_id)
+    def publish(self, key: SessionKey, run_id: RunId | None, at: float, event: Event) -> None:
+        """Publish an event of a session, or of a run of it, to the subscribers of its principal."""
+        log = self._logs.get(key.principal)
+        if log is not None and not isinstance(event, UNTOLD):
+            log.publish(at, event, run_id, key.session_id)
 
     def subscribe(
         self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
     ) -> Subscription:
         """Return a subscription to the events after number `after`, or with 0 to all that come from now on.
 
-        Only those of these sessions and types, of all if there are none of them; a gap is always told.
+        Only those of these sessions and types, of all if there are none of them; a gap is always in it.
         """
         sessions, types = frozenset(sessions), frozenset(types)  # (each event is looked up in them)
-        feed = self._feeds.get(principal)
-        if feed is None:
-            feed = self._feeds[principal] = _Feed(
+        log = self._logs.get(principal)
+        if log is None:
+            log = self._logs[principal] = _Changes(
                 self._last + 1, self._bounds, self._clock.now(), self._clock.monotonic()
             )
         if self._stopped:
-            feed.end()
+            log.end()
 
-        def wanted(told: Numbered) -> bool:
-            if isinstance(told.event, StreamGap):
+        def wanted(numbered: Numbered) -> bool:
+            if isinstance(numbered.event, StreamGap):
                 return True
-            return (not sessions or told.session_id in sessions) and (not types or type_of(told.event) in types)
+            in_sessions = not sessions or numbered.session_id in sessions
+            return in_sessions and (not types or type_of(numbered.event) in types)
 
-        return Subscription(feed, min(after or feed.last, feed.last), wanted if sessions or types else None)
+        return Subscription(log, min(after or log.last, log.last), wanted if sessions or types else None)
 
-    def tidy(self) -> None:
-        """Forget the feeds to which nobody has listened for long. To be called every second."""
+    def evict(self) -> None:
+        """Drop the logs that have had no subscriber for long. To be called every second."""
         now = self._clock.monotonic()
-        for principal, feed in list(self._feeds.items()):
-            if feed.is_heard:
-                feed.heard_at = now
-            elif now - feed.heard_at > self._retention_s:
-                del self._feeds[principal]
-                # One more, for what nobody will have heard: whoever had all of this feed is told of a gap.
-                self._last = max(self._last, feed.last + 1)
-                feed.end()
+        for principal, log in list(self._logs.items()):
+            if log.has_readers:
+                log.read_at = now
+            elif now - log.read_at > self._retention_s:
+                del self._logs[principal]
+                # One more, for what nobody will have read: a client that had all of this log is told of a gap.
+                self._last = max(self._last, log.last + 1)
+                log.end()
 
     def stop(self) -> None:
-        """End all feeds, those that begin later too: the server stops."""
+        """End all subscriptions, those that begin later too: the server stops."""
         self._stopped = True
-        for feed in self._feeds.values():
-            feed.end()
-        self._feeds.clear()
+        for log in self._logs.values():
+            log.end()
+        self._logs.clear()

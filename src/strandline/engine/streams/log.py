@@ -1,7 +1,7 @@
-"""Events in order, numbered and kept once for all who listen: in a bounded buffer, each subscription a place in it.
+"""Events in order, numbered and kept once for all subscribers: in a bounded buffer, each subscription a place in it.
 
-So a slow subscriber slows nobody and takes no memory: what has left the buffer before it was read is a gap, and is told
-as one. Belongs to the serving loop.
+So a slow subscriber slows nobody and takes no memory: what has left the buffer before it was read is a gap, and is
+published as one. Belongs to the serving loop.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ AT_ONCE: Final = 200
 """How many events a subscription hands out at most in one go."""
 LARGE: Final = 64 * 1024
 """How many bytes a subscription hands out at most in one go, if that is more than one event; what is larger on the wire
-is encoded once for all who listen."""
+is encoded once for all subscribers."""
 PACE_S: Final = 0.004
-"""How long a piece of text waits at most for those that follow, if another was told less than that before."""
+"""How long a piece of text waits at most for those that follow, if another was published less than that before."""
 
 
 class Bounds(Struct, frozen=True):
@@ -49,7 +49,7 @@ DEFAULT_BOUNDS: Final = Bounds()
 class EventLog:
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap.
 
-    With `began`, when it did, a gap is told at once; without it together with the first event that is there.
+    With `began`, when it did, a gap is published at once; without it together with the first event that is there.
     """
 
     __slots__ = (
@@ -61,11 +61,11 @@ class EventLog:
         "_next",
         "_older",
         "_paced",
-        "_passing",
         "_readers",
         "_size",
         "_sizes",
         "_text_at",
+        "_transient",
         "closed",
     )
 
@@ -78,7 +78,7 @@ class EventLog:
         self._sizes: deque[int] = deque()
         self._size = 0
         self._made: dict[int, bytes] = {}
-        self._passing: Numbered | None = None
+        self._transient: Numbered | None = None
         self._readers: dict[asyncio.Future[None], None] = {}
         self._text_at = -PACE_S
         self._paced: asyncio.TimerHandle | None = None
@@ -87,28 +87,28 @@ class EventLog:
 
     @property
     def last(self) -> int:
-        """The number of the last event; one less than that of the first, if nothing was told yet."""
+        """The number of the last event; one less than that of the first, if nothing was published yet."""
         return self._next - 1
 
     @property
-    def is_heard(self) -> bool:
+    def has_readers(self) -> bool:
         """Whether a subscriber waits for the next event."""
         return len(self._readers) > 0
 
     @property
-    def listeners(self) -> int:
+    def subscribers(self) -> int:
         """How many wait for something at this moment."""
         return len(self._readers)
 
-    def gather(self) -> None:
-        """Take in what was said and is still on its way."""
+    def flush(self) -> None:
+        """Number and keep what was recorded and is not in here yet."""
 
     def kept(self) -> list[Numbered]:
         """Return the events that are kept, the oldest first."""
-        self.gather()
+        self.flush()
         return list(self._events)
 
-    # -- for those who tell ------------------------------------------------------------------------
+    # -- for those who publish ---------------------------------------------------------------------
 
     def _add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
         """Number an event and keep it; `_wake` is to follow."""
@@ -121,11 +121,11 @@ class EventLog:
             self._size -= self._sizes.popleft()
             if self._made:
                 self._made.pop(self._next - len(self._events) - 1, None)
-        self._passing = None
+        self._transient = None
 
-    def _pass(self, at: float, event: Event) -> None:
-        """Tell an event to those that are there; only the last one counts, and it is not kept."""
-        self._passing = Numbered(None, at, event)
+    def _add_transient(self, at: float, event: Event) -> None:
+        """Publish an event to present subscribers; only the last one counts, and it is not kept."""
+        self._transient = Numbered(None, at, event)
         self._wake()
 
     def _wake(self) -> None:
@@ -137,7 +137,7 @@ class EventLog:
     def _wake_for_text(self) -> None:
         """Wake those that wait: at once, or if that was done less than `PACE_S` ago, when that is over.
 
-        So text that comes thick and fast takes one way to each subscriber for many pieces, and none other is late.
+        So text that comes fast takes one way to each subscriber for many pieces, and nothing else is late.
         """
         if not self._readers:
             return
@@ -154,12 +154,12 @@ class EventLog:
         self._text_at = asyncio.get_running_loop().time()
         self._wake()
 
-    # -- for those who listen ----------------------------------------------------------------------
+    # -- for those who subscribe -------------------------------------------------------------------
 
     def since(self, after: int) -> list[Numbered]:
         """Return the events after number `after` that are kept, a gap first if there were more.
 
-        `AT_ONCE` at most, and together no more than `LARGE`, or one: whoever reads slowly holds on to no more of them.
+        `AT_ONCE` at most, and together no more than `LARGE`, or one: a slow reader holds on to no more of them.
         """
         events, sizes = self._events, self._sizes
         first = self._next - len(events)
@@ -167,35 +167,35 @@ class EventLog:
         start = max(after, first - 1) - first + 1
         new = min(len(events) - start, AT_ONCE)
         if start + new < len(events):
-            told, of = list(islice(events, start, start + new)), list(islice(sizes, start, start + new))
+            found, of = list(islice(events, start, start + new)), list(islice(sizes, start, start + new))
         else:  # from the end, where a deque is fast
-            told, of = [events[index] for index in range(-new, 0)], [sizes[index] for index in range(-new, 0)]
+            found, of = [events[index] for index in range(-new, 0)], [sizes[index] for index in range(-new, 0)]
         size = 0
         for place, each in enumerate(of):
             size += each
             if size > LARGE and place:
-                del told[place:]
+                del found[place:]
                 break
-        at = told[0].at if told else self._began
+        at = found[0].at if found else self._began
         if after < first - 1 and at is not None:
-            told.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
-        return told
+            found.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
+        return found
 
-    def made(self, told: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
-        """Return what `make` makes of an event. What is large is made once for all, who may send it for long.
+    def made(self, numbered: Numbered, make: Callable[[Numbered], bytes]) -> bytes:
+        """Return what `make` makes of an event: what is large once for all subscribers, which may send it for long.
 
-        All who use this have to make the same of an event.
+        All callers have to make the same of an event.
         """
-        number = told.number
+        number = numbered.number
         if number is None or (made := self._made.get(number)) is None:
-            made = make(told)
+            made = make(numbered)
             if number is not None and len(made) > LARGE and number >= self._next - len(self._events):
                 self._made[number] = made
         return made
 
-    def passing(self) -> Numbered | None:
-        """Return what was told in passing since the last event that is kept."""
-        return self._passing
+    def transient(self) -> Numbered | None:
+        """Return what was published as transient since the last event that is kept."""
+        return self._transient
 
     def await_next(self) -> "asyncio.Future[None]":
         """Return a future of the next event, of whatever kind, or of the end; give it back with `leave`."""
@@ -209,7 +209,7 @@ class EventLog:
 
 
 def size_of(event: Event) -> int:
-    """Return about how many bytes an event takes in memory. What most runs tell is not encoded for it."""
+    """Return about how many bytes an event takes in memory. What most runs publish is not encoded for it."""
     match event:
         case TextDelta(text) | ReasoningDelta(text):
             return EVENT_BYTES + len(text)

@@ -1,17 +1,28 @@
 """The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
 
-A run that executes has one; one that waits gets it when somebody comes to wait for it. What was told of an ended run is
-kept as bytes, for so long and in so many bytes as `ReplayBuffer` says. Plain sync code.
+A run that executes has one; one that waits gets it when a client comes to wait for it. What of this is kept for clients
+that come back, and the change feed of all runs and sessions, are in here too: what happens is published once, by one
+call. Plain sync code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from strandline.clock import Clock
-from strandline.engine.events import RunQueued, RunRestarted, RunStalled, RunStarted, Why
+from strandline.engine.events import (
+    RunQueued,
+    RunRestarted,
+    RunStalled,
+    RunStarted,
+    SessionDeleted,
+    SessionEvent,
+    Why,
+)
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import Bounds
+from strandline.engine.streams.recorder import EventRecorder
 from strandline.engine.streams.replay import ReplayBuffer
 from strandline.engine.streams.run_stream import LAST, Later, RunStream, finished
+from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import truncate_message
 from strandline.history import Progress
 from strandline.model import (
@@ -25,53 +36,77 @@ from strandline.model import (
     RunId,
     RunStatus,
     RunSummary,
+    SessionId,
     SessionKey,
 )
+from strandline.settings import ServiceSettings
 
 
 class Streams:
-    """Belongs to the serving loop. `survives`: what has not ended when the server stops goes on after its restart."""
+    """Belongs to the serving loop. `is_waiting` tells whether a run waits; `post` has something called on that loop.
+
+    `on_first_text` is called with how long after its acceptance a run had its first text, unless it had begun before.
+    `survives`: what has not ended when the server stops goes on after its restart.
+    """
 
     def __init__(
         self,
-        is_waiting: Callable[[RunId], bool],
+        settings: ServiceSettings,
         clock: Clock,
-        shelf: ReplayBuffer,
         *,
-        feeds: ChangeFeed,
-        bounds: Bounds,
-        cut: int,
         survives: bool,
+        is_waiting: Callable[[RunId], bool],
+        post: Callable[[Callable[[], object]], None],
+        on_first_text: Callable[[float], object],
     ) -> None:
         self.is_waiting = is_waiting
         self._clock = clock
-        self._shelf = shelf
-        self._feeds = feeds
-        self._bounds = bounds
-        self._cut = cut
+        self._post = post
+        self._on_first_text = on_first_text
         self._survives = survives
+        self._cut = settings.stream_cut
+        self._bounds = Bounds(settings.stream_buffer, settings.stream_buffer_bytes)
+        self._changes = ChangeFeed(clock, bounds=self._bounds, retention_s=settings.stream_retention_s)
+        self._replay = ReplayBuffer(clock, retention_s=settings.stream_retention_s, memory=settings.stream_memory)
         self._streams: dict[RunId, RunStream] = {}
         self._left: dict[RunId, int] = {}
         """The last numbers of runs that have left: it is rare, unless the server stops."""
-        self.epoch = 0
-        """How many processes have served the journal, this one counted."""
+        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    @property
-    def listeners(self) -> int:
-        """How many wait for something of a run at this moment."""
-        return sum(stream.listeners for stream in self._streams.values())
-
     def __contains__(self, run_id: RunId) -> bool:
         return run_id in self._streams
 
-    # -- where they come from ----------------------------------------------------------------------
+    @property
+    def subscribers(self) -> int:
+        """How many wait for something of a run, or for changes, at this moment."""
+        return sum(stream.subscribers for stream in self._streams.values()) + self._changes.subscribers
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def begin(self, epoch: int) -> None:
+        """Have numbers begin after those of earlier processes; `epoch` have served the journal, this one counted."""
+        self._epoch = epoch
+        self._changes.begin(epoch)
+
+    def evict(self) -> None:
+        """Drop what is kept for clients that come back and was kept for long enough. To be called every second."""
+        self._replay.evict()
+        self._changes.evict()
+
+    def stop(self) -> None:
+        """End all streams: the runs go on after a restart, or never will."""
+        for run_id in list(self._streams):
+            self.later(run_id)
+        self._changes.stop()
+
+    # -- reading -----------------------------------------------------------------------------------
 
     def new(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return the stream of a run that is about to be accepted."""
-        stream = self._streams[run_id] = RunStream(run_id, key, bounds=self._bounds, feeds=self._feeds)
+        stream = self._streams[run_id] = self._stream(run_id, key, first=1)
         return stream
 
     def drop(self, run_id: RunId) -> None:
@@ -87,8 +122,22 @@ class Streams:
 
     def found(self, principal: Principal, run_id: RunId) -> RunStream | None:
         """Return the stream of a run of this principal that goes on, or what is kept of one that has ended."""
-        stream = self._streams.get(run_id) or self._shelf.get(run_id)
+        stream = self._streams.get(run_id) or self._replay.get(run_id)
         return stream if stream is not None and stream.key.principal == principal else None
+
+    def ended_before(self, run: RunSummary, outcome: Outcome) -> RunStream:
+        """Return the stream of a run that has ended: what is kept of it, or its end alone."""
+        if (kept := self._replay.get(run.run_id)) is not None:
+            return kept
+        stream = RunStream(run.run_id, run.key, first=LAST)
+        stream.finish(outcome, self._clock.now() if run.ended_at is None else run.ended_at)
+        return stream
+
+    def postponed(self, run_id: RunId, key: SessionKey) -> RunStream:
+        """Return a stream that says already that its run goes on after a restart, or that it never will."""
+        stream = RunStream(run_id, key)
+        self._postpone(stream)
+        return stream
 
     def is_expected(self, run_id: RunId) -> bool:
         """Tell whether the end of a run is still to come in this process."""
@@ -98,12 +147,16 @@ class Streams:
         """Return the streams of the runs that wait."""
         return [stream for run_id, stream in self._streams.items() if self.is_waiting(run_id)]
 
-    def gather(self) -> None:
-        """Take in what was said of all runs that go on."""
-        for stream in self._streams.values():
-            stream.gather()
+    def changes(
+        self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
+    ) -> Subscription:
+        """Return what changes from now on, or after number `after`; see `ChangeFeed.subscribe`."""
+        if not self._changes:
+            for stream in self._streams.values():
+                stream.flush()  # what was recorded before is no change from now on
+        return self._changes.subscribe(principal, after, sessions, types)
 
-    # -- what happens ------------------------------------------------------------------------------
+    # -- publishing --------------------------------------------------------------------------------
 
     def queued(
         self,
@@ -113,10 +166,10 @@ class Streams:
         why: Why | None = None,
         requests: Sequence[InputRequest] = (),
     ) -> None:
-        """Tell that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
+        """Publish that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
         if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
             stream.standing = RunQueued(position, estimated_wait_s, why, list(requests))
-            stream.tell(self._clock.now(), stream.standing)
+            stream.publish(self._clock.now(), stream.standing)
 
     def waits(
         self,
@@ -125,7 +178,7 @@ class Streams:
         why: Why | None = None,
         requests: Sequence[InputRequest] = (),
     ) -> None:
-        """Tell that a run waits, if that is so and not known. One that was given back tells next that it goes on."""
+        """Publish that a run waits, if that is so and not known. For one that was given back it is not: it goes on."""
         if run.position and run.lane != Lane.GIVEN_BACK:
             self.queued(run.run_id, run.position, estimated_wait_s, why, requests)
 
@@ -133,63 +186,59 @@ class Streams:
         """Note that a run is about to execute."""
         self._of_claim(claim)
 
-    def started(self, claim: Claim, progress: Progress) -> RunStream:
-        """Tell that a run executes, and return its stream; `progress` is what is kept of earlier attempts."""
+    def started(self, claim: Claim, progress: Progress) -> EventRecorder:
+        """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
-        if goes_on(claim):
+        if claim.goes_on:
             kept = [truncate_message(message, self._cut)[0] for message in progress.messages]
-            stream.tell(self._clock.now(), RunRestarted(run.attempt, kept))
+            stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
         else:
-            stream.tell(self._clock.now(), RunStarted(run.attempt))
-        return stream
+            created_at = run.created_at
+            stream.begin(
+                self._clock.now(),
+                RunStarted(run.attempt),
+                on_first_text=lambda at: self._on_first_text(max(0.0, at - created_at)),
+            )
+        return EventRecorder(stream, self._post, self._clock, self._cut)
 
     def stalled(self, run_id: RunId, quiet_s: float, phase: str) -> None:
-        """Tell that a run gives no sign of life."""
+        """Publish that a run gives no sign of life."""
         if (stream := self._streams.get(run_id)) is not None:
-            stream.tell(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
+            stream.publish(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Tell whoever waits how a run has ended, and keep what was told for a while."""
+        """Publish how a run has ended, and keep its events for a while."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome, self._clock.now())
-            self._shelf.put(stream)
+            self._replay.put(stream)
         else:  # an older process has accepted it, and nobody has asked for it since
-            self._feeds.tell(key, run_id, self._clock.now(), finished(outcome))
+            self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
 
     def later(self, run_id: RunId) -> None:
-        """Tell whoever waits that a run goes on after a restart, or that it never will."""
+        """Say to all that wait that a run goes on after a restart, or that it never will."""
         if (stream := self._streams.pop(run_id, None)) is not None:
             self._postpone(stream)
             self._left[run_id] = stream.last  # should its claim be on its way, it comes back to this process
 
-    def all_later(self) -> None:
-        """Tell whoever still waits that their runs go on after a restart, or never will."""
-        for run_id in list(self._streams):
-            self.later(run_id)
+    def changed(self, key: SessionKey, event: SessionEvent) -> None:
+        """Publish what has become of a session; with one that is deleted the events of its runs are forgotten."""
+        if isinstance(event, SessionDeleted):
+            self._replay.forget(key)
+        self._changes.publish(key, None, self._clock.now(), event)
 
-    def ended_before(self, run: RunSummary, outcome: Outcome) -> RunStream:
-        """Return the stream of a run that has ended: what is kept of it, or its end alone."""
-        if (kept := self._shelf.get(run.run_id)) is not None:
-            return kept
-        stream = RunStream(run.run_id, run.key, first=LAST)
-        stream.finish(outcome, self._clock.now() if run.ended_at is None else run.ended_at)
-        return stream
+    # -- inside ------------------------------------------------------------------------------------
 
-    def postponed(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return a stream that tells already that its run goes on after a restart, or that it never will."""
-        stream = RunStream(run_id, key)
-        self._postpone(stream)
-        return stream
+    def _stream(self, run_id: RunId, key: SessionKey, *, first: int) -> RunStream:
+        return RunStream(run_id, key, first=first, bounds=self._bounds, changes=self._changes)
 
     def _of_claim(self, claim: Claim) -> RunStream:
         run = claim.run
         return self._streams.get(run.run_id) or self._older(run.run_id, run.key)
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return a stream for a run that an older process has accepted: its numbers are larger than all told there."""
-        first = max((self.epoch << 32) + 1, self._left.pop(run_id, 0) + 1)
-        stream = RunStream(run_id, key, first=first, bounds=self._bounds, feeds=self._feeds)
-        self._streams[run_id] = stream
+        """Return a stream for a run that an older process has accepted, with numbers larger than any given there."""
+        first = max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1)
+        stream = self._streams[run_id] = self._stream(run_id, key, first=first)
         return stream
 
     def _postpone(self, stream: RunStream) -> None:
@@ -198,8 +247,3 @@ class Streams:
         else:
             error = RunError(ErrorCode.STOPPED, "the server was stopped, and its journal keeps nothing")
             stream.finish(Outcome(status=RunStatus.FAILED, error=error), self._clock.now())
-
-
-def goes_on(claim: Claim) -> bool:
-    """Tell whether the run of a claim has begun before."""
-    return claim.run.attempt > 1 or claim.run.lane == Lane.GIVEN_BACK or len(claim.facts) > 0

@@ -1,4 +1,4 @@
-"""What was told of runs that have ended, kept for whoever comes back: as bytes, for a while, in bounded memory."""
+"""The events of runs that have ended, kept for clients that come back: as bytes, for a while, in bounded memory."""
 
 from collections import OrderedDict
 from typing import Final
@@ -35,7 +35,7 @@ class ReplayBuffer:
         self._read: WeakValueDictionary[RunId, RunStream] = WeakValueDictionary()
         """The streams that somebody reads right now: one for all, however many and slow they are."""
         self._latest: RunStream | None = None
-        """The one that was read last, until the next `tidy`: to make one of bytes takes tens of milliseconds."""
+        """The one that was read last, until the next `evict`: to make one of bytes takes tens of milliseconds."""
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -48,7 +48,7 @@ class ReplayBuffer:
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self._memory:
-            self._forget_oldest()
+            self._evict_oldest()
 
     def get(self, run_id: RunId) -> RunStream | None:
         """Return the stream of a run whose events are kept."""
@@ -56,23 +56,23 @@ class ReplayBuffer:
         if kept is None or kept.until <= self._clock.monotonic():
             return None
         if (stream := self._read.get(run_id)) is None:
-            stream = self._read[run_id] = RunStream.told(run_id, kept.key, self._decode(kept.events))
+            stream = self._read[run_id] = RunStream.replayed(run_id, kept.key, self._decode(kept.events))
         self._latest = stream
         return stream
 
     def forget(self, key: SessionKey) -> None:
-        """Forget what was told of the runs of a session."""
+        """Forget the events of the runs of a session."""
         for run_id in [run_id for run_id, kept in self._kept.items() if kept.key == key]:
             self._size -= len(self._kept.pop(run_id).events) + ENTRY_BYTES
         self._latest = None
 
-    def tidy(self) -> None:
-        """Forget what was kept for long enough. To be called every second."""
+    def evict(self) -> None:
+        """Drop what was kept for long enough. To be called every second."""
         self._latest = None
         now = self._clock.monotonic()
         while self._kept and next(iter(self._kept.values())).until <= now:
-            self._forget_oldest()
+            self._evict_oldest()
 
-    def _forget_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         _, kept = self._kept.popitem(last=False)
         self._size -= len(kept.events) + ENTRY_BYTES

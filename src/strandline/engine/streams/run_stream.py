@@ -1,12 +1,12 @@
-"""What is told about one live run to whoever is interested: its events, numbered, and its end.
+"""What is published of one run: its events, numbered, and its end.
 
-A run goes on whether anybody listens or not; any number may, joining late, leaving at any time, and coming back. What
-nobody has asked for yet lies as it was said: it is numbered and measured when somebody does. Belongs to the serving
-loop.
+A run goes on whether it has subscribers or not; any number may subscribe, late, leave at any time and come back. What
+nobody has asked for yet lies in the inbox as it was recorded: it is numbered and measured when somebody does. Belongs
+to the serving loop, but for the inbox.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -30,11 +30,11 @@ from strandline.model import Message, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
 MANY: Final = 200
-"""How many events lie unasked for at most."""
+"""How many events lie in an inbox, at most, before they are numbered."""
 LAST: Final = 2**53 - 1
 """The number of every end for those who come back: after all others, and exact in every JSON reader.
 
-It has to be known when all else of a run is forgotten, and an end is told from the journal alone.
+It has to be known when all else of a run is forgotten, and an end is published from the journal alone.
 """
 
 
@@ -45,9 +45,9 @@ class Later(StrEnum):
 
 
 class RunStream(EventLog):
-    """The events and the end of one run. The first has the number `first`; `feeds` are told of each, too."""
+    """The events and the end of one run. The first has the number `first`; all but text goes to `changes` too."""
 
-    __slots__ = ("_end", "_feeds", "_said", "_source", "_waiters", "key", "run_id", "standing")
+    __slots__ = ("_changes", "_end", "_on_first_text", "_waiters", "inbox", "key", "run_id", "standing")
 
     def __init__(
         self,
@@ -56,23 +56,26 @@ class RunStream(EventLog):
         *,
         first: int = 1,
         bounds: Bounds = DEFAULT_BOUNDS,
-        feeds: ChangeFeed | None = None,
+        changes: ChangeFeed | None = None,
     ) -> None:
         super().__init__(first=first, older=_first_of_process(first), bounds=bounds)
         self.run_id = run_id
         self.key = key
         self.standing: RunQueued | RunPosition | None = None
         """Where and why it waits, as that was published last."""
-        self._feeds = feeds
-        self._source: Callable[[], Sequence[tuple[float, Event]]] | None = None
-        self._said: list[tuple[float, Event]] = []
-        """What has no number yet."""
+        self.inbox: list[tuple[float, Event]] = []
+        """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
+
+        It is replaced when an attempt begins and at the end: what an earlier attempt records after that is too late.
+        """
+        self._changes = changes
+        self._on_first_text: Callable[[float], object] | None = None
         self._end: Outcome | Later | None = None
         self._waiters: list[asyncio.Future[Outcome | Later]] = []
 
     @classmethod
-    def told(cls, run_id: RunId, key: SessionKey, events: list[Numbered]) -> "RunStream":
-        """Return the stream of a run of which all has been told: `events` are what is kept of that, the end last."""
+    def replayed(cls, run_id: RunId, key: SessionKey, events: list[Numbered]) -> "RunStream":
+        """Return the stream of a run that has ended: `events` are those that are kept, the end last."""
         end = events[-1].event
         assert events[0].number is not None
         assert isinstance(end, RunFinished)
@@ -83,72 +86,69 @@ class RunStream(EventLog):
         stream.closed = True
         return stream
 
-    # -- what is told ------------------------------------------------------------------------------
-
-    def follow(self, source: Callable[[], Sequence[tuple[float, Event]]]) -> None:
-        """Take what is told from `source` from now on, which gives what was said since it was asked last, in order.
-
-        It is asked when somebody looks; whoever says something has it asked (`gather`) as long as that `is_awaited`.
-        What an earlier source has not been asked for by now is never told: it would come after the run's restart.
-        """
-        self._source = source
+    # -- for those who publish ---------------------------------------------------------------------
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether somebody wants to be told at once; may be asked from any thread."""
-        return bool(self._readers) or bool(self._feeds)
+    def is_followed(self) -> bool:
+        """Whether events are wanted at once, by a subscriber or the change feed; may be asked from any thread."""
+        return bool(self._readers) or bool(self._changes)
 
     @property
     def last(self) -> int:
-        """The number of the last event; one less than that of the first, if nothing was told yet."""
-        self.gather()
+        """The number of the last event; one less than that of the first, if nothing was published yet."""
+        self.flush()
         return self._next - 1
 
-    def gather(self) -> None:
-        """Take in what was said and is still on its way, number and keep it, and tell those that wait."""
-        self._take_over()
-        if not self._said:
+    def flush(self) -> None:
+        """Number and keep what lies in the inbox, and wake those that wait for it."""
+        if not self.inbox:
             return
-        events, self._said = self._said, []
-        only_text, feeds = True, self._feeds or None
-        for at, event in events:
+        only_text, changes = True, self._changes or None
+        for at, event in self._taken():
             self._add(at, event)
             if isinstance(event, TextDelta | ReasoningDelta):
                 continue
             only_text = False
-            if feeds is not None:
-                feeds.tell(self.key, self.run_id, at, event)
+            if changes is not None:
+                changes.publish(self.key, self.run_id, at, event)
         if only_text:
             self._wake_for_text()
         else:
             self._wake()
 
-    def tell(self, at: float, event: Event) -> None:
-        """Tell an event that has happened at a time, in seconds since the epoch. After the end nothing is told."""
+    def publish(self, at: float, event: Event) -> None:
+        """Publish an event that has happened at a time, in seconds since the epoch. After the end nothing is."""
         if self.closed:
             return
-        self._take_over()
-        self._said.append((at, event))
-        if self.is_awaited or len(self._said) >= MANY:
-            self.gather()
+        self.inbox.append((at, event))
+        if self.is_followed or len(self.inbox) >= MANY:
+            self.flush()
 
-    def tell_in_passing(self, at: float, event: Event) -> None:
-        """Tell an event to those that are there; only the last one counts, and it is not kept."""
+    def publish_transient(self, at: float, event: Event) -> None:
+        """Publish an event to present subscribers; only the last one counts, and it is not kept."""
         if not self.closed:
-            self.gather()
-            self._pass(at, event)
+            self.flush()
+            self._add_transient(at, event)
+
+    def begin(self, at: float, event: Event, *, on_first_text: Callable[[float], object] | None = None) -> None:
+        """Publish that an attempt begins; its recorder has the inbox from here on, no earlier one.
+
+        `on_first_text` is called with the time of its first text, when its events are taken in.
+        """
+        self.inbox = self._taken()
+        self._on_first_text = on_first_text
+        self.publish(at, event)
 
     def finish(self, end: Outcome | Later, at: float = 0.0) -> None:
-        """Tell everybody that waits, and whoever comes later. The first end counts."""
+        """Publish the end, for all that wait and all that come later. The first end counts."""
         if self.closed:
             return
-        self._take_over()
-        self._source = None  # what it says from now on would come after the end
+        self.inbox = self._taken()  # what an attempt records from now on would come after the end
         if isinstance(end, Outcome):
-            self.tell(at, finished(end))
+            self.publish(at, finished(end))
         else:
-            self.gather()
-        self._feeds = None  # one that begins later has nothing to do with what lies here unasked for
+            self.flush()
+        self._changes = None  # one that begins later has nothing to do with what lies here unasked for
         self._end = end
         self.closed = True
         for waiter in self._waiters:
@@ -157,43 +157,50 @@ class RunStream(EventLog):
         self._waiters.clear()
         self._wake()
 
-    def _take_over(self) -> None:
-        if self._source is not None:
-            self._said += self._source()
+    def _taken(self) -> list[tuple[float, Event]]:
+        """Take all out of the inbox."""
+        events = self.inbox[:]
+        del self.inbox[: len(events)]  # (a recorder may have appended more meanwhile)
+        if self._on_first_text is not None:
+            at = next((at for at, event in events if isinstance(event, TextDelta)), None)
+            if at is not None:
+                on_first_text, self._on_first_text = self._on_first_text, None
+                on_first_text(at)
+        return events
 
-    # -- for those who listen ----------------------------------------------------------------------
+    # -- for those who subscribe -------------------------------------------------------------------
 
     def subscribe(self, after: int = 0) -> Subscription:
         """Return a subscription to the events after number `after`; 0 is from the beginning.
 
-        One that was never told is taken for the last, so that nobody waits for it to be passed.
+        One that was never published is taken for the last, so that nobody waits for it to be passed.
         """
-        self.gather()
+        self.flush()
         return Subscription(self, min(after, self.last))
 
     # -- the end -----------------------------------------------------------------------------------
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was told yet."""
-        return len(self._events) > 0 or len(self._said) > 0
+        """Whether anything was published yet."""
+        return len(self._events) > 0 or len(self.inbox) > 0
 
     def as_bytes(self) -> bytes:
-        """Return all that is kept, as JSON of a list of `Numbered`."""
-        if not self._events and len(self._said) <= self._bounds.events:
-            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self._said, self._next)]
+        """Return all that is kept of a run that has ended, as JSON of a list of `Numbered`."""
+        if not self._events and len(self.inbox) <= self._bounds.events:
+            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self.inbox, self._next)]
             encoded = encode(events)
             if len(encoded) <= self._bounds.size:
                 return encoded
         return encode(self.kept())
 
     @property
-    def listeners(self) -> int:
+    def subscribers(self) -> int:
         """How many wait at this moment, for events or for the end."""
         return len(self._readers) + len(self._waiters)
 
     def is_read(self, after: int) -> bool:
-        """Tell whether nothing is left for whoever has had the events up to number `after`: the end was one of them."""
+        """Tell whether a client that has had the events up to number `after` has had the end."""
         return isinstance(self._end, Outcome) and self.last <= after
 
     async def outcome(self) -> Outcome | Later:
@@ -201,7 +208,7 @@ class RunStream(EventLog):
         return await self.waiter()
 
     def waiter(self) -> "asyncio.Future[Outcome | Later]":
-        """Return a future of the end; whoever cancels it waits no more, and leaves nothing behind."""
+        """Return a future of the end; cancelled, it leaves nothing behind."""
         waiter: asyncio.Future[Outcome | Later] = asyncio.get_running_loop().create_future()
         if self._end is not None:
             waiter.set_result(self._end)
@@ -216,18 +223,18 @@ class RunStream(EventLog):
 
 
 def finished(outcome: Outcome) -> RunFinished:
-    """Return the event of an end; its message is told whole, as plain JSON."""
+    """Return the event of an end, with its message whole, as plain JSON."""
     message = None if outcome.message is None else plain(outcome.message)
     return RunFinished(outcome.status, outcome.output, message, outcome.error, outcome.input_requests, outcome.usage)
 
 
-def as_last(told: Numbered) -> Numbered:
+def as_last(numbered: Numbered) -> Numbered:
     """Return an event as clients get it: the end with the number that it keeps."""
-    return replace(told, number=LAST) if isinstance(told.event, RunFinished) else told
+    return replace(numbered, number=LAST) if isinstance(numbered.event, RunFinished) else numbered
 
 
 def outcome_of(event: RunFinished) -> Outcome:
-    """Return the end that an event tells."""
+    """Return the end that an event stands for."""
     return Outcome(
         status=event.status,
         output=event.output,
@@ -241,6 +248,6 @@ def outcome_of(event: RunFinished) -> Outcome:
 def _first_of_process(number: int) -> int:
     """Return the first number of the process that gave this one: those of an older process are no gap.
 
-    A run that is restarted tells what is kept of it; an end that is told alone does not.
+    A run that is restarted publishes what is kept of it; an end that is published alone does not.
     """
     return 1 if number == LAST else (number >> 32 << 32) + 1

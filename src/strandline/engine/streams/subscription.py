@@ -13,13 +13,13 @@ class Subscription:
     With `wanted`, only those for which it is true.
     """
 
-    __slots__ = ("_after", "_alarm", "_closed", "_log", "_passed", "_reader", "_until", "_wanted")
+    __slots__ = ("_after", "_alarm", "_closed", "_log", "_reader", "_transient", "_until", "_wanted")
 
     def __init__(self, log: EventLog, after: int, wanted: Callable[[Numbered], bool] | None = None) -> None:
         self._log = log
         self._after = after
         self._wanted = wanted
-        self._passed: Numbered | None = None
+        self._transient: Numbered | None = None
         self._reader: asyncio.Future[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._until = 0.0
@@ -41,7 +41,7 @@ class Subscription:
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
             self._reader = self._log.await_next()
-            if events := self.ready():  # it was said before anybody could see that it is waited for
+            if events := self.ready():  # it was recorded before anybody could see that it is waited for
                 self._log.leave(self._reader)
                 self._reader = None
                 break
@@ -56,16 +56,16 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
-        self._log.gather()
+        self._log.flush()
         events: list[Numbered] = []
         while not events and (found := self._log.since(self._after)):
             self._after = _last_of(found[-1])
             events = found if self._wanted is None else [each for each in found if self._wanted(each)]
-        passing = self._log.passing()
-        if passing is not self._passed and self._after >= self._log.last:
-            self._passed = passing
-            if passing is not None:
-                events.append(passing)
+        transient = self._log.transient()
+        if transient is not self._transient and self._after >= self._log.last:
+            self._transient = transient
+            if transient is not None:
+                events.append(transient)
         return events
 
     def close(self) -> None:
@@ -102,9 +102,9 @@ class Subscription:
             self._reader.set_result(None)
 
 
-def _last_of(told: Numbered) -> int:
+def _last_of(numbered: Numbered) -> int:
     """Return the number of an event, or the last one of those that are gone."""
-    if isinstance(told.event, StreamGap):
-        return told.event.last
-    assert told.number is not None
-    return told.number
+    if isinstance(numbered.event, StreamGap):
+        return numbered.event.last
+    assert numbered.number is not None
+    return numbered.number

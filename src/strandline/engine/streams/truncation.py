@@ -1,7 +1,7 @@
-"""What is told of messages, arguments and results in a stream: plain JSON, a copy, cut where it is too large. Pure.
+"""What is published of messages, arguments and results: plain JSON, a copy, truncated where it is too large. Pure.
 
-What the model and people say is told whole. What tools are given and give back, and what else there is (images,
-documents), is told up to a number of bytes: history has it whole.
+What the model and people say is published whole. What tools are given and give back, and what else there is (images,
+documents), is published up to a number of bytes: history has it whole.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ def truncate_message(message: Message, most: int) -> tuple[Message, bool]:
     """Return a message with no block of more than `most` bytes of JSON, texts apart, and whether one was cut."""
     if (text := _only_text(message)) is not None:
         return {"role": message["role"], "content": [{"text": text}]}, False
-    blocks = [_told_block(block, most) for block in message["content"]]
+    blocks = [_truncate_block(block, most) for block in message["content"]]
     return {"role": message["role"], "content": [block for block, _ in blocks]}, any(cut for _, cut in blocks)
 
 
@@ -55,7 +55,7 @@ def _only_text(message: Message) -> str | None:
     return text if type(text) is str else None
 
 
-def _told_block(block: Block, most: int) -> tuple[Block, bool]:
+def _truncate_block(block: Block, most: int) -> tuple[Block, bool]:
     if "text" in block:
         if len(block) == 1 and type(block["text"]) is str:
             return {"text": block["text"]}, False
