@@ -1,4 +1,4 @@
-"""The SQLite journal without threads and files: its own ledger and its own group commit, driven on virtual time.
+"""The SQLite journal without threads and files: its own transactions and its own group commit, driven on virtual time.
 
 `InlineWriter` gathers, runs and commits batches as the thread of `strandline.journal.writer` does, with the same code,
 but each step of it takes virtual time, and a commit may fail. What is
@@ -17,10 +17,10 @@ from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import schema_after, translated
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.ledger import Ledger
 from strandline.journal.port import Journal
 from strandline.journal.reserve import Reserve
 from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.transactions import Transactions
 from strandline.journal.writer import Job, Writer
 from strandline.model import Claim
 
@@ -46,8 +46,8 @@ class SqliteStore:
         self._connection.close()
 
 
-class FaultyLedger(Ledger):
-    """A ledger on a disk that may be full."""
+class FaultyTransactions(Transactions):
+    """A transactions on a disk that may be full."""
 
     disk: Disk
     process: Process
@@ -74,9 +74,9 @@ class FaultyLedger(Ledger):
 class InlineWriter(Writer):
     """A writer whose thread is a task."""
 
-    def __init__(self, ledger: Ledger, feed: ClaimFeed, process: Process, disk: Disk) -> None:
-        super().__init__(lambda: ledger, lambda: None, feed, name="inline")
-        self._ledger = ledger
+    def __init__(self, transactions: Transactions, feed: ClaimFeed, process: Process, disk: Disk) -> None:
+        super().__init__(lambda: transactions, lambda: None, feed, name="inline")
+        self._transactions = transactions
         self._process = process
         self._disk = disk
         self._woken: asyncio.Future[None] | None = None
@@ -118,9 +118,9 @@ class InlineWriter(Writer):
     async def _drive(self) -> None:
         while (batch := await self._gather()) is not None:
             await self._pass_time()
-            if not self._run(self._ledger, batch) or not await self._commit_later(batch):
+            if not self._run(self._transactions, batch) or not await self._commit_later(batch):
                 await self._pass_time()
-                self._write_each(self._ledger, batch)
+                self._write_each(self._transactions, batch)
             self._under_way = []
             self._tell(batch)
         self.ended.set_result(None)
@@ -147,7 +147,7 @@ class InlineWriter(Writer):
 
     async def _commit_later(self, batch: list[Job]) -> bool:
         await self._pass_time()
-        return self._commit(self._ledger, batch)
+        return self._commit(self._transactions, batch)
 
     async def _pass_time(self) -> None:
         await self._process.chance.pass_time(self._disk.slow_s)
@@ -169,14 +169,14 @@ class InlineJournal(SqliteJournal):
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         reserve = Reserve(Path("inline"), self._clock, 0)
-        ledger = FaultyLedger(self._connection, self._clock, reserve, max_attempts=max_attempts)
-        ledger.process, ledger.disk = self._process, self._disk
+        transactions = FaultyTransactions(self._connection, self._clock, reserve, max_attempts=max_attempts)
+        transactions.process, transactions.disk = self._process, self._disk
         try:
-            claims = ledger.take_over()
+            claims = transactions.take_over()
         except sqlite3.Error as error:
             raise translated(error) from error
-        self._ledger = ledger
-        self._writer = InlineWriter(ledger, self._feed, self._process, self._disk)
+        self._transactions = transactions
+        self._writer = InlineWriter(transactions, self._feed, self._process, self._disk)
         self._writer.start()
         return claims
 

@@ -20,7 +20,7 @@ from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal import soundness
-from strandline.journal.damage import UNREADABLE_INPUT, WHY
+from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.port import (
     Accepted,
     Delete,
@@ -32,6 +32,7 @@ from strandline.journal.port import (
     Take,
     WaitingQuery,
 )
+from strandline.journal.rules import DAMAGED
 from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
@@ -496,9 +497,12 @@ def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp
         assert (await anext(journal.claims())).run.run_id == "s.1"
         run = await journal.read(RunQuery(ANONYMOUS, RunId("s.0")))
         assert run is not None
-        assert (run.status, run.outcome and run.outcome.error and run.outcome.error.detail) == (RunStatus.FAILED, WHY)
+        assert (run.status, run.outcome and run.outcome.error and run.outcome.error.detail) == (
+            RunStatus.FAILED,
+            DAMAGED,
+        )
         texts = [[block["text"] for block in message["content"]] for message in (await journal.load(key())).messages]
-        assert texts == [["first", "second"], ["(This run ended early: crashed.)", WHY]]
+        assert texts == [["first", "second"], ["(This run ended early: crashed.)", DAMAGED]]
         await journal.close()
 
     asyncio.run(main())

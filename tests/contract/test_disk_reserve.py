@@ -143,8 +143,8 @@ def test_the_disk_is_asked_once_a_second_at_most_and_never_by_the_loop_that_wait
             await world.a_second_later()
             assert len(disk.asked) == 2
             assert threading.get_ident() not in disk.asked
-            assert world.journal._ledger is not None
-            world.journal._ledger.make_room(OSError())
+            assert world.journal._transactions is not None
+            world.journal._transactions.make_room(OSError())
             await world.accept("after a commit that failed")
             await anext(world.claims)
             assert len(disk.asked) == 3

@@ -35,8 +35,8 @@ def new(run_id: str, session: str = "s", size: int = 3) -> NewRun:
 
 
 def connection_of(journal: SqliteJournal) -> sqlite3.Connection:
-    assert journal._ledger is not None
-    return journal._ledger._connection
+    assert journal._transactions is not None
+    return journal._transactions._connection
 
 
 def allow_pages(journal: SqliteJournal, more: int) -> None:
@@ -168,8 +168,8 @@ def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path
     async def main() -> None:
         async with opened(path) as (journal, _):
             await journal.accept(new("a"), WIDE, take=False)
-            assert journal._ledger is not None
-            journal._ledger.try_out()
+            assert journal._transactions is not None
+            journal._transactions.try_out()
             assert path.with_name("journal.db-wal").stat().st_size == 0
             await journal.accept(new("b"), WIDE, take=False)
             assert len(await journal.read(WaitingQuery())) == 2
@@ -183,7 +183,7 @@ def test_a_run_that_is_too_large_for_the_room_there_is_does_not_stop_the_others(
     async def main() -> None:
         async with opened(path) as (journal, _):
             allow_pages(journal, 50)
-            ledger: Any = journal._ledger
+            ledger: Any = journal._transactions
             try_out = ledger.try_out
             ledger.try_out = lambda: tried.append(try_out())
             with pytest.raises(JournalUnavailable):
@@ -206,7 +206,7 @@ def rows_of_meta(journal: SqliteJournal) -> list[object]:
 
 def fail_once(journal: SqliteJournal, code: int) -> None:
     """Make the next commit fail."""
-    ledger: Any = journal._ledger
+    ledger: Any = journal._transactions
     commit: Callable[[], None] = ledger.commit
 
     def fail() -> None:

@@ -35,7 +35,7 @@ def test_what_is_kept_for_a_principal_is_known_without_going_through_its_session
         journal = MemoryJournal(SystemClock())
         await journal.open("test", max_attempts=3)
         await journal.accept(new("a", "a"), WIDE, take=False)
-        journal._sessions = Looked(journal._sessions)
+        journal._store.sessions = Looked(journal._store.sessions)
         assert isinstance(await journal.accept(new("b", "b"), WIDE, take=False), Accepted)
         for most, fits in ((1, False), (10_000, True)):
             answer = await journal.accept(new(f"c{most}", "c"), Bounds(9, 9, stored_bytes=most), take=False)

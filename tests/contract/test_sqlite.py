@@ -26,6 +26,7 @@ from strandline.errors import (
     JournalUnavailable,
 )
 from strandline.journal import lists, ownership, sqlite, watched
+from strandline.journal.changes import AddCheckpoint
 from strandline.journal.migrations import migrate
 from strandline.journal.port import (
     Accepted,
@@ -482,8 +483,8 @@ def test_storage_refuses_a_second_claim(path: Path) -> None:
 def test_every_commit_is_synced(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
-            assert journal._ledger is not None
-            connection = journal._ledger._connection
+            assert journal._transactions is not None
+            connection = journal._transactions._connection
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -623,7 +624,7 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
 
 def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few sessions are known by heart; those that were forgotten are read again."""
-    monkeypatch.setattr("strandline.journal.known.KNOWN_SESSIONS", 2)
+    monkeypatch.setattr("strandline.journal.transitions.CACHED_SESSIONS", 2)
 
     async def main() -> None:
         async with opened(path) as journal:
@@ -644,8 +645,8 @@ def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.
             for n in range(12):
                 await journal.accept(new(f"late.{n}", f"late{n}"), WIDE, take=True)
                 await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
-            assert journal._ledger is not None
-            assert len(journal._ledger._known._sessions) <= 3
+            assert journal._transactions is not None
+            assert len(journal._transactions._table._sessions) <= 3
             for name in names:
                 assert (await journal.load(key(name))).length == 8
 
@@ -689,11 +690,11 @@ def test_storage_refuses_a_second_claim_of_a_held_session(path: Path) -> None:
 @contextlib.contextmanager
 def traced(journal: SqliteJournal) -> Iterator[list[str]]:
     """Collect the statements of the writing connection."""
-    assert journal._ledger is not None
+    assert journal._transactions is not None
     statements: list[str] = []
-    journal._ledger._connection.set_trace_callback(statements.append)
+    journal._transactions._connection.set_trace_callback(statements.append)
     yield statements
-    journal._ledger._connection.set_trace_callback(None)
+    journal._transactions._connection.set_trace_callback(None)
 
 
 def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
@@ -707,16 +708,16 @@ def test_pruning_looks_at_no_run_that_was_accepted_too_late(path: Path) -> None:
             return 0
 
         async with opened(path) as journal:
-            assert journal._ledger is not None
+            assert journal._transactions is not None
             taken = []
             for first, last in ((0, 20), (20, 2000)):
                 accepts = (journal.accept(new(f"r{n}", f"s{n}"), WIDE, take=False) for n in range(first, last))
                 await asyncio.gather(*accepts)
-                journal._ledger._connection.set_progress_handler(count, 1)
+                journal._transactions._connection.set_progress_handler(count, 1)
                 steps[0] = 0
                 assert await journal.prune(1.0, 100) == 0
                 taken.append(steps[0])
-                journal._ledger._connection.set_progress_handler(None, 0)
+                journal._transactions._connection.set_progress_handler(None, 0)
             assert 0 < taken[1] < 2 * taken[0]
 
     asyncio.run(main())
@@ -741,11 +742,11 @@ def test_a_long_walk_is_made_in_several_transactions(path: Path) -> None:
 def test_verbs_that_are_queued_together_share_a_commit(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
-            assert journal._ledger is not None
+            assert journal._transactions is not None
             statements: list[str] = []
-            journal._ledger._connection.set_trace_callback(statements.append)
+            journal._transactions._connection.set_trace_callback(statements.append)
             answers = await asyncio.gather(*(journal.accept(new(f"r{n}"), WIDE, take=False) for n in range(200)))
-            journal._ledger._connection.set_trace_callback(None)
+            journal._transactions._connection.set_trace_callback(None)
             assert answers == [Accepted(n + 1) for n in range(200)]
             assert 1 <= statements.count("COMMIT") <= 20
 
@@ -774,8 +775,8 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
             claims = journal.claims()
             await journal.accept(new("a"), WIDE, take=True)
             claim = await anext(claims)
-            assert journal._ledger is not None
-            connection = journal._ledger._connection
+            assert journal._transactions is not None
+            connection = journal._transactions._connection
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages}")
             big = NewRun(run_id=RunId("big"), key=key(), input="x" * 1_000_000, created_at=1.0)
@@ -796,6 +797,7 @@ def test_a_full_disk_refuses_what_is_new_and_loses_nothing(path: Path) -> None:
 WRITER = """
 import asyncio, sys, pathlib
 from strandline.clock import SystemClock
+from strandline.journal.changes import AddCheckpoint
 from strandline.journal.port import Bounds
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import NewRun, RunId
@@ -873,15 +875,15 @@ class _BrokenDisk:
     """Makes the next commits of an open journal fail, as a disk does that cannot be written to."""
 
     def __init__(self, journal: SqliteJournal) -> None:
-        assert journal._ledger is not None
-        ledger: Any = journal._ledger
+        assert journal._transactions is not None
+        ledger: Any = journal._transactions
         self._ledger = ledger
         self.left = 0
         ledger.commit = self._failing(ledger.commit)
 
     def refuse_facts(self) -> None:
-        ledger: Any = self._ledger
-        ledger._write_fact = self._failing(ledger._write_fact)
+        writers = self._ledger._rows._writers
+        writers[AddCheckpoint] = self._failing(writers[AddCheckpoint])
 
     def _failing(self, call: Callable[..., None]) -> Callable[..., None]:
         def fail(*arguments: object) -> None:
@@ -1115,8 +1117,8 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
             disk.left = 2
             await journal.stage(again.token, facts[1])
             await journal.settle(again.token, done("hi", "ho"), take=False)
-            assert journal._ledger is not None
-            assert journal._ledger._owed == {}
+            assert journal._transactions is not None
+            assert journal._transactions._owed == {}
 
     asyncio.run(main())
 

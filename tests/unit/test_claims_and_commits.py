@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from strandline.journal.ledger import Ledger
 
 from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
 from strandline.agents.port import Attempt
@@ -18,7 +19,6 @@ from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
-from strandline.journal.ledger import Ledger
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Outcome, RunId
 from strandline.testing.virtual import InlineLoops

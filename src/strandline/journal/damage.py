@@ -1,4 +1,4 @@
-"""What becomes of a run whose records are damaged in the file: it ends, told truly, and all others go on."""
+"""What can still be read of a run whose records are damaged in the file."""
 
 import sqlite3
 from typing import Any, Final
@@ -6,12 +6,10 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
-from strandline.history import close, fold, question
 from strandline.journal.reader import RUN_COLUMNS, each_fact, sound_run
-from strandline.model import ErrorCode, Fact, Failed, Message, Outcome, Run, RunError, RunStatus, SessionKey
+from strandline.model import Fact, Run, RunStatus, SessionKey
 
 UNREADABLE_INPUT: Final = "(This question cannot be read any more: the journal's file is damaged.)"
-WHY: Final = "the records of this run are damaged in the journal's file, so it cannot go on"
 
 
 def readable(connection: sqlite3.Connection, row: tuple[Any, ...], key: SessionKey) -> tuple[Run, tuple[Fact, ...]]:
@@ -48,14 +46,3 @@ def readable(connection: sqlite3.Connection, row: tuple[Any, ...], key: SessionK
     except JournalUnavailable:
         whole = False
     return run if whole else replace(run, opaque=True), tuple(staged)
-
-
-def ended_unread(run: Run, staged: tuple[Fact, ...]) -> tuple[Outcome, list[Message]]:
-    """Return outcome and messages of a waiting run that ends because it cannot be read; none if it never started."""
-    error = RunError(ErrorCode.CRASHED, WHY)
-    if run.started_at is None:
-        return Outcome(status=RunStatus.FAILED, error=error), []
-    progress = fold(staged)
-    closed = close(progress.messages or [question(run.input)], progress.results, Failed(ErrorCode.CRASHED, WHY))
-    last = closed[-1] if closed[-1]["role"] == "assistant" else None
-    return Outcome(status=RunStatus.FAILED, message=last, error=error), closed

@@ -3,7 +3,7 @@
 import sqlite3
 from typing import Final
 
-from strandline.journal.known import Session
+from strandline.journal.changes import DropSession
 from strandline.journal.reader import CHAIN
 from strandline.journal.seal import damaged_record
 
@@ -21,15 +21,16 @@ SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN
 """How many bytes are kept for each principal, counted; `stored` has the same, kept by triggers."""
 
 
-def delete_session(connection: sqlite3.Connection, session: Session) -> None:
+def delete_session(connection: sqlite3.Connection, dropped: DropSession) -> None:
     """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history.
 
     Raises `JournalUnavailable` if its history is damaged, so that not all of it is found.
     """
     rows = connection.execute(
-        f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (session.end.row, -1)
+        f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (dropped.last, -1)
     ).fetchall()
-    if len(rows) != session.end.nth:
+    session = dropped.session
+    if len(rows) != dropped.rows:
         raise damaged_record(f"the history of session {session.key.session_id}")
     connection.executemany("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
     connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))

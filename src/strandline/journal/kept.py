@@ -1,17 +1,14 @@
-"""What the memory journal keeps, and how it is shown: runs, sessions, the line of each. Its lock guards them all.
+"""Runs and sessions as the memory journal stores them. What is kept encoded is decoded for each reader."""
 
-What is kept encoded is decoded anew for everyone who asks.
-"""
-
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 from msgspec import structs
 
 from strandline.encoding import decoder
+from strandline.journal.changes import AddQuestion, AddRun, ChangeRun, EndRun, SessionRef
 from strandline.journal.port import PASSED_OVER, Standing, Waiting
-from strandline.journal.rules import Closed, Rank, rank, spans
+from strandline.journal.rules import Closed, Rank, spans
 from strandline.model import (
     WHOLE_HISTORY,
     AgentRecord,
@@ -19,106 +16,101 @@ from strandline.model import (
     Fact,
     Inline,
     Input,
-    Lane,
     Message,
-    NewRun,
     Outcome,
     Question,
     Run,
-    RunId,
     RunStatus,
     RunSummary,
-    SessionKey,
     StateRecord,
     Window,
 )
 
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
-_trace: Final[Callable[[bytes], Carrier | None]] = decoder(Carrier | None)
+_trace: Final[Callable[[bytes], Carrier]] = decoder(Carrier)
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
 _message: Final = decoder(Message)
 _outcome: Final = decoder(Outcome)
 _question: Final = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final = decoder(Window)
-_NOTHING: Final = b"{}"
-
-
-class Asked(NamedTuple):
-    """What a run was asked for with, each part encoded on its own."""
-
-    prompt: bytes
-    metadata: bytes
-    trace: bytes
-
-    @property
-    def stored(self) -> int:
-        """How many bytes of it count as kept."""
-        return len(self.prompt) + len(self.metadata)
 
 
 class KeptRun:
     """A run as it stands; `fence` is None unless it is claimed. One that has ended and is claimed is held."""
 
     __slots__ = (
-        "asked",
         "attempt",
+        "body",
         "cancel_requested",
         "discard",
         "discarded",
         "ended_at",
         "facts",
         "fence",
+        "keyed",
         "lane",
+        "moved",
         "new",
         "outcome",
-        "place",
-        "priority",
         "queue_deadline",
-        "sequence",
+        "seq",
+        "session",
         "started_at",
         "status",
+        "urgency",
     )
 
-    def __init__(self, new: NewRun, asked: Asked, sequence: int) -> None:
-        self.new = new
-        self.asked = asked
-        self.sequence = sequence
+    def __init__(self, added: AddRun) -> None:
+        new = added.new
+        self.session = added.session
+        self.seq = added.seq
+        self.body = added.body
+        self.keyed = new.keyed
+        self.new = structs.replace(new, input="", metadata={}, trace=None, keyed=None)
+        """What else it was asked for with, which never changes."""
         self.lane = new.lane
-        self.priority = new.priority
-        self.place = sequence
-        """What it has drawn in the front lane, if it is there."""
-        self.status = RunStatus.QUEUED
-        self.attempt = 0
-        self.fence: int | None = None
+        self.urgency = added.urgency
+        self.moved: int | None = None
+        self.status = RunStatus.QUEUED if added.fence is None else RunStatus.RUNNING
+        self.attempt = 0 if added.fence is None else 1
+        self.fence = added.fence
+        self.started_at = added.started_at
+        self.queue_deadline = added.queue_deadline
         self.facts: list[bytes] = []
-        self.started_at: float | None = None
         self.ended_at: float | None = None
-        self.queue_deadline = new.queue_deadline
         self.outcome: bytes | None = None
         self.cancel_requested = False
         self.discard = False
         self.discarded = False
+
+    def change(self, row: ChangeRun) -> None:
+        """Take what has changed."""
+        self.lane, self.urgency, self.moved, self.attempt = row.lane, row.urgency, row.moved, row.attempt
+        self.fence, self.started_at, self.queue_deadline = row.fence, row.started_at, row.queue_deadline
+        self.cancel_requested, self.discard = row.cancel_requested, row.discard
+        self.status = RunStatus.QUEUED if row.fence is None else RunStatus.RUNNING
+
+    def end(self, row: EndRun) -> None:
+        """Take its end."""
+        self.status, self.outcome, self.ended_at = row.status, row.outcome, row.ended_at
+        self.fence, self.discarded = row.fence, row.discarded
 
     @property
     def held(self) -> bool:
         """Whether it has ended and its claim stays."""
         return self.fence is not None and self.ended_at is not None
 
-    def ended_before(self, before: float) -> bool:
-        """Tell whether it had ended before that moment, and is not held."""
-        return self.ended_at is not None and self.ended_at < before and not self.held
-
+    @property
     def rank(self) -> Rank:
-        """Return where it stands among the runs of its session."""
-        lane, urgency, _ = rank(self.lane, self.priority, self.place)
-        return lane, urgency, self.sequence
+        """Where it stands among the waiting runs of its session."""
+        return (self.lane, self.urgency, self.seq)
 
     def waiting(self, *, paused: bool) -> Waiting:
         """Return what the dispatcher needs of it."""
         new = self.new
-        return Waiting(new.run_id, new.key, self.sequence, new.created_at, self.queue_deadline, paused)
+        return Waiting(new.run_id, new.key, self.seq, new.created_at, self.queue_deadline, paused)
 
     def staged(self) -> tuple[Fact, ...]:
         """Return what is staged of it."""
@@ -127,30 +119,30 @@ class KeptRun:
     @property
     def listed_bytes(self) -> int:
         """How many bytes of a page of runs it takes."""
-        metadata = 0 if self.asked.metadata == _NOTHING else len(self.asked.metadata)
         outcome = 0 if self.outcome is None else len(self.outcome)
-        return metadata + outcome + len(self.asked.prompt) // PASSED_OVER
+        return len(self.body.metadata or b"") + outcome + len(self.body.prompt) // PASSED_OVER
 
     def shown(self, position: int | None) -> Run:
         """Return it as the port shows it; `position` is None unless it waits."""
-        return Run(input=_input(self.asked.prompt), **structs.asdict(self.summary(position)))
+        return Run(input=_input(self.body.prompt), **structs.asdict(self.summary(position)))
 
     def summary(self, position: int | None) -> RunSummary:
         """Return it as lists show it."""
+        new, body = self.new, self.body
         return RunSummary(
-            run_id=self.new.run_id,
-            key=self.new.key,
+            run_id=new.run_id,
+            key=new.key,
             lane=self.lane,
-            priority=self.priority,
-            opaque=self.new.opaque,
-            metadata=_metadata(self.asked.metadata),
-            sequence=self.sequence,
+            priority=new.priority if self.moved is None else self.moved,
+            opaque=new.opaque,
+            metadata={} if body.metadata is None else _metadata(body.metadata),
+            sequence=self.seq,
             status=self.status,
             attempt=self.attempt,
-            created_at=self.new.created_at,
+            created_at=new.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            timeout_s=self.new.timeout_s,
+            timeout_s=new.timeout_s,
             queue_deadline=self.queue_deadline,
             position=position,
             outcome=None if self.outcome is None else _outcome(self.outcome),
@@ -158,21 +150,21 @@ class KeptRun:
             discarded=self.discarded,
             cancel_requested=self.cancel_requested,
             discard=self.discard,
-            if_busy=self.new.if_busy,
-            trace=_trace(self.asked.trace),
+            if_busy=new.if_busy,
+            trace=None if body.trace is None else _trace(body.trace),
         )
 
 
 class KeptQuestion:
     """The open round that a run has left, until when an answer is waited for, and the run that answers, if any."""
 
-    __slots__ = ("answer", "encoded", "run_id", "until")
+    __slots__ = ("answer", "encoded", "run", "until")
 
-    def __init__(self, encoded: bytes, run_id: RunId, until: float) -> None:
-        self.encoded = encoded
-        self.run_id = run_id
-        self.until = until
-        self.answer: RunId | None = None
+    def __init__(self, row: AddQuestion) -> None:
+        self.encoded = row.question
+        self.run = row.run
+        self.until = row.until
+        self.answer: int | None = None
 
     def decoded(self) -> Question:
         """Return the question."""
@@ -180,7 +172,7 @@ class KeptQuestion:
 
 
 class KeptSession:
-    """One conversation: its queue, the run that executes or is held, its history, the ids of all its runs."""
+    """One conversation: its history, what its agent is rebuilt from, and which runs it has."""
 
     __slots__ = (
         "claimed",
@@ -188,44 +180,43 @@ class KeptSession:
         "closed_since",
         "discarded",
         "ended",
-        "ended_at",
         "history",
-        "key",
         "keys",
-        "line",
+        "last",
         "paused",
         "question",
+        "ref",
+        "rests_since",
+        "rows",
         "runs",
         "state",
-        "stored",
+        "waiting",
         "window",
     )
 
-    def __init__(self, key: SessionKey) -> None:
-        self.key = key
-        self.line = Line()
-        self.stored = 0
-        """How many bytes are kept of it: what its runs were asked with, its history, window and state."""
-        self.ended_at: float | None = None
-        """When history was last appended to, as its last run ended or its question was dismissed;
-        or when it was resumed after that.
-        """
-        self.claimed: KeptRun | None = None
+    def __init__(self, ref: SessionRef) -> None:
+        self.ref = ref
         self.paused = False
         self.closed_since: float | None = None
-        """Since when its time stands still, if it is or was paused in that time."""
+        self.rests_since: float | None = None
+        self.last: int | None = None
+        """The number of its last row of history."""
+        self.rows = 0
         self.history: list[bytes] = []
         self.discarded: set[int] = set()
         """The indices of those messages that discarded runs have left."""
         self.window: bytes | None = None
         self.state: bytes | None = None
-        self.runs: set[RunId] = set()
-        self.ended: list[RunId] = []
+        self.runs: dict[int, KeptRun] = {}
+        """All that are kept, by sequence."""
+        self.waiting: dict[int, KeptRun] = {}
+        self.claimed: KeptRun | None = None
+        self.ended: list[int] = []
         """All that have ended, in that order; some may be forgotten by now."""
         self.keys: dict[str, KeptRun] = {}
         """The run that each idempotency key stands for."""
         self.question: KeptQuestion | None = None
-        self.closed: dict[str, tuple[RunId, Closed]] = {}
+        self.closed: dict[str, tuple[int, Closed]] = {}
         """What became of input requests that are not open any more, and which run had asked them."""
 
     @property
@@ -233,44 +224,30 @@ class KeptSession:
         """The question that the session waits to be answered."""
         return self.question if self.question is not None and self.question.answer is None else None
 
-    def rests_on(self, run: KeptRun) -> bool:
-        """Tell whether it is the question of this run whose round is open."""
-        return self.question is not None and self.question.run_id == run.new.run_id
+    @property
+    def stored(self) -> int:
+        """How many bytes of it are kept besides its runs and history."""
+        return len(self.window or b"") + len(self.state or b"")
 
-    def rests_since(self, before: float) -> bool:
-        """Tell whether nothing goes on in it or is asked of anybody, and its last run had ended before that moment."""
-        goes_on = self.claimed is not None or len(self.line) > 0 or self.paused or self.question is not None
-        return not goes_on and self.ended_at is not None and self.ended_at < before
+    def in_order(self) -> list[KeptRun]:
+        """Return the waiting runs, the next one first."""
+        return sorted(self.waiting.values(), key=lambda run: run.rank)
 
-    def answered_by(self, run: KeptRun) -> Question | None:
-        """Return the question that a run answers."""
-        asked = self.question
-        return asked.decoded() if asked is not None and asked.answer == run.new.run_id else None
-
-    def is_busy(self, new: NewRun, now: float) -> bool:
-        """Tell whether a run that comes now would have to wait: an answer goes before all that waits."""
-        waits = self.open_question is not None and now < self.open_question.until and not new.dismisses
-        is_behind = new.lane != Lane.ANSWER and (len(self.line) > 0 or waits)
-        return self.claimed is not None or self.paused or is_behind
-
-    def closed_as(self, request: str) -> Closed | None:
-        """Return what became of an input request, None if nothing is known of it."""
-        known = self.closed.get(request)
-        return None if known is None else known[1]
-
-    def close_requests(self, question: KeptQuestion, how: Closed) -> None:
-        """Note what becomes of the requests of a question; for as long as the run is kept that has asked."""
-        if question.run_id in self.runs:
-            self.closed |= {each.id: (question.run_id, how) for each in question.decoded().requests}
+    def rests_since_before(self, before: float) -> bool:
+        """Tell whether nothing goes on in it, nothing is open, and its last run had ended before that moment."""
+        goes_on = self.claimed is not None or self.waiting or self.paused or self.question is not None
+        return not goes_on and self.rests_since is not None and self.rests_since < before
 
     def forget(self, run: KeptRun) -> None:
         """Forget a run that has ended, and its key; not what it has left in history."""
-        self.runs.remove(run.new.run_id)
-        if run.status is RunStatus.NEEDS_INPUT:
-            self.closed = {each: known for each, known in self.closed.items() if known[0] != run.new.run_id}
-        keyed = run.new.keyed
-        if keyed is not None and self.keys.get(keyed.key) is run:
-            del self.keys[keyed.key]
+        del self.runs[run.seq]
+        self.closed = {each: known for each, known in self.closed.items() if known[0] != run.seq}
+        self.forget_key(run)
+
+    def forget_key(self, run: KeptRun) -> None:
+        """Forget the idempotency key of a run."""
+        if run.keyed is not None and self.keys.get(run.keyed.key) is run:
+            del self.keys[run.keyed.key]
 
     def indices(self, start: int, end: int, *, discarded: bool) -> list[int]:
         """Return the indices from `start` to `end` of what is to be seen, those of discarded runs only if wanted."""
@@ -304,51 +281,3 @@ class KeptSession:
             length=len(self.history),
             state=standing.state,
         )
-
-
-class Line:
-    """The waiting runs of one session, sorted. Nearly all join at the end and leave at the head."""
-
-    __slots__ = ("_gone", "_ranks", "_runs")
-
-    def __init__(self) -> None:
-        self._ranks: list[Rank] = []
-        self._gone = 0
-        """How many ranks at the start of the list have left; dropped when they are half of it."""
-        self._runs: dict[Rank, KeptRun] = {}
-
-    def __len__(self) -> int:
-        return len(self._runs)
-
-    def __iter__(self) -> Iterator[KeptRun]:
-        return iter(self._runs.values())
-
-    def in_order(self) -> list[KeptRun]:
-        """Return the runs, the next one first."""
-        return [self._runs[place] for place in self._ranks[self._gone :]]
-
-    def ahead(self, place: Rank) -> int:
-        """Return how many runs stand before `place`."""
-        return bisect_left(self._ranks, place, lo=self._gone) - self._gone
-
-    def head(self) -> KeptRun:
-        """Return the next run. There must be one."""
-        return self._runs[self._ranks[self._gone]]
-
-    def add(self, run: KeptRun) -> None:
-        """Have a run wait at its rank."""
-        place = run.rank()
-        self._runs[place] = run
-        insort(self._ranks, place, lo=self._gone)
-
-    def remove(self, run: KeptRun) -> None:
-        """Have a run leave, cheaply at the head."""
-        place = run.rank()
-        del self._runs[place]
-        if place != self._ranks[self._gone]:
-            del self._ranks[bisect_left(self._ranks, place, lo=self._gone)]
-            return
-        self._gone += 1
-        if 2 * self._gone > len(self._ranks):
-            del self._ranks[: self._gone]
-            self._gone = 0

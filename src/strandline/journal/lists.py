@@ -24,8 +24,7 @@ from strandline.journal.port import (
     SessionsQuery,
     Stored,
 )
-from strandline.journal.questions import question_of
-from strandline.journal.reader import SUMMARY_COLUMNS, find_session, sound_summary, waiting_before
+from strandline.journal.reader import SUMMARY_COLUMNS, find_session, question_of, sound_summary, waiting_before
 from strandline.journal.rules import Rank, Room, place_of, sequence_of
 from strandline.journal.seal import is_sealed, sealed
 from strandline.model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView

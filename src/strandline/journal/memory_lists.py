@@ -1,8 +1,10 @@
 """What the memory journal lists: the sessions of a principal or of all, the runs and the history of a session."""
 
+from collections.abc import Callable
 from typing import Final
 
-from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal.kept import KeptRun
+from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     AllSessionsPage,
     AllSessionsQuery,
@@ -18,18 +20,24 @@ from strandline.journal.port import (
     SessionsQuery,
 )
 from strandline.journal.rules import Room, place_of, sequence_of
-from strandline.journal.steps import Steps
-from strandline.model import SessionKey, SessionView
+from strandline.model import RunId, SessionKey, SessionView
 
 WALK: Final = 5_000
 """How many sessions one page of those at rest looks at, at most."""
 
 
-class MemoryLists(Steps):
-    """Pages of lists. Whoever asks holds the lock."""
+class MemoryLists:
+    """Pages of lists. Whoever asks holds the lock. `position` tells where a waiting run stands."""
 
-    def _show_history(self, query: HistoryQuery) -> HistoryPage:
-        session = self._sessions.get(query.key) or KeptSession(query.key)
+    def __init__(self, store: MemoryStore, position: Callable[[RunId], int | None]) -> None:
+        self._store = store
+        self._position = position
+
+    def history(self, query: HistoryQuery) -> HistoryPage:
+        """Return a page of a session's messages."""
+        session = self._store.sessions.get(query.key)
+        if session is None:
+            return HistoryPage([], 0)
         end = len(session.history) if query.before is None else min(query.before, len(session.history))
         first, start, room = end, max(0, end - query.limit), Room(query.most_bytes)
         while first > start and room.takes(len(session.history[first - 1])):
@@ -40,13 +48,15 @@ class MemoryLists(Steps):
         pending = session.question is not None and end == len(session.history) and bool(messages)
         return HistoryPage(messages, first, hidden, pending)
 
-    def _list_sessions(self, query: SessionsQuery) -> SessionsPage:
-        keys = sorted(key for key in self._sessions if key.principal == query.principal)
+    def sessions(self, query: SessionsQuery) -> SessionsPage:
+        """Return a page of the sessions of a principal."""
+        keys = sorted(key for key in self._store.sessions if key.principal == query.principal)
         shown, after = self._that_fit([key for key in keys if key.session_id > (query.after or "")], query)
         return SessionsPage(shown, None if after is None else after.session_id)
 
-    def _list_all_sessions(self, query: AllSessionsQuery) -> AllSessionsPage:
-        later = [key for key in sorted(self._sessions) if query.after is None or key > query.after]
+    def all_sessions(self, query: AllSessionsQuery) -> AllSessionsPage:
+        """Return a page of all sessions."""
+        later = [key for key in sorted(self._store.sessions) if query.after is None or key > query.after]
         return AllSessionsPage(*self._that_fit(later, query))
 
     def _that_fit(
@@ -55,40 +65,41 @@ class MemoryLists(Steps):
         """Return the first of some sessions, and the one after which the next page begins."""
         room, shown = Room(query.most_bytes), list[SessionView]()
         for key in keys:
-            asked = self._sessions[key].open_question
+            asked = self._store.sessions[key].open_question
             if len(shown) == query.limit or not room.takes(0 if asked is None else len(asked.encoded)):
                 return shown, shown[-1].key
-            view = self._show_session(SessionQuery(key))
+            view = self.session(SessionQuery(key))
             assert view is not None
             shown.append(view)
         return shown, None
 
-    def _list_resting(self, query: RestingQuery) -> RestingPage:
-        """Those that rest for longest come first. A cursor is the number of an end."""
+    def resting(self, query: RestingQuery, now: float) -> RestingPage:
+        """Return a page of the sessions at rest, for longest first. A cursor is the number of an end."""
         keys: list[SessionKey] = []
-        last, looked, now = query.cursor, 0, self._clock.now()
-        for key, number in self._by_end.items():
+        last, looked = query.cursor, 0
+        for key, number in self._store.by_end.items():
             if number <= query.cursor:
                 continue
             if len(keys) == query.limit or looked == WALK:
                 return RestingPage(keys, last)
-            session = self._sessions[key]
-            if session.ended_at is not None and query.before <= session.ended_at <= now:
+            session = self._store.sessions[key]
+            if session.rests_since is not None and query.before <= session.rests_since <= now:
                 break  # (all that follow have ended later still)
             last, looked = number, looked + 1
-            if session.rests_since(query.before):
+            if session.rests_since_before(query.before):
                 keys.append(key)
         return RestingPage(keys, None)
 
-    def _show_session(self, query: SessionQuery) -> SessionView | None:
-        session = self._sessions.get(query.key)
+    def session(self, query: SessionQuery) -> SessionView | None:
+        """Return one session."""
+        session = self._store.sessions.get(query.key)
         if session is None:
             return None
         claimed, asked = session.claimed, session.open_question
         return SessionView(
             key=query.key,
             messages=len(session.history),
-            waiting=len(session.line),
+            waiting=len(session.waiting),
             claimed=None if claimed is None else claimed.new.run_id,
             held=claimed is not None and claimed.held,
             paused=session.paused,
@@ -96,9 +107,10 @@ class MemoryLists(Steps):
             input_until=None if asked is None else asked.until,
         )
 
-    def _list_runs(self, query: RunsQuery) -> RunsPage:
+    def runs(self, query: RunsQuery) -> RunsPage:
+        """Return a page of the runs of a session."""
         kind, place = place_of(query.cursor)
-        session = self._sessions.get(query.key)
+        session = self._store.sessions.get(query.key)
         if session is None:
             return RunsPage([], None)
         room, shown = Room(query.most_bytes), list[KeptRun]()
@@ -107,11 +119,11 @@ class MemoryLists(Steps):
             return len(shown) < query.limit and room.takes(run.listed_bytes)
 
         if kind == "w":
-            for run in session.line.in_order()[::-1]:
-                if query.cursor is not None and run.rank() >= place:
+            for run in session.in_order()[::-1]:
+                if query.cursor is not None and run.rank >= place:
                     continue
                 if not has_room(run):
-                    return self._page(shown, "w" + ".".join(map(str, shown[-1].rank())))
+                    return self._page(shown, "w" + ".".join(map(str, shown[-1].rank)))
                 shown.append(run)
         executes = session.claimed
         if kind in "wr" and executes is not None and not executes.held:
@@ -120,7 +132,7 @@ class MemoryLists(Steps):
             shown.append(executes)
         left = min(place, len(session.ended)) if kind == "h" else len(session.ended)
         while left > 0:
-            ended = self._runs.get(session.ended[left - 1])
+            ended = session.runs.get(session.ended[left - 1])
             if ended is not None:  # else it was forgotten
                 if not has_room(ended):
                     return self._page(shown, f"h{left}")
@@ -128,18 +140,19 @@ class MemoryLists(Steps):
             left -= 1
         return self._page(shown, None)
 
-    def _list_runs_of(self, query: RunsOfQuery) -> RunsPage:
+    def runs_of(self, query: RunsOfQuery) -> RunsPage:
+        """Return a page of the runs of a principal."""
         before = sequence_of(query.cursor)
         room, shown = Room(query.most_bytes), list[KeptRun]()
-        for run in sorted(self._runs.values(), key=lambda run: -run.sequence):
-            if run.new.key.principal != query.principal or (before is not None and run.sequence >= before):
+        for run in reversed(self._store.runs.values()):
+            if run.new.key.principal != query.principal or (before is not None and run.seq >= before):
                 continue
             if query.statuses and run.status not in query.statuses:
                 continue
             if len(shown) == query.limit or not room.takes(run.listed_bytes):
-                return self._page(shown, str(shown[-1].sequence))
+                return self._page(shown, str(shown[-1].seq))
             shown.append(run)
         return self._page(shown, None)
 
     def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:
-        return RunsPage([run.summary(self._position(run)) for run in runs], after)
+        return RunsPage([run.summary(self._position(run.new.run_id)) for run in runs], after)

@@ -15,8 +15,8 @@ from typing import Final
 from strandline import private
 from strandline.errors import JournalError
 from strandline.journal.driver import companions, damaged, schema_after, sync
-from strandline.journal.known import Known
 from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, newer
+from strandline.journal.sqlite_rows import SqliteRows
 
 _log: Final = logging.getLogger("strandline.journal")
 
@@ -74,7 +74,8 @@ def _change(connection: sqlite3.Connection, version: int) -> None:
     if mode != "delete":
         raise sqlite3.OperationalError("another program has it open")
     connection.executescript(f"BEGIN EXCLUSIVE; {schema_after(version)} PRAGMA user_version = {SCHEMA_VERSION};")
-    Known(connection)  # what a server would trip over is found while all of this can be undone
+    with closing(SqliteRows(connection)) as rows:
+        list(rows.busy_sessions())  # what a server would trip over is found while all of this can be undone
     connection.execute("COMMIT")
 
 

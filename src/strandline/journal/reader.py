@@ -23,10 +23,13 @@ from strandline.journal.seal import (
     end_owner,
     fact_owner,
     history_owner,
+    is_sealed,
     key_crc,
+    question_owner,
     read_sealed,
     request_owner,
 )
+from strandline.journal.state import HistoryEnd
 from strandline.lifecycle import ENDED
 from strandline.model import (
     WHOLE_HISTORY,
@@ -39,6 +42,7 @@ from strandline.model import (
     Lane,
     Message,
     Outcome,
+    Question,
     Run,
     RunStatus,
     RunSummary,
@@ -71,6 +75,7 @@ _message: Final = decoder(Message)
 _messages: Final = decoder(list[Message])
 _raw_messages: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _outcome: Final = decoder(Outcome)
+_question: Final[Callable[[bytes], Question]] = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
@@ -187,37 +192,30 @@ def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
         yield read_sealed(_fact, fact, what, fact_owner(seq, no))
 
 
-class Tail(Struct, frozen=True):
-    """Where a session's history ends: its last row (None if it has none), that row's number, the number of messages."""
-
-    row: int | None = None
-    nth: int = 0
-    length: int = 0
-
-
 class Found(Struct, frozen=True):
-    """A session: its number, where its history ends, whether it is paused, and since when its time stands still."""
+    """A session as it is stored, with where its history ends; see `state.SessionState`."""
 
     no: int
-    tail: Tail
+    tail: HistoryEnd
     paused: bool
     closed_since: float | None
+    rests_since: float | None
 
 
 def find_session(connection: sqlite3.Connection, key: SessionKey) -> Found | None:
     """Return a session as it is stored, None if there is no such session."""
     row = connection.execute(
-        "SELECT sessions.no, paused, closed_since, (messages IS NULL) = (count = 0) AND history.session = sessions.no,"
-        " last, nth, first + count FROM sessions LEFT JOIN history ON history.no = last"
-        " WHERE principal = ? AND session_id = ?",
+        "SELECT sessions.no, paused, closed_since, rests_since,"
+        " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
+        " FROM sessions LEFT JOIN history ON history.no = last WHERE principal = ? AND session_id = ?",
         key,
     ).fetchone()
     if row is None:
         return None
-    no, paused, closed_since, is_whole, *tail = row
+    no, paused, closed_since, rests_since, is_whole, *tail = row
     if tail[0] is not None and not is_whole:
         raise damaged_record(f"the end of the history of session {key.session_id}")
-    return Found(no, Tail() if tail[0] is None else Tail(*tail), bool(paused), closed_since)
+    return Found(no, HistoryEnd() if tail[0] is None else HistoryEnd(*tail), bool(paused), closed_since, rests_since)
 
 
 CHAIN: Final = (
@@ -338,7 +336,7 @@ def _standing(connection: sqlite3.Connection, key: SessionKey, session: int) -> 
 
 
 def between(
-    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int
+    connection: sqlite3.Connection, key: SessionKey, session: int, tail: HistoryEnd, start: int, end: int
 ) -> list[tuple[int, Message]]:
     """Return messages `start` to `end` with their indices, without those of discarded runs."""
     found: list[tuple[int, Message]] = []
@@ -352,7 +350,7 @@ def between(
 
 
 def rows_back(
-    connection: sqlite3.Connection, key: SessionKey, session: int, tail: Tail, start: int, end: int
+    connection: sqlite3.Connection, key: SessionKey, session: int, tail: HistoryEnd, start: int, end: int
 ) -> Generator[tuple[int, int, bool, bytes]]:
     """Yield the rows that hold messages `start` to `end`, the newest first, each read when it is its turn.
 
@@ -465,16 +463,6 @@ def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) ->
     return int(row[0])
 
 
-def last_waiting(connection: sqlite3.Connection, session: int) -> Rank | None:
-    """Return where the last of a session's waiting runs stands, None if none waits."""
-    row: Rank | None = connection.execute(
-        "SELECT lane, urgency, seq FROM runs WHERE session = ? AND status = 'queued'"
-        " ORDER BY lane DESC, urgency DESC, seq DESC LIMIT 1",
-        (session,),
-    ).fetchone()
-    return row
-
-
 def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
     """Return a page of the waiting runs of all sessions, in order of sequence."""
     rows = connection.execute(
@@ -487,3 +475,20 @@ def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting
         Waiting(run_id, SessionKey(principal, session_id), sequence, created_at, deadline, bool(paused))
         for run_id, principal, session_id, sequence, created_at, deadline, paused in rows
     ]
+
+
+def question_of(connection: sqlite3.Connection, key: SessionKey, session: int, run: int, until: float) -> Question:
+    """Return the question of a session. Raises `JournalUnavailable` if it is damaged."""
+    (stored,) = connection.execute("SELECT question FROM questions WHERE session = ?", (session,)).fetchone()
+    what = f"what session {key.session_id} waits to be answered"
+    if not is_sealed(stored):
+        raise damaged_record(what)
+    return read_sealed(_question, stored, what, question_owner(key_crc(key), run, until))
+
+
+def last_message(connection: sqlite3.Connection, key: SessionKey) -> Message:
+    """Return the last message of a history that is not empty."""
+    found = find_session(connection, key)
+    assert found is not None
+    tail = found.tail
+    return between(connection, key, found.no, tail, tail.length - 1, tail.length)[-1][1]

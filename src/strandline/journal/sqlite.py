@@ -1,8 +1,8 @@
 """The journal in one SQLite file: the embedded default.
 
-This room joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
-group commit), `ledger` and `control` (the verbs as rows), `reader` (what is read). Whatever can be encoded is encoded
-on the caller's side, so that the one writer has nothing to do but to write.
+This module joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
+group commit), `transactions` (the session table decides, its rows are written), `reader` (what is read). Whatever can
+be encoded is encoded on the caller's side, so that the one writer has nothing to do but to write.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from strandline.clock import Clock
 from strandline.encoding import encode_messages
 from strandline.errors import JournalUnavailable
 from strandline.journal import lists, reader
+from strandline.journal.changes import encoded_body, encoded_completion
 from strandline.journal.driver import (
     begin_wal_anew,
     connect,
@@ -27,7 +28,6 @@ from strandline.journal.driver import (
     unreadable,
 )
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.ledger import Ledger, Left
 from strandline.journal.migrations import migrate
 from strandline.journal.ownership import (
     MOUNTINFO,
@@ -42,20 +42,13 @@ from strandline.journal.port import (
     AllSessionsPage,
     AllSessionsQuery,
     Bounds,
-    Cancel,
-    CancelSession,
     Change,
     ChangeAnswer,
-    Delete,
-    EndWaiting,
     HistoryPage,
     HistoryQuery,
-    Move,
-    Pause,
     Query,
     RestingPage,
     RestingQuery,
-    Resume,
     RunQuery,
     RunsOfQuery,
     RunsPage,
@@ -73,9 +66,10 @@ from strandline.journal.port import (
 )
 from strandline.journal.reader import Readers
 from strandline.journal.reserve import Reserve, Statvfs
-from strandline.journal.rules import check_end
 from strandline.journal.soundness import guard
-from strandline.journal.watched import Watch, WatchedLedger
+from strandline.journal.table import SessionTable
+from strandline.journal.transactions import Transactions
+from strandline.journal.watched import Watch, WatchedTransactions
 from strandline.journal.writer import Job, OnCommit, Writer
 from strandline.model import (
     AgentRecord,
@@ -84,7 +78,6 @@ from strandline.model import (
     NewRun,
     RoundStarted,
     Run,
-    RunStatus,
     SessionKey,
     SessionView,
     Settlement,
@@ -128,7 +121,7 @@ class SqliteJournal:
         self._reserve: Reserve | None = None
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
-        self._ledger: Ledger | None = None
+        self._transactions: Transactions | None = None
         self._readers: Readers | None = None
         self._watch: Watch | None = None
 
@@ -137,7 +130,7 @@ class SqliteJournal:
     @property
     def epoch(self) -> int:
         """How many owners the file has had, this one counted; 0 before it was opened."""
-        return 0 if self._ledger is None else self._ledger.epoch
+        return 0 if self._transactions is None else self._transactions.epoch
 
     @property
     def trouble(self) -> str | None:
@@ -167,9 +160,10 @@ class SqliteJournal:
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
         readers = Readers(path)
         connections: list[sqlite3.Connection] = []
+        closing: list[Transactions] = []
         claims: list[Claim] = []
 
-        def prepare() -> Ledger:
+        def prepare() -> Transactions:
             if not check_openable(path, self._mountinfo):
                 create(path)
             ownership.hold_file()
@@ -181,23 +175,26 @@ class SqliteJournal:
                 migrate(connections[0], path, self._clock.now(), guarding)
                 spare = partial(free_bytes, connections[0])
                 reserve = Reserve(path.parent, self._clock, self._disk_reserve, spare=spare, statvfs=self._statvfs)
-                ledger = WatchedLedger(
+                transactions = WatchedTransactions(
                     connections[0], self._clock, path, reserve, ownership.leave_files, max_attempts=max_attempts
                 )
-                claims.extend(ledger.take_over())
+                closing.append(transactions)
+                claims.extend(transactions.take_over())
                 guarding.close()
                 begin_wal_anew(connections[0])
-                watch = ledger.watch()
+                watch = transactions.watch()
                 readers.check = watch.check
             except Exception as error:
                 raise unreadable(path, error) from error
-            self._ledger = ledger
+            self._transactions = transactions
             self._reserve = reserve
             self._watch = watch
-            return ledger
+            return transactions
 
         def clean_up() -> None:
             readers.close()
+            for transactions in closing:
+                transactions.close()
             for connection in connections:
                 connection.close()
             ownership.release()
@@ -235,47 +232,40 @@ class SqliteJournal:
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
-        prompt = encode_messages(new.input)
-        metadata = encode_messages(new.metadata) if new.metadata else None
-        trace = encode_messages(new.trace) if new.trace else None
-        call = partial(self._verbs().accept, new, prompt, metadata, trace, bounds, take)
+        body = encoded_body(new)
+
+        def decide(table: SessionTable, now: float) -> AcceptAnswer:
+            return table.accept(new, body, bounds, take=take, now=now)
+
+        call = partial(self._open_transactions().decide, decide)
         accepted: AcceptAnswer = await self._written(call, new=True)
         return accepted
 
     async def take(self, key: SessionKey) -> Take:
         """Claim the session's next run, counting an attempt."""
-        taken: Take = await self._written(partial(self._verbs().take, key))
+        transactions = self._open_transactions()
+        taken: Take = await self._written(
+            lambda: transactions.decide(lambda table, now: table.claim_next(key, now=now))
+        )
         return taken
 
     async def stage(self, token: Token, fact: Fact) -> None:
         """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
         encoded = encode_messages(fact)
-        ledger = self._verbs()
-        call = partial(ledger.stage, token, encoded)
+        transactions = self._open_transactions()
+        call = partial(transactions.checkpoint, token, encoded)
         if isinstance(fact, RoundStarted):
             await self._written(call)
         else:
-            self._put(Job(call, lost=partial(ledger.owe, token, encoded)))
+            self._put(Job(call, lost=partial(transactions.owe, token, encoded)))
 
     async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
         """End a run: outcome, messages, window and state in one commit.
 
         With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
         """
-        check_end(RunStatus.RUNNING, settlement.outcome.status)
-        asked = settlement.question
-        left = Left(
-            status=settlement.outcome.status,
-            outcome=encode_messages(settlement.outcome),
-            messages=encode_messages(settlement.messages) if settlement.messages else None,
-            count=len(settlement.messages),
-            window=None if settlement.window is None else encode_messages(settlement.window),
-            state=None if settlement.state is None else encode_messages(settlement.state),
-            discarded=settlement.discarded,
-            question=None if asked is None else encode_messages(asked),
-            answer_within_s=settlement.answer_within_s,
-        )
-        taken: Take = await self._written(partial(self._verbs().settle, token, left, hold, take))
+        left = encoded_completion(settlement)
+        taken: Take = await self._written(partial(self._open_transactions().finish, token, left, hold, take))
         return taken
 
     async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
@@ -283,31 +273,13 @@ class SqliteJournal:
 
         `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
         """
-        taken: Take = await self._written(partial(self._verbs().release, token, counted, take))
+        taken: Take = await self._written(partial(self._open_transactions().release, token, counted, take))
         return taken
 
     async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
-        verbs = self._verbs()
-        call: Callable[[], ChangeAnswer]
-        match change:
-            case Delete():
-                call = partial(verbs.delete, change)
-            case EndWaiting():
-                check_end(RunStatus.QUEUED, change.outcome.status)
-                call = partial(verbs.end_waiting, change, encode_messages(change.outcome))
-            case Cancel():
-                call = partial(verbs.cancel, change)
-            case CancelSession():
-                call = partial(verbs.cancel_session, change)
-            case Move():
-                call = partial(verbs.move, change)
-            case Pause():
-                call = partial(verbs.pause, change)
-            case Resume():
-                call = partial(verbs.resume, change)
-            case _:
-                assert_never(change)
+        transactions = self._open_transactions()
+        call = partial(transactions.decide, lambda table, now: table.change(change, now=now))
         changed: ChangeAnswer = await self._written(call)
         return changed
 
@@ -320,14 +292,16 @@ class SqliteJournal:
         forgotten = 0
         after: int | None = -1
         while after is not None and forgotten < limit:
-            count, after = await self._written(partial(self._verbs().prune, before, limit - forgotten, after))
+            count, after = await self._written(
+                partial(self._open_transactions().prune, before, limit - forgotten, after)
+            )
             forgotten += count
         return forgotten
 
-    def _verbs(self) -> Ledger:
-        if self._ledger is None:
+    def _open_transactions(self) -> Transactions:
+        if self._transactions is None:
             raise JournalUnavailable("the journal is not open")
-        return self._ledger
+        return self._transactions
 
     async def _written(self, call: Callable[[], Any], *, new: bool = False) -> Any:
         job = Job(call, new=new, loop=asyncio.get_running_loop())

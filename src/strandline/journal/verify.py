@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,14 +16,13 @@ from msgspec import Struct, field
 
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
-from strandline.journal import keys, reader
+from strandline.journal import reader
 from strandline.journal.driver import connect_reader
 from strandline.journal.forgetting import COUNTED
 from strandline.journal.ownership import check_file, locate
-from strandline.journal.questions import question_of
-from strandline.journal.reader import RUN_COLUMNS, each_fact, to_run
+from strandline.journal.reader import RUN_COLUMNS, each_fact, question_of, to_run
 from strandline.journal.rules import spans
-from strandline.journal.seal import key_crc
+from strandline.journal.seal import damaged_record, is_sealed, key_crc, key_owner, read_sealed
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Message, Run, RunStatus, SessionKey
@@ -299,7 +298,7 @@ class _Check:
 
     def _keys(self) -> None:
         sessions = {no: key_crc(session.key) for no, session in self._sessions.items()}
-        for run_id in keys.damaged(self._connection, sessions):
+        for run_id in damaged_keys(self._connection, sessions):
             self._findings.add(f"the idempotency key of run {run_id} is damaged")
 
     def _questions(self) -> None:
@@ -370,3 +369,17 @@ def _asks(message: Message) -> bool:
 
 def _name(key: SessionKey) -> str:
     return key.session_id if key.principal == "anonymous" else f"{key.session_id} of {key.principal}"
+
+
+def damaged_keys(connection: sqlite3.Connection, sessions: Mapping[int, int]) -> Iterator[str]:
+    """Yield the ids of runs whose keys cannot be relied on; `sessions` has the `key_crc` of each session's number."""
+    rows = connection.execute(
+        "SELECT run_id, session, seq, key, fingerprint FROM runs WHERE key IS NOT NULL OR fingerprint IS NOT NULL"
+    )
+    for run_id, session, seq, key, stored in rows:
+        try:
+            if key is None or not is_sealed(stored) or session not in sessions:
+                raise damaged_record(run_id)
+            read_sealed(bytes, stored, run_id, key_owner(sessions[session], seq, key))
+        except JournalUnavailable:
+            yield run_id

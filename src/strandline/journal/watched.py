@@ -13,9 +13,9 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
-from strandline.journal.ledger import Ledger
 from strandline.journal.ownership import lock_of
 from strandline.journal.reserve import Reserve
+from strandline.journal.transactions import Transactions
 
 BESIDE_S: Final = 0.05
 
@@ -88,8 +88,8 @@ def _look(path: Path) -> tuple[tuple[int, int], int]:
     return (status.st_dev, status.st_ino), status.st_size
 
 
-class WatchedLedger(Ledger):
-    """A ledger that begins no transaction once a file was taken away.
+class WatchedTransactions(Transactions):
+    """Transactions of which none begins once a file was taken away.
 
     `leave` is called then, once, if the files that are there are no more to be touched by SQLite.
     """
@@ -105,6 +105,7 @@ class WatchedLedger(Ledger):
         max_attempts: int,
     ) -> None:
         super().__init__(connection, clock, reserve, max_attempts=max_attempts)
+        self._reserve = reserve
         self._path = path
         self._watch: Watch | None = None
         self._leave = leave

@@ -1,0 +1,242 @@
+"""What a decision of the session table writes: rows, in the order in which a store has to write them.
+
+Values only, so that a store may write them later, or again. Whatever is `bytes` is JSON by `strandline.encoding`, not
+sealed. `session` names the session by number, key and checksum.
+"""
+
+from typing import NamedTuple
+
+from strandline.encoding import encode_messages
+from strandline.journal.rules import Closed
+from strandline.model import NewRun, RunStatus, SessionKey, Settlement
+
+
+class SessionRef(NamedTuple):
+    """A session: its number in storage, its key, and the checksum of its key."""
+
+    no: int
+    key: SessionKey
+    crc: int
+
+
+class Body(NamedTuple):
+    """What a run was asked with, each part encoded; None for no metadata and no trace."""
+
+    prompt: bytes
+    metadata: bytes | None
+    trace: bytes | None
+
+    @property
+    def size(self) -> int:
+        """How many bytes of it count as kept."""
+        return len(self.prompt) + len(self.metadata or b"")
+
+
+class Completion(NamedTuple):
+    """What a finished run leaves, encoded; None for nothing, or no change. `length` is the number of messages."""
+
+    status: RunStatus
+    outcome: bytes
+    messages: bytes | None
+    length: int
+    window: bytes | None = None
+    state: bytes | None = None
+    discarded: bool = False
+    question: bytes | None = None
+    answer_within_s: float = 0.0
+
+
+class AddSession(NamedTuple):
+    """A new session."""
+
+    session: SessionRef
+
+
+class ChangeSession(NamedTuple):
+    """The columns of a session that change, whole. `last` is the number of its last row of history."""
+
+    no: int
+    paused: bool
+    closed_since: float | None
+    last: int | None
+    rests_since: float | None
+
+
+class DropSession(NamedTuple):
+    """A session that is forgotten, with all its runs and history: `rows` rows, the newest one is `last`."""
+
+    session: SessionRef
+    last: int | None
+    rows: int
+
+
+class AddRun(NamedTuple):
+    """A new run. With a `fence` it is claimed at once, its first attempt started at `started_at`."""
+
+    session: SessionRef
+    seq: int
+    new: NewRun
+    body: Body
+    urgency: int
+    queue_deadline: float | None
+    fence: int | None
+    started_at: float | None
+
+
+class ChangeRun(NamedTuple):
+    """The columns of a run that change before it has ended, whole. It has a `fence` if it executes.
+
+    `was` is the fence that it has in storage, None if it waits there.
+    """
+
+    seq: int
+    was: int | None
+    lane: int
+    urgency: int
+    moved: int | None
+    attempt: int
+    fence: int | None
+    is_last: bool
+    started_at: float | None
+    queue_deadline: float | None
+    cancel_requested: bool
+    discard: bool
+
+
+class EndRun(NamedTuple):
+    """The end of a run. It stays claimed with `fence` if it is held. `was` as in `ChangeRun`."""
+
+    session: SessionRef
+    seq: int
+    was: int | None
+    status: RunStatus
+    outcome: bytes
+    attempt: int
+    started_at: float | None
+    ended_at: float
+    fence: int | None
+    discarded: bool
+
+
+class EndHold(NamedTuple):
+    """The end of the claim of a run that has ended."""
+
+    seq: int
+    fence: int
+
+
+class AddHistory(NamedTuple):
+    """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none."""
+
+    session: SessionRef
+    row: int
+    nth: int
+    first: int
+    length: int
+    previous: int | None
+    run: int
+    discarded: bool
+    messages: bytes | None
+
+
+class KeepAgent(NamedTuple):
+    """What an agent is rebuilt from, as far as it changed."""
+
+    session: SessionRef
+    window: bytes | None
+    state: bytes | None
+
+
+class AddCheckpoint(NamedTuple):
+    """The `nth` checkpoint of an executing run, from 0."""
+
+    seq: int
+    nth: int
+    fact: bytes
+
+
+class DropCheckpoints(NamedTuple):
+    """The checkpoints of a run that has ended."""
+
+    seq: int
+
+
+class ForgetKey(NamedTuple):
+    """The idempotency key of a run whose time is over."""
+
+    seq: int
+
+
+class AddQuestion(NamedTuple):
+    """The question of the run with sequence `run`, for whose answer its session waits until then."""
+
+    session: SessionRef
+    run: int
+    until: float
+    question: bytes
+
+
+class AnswerQuestion(NamedTuple):
+    """A question is answered by the run with sequence `answer`."""
+
+    no: int
+    answer: int
+
+
+class DropQuestion(NamedTuple):
+    """The round of a session's question is closed."""
+
+    no: int
+
+
+class CloseRequest(NamedTuple):
+    """What became of an input request that the run with sequence `run` has made."""
+
+    no: int
+    id: str
+    run: int
+    closed: Closed
+
+
+Change = (
+    AddSession
+    | ChangeSession
+    | DropSession
+    | AddRun
+    | ChangeRun
+    | EndRun
+    | EndHold
+    | AddHistory
+    | KeepAgent
+    | AddCheckpoint
+    | DropCheckpoints
+    | ForgetKey
+    | AddQuestion
+    | AnswerQuestion
+    | DropQuestion
+    | CloseRequest
+)
+
+
+def encoded_body(new: NewRun) -> Body:
+    """Return what a run is asked with, encoded."""
+    metadata = encode_messages(new.metadata) if new.metadata else None
+    return Body(encode_messages(new.input), metadata, encode_messages(new.trace) if new.trace else None)
+
+
+def encoded_completion(settlement: Settlement) -> Completion:
+    """Return what a finished run leaves, encoded."""
+    messages, window, state, question = (
+        settlement.messages, settlement.window, settlement.state, settlement.question,
+    )  # fmt: skip
+    return Completion(
+        status=settlement.outcome.status,
+        outcome=encode_messages(settlement.outcome),
+        messages=encode_messages(messages) if messages else None,
+        length=len(messages),
+        window=None if window is None else encode_messages(window),
+        state=None if state is None else encode_messages(state),
+        discarded=settlement.discarded,
+        question=None if question is None else encode_messages(question),
+        answer_within_s=settlement.answer_within_s,
+    )

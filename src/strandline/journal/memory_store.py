@@ -1,0 +1,309 @@
+"""The store of the memory journal: rows in dictionaries, written as the session table says, and what it asks for.
+
+Whoever calls it holds the journal's lock. It decides nothing.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
+from typing import Final, assert_never
+
+import msgspec
+
+from strandline.journal.changes import (
+    AddCheckpoint,
+    AddHistory,
+    AddQuestion,
+    AddRun,
+    AddSession,
+    AnswerQuestion,
+    Change,
+    ChangeRun,
+    ChangeSession,
+    CloseRequest,
+    DropCheckpoints,
+    DropQuestion,
+    DropSession,
+    EndHold,
+    EndRun,
+    ForgetKey,
+    KeepAgent,
+    SessionRef,
+)
+from strandline.journal.kept import KeptQuestion, KeptRun, KeptSession
+from strandline.journal.records import KeyedRun, KnownRun
+from strandline.journal.rules import Closed, drawn
+from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
+from strandline.model import Fact, Lane, Message, Principal, Question, Run, RunId, SessionKey
+
+_raw: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class MemoryStore:
+    """Runs and sessions. Implements `records.Records`."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[SessionKey, KeptSession] = {}
+        self.runs: dict[RunId, KeptRun] = {}
+        """In order of sequence."""
+        self.waiting: dict[int, KeptRun] = {}
+        self.bytes_of: Counter[Principal] = Counter()
+        """How many bytes are kept for each principal."""
+        self.by_end: OrderedDict[SessionKey, int] = OrderedDict()
+        """The sessions in which something has ended, the one that is at rest for longest first, each with a number."""
+        self._ends = 0
+        self._by_no: dict[int, KeptSession] = {}
+        self._by_seq: dict[int, KeptRun] = {}
+        self.next_no = 1
+        self.next_seq = 0
+        self.next_row = 1
+
+    # -- rows are written -----------------------------------------------------------------------------
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Keep what the session table has decided."""
+        for change in changes:
+            match change:
+                case ChangeRun():
+                    self._change_run(self._by_seq[change.seq], change)
+                case AddRun():
+                    self._add_run(change)
+                case EndRun():
+                    self._end_run(change)
+                case AddHistory():
+                    self._add_history(change)
+                case ChangeSession():
+                    self._change_session(self._by_no[change.no], change)
+                case KeepAgent():
+                    self._keep_agent(change)
+                case AddCheckpoint():
+                    self._by_seq[change.seq].facts.append(change.fact)
+                case DropCheckpoints():
+                    self._by_seq[change.seq].facts.clear()
+                case EndHold():
+                    run = self._by_seq[change.seq]
+                    run.fence = None
+                    self._of(run.session).claimed = None
+                case AddSession():
+                    self._add_session(change.session)
+                case DropSession():
+                    self._drop_session(change.session.key)
+                case AddQuestion():
+                    self._of(change.session).question = KeptQuestion(change)
+                case AnswerQuestion():
+                    question = self._by_no[change.no].question
+                    assert question is not None
+                    question.answer = change.answer
+                case DropQuestion():
+                    self._by_no[change.no].question = None
+                case CloseRequest():
+                    self._by_no[change.no].closed[change.id] = (change.run, change.closed)
+                case ForgetKey():
+                    run = self._by_seq[change.seq]
+                    self._of(run.session).forget_key(run)
+                case _:
+                    assert_never(change)
+
+    def _of(self, ref: SessionRef) -> KeptSession:
+        return self._by_no[ref.no]
+
+    def _add_session(self, ref: SessionRef) -> None:
+        self.sessions[ref.key] = self._by_no[ref.no] = KeptSession(ref)
+        self.next_no = ref.no + 1
+
+    def _change_session(self, session: KeptSession, row: ChangeSession) -> None:
+        session.paused, session.closed_since = row.paused, row.closed_since
+        if (row.last, row.rests_since) != (session.last, session.rests_since):
+            self._ends += 1
+            self.by_end[session.ref.key] = self._ends
+            self.by_end.move_to_end(session.ref.key)
+        session.last, session.rests_since = row.last, row.rests_since
+
+    def _drop_session(self, key: SessionKey) -> None:
+        session = self.sessions.pop(key)
+        del self._by_no[session.ref.no]
+        self.by_end.pop(key, None)
+        kept = session.stored + sum(map(len, session.history)) + sum(run.body.size for run in session.runs.values())
+        self.bytes_of[key.principal] -= kept
+        for run in session.runs.values():
+            del self.runs[run.new.run_id]
+            del self._by_seq[run.seq]
+
+    def _add_run(self, row: AddRun) -> None:
+        run, session = KeptRun(row), self._of(row.session)
+        self.runs[run.new.run_id] = self._by_seq[run.seq] = session.runs[run.seq] = run
+        self.next_seq = max(self.next_seq, row.seq + 1)
+        self.bytes_of[run.new.key.principal] += run.body.size
+        if run.keyed is not None:
+            session.keys[run.keyed.key] = run
+        self._place(session, run)
+
+    def _place(self, session: KeptSession, run: KeptRun) -> None:
+        """Have a run be among those that wait, or the claimed one."""
+        if run.fence is None:
+            self.waiting[run.seq] = session.waiting[run.seq] = run
+            session.claimed = None if session.claimed is run else session.claimed
+        else:
+            self._leave(session, run)
+            session.claimed = run
+
+    def _leave(self, session: KeptSession, run: KeptRun) -> None:
+        self.waiting.pop(run.seq, None)
+        session.waiting.pop(run.seq, None)
+
+    def _change_run(self, run: KeptRun, row: ChangeRun) -> None:
+        run.change(row)
+        if run.lane == Lane.FRONT:
+            self.next_seq = max(self.next_seq, row.urgency - drawn(0) + 1)
+        self._place(self._of(run.session), run)
+
+    def _end_run(self, row: EndRun) -> None:
+        run, session = self._by_seq[row.seq], self._of(row.session)
+        run.end(row)
+        session.ended.append(run.seq)
+        self._leave(session, run)
+        if row.fence is None and session.claimed is run:
+            session.claimed = None
+
+    def _add_history(self, row: AddHistory) -> None:
+        session = self._of(row.session)
+        if row.messages is not None:
+            messages = [bytes(each) for each in _raw(row.messages)]
+            self.bytes_of[row.session.key.principal] += sum(map(len, messages))
+            session.history += messages
+        if row.discarded:
+            session.discarded.update(range(row.first, row.first + row.length))
+        session.rows = row.nth
+        self.next_row = row.row + 1
+
+    def _keep_agent(self, row: KeepAgent) -> None:
+        session = self._of(row.session)
+        before = session.stored
+        session.window = row.window or session.window
+        session.state = row.state or session.state
+        self.bytes_of[row.session.key.principal] += session.stored - before
+
+    def prune(self, before: float, limit: int, now: float) -> int:
+        """Forget up to `limit` runs that ended before `before`, in order of acceptance; return how many.
+
+        In order of sequence, so the walk ends at the first that was accepted too late to have ended before; one that
+        was accepted after now, by a clock that was wrong, keeps none that came after it.
+        """
+        accepted = takewhile(lambda run: not before <= run.new.created_at <= now, self.runs.values())
+        old = list(islice((run for run in accepted if self._is_past(run, before)), limit))
+        for run in old:
+            del self.runs[run.new.run_id]
+            del self._by_seq[run.seq]
+            self._of(run.session).forget(run)
+            self.bytes_of[run.new.key.principal] -= run.body.size
+        return len(old)
+
+    def _is_past(self, run: KeptRun, before: float) -> bool:
+        """Tell whether a run had ended before that moment, and nothing rests on it: no hold, and no open question."""
+        if run.ended_at is None or run.ended_at >= before or run.held:
+            return False
+        question = self._of(run.session).question
+        return question is None or question.run != run.seq
+
+    # -- what the session table asks for --------------------------------------------------------------
+
+    def busy_sessions(self) -> Iterator[SessionState]:
+        """Yield every session in which runs wait or are claimed."""
+        for session in self.sessions.values():
+            if session.waiting or session.claimed is not None:
+                yield self._state(session)
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        """Return a session, None if there is none."""
+        session = self.sessions.get(key)
+        return None if session is None else self._state(session)
+
+    def _state(self, kept: KeptSession) -> SessionState:
+        ref = kept.ref
+        state = SessionState(
+            ref.no,
+            ref.key,
+            ref.crc,
+            HistoryEnd(kept.last, kept.rows, len(kept.history)),
+            paused=kept.paused,
+            closed_since=kept.closed_since,
+            rests_since=kept.rests_since,
+        )
+        if (asked := kept.question) is not None:
+            state.round = OpenRound(asked.run, asked.until, asked.answer)
+        for run in kept.waiting.values():
+            state.queue.add(_run_state(state, run))
+        if kept.claimed is not None:
+            state.claimed = _run_state(state, kept.claimed)
+        return state
+
+    def known_run(self, run_id: RunId) -> KnownRun | None:
+        """Return a run, None if it is not kept."""
+        run = self.runs.get(run_id)
+        return None if run is None else KnownRun(run.new.key, run.seq)
+
+    def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
+        """Return the run that an idempotency key stands for."""
+        run = self.sessions[session.key].keys.get(key)
+        if run is None or run.keyed is None:
+            return None
+        return KeyedRun(run.new.run_id, run.seq, run.ended_at, run.keyed.fingerprint)
+
+    def is_kept(self, seq: int) -> bool:
+        """Tell whether a run is kept."""
+        return seq in self._by_seq
+
+    def run(self, run: RunState) -> Run:
+        """Return a waiting run with its input."""
+        return self._by_seq[run.seq].shown(None)
+
+    def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
+        """Return what a run has staged."""
+        return self._by_seq[run.seq].staged()
+
+    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
+        """Return a run and what it has staged."""
+        return self.run(run), self.checkpoints(run)
+
+    def question(self, session: SessionState) -> Question:
+        """Return the question whose round is open."""
+        question = self.sessions[session.key].question
+        assert question is not None
+        return question.decoded()
+
+    def last_message(self, session: SessionState) -> Message:
+        """Return the last message of a history."""
+        kept = self.sessions[session.key]
+        return kept.messages(len(kept.history) - 1, len(kept.history), discarded=True)[0]
+
+    def closed_request(self, session: SessionState, request: str) -> Closed | None:
+        """Return what became of an input request."""
+        known = self.sessions[session.key].closed.get(request)
+        return None if known is None else known[1]
+
+    def stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal."""
+        return self.bytes_of[principal]
+
+    def has_room(self, size: int) -> bool:
+        """There is always room."""
+        return True
+
+
+def _run_state(session: SessionState, kept: KeptRun) -> RunState:
+    run = RunState(
+        session,
+        kept.new.run_id,
+        kept.seq,
+        kept.rank,
+        created_at=kept.new.created_at,
+        queue_deadline=kept.queue_deadline,
+        attempt=kept.attempt,
+        started_at=kept.started_at,
+        moved=kept.moved,
+        checkpoints=len(kept.facts),
+    )
+    run.fence = kept.fence
+    run.held_since = kept.ended_at
+    run.cancel_requested, run.discard = kept.cancel_requested, kept.discard
+    return run

@@ -1,0 +1,403 @@
+"""The rows of the SQLite journal: written as the session table says, and read for its decisions.
+
+It decides nothing. Belongs to the writer's thread, and works in the transaction that is open there.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Any, Final
+
+from strandline.journal.changes import (
+    AddCheckpoint,
+    AddHistory,
+    AddQuestion,
+    AddRun,
+    AddSession,
+    AnswerQuestion,
+    Change,
+    ChangeRun,
+    ChangeSession,
+    CloseRequest,
+    DropCheckpoints,
+    DropQuestion,
+    DropSession,
+    EndHold,
+    EndRun,
+    ForgetKey,
+    KeepAgent,
+)
+from strandline.journal.damage import readable
+from strandline.journal.forgetting import delete_session
+from strandline.journal.reader import RUN_COLUMNS, facts, find_session, last_message, question_of, sound_run
+from strandline.journal.records import KeyedRun, KnownRun
+from strandline.journal.reserve import Reserve
+from strandline.journal.rules import Closed, drawn
+from strandline.journal.seal import (
+    damaged_record,
+    end_owner,
+    fact_owner,
+    is_sealed,
+    key_crc,
+    key_owner,
+    message_owner,
+    question_owner,
+    read_sealed,
+    request_owner,
+    sealed,
+)
+from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.model import Fact, IfBusy, Lane, Message, Principal, Question, Run, RunId, RunStatus, SessionKey
+
+_QUEUED: Final = RunStatus.QUEUED.value
+_RUNNING: Final = RunStatus.RUNNING.value
+_ADD_RUN: Final = (
+    "INSERT INTO runs (seq, run_id, session, lane, urgency, priority, status, attempt, fence, last, opaque, input,"
+    " metadata, created_at, started_at, timeout_s, queue_deadline, trace, key, fingerprint, if_busy)"
+    " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?,?)"
+)
+_CHANGE_RUN: Final = (
+    "UPDATE runs SET status = ?, lane = ?, urgency = ?, moved = ?, attempt = ?, fence = ?, last = ?, started_at = ?,"
+    " queue_deadline = ?, cancel_requested = ?, discard = ? WHERE seq = ? AND fence IS ? AND ended_at IS NULL"
+)
+_END_RUN: Final = (
+    "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
+    " WHERE seq = ? AND fence IS ? AND ended_at IS NULL"
+)
+_ADD_HISTORY: Final = (
+    "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
+    " VALUES (?,?,?,?,?,?,?,?,?)"
+)
+_CHANGE_SESSION: Final = "UPDATE sessions SET paused = ?, closed_since = ?, last = ?, rests_since = ? WHERE no = ?"
+_NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
+_LIVE: Final = (
+    "SELECT session, run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
+    " ended_at, cancel_requested, discard,"
+    " CASE WHEN started_at IS NULL THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END FROM runs"
+)
+_LIVE_OF: Final = (
+    f"{_LIVE} WHERE session = ?1 AND status = 'queued' UNION ALL {_LIVE} WHERE session = ?1 AND fence IS NOT NULL"
+)
+_BUSY: Final = (
+    "SELECT principal, session_id FROM sessions WHERE no IN"
+    " (SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL)"
+)
+_LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
+
+
+class Mismatch(Exception):
+    """What is in memory is not what is stored."""
+
+
+class SqliteRows:
+    """What is written and read on one connection. Implements `records.Records`."""
+
+    def __init__(self, connection: sqlite3.Connection, reserve: Reserve | None = None) -> None:
+        # One cursor for all: making one for each statement takes a tenth of the time of a short one. What it returns is
+        # to be read before the next statement.
+        self._cursor = connection.cursor()
+        self._execute = self._cursor.execute
+        self._connection = connection
+        self._reserve = reserve
+        self._writers: dict[type[Any], Callable[[Any], None]] = {
+            AddSession: self._add_session,
+            ChangeSession: self._change_session,
+            DropSession: self._drop_session,
+            AddRun: self._add_run,
+            ChangeRun: self._change_run,
+            EndRun: self._end_run,
+            EndHold: self._end_hold,
+            AddHistory: self._add_history,
+            KeepAgent: self._keep_agent,
+            AddCheckpoint: self._add_checkpoint,
+            DropCheckpoints: self._drop_checkpoints,
+            ForgetKey: self._forget_key,
+            AddQuestion: self._add_question,
+            AnswerQuestion: self._answer_question,
+            DropQuestion: self._drop_question,
+            CloseRequest: self._close_request,
+        }
+
+    def close(self) -> None:
+        """Let go of the connection: one that is closed while a statement is not stays open in secret."""
+        self._cursor.close()
+
+    def next_numbers(self) -> tuple[int, int, int]:
+        """Return the numbers of the next session, run and row of history."""
+        (session,) = self._execute("SELECT coalesce(max(no), 0) + 1 FROM sessions").fetchone()
+        (row,) = self._execute("SELECT coalesce(max(no), 0) + 1 FROM history").fetchone()
+        (pruned,) = self._execute("SELECT value FROM meta WHERE name = 'pruned'").fetchone()
+        (highest,) = self._execute("SELECT coalesce(max(seq), -1) FROM runs").fetchone()
+        (place,) = self._execute(_LAST_PLACE).fetchone()
+        return session, max(pruned, highest, (place or 0) - drawn(0)) + 1, row
+
+    # -- what is written ------------------------------------------------------------------------------
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Write rows in their order. Raises `Mismatch` if one of them is not as the session table has it."""
+        writers = self._writers
+        for change in changes:
+            writers[type(change)](change)
+
+    def _update(self, statement: str, values: tuple[object, ...]) -> None:
+        if self._execute(statement, values).rowcount != 1:
+            raise Mismatch(f"not one row was changed by: {statement}")
+
+    def _add_session(self, row: AddSession) -> None:
+        no, key, _ = row.session
+        self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (no, *key))
+
+    def _change_session(self, row: ChangeSession) -> None:
+        self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.last, row.rests_since, row.no))
+
+    def _drop_session(self, row: DropSession) -> None:
+        delete_session(self._connection, row)
+
+    def _add_run(self, row: AddRun) -> None:
+        new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
+        owner = request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
+        is_claimed = row.fence is not None
+        key = fingerprint = None
+        if (keyed := new.keyed) is not None:
+            key, fingerprint = keyed.key, sealed(keyed.fingerprint, key_owner(crc, seq, keyed.key))
+        self._execute(
+            _ADD_RUN,
+            (
+                seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority,
+                _RUNNING if is_claimed else _QUEUED, int(is_claimed), row.fence, int(new.opaque),
+                sealed(body.prompt, owner), body.metadata and sealed(body.metadata, owner), new.created_at,
+                row.started_at, new.timeout_s, row.queue_deadline, body.trace and sealed(body.trace, owner), key,
+                fingerprint, None if new.if_busy is IfBusy.ENQUEUE else new.if_busy.value,
+            ),
+        )  # fmt: skip
+        if self._reserve is not None:
+            self._reserve.keeps(body.size)
+
+    def _change_run(self, row: ChangeRun) -> None:
+        # (the driver takes a whole number at once, and asks around for a bool)
+        self._update(
+            _CHANGE_RUN,
+            (
+                _QUEUED if row.fence is None else _RUNNING, row.lane, row.urgency, row.moved, row.attempt, row.fence,
+                int(row.is_last), row.started_at, row.queue_deadline, int(row.cancel_requested), int(row.discard),
+                row.seq, row.was,
+            ),
+        )  # fmt: skip
+
+    def _end_run(self, row: EndRun) -> None:
+        # A run that has ended and has a fence is held, and the index of claims has its session.
+        owner = end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
+        self._update(
+            _END_RUN,
+            (
+                row.status.value, sealed(row.outcome, owner), row.ended_at, row.fence, int(row.discarded), row.seq,
+                row.was,
+            ),
+        )  # fmt: skip
+
+    def _end_hold(self, row: EndHold) -> None:
+        self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", row)
+
+    def _add_history(self, row: AddHistory) -> None:
+        messages, session = row.messages, row.session
+        if messages is not None:
+            messages = sealed(messages, message_owner(session.crc, row.first, discarded=row.discarded))
+        self._execute(
+            _ADD_HISTORY,
+            (
+                row.row, session.no, row.nth, row.first, row.length, row.previous, row.run, int(row.discarded),
+                messages,
+            ),
+        )  # fmt: skip
+
+    def _keep_agent(self, row: KeepAgent) -> None:
+        # Nearly always there is a row, and only a state.
+        session = row.session
+        window = row.window and sealed(row.window, session.crc)
+        state = row.state and sealed(row.state, session.crc)
+        if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
+            return
+        self._execute(
+            "INSERT INTO agents (session, window, state) VALUES (?,?,?) ON CONFLICT DO UPDATE SET"
+            " window = coalesce(excluded.window, window), state = coalesce(excluded.state, state)",
+            (session.no, window, state),
+        )
+
+    def _add_checkpoint(self, row: AddCheckpoint) -> None:
+        seq, nth, fact = row
+        self._execute(
+            "INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (seq, nth, sealed(fact, fact_owner(seq, nth)))
+        )
+
+    def _drop_checkpoints(self, row: DropCheckpoints) -> None:
+        self._execute("DELETE FROM staged WHERE run = ?", row)
+
+    def _forget_key(self, row: ForgetKey) -> None:
+        self._execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", row)
+
+    def _add_question(self, row: AddQuestion) -> None:
+        session = row.session
+        question = sealed(row.question, question_owner(session.crc, row.run, row.until))
+        self._execute(
+            "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
+            (session.no, row.run, row.until, question),
+        )
+
+    def _answer_question(self, row: AnswerQuestion) -> None:
+        self._update("UPDATE questions SET answer = ? WHERE session = ? AND answer IS NULL", (row.answer, row.no))
+
+    def _drop_question(self, row: DropQuestion) -> None:
+        self._update("DELETE FROM questions WHERE session = ?", row)
+
+    def _close_request(self, row: CloseRequest) -> None:
+        self._execute("INSERT OR REPLACE INTO closed_requests (session, id, run, closed) VALUES (?,?,?,?)", row)
+
+    # -- what the session table asks for --------------------------------------------------------------
+
+    def busy_sessions(self) -> Iterator[SessionState]:
+        """Yield every session in which runs wait or are claimed."""
+        sessions: dict[int, SessionState] = {}
+        for key in self._execute(_BUSY).fetchall():
+            session = self._session(SessionKey(*key))
+            assert session is not None
+            sessions[session.no] = session
+        live = f"{_LIVE} WHERE status = 'queued' UNION ALL {_LIVE} WHERE fence IS NOT NULL"
+        with closing(self._connection.execute(live)) as rows:
+            for no, *columns in rows:
+                _place(sessions[no], *columns)
+        yield from sessions.values()
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        """Return a session, None if there is none."""
+        session = self._session(key)
+        if session is not None:
+            for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
+                _place(session, *columns)
+        return session
+
+    def _session(self, key: SessionKey) -> SessionState | None:
+        found = find_session(self._connection, key)
+        if found is None:
+            return None
+        session = SessionState(
+            found.no,
+            key,
+            key_crc(key),
+            found.tail,
+            paused=found.paused,
+            closed_since=found.closed_since,
+            rests_since=found.rests_since,
+        )
+        asked = self._execute("SELECT run, until, answer FROM questions WHERE session = ?", (found.no,)).fetchone()
+        if asked is not None:
+            session.round = OpenRound(*asked)
+        return session
+
+    def known_run(self, run_id: RunId) -> KnownRun | None:
+        """Return a run, None if it is not kept."""
+        row = self._execute(
+            "SELECT principal, session_id, seq FROM runs JOIN sessions ON no = session WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
+
+    def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
+        """Return the run that an idempotency key stands for."""
+        row = self._execute(
+            "SELECT run_id, seq, ended_at, fingerprint FROM runs WHERE session = ? AND key = ?", (session.no, key)
+        ).fetchone()
+        if row is None:
+            return None
+        run_id, seq, ended_at, stored = row
+        what = f"the idempotency key of run {run_id}"
+        if not is_sealed(stored):
+            raise damaged_record(what)
+        fingerprint = read_sealed(bytes, stored, what, key_owner(session.crc, seq, key))
+        return KeyedRun(RunId(run_id), seq, ended_at, fingerprint)
+
+    def is_kept(self, seq: int) -> bool:
+        """Tell whether a run is kept."""
+        return self._execute("SELECT 1 FROM runs WHERE seq = ?", (seq,)).fetchone() is not None
+
+    def run(self, run: RunState) -> Run:
+        """Return a waiting run with its input."""
+        return sound_run(self._row(run), run.session.key, run.session.crc)
+
+    def _row(self, run: RunState) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._execute(
+            f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (run.seq,)
+        ).fetchone()
+        if row is None:
+            raise Mismatch(f"there is no run {run.run_id}")
+        return row
+
+    def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
+        """Return what a run has staged."""
+        return facts(self._connection, run.seq)
+
+    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
+        """Return a run and what it has staged, as far as both can be read."""
+        return readable(self._connection, self._row(run), run.session.key)
+
+    def question(self, session: SessionState) -> Question:
+        """Return the question whose round is open."""
+        asked = session.round
+        assert asked is not None
+        return question_of(self._connection, session.key, session.no, asked.run, asked.until)
+
+    def last_message(self, session: SessionState) -> Message:
+        """Return the last message of a history."""
+        return last_message(self._connection, session.key)
+
+    def closed_request(self, session: SessionState, request: str) -> Closed | None:
+        """Return what became of an input request."""
+        row = self._execute(
+            "SELECT closed FROM closed_requests WHERE session = ? AND id = ?", (session.no, request)
+        ).fetchone()
+        return row[0] if row else None
+
+    def stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal."""
+        row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (principal,)).fetchone()
+        return row[0] if row else 0
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a new run of so many bytes leaves the reserve of the disk as it is."""
+        return self._reserve is None or self._reserve.has_room(size)
+
+
+def _place(
+    session: SessionState,
+    run_id: RunId,
+    seq: int,
+    lane: int,
+    urgency: int,
+    created_at: float,
+    queue_deadline: float | None,
+    attempt: int,
+    started_at: float | None,
+    moved: int | None,
+    fence: int | None,
+    ended_at: float | None,
+    cancel_requested: int,
+    discard: int,
+    checkpoints: int,
+) -> None:
+    """Have a stored run wait in its session, or be the claimed one."""
+    run = RunState(
+        session,
+        run_id,
+        seq,
+        (lane, urgency, seq),
+        created_at=created_at,
+        queue_deadline=queue_deadline,
+        attempt=attempt,
+        started_at=started_at,
+        moved=moved,
+        checkpoints=checkpoints,
+    )
+    run.fence, run.held_since = fence, ended_at
+    run.cancel_requested, run.discard = bool(cancel_requested), bool(discard)
+    if fence is None:
+        session.queue.add(run)
+    else:
+        session.claimed = run

@@ -1,0 +1,478 @@
+"""The session table: one rule set that decides what becomes of every session and run.
+
+Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation reads what it needs (`records.py`),
+decides, changes the state in memory and notes the rows to write and the claims that were made; `drain` hands them out.
+An operation that raises has changed nothing and notes nothing. Rows have to be stored, in their order, before the
+answer is told or a claim delivered. If they could not be, `roll_back` puts the sessions concerned back to what is
+stored. `now` is in seconds since the epoch.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, assert_never
+
+from msgspec.structs import replace
+
+from strandline.encoding import encode_messages
+from strandline.errors import InvariantBroken
+from strandline.journal.changes import (
+    AddCheckpoint,
+    AddRun,
+    AnswerQuestion,
+    Body,
+    Change,
+    Completion,
+    DropSession,
+    ForgetKey,
+    KeepAgent,
+)
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Busy,
+    Cancel,
+    CancelSession,
+    ChangeAnswer,
+    Changed,
+    Delete,
+    Ended,
+    EndWaiting,
+    Move,
+    NotDue,
+    Pause,
+    Refused,
+    Resume,
+    Reused,
+    Stopped,
+    Take,
+    Unanswerable,
+)
+from strandline.journal.port import Change as AnyChange
+from strandline.journal.records import Records
+from strandline.journal.rules import (
+    Closed,
+    answers_key,
+    as_answer,
+    check_answer,
+    check_cancel,
+    check_end,
+    drawn,
+    first_fence,
+    rank,
+)
+from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.journal.transitions import RUNNING, Transitions, in_order
+from strandline.model import (
+    INTERRUPTS,
+    Claim,
+    IfBusy,
+    Lane,
+    NewRun,
+    Outcome,
+    Question,
+    Run,
+    RunId,
+    RunStatus,
+    SessionKey,
+    Token,
+    answered,
+)
+
+
+class SessionTable(Transitions):
+    """All sessions in which something goes on, and those that were asked for last."""
+
+    @classmethod
+    def of(cls, records: Records, *, max_attempts: int, next_no: int, next_seq: int, next_row: int) -> "SessionTable":
+        """Return the table of what is stored. `next_*` are the numbers of the next session, run and row of history."""
+        table = cls(records, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
+        table._install_all(records.busy_sessions())
+        return table
+
+    def _install_all(self, sessions: Iterable[SessionState]) -> None:
+        for session in sessions:
+            self._install(session)
+
+    # -- what was decided -----------------------------------------------------------------------------
+
+    def drain(self) -> tuple[list[Change], list[Claim]]:
+        """Return the rows to write and the claims that were made since the last drain."""
+        changes, self._changes = self._changes, []
+        claims, self._claims = self._claims, []
+        return changes, claims
+
+    @property
+    def has_decided(self) -> bool:
+        """Whether anything was decided since the last drain."""
+        return bool(self._changes)
+
+    def durable(self) -> None:
+        """Note that all rows that were handed out are stored for good."""
+        self._touched.clear()
+
+    def roll_back(self) -> None:
+        """Put every session that was changed since `durable` back to what is stored; all claims made since are void."""
+        self._changes.clear()
+        self._claims.clear()
+        for key in list(self._touched):
+            self._forget(key)
+            self._find(key)
+            del self._touched[key]  # (where it cannot be read now, it is at the next try)
+
+    def position(self, run_id: RunId) -> int | None:
+        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
+        run = self._runs.get(run_id)
+        return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
+
+    # -- ownership ------------------------------------------------------------------------------------
+
+    def take_over(self, epoch: int, now: float) -> list[Claim]:
+        """End all holds and fence every older owner; return what was executing, in order of sequence, claimed anew."""
+        self._now = now
+        self._fence = first_fence(epoch)
+        claimed = in_order(run for run in self._runs.values() if run.fence is not None)
+        for held in [run for run in claimed if run.held_since is not None]:
+            self._end_hold(held)
+        claims = []
+        for run in [run for run in claimed if run.fence is not None]:
+            found, staged = self._records.readable(run)
+            question = None
+            if run.session.answered_by(run) is not None:
+                question, is_whole = self._question_or_what_is_left(run.session)
+                found = found if is_whole else replace(found, opaque=True)
+            was, self._fence = run.fence, self._fence + 1
+            run.fence = self._fence
+            self._change_run(run, was=was)
+            claims.append(Claim(token=Token(run.run_id, run.fence), run=found, facts=staged, question=question))
+        return claims
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def accept(self, new: NewRun, body: Body, bounds: Bounds, *, take: bool, now: float) -> AcceptAnswer:
+        """Keep a run, or refuse it over `bounds`; with `take`, claim it if its session is free and it is first."""
+        self._now = now
+        if new.run_id in self._runs:
+            raise InvariantBroken(f"run id {new.run_id} is taken")
+        records, session = self._records, self._find(new.key)
+        asked = None if session is None else session.question
+        forgotten = None
+        if new.keyed is not None and session is not None:
+            known = self._stands_for(session, new)
+            if isinstance(known, Attached | Reused):
+                return known
+            forgotten = known
+        question: Question | None = None
+        if session is not None and asked is not None and new.may_answer:
+            found, _ = self._question_or_what_is_left(session)
+            if (answer := as_answer(new, found)) is not None:
+                new, question = answer, found
+                body = body._replace(prompt=encode_messages(answer.input))
+        becomes_answer = question is not None
+        place = rank(new.lane, new.priority, self._next_seq)
+        ahead = session.queue.ahead(place) if session is not None else 0
+        goes_on = asked is None or new.dismisses or asked.until <= now
+        if new.if_busy is IfBusy.REJECT and session is not None:
+            is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not goes_on)
+            if is_behind or session.claimed is not None or session.paused:
+                return Refused("session_busy", ahead + 1)
+        leaving = [] if session is None else self._begun_and_waiting(session, new.if_busy)
+        ahead -= len(leaving)
+        if new.lane == Lane.ANSWER and not becomes_answer:
+            question = None if session is None or asked is None else records.question(session)
+            if (cannot := self._cannot_answer(session, question, new)) is not None:
+                return cannot
+        most = bounds.stored_bytes
+        if most is not None and records.stored_bytes(new.key.principal) + body.size > most:
+            return Refused("storage_full", ahead + 1)
+        if not records.has_room(body.size):
+            return Refused("disk_low", ahead + 1)
+        answers = question is not None
+        is_free = session is None or (session.claimed is None and not session.paused)
+        at_once = take and not ahead and is_free and (goes_on or answers)
+        if not at_once and not answers:
+            waiting = (len(session.queue) if session is not None else 0) - len(leaving)
+            if (full := self._full(new, bounds, waiting, len(leaving))) is not None:
+                return Refused(full, ahead + 1)
+        if session is None:
+            session = self._add(new.key)
+        run = RunState(
+            session, new.run_id, self._next_seq, place, created_at=new.created_at, queue_deadline=new.queue_deadline
+        )
+        self._next_seq += 1
+        until = None if asked is None else asked.until
+        if asked is not None:
+            self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
+        stopped = self._interrupt(session, leaving, new.if_busy)
+        if forgotten is not None:
+            self._note(session, ForgetKey(forgotten))
+        fence = self._claim(run) if at_once else None
+        added = AddRun(self._ref(session), run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
+        self._note(session, added)
+        self._runs[run.run_id] = run
+        if fence is None:
+            self._enqueue(run)
+            return Accepted(ahead + 1, stopped, session.paused, until, becomes_answer)
+        claimed = Run(
+            run_id=new.run_id,
+            key=new.key,
+            input=new.input,
+            lane=new.lane,
+            priority=new.priority,
+            opaque=new.opaque,
+            metadata=new.metadata,
+            sequence=run.seq,
+            status=RUNNING,
+            attempt=run.attempt,
+            created_at=new.created_at,
+            started_at=run.started_at,
+            timeout_s=new.timeout_s,
+            queue_deadline=run.queue_deadline,
+            if_busy=new.if_busy,
+            trace=new.trace,
+        )
+        self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, question=question))
+        return Accepted(0, stopped, input_until=until, answers=becomes_answer)
+
+    def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
+        """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
+        assert new.keyed is not None
+        known = self._records.keyed_run(session, new.keyed.key)
+        if known is None:
+            return None
+        is_asking = session.round is not None and session.round.run == known.seq
+        answer = answers_key(new.keyed, known.run_id, None if is_asking else known.ended_at, known.fingerprint)
+        return known.seq if answer is None else answer
+
+    def _cannot_answer(
+        self, session: SessionState | None, question: Question | None, new: NewRun
+    ) -> Unanswerable | None:
+        def closed(request: str) -> Closed | None:
+            return None if session is None else self._records.closed_request(session, request)
+
+        return check_answer(answered(new.input), question, closed)
+
+    def _full(
+        self, new: NewRun, bounds: Bounds, waiting: int, leaving: int
+    ) -> Literal["queue_full", "principal_full", "server_full"] | None:
+        if waiting >= bounds.per_session:
+            return "queue_full"
+        most = bounds.per_principal
+        if most is not None and self._waiting_of[new.key.principal] - leaving >= most:
+            return "principal_full"
+        return "server_full" if self._waiting - leaving >= bounds.total else None
+
+    def _begun_and_waiting(self, session: SessionState, if_busy: IfBusy) -> list[RunState]:
+        """Return what an interrupt ends of the waiting runs: those that have begun."""
+        if if_busy not in INTERRUPTS:
+            return []
+        return [run for run in session.queue if run.lane == Lane.GIVEN_BACK and run.has_begun]
+
+    def _interrupt(self, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
+        """Cancel what has begun in a session, for a run that goes before all that has not."""
+        if if_busy not in INTERRUPTS:
+            return None
+        discard = if_busy is IfBusy.ROLLBACK
+        ended = {run.run_id: self._cancel_waiting(run, discard=discard) for run in begun}
+        executing = session.executing
+        asked = [] if executing is None else [self._have_end(executing, discard=discard)]
+        return Stopped(ended, asked) if ended or asked else None
+
+    def _meet_question(
+        self, session: SessionState, asked: OpenRound, run: RunState, question: Question | None, *, dismiss: bool
+    ) -> None:
+        """Do what a run that is accepted does to the question of its session; with `question`, it answers it."""
+        if question is not None:
+            self._close_requests(session, asked, question, "answered")
+            asked.answer = run.seq
+            self._note(session, AnswerQuestion(session.no, run.seq))
+        elif dismiss:
+            self._dismiss(session)
+        elif run.queue_deadline is not None:
+            run.queue_deadline += max(0.0, asked.until - self._now)
+
+    def claim_next(self, key: SessionKey, *, now: float) -> Take:
+        """Claim the session's next run, counting an attempt."""
+        self._now = now
+        session = self._find(key)
+        return Take.NOTHING if session is None else self._claim_next(session)
+
+    def checkpoint(self, token: Token, fact: bytes) -> None:
+        """Keep what a running run has done so far."""
+        run = self._executing(token)
+        self._note(run.session, AddCheckpoint(run.seq, run.checkpoints, fact))
+        run.checkpoints += 1
+
+    def finish(self, token: Token, left: Completion, *, hold: bool, take: bool, now: float) -> Take:
+        """End a run: outcome, messages, window and state. With `hold`, its claim stays; else `take` the next run."""
+        check_end(RunStatus.RUNNING, left.status)
+        run = self._executing(token)
+        check_cancel(run, left.status, discarded=left.discarded)
+        self._now = now
+        session = run.session
+        self._end(run, left.status, left.outcome, discarded=left.discarded, hold=hold)
+        self._append(session, run.seq, left.messages, left.length, discarded=left.discarded)
+        closed = (left.length > 0 and not left.discarded) or left.question is not None
+        self._answered(run, closed=closed, begun=left.discarded)
+        if left.question is not None:
+            self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
+        if left.window is not None or left.state is not None:
+            self._note(session, KeepAgent(self._ref(session), left.window, left.state))
+        return self._claim_next(session) if take and not hold else Take.NOTHING
+
+    def release(self, token: Token, *, counted: bool, take: bool, now: float) -> Take:
+        """Have a running run wait at the head of its queue, `counted` False without its attempt; or end a hold."""
+        run = self._claimed(token)
+        if run.held_since is None:
+            check_cancel(run, RunStatus.QUEUED, discarded=False)
+            self._now = now
+            self._requeue(run, run.attempt - (not counted))
+        else:
+            self._now = now
+            self._end_hold(run)
+        return self._claim_next(run.session) if take else Take.NOTHING
+
+    # -- changes that somebody asks for ---------------------------------------------------------------
+
+    def change(self, change: AnyChange, *, now: float) -> ChangeAnswer:
+        """Apply a change that somebody asks for, unless what it is about does not allow it (any more)."""
+        self._now = now
+        match change:
+            case Cancel():
+                return self._cancel(change)
+            case EndWaiting():
+                return self._end_one(change)
+            case CancelSession():
+                return self._cancel_session(change)
+            case Move():
+                return self._move(change)
+            case Pause():
+                return self._pause(change)
+            case Resume():
+                return self._resume(change)
+            case Delete():
+                return self._delete(change)
+            case _:
+                assert_never(change)
+
+    def _delete(self, change: Delete) -> Changed | Busy:
+        """Forget a session with its history, state and ended runs, unless a run of it waits or is claimed."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if not session.is_idle:
+            return Busy()
+        if (before := change.ended_before) is not None:
+            is_closed = session.paused or session.round is not None
+            if is_closed or session.rests_since is None or session.rests_since >= before:
+                return Busy()
+        self._note(session, DropSession(self._ref(session), session.end.row, session.end.nth))
+        del self._sessions[session.key]
+        return Changed(existed=True)
+
+    def _end_one(self, change: EndWaiting) -> Changed | Busy | NotDue:
+        """End a run of this session if it still waits and has not begun; it leaves no message in history."""
+        check_end(RunStatus.QUEUED, change.outcome.status)
+        run = self._runs.get(change.run_id)
+        if run is None:
+            known = self._records.known_run(change.run_id)
+            return Busy() if known is not None and known.key == change.key else Changed(existed=False)
+        if run.session.key != change.key:
+            return Changed(existed=False)
+        if run.fence is not None or run.has_begun:
+            return Busy()
+        if change.overdue and (not_due := self._not_due(run)) is not None:
+            return not_due
+        self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+        return Changed(existed=True)
+
+    def _not_due(self, run: RunState) -> NotDue | None:
+        if run.session.paused or run.session.held is not None:
+            return NotDue(None)
+        deadline = run.queue_deadline
+        return NotDue(deadline) if deadline is None or self._now < deadline else None
+
+    def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
+        """End a run that waits, have one that executes end, or dismiss the question of one that has asked."""
+        run = self._runs.get(change.run_id)
+        if run is not None and run.held_since is None:
+            if run.session.key.principal != change.principal:
+                return Changed(existed=False)
+            if run.fence is not None:
+                return Stopped(ended={}, asked=[self._have_end(run)])
+            return Stopped(ended={run.run_id: self._cancel_waiting(run)}, asked=[])
+        known = self._records.known_run(change.run_id)
+        if known is None or known.key.principal != change.principal:
+            return Changed(existed=False)
+        session = self._find(known.key)
+        assert session is not None
+        asked = session.question
+        if asked is None or asked.run != known.seq:
+            return Ended()
+        self._dismiss(session)
+        return Stopped(ended={}, asked=[], input_until=asked.until)
+
+    def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
+        """End all that waits in a session; with `running` also what executes, and the question."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
+        asked, until = list[RunId](), None
+        if change.running:
+            if (executing := session.executing) is not None:
+                asked.append(self._have_end(executing))
+            if (question := session.question) is not None:
+                until = question.until
+                self._dismiss(session)
+        return Stopped(ended, asked, until)
+
+    def _move(self, change: Move) -> Changed | Busy | Ended:
+        """Give a run that waits another priority, or the last place of the front lane."""
+        run = self._runs.get(change.run_id)
+        if run is None or run.held_since is not None:
+            known = self._records.known_run(change.run_id)
+            existed = known is not None and known.key.principal == change.principal
+            return Ended() if existed else Changed(existed=False)
+        if run.session.key.principal != change.principal:
+            return Changed(existed=False)
+        if run.fence is not None or run.has_begun:
+            return Busy()
+        if run.lane == Lane.ANSWER:
+            return Changed(existed=True)
+        queue = run.session.queue
+        queue.remove(run)
+        if change.priority is None:
+            run.lane, run.urgency = Lane.FRONT, drawn(self._next_seq)
+            self._next_seq += 1
+        else:
+            run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
+        queue.add(run)
+        self._change_run(run, was=None)
+        return Changed(existed=True)
+
+    def _pause(self, change: Pause) -> Changed:
+        """Claim nothing more of a session; its time stands still, since before if it is held."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.closed_since is None:
+            held, asked = session.held, session.question
+            since = held.held_since if held is not None and held.held_since is not None else self._now
+            session.closed_since = since if asked is None else max(since, asked.until)
+        session.paused = True
+        self._change_session(session)
+        return Changed(existed=True)
+
+    def _resume(self, change: Resume) -> Changed:
+        """Let a session go on, unless it is held: then when that is over. It rests since now at the earliest."""
+        session = self._find(change.key)
+        if session is None:
+            return Changed(existed=False)
+        if session.paused:
+            session.paused = False
+            session.rests_since = None if session.rests_since is None else self._now
+            self._change_session(session)
+            if session.held is None:
+                self._open_again(session, None)
+        return Changed(existed=True)

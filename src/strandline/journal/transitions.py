@@ -1,0 +1,419 @@
+"""The steps that the operations of the session table are put together from: what becomes of runs, sessions, questions.
+
+Each changes the state in memory and notes the rows that say so. Whatever can fail is read before anything is changed.
+"""
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from strandline.encoding import encode_messages
+from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.history import dismissed
+from strandline.journal.changes import (
+    AddHistory,
+    AddQuestion,
+    AddSession,
+    Change,
+    ChangeRun,
+    ChangeSession,
+    CloseRequest,
+    DropCheckpoints,
+    DropQuestion,
+    EndHold,
+    EndRun,
+    SessionRef,
+)
+from strandline.journal.port import Take
+from strandline.journal.records import Records
+from strandline.journal.rules import Closed, cancelled, ended_unread, is_last, rank, stood_s
+from strandline.journal.seal import key_crc
+from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
+from strandline.lifecycle import Move, advance
+from strandline.model import (
+    Claim,
+    Lane,
+    Message,
+    Outcome,
+    Principal,
+    Question,
+    RunId,
+    RunStatus,
+    SessionKey,
+    Token,
+)
+
+_log = logging.getLogger("strandline.journal")
+
+NO_RUN: Final = -1
+"""Of a row of history that no run has left."""
+CACHED_SESSIONS: Final = 10_000
+"""How many sessions stay in memory; those in which a run waits or is claimed come on top."""
+RUNNING: Final = advance(RunStatus.QUEUED, Move.TAKE)
+
+
+class Transitions:
+    """The state, and what changes it."""
+
+    def __init__(self, records: Records, *, max_attempts: int, next_no: int, next_seq: int, next_row: int) -> None:
+        self._records = records
+        self._max_attempts = max_attempts
+        self._next_no = next_no
+        self._next_seq = next_seq
+        """The next sequence, or place in the front lane."""
+        self._next_row = next_row
+        self._fence = 0
+        self._now = 0.0
+        self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
+        self._runs: dict[RunId, RunState] = {}
+        """Those that wait or are claimed."""
+        self._waiting = 0
+        self._waiting_of: Counter[Principal] = Counter()
+        self._last_attempts: set[int] = set()
+        """The sequences of executing runs that are last attempts."""
+        self._changes: list[Change] = []
+        self._claims: list[Claim] = []
+        self._touched: dict[SessionKey, None] = {}
+
+    # -- sessions -------------------------------------------------------------------------------------
+
+    def _find(self, key: SessionKey) -> SessionState | None:
+        """Return a session, from storage if it is not in memory; None if there is none."""
+        session = self._sessions.get(key)
+        if session is None and (session := self._records.session(key)) is not None:
+            self._install(session)
+        return session
+
+    def _install(self, session: SessionState) -> None:
+        """Take a session as it is stored."""
+        self._sessions[session.key] = session
+        for run in session.queue:
+            self._runs[run.run_id] = run
+        self._count(session, len(session.queue))
+        if (claimed := session.claimed) is not None:
+            self._runs[claimed.run_id] = claimed
+            if session.executing is not None and is_last(claimed.attempt, self._max_attempts):
+                self._last_attempts.add(claimed.seq)
+        self._evict()
+
+    def _evict(self) -> None:
+        """Look at the oldest few sessions: an idle one is dropped, a busy one is moved to the end."""
+        for _ in range(4):
+            if len(self._sessions) <= CACHED_SESSIONS:
+                return
+            key, session = next(iter(self._sessions.items()))
+            if session.is_idle and key not in self._touched:
+                del self._sessions[key]
+            else:
+                self._sessions.move_to_end(key)
+
+    def _forget(self, key: SessionKey) -> None:
+        """Take a session out of memory, with its runs."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        for run in session.queue:
+            del self._runs[run.run_id]
+        self._count(session, -len(session.queue))
+        if (claimed := session.claimed) is not None:
+            del self._runs[claimed.run_id]
+            self._last_attempts.discard(claimed.seq)
+
+    def _add(self, key: SessionKey) -> SessionState:
+        session = SessionState(self._next_no, key, key_crc(key))
+        self._next_no += 1
+        self._install(session)
+        self._note(session, AddSession(self._ref(session)))
+        return session
+
+    def _change_session(self, session: SessionState) -> None:
+        self._note(
+            session,
+            ChangeSession(session.no, session.paused, session.closed_since, session.end.row, session.rests_since),
+        )
+
+    def _note(self, session: SessionState, change: Change) -> None:
+        self._touched[session.key] = None
+        self._changes.append(change)
+
+    @staticmethod
+    def _ref(session: SessionState) -> SessionRef:
+        return SessionRef(session.no, session.key, session.crc)
+
+    def _count(self, session: SessionState, more: int) -> None:
+        """Count so many more waiting runs."""
+        if more:
+            self._waiting += more
+            self._waiting_of[session.key.principal] += more
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def _claimed(self, token: Token) -> RunState:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale."""
+        run = self._runs.get(token.run_id)
+        if run is None or run.fence != token.fence:
+            raise ClaimLost(f"the claim on run {token.run_id} is lost")
+        return run
+
+    def _executing(self, token: Token) -> RunState:
+        """Return the run that `token` is for. Raises `ClaimLost` if the token is stale, or good for a release only."""
+        run = self._claimed(token)
+        if run.held_since is not None:
+            raise ClaimLost(f"run {token.run_id} has ended; its claim is held and can only be released")
+        return run
+
+    def _enqueue(self, run: RunState) -> None:
+        self._touched[run.session.key] = None
+        run.session.queue.add(run)
+        self._count(run.session, 1)
+
+    def _leave_queue(self, run: RunState) -> None:
+        self._touched[run.session.key] = None
+        run.session.queue.remove(run)
+        self._count(run.session, -1)
+
+    def _change_run(self, run: RunState, *, was: int | None) -> None:
+        last = run.fence is not None and is_last(run.attempt, self._max_attempts)
+        self._note(
+            run.session,
+            ChangeRun(
+                run.seq, was, run.lane, run.urgency, run.moved, run.attempt, run.fence, last, run.started_at,
+                run.queue_deadline, run.cancel_requested, run.discard,
+            ),
+        )  # fmt: skip
+
+    def _claim(self, run: RunState) -> int:
+        """Have a run execute from here on; return its fence."""
+        self._touched[run.session.key] = None
+        self._fence += 1
+        run.fence = self._fence
+        run.attempt += 1
+        if run.started_at is None:
+            run.started_at = self._now
+        run.session.claimed = run
+        if is_last(run.attempt, self._max_attempts):
+            self._last_attempts.add(run.seq)
+        return self._fence
+
+    def _unclaim(self, run: RunState) -> None:
+        self._touched[run.session.key] = None
+        run.session.claimed = None
+        run.fence = None
+        self._last_attempts.discard(run.seq)
+
+    def _requeue(self, run: RunState, attempt: int) -> None:
+        """Have an executing run wait at the head of its queue; it has begun, so it waits for as long as it takes."""
+        was = run.fence
+        self._unclaim(run)
+        run.lane, run.urgency, _ = rank(Lane.GIVEN_BACK, 0, run.seq)
+        run.attempt, run.queue_deadline = attempt, None
+        self._enqueue(run)
+        self._change_run(run, was=was)
+
+    def _claim_next(self, session: SessionState) -> Take:
+        """Claim the next run of a session; one that cannot be read ends, and the one behind it is next."""
+        if session.claimed is not None or session.paused:
+            return Take.NOTHING
+        if (asked := session.question) is not None and self._now < asked.until:
+            return Take.NOTHING
+        while session.queue:
+            run = session.queue.head
+            if self._last_attempts and is_last(run.attempt + 1, self._max_attempts):
+                return Take.BLOCKED
+            try:
+                stored = self._records.run(run)
+                facts = self._records.checkpoints(run) if run.has_begun else ()
+                question = None if session.answered_by(run) is None else self._records.question(session)
+            except JournalUnavailable as error:
+                self._end_damaged(run, error)
+                continue
+            if session.question is not None:
+                self._dismiss(session)
+            self._leave_queue(run)
+            fence = self._claim(run)
+            self._change_run(run, was=None)
+            claimed = replace(
+                stored,
+                status=RUNNING,
+                lane=run.lane,
+                attempt=run.attempt,
+                started_at=run.started_at,
+                queue_deadline=run.queue_deadline,
+                position=None,
+            )
+            self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, facts=facts, question=question))
+            return Take.TAKEN
+        return Take.NOTHING
+
+    def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
+        """Note that a run has ended; `hold`: its claim stays."""
+        was = run.fence
+        if hold:
+            run.held_since = self._now
+            self._last_attempts.discard(run.seq)
+        else:
+            if run.session.claimed is run:
+                self._unclaim(run)
+            else:
+                self._leave_queue(run)
+            del self._runs[run.run_id]
+        end = EndRun(
+            self._ref(run.session), run.seq, was, status, outcome, run.attempt, run.started_at, self._now, run.fence,
+            discarded,
+        )  # fmt: skip
+        self._note(run.session, end)
+        if run.checkpoints:
+            self._note(run.session, DropCheckpoints(run.seq))
+
+    def _end_waiting(
+        self, run: RunState, status: RunStatus, outcome: bytes, messages: Sequence[Message], *, discard: bool = False
+    ) -> None:
+        """End a run that waits, leaving `messages` in history."""
+        session = run.session
+        self._end(run, status, outcome, discarded=discard)
+        encoded = encode_messages(messages) if messages else None
+        self._append(session, run.seq, encoded, len(messages), discarded=discard)
+        self._answered(run, closed=bool(messages) and not discard, begun=discard)
+
+    def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> Outcome:
+        """End a run that waits as cancelled; one that has begun is closed by what it had staged."""
+        session = run.session
+        question = None if session.answered_by(run) is None else self._question_or_what_is_left(session)[0]
+        staged = self._records.readable(run)[1] if run.has_begun else ()
+        outcome, messages = cancelled(staged, question=question)
+        self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
+        return outcome
+
+    def _have_end(self, run: RunState, *, discard: bool = False) -> RunId:
+        """Note that an executing run can only end as cancelled."""
+        run.cancel_requested = True
+        run.discard = run.discard or discard
+        self._change_run(run, was=run.fence)
+        return run.run_id
+
+    def _end_damaged(self, run: RunState, error: JournalUnavailable) -> None:
+        """End a waiting run that cannot be read, so that those behind it go on; what can be read of it is kept."""
+        _log.error("run %s ends as failed: %s", run.run_id, error)
+        found, staged = self._records.readable(run)
+        outcome, closed = ended_unread(found, staged)
+        if run.session.answered_by(run) is not None:
+            closed = []  # the round of the question is closed in its place
+        run.checkpoints = run.checkpoints or 1  # (however many there are of a damaged one, none may stay)
+        self._end_waiting(run, outcome.status, encode_messages(outcome), closed)
+
+    def _append(
+        self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False
+    ) -> None:
+        """Append what a run leaves to history."""
+        end, row = session.end, self._next_row
+        self._next_row += 1
+        self._note(
+            session,
+            AddHistory(
+                self._ref(session), row, end.nth + 1, end.length, count, end.row, seq, discarded, messages
+            ),
+        )  # fmt: skip
+        session.end = HistoryEnd(row, end.nth + 1, end.length + count)
+        session.rests_since = self._now
+        self._change_session(session)
+
+    # -- time that stands still -----------------------------------------------------------------------
+
+    def _end_hold(self, run: RunState) -> None:
+        """Free the session of a held run, unless it is paused: then its time stands still on."""
+        session, since = run.session, run.held_since
+        assert run.fence is not None
+        self._note(session, EndHold(run.seq, run.fence))
+        self._unclaim(run)
+        del self._runs[run.run_id]
+        if not session.paused:
+            self._open_again(session, since)
+
+    def _open_again(self, session: SessionState, held_since: float | None) -> None:
+        """Let the time of a session go on that was held since then, or closed before; what waits gets what it stood."""
+        since = session.closed_since if session.closed_since is not None else held_since
+        assert since is not None
+        self._stood_since(session, since)
+        if session.closed_since is not None:
+            session.closed_since = None
+            self._change_session(session)
+
+    def _stood_since(self, session: SessionState, since: float) -> None:
+        for run in session.queue:
+            self._delay(run, stood_s(since, run.created_at, self._now))
+
+    def _delay_all(self, session: SessionState, seconds: float) -> None:
+        for run in session.queue:
+            self._delay(run, seconds)
+
+    def _delay(self, run: RunState, seconds: float) -> None:
+        if run.queue_deadline is not None and seconds:
+            run.queue_deadline += seconds
+            self._change_run(run, was=None)
+
+    # -- questions ------------------------------------------------------------------------------------
+
+    def _ask(self, session: SessionState, seq: int, question: bytes, until: float, *, hold: bool) -> None:
+        """Have a session wait for input until then; what waits in it may wait for so much longer.
+
+        If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
+        """
+        session.round = OpenRound(seq, until)
+        self._note(session, AddQuestion(self._ref(session), seq, until, question))
+        if session.closed_since is not None:
+            self._stood_since(session, session.closed_since)
+        if session.closed_since is not None or hold:
+            session.closed_since = until
+            self._change_session(session)
+        self._delay_all(session, max(0.0, until - self._now))
+
+    def _close_requests(self, session: SessionState, asked: OpenRound, question: Question, how: Closed) -> None:
+        """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
+        if self._records.is_kept(asked.run):
+            for each in question.requests:
+                self._note(session, CloseRequest(session.no, each.id, asked.run, how))
+        self._delay_all(session, -max(0.0, asked.until - self._now))
+        if session.closed_since is not None and session.closed_since > self._now:
+            session.closed_since = self._now
+            self._change_session(session)
+
+    def _dismiss(self, session: SessionState, *, begun: bool = False) -> None:
+        """Close the open round of a question in history."""
+        asked = session.round
+        assert asked is not None
+        question, _ = self._question_or_what_is_left(session)
+        if asked.answer is None:
+            self._close_requests(session, asked, question, "dismissed")
+        messages = dismissed(question, begun=begun)
+        self._append(session, NO_RUN, encode_messages(messages), len(messages))
+        self._drop_question(session)
+
+    def _drop_question(self, session: SessionState) -> None:
+        session.round = None
+        self._note(session, DropQuestion(session.no))
+
+    def _answered(self, run: RunState, *, closed: bool, begun: bool) -> None:
+        """Note that a run has ended; if it answered a question, its round is `closed` by what it left, or else here."""
+        session = run.session
+        if session.answered_by(run) is None:
+            return
+        if closed:
+            self._drop_question(session)
+        else:
+            self._dismiss(session, begun=begun)
+
+    def _question_or_what_is_left(self, session: SessionState) -> tuple[Question, bool]:
+        """Return the question of a session and True; if it is damaged, what history has of it and False."""
+        try:
+            return self._records.question(session), True
+        except JournalUnavailable as error:
+            _log.error("%s", error)
+        return Question(requests=[], message=self._records.last_message(session), results={}, state={}), False
+
+
+def in_order(runs: Iterable[RunState]) -> list[RunState]:
+    """Return runs in order of sequence."""
+    return sorted(runs, key=lambda run: run.seq)
