@@ -918,7 +918,7 @@ class _SlowDisk:
     """Holds every commit of an open journal up until it is let go; fails those for which `fails` says so."""
 
     def __init__(self, journal: SqliteJournal, *fails: bool) -> None:
-        ledger: Any = journal._ledger
+        ledger: Any = journal._transactions
         self._commit = ledger.commit
         self._fails = list(fails)
         self._let_go = threading.Semaphore(0)

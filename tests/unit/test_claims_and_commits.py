@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strandline.journal.ledger import Ledger
 
 from engine_support import NUMBERS, Played, asked, echo, history, key, send, texts
 from strandline.agents.port import Attempt
@@ -20,6 +19,7 @@ from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.transactions import Transactions
 from strandline.model import Outcome, RunId
 from strandline.testing.virtual import InlineLoops
 
@@ -29,17 +29,17 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
-        commit = Ledger.commit
+        commit = Transactions.commit
 
-        def failing(ledger: Ledger) -> None:
+        def failing(transactions: Transactions) -> None:
             if self.failures:
                 self.failures -= 1
                 error = sqlite3.OperationalError("database or disk is full")
                 error.sqlite_errorcode = sqlite3.SQLITE_FULL
                 raise error
-            commit(ledger)
+            commit(transactions)
 
-        monkeypatch.setattr(Ledger, "commit", failing)
+        monkeypatch.setattr(Transactions, "commit", failing)
 
 
 @asynccontextmanager
