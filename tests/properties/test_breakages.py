@@ -25,9 +25,11 @@ from strandline.engine.holds import Holds
 from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
-from strandline.journal import memory, steps
-from strandline.journal.kept import KeptRun, KeptSession
+from strandline.journal import table, transitions
+from strandline.journal.changes import AnswerQuestion, Body
+from strandline.journal.kept import KeptSession
 from strandline.journal.memory import MemoryJournal
+from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     AcceptAnswer,
     Attached,
@@ -44,6 +46,9 @@ from strandline.journal.port import (
     Stopped,
     Take,
 )
+from strandline.journal.rules import Rank
+from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.journal.table import SessionTable
 from strandline.journal.writer import Job, Store, Writer, _resolve
 from strandline.model import (
     INTERRUPTS,
@@ -55,8 +60,9 @@ from strandline.model import (
     Message,
     NewRun,
     OnDisconnect,
+    Question,
     RoundStarted,
-    RunStatus,
+    SessionKey,
     Settlement,
     Token,
     ToolDone,
@@ -66,6 +72,12 @@ from strandline.model import (
 Break = Callable[[pytest.MonkeyPatch], None]
 FIRST = 1000
 SEEDS = 500
+
+
+def rank_by(patch: pytest.MonkeyPatch, rank: Callable[[RunState, Rank], Rank]) -> None:
+    """Have runs wait at another rank than their own, which is passed."""
+    own: Callable[[RunState], Rank] = vars(RunState)["rank"].fget
+    patch.setattr(RunState, "rank", property(lambda run: rank(run, own(run))))
 
 
 def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
@@ -83,13 +95,13 @@ def lose_a_claim(patch: pytest.MonkeyPatch) -> None:
 def take_any_token(patch: pytest.MonkeyPatch) -> None:
     """A token is good as long as its run executes, whoever executes it."""
 
-    def claimed(journal: MemoryJournal, token: Token) -> Any:
-        run = journal._runs.get(token.run_id)
+    def claimed(table: SessionTable, token: Token) -> RunState:
+        run = table._runs.get(token.run_id)
         if run is None or run.fence is None:
             raise ClaimLost("lost")
         return run
 
-    patch.setattr(MemoryJournal, "_claimed", claimed)
+    patch.setattr(SessionTable, "_claimed", claimed)
 
 
 def stage_too_late(patch: pytest.MonkeyPatch) -> None:
@@ -108,10 +120,7 @@ def stage_too_late(patch: pytest.MonkeyPatch) -> None:
 def order_by_time(patch: pytest.MonkeyPatch) -> None:
     """Runs go by the time at which they were sent, not by their sequence."""
 
-    def rank(run: Any) -> tuple[int, int, int]:
-        return (run.lane, int(run.new.created_at * 1000), run.sequence)
-
-    patch.setattr(KeptRun, "rank", rank)
+    rank_by(patch, lambda run, own: (run.lane, int(run.created_at * 1000), run.seq))
 
 
 def forget_a_finished_tool(patch: pytest.MonkeyPatch) -> None:
@@ -174,7 +183,7 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
 
 def let_a_cancelled_run_succeed(patch: pytest.MonkeyPatch) -> None:
     """A run that comes to its own end after its cancel was accepted ends as that."""
-    patch.setattr(memory, "check_cancel", lambda run, end, *, discarded: None)
+    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
 
 
 def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
@@ -185,12 +194,12 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
         return recover(replace_(orphan, run=replace_(orphan.run, cancel_requested=False)), progress, options, now)
 
     patch.setattr(recovery, "_ending", forgetting)
-    patch.setattr(memory, "check_cancel", lambda run, end, *, discarded: None)
+    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
 
 
 def let_a_key_give_two_runs(patch: pytest.MonkeyPatch) -> None:
     """A key is kept, and nobody looks at it."""
-    patch.setattr(memory, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
+    patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
 
 
 def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
@@ -198,7 +207,7 @@ def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     opens = MemoryJournal.open
 
     async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._sessions.values():
+        for session in journal._store.sessions.values():
             session.keys.clear()
         return await opens(journal, owner, max_attempts=max_attempts)
 
@@ -207,44 +216,47 @@ def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
 
 def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
     """Whatever is asked for under a key, it is answered by the run that it stands for."""
-    patch.setattr(memory, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
+    patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: Attached(run_id))
 
 
 def interrupt_nothing(patch: pytest.MonkeyPatch) -> None:
     """What interrupts only goes next."""
-    patch.setattr(MemoryJournal, "_begun", lambda journal, session, if_busy: [])
+    patch.setattr(SessionTable, "_begun_and_waiting", lambda table, session, if_busy: [])
+    patch.setattr(SessionTable, "_interrupt", lambda table, session, begun, if_busy: None)
 
 
 def interrupt_the_innocent(patch: pytest.MonkeyPatch) -> None:
     """An interrupt cancels what waits, too."""
-    begun = MemoryJournal._begun
 
-    def all_of_them(journal: MemoryJournal, session: KeptSession, if_busy: IfBusy) -> list[KeptRun]:
-        found = begun(journal, session, if_busy)
-        return [*session.line.in_order(), *found] if if_busy in INTERRUPTS else found
+    def all_of_them(table: SessionTable, session: SessionState, if_busy: IfBusy) -> list[RunState]:
+        return list(session.queue) if if_busy in INTERRUPTS else []
 
-    patch.setattr(MemoryJournal, "_begun", all_of_them)
+    patch.setattr(SessionTable, "_begun_and_waiting", all_of_them)
+
+
+def interrupt_as(patch: pytest.MonkeyPatch, wanted: IfBusy, done: IfBusy) -> None:
+    """Have the journal do one thing where another is wanted."""
+    interrupt = SessionTable._interrupt
+
+    def otherwise(table: SessionTable, session: SessionState, begun: list[RunState], if_busy: IfBusy) -> Stopped | None:
+        return interrupt(table, session, begun, done if if_busy is wanted else if_busy)
+
+    patch.setattr(SessionTable, "_interrupt", otherwise)
 
 
 def roll_back_what_is_only_interrupted(patch: pytest.MonkeyPatch) -> None:
     """An interrupt hides what it ends."""
-    stop_all = MemoryJournal._stop_all
-    patch.setattr(
-        MemoryJournal, "_stop_all", lambda journal, runs, *, discard=False: stop_all(journal, runs, discard=True)
-    )
+    interrupt_as(patch, IfBusy.INTERRUPT, IfBusy.ROLLBACK)
 
 
 def roll_nothing_back(patch: pytest.MonkeyPatch) -> None:
     """A rollback hides nothing."""
-    stop_all, tell = MemoryJournal._stop_all, Control.tell
-
-    def keeping(journal: MemoryJournal, runs: list[KeptRun], *, discard: bool = False) -> Any:
-        return stop_all(journal, runs)
+    tell = Control.tell
 
     def telling(control: Control, key: Any, stopped: Any, *, force: bool = False, **_: Any) -> None:
         tell(control, key, stopped, force=force)
 
-    patch.setattr(MemoryJournal, "_stop_all", keeping)
+    interrupt_as(patch, IfBusy.ROLLBACK, IfBusy.INTERRUPT)
     patch.setattr(Control, "tell", telling)
 
 
@@ -264,45 +276,47 @@ def show_agents_what_is_discarded(patch: pytest.MonkeyPatch) -> None:
 
 def let_a_run_wait_that_is_to_be_refused(patch: pytest.MonkeyPatch) -> None:
     """A busy session refuses nobody."""
-    accept = MemoryJournal.accept
+    accept = SessionTable.accept
 
-    async def accepting(journal: MemoryJournal, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        if new.if_busy is IfBusy.REJECT and (session := journal._sessions.get(new.key)) is not None:
-            claimed, session.claimed = session.claimed, None
-            try:
-                return await accept(journal, new, bounds, take=False)
-            finally:
-                session.claimed = claimed
-        return await accept(journal, new, bounds, take=take)
+    def accepting(
+        table: SessionTable, new: NewRun, body: Body, bounds: Bounds, *, take: bool, now: float
+    ) -> AcceptAnswer:
+        session = table._find(new.key)
+        if new.if_busy is not IfBusy.REJECT or session is None:
+            return accept(table, new, body, bounds, take=take, now=now)
+        claimed, session.claimed = session.claimed, None
+        try:
+            return accept(table, new, body, bounds, take=False, now=now)
+        finally:
+            session.claimed = claimed
 
-    patch.setattr(MemoryJournal, "accept", accepting)
+    patch.setattr(SessionTable, "accept", accepting)
 
 
 def take_no_notice_of_priorities(patch: pytest.MonkeyPatch) -> None:
     """Runs go by lane and sequence alone."""
-    patch.setattr(KeptRun, "rank", lambda run: (run.lane, 0, run.sequence))
+    rank_by(patch, lambda run, own: (run.lane, 0, run.seq))
 
 
 def line_an_interrupt_up_behind(patch: pytest.MonkeyPatch) -> None:
     """What interrupts waits for its turn."""
-    rank = KeptRun.rank
-    patch.setattr(KeptRun, "rank", lambda run: (max(3, run.lane), *rank(run)[1:]))
+    rank_by(patch, lambda run, own: (max(3, run.lane), *own[1:]))
 
 
 def line_up_behind_what_is_given_back(patch: pytest.MonkeyPatch) -> None:
     """A run that was cut off lines up behind all others."""
-    patch.setattr(KeptRun, "rank", lambda run: (9 if run.lane == 0 else run.lane, run.new.priority, run.sequence))
+    rank_by(patch, lambda run, own: (9 if run.lane == 0 else run.lane, *own[1:]))
 
 
 def leave_one_out(patch: pytest.MonkeyPatch) -> None:
     """A cancel of a session overlooks the last that waits there."""
-    stop_all = MemoryJournal._stop_all
 
-    def nearly_all(journal: MemoryJournal, change: CancelSession) -> Any:
-        session = journal._sessions.get(change.key)
-        return stop_all(journal, [] if session is None else session.line.in_order()[:-1])
+    def nearly_all(table: SessionTable, change: CancelSession) -> Stopped:
+        session = table._find(change.key)
+        waiting = [] if session is None else list(session.queue)
+        return Stopped({run.run_id: table._cancel_waiting(run) for run in waiting[:-1]}, [])
 
-    patch.setattr(MemoryJournal, "_cancel_session", nearly_all)
+    patch.setattr(SessionTable, "_cancel_session", nearly_all)
 
 
 def begin_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
@@ -319,11 +333,11 @@ def begin_what_was_cancelled(patch: pytest.MonkeyPatch) -> None:
 def move_nothing(patch: pytest.MonkeyPatch) -> None:
     """A move is answered, and changes nothing."""
 
-    def unmoved(journal: MemoryJournal, change: Move) -> Any:
-        run = journal._runs.get(change.run_id)
-        return Changed(existed=True) if run is not None and run.status is RunStatus.QUEUED else Ended()
+    def unmoved(table: SessionTable, change: Move) -> Any:
+        run = table._runs.get(change.run_id)
+        return Changed(existed=True) if run is not None and run.fence is None else Ended()
 
-    patch.setattr(MemoryJournal, "_move", unmoved)
+    patch.setattr(SessionTable, "_move", unmoved)
 
 
 def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
@@ -331,7 +345,7 @@ def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     opens = MemoryJournal.open
 
     async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._sessions.values():
+        for session in journal._store.sessions.values():
             session.paused = False
         return await opens(journal, owner, max_attempts=max_attempts)
 
@@ -345,16 +359,22 @@ def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
 
 def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
     """A session is deleted with the runs that wait in it."""
-    delete = MemoryJournal._delete
+    delete, drop = SessionTable._delete, MemoryStore._drop_session
 
-    def reckless(journal: MemoryJournal, change: Delete) -> Any:
-        session = journal._sessions.get(change.key)
-        for run in [] if session is None or session.claimed is not None else session.line.in_order():
-            journal._waiting.pop(run.sequence)
-            journal._sessions[change.key].line.remove(run)
-        return delete(journal, change)
+    def reckless(table: SessionTable, change: Delete) -> Any:
+        session = table._find(change.key)
+        for run in [] if session is None or session.claimed is not None else session.queue:
+            table._leave_queue(run)
+            del table._runs[run.run_id]
+        return delete(table, change)
 
-    patch.setattr(MemoryJournal, "_delete", reckless)
+    def drop_with_all(store: MemoryStore, key: SessionKey) -> None:
+        for seq in store.sessions[key].waiting:
+            del store.waiting[seq]
+        drop(store, key)
+
+    patch.setattr(SessionTable, "_delete", reckless)
+    patch.setattr(MemoryStore, "_drop_session", drop_with_all)
 
 
 def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
@@ -375,35 +395,45 @@ def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
 
 def answer_whatever_is_asked(patch: pytest.MonkeyPatch) -> None:
     """Any answer is accepted, to whatever question."""
-    patch.setattr(memory, "check_answer", lambda given, question, closed: None)
+    patch.setattr(table, "check_answer", lambda given, question, closed: None)
 
 
 def answer_twice(patch: pytest.MonkeyPatch) -> None:
     """A question stays open when its answer is accepted."""
-    meanwhile = MemoryJournal._asked_meanwhile
+    meet = SessionTable._meet_question
 
-    def forgetful(journal: MemoryJournal, session: Any, asked: Any, run: Any, **how: Any) -> None:
-        meanwhile(journal, session, asked, run, **how)
-        if how["answers"] and not how["at_once"]:
+    def forgetful(
+        table: SessionTable,
+        session: SessionState,
+        asked: OpenRound,
+        run: RunState,
+        question: Question | None,
+        *,
+        dismiss: bool,
+    ) -> None:
+        meet(table, session, asked, run, question, dismiss=dismiss)
+        if question is not None and not dismiss:
             asked.answer = None
+            table._changes = [each for each in table._changes if not isinstance(each, AnswerQuestion)]
 
-    patch.setattr(MemoryJournal, "_asked_meanwhile", forgetful)
+    patch.setattr(SessionTable, "_meet_question", forgetful)
 
 
 def wait_for_no_input(patch: pytest.MonkeyPatch) -> None:
     """A session goes on as soon as it has asked."""
-    ask = MemoryJournal._ask
-    patch.setattr(
-        MemoryJournal,
-        "_ask",
-        lambda journal, session, run, encoded, within_s, hold: ask(journal, session, run, encoded, 0.0, hold=hold),
-    )
+    ask = SessionTable._ask
+
+    def ask_in_passing(
+        table: SessionTable, session: SessionState, seq: int, question: bytes, until: float, *, hold: bool
+    ) -> None:
+        ask(table, session, seq, question, table._now, hold=hold)
+
+    patch.setattr(SessionTable, "_ask", ask_in_passing)
 
 
 def line_an_answer_up_behind(patch: pytest.MonkeyPatch) -> None:
     """What answers waits for its turn."""
-    rank = KeptRun.rank
-    patch.setattr(KeptRun, "rank", lambda run: (4 if run.lane == 1 else run.lane, *rank(run)[1:]))
+    rank_by(patch, lambda run, own: (4 if run.lane == 1 else run.lane, *own[1:]))
 
 
 def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
@@ -411,7 +441,7 @@ def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     opens = MemoryJournal.open
 
     async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._sessions.values():
+        for session in journal._store.sessions.values():
             session.question = None
         return await opens(journal, owner, max_attempts=max_attempts)
 
@@ -429,21 +459,22 @@ def do_again_what_had_ended(patch: pytest.MonkeyPatch) -> None:
 
 def dismiss_in_silence(patch: pytest.MonkeyPatch) -> None:
     """A question that is given up leaves its round open."""
-    patch.setattr(steps, "dismissed", lambda question, *, begun: [])
+    patch.setattr(transitions, "dismissed", lambda question, *, begun: [])
 
 
 def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
     """A cancel of a run that has asked is answered, and its question stays."""
-    cancel = MemoryJournal._cancel
+    cancel = SessionTable._cancel
 
-    def heedless(journal: MemoryJournal, change: Cancel) -> Any:
-        run = journal._runs.get(change.run_id)
-        asked = None if run is None else journal._sessions[run.new.key].open_question
-        if asked is not None and asked.run_id == change.run_id:
+    def heedless(table: SessionTable, change: Cancel) -> Any:
+        run = table._records.known_run(change.run_id)
+        session = None if run is None else table._find(run.key)
+        asked = None if session is None else session.question
+        if run is not None and asked is not None and asked.run == run.seq:
             return Stopped(ended={}, asked=[])
-        return cancel(journal, change)
+        return cancel(table, change)
 
-    patch.setattr(MemoryJournal, "_cancel", heedless)
+    patch.setattr(SessionTable, "_cancel", heedless)
 
 
 def tell_all_that_was_raised(patch: pytest.MonkeyPatch) -> None:
@@ -463,11 +494,11 @@ def tell_history_another_reason(patch: pytest.MonkeyPatch) -> None:
 def close_no_round_of_a_hidden_answer(patch: pytest.MonkeyPatch) -> None:
     """An answer that is rolled back takes with it what closes the round."""
 
-    def left_open(journal: MemoryJournal, session: KeptSession, run: KeptRun, *, closed: bool, begun: bool) -> None:
-        if session.question is not None and session.question.answer == run.new.run_id:
-            session.question = None
+    def left_open(table: SessionTable, run: RunState, *, closed: bool, begun: bool) -> None:
+        if run.session.answered_by(run) is not None:
+            table._drop_question(run.session)
 
-    patch.setattr(MemoryJournal, "_answered", left_open)
+    patch.setattr(SessionTable, "_answered", left_open)
 
 
 def show_no_open_end(patch: pytest.MonkeyPatch) -> None:
@@ -488,7 +519,7 @@ def start_whatever_works_on(patch: pytest.MonkeyPatch) -> None:
 
 def take_no_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:
     """A text that is to be the answer waits for one."""
-    patch.setattr(memory, "as_answer", lambda new, question: None)
+    patch.setattr(table, "as_answer", lambda new, question: None)
 
 
 def take_any_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from strandline.engine.service import Service
 from strandline.errors import AlreadyEnded, JournalUnavailable, NotFound
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, Take
+from strandline.journal.port import AcceptAnswer, Bounds, Change, ChangeAnswer, SessionQuery, Take
 from strandline.model import ANONYMOUS, NewRun, Principal, RunId, RunStatus, SessionKey, Settlement, Token
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -205,9 +205,9 @@ def test_a_run_that_is_cancelled_before_its_claim_has_come_does_not_begin() -> N
             ticket = None
             while ticket is None:  # the claim is in the feed, and nobody has fetched it
                 await asyncio.sleep(0)
-                runs = [run for run in journal._runs.values() if run.status is RunStatus.RUNNING]
-                if runs:
-                    view = await service.cancel(ANONYMOUS, runs[0].new.run_id)
+                session = await journal.read(SessionQuery(key()))
+                if session is not None and session.claimed is not None:
+                    view = await service.cancel(ANONYMOUS, session.claimed)
                     assert view.run.cancel_requested
                     ticket = await accept
             assert (await outcome(ticket)).status is RunStatus.CANCELLED
