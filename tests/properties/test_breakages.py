@@ -26,7 +26,7 @@ from strandline.engine.queue_limits import QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import table, transitions
-from strandline.journal.changes import AnswerQuestion, Body
+from strandline.journal.changes import AnswerQuestion, Body, DropSession
 from strandline.journal.kept import KeptSession
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.memory_store import MemoryStore
@@ -62,7 +62,6 @@ from strandline.model import (
     OnDisconnect,
     Question,
     RoundStarted,
-    SessionKey,
     Settlement,
     Token,
     ToolDone,
@@ -368,10 +367,10 @@ def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
             del table._runs[run.run_id]
         return delete(table, change)
 
-    def drop_with_all(store: MemoryStore, key: SessionKey) -> None:
-        for seq in store.sessions[key].waiting:
+    def drop_with_all(store: MemoryStore, row: DropSession) -> None:
+        for seq in store.sessions[row.session.key].waiting:
             del store.waiting[seq]
-        drop(store, key)
+        drop(store, row)
 
     patch.setattr(SessionTable, "_delete", reckless)
     patch.setattr(MemoryStore, "_drop_session", drop_with_all)

@@ -44,21 +44,26 @@ class KeptRun:
         "attempt",
         "body",
         "cancel_requested",
+        "created_at",
         "discard",
         "discarded",
         "ended_at",
         "facts",
         "fence",
+        "if_busy",
         "keyed",
         "lane",
         "moved",
-        "new",
+        "opaque",
         "outcome",
+        "priority",
         "queue_deadline",
+        "run_id",
         "seq",
         "session",
         "started_at",
         "status",
+        "timeout_s",
         "urgency",
     )
 
@@ -67,10 +72,13 @@ class KeptRun:
         self.session = added.session
         self.seq = added.seq
         self.body = added.body
+        self.run_id = new.run_id
         self.keyed = new.keyed
-        self.new = structs.replace(new, input="", metadata={}, trace=None, keyed=None)
-        """What else it was asked for with, which never changes."""
+        self.opaque, self.timeout_s, self.if_busy = new.opaque, new.timeout_s, new.if_busy
+        self.created_at = new.created_at
         self.lane = new.lane
+        self.priority = new.priority
+        """The one that it was accepted with."""
         self.urgency = added.urgency
         self.moved: int | None = None
         self.status = RunStatus.QUEUED if added.fence is None else RunStatus.RUNNING
@@ -109,8 +117,7 @@ class KeptRun:
 
     def waiting(self, *, paused: bool) -> Waiting:
         """Return what the dispatcher needs of it."""
-        new = self.new
-        return Waiting(new.run_id, new.key, self.seq, new.created_at, self.queue_deadline, paused)
+        return Waiting(self.run_id, self.session.key, self.seq, self.created_at, self.queue_deadline, paused)
 
     def staged(self) -> tuple[Fact, ...]:
         """Return what is staged of it."""
@@ -128,21 +135,21 @@ class KeptRun:
 
     def summary(self, position: int | None) -> RunSummary:
         """Return it as lists show it."""
-        new, body = self.new, self.body
+        body = self.body
         return RunSummary(
-            run_id=new.run_id,
-            key=new.key,
+            run_id=self.run_id,
+            key=self.session.key,
             lane=self.lane,
-            priority=new.priority if self.moved is None else self.moved,
-            opaque=new.opaque,
+            priority=self.priority if self.moved is None else self.moved,
+            opaque=self.opaque,
             metadata={} if body.metadata is None else _metadata(body.metadata),
             sequence=self.seq,
             status=self.status,
             attempt=self.attempt,
-            created_at=new.created_at,
+            created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
-            timeout_s=new.timeout_s,
+            timeout_s=self.timeout_s,
             queue_deadline=self.queue_deadline,
             position=position,
             outcome=None if self.outcome is None else _outcome(self.outcome),
@@ -150,7 +157,7 @@ class KeptRun:
             discarded=self.discarded,
             cancel_requested=self.cancel_requested,
             discard=self.discard,
-            if_busy=new.if_busy,
+            if_busy=self.if_busy,
             trace=None if body.trace is None else _trace(body.trace),
         )
 

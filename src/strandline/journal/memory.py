@@ -242,7 +242,7 @@ class MemoryJournal:
             match query:
                 case RunQuery():
                     run = self._store.runs.get(query.run_id)
-                    if run is None or run.new.key.principal != query.principal:
+                    if run is None or run.session.key.principal != query.principal:
                         return None
                     return run.shown(self._table.position(query.run_id))
                 case HistoryQuery():
@@ -251,7 +251,7 @@ class MemoryJournal:
                     waiting, sessions = self._store.waiting, self._store.sessions
                     later = (sequence for sequence in waiting if sequence > query.after)
                     page = [waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                    return [run.waiting(paused=sessions[run.new.key].paused) for run in page]
+                    return [run.waiting(paused=sessions[run.session.key].paused) for run in page]
                 case RunsQuery():
                     return self._lists.runs(query)
                 case RunsOfQuery():

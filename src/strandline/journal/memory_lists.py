@@ -100,7 +100,7 @@ class MemoryLists:
             key=query.key,
             messages=len(session.history),
             waiting=len(session.waiting),
-            claimed=None if claimed is None else claimed.new.run_id,
+            claimed=None if claimed is None else claimed.run_id,
             held=claimed is not None and claimed.held,
             paused=session.paused,
             input_requests=[] if asked is None else asked.decoded().requests,
@@ -145,7 +145,7 @@ class MemoryLists:
         before = sequence_of(query.cursor)
         room, shown = Room(query.most_bytes), list[KeptRun]()
         for run in reversed(self._store.runs.values()):
-            if run.new.key.principal != query.principal or (before is not None and run.seq >= before):
+            if run.session.key.principal != query.principal or (before is not None and run.seq >= before):
                 continue
             if query.statuses and run.status not in query.statuses:
                 continue
@@ -155,4 +155,4 @@ class MemoryLists:
         return self._page(shown, None)
 
     def _page(self, runs: list[KeptRun], after: str | None) -> RunsPage:
-        return RunsPage([run.summary(self._position(run.new.run_id)) for run in runs], after)
+        return RunsPage([run.summary(self._position(run.run_id)) for run in runs], after)

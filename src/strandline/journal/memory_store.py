@@ -4,9 +4,9 @@ Whoever calls it holds the journal's lock. It decides nothing.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
-from typing import Final, assert_never
+from typing import Any, Final
 
 import msgspec
 
@@ -57,61 +57,42 @@ class MemoryStore:
         self.next_no = 1
         self.next_seq = 0
         self.next_row = 1
+        self._writers: Final[dict[type[Change], Callable[[Any], None]]] = {
+            AddSession: self._add_session,
+            ChangeSession: self._change_session,
+            DropSession: self._drop_session,
+            AddRun: self._add_run,
+            ChangeRun: self._change_run,
+            EndRun: self._end_run,
+            EndHold: self._end_hold,
+            AddHistory: self._add_history,
+            KeepAgent: self._keep_agent,
+            AddCheckpoint: self._add_checkpoint,
+            DropCheckpoints: self._drop_checkpoints,
+            ForgetKey: self._forget_key,
+            AddQuestion: self._add_question,
+            AnswerQuestion: self._answer_question,
+            DropQuestion: self._drop_question,
+            CloseRequest: self._close_request,
+        }
 
     # -- rows are written -----------------------------------------------------------------------------
 
     def write(self, changes: Iterable[Change]) -> None:
         """Keep what the session table has decided."""
         for change in changes:
-            match change:
-                case ChangeRun():
-                    self._change_run(self._by_seq[change.seq], change)
-                case AddRun():
-                    self._add_run(change)
-                case EndRun():
-                    self._end_run(change)
-                case AddHistory():
-                    self._add_history(change)
-                case ChangeSession():
-                    self._change_session(self._by_no[change.no], change)
-                case KeepAgent():
-                    self._keep_agent(change)
-                case AddCheckpoint():
-                    self._by_seq[change.seq].facts.append(change.fact)
-                case DropCheckpoints():
-                    self._by_seq[change.seq].facts.clear()
-                case EndHold():
-                    run = self._by_seq[change.seq]
-                    run.fence = None
-                    self._of(run.session).claimed = None
-                case AddSession():
-                    self._add_session(change.session)
-                case DropSession():
-                    self._drop_session(change.session.key)
-                case AddQuestion():
-                    self._of(change.session).question = KeptQuestion(change)
-                case AnswerQuestion():
-                    question = self._by_no[change.no].question
-                    assert question is not None
-                    question.answer = change.answer
-                case DropQuestion():
-                    self._by_no[change.no].question = None
-                case CloseRequest():
-                    self._by_no[change.no].closed[change.id] = (change.run, change.closed)
-                case ForgetKey():
-                    run = self._by_seq[change.seq]
-                    self._of(run.session).forget_key(run)
-                case _:
-                    assert_never(change)
+            self._writers[type(change)](change)
 
     def _of(self, ref: SessionRef) -> KeptSession:
         return self._by_no[ref.no]
 
-    def _add_session(self, ref: SessionRef) -> None:
+    def _add_session(self, row: AddSession) -> None:
+        ref = row.session
         self.sessions[ref.key] = self._by_no[ref.no] = KeptSession(ref)
         self.next_no = ref.no + 1
 
-    def _change_session(self, session: KeptSession, row: ChangeSession) -> None:
+    def _change_session(self, row: ChangeSession) -> None:
+        session = self._by_no[row.no]
         session.paused, session.closed_since = row.paused, row.closed_since
         if (row.last, row.rests_since) != (session.last, session.rests_since):
             self._ends += 1
@@ -119,21 +100,22 @@ class MemoryStore:
             self.by_end.move_to_end(session.ref.key)
         session.last, session.rests_since = row.last, row.rests_since
 
-    def _drop_session(self, key: SessionKey) -> None:
+    def _drop_session(self, row: DropSession) -> None:
+        key = row.session.key
         session = self.sessions.pop(key)
         del self._by_no[session.ref.no]
         self.by_end.pop(key, None)
         kept = session.stored + sum(map(len, session.history)) + sum(run.body.size for run in session.runs.values())
         self.bytes_of[key.principal] -= kept
         for run in session.runs.values():
-            del self.runs[run.new.run_id]
+            del self.runs[run.run_id]
             del self._by_seq[run.seq]
 
     def _add_run(self, row: AddRun) -> None:
         run, session = KeptRun(row), self._of(row.session)
-        self.runs[run.new.run_id] = self._by_seq[run.seq] = session.runs[run.seq] = run
-        self.next_seq = max(self.next_seq, row.seq + 1)
-        self.bytes_of[run.new.key.principal] += run.body.size
+        self.runs[run.run_id] = self._by_seq[run.seq] = session.runs[run.seq] = run
+        self.next_seq = row.seq + 1
+        self.bytes_of[run.session.key.principal] += run.body.size
         if run.keyed is not None:
             session.keys[run.keyed.key] = run
         self._place(session, run)
@@ -148,10 +130,11 @@ class MemoryStore:
             session.claimed = run
 
     def _leave(self, session: KeptSession, run: KeptRun) -> None:
-        self.waiting.pop(run.seq, None)
-        session.waiting.pop(run.seq, None)
+        if run.seq in session.waiting:
+            del self.waiting[run.seq], session.waiting[run.seq]
 
-    def _change_run(self, run: KeptRun, row: ChangeRun) -> None:
+    def _change_run(self, row: ChangeRun) -> None:
+        run = self._by_seq[row.seq]
         run.change(row)
         if run.lane == Lane.FRONT:
             self.next_seq = max(self.next_seq, row.urgency - drawn(0) + 1)
@@ -164,6 +147,11 @@ class MemoryStore:
         self._leave(session, run)
         if row.fence is None and session.claimed is run:
             session.claimed = None
+
+    def _end_hold(self, row: EndHold) -> None:
+        run = self._by_seq[row.seq]
+        run.fence = None
+        self._of(run.session).claimed = None
 
     def _add_history(self, row: AddHistory) -> None:
         session = self._of(row.session)
@@ -183,19 +171,45 @@ class MemoryStore:
         session.state = row.state or session.state
         self.bytes_of[row.session.key.principal] += session.stored - before
 
+    def _add_checkpoint(self, row: AddCheckpoint) -> None:
+        self._by_seq[row.seq].facts.append(row.fact)
+
+    def _drop_checkpoints(self, row: DropCheckpoints) -> None:
+        self._by_seq[row.seq].facts.clear()
+
+    def _forget_key(self, row: ForgetKey) -> None:
+        run = self._by_seq[row.seq]
+        self._of(run.session).forget_key(run)
+
+    def _add_question(self, row: AddQuestion) -> None:
+        self._of(row.session).question = KeptQuestion(row)
+
+    def _answer_question(self, row: AnswerQuestion) -> None:
+        question = self._by_no[row.no].question
+        assert question is not None
+        question.answer = row.answer
+
+    def _drop_question(self, row: DropQuestion) -> None:
+        self._by_no[row.no].question = None
+
+    def _close_request(self, row: CloseRequest) -> None:
+        self._by_no[row.no].closed[row.id] = (row.run, row.closed)
+
+    # -- ended runs are forgotten ---------------------------------------------------------------------
+
     def prune(self, before: float, limit: int, now: float) -> int:
         """Forget up to `limit` runs that ended before `before`, in order of acceptance; return how many.
 
         In order of sequence, so the walk ends at the first that was accepted too late to have ended before; one that
         was accepted after now, by a clock that was wrong, keeps none that came after it.
         """
-        accepted = takewhile(lambda run: not before <= run.new.created_at <= now, self.runs.values())
+        accepted = takewhile(lambda run: not before <= run.created_at <= now, self.runs.values())
         old = list(islice((run for run in accepted if self._is_past(run, before)), limit))
         for run in old:
-            del self.runs[run.new.run_id]
+            del self.runs[run.run_id]
             del self._by_seq[run.seq]
             self._of(run.session).forget(run)
-            self.bytes_of[run.new.key.principal] -= run.body.size
+            self.bytes_of[run.session.key.principal] -= run.body.size
         return len(old)
 
     def _is_past(self, run: KeptRun, before: float) -> bool:
@@ -240,14 +254,14 @@ class MemoryStore:
     def known_run(self, run_id: RunId) -> KnownRun | None:
         """Return a run, None if it is not kept."""
         run = self.runs.get(run_id)
-        return None if run is None else KnownRun(run.new.key, run.seq)
+        return None if run is None else KnownRun(run.session.key, run.seq)
 
     def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key stands for."""
         run = self.sessions[session.key].keys.get(key)
         if run is None or run.keyed is None:
             return None
-        return KeyedRun(run.new.run_id, run.seq, run.ended_at, run.keyed.fingerprint)
+        return KeyedRun(run.run_id, run.seq, run.ended_at, run.keyed.fingerprint)
 
     def is_kept(self, seq: int) -> bool:
         """Tell whether a run is kept."""
@@ -293,10 +307,10 @@ class MemoryStore:
 def _run_state(session: SessionState, kept: KeptRun) -> RunState:
     run = RunState(
         session,
-        kept.new.run_id,
+        kept.run_id,
         kept.seq,
         kept.rank,
-        created_at=kept.new.created_at,
+        created_at=kept.created_at,
         queue_deadline=kept.queue_deadline,
         attempt=kept.attempt,
         started_at=kept.started_at,

@@ -8,6 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Rank
 from strandline.model import RunId, SessionKey
 
@@ -151,7 +152,10 @@ class RunQueue:
 class SessionState:
     """One conversation, as far as decisions need it."""
 
-    __slots__ = ("claimed", "closed_since", "crc", "end", "key", "no", "paused", "queue", "rests_since", "round")
+    __slots__ = (
+        "claimed", "closed_since", "crc", "end", "key", "no", "paused", "queue", "ref",
+        "rests_since", "round",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -168,6 +172,7 @@ class SessionState:
         self.key = key
         self.crc = crc
         """The checksum of its key, with which its records are sealed."""
+        self.ref = SessionRef(no, key, crc)
         self.end = end
         self.queue = RunQueue()
         self.claimed: RunState | None = None

@@ -207,7 +207,7 @@ class SessionTable(Transitions):
         if forgotten is not None:
             self._note(session, ForgetKey(forgotten))
         fence = self._claim(run) if at_once else None
-        added = AddRun(self._ref(session), run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
+        added = AddRun(session.ref, run.seq, new, body, run.urgency, run.queue_deadline, fence, run.started_at)
         self._note(session, added)
         self._runs[run.run_id] = run
         if fence is None:
@@ -317,7 +317,7 @@ class SessionTable(Transitions):
         if left.question is not None:
             self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
         if left.window is not None or left.state is not None:
-            self._note(session, KeepAgent(self._ref(session), left.window, left.state))
+            self._note(session, KeepAgent(session.ref, left.window, left.state))
         return self._claim_next(session) if take and not hold else Take.NOTHING
 
     def release(self, token: Token, *, counted: bool, take: bool, now: float) -> Take:
@@ -366,7 +366,7 @@ class SessionTable(Transitions):
             is_closed = session.paused or session.round is not None
             if is_closed or session.rests_since is None or session.rests_since >= before:
                 return Busy()
-        self._note(session, DropSession(self._ref(session), session.end.row, session.end.nth))
+        self._note(session, DropSession(session.ref, session.end.row, session.end.nth))
         del self._sessions[session.key]
         return Changed(existed=True)
 

@@ -5,12 +5,12 @@ Each changes the state in memory and notes the rows that say so. Whatever can fa
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
-from strandline.encoding import encode_messages
+from strandline.encoding import decoder, encode_messages
 from strandline.errors import ClaimLost, JournalUnavailable
 from strandline.history import dismissed
 from strandline.journal.changes import (
@@ -25,7 +25,6 @@ from strandline.journal.changes import (
     DropQuestion,
     EndHold,
     EndRun,
-    SessionRef,
 )
 from strandline.journal.port import Take
 from strandline.journal.records import Records
@@ -47,6 +46,7 @@ from strandline.model import (
 )
 
 _log = logging.getLogger("strandline.journal")
+_decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
 
 NO_RUN: Final = -1
 """Of a row of history that no run has left."""
@@ -89,6 +89,7 @@ class Transitions:
 
     def _install(self, session: SessionState) -> None:
         """Take a session as it is stored."""
+        self._evict()
         self._sessions[session.key] = session
         for run in session.queue:
             self._runs[run.run_id] = run
@@ -97,12 +98,11 @@ class Transitions:
             self._runs[claimed.run_id] = claimed
             if session.executing is not None and is_last(claimed.attempt, self._max_attempts):
                 self._last_attempts.add(claimed.seq)
-        self._evict()
 
     def _evict(self) -> None:
-        """Look at the oldest few sessions: an idle one is dropped, a busy one is moved to the end."""
+        """Make room for a session. Of the oldest few an idle one is dropped, and a busy one is moved to the end."""
         for _ in range(4):
-            if len(self._sessions) <= CACHED_SESSIONS:
+            if len(self._sessions) < CACHED_SESSIONS:
                 return
             key, session = next(iter(self._sessions.items()))
             if session.is_idle and key not in self._touched:
@@ -126,7 +126,7 @@ class Transitions:
         session = SessionState(self._next_no, key, key_crc(key))
         self._next_no += 1
         self._install(session)
-        self._note(session, AddSession(self._ref(session)))
+        self._note(session, AddSession(session.ref))
         return session
 
     def _change_session(self, session: SessionState) -> None:
@@ -138,10 +138,6 @@ class Transitions:
     def _note(self, session: SessionState, change: Change) -> None:
         self._touched[session.key] = None
         self._changes.append(change)
-
-    @staticmethod
-    def _ref(session: SessionState) -> SessionRef:
-        return SessionRef(session.no, session.key, session.crc)
 
     def _count(self, session: SessionState, more: int) -> None:
         """Count so many more waiting runs."""
@@ -261,12 +257,13 @@ class Transitions:
                 self._leave_queue(run)
             del self._runs[run.run_id]
         end = EndRun(
-            self._ref(run.session), run.seq, was, status, outcome, run.attempt, run.started_at, self._now, run.fence,
+            run.session.ref, run.seq, was, status, outcome, run.attempt, run.started_at, self._now, run.fence,
             discarded,
         )  # fmt: skip
         self._note(run.session, end)
         if run.checkpoints:
             self._note(run.session, DropCheckpoints(run.seq))
+            run.checkpoints = 0
 
     def _end_waiting(
         self, run: RunState, status: RunStatus, outcome: bytes, messages: Sequence[Message], *, discard: bool = False
@@ -313,7 +310,7 @@ class Transitions:
         self._note(
             session,
             AddHistory(
-                self._ref(session), row, end.nth + 1, end.length, count, end.row, seq, discarded, messages
+                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages
             ),
         )  # fmt: skip
         session.end = HistoryEnd(row, end.nth + 1, end.length + count)
@@ -362,7 +359,7 @@ class Transitions:
         If it is closed besides, its time stands still for that only when it waits no longer: no minute counts twice.
         """
         session.round = OpenRound(seq, until)
-        self._note(session, AddQuestion(self._ref(session), seq, until, question))
+        self._note(session, AddQuestion(session.ref, seq, until, question))
         if session.closed_since is not None:
             self._stood_since(session, session.closed_since)
         if session.closed_since is not None or hold:
@@ -407,6 +404,9 @@ class Transitions:
 
     def _question_or_what_is_left(self, session: SessionState) -> tuple[Question, bool]:
         """Return the question of a session and True; if it is damaged, what history has of it and False."""
+        for change in reversed(self._changes):  # (one that was asked in this operation is not yet stored)
+            if isinstance(change, AddQuestion) and change.session.no == session.no:
+                return _decoded_question(change.question), True
         try:
             return self._records.question(session), True
         except JournalUnavailable as error:

@@ -1,0 +1,934 @@
+"""The session table over a store that loses commits: what lives in memory is what is stored, and nothing is half done.
+
+Operations come in a hostile order, alone or several to a commit; commits fail with their rows written or not, records
+turn out damaged, owners change. After each operation the live table is compared with one that is made anew from the
+store, and the rows are judged by rules that share no code with the table. `BREAKAGES` shows that each rule can fail.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
+
+from strandline.encoding import encode_messages
+from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
+from strandline.journal import table, transitions
+from strandline.journal.changes import AddCheckpoint, encoded_body, encoded_completion
+from strandline.journal.kept import KeptRun
+from strandline.journal.memory_store import MemoryStore
+from strandline.journal.port import (
+    Accepted,
+    Attached,
+    Bounds,
+    Busy,
+    Cancel,
+    CancelSession,
+    Changed,
+    Delete,
+    Ended,
+    EndWaiting,
+    Move,
+    NotDue,
+    Pause,
+    Refused,
+    Resume,
+    Reused,
+    Stopped,
+    Take,
+    Unanswerable,
+)
+from strandline.journal.port import Change as AnyChange
+from strandline.journal.state import RunState, SessionState
+from strandline.journal.table import SessionTable
+from strandline.model import (
+    ANONYMOUS,
+    Claim,
+    Fact,
+    IfBusy,
+    InputRequest,
+    Keyed,
+    Message,
+    NewRun,
+    OnQuestion,
+    Outcome,
+    Principal,
+    Question,
+    Range,
+    RoundStarted,
+    Run,
+    RunId,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    Settlement,
+    StateRecord,
+    Token,
+    responses,
+)
+
+SESSIONS: Final = [
+    SessionKey(ANONYMOUS, SessionId("s1")),
+    SessionKey(ANONYMOUS, SessionId("s2")),
+    SessionKey(Principal("other"), SessionId("s1")),
+    SessionKey(Principal("other"), SessionId("s2")),
+]
+MAX_ATTEMPTS: Final = 2
+INTERRUPTING: Final = (IfBusy.INTERRUPT, IfBusy.ROLLBACK)
+
+sessions = st.sampled_from([*SESSIONS, *SESSIONS[:1] * 4])
+mostly = st.sampled_from([True, True, True, False])
+NARROW: Final = [Bounds(1, 99), Bounds(9, 2), Bounds(9, 99, 1), Bounds(9, 9, 9, 60)]
+picks = st.integers(0, 50)
+STORED, UNWRITTEN, LOST = "stored", "never written", "written and lost"
+fates = st.sampled_from([STORED, STORED, STORED, UNWRITTEN, LOST])
+
+
+class FaultyStore(MemoryStore):
+    """A store in which records are damaged: those runs and questions cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.damaged: set[int] = set()
+        """The sequences of those runs, and of the runs that have asked those questions."""
+
+    def _check(self, seq: int) -> None:
+        if seq in self.damaged:
+            raise JournalUnavailable("damaged")
+
+    def run(self, run: RunState) -> Run:
+        self._check(run.seq)
+        return super().run(run)
+
+    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
+        if run.seq in self.damaged:
+            return replace(super().run(run), input="?", opaque=True), ()
+        return super().readable(run)
+
+    def question(self, session: SessionState) -> Question:
+        assert session.round is not None
+        self._check(session.round.run)
+        return super().question(session)
+
+
+# -- a table, as values ---------------------------------------------------------------------------------
+
+
+def picture_of_run(run: RunState) -> dict[str, object]:
+    return {name: getattr(run, name) for name in RunState.__slots__ if name != "session"}
+
+
+def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
+    """Return everything that decisions of a table rest on, as far as these sessions are concerned."""
+    found = {key: table._find(key) for key in keys}
+    shown: dict[SessionKey, dict[str, object] | None] = {}
+    for key, session in found.items():
+        if session is None:
+            shown[key] = None
+            continue
+        of_it: dict[str, object] = {name: getattr(session, name) for name in ("no", "key", "crc", "end", "paused")}
+        of_it |= {name: getattr(session, name) for name in ("closed_since", "rests_since")}
+        of_it["round"] = session.round and (session.round.run, session.round.until, session.round.answer)
+        of_it["queue"] = [picture_of_run(run) for run in session.queue]
+        of_it["ranks"] = [session.queue.ahead(run.rank) for run in session.queue]
+        of_it["claimed"] = session.claimed and picture_of_run(session.claimed)
+        shown[key] = of_it
+    return {
+        "sessions": shown,
+        "runs": {run_id: (run.session.key, run.seq) for run_id, run in table._runs.items()},
+        "waiting": table._waiting,
+        "waiting of": +table._waiting_of,
+        "last attempts": set(table._last_attempts),
+    }
+
+
+def restored(store: MemoryStore) -> SessionTable:
+    return SessionTable.of(
+        store, max_attempts=MAX_ATTEMPTS, next_no=store.next_no, next_seq=store.next_seq, next_row=store.next_row
+    )
+
+
+# -- what was told, and the rules that it has to keep ---------------------------------------------------
+
+
+@dataclass
+class Told:
+    """What a client knows that was told every answer. It is told nothing of what was not stored."""
+
+    lanes: dict[RunId, int] = field(default_factory=dict)
+    urgencies: dict[RunId, int] = field(default_factory=dict)
+    arrivals: list[RunId] = field(default_factory=list)
+    places: int = 0
+    """How many places in the front lane were drawn."""
+    cancelled: set[RunId] = field(default_factory=set)
+    tokens: list[Token] = field(default_factory=list)
+    claimed: dict[RunId, Token] = field(default_factory=dict)
+    ends: dict[RunId, tuple[RunStatus, bytes]] = field(default_factory=dict)
+    histories: dict[SessionKey, list[bytes]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    sequence: int = -1
+
+    def rank(self, run_id: RunId) -> tuple[int, int, int]:
+        return (self.lanes[run_id], self.urgencies[run_id], self.arrivals.index(run_id))
+
+    def wait_in(self, run_id: RunId, lane: int, priority: int) -> None:
+        """Note that a run waits in a lane from now on."""
+        self.places += 1
+        self.lanes[run_id] = lane
+        self.urgencies[run_id] = {2: self.places, 3: priority}.get(lane, 0)
+
+
+Operation = Callable[[], object]
+
+
+def _repeatable(claims: list[Claim]) -> list[object]:
+    """Return claims as they are made again: with other fences, and later sequences of runs that are accepted."""
+    return [(replace(claim.run, sequence=0), claim.facts, claim.question) for claim in claims]
+
+
+def _settlement(how: RunStatus, said: int, *, discarded: bool, n: int) -> Settlement:
+    said_of_it: list[Message] = [{"role": "user", "content": [{"text": f"said {n}"}]}] * said
+    state: StateRecord | None = {"n": n} if n % 3 == 0 else None
+    window = (Range(0, None),) if n % 4 == 0 else None
+    return Settlement(outcome=Outcome(status=how), messages=said_of_it, window=window, state=state, discarded=discarded)
+
+
+class SessionTableMachine(RuleBasedStateMachine):
+    """One table, one store, and a judge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = FaultyStore()
+        self.table = restored(self.store)
+        self.told = Told()
+        self.now = 1_000.0
+        self.epoch = 1
+        self.made = 0
+        self.fence = 0
+        """The largest that was ever given, also to a claim that was never told."""
+        self.before: tuple[FaultyStore, Told] | None = None
+        """What was stored and told when operations began to gather; None: every one has a commit of its own."""
+        self.table.take_over(self.epoch, self.now)
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(transitions, "CACHED_SESSIONS", 2)
+
+    def teardown(self) -> None:
+        """Let as many sessions stay in memory as before."""
+        self.patch.undo()
+
+    # -- how an operation is done ---------------------------------------------------------------------
+
+    def do(self, operation: Operation, fate: str = STORED) -> object:
+        """Do what a journal does: decide, write the rows, commit. With another fate it comes true when repeated."""
+        first: tuple[object, list[object]] | None = None
+        if fate != STORED and self.before is None:
+            self.begin()
+            first = self.write(operation, keep=fate == LOST)
+            self.lose_all()
+        answer, claimed = self.write(operation)
+        if first is not None:
+            assert (answer, claimed) == first, "what is repeated is answered otherwise"
+        if self.before is None:
+            self.table.durable()
+        return answer
+
+    def write(self, operation: Operation, *, keep: bool = True) -> tuple[object, list[object]]:
+        """Decide, and keep the rows; return the answer and the claims, as far as they are the same when repeated."""
+        waited = self.waiting()
+        answer: object
+        try:
+            answer = operation()
+        except (ClaimLost, CancelRequested, JournalUnavailable) as error:
+            answer = type(error)
+            assert self.table.drain() == ([], []), "what has failed has left something"
+            self.what_lives_is_what_is_stored()
+        if not keep:
+            return answer, _repeatable(self.table._claims)
+        changes, claims = self.table.drain()
+        assert self.table.drain() == ([], [])
+        self.store.write(changes)
+        for claim in claims:
+            self.judge_claim(claim)
+        if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended | NotDue):
+            assert not changes
+        if isinstance(answer, Take):
+            assert (answer is Take.TAKEN) == bool(claims)
+        if isinstance(answer, Stopped):
+            assert answer.ended.keys() <= waited.keys()
+        return answer, _repeatable(claims)
+
+    def begin(self) -> None:
+        """Have what comes be stored or lost together."""
+        self.before = (copy.deepcopy(self.store), copy.deepcopy(self.told))
+
+    def lose_all(self) -> None:
+        """Lose what was written since `begin`; nobody was told of it."""
+        assert self.before is not None
+        self.store, self.told = self.before
+        self.before = None
+        self.table._records = self.store
+        self.table.roll_back()
+        assert self.table.drain() == ([], [])
+        self.what_lives_is_what_is_stored()
+
+    # -- the judge ------------------------------------------------------------------------------------
+
+    def waiting(self, key: SessionKey | None = None) -> dict[RunId, KeptRun]:
+        kept = self.store.runs.values()
+        return {run.run_id: run for run in kept if run.status is RunStatus.QUEUED and key in (None, run.session.key)}
+
+    def executing(self) -> list[KeptRun]:
+        return [run for run in self.store.runs.values() if run.status is RunStatus.RUNNING]
+
+    def open_until(self, key: SessionKey) -> float | None:
+        """Until when a session waits to be answered."""
+        session = self.store.sessions.get(key)
+        asked = None if session is None else session.question
+        return None if asked is None or asked.answer is not None else asked.until
+
+    def judge_claim(self, claim: Claim) -> None:
+        """Look at a claim as it is told."""
+        run_id, key = claim.run.run_id, claim.run.key
+        assert claim.token.fence > self.fence, "fences rise, whatever becomes of commits"
+        self.fence = claim.token.fence
+        if run_id not in self.told.lanes:
+            return  # (its accept is not yet told: `accept` looks)
+        self.judge_start(run_id, key)
+        self.told.tokens.append(claim.token)
+        self.told.claimed[run_id] = claim.token
+
+    def judge_start(self, run_id: RunId, key: SessionKey) -> None:
+        """Look whether the run that was claimed was the one to start, and whether any was to start."""
+        session = self.store.sessions[key]
+        assert not session.paused
+        rank = self.told.rank(run_id)
+        for other in self.waiting(key):
+            assert rank < self.told.rank(other), f"{run_id} was claimed before {other}"
+        until = self.open_until(key)
+        assert until is None or (until <= self.now and session.question is None)
+
+    def note_stopped(self, stopped: object) -> None:
+        if isinstance(stopped, Stopped):
+            self.told.cancelled.update(stopped.asked)
+
+    @invariant()
+    def what_lives_is_what_is_stored(self) -> None:
+        in_memory = list(self.table._sessions)
+        busy = [key for key, each in self.store.sessions.items() if each.waiting or each.claimed is not None]
+        assert set(busy) <= set(in_memory)
+        live, fresh = picture(self.table, in_memory), picture(restored(self.store), in_memory)
+        assert live == fresh, "what lives is not what is stored"
+        assert self.table._next_no >= self.store.next_no
+        assert self.table._next_seq >= self.store.next_seq
+        assert self.table._next_row >= self.store.next_row
+
+    @invariant()
+    def every_run_is_in_one_place(self) -> None:
+        assert list(self.store.runs) == [each for each in self.told.arrivals if each in self.store.runs]
+        at_last = [run for run in self.executing() if run.attempt >= MAX_ATTEMPTS]
+        assert len(at_last) <= 1, "two last attempts"
+        for key, session in self.store.sessions.items():
+            runs = [run for run in self.store.runs.values() if run.session.key == key]
+            claimed = [run for run in runs if run.fence is not None]
+            assert claimed == ([] if session.claimed is None else [session.claimed]), "one claim of a session"
+            assert set(session.waiting) == {run.seq for run in self.waiting(key).values()}
+            order = sorted(self.waiting(key), key=self.told.rank)
+            assert [self.table.position(each) for each in order] == list(range(1, len(order) + 1))
+        assert set(self.store.waiting) == {run.seq for run in self.waiting().values()}
+        for run_id, run in self.store.runs.items():
+            places = [run_id in self.waiting(), run in self.executing(), run.ended_at is not None]
+            assert sum(places) == 1, f"{run_id} is in {places}"
+            assert (run.status is RunStatus.RUNNING) <= (run.fence is not None)
+            if run.ended_at is not None:
+                assert run.outcome is not None
+                end = self.told.ends.setdefault(run_id, (run.status, run.outcome))
+                assert end == (run.status, run.outcome), "an end is for good"
+                assert run_id not in self.told.cancelled or run.status is RunStatus.CANCELLED
+                assert not run.facts
+            elif run_id in self.told.cancelled:
+                assert run.status is RunStatus.RUNNING, "one that is to end as cancelled goes on"
+
+    @invariant()
+    def histories_only_grow(self) -> None:
+        for key, session in self.store.sessions.items():
+            known = self.told.histories.get(key, [])
+            assert session.history[: len(known)] == known
+            self.told.histories[key] = list(session.history)
+            live = self.table._find(key)
+            assert live is not None
+            assert (live.end.length, live.end.nth, live.end.row) == (len(session.history), session.rows, session.last)
+        kept = Counter[Principal]()
+        for key, session in self.store.sessions.items():
+            kept[key.principal] += session.stored + sum(map(len, session.history))
+        for run in self.store.runs.values():
+            kept[run.session.key.principal] += run.body.size
+        assert +kept == +self.store.bytes_of
+
+    # -- what is done ---------------------------------------------------------------------------------
+
+    @rule(
+        key=sessions,
+        lane=st.sampled_from([3, 3, 3, 2]),
+        priority=st.sampled_from([1, 3, 3, 5]),
+        take=mostly,
+        how=st.sampled_from([IfBusy.ENQUEUE] * 4 + list(IfBusy)),
+        on_question=st.sampled_from([OnQuestion.WAIT, *OnQuestion]),
+        queue_s=st.sampled_from([2.0, None]),
+        keyed=st.sampled_from([None, None, None, "k1", "k2"]),
+        bounds=st.sampled_from(
+            [Bounds(9, 99)] * 3 + [Bounds(1, 99), Bounds(9, 2), Bounds(9, 99, 1), Bounds(9, 9, 9, 60)]
+        ),
+        fate=fates,
+    )
+    def accept(
+        self,
+        key: SessionKey,
+        lane: int,
+        priority: int,
+        take: bool,
+        how: IfBusy,
+        on_question: OnQuestion,
+        queue_s: float | None,
+        keyed: str | None,
+        bounds: Bounds,
+        fate: str,
+    ) -> None:
+        """A run comes."""
+        self.made += 1
+        new = NewRun(
+            run_id=RunId(f"r{self.made}"),
+            key=key,
+            input=f"ask {self.made}",
+            lane=2 if how in INTERRUPTING else lane,
+            priority=priority,
+            created_at=self.now,
+            queue_deadline=None if queue_s is None else self.now + queue_s,
+            keyed=None if keyed is None else Keyed(keyed, keyed.encode() * 16, self.now - 2),
+            if_busy=how,
+            on_question=on_question,
+        )
+        self.enter(new, bounds, take, fate)
+
+    @precondition(lambda self: any(each.question is not None for each in self.store.sessions.values()))
+    @rule(key=sessions, right=mostly, pick=picks, take=mostly, fate=fates)
+    def answer(self, key: SessionKey, right: bool, pick: int, take: bool, fate: str) -> None:
+        """An answer comes, mostly to what is asked."""
+        session = self.store.sessions.get(key)
+        asked = [] if session is None or session.question is None else session.question.decoded().requests
+        ids = [each.id for each in asked] if right else self.told.requests[pick % (len(self.told.requests) or 1) :][:1]
+        if not ids:
+            return
+        self.made += 1
+        run_id, given = RunId(f"r{self.made}"), responses(dict.fromkeys(ids, "yes"))
+        new = NewRun(run_id=run_id, key=key, input=given, lane=1, created_at=self.now, queue_deadline=self.now + 2)
+        self.enter(new, Bounds(1, 1), take, fate)
+
+    def enter(self, new: NewRun, bounds: Bounds, take: bool, fate: str) -> None:
+        body, now = encoded_body(new), self.now
+        waited, until = self.waiting(new.key), self.open_until(new.key)
+        waited_in_all = self.waiting()
+        answer = self.do(lambda: self.table.accept(new, body, bounds, take=take, now=now), fate)
+        if isinstance(answer, Refused):
+            self.judge_refusal(answer, new, bounds, waited_in_all)
+        if isinstance(answer, Attached):
+            known = self.store.runs[answer.run_id]
+            assert known.keyed is not None
+            assert new.keyed is not None
+            assert (known.session.key, known.keyed.key) == (new.key, new.keyed.key)
+        if not isinstance(answer, Accepted):
+            assert new.run_id not in self.store.runs
+            return
+        run = self.store.runs[new.run_id]
+        assert run.seq > self.told.sequence, "sequences rise"
+        self.told.sequence = run.seq
+        self.told.arrivals.append(new.run_id)
+        answers = new.lane == 1 or answer.answers
+        self.told.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
+        self.note_stopped(answer.stopped)
+        if answer.stopped is not None:
+            assert all(run_id in waited for run_id in answer.stopped.ended)
+        assert (answer.position == 0) == (run.fence is not None)
+        if answer.position == 0:
+            assert take
+            assert run.fence is not None
+            assert answers or until is None or until <= now or new.dismisses
+            self.judge_start(new.run_id, new.key)
+            token = Token(new.run_id, run.fence)
+            self.told.tokens.append(token)
+            self.told.claimed[new.run_id] = token
+            return
+        assert answer.position == sorted(self.waiting(new.key), key=self.told.rank).index(new.run_id) + 1
+        if not answers:
+            of_principal = [each for each in self.waiting().values() if each.session.key.principal == new.key.principal]
+            assert len(self.waiting(new.key)) <= bounds.per_session
+            assert len(self.waiting()) <= bounds.total
+            assert bounds.per_principal is None or len(of_principal) <= bounds.per_principal
+        if bounds.stored_bytes is not None:
+            assert self.store.bytes_of[new.key.principal] <= bounds.stored_bytes
+
+    def judge_refusal(self, refused: Refused, new: NewRun, bounds: Bounds, waited: dict[RunId, KeptRun]) -> None:
+        """A run is refused for a reason that is there."""
+        in_session = [run for run in waited.values() if run.session.key == new.key]
+        of_principal = [run for run in waited.values() if run.session.key.principal == new.key.principal]
+        session = self.store.sessions.get(new.key)
+        match refused.reason:
+            case "queue_full":
+                assert len(in_session) >= bounds.per_session
+            case "principal_full":
+                assert bounds.per_principal is not None
+                assert len(of_principal) >= bounds.per_principal
+            case "server_full":
+                assert len(waited) >= bounds.total
+            case "storage_full":
+                assert bounds.stored_bytes is not None
+                size = len(encoded_body(new).prompt)
+                is_larger = new.may_answer  # (as the answer that it may become)
+                assert is_larger or self.store.bytes_of[new.key.principal] + size > bounds.stored_bytes
+            case reason:
+                assert reason == "session_busy"
+                assert new.if_busy is IfBusy.REJECT
+                assert session is not None
+                is_open = (self.open_until(new.key) or 0) > self.now
+                assert session.claimed is not None or session.paused or in_session or is_open
+
+    @precondition(lambda self: self.store.waiting)
+    @rule(key=sessions, fate=fates)
+    def claim_next(self, key: SessionKey, fate: str) -> None:
+        """The next run of a session is asked for."""
+        now = self.now
+        answer = self.do(lambda: self.table.claim_next(key, now=now), fate)
+        self.judge_nothing(key, answer)
+
+    def judge_nothing(self, key: SessionKey, answer: object) -> None:
+        """No run waits for good."""
+        if answer is Take.TAKEN:
+            return
+        session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.told.rank)
+        if session is None or not line or session.claimed is not None or session.paused:
+            assert answer is not Take.BLOCKED
+            return
+        if (self.open_until(key) or 0) > self.now:
+            assert answer is Take.NOTHING
+            return
+        assert answer is Take.BLOCKED, f"{line[0]} waits for nothing"
+        assert self.store.runs[line[0]].attempt + 1 >= MAX_ATTEMPTS
+        assert any(run.attempt >= MAX_ATTEMPTS for run in self.executing())
+
+    def token(self, pick: int) -> Token | None:
+        """Return a token, mostly one of a claim that stands."""
+        good = [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]
+        if good and pick % 5 < 4:
+            return good[pick % len(good)]
+        return self.told.tokens[pick % len(self.told.tokens)] if self.told.tokens else None
+
+    @rule(pick=picks, fate=fates)
+    def checkpoint(self, pick: int, fate: str) -> None:
+        """What executes has done something."""
+        if (token := self.token(pick)) is None:
+            return
+        self.made += 1
+        fact = RoundStarted([{"role": "user", "content": [{"text": f"staged {self.made}"}]}])
+        encoded = encode_messages(fact)
+        run = self.store.runs.get(token.run_id)
+        stale = run is None or run.fence != token.fence or run.ended_at is not None
+        answer = self.do(lambda: self.table.checkpoint(token, encoded), fate)
+        assert answer is (ClaimLost if stale else None)
+        assert stale or self.store.runs[token.run_id].facts[-1] == encoded
+
+    @rule(
+        pick=picks,
+        how=st.sampled_from([RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.NEEDS_INPUT]),
+        said=st.integers(0, 2),
+        discarded=st.sampled_from([False, False, True]),
+        hold=st.sampled_from([False, False, True]),
+        take=mostly,
+        within_s=st.sampled_from([0.0, 3.0, 9.0]),
+        obey=mostly,
+        fate=fates,
+    )
+    def finish(
+        self,
+        pick: int,
+        how: RunStatus,
+        said: int,
+        discarded: bool,
+        hold: bool,
+        take: bool,
+        within_s: float,
+        obey: bool,
+        fate: str,
+    ) -> None:
+        """A run ends, some with a question."""
+        if (token := self.token(pick)) is not None:
+            self.end(token, how, said, discarded, hold, take, within_s, obey, fate)
+
+    def end(
+        self,
+        token: Token,
+        how: RunStatus,
+        said: int,
+        discarded: bool,
+        hold: bool,
+        take: bool,
+        within_s: float,
+        obey: bool,
+        fate: str,
+    ) -> None:
+        run = self.store.runs.get(token.run_id)
+        is_good = run is not None and run.fence == token.fence and run.ended_at is None
+        is_asked = token.run_id in self.told.cancelled
+        if obey and is_asked:
+            how, discarded = RunStatus.CANCELLED, True
+        left = encoded_completion(self._completion(how, said, discarded, within_s))
+        now = self.now
+        answer = self.do(lambda: self.table.finish(token, left, hold=hold, take=take, now=now), fate)
+        if not is_good:
+            assert answer is ClaimLost
+            return
+        if answer is CancelRequested:
+            assert is_asked
+            return
+        assert not is_asked or how is RunStatus.CANCELLED
+        ended = self.store.runs[token.run_id]
+        assert (ended.status, ended.outcome, ended.ended_at) == (how, left.outcome, now)
+        assert (ended.fence is not None) == hold
+        if how is RunStatus.NEEDS_INPUT and (within_s or hold):
+            assert self.open_until(ended.session.key) == now + within_s
+        if hold or not take:
+            assert answer is Take.NOTHING
+        else:
+            self.judge_nothing(ended.session.key, answer)
+
+    @rule(
+        key=sessions,
+        behind=mostly,
+        said=st.integers(0, 1),
+        hold=st.sampled_from([False, False, True]),
+        take=st.booleans(),
+        within_s=st.sampled_from([0.0, 3.0, 9.0]),
+        fate=fates,
+    )
+    def ask(self, key: SessionKey, behind: bool, said: int, hold: bool, take: bool, within_s: float, fate: str) -> None:
+        """What executes in a session, or else a run that comes, ends with a question; another one is behind it."""
+        session = self.store.sessions.get(key)
+        for _ in range((session is None or session.claimed is None) + behind):
+            self.made += 1
+            new = NewRun(run_id=RunId(f"r{self.made}"), key=key, input="?", created_at=self.now)
+            self.enter(new, Bounds(9, 99), True, STORED)
+        session = self.store.sessions[key]
+        if session.claimed is not None:
+            token = self.told.claimed[session.claimed.run_id]
+            self.end(token, RunStatus.NEEDS_INPUT, said, False, hold, take, within_s, True, fate)
+
+    def _completion(self, how: RunStatus, said: int, discarded: bool, within_s: float) -> Settlement:
+        self.made += 1
+        if how is not RunStatus.NEEDS_INPUT:
+            return _settlement(how, said, discarded=discarded, n=self.made)
+        ids = [f"t{self.made}.{n}" for n in range(1 + said % 2)]
+        uses = [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids]
+        message: Message = {"role": "assistant", "content": uses}
+        requests = [InputRequest(each, "sure", self.made) for each in ids]
+        self.told.requests += ids
+        question = Question(requests=requests, message=message, results={}, state={"n": self.made})
+        outcome = Outcome(status=how, input_requests=requests)
+        messages: list[Message] = [{"role": "user", "content": [{"text": f"? {self.made}"}]}, message]
+        return Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=within_s)
+
+    @rule(pick=picks, counted=st.booleans(), take=st.booleans(), fate=fates)
+    def release(self, pick: int, counted: bool, take: bool, fate: str) -> None:
+        """A run is given back, or a hold is over."""
+        if (token := self.token(pick)) is not None:
+            self.give_back(token, counted, take, fate)
+
+    @precondition(lambda self: any(run.fence is not None for run in self.store.runs.values()))
+    @rule(counted=mostly, fate=fates)
+    def give_all_back(self, counted: bool, fate: str) -> None:
+        """Whatever executes is tried again, if it may be; holds are over."""
+        for token in [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]:
+            self.give_back(token, counted, True, fate)
+
+    def give_back(self, token: Token, counted: bool, take: bool, fate: str) -> None:
+        run, now = self.store.runs.get(token.run_id), self.now
+        is_good = run is not None and run.fence == token.fence
+        is_held = run is not None and run.ended_at is not None
+        is_asked = token.run_id in self.told.cancelled
+        if is_good and not is_held and not is_asked:
+            self.told.wait_in(token.run_id, 0, 0)
+        answer = self.do(lambda: self.table.release(token, counted=counted, take=take, now=now), fate)
+        if not is_good:
+            assert answer is ClaimLost
+        elif is_asked and not is_held:
+            assert answer is CancelRequested
+        else:
+            assert isinstance(answer, Take)
+            if run is not None and take:
+                self.judge_nothing(run.session.key, answer)
+
+    @precondition(lambda self: self.store.runs)
+    @rule(
+        pick=picks,
+        key=sessions,
+        kind=st.sampled_from([Cancel, Cancel, CancelSession, EndWaiting, Move, Move, Pause, Resume, Resume, Delete]),
+        flag=st.booleans(),
+        priority=st.sampled_from([None, None, 1, 5]),
+        fate=fates,
+    )
+    def change(
+        self, pick: int, key: SessionKey, kind: type[AnyChange], flag: bool, priority: int | None, fate: str
+    ) -> None:
+        """Somebody asks for a change."""
+        runs = list(self.waiting()) or list(self.store.runs)
+        every = list(self.store.runs) if pick % 3 == 0 else runs
+        run = self.store.runs[every[pick % len(every)]] if every else None
+        run_id = RunId("nobody") if run is None else run.run_id
+        of = key if run is None else run.session.key
+        change: AnyChange
+        if kind is Cancel:
+            change = Cancel(of.principal, run_id)
+        elif kind is CancelSession:
+            change = CancelSession(key, flag)
+        elif kind is EndWaiting:
+            change = EndWaiting(of, run_id, Outcome(status=RunStatus.FAILED), overdue=flag)
+        elif kind is Move:
+            change = Move(of.principal, run_id, priority)
+        elif kind is Delete:
+            change = Delete(key, self.now - 1 if flag else None)
+        else:
+            change = Pause(key) if kind is Pause else Resume(key)
+        now, began = self.now, run is not None and run.started_at is not None
+        waited = run_id in self.waiting()
+        answer = self.do(lambda: self.table.change(change, now=now), fate)
+        self.note_stopped(answer)
+        if kind is Move and answer == Changed(existed=True):
+            assert waited
+            assert not began
+            if self.told.lanes[run_id] != 1:
+                self.told.wait_in(run_id, 2 if priority is None else 3, priority or 0)
+        if kind is Delete and answer == Changed(existed=True):
+            self.told.histories.pop(key, None)
+            assert key not in self.store.sessions
+            assert not any(each.session.key == key for each in self.store.runs.values())
+        if kind is CancelSession and isinstance(answer, Stopped):
+            assert not self.waiting(key)
+            assert not flag or (self.open_until(key) is None)
+        if kind in (Pause, Resume) and key in self.store.sessions:
+            assert self.store.sessions[key].paused == (kind is Pause)
+
+    @precondition(lambda self: self.store.waiting)
+    @rule(key=sessions, seconds=st.sampled_from([1.0, 5.0]), fate=fates)
+    def stand_still(self, key: SessionKey, seconds: float, fate: str) -> None:
+        """A session is paused for a while."""
+        now = self.now
+        self.do(lambda: self.table.change(Pause(key), now=now), fate)
+        self.claim_next(key, fate)
+        self.now += seconds
+        later = self.now
+        self.do(lambda: self.table.change(Resume(key), now=later), fate)
+
+    @precondition(lambda self: self.before is None)
+    @rule(age_s=st.sampled_from([0, 1]), limit=st.sampled_from([1, 9]))
+    def prune(self, age_s: int, limit: int) -> None:
+        """Ended runs are forgotten."""
+        self.store.prune(self.now - age_s, limit, self.now)
+
+    @rule(pick=picks, question=st.booleans())
+    def damage(self, pick: int, question: bool) -> None:
+        """A record is damaged: that of a waiting run, or a question."""
+        asked = [each.question.run for each in self.store.sessions.values() if each.question is not None]
+        found = asked if question else [run.seq for run in self.waiting().values()]
+        if found and self.before is None and pick % 4 == 0:
+            self.store.damaged.add(found[pick % len(found)])
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    # -- commits --------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.before is None)
+    @rule()
+    def gather(self) -> None:
+        """Operations gather for one commit."""
+        self.begin()
+
+    @precondition(lambda self: self.before is not None)
+    @rule()
+    def commit(self) -> None:
+        """What has gathered is stored."""
+        self.table.durable()
+        self.before = None
+
+    @precondition(lambda self: self.before is not None)
+    @rule()
+    def lose(self) -> None:
+        """The commit fails; what had been answered in it was never told."""
+        self.lose_all()
+
+    @precondition(lambda self: self.before is None)
+    @rule()
+    def take_over(self) -> None:
+        """Another process owns the store."""
+        held = [run.run_id for run in self.store.runs.values() if run.fence is not None and run.ended_at]
+        executing = [run.run_id for run in self.executing()]
+        self.epoch += 1
+        self.table = restored(self.store)
+        claims = self.table.take_over(self.epoch, self.now)
+        changes, made = self.table.drain()
+        self.store.write(changes)
+        self.table.durable()
+        assert made == []
+        assert [claim.run.run_id for claim in claims] == executing
+        assert not any(self.store.runs[each].fence for each in held)
+        for claim in claims:
+            assert claim.token.fence > self.fence
+            self.fence = claim.token.fence
+            self.told.tokens.append(claim.token)
+            self.told.claimed[claim.run.run_id] = claim.token
+
+
+TestSessionTable: Any = SessionTableMachine.TestCase
+TestSessionTable.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+# -- the tests of the test ------------------------------------------------------------------------------
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def count_none_that_leaves(patch: pytest.MonkeyPatch) -> None:
+    """A run that leaves its queue still counts as waiting."""
+    patch.setattr(SessionTable, "_leave_queue", lambda table, run: run.session.queue.remove(run))
+
+
+def write_no_moved_deadline(patch: pytest.MonkeyPatch) -> None:
+    """Deadlines that stand still are moved in memory alone."""
+
+    def delay(table: SessionTable, run: RunState, seconds: float) -> None:
+        if run.queue_deadline is not None:
+            run.queue_deadline += seconds
+
+    patch.setattr(SessionTable, "_delay", delay)
+
+
+def note_before_looking(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is noted before its token is looked at."""
+    checkpoint = SessionTable.checkpoint
+
+    def hasty(table: SessionTable, token: Token, fact: bytes) -> None:
+        if (run := table._runs.get(token.run_id)) is not None and run.fence != token.fence:
+            table._note(run.session, AddCheckpoint(run.seq, run.checkpoints, fact))
+        checkpoint(table, token, fact)
+
+    patch.setattr(SessionTable, "checkpoint", hasty)
+
+
+def roll_back_rows_alone(patch: pytest.MonkeyPatch) -> None:
+    """The rows of a commit that failed are dropped, and what they say stays in memory."""
+
+    def roll_back(table: SessionTable) -> None:
+        table.drain()
+        table.durable()
+
+    patch.setattr(SessionTable, "roll_back", roll_back)
+
+
+def give_fences_again(patch: pytest.MonkeyPatch) -> None:
+    """The fences of a commit that failed are given again."""
+    roll_back, durable = SessionTable.roll_back, SessionTable.durable
+    stored: dict[int, int] = {}
+
+    def note(table: SessionTable) -> None:
+        stored[id(table)] = table._fence
+        durable(table)
+
+    def reuse(table: SessionTable) -> None:
+        roll_back(table)
+        table._fence = stored.get(id(table), table._fence)
+
+    patch.setattr(SessionTable, "durable", note)
+    patch.setattr(SessionTable, "roll_back", reuse)
+
+
+def start_in_a_pause(patch: pytest.MonkeyPatch) -> None:
+    """A pause keeps nothing from being claimed."""
+    claim_next = SessionTable._claim_next
+
+    def heedless(table: SessionTable, session: SessionState) -> Take:
+        paused, session.paused = session.paused, False
+        try:
+            return claim_next(table, session)
+        finally:
+            session.paused = paused
+
+    patch.setattr(SessionTable, "_claim_next", heedless)
+
+
+def take_no_notice_of_priorities(patch: pytest.MonkeyPatch) -> None:
+    """Runs go by lane and sequence alone."""
+    patch.setattr(RunState, "rank", property(lambda run: (run.lane, 0, run.seq)))
+
+
+def know_no_last_attempt(patch: pytest.MonkeyPatch) -> None:
+    """Last attempts run beside each other."""
+    patch.setattr(transitions, "is_last", lambda attempt, max_attempts: False)
+
+
+def let_a_cancelled_run_go_on(patch: pytest.MonkeyPatch) -> None:
+    """A run that is to end as cancelled ends otherwise, or is given back."""
+    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
+
+
+def leave_a_question_out(patch: pytest.MonkeyPatch) -> None:
+    """A session that waits for input goes on."""
+    patch.setattr(SessionState, "question", property(lambda session: None))
+
+
+def take_more_than_fits(patch: pytest.MonkeyPatch) -> None:
+    """No queue is ever full."""
+    patch.setattr(SessionTable, "_full", lambda table, new, bounds, waiting, leaving: None)
+
+
+def forget_who_waits(patch: pytest.MonkeyPatch) -> None:
+    """The end of a run claims nothing, and says that nothing waits."""
+    finish = SessionTable.finish
+    patch.setattr(
+        SessionTable,
+        "finish",
+        lambda table, token, left, *, hold, take, now: finish(table, token, left, hold=hold, take=False, now=now),
+    )
+
+
+LIVES = "what lives is not what is stored"
+BREAKAGES: dict[Break, str] = {
+    count_none_that_leaves: LIVES,
+    write_no_moved_deadline: LIVES,
+    note_before_looking: "what has failed has left something",
+    roll_back_rows_alone: LIVES,
+    give_fences_again: "fences rise",
+    start_in_a_pause: "paused",
+    take_no_notice_of_priorities: "was claimed before|position",
+    know_no_last_attempt: "two last attempts",
+    let_a_cancelled_run_go_on: "goes on|CANCELLED|CancelRequested",
+    leave_a_question_out: "until",
+    take_more_than_fits: "bounds",
+    forget_who_waits: "waits for nothing",
+}
+
+
+@pytest.mark.parametrize("make", BREAKAGES, ids=lambda make: make.__name__)
+def test_the_machine_finds(make: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(monkeypatch)
+    first = settings(
+        TestSessionTable.settings, max_examples=500, phases=[Phase.generate], derandomize=True, database=None
+    )
+    with pytest.raises(AssertionError, match=BREAKAGES[make]):
+        run_state_machine_as_test(SessionTableMachine, settings=first)
