@@ -29,6 +29,7 @@ from strandline.journal import table, transitions
 from strandline.journal.changes import AnswerQuestion, Body, DropSession
 from strandline.journal.kept import KeptSession
 from strandline.journal.memory import MemoryJournal
+from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     AcceptAnswer,
@@ -533,38 +534,60 @@ def dismiss_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def forget_what_was_used(patch: pytest.MonkeyPatch) -> None:
     """A session in which nothing goes on is at rest for long enough, whenever that began."""
-    rests_since, listed = KeptSession.rests_since, MemoryJournal._list_resting
+    rests, listed, delete = KeptSession.rests_since_before, MemoryLists.resting, SessionTable._delete
 
-    def list_all(journal: MemoryJournal, query: RestingQuery) -> RestingPage:
-        return listed(journal, replace_(query, before=query.before + 1e9))
+    def list_all(lists: MemoryLists, query: RestingQuery, now: float) -> RestingPage:
+        return listed(lists, replace_(query, before=query.before + 1e9), now)
 
-    patch.setattr(KeptSession, "rests_since", lambda session, before: rests_since(session, before + 1e9))
-    patch.setattr(MemoryJournal, "_list_resting", list_all)
+    def delete_any(table: SessionTable, change: Delete) -> Any:
+        before = change.ended_before
+        return delete(table, replace_(change, ended_before=None if before is None else before + 1e9))
+
+    patch.setattr(KeptSession, "rests_since_before", lambda session, before: rests(session, before + 1e9))
+    patch.setattr(MemoryLists, "resting", list_all)
+    patch.setattr(SessionTable, "_delete", delete_any)
+
+
+def forget_although(patch: pytest.MonkeyPatch, kept: str, lives: str, value: Any) -> None:
+    """Have a session be at rest whatever one of its attributes says, as it is kept and as it lives."""
+    rests, delete = KeptSession.rests_since_before, SessionTable._delete
+
+    def rests_since_before(session: KeptSession, before: float) -> bool:
+        held = getattr(session, kept)
+        setattr(session, kept, value)
+        try:
+            return rests(session, before)
+        finally:
+            setattr(session, kept, held)
+
+    def reckless(table: SessionTable, change: Delete) -> Any:
+        session = table._find(change.key)
+        if session is None or change.ended_before is None:
+            return delete(table, change)
+        held = getattr(session, lives)
+        setattr(session, lives, value)
+        try:
+            return delete(table, change)
+        finally:
+            setattr(session, lives, held)
+
+    patch.setattr(KeptSession, "rests_since_before", rests_since_before)
+    patch.setattr(SessionTable, "_delete", reckless)
 
 
 def forget_what_is_asked(patch: pytest.MonkeyPatch) -> None:
     """A session that waits to be answered is at rest."""
-
-    def rests_since(session: KeptSession, before: float) -> bool:
-        goes_on = session.claimed is not None or len(session.line) > 0 or session.paused
-        return not goes_on and session.ended_at is not None and session.ended_at < before
-
-    patch.setattr(KeptSession, "rests_since", rests_since)
+    forget_although(patch, "question", "round", None)
 
 
 def forget_what_is_paused(patch: pytest.MonkeyPatch) -> None:
     """A session that is paused is at rest."""
-
-    def rests_since(session: KeptSession, before: float) -> bool:
-        goes_on = session.claimed is not None or len(session.line) > 0 or session.question is not None
-        return not goes_on and session.ended_at is not None and session.ended_at < before
-
-    patch.setattr(KeptSession, "rests_since", rests_since)
+    forget_although(patch, "paused", "paused", False)
 
 
 def forget_no_session(patch: pytest.MonkeyPatch) -> None:
     """No session is found that is at rest."""
-    patch.setattr(KeptSession, "rests_since", lambda session, before: False)
+    patch.setattr(KeptSession, "rests_since_before", lambda session, before: False)
 
 
 BREAKAGES: dict[str, tuple[Break, str]] = {

@@ -1,0 +1,424 @@
+"""The session table by itself: what it decides, which rows it writes, what it has forgotten when a commit failed.
+
+What it decides in which case is in the contract suite, which it passes behind every journal; whether memory and storage
+agree in a hostile order, in `tests/properties/test_session_table.py`.
+"""
+
+from typing import Any, get_args
+
+import pytest
+
+from strandline.encoding import encode_messages
+from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
+from strandline.journal import transitions
+from strandline.journal.changes import (
+    AddCheckpoint,
+    AddHistory,
+    AddRun,
+    AddSession,
+    Change,
+    ChangeRun,
+    ChangeSession,
+    DropCheckpoints,
+    EndHold,
+    EndRun,
+    KeepAgent,
+    encoded_body,
+    encoded_completion,
+)
+from strandline.journal.memory_store import MemoryStore
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Bounds,
+    Cancel,
+    Changed,
+    Delete,
+    Move,
+    Pause,
+    Refused,
+    Stopped,
+    Take,
+)
+from strandline.journal.port import Change as AnyChange
+from strandline.journal.state import RunQueue, RunState, SessionState
+from strandline.journal.table import SessionTable
+from strandline.model import (
+    ANONYMOUS,
+    Claim,
+    InputRequest,
+    Lane,
+    NewRun,
+    OnQuestion,
+    Outcome,
+    Question,
+    RoundStarted,
+    Run,
+    RunId,
+    RunStatus,
+    SessionKey,
+    Settlement,
+    Token,
+)
+from strandline.testing.desk import WIDE, key, said
+
+DONE = Outcome(status=RunStatus.SUCCEEDED)
+NOW = 1000.0
+
+
+class Desk:
+    """A table over a store in memory, and what it has decided: operations are stored unless their commit `fails`."""
+
+    def __init__(self, store: MemoryStore | None = None, *, max_attempts: int = 3, epoch: int = 1) -> None:
+        self.store = store or MemoryStore()
+        self.now = NOW
+        self.table = SessionTable.of(
+            self.store,
+            max_attempts=max_attempts,
+            next_no=self.store.next_no,
+            next_seq=self.store.next_seq,
+            next_row=self.store.next_row,
+        )
+        self.orphans = self.table.take_over(epoch, self.now)
+        self.rows: list[Change] = []
+        self.claims: list[Claim] = []
+        self.keep()
+
+    def keep(self) -> None:
+        """Store what was decided."""
+        self.rows, self.claims = self.table.drain()
+        self.store.write(self.rows)
+        self.table.durable()
+
+    def accept(self, run_id: str, session: str = "s", *, take: bool = True, **fields: Any) -> AcceptAnswer:
+        new = NewRun(run_id=RunId(run_id), key=key(session), input=f"ask {run_id}", created_at=self.now, **fields)
+        answer = self.table.accept(new, encoded_body(new), WIDE, take=take, now=self.now)
+        self.keep()
+        return answer
+
+    def token(self, run_id: str) -> Token:
+        fence = self.store.runs[RunId(run_id)].fence
+        assert fence is not None
+        return Token(RunId(run_id), fence)
+
+    def decide(self, token: Token, *, hold: bool = False, take: bool = True, **fields: Any) -> Take:
+        whole: dict[str, Any] = {"outcome": DONE, "messages": said(token.run_id)} | fields
+        left = encoded_completion(Settlement(**whole))
+        return self.table.finish(token, left, hold=hold, take=take, now=self.now)
+
+    def finish(self, run_id: str, *, hold: bool = False, take: bool = True, **fields: Any) -> Take:
+        taken = self.decide(self.token(run_id), hold=hold, take=take, **fields)
+        self.keep()
+        return taken
+
+    def checkpoint(self, run_id: str) -> None:
+        self.table.checkpoint(self.token(run_id), encode_messages(RoundStarted(said(run_id))))
+        self.keep()
+
+    def change(self, change: AnyChange) -> object:
+        answer = self.table.change(change, now=self.now)
+        self.keep()
+        return answer
+
+    def kinds(self) -> list[type]:
+        return [type(row) for row in self.rows]
+
+
+def asks(*ids: str) -> dict[str, Any]:
+    """Return the fields of a settlement that asks a person."""
+    uses = [{"toolUse": {"toolUseId": each, "name": "pay", "input": {}}} for each in ids]
+    message: Any = {"role": "assistant", "content": uses}
+    requests = [InputRequest(each, "sure", 1) for each in ids]
+    return {
+        "outcome": Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests),
+        "messages": [{"role": "user", "content": [{"text": "?"}]}, message],
+        "question": Question(requests=requests, message=message, results={}, state={}),
+    }
+
+
+# -- rows -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_starts_at_once_is_one_row_with_its_fence() -> None:
+    desk = Desk()
+    assert desk.accept("a") == Accepted(0)
+    assert desk.kinds() == [AddSession, AddRun]
+    added = desk.rows[1]
+    assert isinstance(added, AddRun)
+    (claim,) = desk.claims
+    assert (added.fence, added.started_at) == (claim.token.fence, NOW)
+    assert (claim.run.status, claim.run.attempt, claim.run.input) == (RunStatus.RUNNING, 1, "ask a")
+
+
+def test_the_end_of_a_run_and_the_claim_of_the_next_are_decided_together() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    assert desk.kinds() == [AddRun]
+    desk.checkpoint("a")
+    assert desk.kinds() == [AddCheckpoint]
+    assert desk.finish("a", state={"n": 1}) is Take.TAKEN
+    assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, ChangeSession, KeepAgent, ChangeRun]
+    assert [claim.run.run_id for claim in desk.claims] == ["b"]
+
+
+def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", queue_deadline=NOW + 5)
+    desk.checkpoint("a")
+    desk.finish("a", hold=True)
+    assert not desk.claims
+    desk.now += 60
+    assert desk.table.release(desk.token("a"), counted=True, take=True, now=desk.now) is Take.TAKEN
+    desk.keep()
+    assert desk.kinds() == [EndHold, ChangeRun, ChangeRun]
+    assert desk.claims[0].run.queue_deadline == NOW + 65
+
+
+def test_every_row_has_a_writer() -> None:
+    assert set(MemoryStore()._writers) == set(get_args(Change))
+
+
+# -- nothing is half done -------------------------------------------------------------------------------
+
+
+def test_an_operation_that_raises_changes_nothing_and_notes_nothing() -> None:
+    desk = Desk()
+    desk.accept("a")
+    token = desk.token("a")
+    stale = Token(token.run_id, token.fence - 1)
+    with pytest.raises(ClaimLost):
+        desk.decide(stale)
+    with pytest.raises(ClaimLost):
+        desk.table.checkpoint(stale, b"{}")
+    with pytest.raises(ClaimLost):
+        desk.table.release(stale, counted=True, take=True, now=NOW)
+    with pytest.raises(InvariantBroken):
+        desk.decide(token, outcome=Outcome(status=RunStatus.QUEUED))
+    desk.change(Cancel(ANONYMOUS, RunId("a")))
+    with pytest.raises(CancelRequested):
+        desk.decide(token)
+    with pytest.raises(CancelRequested):
+        desk.table.release(token, counted=True, take=True, now=NOW)
+    assert desk.table.drain() == ([], [])
+    assert desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED)) is Take.NOTHING
+
+
+def test_what_is_refused_leaves_no_session_behind() -> None:
+    desk = Desk()
+    new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
+    answer = desk.table.accept(new, encoded_body(new), Bounds(0, 0), take=False, now=NOW)
+    assert answer == Refused("queue_full", 1)
+    assert desk.table.drain() == ([], [])
+    assert desk.table.change(Pause(key("s")), now=NOW) == Changed(existed=False)
+
+
+# -- commits that fail ----------------------------------------------------------------------------------
+
+
+def test_what_was_rolled_back_is_decided_again_alike_with_a_later_fence() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    desk.accept("c", lane=Lane.FRONT)
+    token = desk.token("a")
+    assert desk.decide(token) is Take.TAKEN
+    _, (lost,) = desk.table.drain()
+    desk.table.roll_back()
+    assert desk.table.position(RunId("c")) == 1
+    assert desk.table.position(RunId("b")) == 2
+    assert desk.finish("a") is Take.TAKEN
+    (claim,) = desk.claims
+    assert claim.run.run_id == lost.run.run_id == "c"
+    assert claim.token.fence > lost.token.fence
+    with pytest.raises(ClaimLost):
+        desk.decide(lost.token)
+
+
+def test_a_session_that_was_never_stored_is_not_there_after_its_commit_failed() -> None:
+    desk = Desk()
+    for take in (True, False):
+        new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
+        desk.table.accept(new, encoded_body(new), WIDE, take=take, now=NOW)
+        desk.table.roll_back()
+        assert desk.table.drain() == ([], [])
+        assert desk.table.claim_next(key("s"), now=NOW) is Take.NOTHING
+        assert desk.table.position(RunId("a")) is None
+    assert desk.accept("a") == Accepted(0)
+
+
+def test_a_session_that_was_deleted_in_vain_is_there_again() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a")
+    assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
+    new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    desk.table.roll_back()
+    session = desk.table._find(key())
+    assert session is not None
+    assert (session.end.length, session.is_idle) == (len(said("a")), True)
+
+
+def test_what_was_stored_before_is_not_rolled_back() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", "other", take=False)
+    new = NewRun(run_id=RunId("c"), key=key(), input="x", created_at=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    desk.table.roll_back()
+    assert desk.table.position(RunId("b")) == 1
+    assert desk.table.position(RunId("c")) is None
+    assert desk.finish("a") is Take.NOTHING
+
+
+# -- what stays in memory -------------------------------------------------------------------------------
+
+
+def test_a_table_begins_with_the_sessions_in_which_something_goes_on() -> None:
+    desk = Desk()
+    for run_id, session in (("a", "executes"), ("b", "rests"), ("c", "is held"), ("d", "waits")):
+        desk.accept(run_id, session, take=session != "waits")
+    desk.finish("b")
+    desk.finish("c", hold=True)
+    before = desk.token("a")
+    assert set(SessionTable.of(desk.store, max_attempts=3, next_no=9, next_seq=9, next_row=9)._sessions) == {
+        key("executes"), key("is held"), key("waits"),
+    }  # fmt: skip
+    again = Desk(desk.store, epoch=2)
+    assert [claim.run.run_id for claim in again.orphans] == ["a"]
+    assert again.orphans[0].token.fence > desk.table._fence
+    assert again.accept("e", "is held") == Accepted(0)
+    with pytest.raises(ClaimLost):
+        again.table.checkpoint(before, b"{}")
+
+
+def test_idle_sessions_leave_memory_before_busy_ones_and_come_back_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 3)
+    desk = Desk()
+    desk.accept("busy", "busy")
+    desk.accept("paused", "paused")
+    desk.finish("paused")
+    desk.change(Pause(key("paused")))
+    for n in range(9):
+        desk.accept(f"r{n}", f"s{n}")
+        desk.finish(f"r{n}")
+        assert len(desk.table._sessions) <= 3
+    assert key("busy") in desk.table._sessions
+    assert key("paused") not in desk.table._sessions
+    assert desk.accept("later", "paused") == Accepted(1, paused=True)
+
+
+def test_a_session_is_never_dropped_to_make_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 1)
+    desk = Desk()
+    for n in range(4):
+        desk.accept(f"r{n}", f"s{n}")
+    desk.accept("idle", "idle")
+    desk.finish("idle")
+    desk.change(Pause(key("idle")))
+    assert desk.accept("waits", "idle") == Accepted(1, paused=True)
+    assert desk.table.position(RunId("waits")) == 1
+
+
+# -- questions ------------------------------------------------------------------------------------------
+
+
+def test_a_question_whose_time_is_over_at_once_is_dismissed_by_what_is_claimed_with_its_end() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    assert desk.finish("a", **asks("t1"), answer_within_s=0.0) is Take.TAKEN
+    assert [claim.run.run_id for claim in desk.claims] == ["b"]
+    session = desk.store.sessions[key()]
+    assert session.question is None
+    assert [message["role"] for message in session.record().messages] == ["user", "assistant", "user", "assistant"]
+    assert session.closed == {"t1": (0, "dismissed")}
+
+
+def test_the_answer_waits_in_its_session_and_goes_first() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b")
+    desk.finish("a", **asks("t1"), answer_within_s=60.0)
+    assert not desk.claims
+    assert desk.accept("c", on_question=OnQuestion.ANSWER) == Accepted(0, input_until=NOW + 60, answers=True)
+    assert desk.claims[0].question is not None
+
+
+# -- records that are damaged ---------------------------------------------------------------------------
+
+
+class Damaged(MemoryStore):
+    """A store in which one run cannot be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unreadable = RunId("")
+
+    def run(self, run: RunState) -> Run:
+        if run.run_id == self.unreadable:
+            raise JournalUnavailable("damaged")
+        return super().run(run)
+
+    def readable(self, run: RunState) -> tuple[Run, tuple[Any, ...]]:
+        return super().run(run), ()
+
+
+def test_a_run_that_cannot_be_read_ends_and_the_one_behind_it_starts() -> None:
+    store = Damaged()
+    desk = Desk(store)
+    for run_id in ("a", "b", "c"):
+        desk.accept(run_id)
+    store.unreadable = RunId("b")
+    assert desk.finish("a") is Take.TAKEN
+    assert [claim.run.run_id for claim in desk.claims] == ["c"]
+    assert store.runs[RunId("b")].status is RunStatus.FAILED
+    assert desk.table.position(RunId("b")) is None
+
+
+# -- the queue of a session -----------------------------------------------------------------------------
+
+
+def queued(seq: int, lane: int = 3, urgency: int = 0) -> RunState:
+    session = SessionState(1, SessionKey(ANONYMOUS, key().session_id), 0)
+    return RunState(session, RunId(f"r{seq}"), seq, (lane, urgency, seq), created_at=NOW)
+
+
+def test_a_queue_is_in_order_of_rank_however_its_runs_came_and_left() -> None:
+    queue, runs = RunQueue(), [queued(seq, lane, seq % 3) for seq, lane in enumerate([3, 3, 0, 2, 3, 1, 3, 2, 3])]
+    for run in runs:
+        queue.add(run)
+    left = sorted(runs, key=lambda run: run.rank)
+    for gone in (4, 0, 0, 2, 0, 0):
+        assert list(queue) == left
+        assert queue.head is left[0]
+        assert [queue.ahead(run.rank) for run in left] == list(range(len(left)))
+        queue.remove(left.pop(gone))
+        assert len(queue) == len(left)
+    queue.add(runs[0])
+    assert list(queue) == sorted([*left, runs[0]], key=lambda run: run.rank)
+
+
+def test_what_leaves_at_the_head_costs_no_more_in_a_long_queue() -> None:
+    queue = RunQueue()
+    for seq in range(1000):
+        queue.add(queued(seq))
+    for seq in range(900):
+        assert queue.head.seq == seq
+        queue.remove(queue.head)
+        assert len(queue._ranks) <= 2 * len(queue) + 1
+    assert [run.seq for run in queue] == list(range(900, 1000))
+
+
+def test_a_move_is_answered_by_what_became_of_the_run() -> None:
+    desk = Desk()
+    for run_id in ("a", "b", "c"):
+        desk.accept(run_id)
+    assert desk.change(Move(ANONYMOUS, RunId("c"), None)) == Changed(existed=True)
+    assert [desk.table.position(RunId(each)) for each in "abc"] == [None, 2, 1]
+    assert isinstance(desk.change(Cancel(ANONYMOUS, RunId("b"))), Stopped)
+    assert desk.table.position(RunId("b")) is None
