@@ -1,11 +1,13 @@
 """The session table over a store that loses commits: what lives in memory is what is stored, and nothing is half done.
 
 Operations come in a hostile order, alone or several to a commit; commits fail with their rows written or not, records
-turn out damaged, owners change. After each operation the live table is compared with one that is made anew from the
-store, and the rows are judged by rules that share no code with the table. `BREAKAGES` shows that each rule can fail.
+turn out damaged, owners change. All rows go into both stores, that of the memory journal and that of SQLite. After each
+operation the live table is compared with one that is made anew from each of them, and the rows are judged by rules that
+share no code with the table. `BREAKAGES` shows that each rule can fail.
 """
 
 import copy
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.journal import table, transitions
 from strandline.journal.changes import AddCheckpoint, encoded_body, encoded_completion
+from strandline.journal.driver import schema_after
+from strandline.journal.forgetting import prune
 from strandline.journal.kept import KeptRun
 from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
@@ -45,6 +49,8 @@ from strandline.journal.port import (
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
+from strandline.journal.records import Records
+from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import RunState, SessionState
 from strandline.journal.table import SessionTable
 from strandline.model import (
@@ -148,10 +154,8 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
     }
 
 
-def restored(store: MemoryStore) -> SessionTable:
-    return SessionTable.of(
-        store, max_attempts=MAX_ATTEMPTS, next_no=store.next_no, next_seq=store.next_seq, next_row=store.next_row
-    )
+def restored(records: Records, no: int, seq: int, row: int) -> SessionTable:
+    return SessionTable.of(records, max_attempts=MAX_ATTEMPTS, next_no=no, next_seq=seq, next_row=row)
 
 
 # -- what was told, and the rules that it has to keep ---------------------------------------------------
@@ -205,7 +209,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.store = FaultyStore()
-        self.table = restored(self.store)
+        self.table = restored(self.store, 1, 0, 1)
         self.told = Told()
         self.now = 1_000.0
         self.epoch = 1
@@ -215,12 +219,17 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.before: tuple[FaultyStore, Told] | None = None
         """What was stored and told when operations began to gather; None: every one has a commit of its own."""
         self.table.take_over(self.epoch, self.now)
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        self.database.executescript(schema_after(0))
+        self.rows = SqliteRows(self.database)
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(transitions, "CACHED_SESSIONS", 2)
 
     def teardown(self) -> None:
         """Let as many sessions stay in memory as before."""
         self.patch.undo()
+        self.rows.close()
+        self.database.close()
 
     # -- how an operation is done ---------------------------------------------------------------------
 
@@ -253,6 +262,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         changes, claims = self.table.drain()
         assert self.table.drain() == ([], [])
         self.store.write(changes)
+        self.rows.write(changes)
         for claim in claims:
             self.judge_claim(claim)
         if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended | NotDue):
@@ -266,12 +276,14 @@ class SessionTableMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         """Have what comes be stored or lost together."""
         self.before = (copy.deepcopy(self.store), copy.deepcopy(self.told))
+        self.database.execute("BEGIN")
 
     def lose_all(self) -> None:
         """Lose what was written since `begin`; nobody was told of it."""
         assert self.before is not None
         self.store, self.told = self.before
         self.before = None
+        self.database.execute("ROLLBACK")
         self.table._records = self.store
         self.table.roll_back()
         assert self.table.drain() == ([], [])
@@ -306,12 +318,13 @@ class SessionTableMachine(RuleBasedStateMachine):
     def judge_start(self, run_id: RunId, key: SessionKey) -> None:
         """Look whether the run that was claimed was the one to start, and whether any was to start."""
         session = self.store.sessions[key]
-        assert not session.paused
+        assert not session.paused, "claimed in a pause"
         rank = self.told.rank(run_id)
         for other in self.waiting(key):
             assert rank < self.told.rank(other), f"{run_id} was claimed before {other}"
         until = self.open_until(key)
-        assert until is None or (until <= self.now and session.question is None)
+        is_over = until is None or (until <= self.now and session.question is None)
+        assert is_over, "claimed while an answer is waited for"
 
     def note_stopped(self, stopped: object) -> None:
         if isinstance(stopped, Stopped):
@@ -322,11 +335,15 @@ class SessionTableMachine(RuleBasedStateMachine):
         in_memory = list(self.table._sessions)
         busy = [key for key, each in self.store.sessions.items() if each.waiting or each.claimed is not None]
         assert set(busy) <= set(in_memory)
-        live, fresh = picture(self.table, in_memory), picture(restored(self.store), in_memory)
-        assert live == fresh, "what lives is not what is stored"
-        assert self.table._next_no >= self.store.next_no
-        assert self.table._next_seq >= self.store.next_seq
-        assert self.table._next_row >= self.store.next_row
+        live = picture(self.table, in_memory)
+        kept = restored(self.store, self.store.next_no, self.store.next_seq, self.store.next_row)
+        assert live == picture(kept, in_memory), "what lives is not what is stored"
+        filed = restored(self.rows, *self.rows.next_numbers())
+        assert live == picture(filed, in_memory), "what lives is not what is in the file"
+        for other in (kept, filed):
+            assert self.table._next_no >= other._next_no
+            assert self.table._next_seq >= other._next_seq
+            assert self.table._next_row >= other._next_row
 
     @invariant()
     def every_run_is_in_one_place(self) -> None:
@@ -339,11 +356,12 @@ class SessionTableMachine(RuleBasedStateMachine):
             assert claimed == ([] if session.claimed is None else [session.claimed]), "one claim of a session"
             assert set(session.waiting) == {run.seq for run in self.waiting(key).values()}
             order = sorted(self.waiting(key), key=self.told.rank)
-            assert [self.table.position(each) for each in order] == list(range(1, len(order) + 1))
+            places = [self.table.position(each) for each in order]
+            assert places == list(range(1, len(order) + 1)), "where it stands"
         assert set(self.store.waiting) == {run.seq for run in self.waiting().values()}
         for run_id, run in self.store.runs.items():
-            places = [run_id in self.waiting(), run in self.executing(), run.ended_at is not None]
-            assert sum(places) == 1, f"{run_id} is in {places}"
+            states = [run_id in self.waiting(), run in self.executing(), run.ended_at is not None]
+            assert sum(states) == 1, f"{run_id} is in {states}"
             assert (run.status is RunStatus.RUNNING) <= (run.fence is not None)
             if run.ended_at is not None:
                 assert run.outcome is not None
@@ -352,7 +370,7 @@ class SessionTableMachine(RuleBasedStateMachine):
                 assert run_id not in self.told.cancelled or run.status is RunStatus.CANCELLED
                 assert not run.facts
             elif run_id in self.told.cancelled:
-                assert run.status is RunStatus.RUNNING, "one that is to end as cancelled goes on"
+                assert run.status is RunStatus.RUNNING, f"{run_id} had to end as cancelled"
 
     @invariant()
     def histories_only_grow(self) -> None:
@@ -457,18 +475,21 @@ class SessionTableMachine(RuleBasedStateMachine):
         if answer.position == 0:
             assert take
             assert run.fence is not None
-            assert answers or until is None or until <= now or new.dismisses
+            may_start = answers or until is None or until <= now or new.dismisses
+            assert may_start, "claimed while an answer is waited for"
             self.judge_start(new.run_id, new.key)
             token = Token(new.run_id, run.fence)
             self.told.tokens.append(token)
             self.told.claimed[new.run_id] = token
             return
-        assert answer.position == sorted(self.waiting(new.key), key=self.told.rank).index(new.run_id) + 1
+        line = sorted(self.waiting(new.key), key=self.told.rank)
+        assert answer.position == line.index(new.run_id) + 1, "where it stands"
         if not answers:
             of_principal = [each for each in self.waiting().values() if each.session.key.principal == new.key.principal]
-            assert len(self.waiting(new.key)) <= bounds.per_session
-            assert len(self.waiting()) <= bounds.total
-            assert bounds.per_principal is None or len(of_principal) <= bounds.per_principal
+            most = len(waited_in_all) + 1 if bounds.per_principal is None else bounds.per_principal
+            assert len(self.waiting(new.key)) <= bounds.per_session, "more wait than may"
+            assert len(self.waiting()) <= bounds.total, "more wait than may"
+            assert len(of_principal) <= most, "more wait than may"
         if bounds.stored_bytes is not None:
             assert self.store.bytes_of[new.key.principal] <= bounds.stored_bytes
 
@@ -594,7 +615,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         if answer is CancelRequested:
             assert is_asked
             return
-        assert not is_asked or how is RunStatus.CANCELLED
+        assert not is_asked or how is RunStatus.CANCELLED, f"{token.run_id} had to end as cancelled"
         ended = self.store.runs[token.run_id]
         assert (ended.status, ended.outcome, ended.ended_at) == (how, left.outcome, now)
         assert (ended.fence is not None) == hold
@@ -664,7 +685,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         if not is_good:
             assert answer is ClaimLost
         elif is_asked and not is_held:
-            assert answer is CancelRequested
+            assert answer is CancelRequested, f"{token.run_id} had to end as cancelled"
         else:
             assert isinstance(answer, Take)
             if run is not None and take:
@@ -735,7 +756,8 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule(age_s=st.sampled_from([0, 1]), limit=st.sampled_from([1, 9]))
     def prune(self, age_s: int, limit: int) -> None:
         """Ended runs are forgotten."""
-        self.store.prune(self.now - age_s, limit, self.now)
+        forgotten = self.store.prune(self.now - age_s, limit, self.now)
+        assert prune(self.database, self.now - age_s, limit, -1, self.now) == (forgotten, None)
 
     @rule(pick=picks, question=st.booleans())
     def damage(self, pick: int, question: bool) -> None:
@@ -762,6 +784,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """What has gathered is stored."""
+        self.database.execute("COMMIT")
         self.table.durable()
         self.before = None
 
@@ -778,10 +801,11 @@ class SessionTableMachine(RuleBasedStateMachine):
         held = [run.run_id for run in self.store.runs.values() if run.fence is not None and run.ended_at]
         executing = [run.run_id for run in self.executing()]
         self.epoch += 1
-        self.table = restored(self.store)
+        self.table = restored(self.store, self.store.next_no, self.store.next_seq, self.store.next_row)
         claims = self.table.take_over(self.epoch, self.now)
         changes, made = self.table.drain()
         self.store.write(changes)
+        self.rows.write(changes)
         self.table.durable()
         assert made == []
         assert [claim.run.run_id for claim in claims] == executing
@@ -907,19 +931,19 @@ def forget_who_waits(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-LIVES = "what lives is not what is stored"
+LIVES = "what lives is not what is"
 BREAKAGES: dict[Break, str] = {
     count_none_that_leaves: LIVES,
     write_no_moved_deadline: LIVES,
     note_before_looking: "what has failed has left something",
     roll_back_rows_alone: LIVES,
     give_fences_again: "fences rise",
-    start_in_a_pause: "paused",
-    take_no_notice_of_priorities: "was claimed before|position",
+    start_in_a_pause: "claimed in a pause",
+    take_no_notice_of_priorities: "was claimed before|where it stands",
     know_no_last_attempt: "two last attempts",
-    let_a_cancelled_run_go_on: "goes on|CANCELLED|CancelRequested",
-    leave_a_question_out: "until",
-    take_more_than_fits: "bounds",
+    let_a_cancelled_run_go_on: "had to end as cancelled",
+    leave_a_question_out: "claimed while an answer is waited for",
+    take_more_than_fits: "more wait than may",
     forget_who_waits: "waits for nothing",
 }
 
