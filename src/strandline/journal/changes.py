@@ -4,14 +4,14 @@ Values only, so that a store may write them later, or again. Whatever is `bytes`
 sealed. `session` names the session by number, key and checksum.
 """
 
-from typing import NamedTuple
+from msgspec import Struct
 
 from strandline.encoding import encode_messages
 from strandline.journal.rules import Closed
 from strandline.model import NewRun, RunStatus, SessionKey, Settlement
 
 
-class SessionRef(NamedTuple):
+class SessionRef(Struct, frozen=True, gc=False):
     """A session: its number in storage, its key, and the checksum of its key."""
 
     no: int
@@ -19,7 +19,7 @@ class SessionRef(NamedTuple):
     crc: int
 
 
-class Body(NamedTuple):
+class Body(Struct, frozen=True, gc=False):
     """What a run was asked with, each part encoded; None for no metadata and no trace."""
 
     prompt: bytes
@@ -32,7 +32,7 @@ class Body(NamedTuple):
         return len(self.prompt) + len(self.metadata or b"")
 
 
-class Completion(NamedTuple):
+class Completion(Struct, frozen=True, gc=False):
     """What a finished run leaves, encoded; None for nothing, or no change. `length` is the number of messages."""
 
     status: RunStatus
@@ -46,13 +46,13 @@ class Completion(NamedTuple):
     answer_within_s: float = 0.0
 
 
-class AddSession(NamedTuple):
+class AddSession(Struct, frozen=True, gc=False):
     """A new session."""
 
     session: SessionRef
 
 
-class ChangeSession(NamedTuple):
+class ChangeSession(Struct, frozen=True, gc=False):
     """The columns of a session that change, whole. `last` is the number of its last row of history."""
 
     no: int
@@ -62,7 +62,7 @@ class ChangeSession(NamedTuple):
     rests_since: float | None
 
 
-class DropSession(NamedTuple):
+class DropSession(Struct, frozen=True, gc=False):
     """A session that is forgotten, with all its runs and history: `rows` rows, the newest one is `last`."""
 
     session: SessionRef
@@ -70,7 +70,7 @@ class DropSession(NamedTuple):
     rows: int
 
 
-class AddRun(NamedTuple):
+class AddRun(Struct, frozen=True, gc=False):
     """A new run. With a `fence` it is claimed at once, its first attempt started at `started_at`."""
 
     session: SessionRef
@@ -83,7 +83,7 @@ class AddRun(NamedTuple):
     started_at: float | None
 
 
-class ChangeRun(NamedTuple):
+class ChangeRun(Struct, frozen=True, gc=False):
     """The columns of a run that change before it has ended, whole. It has a `fence` if it executes.
 
     `was` is the fence that it has in storage, None if it waits there.
@@ -103,7 +103,7 @@ class ChangeRun(NamedTuple):
     discard: bool
 
 
-class EndRun(NamedTuple):
+class EndRun(Struct, frozen=True, gc=False):
     """The end of a run. It stays claimed with `fence` if it is held. `was` as in `ChangeRun`."""
 
     session: SessionRef
@@ -118,14 +118,14 @@ class EndRun(NamedTuple):
     discarded: bool
 
 
-class EndHold(NamedTuple):
+class EndHold(Struct, frozen=True, gc=False):
     """The end of the claim of a run that has ended."""
 
     seq: int
     fence: int
 
 
-class AddHistory(NamedTuple):
+class AddHistory(Struct, frozen=True, gc=False):
     """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none."""
 
     session: SessionRef
@@ -139,7 +139,7 @@ class AddHistory(NamedTuple):
     messages: bytes | None
 
 
-class KeepAgent(NamedTuple):
+class KeepAgent(Struct, frozen=True, gc=False):
     """What an agent is rebuilt from, as far as it changed."""
 
     session: SessionRef
@@ -147,7 +147,7 @@ class KeepAgent(NamedTuple):
     state: bytes | None
 
 
-class AddCheckpoint(NamedTuple):
+class AddCheckpoint(Struct, frozen=True, gc=False):
     """The `nth` checkpoint of an executing run, from 0."""
 
     seq: int
@@ -155,19 +155,19 @@ class AddCheckpoint(NamedTuple):
     fact: bytes
 
 
-class DropCheckpoints(NamedTuple):
+class DropCheckpoints(Struct, frozen=True, gc=False):
     """The checkpoints of a run that has ended."""
 
     seq: int
 
 
-class ForgetKey(NamedTuple):
+class ForgetKey(Struct, frozen=True, gc=False):
     """The idempotency key of a run whose time is over."""
 
     seq: int
 
 
-class AddQuestion(NamedTuple):
+class AddQuestion(Struct, frozen=True, gc=False):
     """The question of the run with sequence `run`, for whose answer its session waits until then."""
 
     session: SessionRef
@@ -176,20 +176,20 @@ class AddQuestion(NamedTuple):
     question: bytes
 
 
-class AnswerQuestion(NamedTuple):
+class AnswerQuestion(Struct, frozen=True, gc=False):
     """A question is answered by the run with sequence `answer`."""
 
     no: int
     answer: int
 
 
-class DropQuestion(NamedTuple):
+class DropQuestion(Struct, frozen=True, gc=False):
     """The round of a session's question is closed."""
 
     no: int
 
 
-class CloseRequest(NamedTuple):
+class CloseRequest(Struct, frozen=True, gc=False):
     """What became of an input request that the run with sequence `run` has made."""
 
     no: int

@@ -144,8 +144,8 @@ class SqliteRows:
             raise Mismatch(f"not one row was changed by: {statement}")
 
     def _add_session(self, row: AddSession) -> None:
-        no, key, _ = row.session
-        self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (no, *key))
+        session = row.session
+        self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
     def _change_session(self, row: ChangeSession) -> None:
         self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.last, row.rests_since, row.no))
@@ -196,7 +196,7 @@ class SqliteRows:
         )  # fmt: skip
 
     def _end_hold(self, row: EndHold) -> None:
-        self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", row)
+        self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", (row.seq, row.fence))
 
     def _add_history(self, row: AddHistory) -> None:
         messages, session = row.messages, row.session
@@ -224,16 +224,14 @@ class SqliteRows:
         )
 
     def _add_checkpoint(self, row: AddCheckpoint) -> None:
-        seq, nth, fact = row
-        self._execute(
-            "INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (seq, nth, sealed(fact, fact_owner(seq, nth)))
-        )
+        fact = sealed(row.fact, fact_owner(row.seq, row.nth))
+        self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, fact))
 
     def _drop_checkpoints(self, row: DropCheckpoints) -> None:
-        self._execute("DELETE FROM staged WHERE run = ?", row)
+        self._execute("DELETE FROM staged WHERE run = ?", (row.seq,))
 
     def _forget_key(self, row: ForgetKey) -> None:
-        self._execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", row)
+        self._execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", (row.seq,))
 
     def _add_question(self, row: AddQuestion) -> None:
         session = row.session
@@ -247,10 +245,13 @@ class SqliteRows:
         self._update("UPDATE questions SET answer = ? WHERE session = ? AND answer IS NULL", (row.answer, row.no))
 
     def _drop_question(self, row: DropQuestion) -> None:
-        self._update("DELETE FROM questions WHERE session = ?", row)
+        self._update("DELETE FROM questions WHERE session = ?", (row.no,))
 
     def _close_request(self, row: CloseRequest) -> None:
-        self._execute("INSERT OR REPLACE INTO closed_requests (session, id, run, closed) VALUES (?,?,?,?)", row)
+        self._execute(
+            "INSERT OR REPLACE INTO closed_requests (session, id, run, closed) VALUES (?,?,?,?)",
+            (row.no, row.id, row.run, row.closed),
+        )
 
     # -- what the session table asks for --------------------------------------------------------------
 

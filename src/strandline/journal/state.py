@@ -6,14 +6,15 @@ them, and `records.py` says how they are read.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Rank
 from strandline.model import RunId, SessionKey
 
 
-class HistoryEnd(NamedTuple):
+class HistoryEnd(Struct, frozen=True, gc=False):
     """Where a session's history ends: its last row (None if it has none), that row's number, the message count."""
 
     row: int | None = None

@@ -167,7 +167,7 @@ class SessionTable(Transitions):
             found, _ = self._question_or_what_is_left(session)
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
-                body = body._replace(prompt=encode_messages(answer.input))
+                body = replace(body, prompt=encode_messages(answer.input))
         becomes_answer = question is not None
         place = rank(new.lane, new.priority, self._next_seq)
         ahead = session.queue.ahead(place) if session is not None else 0
