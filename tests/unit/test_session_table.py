@@ -4,6 +4,8 @@ What it decides in which case is in the contract suite, which it passes behind e
 agree in a hostile order, in `tests/properties/test_session_table.py`.
 """
 
+import sqlite3
+from contextlib import closing
 from typing import Any, get_args
 
 import pytest
@@ -41,6 +43,7 @@ from strandline.journal.port import (
     Take,
 )
 from strandline.journal.port import Change as AnyChange
+from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import RunQueue, RunState, SessionState
 from strandline.journal.table import SessionTable
 from strandline.model import (
@@ -176,8 +179,10 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
     assert desk.claims[0].run.queue_deadline == NOW + 65
 
 
-def test_every_row_has_a_writer() -> None:
-    assert set(MemoryStore()._writers) == set(get_args(Change))
+def test_every_row_has_a_writer_in_each_store() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for store in (MemoryStore(), SqliteRows(connection)):
+            assert set(store._writers) == set(get_args(Change))
 
 
 # -- nothing is half done -------------------------------------------------------------------------------
@@ -273,6 +278,35 @@ def test_what_was_stored_before_is_not_rolled_back() -> None:
     assert desk.finish("a") is Take.NOTHING
 
 
+class Unreadable(MemoryStore):
+    """A store whose sessions cannot be read for some time."""
+
+    failures = 0
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        if self.failures:
+            self.failures -= 1
+            raise JournalUnavailable("the disk failed")
+        return super().session(key)
+
+
+def test_what_could_not_be_read_again_is_read_by_the_next_try() -> None:
+    store = Unreadable()
+    desk = Desk(store)
+    for session in ("s", "t"):
+        desk.accept(f"{session}1", session)
+        desk.accept(f"{session}2", session)
+    for run_id in ("s1", "t1"):
+        desk.decide(desk.token(run_id))
+    store.failures = 2
+    for _ in range(2):
+        with pytest.raises(JournalUnavailable):
+            desk.table.roll_back()
+    desk.table.roll_back()
+    assert [desk.table.position(RunId(each)) for each in ("s2", "t2")] == [1, 1]
+    assert [desk.finish(each) for each in ("s1", "t1")] == [Take.TAKEN, Take.TAKEN]
+
+
 # -- what stays in memory -------------------------------------------------------------------------------
 
 
@@ -315,13 +349,12 @@ def test_idle_sessions_leave_memory_before_busy_ones_and_come_back_as_they_were(
 def test_a_session_is_never_dropped_to_make_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transitions, "CACHED_SESSIONS", 1)
     desk = Desk()
-    for n in range(4):
+    for n in range(2):
         desk.accept(f"r{n}", f"s{n}")
-    desk.accept("idle", "idle")
-    desk.finish("idle")
-    desk.change(Pause(key("idle")))
-    assert desk.accept("waits", "idle") == Accepted(1, paused=True)
-    assert desk.table.position(RunId("waits")) == 1
+    for n in range(3):
+        assert desk.accept(f"waits{n}", "new", take=False) == Accepted(n + 1)
+        assert key("new") in desk.table._sessions
+    assert desk.table._waiting == 3
 
 
 # -- questions ------------------------------------------------------------------------------------------
