@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from msgspec import structs
-
 from strandline.encoding import decoder
 from strandline.journal.changes import AddQuestion, AddRun, ChangeRun, EndRun, SessionRef
 from strandline.journal.port import PASSED_OVER, Standing, Waiting
@@ -131,35 +129,38 @@ class KeptRun:
 
     def shown(self, position: int | None) -> Run:
         """Return it as the port shows it; `position` is None unless it waits."""
-        return Run(input=_input(self.body.prompt), **structs.asdict(self.summary(position)))
+        return Run(input=_input(self.body.prompt), **self._fields(position))
 
     def summary(self, position: int | None) -> RunSummary:
         """Return it as lists show it."""
+        return RunSummary(**self._fields(position))
+
+    def _fields(self, position: int | None) -> dict[str, Any]:
         body = self.body
-        return RunSummary(
-            run_id=self.run_id,
-            key=self.session.key,
-            lane=self.lane,
-            priority=self.priority if self.moved is None else self.moved,
-            opaque=self.opaque,
-            metadata={} if body.metadata is None else _metadata(body.metadata),
-            sequence=self.seq,
-            status=self.status,
-            attempt=self.attempt,
-            created_at=self.created_at,
-            started_at=self.started_at,
-            ended_at=self.ended_at,
-            timeout_s=self.timeout_s,
-            queue_deadline=self.queue_deadline,
-            position=position,
-            outcome=None if self.outcome is None else _outcome(self.outcome),
-            held=self.held,
-            discarded=self.discarded,
-            cancel_requested=self.cancel_requested,
-            discard=self.discard,
-            if_busy=self.if_busy,
-            trace=None if body.trace is None else _trace(body.trace),
-        )
+        return {
+            "run_id": self.run_id,
+            "key": self.session.key,
+            "lane": self.lane,
+            "priority": self.priority if self.moved is None else self.moved,
+            "opaque": self.opaque,
+            "metadata": {} if body.metadata is None else _metadata(body.metadata),
+            "sequence": self.seq,
+            "status": self.status,
+            "attempt": self.attempt,
+            "created_at": self.created_at,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "timeout_s": self.timeout_s,
+            "queue_deadline": self.queue_deadline,
+            "position": position,
+            "outcome": None if self.outcome is None else _outcome(self.outcome),
+            "held": self.held,
+            "discarded": self.discarded,
+            "cancel_requested": self.cancel_requested,
+            "discard": self.discard,
+            "if_busy": self.if_busy,
+            "trace": None if body.trace is None else _trace(body.trace),
+        }
 
 
 class KeptQuestion:
