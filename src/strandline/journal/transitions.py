@@ -1,6 +1,7 @@
 """The steps that the operations of the session table are put together from: what becomes of runs, sessions, questions.
 
-Each changes the state in memory and notes the rows that say so. Whatever can fail is read before anything is changed.
+Each changes the state in memory and notes the rows that say so. What can fail is read first; where it cannot be (the
+last message of a damaged history), whoever drives the table has to undo what was decided.
 """
 
 import logging

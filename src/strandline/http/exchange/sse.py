@@ -22,6 +22,8 @@ from strandline.http.exchange.input_requests import HowToAnswer, how_to_answer, 
 from strandline.model import RunId, SessionId
 
 MEDIA_TYPE: Final = "text/event-stream"
+FIRST_S: Final = 0.1
+"""How long the first event is waited for before a comment is sent; that of a run that starts at once takes a commit."""
 ALIVE_S: Final = 15.0
 """How long nothing is sent before a comment is, for proxies that end what is silent."""
 _ALIVE: Final = b": alive\n\n"
@@ -38,7 +40,7 @@ class EventResponse(Response):
 
     `frame` makes bytes of an event, which may be none; `left` is told whether the client was lost. `opening` is sent
     before all events, `closing()` after the last one. Without an `opening` the first event says when to come back, and
-    where none is there yet a comment is sent at once, for proxies that hold back headers until a body begins.
+    where none comes soon a comment is sent, for proxies that hold back headers until a body begins.
     """
 
     media_type = MEDIA_TYPE
@@ -71,7 +73,7 @@ class EventResponse(Response):
         gone.add_done_callback(lambda _: events.close())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            before, wait_s = _RETRY, 0.0
+            before, wait_s = _RETRY, FIRST_S
             if self._opening:
                 await send(_part(self._opening))
                 before, wait_s = b"", ALIVE_S
