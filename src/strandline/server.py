@@ -9,6 +9,7 @@ connections that arrive meanwhile wait in the socket for the next one, and none 
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import uvicorn
 import uvloop
@@ -27,9 +28,11 @@ from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
 from strandline.composition import build_face, build_loops, build_service, open_journal, start
 from strandline.config import check_exposure, is_loopback, journal_file
+from strandline.errors import Draining
 from strandline.exits import EXHAUSTED, INTERRUPTED
 from strandline.garbage import look_less
-from strandline.http.middleware.connections import allowed, connections
+from strandline.http.app.errors import in_form
+from strandline.http.middleware.connections import Connections, allowed
 from strandline.journal.port import Journal
 from strandline.listener import keep_from_forks, listen
 from strandline.settings import Settings
@@ -42,6 +45,8 @@ _log = logging.getLogger("strandline")
 
 CONNECTIONS_GRACE_S = 2
 """How long open connections get to take their last answer, after the drain."""
+LAST_REQUESTS_S = 1.5
+"""How long a request may take to be here while the server stops; within `CONNECTIONS_GRACE_S`, so that each is told."""
 ARRIVAL_S = 0.05
 """How long a request may be under way on a connection that has been accepted, when a successor takes the others."""
 
@@ -143,10 +148,15 @@ class _Server:
         app = build_face(
             settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host), keys=self._keys
         )
+        connections = self._connections()
+        late = Draining(
+            "the server is stopping, and the request was not here yet", retry_after_s=settings.retry_after_s
+        )
+        refuse_late = functools.partial(connections.stop, late, LAST_REQUESTS_S)
         web = _Web(
             uvicorn.Config(
                 app,
-                http=self._connections(),
+                http=connections,  # type: ignore[arg-type]  # (it makes them, and is no class)
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -186,6 +196,7 @@ class _Server:
                 starting.cancel()
                 await asyncio.wait([starting])
             _log.info("stopping")
+            refuse_late()
             if self._handed is not None:
                 await self._leave_the_rest(web, self._handed)
             await self._service.drain(close=False)
@@ -196,7 +207,8 @@ class _Server:
             following.cancel()
             exhausting.cancel()
             stopping.cancel()
-            # Clients that never finish their request are cut; it would log a traceback for each of them.
+            refuse_late()  # (if its start has failed)
+            # Clients that never take their answer are cut; it would log a traceback for each of them.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             web.should_exit = True
             await asyncio.wait([serving], timeout=CONNECTIONS_GRACE_S + 1)
@@ -213,7 +225,7 @@ class _Server:
         health = self._service.health()
         handed.stopping(health.running, health.queue_depth)
 
-    def _connections(self) -> Any:
+    def _connections(self) -> Connections:
         wanted = self._settings.max_connections
         if (most := allowed(wanted)) < wanted:
             _log.warning(
@@ -221,7 +233,8 @@ class _Server:
                 most,
                 wanted,
             )
-        return connections(most=most, patience_s=self._settings.receive_timeout_s, on_end=self._tally.cut_off)
+        patience_s = self._settings.receive_timeout_s
+        return Connections(most=most, patience_s=patience_s, on_end=self._tally.cut_off, form=in_form)
 
     async def _follow_keys(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let those keys in that the file has by now: it is looked at from time to time, and at once on SIGHUP."""

@@ -1,6 +1,7 @@
 """Who is let go of many connections, and when; what one does with what it reads: on virtual time, without sockets."""
 
 import asyncio
+import json
 import logging
 import re
 import resource
@@ -9,13 +10,14 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import pytest
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from logged import ours
-from strandline.errors import StrandlineError
+from strandline.errors import Draining, StrandlineError
 from strandline.http.middleware import connections as room
 from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter
 from strandline.http.middleware.connections import (
@@ -24,8 +26,8 @@ from strandline.http.middleware.connections import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     Connection,
+    Connections,
     allowed,
-    connections,
 )
 from strandline.telemetry.tally import Tally
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -41,7 +43,10 @@ class Seen:
         self.told: list[object] = []
         self.limiter.came(self)
 
-    def took_too_long(self, patience_s: float) -> None:
+    def answer_last(self) -> None:
+        self.told.append("answers last")
+
+    def took_too_long(self, reason: StrandlineError) -> None:
         self.told.append(asyncio.get_running_loop().time())
         if self.comes_back:
             self.limiter.owes(self)
@@ -159,7 +164,7 @@ def connected(
 ) -> tuple[Wire, Connection]:
     config = Config(app, ws="none", lifespan="off", log_config=None, timeout_keep_alive=keep_alive_s)
     config.load()
-    made = (made_by or connections(most=10, patience_s=patience_s))(config, ServerState(), {})
+    made = (made_by or Connections(most=10, patience_s=patience_s))(config, ServerState(), {})
     wire = Wire()
     made.connection_made(cast("asyncio.Transport", wire))
     return wire, cast("Connection", made)
@@ -218,7 +223,7 @@ NO_HTTP: Final = (
 def test_nobody_fills_the_log_with_what_is_no_request(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def life(clock: VirtualClock) -> None:
         tally = Tally()
-        wire, connection = connected(echo, made_by=connections(most=10, patience_s=10, on_end=tally.cut_off))
+        wire, connection = connected(echo, made_by=Connections(most=10, patience_s=10, on_end=tally.cut_off))
         connection.data_received(sent)
         await settle()
         if not wire.ended:
@@ -256,7 +261,7 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
             (echo, 1, b"", "idle"),
         ):
             before = dict(tally.cuts)
-            make = connections(most=most, patience_s=10, on_end=tally.cut_off)
+            make = Connections(most=most, patience_s=10, on_end=tally.cut_off)
             _, first = connected(app, made_by=make)
             first.data_received(sent)
             await settle()
@@ -273,7 +278,7 @@ def test_whoever_is_cut_off_is_counted_under_one_of_the_known_reasons() -> None:
             assert {each: n - before[each] for each, n in tally.cuts.items() if n != before[each]} == (
                 {} if reason is None else {reason: 1}
             )
-        make = connections(most=1, patience_s=10, on_end=tally.cut_off)
+        make = Connections(most=1, patience_s=10, on_end=tally.cut_off)
         wire, connection = connected(echo, made_by=make)
         wire.waits = 100
         connection.pause_writing()
@@ -401,6 +406,133 @@ def test_who_could_not_send_the_body_since_nobody_read_it_is_not_told_that_it_to
 def closed_by_client(wire: Wire, connection: Connection) -> None:
     connection.eof_received()
     wire.close()
+
+
+LATE: Final = Draining("the server is stopping", retry_after_s=7)
+
+
+def in_words(problem: Response, path: str) -> Response:
+    """Say what is told, and where, in a form of its own."""
+    code = json.loads(bytes(problem.body))["code"]
+    return Response(f"{code} at {path}", problem.status_code, {"Retry-After": problem.headers.get("retry-after", "")})
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"POST /a%20b?c=d HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12", "/a b"),
+        (b"POST /head HTTP/1.1\r\nHost: a\r\n", "/head"),
+        (b"POST /pa", "/pa"),
+        (b"PO", ""),
+    ],
+)
+def test_who_is_late_is_refused_in_the_form_of_where_it_asks_whether_it_is_slow_or_the_server_stops(
+    sent: bytes, told: str
+) -> None:
+    async def life(clock: VirtualClock) -> None:
+        for stops, status, code in ((False, 408, "request_timeout"), (True, 503, "draining")):
+            tally = Tally()
+            make = Connections(most=10, patience_s=10, on_end=tally.cut_off, form=in_words)
+            wire, connection = connected(echo, made_by=make)
+            connection.data_received(sent)
+            await asyncio.sleep(5)
+            if stops:
+                make.stop(LATE, 1)
+                await asyncio.sleep(0.9)
+                assert not wire.written
+                await asyncio.sleep(0.2)
+                assert b"Retry-After: 7".lower() in wire.written.lower()
+            else:
+                await asyncio.sleep(5.1)
+            assert wire.written.startswith(b"HTTP/1.1 %d" % status)
+            assert wire.written.endswith(f"{code} at {told}".encode())
+            assert wire.ended == "closed"
+            assert tally.cuts[code] == 1
+
+    run_virtual(life)
+
+
+def test_while_a_server_stops_each_request_has_a_moment_of_its_own_and_no_connection_is_kept_after_it() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(5)
+        await echo(scope, receive, send)
+
+    async def life(clock: VirtualClock) -> None:
+        make = Connections(most=10, patience_s=10, form=in_words)
+        silent, kept, before = (connected(echo, made_by=make) for _ in range(3))
+        in_work, in_work_behind = connected(slow, made_by=make), connected(slow, made_by=make)
+        before[1].data_received(b"POST / HTTP/1.1\r\n")
+        kept[1].data_received(INNER)
+        in_work[1].data_received(INNER)
+        in_work_behind[1].data_received(INNER * 2)
+        await settle()
+        assert b"connection: close" not in kept[0].written
+        make.stop(LATE, 1)
+        await asyncio.sleep(0.6)
+        make.stop(LATE, 1)
+        later = connected(echo, made_by=make)
+        later[1].data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n1")
+        await asyncio.sleep(0.6)
+        assert not later[0].written, "it has begun 0.6 s ago"
+        assert before[0].written.startswith(b"HTTP/1.1 503")
+        await asyncio.sleep(0.5)
+        assert later[0].written.startswith(b"HTTP/1.1 503")
+        await asyncio.sleep(30)
+        for (wire, _), count in ((in_work, 1), (in_work_behind, 2)):
+            assert (wire.written.count(b"HTTP/1.1 200"), wire.written.count(b"connection: close")) == (count, 1)
+            assert wire.ended
+        for wire, connection in (silent, kept):
+            assert not wire.ended, "it asks nothing"
+            connection.data_received(INNER)
+            await settle()
+            assert wire.written.endswith(b"[GET /inner ]")
+            assert b"connection: close" in wire.written
+            assert wire.ended
+
+    run_virtual(life)
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_a_body_that_nobody_reads_yet_keeps_no_server_from_stopping(expects: bytes) -> None:
+    async def life(clock: VirtualClock) -> None:
+        read = []
+
+        async def waits_first(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.sleep(20)
+            read.append((await receive())["type"])
+            await send({"type": "http.response.start", "status": 499, "headers": []})
+
+        make = Connections(most=10, patience_s=10)
+        wire, connection = connected(waits_first, made_by=make)
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: a\r\n%bContent-Length: 100000\r\n\r\n" % expects)
+        if not expects:
+            connection.data_received(b"x" * 99_999)
+        await settle()
+        make.stop(LATE, 1)
+        await asyncio.sleep(1.1)
+        assert wire.written.startswith(b"HTTP/1.1 503")
+        assert wire.ended
+        await asyncio.sleep(20)
+        assert read == ["http.disconnect"], "and what would have answered it hears that its client is gone"
+
+    run_virtual(life)
+
+
+def test_a_connection_in_the_middle_of_a_head_is_left_for_its_moment_when_all_others_are_closed() -> None:
+    async def life(clock: VirtualClock) -> None:
+        make = Connections(most=10, patience_s=10)
+        silent, coming = connected(echo, made_by=make), connected(echo, made_by=make)
+        coming[1].data_received(b"POST / HT")
+        make.stop(LATE, 1)
+        for _, connection in (silent, coming):
+            connection.shutdown()
+        assert [bool(wire.ended) for wire, _ in (silent, coming)] == [True, False]
+        coming[1].data_received(b"TP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1")
+        await settle()
+        assert coming[0].written.endswith(b"[POST / 1]")
+        assert coming[0].ended
+
+    run_virtual(life)
 
 
 WAYS_TO_CLOSE: dict[str, Callable[[Wire, Connection], Any]] = {
@@ -595,7 +727,7 @@ def test_heads_that_are_not_whole_have_so_much_memory_together_and_those_go_that
 
     async def life(clock: VirtualClock) -> None:
         tally = Tally()
-        make = connections(most=100, patience_s=10, on_end=tally.cut_off)
+        make = Connections(most=100, patience_s=10, on_end=tally.cut_off)
 
         def opened(sent: bytes) -> tuple[Wire, Connection]:
             wire, connection = connected(echo, made_by=make)
@@ -644,7 +776,7 @@ def test_trailers_that_do_not_end_count_as_heads_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(room, "MAX_HEADS_BYTES", 30_000)
 
     async def life(clock: VirtualClock) -> None:
-        make = connections(most=100, patience_s=10)
+        make = Connections(most=100, patience_s=10)
         head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
         wires = []
         for _ in range(3):

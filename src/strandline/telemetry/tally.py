@@ -42,6 +42,7 @@ REFUSALS: Final = tuple(
     )
 )
 CUTS: Final = (
+    "draining",
     "head_too_large",
     "heads_full",
     "idle",

@@ -39,10 +39,14 @@ class Endpoint:
 
 def response_to(error: Exception, scope: Scope) -> Response:
     """Return what is said of an error, in the form that clients of its path understand."""
-    told, path = _problem_of(error, scope), wire.inner_path(scope)
+    return in_form(_problem_of(error, scope), wire.inner_path(scope))
+
+
+def in_form(problem: Response, path: str) -> Response:
+    """Return a problem document in the form that clients of a path understand."""
     if is_spoken_at(path):
-        return openai_wire.refusal(told)
-    return agentcore_wire.refusal(told) if path == agentcore.PLACE else told
+        return openai_wire.refusal(problem)
+    return agentcore_wire.refusal(problem) if path == agentcore.PLACE else problem
 
 
 def _problem_of(error: Exception, scope: Scope) -> Response:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
+from starlette.responses import Response
+
 from strandline.errors import StrandlineError
 from strandline.http import wire
 
@@ -24,13 +26,26 @@ def untold(reason: str) -> None:
     """Tell nobody."""
 
 
+Form = Callable[[Response, str], Response]
+"""Puts a problem document into the form that clients of a path understand."""
+
+
+def plain(problem: Response, path: str) -> Response:
+    """Leave a problem document as it is."""
+    return problem
+
+
 class Member(Protocol):
     """A connection."""
 
     probes_only: bool
 
-    def took_too_long(self, patience_s: float) -> None:
-        """Hear that its request was not here in time."""
+    def took_too_long(self, reason: StrandlineError) -> None:
+        """Hear that its request was not here in time, and what its client is to be told."""
+        ...
+
+    def answer_last(self) -> None:
+        """End with the answer that is under way, if one is: the server stops."""
         ...
 
     def took_too_little(self) -> None:
@@ -54,7 +69,13 @@ class ConnectionLimiter:
     """All connections of a server; those that owe a request in the order in which their time began."""
 
     def __init__(
-        self, *, most: int, patience_s: float, most_head_bytes: int = sys.maxsize, on_end: Told = untold
+        self,
+        *,
+        most: int,
+        patience_s: float,
+        most_head_bytes: int = sys.maxsize,
+        on_end: Told = untold,
+        form: Form = plain,
     ) -> None:
         self._most = most
         self._most_head_bytes = most_head_bytes
@@ -62,8 +83,14 @@ class ConnectionLimiter:
         """What connections keep of heads that are not whole, those first that have kept anything for longest."""
         self._head_bytes = 0
         self.on_end = on_end
+        self.form = form
+        self.stops = False
+        """Whether the server does."""
+        self._too_late: StrandlineError = wire.TooSlow(
+            f"the request was not here within {patience_s:g} s (setting receive_timeout)"
+        )
         self._open: set[Member] = set()
-        self._owing = Waiting(patience_s, lambda each: each.took_too_long(patience_s))
+        self._owing = Waiting(patience_s, lambda each: each.took_too_long(self._too_late))
         self._taking = Waiting(patience_s, lambda each: each.took_too_little())
 
     def came(self, connection: Member) -> None:
@@ -83,6 +110,18 @@ class ConnectionLimiter:
         else:
             connection.refuse(wire.NoConnectionLeft(self._most))
             self.left(connection)
+
+    def stop(self, error: StrandlineError, patience_s: float) -> None:
+        """Refuse with `error` each request that is not here within `patience_s`, or within that of its own beginning.
+
+        No connection is kept once a request on it has been answered. The first call counts.
+        """
+        if self.stops:
+            return
+        self.stops, self._too_late = True, error
+        for each in self._open:
+            each.answer_last()
+        self._owing.hurry(patience_s)
 
     def left(self, connection: Member) -> None:
         """Forget a connection."""
@@ -147,6 +186,15 @@ class Waiting:
     def ended(self, connection: Member) -> None:
         """Wait for it no more."""
         self._since.pop(connection, None)
+
+    def hurry(self, patience_s: float) -> None:
+        """Wait no longer than this, from now on, for any of them and for those that come."""
+        self._patience_s = min(self._patience_s, patience_s)
+        now = asyncio.get_running_loop().time()
+        self._since = dict.fromkeys(self._since, now)
+        if self._patrol is not None:
+            self._patrol.cancel()
+            self._patrol_in(self._patience_s)
 
     def _patrol_in(self, seconds: float) -> None:
         self._patrol = asyncio.get_running_loop().call_later(seconds, self._look)

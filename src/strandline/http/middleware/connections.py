@@ -4,20 +4,21 @@ uvicorn bounds none of that: a client that sends nothing, a byte a minute or an 
 descriptor and memory for good. What is owed decides. As long as a connection owes us a request (it has sent none, a
 part of one, or has been answered) it is the client's turn: it has so much time, and among too many the one that has
 taken longest goes. Once the request is here it is our turn, and the connection stays until it is answered; but whoever
-takes nothing of an answer in that time is let go, too.
+takes nothing of an answer in that time is let go, too. When the server stops a request has less time to be here, and is
+then refused as the routes refuse what comes while it stops: nothing of it was accepted.
 
-Knows bytes and time, and nothing of what is asked. `asgi` in a server of somebody else has what that one offers.
+Knows bytes and time, and nothing of what is asked but where, since that decides the form in which it is refused.
+`asgi` in a server of somebody else has what that one offers.
 """
 
 import asyncio
 import contextlib
-import functools
 import math
 import sys
-from collections.abc import Callable
+import urllib.parse
 from typing import Any, Final
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, parse_url
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
@@ -26,7 +27,7 @@ from uvicorn.server import ServerState
 
 from strandline.errors import StrandlineError
 from strandline.http import wire
-from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter, Told, untold
+from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter, Form, Told, plain, untold
 from strandline.http.middleware.guard import EXEMPT
 
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -86,6 +87,7 @@ class Connection(HttpToolsProtocol):
         self._left_bytes = 0
         """How much of what was written had not been taken when its time began."""
         self.probes_only = False
+        self.url = b""
 
     # -- what is owed ---------------------------------------------------------------------------------
 
@@ -252,6 +254,8 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+        if self._limiter.stops:
+            self.answer_last()
 
     def _head_without_upgrade(self) -> bytes:
         """Return the head that was read, without what makes the parser take its body for another protocol.
@@ -283,26 +287,36 @@ class Connection(HttpToolsProtocol):
 
     # -- farewells ------------------------------------------------------------------------------------
 
-    def took_too_long(self, patience_s: float) -> None:
+    def took_too_long(self, reason: StrandlineError) -> None:
         """Close it: the client has had its time. An answer that has begun without the whole body goes on."""
         cycle = self._latest
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started:
                 return
-            if self.flow.read_paused or cycle.waiting_for_100_continue:
+            if (self.flow.read_paused or cycle.waiting_for_100_continue) and not self._limiter.stops:
                 self._limiter.owes(self)  # nobody has asked for its body yet: the time that passes is ours
                 return
             cycle.disconnected = True  # so that whoever reads the body hears that there is no more
             cycle.message_event.set()
         elif not self._unread:
-            if cycle is None:
+            if cycle is None and not self._limiter.stops:
                 self.cut()
-            elif self.timeout_keep_alive_task is not None:
+            elif cycle is None or self.timeout_keep_alive_task is not None:
                 self._limiter.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
             else:
                 self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
             return
-        self.refuse(wire.TooSlow(f"the request was not here within {patience_s:g} s (setting receive_timeout)"))
+        self.refuse(reason)
+
+    def answer_last(self) -> None:
+        """Have the latest request whose head is here be the last one that is answered."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close it, now or once it has its answer; whose head is not whole yet hears why, in its time."""
+        if not (self._limiter.stops and self._in_head and self._unread):
+            super().shutdown()
 
     def cut(self) -> None:
         """Close it without a word: nothing was asked."""
@@ -318,7 +332,7 @@ class Connection(HttpToolsProtocol):
                 await app(scope, receive, send)
             else:
                 self._limiter.on_end(wire.NoConnectionLeft.code)
-                answer = wire.error_response(wire.NoConnectionLeft(most))
+                answer = self._limiter.form(wire.error_response(wire.NoConnectionLeft(most)), wire.inner_path(scope))
                 answer.headers["connection"] = "close"
                 answer.raw_headers.append(wire.NOSNIFF)
                 await answer(scope, receive, send)
@@ -331,8 +345,16 @@ class Connection(HttpToolsProtocol):
             return
         self._limiter.on_end(error.code)
         if not self._is_ours():  # (else it would stand in the middle of an answer)
-            self.transport.write(_as_bytes(wire.error_response(error)))
+            self.transport.write(_as_bytes(self._limiter.form(wire.error_response(error), self._path())))
         self._close()
+
+    def _path(self) -> str:
+        """Return where the request goes that is coming, as far as it has said so."""
+        try:
+            path = parse_url(self.url).path if self.url else None
+        except HttpParserInvalidURLError:
+            path = None
+        return urllib.parse.unquote((path or b"").decode("latin-1"))
 
     def send_400_response(self, msg: str) -> None:
         """Say that this is no HTTP, as all errors are said."""
@@ -350,13 +372,31 @@ class Connection(HttpToolsProtocol):
         self.refuse(wire.HeadTooLarge(f"line and headers of a request may have {most}"))
 
 
-def connections(*, most: int, patience_s: float, on_end: Told = untold) -> Callable[..., HttpToolsProtocol]:
-    """Return what makes the connections of one server; `patience_s` is how long a request may take to come.
+class Connections:
+    """Makes the connections of one server; `patience_s` is how long a request may take to come.
 
-    `on_end` is told of each that is ended before its time, why.
+    `on_end` is told of each that is ended before its time, why; `form` puts what its client is told into the form of
+    the path that it has asked at.
     """
-    limiter = ConnectionLimiter(most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end)
-    return functools.partial(Connection, limiter=limiter)
+
+    def __init__(self, *, most: int, patience_s: float, on_end: Told = untold, form: Form = plain) -> None:
+        self._limiter = ConnectionLimiter(
+            most=most, most_head_bytes=MAX_HEADS_BYTES, patience_s=patience_s, on_end=on_end, form=form
+        )
+
+    def __call__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        """Make one; uvicorn calls this for each that comes."""
+        return Connection(config, server_state, app_state, _loop, limiter=self._limiter)
+
+    def stop(self, error: StrandlineError, patience_s: float) -> None:
+        """Refuse with `error` what is not here within `patience_s`, and keep no connection that was answered."""
+        self._limiter.stop(error, patience_s)
 
 
 def allowed(most: int) -> int:
