@@ -7,7 +7,8 @@ import pytest
 
 from engine_support import Played, echo, key, outcome, send, serving, settled
 from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.upkeep import EVERY_S, feel_lag
+from strandline.engine.maintenance import measure_lag
+from strandline.engine.maintenance.background import EVERY_S
 from strandline.errors import QueueFull, Unavailable
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
@@ -258,7 +259,7 @@ def test_a_loop_that_was_late_is_told_by_how_much() -> None:
 
     async def main(clock: VirtualClock) -> None:
         told: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(feel_lag(LateClock(), told.set_result))
+        task = asyncio.create_task(measure_lag(LateClock(), told.set_result))
         assert await told == pytest.approx(0.25)
         task.cancel()
 

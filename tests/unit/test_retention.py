@@ -10,9 +10,9 @@ import pytest
 from engine_support import Played, echo, history, key, outcome, send, serving, texts
 from strandline.config import resolve
 from strandline.engine.events import SessionDeleted
+from strandline.engine.maintenance.background import DELETED_AT_ONCE
 from strandline.engine.observers import Unprojected
 from strandline.engine.service import Service
-from strandline.engine.upkeep import FORGOTTEN_AT_ONCE
 from strandline.errors import JournalUnavailable, NotFound, SettingsError
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Change, ChangeAnswer, Delete, RestingQuery
@@ -170,10 +170,10 @@ def test_while_the_disk_is_full_nobody_goes_on_to_the_next_page_of_sessions() ->
     async def main(clock: VirtualClock) -> None:
         journal = Full(clock)
         async with serving(clock, Played(echo), journal, **HOUR) as service:
-            for n in range(FORGOTTEN_AT_ONCE + 50):
+            for n in range(DELETED_AT_ONCE + 50):
                 await outcome(await send(service, "x", f"s{n}"))
             await asyncio.sleep(4000)
-            assert 1 <= journal.tries <= FORGOTTEN_AT_ONCE
+            assert 1 <= journal.tries <= DELETED_AT_ONCE
 
     run_virtual(main)
 

@@ -12,7 +12,7 @@ from strands import Agent
 
 import strandline
 from strandline.access.keyring import new_key
-from strandline.engine import readiness
+from strandline.engine.maintenance import readiness
 from strandline.library import AgentApp
 from strandline.testing import Gate, ScriptedModel, question
 

@@ -347,7 +347,7 @@ def test_of_workers_that_are_to_end_there_are_no_more_than_workers_and_no_run_di
                 await until(lambda: len(service._holds) == 0)
             first, second = loops._draining[0], loops._workers[0]
             await asyncio.sleep(0.2)  # (past the hold limit)
-            service._holds.look()
+            service._holds.tick()
             assert loops._draining == [first], "the other one is to end when this one has"
             assert loops._workers == [second]
             assert len(service._holds.still_work()) == 2

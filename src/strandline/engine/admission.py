@@ -14,9 +14,9 @@ from strandline.engine.claims import Claims
 from strandline.engine.control import Control
 from strandline.engine.drafts import Drafts
 from strandline.engine.estimates import Estimates
+from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Observer, Tracing
 from strandline.engine.options import Options
-from strandline.engine.readiness import Readiness
 from strandline.engine.reading import OpenRequests, Positions, Reasons
 from strandline.engine.streams import Streams
 from strandline.errors import (

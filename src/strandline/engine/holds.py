@@ -17,21 +17,21 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
 from strandline.clock import Clock
+from strandline.engine.execution import until_kept
 from strandline.engine.loops import Call, Loops
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import ClaimLost
 from strandline.journal.port import Journal
 from strandline.model import Claim, Principal, RunId, SessionKey
 
 _log = logging.getLogger("strandline.holds")
 
-LOOK_EVERY_S: Final = 0.02
-RELEASE_AGAIN_S: Final = 1.0
-"""How long to wait before a release that the journal could not keep is offered again."""
+CHECK_EVERY_S: Final = 0.02
 
 
 class Hold(NamedTuple):
@@ -105,7 +105,7 @@ class Holds:
 
     def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
         """Note a hold of a run that did `phase` last; `keep` follows."""
-        self.look()
+        self.tick()
         run = claim.run
         self.begun += 1
         self._held[run.run_id] = Hold(claim, call, self._clock.monotonic(), phase)
@@ -128,7 +128,7 @@ class Holds:
         most = self._max_holds if self._per_principal is None else self._per_principal
         return sum(min(count, most) for count in principals.values())
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Find those given up that work no more, and have what is due ended; to be called every second."""
         for each in list(self._given_up):
             if not each.call.is_alive:
@@ -166,7 +166,7 @@ class Holds:
         )  # fmt: skip
         left_s = began + self._limit_s - self._clock.monotonic()
         while call.is_alive and left_s > 0 and run_id not in self._forced:
-            await asyncio.sleep(min(LOOK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
+            await asyncio.sleep(min(CHECK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
             left_s = began + self._limit_s - self._clock.monotonic()
         if call.is_alive and run_id in self._forced:
             _log.warning("run %s still works; its session goes on without it, as somebody wanted", run_id)
@@ -174,7 +174,9 @@ class Holds:
             _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)
         else:
             _log.info("nothing of run %s works any more; its session goes on", run_id)
-        await self._release(claim)
+        with suppress(ClaimLost):
+            release = partial(self._journal.release, claim.token, counted=True, take=False)
+            await until_kept(release, "the hold of run %s cannot be ended yet", run_id, log=_log)
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
@@ -182,17 +184,6 @@ class Holds:
         if call.is_alive:
             self.given_up += 1
             self._given_up.append(_GivenUp(principal, call, began + self._limit_s))
-            self.look()
+            self.tick()
         else:
             self._on_over(principal)
-
-    async def _release(self, claim: Claim) -> None:
-        while True:
-            try:
-                await self._journal.release(claim.token, counted=True, take=False)
-                return
-            except ClaimLost:
-                return
-            except JournalUnavailable as error:
-                _log.error("the hold of run %s cannot be ended yet: %s", claim.run.run_id, error)
-                await asyncio.sleep(RELEASE_AGAIN_S)

@@ -25,13 +25,18 @@ from strandline.engine.events import SessionDeleted, SessionPaused, SessionResum
 from strandline.engine.execution import AgentPool, Runner, recover
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Call, Loops
+from strandline.engine.maintenance import (
+    Readiness,
+    Watchdog,
+    delete_idle_sessions,
+    every_second,
+    measure_lag,
+    prune_runs,
+)
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.readiness import Readiness
 from strandline.engine.reading import OpenRequests, Positions, Reading, Reasons, of_others
 from strandline.engine.streams import Later, RunStream, Streams, Subscription
-from strandline.engine.upkeep import feel_lag, forget_sessions, look_after, prune
-from strandline.engine.watch import Watch
 from strandline.errors import StrandlineError
 from strandline.journal.port import (
     AllSessionsPage,
@@ -120,7 +125,7 @@ class Service:
             on_full=self._exhaust,
             on_over=lambda principal: self._claims.works_no_more(principal),
         )
-        self._watch = Watch(self._runner, self._holds, loops, self._pool, self._streams, clock, options)
+        self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
         self._claims = Claims(
             journal=journal,
             dispatcher=self._dispatcher,
@@ -152,15 +157,17 @@ class Service:
             observer=observer,
             tracing=tracing,
         )
-        self._chores = (
-            self._readiness.look,
+        self._ticks = (
+            self._readiness.tick,
             self._claims.limits.look,
             self._claims.inputs.look,
             self._pool.evict,
             self._positions.publish,
             self._streams.evict,
-            self._watch.look,
-            self._holds.look,
+            self._runner.watch_deadlines,
+            self._watchdog.tick,
+            self._pool.drop_lost,
+            self._holds.tick,
         )
         self._reading = Reading(
             journal, self._runner, self._streams, self._estimates, self._reasons, open_requests, self._readiness
@@ -190,12 +197,12 @@ class Service:
                     self._observer.ended(outcome, None)
                     self._tracing.ended(orphan.run, outcome, self._clock.now())
             await self._claims.start()
-            self._claims.spawn(look_after(*self._chores))
-            self._claims.spawn(feel_lag(self._clock, self._observer.lagged))
-            self._claims.spawn(prune(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
+            self._claims.spawn(every_second(*self._ticks))
+            self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
+            self._claims.spawn(prune_runs(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
             if (retention_s := self._options.history_retention_s) is not None:
                 self._claims.spawn(
-                    forget_sessions(self._journal, self._clock, self._delete, history_retention_s=retention_s)
+                    delete_idle_sessions(self._journal, self._clock, self._delete, history_retention_s=retention_s)
                 )
         except BaseException:
             await self._journal.close()
@@ -449,7 +456,7 @@ class Service:
             holds_given_up=self._holds.given_up,
             leftovers=len(self._holds.still_work()),
             max_holds=self._options.max_holds,
-            stalls=self._watch.stalls,
+            stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.subscribers,
         )

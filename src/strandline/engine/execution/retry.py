@@ -14,8 +14,10 @@ RETRY_S: Final = 1.0
 """How long to wait before the journal is asked again."""
 
 
-async def until_kept(operation: Callable[[], Awaitable[T]], trouble: str, *named: object) -> T:
-    """Return what `operation()` does, as soon as the journal can; the log has each `trouble` (a format of `named`).
+async def until_kept(
+    operation: Callable[[], Awaitable[T]], trouble: str, *named: object, log: logging.Logger = _log
+) -> T:
+    """Return what `operation()` does, as soon as the journal can; `log` has each `trouble` (a format of `named`).
 
     Raises whatever else `operation()` raises.
     """
@@ -23,5 +25,5 @@ async def until_kept(operation: Callable[[], Awaitable[T]], trouble: str, *named
         try:
             return await operation()
         except JournalUnavailable as error:
-            _log.error(f"{trouble}: %s", *named, error)
+            log.error(f"{trouble}: %s", *named, error)
         await asyncio.sleep(RETRY_S)

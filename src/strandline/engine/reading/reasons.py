@@ -11,8 +11,8 @@ from strandline.engine.claims import Claims
 from strandline.engine.dispatcher import Dispatcher, Obstacle
 from strandline.engine.events import Reason, Why
 from strandline.engine.holds import Hold, Holds
+from strandline.engine.maintenance import Readiness
 from strandline.engine.options import Options
-from strandline.engine.readiness import Readiness
 from strandline.errors import JournalUnavailable, NoWorker
 from strandline.model import RunStatus, RunSummary, SessionKey, SessionView
 

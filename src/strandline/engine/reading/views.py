@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from strandline.engine.asked import RunView, RunViews, check_key
 from strandline.engine.estimates import Estimates
 from strandline.engine.execution import Runner
-from strandline.engine.readiness import Readiness
+from strandline.engine.maintenance import Readiness
 from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.reasons import Reasons
 from strandline.engine.streams import Later, RunStream, Streams

@@ -1,11 +1,11 @@
-"""What is watched of runs that execute: deadlines that come near, runs that are silent, loops that are blocked."""
+"""What is watched of runs that execute: whether they give signs of life, and whether one blocks the loop of all."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
 from strandline.clock import Clock
-from strandline.engine.execution import AgentPool, Execution, Runner
+from strandline.engine.execution import Execution, Runner
 from strandline.engine.holds import Holds
 from strandline.engine.loops import Call, Loops
 from strandline.engine.options import Options
@@ -18,15 +18,14 @@ SILENT_S: Final = 1.0
 """How long an agent loop is silent before whoever blocks it is named, and at least before it is given up."""
 
 
-class Watch:
-    """Looks once a second. Belongs to the serving loop."""
+class Watchdog:
+    """Belongs to the serving loop."""
 
     def __init__(
         self,
         runner: Runner,
         holds: Holds,
         loops: Loops,
-        pool: AgentPool,
         streams: Streams,
         clock: Clock,
         options: Options,
@@ -34,23 +33,20 @@ class Watch:
         self._runner = runner
         self._holds = holds
         self._loops = loops
-        self._pool = pool
         self._streams = streams
         self._clock = clock
         self._options = options
         self.stalls = 0
         """How many times a run has been found that gave no sign of life for too long."""
 
-    async def look(self) -> None:
+    async def tick(self) -> None:
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""
-        self._runner.watch_deadlines()
         await self._name_who_blocks()
         self._loops.beat()
         leftovers = self._holds.still_work()
         await self._report(leftovers)
         for call in leftovers:
-            await self._leave_silent_loop(call, leftovers)
-        self._pool.drop_lost()
+            await self._replace_silent_loop(call, leftovers)
 
     async def _report(self, leftovers: Sequence[Call[Any]]) -> None:
         """Report runs that give no sign of life, once each, and cancel them if that is wanted.
@@ -94,7 +90,7 @@ class Watch:
                 where = "\n    ".join(["", *await self._loops.stack(call)])
                 _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
 
-    async def _leave_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
+    async def _replace_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
         """Give up the loop of a call that should have ended, if it has been silent for the whole grace and more.
 
         `leftovers` are all calls whose runs have ended and that still work, `call` among them.

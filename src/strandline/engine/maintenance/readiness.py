@@ -103,7 +103,7 @@ class Readiness:
             self.has_been_ready = True
             self._start_over.set()
 
-    def look(self) -> None:
+    def tick(self) -> None:
         """Say once in the log why runs are refused, and what to do; and once that this is over."""
         self._note_ready()
         match self.trouble:

@@ -1,7 +1,4 @@
-"""What goes on in the background while a server runs: a look every second; what is long past is forgotten.
-
-That is runs, and sessions at rest.
-"""
+"""What goes on in the background while a server runs: ticks every second, and the end of runs and sessions at rest."""
 
 import asyncio
 import logging
@@ -19,28 +16,28 @@ EVERY_S: Final = 1.0
 PRUNE_EVERY_S: Final = 60.0
 PRUNE_PAUSE_S: Final = 0.05
 PRUNED_AT_ONCE: Final = 200
-"""How many runs one commit forgets: few, so that no run waits long behind it."""
-FORGOTTEN_AT_ONCE: Final = 100
-"""How many sessions are forgotten without a pause, one after the other, each in a commit of its own."""
+"""How many runs one commit deletes: few, so that no run waits long behind it."""
+DELETED_AT_ONCE: Final = 100
+"""How many sessions are deleted without a pause, one after the other, each in a commit of its own."""
 
-Forget = Callable[[SessionKey, float], Awaitable[bool]]
+Delete = Callable[[SessionKey, float], Awaitable[bool]]
 """Deletes a session if its last run ended before a moment; False if there is none. Raises `SessionBusy`, others."""
 
 
-async def look_after(*chores: Callable[[], object]) -> None:
-    """Do each chore every second, until cancelled: what executes, waits, is idle and is over is looked after."""
+async def every_second(*ticks: Callable[[], object]) -> None:
+    """Call each tick every second, in order, until cancelled; one that fails keeps no other from its turn."""
     while True:
         await asyncio.sleep(EVERY_S)
-        for chore in chores:
+        for tick in ticks:
             try:
-                done = chore()
+                done = tick()
                 if isinstance(done, Awaitable):
                     await done
             except Exception:
                 _log.exception("what is looked after every second could not be; it is tried again")
 
 
-async def feel_lag(clock: Clock, tell: Callable[[float], object]) -> None:
+async def measure_lag(clock: Clock, tell: Callable[[float], object]) -> None:
     """Tell every second by how many seconds this loop was late for it, until cancelled."""
     while True:
         due = clock.monotonic() + EVERY_S
@@ -48,11 +45,8 @@ async def feel_lag(clock: Clock, tell: Callable[[float], object]) -> None:
         tell(max(0.0, clock.monotonic() - due))
 
 
-async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
-    """Forget the runs that ended before the retention, until cancelled; what cannot be forgotten now is later.
-
-    Whatever keeps it from that must not end it, which nobody would notice before the disk is full.
-    """
+async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
+    """Delete the runs that ended before the retention, until cancelled; what cannot be deleted now is later."""
     while True:
         await asyncio.sleep(EVERY_S)
         try:
@@ -61,27 +55,26 @@ async def prune(journal: Journal, clock: Clock, *, run_retention_s: float) -> No
                 more = await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE
                 await asyncio.sleep(PRUNE_PAUSE_S)
         except Exception as error:
-            _log.warning("runs past their retention could not be forgotten yet: %s", _told(error))
+            _log.warning("runs past their retention could not be forgotten yet: %s", _text(error))
         await asyncio.sleep(PRUNE_EVERY_S)
 
 
-async def forget_sessions(journal: Journal, clock: Clock, forget: Forget, *, history_retention_s: float) -> None:
-    """Forget the sessions that have been at rest for longer than the retention, until cancelled.
+async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *, history_retention_s: float) -> None:
+    """Delete the sessions that have been at rest for longer than the retention, until cancelled.
 
-    One that is busy again stays, and one that cannot be forgotten now is tried again later. Whatever keeps it from that
-    must not end it.
+    One that is busy again stays, and one that cannot be deleted now is tried again later.
     """
     while True:
         await asyncio.sleep(EVERY_S)
         before = clock.now() - history_retention_s
-        forgotten, failed = 0, dict[SessionKey, Exception]()
+        deleted, failed = 0, dict[SessionKey, Exception]()
         cursor: int | None = 0
         try:
             while cursor is not None and journal.trouble is None:
-                page = await journal.read(RestingQuery(before, cursor, FORGOTTEN_AT_ONCE))
+                page = await journal.read(RestingQuery(before, cursor, DELETED_AT_ONCE))
                 for key in page.keys:
                     try:
-                        forgotten += await forget(key, before)
+                        deleted += await delete(key, before)
                     except SessionBusy:
                         pass
                     except Exception as error:
@@ -89,18 +82,18 @@ async def forget_sessions(journal: Journal, clock: Clock, forget: Forget, *, his
                 cursor = page.after
                 await asyncio.sleep(PRUNE_PAUSE_S)
         except Exception as error:
-            _log.warning("sessions past their retention could not be listed yet: %s", _told(error))
-        if forgotten:
-            _log.info("forgot %d sessions that were at rest for longer than history_retention", forgotten)
+            _log.warning("sessions past their retention could not be listed yet: %s", _text(error))
+        if deleted:
+            _log.info("forgot %d sessions that were at rest for longer than history_retention", deleted)
         if failed:
             key, reason = next(iter(failed.items()))
             _log.warning(
                 "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
-                len(failed), key.session_id, key.principal, _told(reason),
+                len(failed), key.session_id, key.principal, _text(reason),
             )  # fmt: skip
         await asyncio.sleep(PRUNE_EVERY_S)
 
 
-def _told(error: Exception) -> str:
-    """Return what is said of an error: those that are not ours often say little without their name."""
+def _text(error: Exception) -> str:
+    """Return what is logged of an error: those that are not ours often say little without their name."""
     return str(error) if isinstance(error, StrandlineError) else repr(error)
