@@ -29,12 +29,11 @@ UNWATCHED = """
 import strandline.server as server, strandline.http.app.build as app
 from strandline.telemetry.tally import Tally
 from strandline.telemetry.traces import Traces
-from strandline.engine.observers import Untraced
-from strandline.engine.observers import Unobserved
-class Blind(Unobserved):
+from strandline.engine.observers import Observer, Tracing
+class Blind(Observer):
     committed = cut_off = lambda self, *given, **named: None
 server.Tally = Blind
-server.Traces = type("Blindfold", (Untraced,), {"arrived": lambda self, headers: None})
+server.Traces = type("Blindfold", (Tracing,), {"arrived": lambda self, headers: None})
 """
 """What takes the eyes of a server: for what it costs to have them, there is no setting."""
 TRACED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

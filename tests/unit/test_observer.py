@@ -9,6 +9,7 @@ from engine_support import Played, echo, key, outcome, send, serving, settled
 from strandline.agents.port import Attempt, Finished, SessionAgent
 from strandline.engine.maintenance import measure_lag
 from strandline.engine.maintenance.background import EVERY_S
+from strandline.engine.observers import Observer
 from strandline.errors import QueueFull, Unavailable
 from strandline.history import Progress, question
 from strandline.journal.memory import MemoryJournal
@@ -17,7 +18,7 @@ from strandline.telemetry.tally import REFUSALS
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
-class Noted:
+class Noted(Observer):
     """Writes down what an observer is told."""
 
     def __init__(self) -> None:

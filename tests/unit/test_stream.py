@@ -231,6 +231,17 @@ def test_a_run_that_goes_on_elsewhere_ends_the_stream_and_is_not_over() -> None:
     assert not run.is_read(1)
 
 
+def test_a_subscriber_that_is_busy_when_a_run_ends_is_not_over_before_it_has_the_end() -> None:
+    run = stream()
+    run.publish(1.0, RunStarted(1))
+    subscription = run.subscribe()
+    assert numbers(subscription.ready()) == [1]
+    run.finish(ENDED, 2.0)
+    assert not subscription.is_over
+    assert numbers(subscription.ready()) == [2]
+    assert subscription.is_over
+
+
 def test_numbers_of_another_process_are_no_gap() -> None:
     run = stream(first=(3 << 32) + 1)
     run.publish(1.0, RunStarted(2))

@@ -2,7 +2,7 @@
 
 The engine calls them at the edges of a run and never waits for them. They are called on the serving loop, in the middle
 of somebody's request: they return at once and raise nothing. What goes on at a moment is not published to them but
-read, by `Service.vitals`. Each port comes with the one that takes no notice.
+read, by `Service.vitals`. An `Observer`, a `Tracing` and a `TracedRun` take no notice of what they do not override.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,59 +14,32 @@ from strandline.model import Carrier, Claim, Outcome, Run, RunId, SessionKey
 # -- metrics -------------------------------------------------------------------------------------------
 
 
-class Observer(Protocol):
-    """Whoever watches all runs. Times are seconds."""
+class Observer:
+    """Watches all runs. Times are seconds."""
 
     def accepted(self) -> None:
         """Note a run that was accepted; it was not there before."""
-        ...
 
     def refused(self, reason: str) -> None:
         """Note a request that was refused for now; `reason` is the code of its `Unavailable`."""
-        ...
 
     def started(self, wait_s: float) -> None:
         """Note a run that begins for the first time, and how long after its acceptance; not one that goes on."""
-        ...
 
     def first_text(self, after_s: float) -> None:
         """Note the first text of such a run, and how long after its acceptance it came."""
-        ...
 
     def ended(self, outcome: Outcome, duration_s: float | None) -> None:
-        """Note the one outcome of a run, and how long its last attempt took; None if it never began, or with a server
-        that died.
+        """Note the one outcome of a run, and how long its last attempt took.
+
+        `duration_s` is None for a run that never began, or ended with a server that died.
         """
-        ...
 
     def lagged(self, lag_s: float) -> None:
-        """Note by how much the serving loop was late for something that was due; told about once a second."""
-        ...
+        """Note by how much the serving loop was late for something that was due; called about once a second."""
 
 
-class Unobserved:
-    """Takes no notice."""
-
-    def accepted(self) -> None:
-        """Take no notice."""
-
-    def refused(self, reason: str) -> None:
-        """Take no notice."""
-
-    def started(self, wait_s: float) -> None:
-        """Take no notice."""
-
-    def first_text(self, after_s: float) -> None:
-        """Take no notice."""
-
-    def ended(self, outcome: Outcome, duration_s: float | None) -> None:
-        """Take no notice."""
-
-    def lagged(self, lag_s: float) -> None:
-        """Take no notice."""
-
-
-UNOBSERVED: Final = Unobserved()
+UNOBSERVED: Final = Observer()
 
 
 # -- traces --------------------------------------------------------------------------------------------
@@ -95,77 +68,52 @@ RUN: ContextVar[Named | None] = ContextVar("strandline_run", default=None)
 """The run for which something works: in its own task, on the agent loop, and in the threads of its tools."""
 
 
-class TracedRun(Protocol):
+class TracedRun:
     """One attempt of a run, as it goes on."""
+
+    __slots__ = ()
 
     def executes(self) -> None:
         """Note that its agent begins, or is built first."""
-        ...
 
     def settles(self) -> None:
         """Note that its agent has ended, and that what comes of it is about to be kept."""
-        ...
 
     def ended(self, outcome: Outcome | None) -> None:
         """Note the end of the attempt, and the run's outcome; None: it goes on later, or its claim was lost."""
-        ...
 
 
-class Tracing(Protocol):
-    """Whoever traces runs. Times are seconds since the epoch."""
+UNTRACED_RUN: Final = TracedRun()
+
+
+class Tracing:
+    """Traces runs. Times are seconds since the epoch.
+
+    `begun` and what it returns are called in the run's own task, whose context goes with the run to the agent loop:
+    what is made current there is current for the agent and its tools.
+    """
 
     @property
     def active(self) -> bool:
         """Whether anybody looks at traces."""
-        ...
+        return False
 
     def asked(self) -> AbstractContextManager[Carrier | None]:
-        """Return what to keep with the run that is asked for now; it is left when the run was accepted, or not."""
-        ...
+        """Return what to keep with the run that is asked for now; it is left when the run was accepted, or not.
 
-    def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
-        """Note an attempt that begins; `again`: the run has begun before."""
-        ...
-
-    def ended(self, run: Run, outcome: Outcome, now: float) -> None:
-        """Note the outcome of a run that did not end in an attempt of this process."""
-        ...
-
-
-class UntracedRun:
-    """Takes no notice."""
-
-    def executes(self) -> None:
-        """Take no notice."""
-
-    def settles(self) -> None:
-        """Take no notice."""
-
-    def ended(self, outcome: Outcome | None) -> None:
-        """Take no notice."""
-
-
-UNTRACED_RUN: Final = UntracedRun()
-
-
-class Untraced:
-    """Takes no notice."""
-
-    active = False
-
-    def asked(self) -> AbstractContextManager[Carrier | None]:
-        """Have nothing kept."""
+        The engine keeps the carrier with the run, and never looks into it.
+        """
         return nullcontext()
 
     def begun(self, claim: Claim, now: float, *, again: bool) -> TracedRun:
-        """Take no notice."""
+        """Note an attempt that begins; `again`: the run has begun before."""
         return UNTRACED_RUN
 
     def ended(self, run: Run, outcome: Outcome, now: float) -> None:
-        """Take no notice."""
+        """Note the outcome of a run that did not end in an attempt of this process."""
 
 
-UNTRACED: Final = Untraced()
+UNTRACED: Final = Tracing()
 
 
 # -- copies of conversations ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
+from strandline.engine.observers import Observer
 from strandline.errors import (
     DiskLow,
     Draining,
@@ -88,7 +89,7 @@ class Distribution:
         return cumulated, self._sum
 
 
-class Tally:
+class Tally(Observer):
     """The observer of an engine, and of its journal's commits."""
 
     def __init__(self) -> None:

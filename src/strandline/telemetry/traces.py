@@ -39,7 +39,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from strandline import __version__
-from strandline.engine.observers import UNTRACED_RUN, TracedRun
+from strandline.engine.observers import UNTRACED_RUN, TracedRun, Tracing
 from strandline.errors import StrandlineError
 from strandline.model import Carrier, Claim, Outcome, Run, RunStatus
 
@@ -54,7 +54,7 @@ _NOTHING: Final = nullcontext()
 _HEADERS: ContextVar[Headers] = ContextVar("strandline_headers", default=())
 
 
-class Traces:
+class Traces(Tracing):
     """Traces the runs of a service."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class Traces:
         return self._tracer.start_span(f"strandline.{name}", context, start_time=_ns(since))
 
 
-class _Attempt:
+class _Attempt(TracedRun):
     """The spans of one attempt."""
 
     __slots__ = ("_context", "_part", "_span", "_tracer")

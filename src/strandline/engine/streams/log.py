@@ -58,37 +58,40 @@ class EventLog:
         "_bounds",
         "_events",
         "_made",
-        "_next",
         "_older",
         "_paced",
         "_readers",
         "_size",
         "_sizes",
         "_text_at",
-        "_transient",
         "closed",
+        "newest",
+        "transient",
     )
 
     def __init__(self, *, first: int, older: int, bounds: Bounds, began: float | None = None) -> None:
         self._began = began
-        self._next = first
         self._older = older
         self._bounds = bounds
         self._events: deque[Numbered] = deque()
         self._sizes: deque[int] = deque()
         self._size = 0
         self._made: dict[int, bytes] = {}
-        self._transient: Numbered | None = None
         self._readers: dict[asyncio.Future[None], None] = {}
         self._text_at = -PACE_S
         self._paced: asyncio.TimerHandle | None = None
+        self.newest = first - 1
+        """The number of the last event that has one; one less than that of the first, if nothing was published yet."""
+        self.transient: Numbered | None = None
+        """What was published as transient since the last event that is kept."""
         self.closed = False
         """Whether there will be no further event."""
 
     @property
     def last(self) -> int:
-        """The number of the last event; one less than that of the first, if nothing was published yet."""
-        return self._next - 1
+        """The number of the last event, of those too that had none yet."""
+        self.flush()
+        return self.newest
 
     @property
     def has_readers(self) -> bool:
@@ -112,20 +115,20 @@ class EventLog:
 
     def _add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
         """Number an event and keep it; `_wake` is to follow."""
-        self._events.append(Numbered(self._next, at, event, run_id, session_id))
-        self._next += 1
+        self.newest += 1
+        self._events.append(Numbered(self.newest, at, event, run_id, session_id))
         self._sizes.append(size_of(event))
         self._size += self._sizes[-1]
         while len(self._events) > self._bounds.events or (self._size > self._bounds.size and len(self._events) > 1):
             self._events.popleft()
             self._size -= self._sizes.popleft()
             if self._made:
-                self._made.pop(self._next - len(self._events) - 1, None)
-        self._transient = None
+                self._made.pop(self.newest - len(self._events), None)
+        self.transient = None
 
     def _add_transient(self, at: float, event: Event) -> None:
         """Publish an event to present subscribers; only the last one counts, and it is not kept."""
-        self._transient = Numbered(None, at, event)
+        self.transient = Numbered(None, at, event)
         self._wake()
 
     def _wake(self) -> None:
@@ -162,7 +165,7 @@ class EventLog:
         `AT_ONCE` at most, and together no more than `LARGE`, or one: a slow reader holds on to no more of them.
         """
         events, sizes = self._events, self._sizes
-        first = self._next - len(events)
+        first = self.newest - len(events) + 1
         after = max(after, self._older - 1)
         start = max(after, first - 1) - first + 1
         new = min(len(events) - start, AT_ONCE)
@@ -189,13 +192,9 @@ class EventLog:
         number = numbered.number
         if number is None or (made := self._made.get(number)) is None:
             made = make(numbered)
-            if number is not None and len(made) > LARGE and number >= self._next - len(self._events):
+            if number is not None and len(made) > LARGE and number > self.newest - len(self._events):
                 self._made[number] = made
         return made
-
-    def transient(self) -> Numbered | None:
-        """Return what was published as transient since the last event that is kept."""
-        return self._transient
 
     def await_next(self) -> "asyncio.Future[None]":
         """Return a future of the next event, of whatever kind, or of the end; give it back with `leave`."""

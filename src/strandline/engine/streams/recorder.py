@@ -41,12 +41,14 @@ class EventRecorder:
 
     def text(self, delta: str) -> None:
         """Record a piece of the model's text."""
-        self._note_first()
+        if self._first_s is None:
+            self._note_first()
         self._record(TextDelta(delta))
 
     def reasoning(self, delta: str) -> None:
         """Record a piece of the model's reasoning."""
-        self._note_first()
+        if self._first_s is None:
+            self._note_first()
         self._record(ReasoningDelta(delta))
 
     def reset(self) -> None:
@@ -82,7 +84,7 @@ class EventRecorder:
         self._record(MessageAdded(*truncate_message(message, self._cut)))
 
     def _note_first(self) -> None:
-        if self._first_s is None and self._called_at is not None:
+        if self._called_at is not None:
             self._first_s = self._clock.monotonic() - self._called_at
 
     def _record(self, event: Event) -> None:

@@ -93,12 +93,6 @@ class RunStream(EventLog):
         """Whether events are wanted at once, by a subscriber or the change feed; may be asked from any thread."""
         return bool(self._readers) or bool(self._changes)
 
-    @property
-    def last(self) -> int:
-        """The number of the last event; one less than that of the first, if nothing was published yet."""
-        self.flush()
-        return self._next - 1
-
     def flush(self) -> None:
         """Number and keep what lies in the inbox, and wake those that wait for it."""
         if not self.inbox:
@@ -188,7 +182,7 @@ class RunStream(EventLog):
     def as_bytes(self) -> bytes:
         """Return all that is kept of a run that has ended, as JSON of a list of `Numbered`."""
         if not self._events and len(self.inbox) <= self._bounds.events:
-            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self.inbox, self._next)]
+            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self.inbox, self.newest + 1)]
             encoded = encode(events)
             if len(encoded) <= self._bounds.size:
                 return encoded

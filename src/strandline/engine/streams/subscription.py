@@ -41,13 +41,11 @@ class Subscription:
         until = None if wait_s is None else loop.time() + wait_s
         while not (events := self.ready()) and not self.is_over and (until is None or loop.time() < until):
             self._reader = self._log.await_next()
-            if events := self.ready():  # it was recorded before anybody could see that it is waited for
-                self._log.leave(self._reader)
-                self._reader = None
-                break
-            if until is not None:
-                self._wake_at(until)
             try:
+                if events := self.ready():  # it was recorded before anybody could see that it is waited for
+                    return events
+                if until is not None:
+                    self._wake_at(until)
                 await self._reader
             finally:
                 self._log.leave(self._reader)
@@ -56,16 +54,15 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
-        self._log.flush()
-        events: list[Numbered] = []
-        while not events and (found := self._log.since(self._after)):
+        log, events = self._log, list[Numbered]()
+        log.flush()
+        while not events and self._after < log.newest and (found := log.since(self._after)):
             self._after = _last_of(found[-1])
             events = found if self._wanted is None else [each for each in found if self._wanted(each)]
-        transient = self._log.transient()
-        if transient is not self._transient and self._after >= self._log.last:
-            self._transient = transient
-            if transient is not None:
-                events.append(transient)
+        if log.transient is not self._transient and self._after >= log.newest:
+            self._transient = log.transient
+            if log.transient is not None:
+                events.append(log.transient)
         return events
 
     def close(self) -> None:
