@@ -25,10 +25,10 @@ from rich.table import Table
 from strandline.agents.function import FunctionTarget, Session
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.observers import UNOBSERVED, Observer
 from strandline.engine.options import Options
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.history import Progress
 from strandline.journal.memory import MemoryJournal

@@ -8,7 +8,8 @@ from simulation.script import draw
 from simulation.server import Gone, Server
 from simulation.town import Town, note_end, reachable
 from simulation.wishes import cancel, move, pause
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
+from strandline.engine.requests import Request
 from strandline.engine.streams import Later
 from strandline.errors import (
     AlreadyAnswered,

@@ -6,7 +6,7 @@ from typing import Protocol
 from simulation.loop import Chance
 from simulation.script import Script, Traits
 from simulation.server import Server
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.engine.streams import Later
 from strandline.model import Outcome, SessionKey
 

@@ -19,8 +19,8 @@ from simulation.record import Record
 from simulation.script import Script, Traits
 from simulation.server import Server
 from simulation.wishes import sweep, wipe
-from strandline.engine.asked import Request
 from strandline.engine.options import ErrorText, Options
+from strandline.engine.requests import Request
 from strandline.errors import StrandlineError
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, SessionQuery
 from strandline.model import Principal, Run, RunId, SessionId, SessionKey

@@ -5,7 +5,8 @@ from typing import Any
 
 from engine_support import NUMBERS, Played, Stubborn, key, outcome, send, texts, tool_round, tool_texts
 from strandline.agents.port import Attempt, Finished, SessionAgent
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.history import Progress, question
 from strandline.model import AgentRecord, InputRequest, NeedsInput, Outcome, RunStatus, SessionKey, Succeeded

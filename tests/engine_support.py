@@ -9,11 +9,12 @@ from typing import Any
 
 from strandline.agents.port import Attempt, Finished, SessionAgent, Target
 from strandline.clock import Clock
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.events import Event
 from strandline.engine.loops import CURRENT, Call, LiveThread, Loops
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
 from strandline.engine.options import Options
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.engine.streams import EventRecorder, RunStream
 from strandline.history import Progress, question

@@ -11,10 +11,10 @@ from typing import Any, Final
 from engine_support import key
 from strandline.agents.port import Target, TriedAtStart
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops, Loops
 from strandline.engine.observers import UNPROJECTED, UNTRACED, Projection, Tracing
 from strandline.engine.options import Options
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.history import history_faults
 from strandline.journal.memory import MemoryJournal

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from strandline.client.awaiting import AsyncClient
     from strandline.client.blocking import Client
     from strandline.client.errors import ClientError
-    from strandline.engine.asked import Health, Request, RunView, Ticket
+    from strandline.engine.admission import Ticket
+    from strandline.engine.reading import Health, RunView
+    from strandline.engine.requests import Request
     from strandline.engine.service import Service
     from strandline.engine.streams import Later
     from strandline.errors import StrandlineError
@@ -35,21 +37,21 @@ else:
         "AsyncClient": "client.awaiting",
         "Client": "client.blocking",
         "ClientError": "client.errors",
-        "Health": "engine.asked",
+        "Health": "engine.reading",
         "IfBusy": "model",
         "Later": "engine.streams",
         "Message": "model",
         "OnDisconnect": "model",
         "OnQuestion": "model",
         "Outcome": "model",
-        "Request": "engine.asked",
+        "Request": "engine.requests",
         "RunError": "model",
         "RunStatus": "model",
-        "RunView": "engine.asked",
+        "RunView": "engine.reading",
         "Service": "engine.service",
         "SessionKey": "model",
         "StrandlineError": "errors",
-        "Ticket": "engine.asked",
+        "Ticket": "engine.admission",
         "asgi": "library",
         "open_service": "library",
         "serve": "library",

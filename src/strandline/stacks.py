@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from strandline.engine.asked import RunStack
+from strandline.engine.reading import RunStack
 from strandline.errors import SetupError
 from strandline.journal.ownership import holder, locate, lock_of
 

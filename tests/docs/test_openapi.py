@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from strandline.encoding import decoder
-from strandline.engine.content import check_content
+from strandline.engine.requests import check_content
 from strandline.errors import Invalid
 from strandline.http import wire
 from strandline.http.app import event_schemas

@@ -16,13 +16,10 @@ from msgspec.structs import replace as replace_
 from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
-from strandline.engine.audience import Audience
-from strandline.engine.control import Control
-from strandline.engine.dispatcher import Dispatcher
-from strandline.engine.execution import AgentPool, Execution, LiveAttempt, completion, recovery, runner
+from strandline.engine.admission import Control, Subscribers
+from strandline.engine.execution import AgentPool, Execution, Holds, LiveAttempt, completion, recovery, runner
 from strandline.engine.execution.failures import disclosed
-from strandline.engine.holds import Holds
-from strandline.engine.queue_limits import QueueLimits
+from strandline.engine.queues import Dispatcher, QueueLimits
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import table, transitions
@@ -379,8 +376,8 @@ def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
 
 def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
     """A client that is lost looks like one that has its answer."""
-    left = Audience.left
-    patch.setattr(Audience, "left", lambda audience, run_id, *, lost: left(audience, run_id, lost=False))
+    left = Subscribers.left
+    patch.setattr(Subscribers, "left", lambda audience, run_id, *, lost: left(audience, run_id, lost=False))
 
 
 def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from engine_support import Played, asked, outcome, send, serving, settled
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.journal.memory import MemoryJournal

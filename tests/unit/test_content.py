@@ -10,8 +10,7 @@ import strandline
 from engine_support import Played, echo, key, outcome, serving
 from strandline.agents.function import Session
 from strandline.config import resolve
-from strandline.engine.asked import Request
-from strandline.engine.content import check_content
+from strandline.engine.requests import Request, check_content
 from strandline.errors import Invalid, SettingsError
 from strandline.testing.virtual import VirtualClock, run_virtual
 

@@ -1,6 +1,6 @@
 """The dispatcher's books, move by move: slots never leak."""
 
-from strandline.engine.dispatcher import Dispatcher, Share
+from strandline.engine.queues import Dispatcher, Share
 from strandline.model import Principal, RunId, SessionId, SessionKey
 
 A = SessionKey(Principal("p"), SessionId("a"))

@@ -7,9 +7,9 @@ from pathlib import Path
 from engine_support import Played, echo, send, serving
 from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
 from strandline.engine.options import Options
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.journal.memory import MemoryJournal

@@ -6,8 +6,7 @@ import pytest
 
 from engine_support import Played, asked, key, outcome, send, serving
 from strandline.agents.port import Attempt
-from strandline.engine import estimates
-from strandline.engine.estimates import RunTimes
+from strandline.engine.queues import RunTimes, estimates
 from strandline.errors import QueueFull
 from strandline.model import ANONYMOUS
 from strandline.testing.virtual import VirtualClock, run_virtual

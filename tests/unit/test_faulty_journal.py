@@ -13,7 +13,7 @@ from starlette.requests import Request
 from engine_support import Played, echo, history, outcome, play_round, send, serving, settled, texts, tool_texts
 from logged import ours
 from strandline.agents.port import Attempt
-from strandline.engine.claims import TAKE_AGAIN_S
+from strandline.engine.execution.claims import TAKE_AGAIN_S
 from strandline.engine.execution.retry import RETRY_S
 from strandline.engine.service import Service
 from strandline.engine.streams import Later

@@ -8,7 +8,7 @@ import pytest
 from engine_support import Played, key, play_round, send, serving, settled, tool_texts
 from engine_support import history as history_of
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Change, ChangeAnswer, Delete, Take
 from strandline.model import ANONYMOUS, RunStatus, SessionKey, Settlement, Token

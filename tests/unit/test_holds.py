@@ -8,9 +8,9 @@ import pytest
 
 from engine_support import Played, Stubborn, asked, echo, history, key, outcome, play_round, send, serving, settled
 from strandline.agents.port import Attempt
-from strandline.engine.dispatcher import Share
 from strandline.engine.events import Reason
 from strandline.engine.loops import Call
+from strandline.engine.queues import Share
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take

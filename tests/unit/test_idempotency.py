@@ -8,7 +8,7 @@ import pytest
 
 from engine_support import Played, asked, history, outcome, send, serving, settled, texts
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.errors import Draining, KeyReused, QueueFull

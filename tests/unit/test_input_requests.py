@@ -8,7 +8,8 @@ import pytest
 
 from asking_support import Asking, answer, asked, whole
 from engine_support import history, key, outcome, send, serving, settled
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
+from strandline.engine.requests import Request
 from strandline.errors import AlreadyAnswered, Dismissed, Draining, Invalid, NotFound, QueueFull, SessionBusy
 from strandline.history import DISMISSED, NOT_ANSWERED, UNKNOWN_OUTCOME
 from strandline.journal.memory import MemoryJournal

@@ -6,8 +6,8 @@ import pytest
 
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
-from strandline.engine.asked import Ticket
-from strandline.engine.inputs import Inputs
+from strandline.engine.admission import Ticket
+from strandline.engine.queues import Inputs
 from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ANONYMOUS, ErrorCode

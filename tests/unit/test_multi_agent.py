@@ -23,7 +23,7 @@ from strandline.agents.factory import FactoryTarget
 from strandline.agents.parameters import NOTHING
 from strandline.agents.port import Attempt, Finished, Signal
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.engine.streams import Later
 from strandline.journal.memory import MemoryJournal
 from strandline.model import ErrorCode, Outcome, RunStatus

@@ -6,7 +6,7 @@ import pytest
 
 from engine_support import Played, asked, history, key, outcome, play_round, send, serving, settled, texts, tool_texts
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.service import Service
 from strandline.errors import Invalid, QueueFull, SessionBusy
 from strandline.history import UNKNOWN_OUTCOME

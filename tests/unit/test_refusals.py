@@ -6,7 +6,7 @@ import pytest
 
 from engine_support import Played, key, send, serving
 from strandline.agents.port import Attempt
-from strandline.engine.refusals import Refusals
+from strandline.engine.queues import Refusals
 from strandline.engine.service import Service
 from strandline.errors import QueueFull, SessionBusy
 from strandline.journal.memory import MemoryJournal

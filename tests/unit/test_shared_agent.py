@@ -16,7 +16,7 @@ from strands.types.content import Messages
 from engine_support import key, texts
 from strandline.agents.shared import InstanceTarget
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.errors import TargetError
 from strandline.journal.memory import MemoryJournal

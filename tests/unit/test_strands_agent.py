@@ -20,8 +20,8 @@ from engine_support import key, texts, tool_texts
 from strandline.agents.parameters import SESSION_ID
 from strandline.agents.strands_hooks import NOT_STARTED
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
 from strandline.engine.loops import AgentLoops
+from strandline.engine.requests import Request
 from strandline.engine.streams import Later
 from strandline.history import UNKNOWN_OUTCOME, ended_early, pairing_faults
 from strandline.journal.memory import MemoryJournal

@@ -12,7 +12,7 @@ from strands.types.content import Messages
 from engine_support import key, tool_texts
 from strandline.agents.shared import InstanceTarget
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.errors import Invalid
 from strandline.history import DISMISSED
 from strandline.journal.memory import MemoryJournal

@@ -23,7 +23,7 @@ from engine_support import (
     tool_texts,
 )
 from strandline.agents.port import Attempt
-from strandline.engine.queue_limits import QueueLimits
+from strandline.engine.queues import QueueLimits
 from strandline.errors import Invalid
 from strandline.history import UNKNOWN_OUTCOME, ended_early
 from strandline.journal.memory import MemoryJournal

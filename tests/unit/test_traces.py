@@ -21,7 +21,8 @@ from engine_support import key
 from logged import ours
 from strandline.agents.function import FunctionTarget, Session
 from strandline.clock import SystemClock
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal

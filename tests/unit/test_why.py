@@ -8,9 +8,10 @@ import pytest
 from asking_support import Asking, answer, asked
 from engine_support import Played, Stubborn, key, outcome, play_round, send, serving
 from strandline.agents.port import Attempt
-from strandline.engine.asked import Request, Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.events import Reason, RunFinished, RunPosition, RunQueued, RunStarted, Why
 from strandline.engine.reading import of_others
+from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.engine.streams import Subscription
 from strandline.errors import JournalUnavailable, NoWorker

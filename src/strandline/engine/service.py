@@ -13,17 +13,9 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
-from strandline.engine.admission import Admission
-from strandline.engine.asked import Health, Request, RunStack, RunView, RunViews, Ticket, Vitals, check_key, in_range
-from strandline.engine.audience import Audience
-from strandline.engine.claims import Claims
-from strandline.engine.control import Control
-from strandline.engine.dispatcher import Dispatcher, Share
-from strandline.engine.drafts import Drafts
-from strandline.engine.estimates import Estimates
+from strandline.engine.admission import Admission, Control, Subscribers, Ticket
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
-from strandline.engine.execution import AgentPool, Runner, recover
-from strandline.engine.holds import Holds
+from strandline.engine.execution import AgentPool, Claims, Holds, Runner, recover
 from strandline.engine.loops import Call, Loops
 from strandline.engine.maintenance import (
     Readiness,
@@ -35,7 +27,20 @@ from strandline.engine.maintenance import (
 )
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.reading import OpenRequests, Positions, Reading, Reasons, of_others
+from strandline.engine.queues import Dispatcher, Estimates, Share
+from strandline.engine.reading import (
+    Health,
+    OpenRequests,
+    Positions,
+    Reading,
+    Reasons,
+    RunStack,
+    RunView,
+    RunViews,
+    Vitals,
+    of_others,
+)
+from strandline.engine.requests import Drafts, Request, check_key, in_range
 from strandline.engine.streams import Later, RunStream, Streams, Subscription
 from strandline.errors import StrandlineError
 from strandline.journal.port import (
@@ -136,7 +141,7 @@ class Service:
             on_end=self._run_ended,
         )
         self._control = Control(journal, self._claims, self._pool, self._streams.is_expected, projection)
-        self._audience = Audience(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
+        self._audience = Subscribers(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
         self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
         self._reasons = Reasons(self._claims, self._dispatcher, self._holds, self._readiness, clock, options)
         open_requests = OpenRequests(journal, cut=options.stream_cut)

@@ -5,7 +5,7 @@ import logging
 from starlette.requests import Request
 from starlette.types import Scope
 
-from strandline.engine.asked import Ticket
+from strandline.engine.admission import Ticket
 from strandline.http.caller import caller_of
 
 _log = logging.getLogger("strandline.access")

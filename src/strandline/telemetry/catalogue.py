@@ -9,8 +9,8 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from strandline import __version__
-from strandline.engine.asked import Vitals
 from strandline.engine.loops import WorkerLoad
+from strandline.engine.reading import Vitals
 from strandline.journal.port import Stored
 from strandline.telemetry.disk import Place
 from strandline.telemetry.tally import Distribution, Tally

@@ -10,7 +10,9 @@ Knows nothing of who waits for a run, nor of what its session does next.
 """
 
 from strandline.engine.execution.attempt import LiveAttempt
+from strandline.engine.execution.claims import Claims
 from strandline.engine.execution.failures import FailedRemotely, detail_of, kind_of
+from strandline.engine.execution.holds import Hold, Holds
 from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import Execution
 from strandline.engine.execution.recovery import recover
@@ -19,9 +21,12 @@ from strandline.engine.execution.runner import Ended, Runner
 
 __all__ = [
     "AgentPool",
+    "Claims",
     "Ended",
     "Execution",
     "FailedRemotely",
+    "Hold",
+    "Holds",
     "LiveAttempt",
     "Runner",
     "detail_of",

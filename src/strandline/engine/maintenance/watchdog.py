@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from strandline.clock import Clock
-from strandline.engine.execution import Execution, Runner
-from strandline.engine.holds import Holds
+from strandline.engine.execution import Execution, Holds, Runner
 from strandline.engine.loops import Call, Loops
 from strandline.engine.options import Options
 from strandline.engine.streams import Streams

@@ -5,9 +5,22 @@ starting. `Positions` publishes to the subscribers of waiting runs where these s
 anything. What `__all__` names is for the rest of the code; the modules in here are not.
 """
 
+from strandline.engine.reading.answers import Health, RunStack, RunView, RunViews, Vitals
 from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.positions import Positions
 from strandline.engine.reading.reasons import Reasons, of_others
 from strandline.engine.reading.views import PAGE_BYTES, Reading
 
-__all__ = ["PAGE_BYTES", "OpenRequests", "Positions", "Reading", "Reasons", "of_others"]
+__all__ = [
+    "PAGE_BYTES",
+    "Health",
+    "OpenRequests",
+    "Positions",
+    "Reading",
+    "Reasons",
+    "RunStack",
+    "RunView",
+    "RunViews",
+    "Vitals",
+    "of_others",
+]

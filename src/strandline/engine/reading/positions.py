@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from strandline.clock import Clock
-from strandline.engine.estimates import Estimates
 from strandline.engine.events import Reason, RunPosition, Why
+from strandline.engine.queues import Estimates
 from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.reasons import Reasons
 from strandline.engine.streams import RunStream, Streams

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.engine.claims import Claims
-from strandline.engine.dispatcher import Dispatcher, Obstacle
 from strandline.engine.events import Reason, Why
-from strandline.engine.holds import Hold, Holds
+from strandline.engine.execution import Claims, Hold, Holds
 from strandline.engine.maintenance import Readiness
 from strandline.engine.options import Options
+from strandline.engine.queues import Dispatcher, Obstacle
 from strandline.errors import JournalUnavailable, NoWorker
 from strandline.model import RunStatus, RunSummary, SessionKey, SessionView
 

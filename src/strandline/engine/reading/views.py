@@ -6,12 +6,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from strandline.engine.asked import RunView, RunViews, check_key
-from strandline.engine.estimates import Estimates
 from strandline.engine.execution import Runner
 from strandline.engine.maintenance import Readiness
+from strandline.engine.queues import Estimates
+from strandline.engine.reading.answers import RunView, RunViews
 from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.reasons import Reasons
+from strandline.engine.requests import check_key
 from strandline.engine.streams import Later, RunStream, Streams
 from strandline.errors import NotFound, StrandlineError
 from strandline.journal.port import (

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from strandline.engine.content import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN
+from strandline.engine.requests import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN
 
 _REF: Final = "#/components/schemas/{name}"
 _NAME: Final = "ContentBlock"

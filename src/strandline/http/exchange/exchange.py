@@ -13,7 +13,7 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from strandline.engine.asked import Ticket
+from strandline.engine.admission import Ticket
 from strandline.engine.events import Numbered
 from strandline.engine.service import Service
 from strandline.engine.streams import Later, RunStream

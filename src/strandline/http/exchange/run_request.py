@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from strandline.engine.asked import Request
+from strandline.engine.requests import Request
 from strandline.errors import Invalid
 from strandline.http.exchange.idempotency import fingerprint
 from strandline.model import IfBusy, Input, OnDisconnect, OnQuestion, SessionKey

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from strandline import __version__
-from strandline.engine.asked import Health
-from strandline.engine.dispatcher import Share
 from strandline.engine.loops import WorkerLoad
+from strandline.engine.queues import Share
+from strandline.engine.reading import Health
 from strandline.engine.service import Service
 from strandline.errors import DiskLow, NoWorker
 from strandline.http import wire

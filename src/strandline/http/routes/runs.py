@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from strandline.engine.asked import RunView, RunViews
 from strandline.engine.events import Why
+from strandline.engine.reading import RunView, RunViews
 from strandline.engine.service import Service
 from strandline.errors import Invalid
 from strandline.http import wire

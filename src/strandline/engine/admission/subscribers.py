@@ -16,7 +16,7 @@ LEFT_ALONE_S: Final = 2.0
 """How long nobody must have been there."""
 
 
-class Audience:
+class Subscribers:
     """`on_alone` is told each run that is left alone, with its session and what is wanted then."""
 
     def __init__(self, on_alone: Callable[[RunId, SessionKey, OnDisconnect], object]) -> None:

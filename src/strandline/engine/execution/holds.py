@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from strandline.clock import Clock
-from strandline.engine.execution import until_kept
+from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, Loops
 from strandline.errors import ClaimLost
 from strandline.journal.port import Journal

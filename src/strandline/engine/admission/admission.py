@@ -8,16 +8,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from strandline.engine.asked import Request, Ticket, reused, unanswerable
-from strandline.engine.audience import Audience
-from strandline.engine.claims import Claims
-from strandline.engine.control import Control
-from strandline.engine.drafts import Drafts
-from strandline.engine.estimates import Estimates
+from strandline.engine.admission.control import Control
+from strandline.engine.admission.subscribers import Subscribers
+from strandline.engine.admission.ticket import Ticket
+from strandline.engine.execution import Claims
 from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Observer, Tracing
 from strandline.engine.options import Options
+from strandline.engine.queues import Estimates
 from strandline.engine.reading import OpenRequests, Positions, Reasons
+from strandline.engine.requests import Drafts, Request, reused, unanswerable
 from strandline.engine.streams import Streams
 from strandline.errors import (
     DiskLow,
@@ -60,7 +60,7 @@ class Admission:
         readiness: Readiness,
         claims: Claims,
         control: Control,
-        audience: Audience,
+        audience: Subscribers,
         streams: Streams,
         positions: Positions,
         reasons: Reasons,

@@ -8,8 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from strandline.engine.claims import Claims
-from strandline.engine.execution import AgentPool
+from strandline.engine.execution import AgentPool, Claims
 from strandline.engine.observers import Projection
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (

@@ -6,9 +6,9 @@ from typing import Any, Final
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.encoding import encode
-from strandline.engine.asked import Request, check_answers, check_policies, in_range, within
-from strandline.engine.content import check_content
 from strandline.engine.options import Options
+from strandline.engine.requests.content import check_content
+from strandline.engine.requests.request import Request, check_answers, check_policies, in_range, within
 from strandline.errors import Invalid
 from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, OnQuestion, RunId, responses
 

@@ -1,12 +1,9 @@
-"""What is asked of the service and what it tells: records, and the checks of what may be asked for. Values only."""
+"""A request for a run, and the checks of what may be asked for. Values only."""
 
 from typing import Any
 
 from msgspec import Struct, field
 
-from strandline.engine.events import Why
-from strandline.engine.loops import Load, WorkerLoad
-from strandline.engine.streams import Later, RunStream
 from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
 from strandline.journal.port import Unanswerable
 from strandline.model import (
@@ -17,10 +14,6 @@ from strandline.model import (
     Input,
     OnDisconnect,
     OnQuestion,
-    Outcome,
-    Run,
-    RunId,
-    RunSummary,
     SessionKey,
 )
 
@@ -55,109 +48,6 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
         if not isinstance(self.metadata, dict):
             raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
-
-
-class Ticket(Struct, frozen=True, kw_only=True):
-    """An accepted run: durable from here on. `position` is 0 if it executes, else 1 for the next to start.
-
-    `attached`: it was accepted before under the same key; `replayed`: it has ended, too, and `stream` has its end
-    already. `heeds`: it is of importance for the run whether whoever waits for it is still there; see `Service.joined`.
-    `stopped`: the runs that it has cancelled, since it interrupts.
-    """
-
-    run_id: RunId
-    key: SessionKey
-    position: int
-    estimated_wait_s: float | None
-    stream: RunStream
-    attached: bool = False
-    replayed: bool = False
-    heeds: bool = False
-    stopped: tuple[RunId, ...] = ()
-
-    async def outcome(self) -> Outcome | Later:
-        """Wait for the end of the run. `Later`: it goes on after a restart. Cancelling this changes nothing for it."""
-        return await self.stream.outcome()
-
-
-class RunView(Struct, frozen=True, kw_only=True):
-    """A run, and what it does now: `waiting`, `model`, `tool NAME`, `held`; None once it has ended for good.
-
-    `why` it waits, or what still works of it; None if it does neither.
-    """
-
-    run: RunSummary
-    phase: str | None
-    estimated_wait_s: float | None
-    why: Why | None = None
-
-
-class RunViews(Struct, frozen=True, kw_only=True):
-    """A page of runs, and the cursor of the next one, None at the end.
-
-    `damaged` are runs of that page whose records cannot be read any more: no more than their id can be told.
-    """
-
-    runs: list[RunView]
-    after: str | None
-    damaged: list[RunId] = []
-
-
-class Health(Struct, frozen=True, kw_only=True):
-    """What goes on, in numbers."""
-
-    ready: bool
-    has_been_ready: bool
-    draining: bool
-    trouble: str | None
-    """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
-    processing: bool
-    running: int
-    held: int
-    stalled: int
-    queue_depth: int
-    oldest_wait_s: float
-    longest_no_progress_s: float
-    agents_in_memory: int
-    refused_runs: int
-    lost_clients: int
-    workers: list[WorkerLoad] = []
-    """The worker processes, if agents are in such."""
-
-
-class Vitals(Struct, frozen=True, kw_only=True):
-    """What goes on, for those who watch a server for long; counts are since its start."""
-
-    health: Health
-    max_running: int
-    max_queued: int
-    most_waiting: int
-    """How many runs wait in the session where most do."""
-    max_queued_per_session: int
-    max_stored_bytes: int | None
-    """How many bytes may be kept for one principal; None: any number."""
-    projection_behind: int
-    """How many sessions have something that is not in their files yet."""
-    projection_failures: int
-    agents: Load
-    holds: int
-    holds_given_up: int
-    leftovers: int
-    """How many runs have ended and still work at this moment, held or not."""
-    max_holds: int
-    stalls: int
-    claims_lost: int
-    subscribers: int
-    """How many clients wait for events, or for the end of a run, at this moment."""
-
-
-class RunStack(Struct, frozen=True, kw_only=True):
-    """What a run does at this moment, for people: `quiet_s` seconds without a sign of life, and where its code is."""
-
-    run: Run
-    phase: str
-    quiet_s: float
-    stack: list[str]
 
 
 def reused(request: Request) -> KeyReused:

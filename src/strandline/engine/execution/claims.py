@@ -11,13 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from strandline.clock import Clock
-from strandline.engine.dispatcher import Dispatcher
-from strandline.engine.execution import Ended, Runner
-from strandline.engine.holds import Holds
-from strandline.engine.inputs import Inputs
+from strandline.engine.execution.holds import Holds
+from strandline.engine.execution.runner import Ended, Runner
 from strandline.engine.loops import Call
-from strandline.engine.queue_limits import QueueLimits
-from strandline.engine.refusals import Refusals
+from strandline.engine.queues import Dispatcher, Inputs, QueueLimits, Refusals
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
     AcceptAnswer,
