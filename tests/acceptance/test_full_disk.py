@@ -5,6 +5,7 @@ files that is set on the running server, which works everywhere on Linux.
 """
 
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -220,3 +221,55 @@ def test_before_the_disk_is_full_new_runs_are_refused_and_those_that_were_accept
     assert "less than 209715 bytes are left" in server.stderr
     assert "cannot be kept yet" not in server.stderr
     assert "Traceback" not in server.stderr, server.stderr
+
+
+@pytest.mark.parametrize("disk", ["mounted"], indirect=True)
+def test_session_files_leave_the_reserve_of_the_journals_disk_to_runs_and_are_written_later(
+    disk: SmallDisk, at: Checkpoints
+) -> None:
+    """A long answer is kept, although there would be no room for it and for files of it."""
+    reserve = 700_000
+    files = {
+        "STRANDLINE_SESSION_FILES": str(disk.folder / "files"),
+        "STRANDLINE_DISK_RESERVE_BYTES": str(reserve),
+    }
+    server = Server(TARGETS / "function.py:answer", folder=disk.folder, variables=at.environment | files)
+    try:
+        server.start()
+        server.chat("before", "before")
+        until(lambda: files_of(disk.folder, "before") == ["before", "before after 0 messages"], "files of what ended")
+        long = "x" * 50_000
+        at.hold(long)
+        running = server.ask(long, "long")
+        at.reached(long)
+        server.settled()
+        left = shutil.disk_usage(disk.folder).free
+        (disk.folder / "ballast").write_bytes(bytes(left - reserve + 100_000))
+        until(lambda: readiness(server) == (503, "disk_low"), "nobody is sent here")
+        at.release()
+        assert running.result().json()["response"] == f"{long} after 0 messages"
+        until(
+            lambda: "kept for runs that were accepted (setting disk_reserve_bytes; what" in server.stderr, "it is told"
+        )
+        metrics = server.client.get("/metrics").text
+        assert "strandline_session_files_behind 1.0" in metrics
+        assert "strandline_session_files_failures_total 0.0" in metrics
+        assert not [each.name for each in (disk.folder / "files").iterdir() if "long" in each.name]
+        disk.make_room(server)
+        until(lambda: files_of(disk.folder, "long") == [long, f"{long} after 0 messages"], "they are caught up with")
+        until(lambda: "strandline_session_files_behind 0.0" in server.client.get("/metrics").text, "all of them")
+        server.terminate()
+        assert server.ended() == 0
+    finally:
+        server.close()
+    assert "cannot be kept yet" not in server.stderr
+    assert "Traceback" not in server.stderr, server.stderr
+
+
+def files_of(folder: Path, session: str) -> list[str]:
+    """Return the texts of a session's files, once all of them are written."""
+    place = folder / "files" / f"session_{session}"
+    if not (place / "session.json").exists():
+        return []
+    found = sorted(place.glob("agents/agent_default/messages/message_*.json"))
+    return [json.loads(each.read_text())["message"]["content"][0]["text"] for each in found]

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from strandline.journal.port import AcceptAnswer, Accepted, Attached, Delete, Refused
+from strandline.errors import JournalUnavailable
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Delete, OnDisk, Refused
 from strandline.journal.reserve import MOST, Reserve
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Claim, Keyed, NewRun, RoundDone, RoundStarted, RunId
@@ -106,6 +107,26 @@ def test_what_comes_at_once_does_not_take_the_reserve_before_the_disk_is_asked_a
             assert await world.accept("later", MIB) == Accepted(0), "what was kept is seen on the disk by now"
             for _ in [*kept, "later"]:
                 await anext(world.claims)
+
+    asyncio.run(main())
+
+
+def test_what_others_write_onto_the_disk_leaves_the_reserve_as_new_runs_do(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = FakeDisk(11 * MIB)
+        async with opened(tmp_path, disk) as world:
+            assert isinstance(world.journal, OnDisk)
+            assert os.path.samefile(world.journal.file, tmp_path / "journal.db")
+            assert [await world.journal.grant_room(2 * MIB) for _ in range(3)] == [True, True, False]
+            assert await world.accept("a", 2 * MIB) == Refused("disk_low", 1), "what was granted counts as written"
+            assert await world.journal.grant_room(MIB)
+            await world.a_second_later()
+            assert await world.journal.grant_room(2 * MIB), "what was written is seen on the disk by now"
+            disk.free = MIB - 512
+            await world.a_second_later()
+            assert not await world.journal.grant_room(0)
+        with pytest.raises(JournalUnavailable):
+            await world.journal.grant_room(1)
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from strands.session import FileSessionManager
 from strandline.agents.function import FunctionTarget
 from strandline.clock import SystemClock
 from strandline.config import resolve
-from strandline.errors import SettingsError
+from strandline.errors import JournalUnavailable, SettingsError
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Changed, Delete
 from strandline.model import (
@@ -178,9 +178,9 @@ async def caught_up(keeper: SessionFiles) -> None:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(folder: Path, make: Callable[[StillClock], MemoryJournal] = MemoryJournal) -> AsyncIterator[World]:
     clock = StillClock()
-    journal = MemoryJournal(clock)
+    journal = make(clock)
 
     async def reopened() -> MemoryJournal:
         return journal
@@ -495,6 +495,162 @@ def test_files_that_cannot_be_written_are_tried_again_and_cost_no_run_anything(
         played(play, tmp_path / "files")
     assert "the files of session s are not up to date" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+class Cramped(MemoryJournal):
+    """A journal on a disk that is as large for others as a test says, and has their files."""
+
+    def __init__(self, clock: StillClock, file: Path) -> None:
+        super().__init__(clock)
+        self.file = file
+        self.size = 0
+        self.asked: list[int] = []
+        self.is_broken = False
+
+    @property
+    def room(self) -> int:
+        used = 0
+        for folder, _, names in os.walk(self.file):
+            for name in names:
+                with suppress(FileNotFoundError):  # (it is removed meanwhile)
+                    used += files.room_of([(name, Path(folder, name).read_bytes())])
+        return self.size - used
+
+    @property
+    def short_of_room(self) -> str | None:
+        return None if self.room > 0 else "it is full"
+
+    async def grant_room(self, size: int) -> bool:
+        if self.is_broken:
+            raise JournalUnavailable("it is full to the last byte")
+        self.asked.append(size)
+        return size <= self.room
+
+
+def cramped(play: Callable[[World, Cramped], Awaitable[None]], folder: Path) -> None:
+    """Play with files on the disk of such a journal."""
+    journals = []
+
+    def make(clock: StillClock) -> Cramped:
+        journals.append(Cramped(clock, folder))
+        return journals[0]
+
+    async def main() -> None:
+        async with asyncio.timeout(60), world(folder, make) as made:
+            await play(made, journals[0])
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def under(folder: Path) -> list[str]:
+    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*"))
+
+
+def test_files_leave_the_last_of_the_journals_disk_to_runs_and_are_caught_up_with_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once, counted as no failure, and deletions go on meanwhile."""
+    monkeypatch.setattr("strandline.session_files.keeper.LOOK_S", 0)
+
+    async def play(world: World, journal: Cramped) -> None:
+        journal.size = 1 << 20
+        await world.ran("one", "two", at=key("before"))
+        assert journal.asked == [2 * files.BLOCK] * 2, "two messages, then what says how far they go"
+        journal.size = 0
+        await world.ran("three", "four", at=key("before"))
+        for number in range(20):
+            await world.ran("one", "two", at=key(f"t{number}"), told=False)
+            world.keeper.changed(key(f"t{number}"))
+        asked = len(journal.asked)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(journal.asked) == asked, "nothing is tried while the disk has no room at all"
+        assert world.texts("before") == ["one", "two"]
+        assert [each.name for each in tmp_path.iterdir()] == ["session_before"]
+        assert (world.keeper.behind, world.keeper.failures) == (21, 0)
+        await world.keeper.deleting(key("before"))
+        await world.keeper.deleted(key("before"), done=True)
+        assert under(tmp_path) == []
+
+        journal.size = 1 << 20
+        await until(lambda: world.keeper.behind == 0)
+        assert all(world.texts(f"t{number}") == ["one", "two"] for number in range(20))
+        assert world.texts("before") == ["one", "two", "three", "four"], "(the journal has it still)"
+
+    with caplog.at_level(logging.INFO):
+        cramped(play, tmp_path)
+    assert caplog.text.count("what is left of the journal's disk is kept for runs that were accepted") == 1
+    assert caplog.text.count("has room again: the files of all sessions are up to date") == 1
+    assert "not up to date:" not in caplog.text
+
+
+def test_what_was_begun_of_files_for_which_there_is_no_room_is_removed_and_smaller_ones_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strandline.session_files.keeper.PAGE", 2)
+
+    async def play(world: World, journal: Cramped) -> None:
+        journal.size = 6 * files.BLOCK
+        await world.ran(*(f"{number}" for number in range(8)), at=key("large"))
+        await until(lambda: world.keeper.behind == 1)
+        assert under(tmp_path) == []
+        assert journal.asked == [2 * files.BLOCK] * 4
+        await world.ran("one", "two", at=key("small"))
+        assert world.texts("small") == ["one", "two"]
+        assert (world.keeper.behind, world.keeper.failures) == (1, 0)
+        journal.size = 1 << 20
+        world.desk.clock.at += 60
+        world.keeper.changed(key("small"))
+        await until(lambda: world.keeper.behind == 0)
+        assert world.texts("large") == [f"{number}" for number in range(8)]
+
+    cramped(play, tmp_path)
+
+
+def test_while_the_journal_can_keep_nothing_files_wait_too(tmp_path: Path) -> None:
+    async def play(world: World, journal: Cramped) -> None:
+        journal.size, journal.is_broken = 1 << 20, True
+        await world.ran("one", "two")
+        assert (world.keeper.behind, world.keeper.failures, under(tmp_path)) == (1, 0, [])
+        journal.is_broken = False
+        world.keeper.changed(key())
+        await until(lambda: world.keeper.behind == 0)
+
+    cramped(play, tmp_path)
+
+
+def test_files_on_another_disk_than_the_journals_need_no_room_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever folders are there already; a journal whose file cannot be found may be anywhere."""
+    devices = {tmp_path: 1, tmp_path / "other": 2}
+    (tmp_path / "other").mkdir()
+    whole = os.stat
+
+    def stat(path: Any, **options: Any) -> Any:
+        found = whole(path, **options)
+        return os.stat_result((*found[:2], devices[path], *found[3:])) if path in devices else found
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert files.share_a_disk(tmp_path / "a" / "b", tmp_path)
+    assert not files.share_a_disk(tmp_path / "other" / "a" / "b", tmp_path)
+    assert files.share_a_disk(tmp_path / "other", tmp_path / "nowhere")
+
+    async def play(world: World, journal: Cramped) -> None:
+        await world.ran("one", "two")
+        assert (world.keeper.behind, journal.asked) == (1, [2 * files.BLOCK])
+        world.folder = tmp_path / "other"
+        await world.restart()
+        assert world.texts() == ["one", "two"]
+        assert len(journal.asked) == 1
+
+    cramped(play, tmp_path)
 
 
 def test_a_session_that_was_deleted_has_no_files_and_its_successor_has_its_own(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ effect. A journal knows nothing of agents.
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Final, Literal, Protocol, overload
+from pathlib import Path
+from typing import Final, Literal, Protocol, overload, runtime_checkable
 
 from msgspec import Struct
 
@@ -442,6 +443,23 @@ Query = (
     | StandingQuery
     | StoredQuery
 )
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """What a journal has besides that keeps the last of its disk for what was accepted."""
+
+    @property
+    def file(self) -> Path:
+        """The file that it is in, by which its disk is known."""
+        ...
+
+    async def grant_room(self, size: int) -> bool:
+        """Let somebody else write `size` bytes onto that disk; False if what was accepted may need the room.
+
+        What is granted counts as written. Raises `JournalUnavailable` while nothing can be kept.
+        """
+        ...
 
 
 class Journal(Protocol):

@@ -1,6 +1,7 @@
 """The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
 
-Belongs to the writer's thread, which waits for that disk anyway; only `short` is read by others. The disk is asked once
+Others of this server that write onto that disk ask first, and wait as long as new runs do. Belongs to the writer's
+thread, which waits for that disk anyway; only `short` is read by others. The disk is asked once
 a second at most, and after a commit that failed. Empty pages of the journal's file count as room, too: what was deleted
 makes room for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the
 WAL.
@@ -99,3 +100,9 @@ class Reserve:
     def keeps(self, size: int) -> None:
         """Note a new run of so many bytes."""
         self._kept += COPIES * size
+
+    def grant(self, size: int) -> bool:
+        """Let others write so many bytes, as if they were a new run; False if those would be of the reserve."""
+        if has_room := self.has_room(size):
+            self.keeps(size)
+        return has_room

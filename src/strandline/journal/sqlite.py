@@ -142,6 +142,18 @@ class SqliteJournal:
         """Why no new run is kept at this moment although others go on; None: new runs are kept."""
         return None if self._reserve is None else self._reserve.short
 
+    @property
+    def file(self) -> Path:
+        """The file that it is in, or the one that is linked to it."""
+        return self._path
+
+    async def grant_room(self, size: int) -> bool:
+        """Let somebody else write `size` bytes onto its disk; False if they would be of the reserve."""
+        if (reserve := self._reserve) is None:
+            raise JournalUnavailable("the journal is not open")
+        granted: bool = await self._written(partial(reserve.grant, size), new=True)
+        return granted
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
 

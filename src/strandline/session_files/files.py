@@ -14,6 +14,8 @@ from strandline.errors import StrandlineError
 from strandline.model import SessionKey
 from strandline.session_files.layout import AGENT, SESSION_FILE, Mark, SessionFile, message_file, read_session_file
 
+BLOCK: Final = 4096
+"""Of a disk, as most have them: what the smallest file takes."""
 DELETING: Final = "deleting"
 """Lies in the folder of a session that is about to be deleted, until that is done."""
 
@@ -58,6 +60,24 @@ def write(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
         os.replace(beside, file)
 
 
+def room_of(files: Iterable[tuple[str, bytes]]) -> int:
+    """Return how much of a disk files take."""
+    return sum(-(-len(data) // BLOCK) * BLOCK for _, data in files)
+
+
+def share_a_disk(folder: Path, file: Path) -> bool:
+    """Tell whether what is written into a folder, which may not be there yet, takes the room of a file's disk.
+
+    If that cannot be told, it may.
+    """
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return os.stat(folder).st_dev == os.stat(file).st_dev
+    except OSError:
+        return True
+
+
 def _anew(path: str, flags: int) -> int:
     """Open a file that is made here: what has its name goes, so no link is written through, and no pipe waited for."""
     flags |= os.O_EXCL
@@ -85,7 +105,10 @@ def beside(folder: Path) -> Path:
 
 
 def begin(folder: Path) -> None:
-    """Make room to write the files of a session beside its folder, all of them; `put_in_place` follows."""
+    """Make room to write the files of a session beside its folder, all of them; `put_in_place` follows.
+
+    Called once more instead of that, it leaves nothing of them.
+    """
     _remove(beside(folder))
     _remove(_former(folder))
 

@@ -1,8 +1,9 @@
 """Keeps the files of all sessions as the journal has them: as each run ends, and whatever was missed at the start.
 
 The journal is the truth and is only read. Nobody waits for files but whoever deletes a session, and a session whose
-files cannot be written is tried again until they can. One session at a time, whatever files need in threads. Belongs to
-the serving loop.
+files cannot be written is tried again until they can. Files that lie on the journal's disk take nothing of what is left
+there for runs that were accepted: they are behind until there is more. One session at a time, whatever files need in
+threads. Belongs to the serving loop.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from strandline.clock import Clock
-from strandline.errors import StrandlineError
-from strandline.journal.port import AllSessionsQuery, HistoryQuery, Journal, SessionQuery, StandingQuery
+from strandline.errors import JournalUnavailable, StrandlineError
+from strandline.journal.port import AllSessionsQuery, HistoryQuery, Journal, OnDisk, SessionQuery, StandingQuery
 from strandline.model import Message, SessionKey
 from strandline.session_files import files, layout
 from strandline.session_files.layout import Mark
@@ -29,10 +30,16 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 AGAIN_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 """How long to wait before a session whose files could not be written is tried again, the last one ever after."""
 SESSIONS: Final = 100
+LOOK_S: Final = 1.0
+"""How long to wait before it is seen again whether the journal's disk has room."""
 
 
 class _Gone(Exception):
     """The session was deleted while its files were written."""
+
+
+class _NoRoom(Exception):
+    """What is left of the journal's disk is kept for what was accepted."""
 
 
 class SessionFiles:
@@ -53,6 +60,12 @@ class SessionFiles:
         self._files = asyncio.Lock()
         """Held by whoever works on files: one at a time."""
         self._task: asyncio.Task[None] | None = None
+        self._disk = journal if isinstance(journal, OnDisk) else None
+        """What has to be asked for room, if files lie there."""
+        self._lacks_room = False
+        """Whether files have waited for that, since all were up to date."""
+        self._is_short = False
+        """Whether the disk had no room for any when that was looked at last."""
         self.failures = 0
         self.caught_up = asyncio.Event()
         """Set when all that an earlier server has left was looked at."""
@@ -108,7 +121,10 @@ class SessionFiles:
         old: AsyncIterator[SessionKey] | None = self._all_sessions()
         while True:
             self._news.clear()
-            if (key := self._next()) is not None:
+            if self._waits_for_room():
+                self._at_rest.set()  # (there is nothing that could be done now)
+                await asyncio.sleep(LOOK_S)
+            elif (key := self._next()) is not None:
                 await self._attempt(key)
             elif old is not None:
                 if (key := await anext(old, None)) is None:
@@ -126,6 +142,14 @@ class SessionFiles:
         self._at_rest.set()
         now = self._clock.monotonic()
         return next((key for key, (at, _) in self._failed.items() if at <= now), None)
+
+    def _waits_for_room(self) -> bool:
+        """Tell whether there is no use in trying; once the disk has room again, all that is behind is tried at once."""
+        was_short, self._is_short = self._is_short, self._lacks_room and self._journal.short_of_room is not None
+        if was_short and not self._is_short:
+            now = self._clock.monotonic()
+            self._failed = {key: (now, times) for key, (_, times) in self._failed.items()}
+        return self._is_short
 
     async def _until_news(self) -> None:
         first = min((at for at, _ in self._failed.values()), default=None)
@@ -161,10 +185,15 @@ class SessionFiles:
                 await self._bring_up_to_date(key)
             except _Gone:
                 self._due[key] = None
+            except _NoRoom:
+                self._note_lack_of_room(key)
             except Exception as error:  # whatever it is, it must not end this task, nor reach a run
                 self._note_failure(key, error)
             else:
                 self._failed.pop(key, None)
+                if self._lacks_room and not self.behind:
+                    self._lacks_room = False
+                    _log.info("the journal's disk has room again: the files of all sessions are up to date")
 
     async def _tried(self, key: SessionKey, work: Callable[[], object]) -> bool:
         """Do some work in a thread; False if it failed, which is noted for later."""
@@ -175,10 +204,25 @@ class SessionFiles:
             return False
         return True
 
-    def _note_failure(self, key: SessionKey, error: Exception) -> None:
+    def _postpone(self, key: SessionKey) -> int:
+        """Have a session tried again later; return how often it was before."""
         _, times = self._failed.get(key, (0.0, 0))
         self._failed[key] = (self._clock.monotonic() + AGAIN_S[min(times, len(AGAIN_S) - 1)], times + 1)
         self._news.set()
+        return times
+
+    def _note_lack_of_room(self, key: SessionKey) -> None:
+        self._postpone(key)
+        if not self._lacks_room:
+            self._lacks_room = True
+            _log.warning(
+                "the files of session %s, and of others, wait: what is left of the journal's disk is kept for runs that"
+                " were accepted (setting disk_reserve_bytes; what to do: docs/operations.md, StrandlineDiskFills)",
+                key.session_id,
+            )
+
+    def _note_failure(self, key: SessionKey, error: Exception) -> None:
+        times = self._postpone(key)
         self.failures += 1
         if times == 0:
             told = str(error) if isinstance(error, OSError | StrandlineError) else repr(error)
@@ -217,24 +261,51 @@ class SessionFiles:
     async def _write(self, folder: Path, before: Mark, length: int, created_at: str | None) -> None:
         """Write the messages from a mark to `length`, then the agent, then how far they go; all if there are none."""
         now = layout.time_of(self._clock.now())
-        into, mark = folder, before
-        if created_at is None:
+        if created_at is not None:
+            await self._write_into(folder, before, length, created_at, now)
+            return
+        await asyncio.to_thread(files.begin, folder)
+        try:
+            if not await self._write_into(files.beside(folder), before, length, now, now):
+                return
+        except _NoRoom:
             await asyncio.to_thread(files.begin, folder)
-            into = files.beside(folder)
+            raise
+        if (aside := await asyncio.to_thread(files.put_in_place, folder)) is not None:
+            _log.warning("%s was there and is nothing that this server has written: it is %s now", folder, aside)
+
+    async def _write_into(self, folder: Path, before: Mark, length: int, created_at: str, now: str) -> bool:
+        """Write them into a folder; False if there is nothing to write. Raises `_NoRoom`."""
+        mark = before
+        disk = self._disk
+        if disk is not None and not await asyncio.to_thread(files.share_a_disk, folder, disk.file):
+            disk = None
         async for reached, messages in self._records(before, length, now):
-            await asyncio.to_thread(files.write, into, messages)
+            await self._put(disk, folder, messages)
             mark = reached
         if mark == before:
-            return
+            return False
         standing = await self._journal.read(StandingQuery(mark.key))
-        name, since = self._place.name(mark.session_id), created_at or now
+        name = self._place.name(mark.session_id)
         records = [
-            (layout.AGENT_FILE, layout.agent_record(standing, mark, since, now)),
-            (layout.SESSION_FILE, layout.session_record(name, mark, since, now)),
+            (layout.AGENT_FILE, layout.agent_record(standing, mark, created_at, now)),
+            (layout.SESSION_FILE, layout.session_record(name, mark, created_at, now)),
         ]
-        await asyncio.to_thread(files.write, into, records)
-        if created_at is None and (aside := await asyncio.to_thread(files.put_in_place, folder)) is not None:
-            _log.warning("%s was there and is nothing that this server has written: it is %s now", folder, aside)
+        await self._put(disk, folder, records)
+        return True
+
+    async def _put(self, disk: OnDisk | None, folder: Path, records: list[tuple[str, bytes]]) -> None:
+        """Write files, on the disk of the journal if it is given one. Raises `_NoRoom` if that has none for them."""
+        if not records:
+            return
+        if disk is not None:
+            try:
+                granted = await disk.grant_room(files.room_of(records))
+            except JournalUnavailable as error:
+                raise _NoRoom from error
+            if not granted:
+                raise _NoRoom
+        await asyncio.to_thread(files.write, folder, records)
 
     async def _records(self, mark: Mark, length: int, now: str) -> AsyncIterator[tuple[Mark, list[tuple[str, bytes]]]]:
         """Yield the files of messages, portion by portion, and the mark after each.
