@@ -1,8 +1,8 @@
-"""What is told of a run while it goes on: one record for each kind of event. Values only.
+"""What is published of runs and sessions: one record for each kind of event, and why a run waits. Values only.
 
-Each is told of one run, at an instant; the stream that tells it numbers it. Durations are seconds, messages and results
-are in Strands' form. What a tool or a model may make as large as it likes is cut before it is told (`cuts`): history
-has it whole. All of it is plain JSON: bytes are in the form that `strandline.encoding` gives them.
+Each is of one run or session, at an instant; the stream that it is published in numbers it. Durations are seconds,
+messages and results are in Strands' form. What a tool or a model may make as large as it likes is truncated first
+(`streams`): history has it whole. All of it is plain JSON: bytes are in the form that `strandline.encoding` gives them.
 """
 
 from enum import StrEnum
@@ -40,7 +40,7 @@ class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
     """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
 
     `why` it waits; null in the moment in which nothing keeps it any more. If that is that its session waits for input,
-    `input_requests` are what it waits to be answered; a `reason` that is too large to be told is null.
+    `input_requests` are what it waits to be answered; a `reason` that is too large for an event is null.
     """
 
     position: int
@@ -52,7 +52,7 @@ class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
 class RunPosition(Struct, frozen=True, tag="run.position", tag_field="type"):
     """It waits at another place now, or for another reason.
 
-    Told at most once a second, to those that are there, without a number. `input_requests` as of `run.queued`.
+    At most once a second, to present subscribers, without a number. `input_requests` as of `run.queued`.
     """
 
     position: int
@@ -68,7 +68,7 @@ class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):
 
 
 class RunRestarted(Struct, frozen=True, tag="run.restarted", tag_field="type"):
-    """It executes again: what was told before counts no more, except what is kept in `messages`, its own so far."""
+    """It executes again: earlier events count no more, except what is kept in `messages`, its own so far."""
 
     attempt: int
     messages: list[Message]
@@ -91,7 +91,7 @@ class ReasoningDelta(Struct, frozen=True, tag="reasoning.delta", tag_field="type
 
 
 class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
-    """A tool begins. `input` is null and `truncated` true if its arguments are too large to be told."""
+    """A tool begins. `input` is null and `truncated` true if its arguments are too large for an event."""
 
     tool_use_id: str
     name: str
@@ -100,7 +100,7 @@ class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
 
 
 class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
-    """A tool has ended with `status` `success` or `error`; `truncated`: its result is larger than what is told of it.
+    """A tool has ended with `status` `success` or `error`; `truncated`: its result is larger than this one.
 
     `duration_s` is null for one whose beginning was not seen.
     """
@@ -114,7 +114,7 @@ class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
 
 
 class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
-    """A message has joined the run's own; `truncated`: it is larger than what is told of it."""
+    """A message has joined the run's own; `truncated`: it is larger than this one."""
 
     message: Message
     truncated: bool = False
@@ -188,10 +188,10 @@ Event = RunEvent | SessionEvent
 
 
 class Numbered(Struct, frozen=True, gc=False, array_like=True):
-    """An event with its number in what it is told in, rising; `at` in seconds since the epoch.
+    """An event with its number in the log that it is published in, rising; `at` in seconds since the epoch.
 
-    `number` is None for one that is told in passing only: it is not kept, and nobody can resume after it. Where runs of
-    many sessions are told of, it says of which one.
+    `number` is None for a transient one: it is not kept, and nobody can resume after it. In the change feed it says of
+    which run and session it is.
     """
 
     number: int | None
@@ -202,5 +202,5 @@ class Numbered(Struct, frozen=True, gc=False, array_like=True):
 
 
 def type_of(event: Event) -> str:
-    """Return the type of an event, as it is told."""
+    """Return the type of an event, as it is on the wire."""
     return str(event.__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""What a session waits to be answered, for those whose runs wait for that: read from the journal when it is to be told.
+"""What a session waits to be answered, for clients whose runs wait for that: read from the journal when it is wanted.
 
 It decides nothing: the journal does, and by the time that a client has read this it may be answered.
 """
@@ -17,7 +17,7 @@ _log = logging.getLogger("strandline.open_requests")
 
 
 class OpenRequests:
-    """Belongs to the serving loop. A reason of more than `cut` bytes of JSON is told as null: the session has it."""
+    """Belongs to the serving loop. A reason of more than `cut` bytes of JSON becomes null: the session has it."""
 
     def __init__(self, journal: Journal, *, cut: int) -> None:
         self._journal = journal

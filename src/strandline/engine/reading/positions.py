@@ -20,7 +20,7 @@ _log = logging.getLogger("strandline.upkeep")
 
 
 class Positions:
-    """Knows in which sessions something has changed since it was last told."""
+    """Knows in which sessions something has changed since it was last published."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Positions:
         self._clock = clock
         self._changed: set[SessionKey] = set()
         self._unread: set[RunId] = set()
-        """Runs that may stand elsewhere than was told last: nobody has listened since."""
+        """Runs that may stand elsewhere than was published last: they have had no subscriber since."""
 
     def changed(self, key: SessionKey) -> None:
         """Note that runs of a session may stand elsewhere now."""

@@ -70,7 +70,7 @@ class Reading:
         self._readiness = readiness
 
     async def run(self, principal: Principal, run_id: RunId, end: Outcome | Later | None = None) -> RunView:
-        """Return a run. `end`: as its stream has told it, for a journal that has none. Raises `NotFound`."""
+        """Return a run. `end`: as its stream has it, for a journal that has none. Raises `NotFound`."""
         self._readiness.asked()
         run = await self._journal.read(RunQuery(principal, run_id))
         if run is None:
@@ -79,14 +79,14 @@ class Reading:
             ended = replace(run.summary(), status=end.status, outcome=end, position=None)
             return RunView(run=ended, phase=None, estimated_wait_s=None)
         session = await self._asking(run.key) if run.status is RunStatus.NEEDS_INPUT else None
-        return self._view(run.summary(), session)  # (its input may be large, and whoever has the view may wait long)
+        return self._view(run.summary(), session)  # (its input may be large, and who has the view may wait long)
 
     async def _asking(self, key: SessionKey) -> SessionView | None:
         """Return a session that has asked for input, as far as it can be read."""
         try:
             return await self._journal.read(SessionQuery(key))
         except StrandlineError:
-            return None  # the run is told without it
+            return None  # the run is shown without it
 
     async def _views(self, runs: Sequence[RunSummary]) -> list[RunView]:
         asking = {run.key for run in runs if run.status is RunStatus.NEEDS_INPUT}
@@ -117,7 +117,7 @@ class Reading:
         return await self.run(principal, run_id, end)
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
-        """Return what is told of a run. Raises `NotFound`."""
+        """Return the stream of a run. Raises `NotFound`."""
         if (stream := self._streams.found(principal, run_id)) is not None and stream.has_begun:
             return stream
         run = (await self.run(principal, run_id)).run

@@ -105,7 +105,7 @@ class ChangeFeed:
                 log.read_at = now
             elif now - log.read_at > self._retention_s:
                 del self._logs[principal]
-                # One more, for what nobody will have read: a client that had all of this log is told of a gap.
+                # One more, for what nobody will have read: a client that had all of this log gets a gap.
                 self._last = max(self._last, log.last + 1)
                 log.end()
 
