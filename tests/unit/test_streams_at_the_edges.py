@@ -8,7 +8,9 @@ import pytest
 
 from engine_support import Played, asked, key, send, serving, settled
 from strandline.agents.port import Attempt
+from strandline.clock import Clock
 from strandline.engine.events import (
+    Event,
     Reason,
     RunFinished,
     RunPosition,
@@ -193,11 +195,44 @@ def test_the_first_text_of_a_run_is_noted_once_when_its_events_are_taken_in() ->
     run, clock = RunStream(RunId("r"), key()), StillClock()
     run.begin(1.0, RunStarted(1), on_first_text=noted.append)
     recorder = EventRecorder(run, lambda flush: None, clock, 1000)
-    for clock.at in (2.0, 3.0):
-        recorder.text("a")
+    first = clock.now()
+    recorder.text("a")
+    clock.at += 1.0
+    recorder.text("b")
     assert noted == []
+    run.flush()
+    recorder.text("c")
     run.finish(Outcome(status=RunStatus.SUCCEEDED), 4.0)
-    assert noted == [clock.now() - 1.0], "nobody has subscribed, so that it is seen at the end"
+    assert noted == [first]
+
+
+def test_what_is_recorded_while_events_are_taken_in_is_published_next() -> None:
+    class Busy(list[tuple[float, Event]]):
+        """An inbox in which the agent records more when it is first looked into."""
+
+        late = (2.0, TextDelta("more"))
+
+        def __getitem__(self, wanted: Any) -> Any:
+            found = super().__getitem__(wanted)
+            if self.late not in found:
+                self.append(self.late)
+            return found
+
+    run = RunStream(RunId("r"), key())
+    run.inbox = Busy([(1.0, TextDelta("first"))])
+    assert [each.event for each in run.subscribe().ready()] == [TextDelta("first"), TextDelta("more")]
+
+
+def test_the_events_of_an_ended_run_take_no_memory_after_their_retention() -> None:
+    clock = StillClock()
+    kept = streams(clock)
+    kept.new(RunId("r"), key())
+    kept.ended(RunId("r"), key(), Outcome(status=RunStatus.SUCCEEDED))
+    kept.evict()
+    assert kept.found(ANONYMOUS, RunId("r")) is not None
+    clock.at += ServiceSettings().stream_retention_s
+    kept.evict()
+    assert len(kept._replay) == 0
 
 
 def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody_else_listens() -> None:
@@ -230,10 +265,10 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
     return Claim(token=Token(run.run_id, 1), run=run)
 
 
-def streams() -> Streams:
+def streams(clock: Clock | None = None) -> Streams:
     found = Streams(
         ServiceSettings(),
-        StillClock(),
+        clock or StillClock(),
         survives=True,
         is_waiting=lambda run_id: True,
         post=lambda flush: None,

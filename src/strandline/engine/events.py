@@ -100,7 +100,7 @@ class ToolStarted(Struct, frozen=True, tag="tool.started", tag_field="type"):
 
 
 class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
-    """A tool has ended with `status` `success` or `error`; `truncated`: its result is larger than this one.
+    """A tool has ended with `status` `success` or `error`; `truncated`: `result` is cut short, history has it whole.
 
     `duration_s` is null for one whose beginning was not seen.
     """
@@ -114,7 +114,7 @@ class ToolFinished(Struct, frozen=True, tag="tool.finished", tag_field="type"):
 
 
 class MessageAdded(Struct, frozen=True, tag="message.added", tag_field="type"):
-    """A message has joined the run's own; `truncated`: it is larger than this one."""
+    """A message has joined the run's own; `truncated`: it is cut short, history has it whole."""
 
     message: Message
     truncated: bool = False
