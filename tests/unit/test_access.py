@@ -419,7 +419,12 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
             assert kept.status_code == 200
             refused = await ada.post("/chat", json={"message": large, "session_id": "b"})
             assert (refused.status_code, refused.json()["code"]) == (429, "storage_full")
-            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["retry-after"] == "60", "no second makes room by itself"
+            completion = {"messages": [{"role": "user", "content": large}], "user": "b"}
+            refused_too = await ada.post("/v1/chat/completions", json=completion)
+            assert (refused_too.status_code, refused_too.json()["error"]["code"]) == (429, "storage_full")
+            assert refused_too.headers["retry-after"] == "60"
+            assert refused_too.headers["x-should-retry"] == "false", "its clients would wait a minute, twice"
             assert "max_stored_bytes_per_principal" in refused.json()["detail"]
             again = await ada.post(
                 "/chat", json={"message": large, "session_id": "a"}, headers={"Idempotency-Key": "k"}
@@ -427,7 +432,7 @@ def test_what_is_kept_for_a_principal_is_bounded_and_others_have_room(tmp_path: 
             assert again.status_code == 200, "what was accepted is answered"
             assert (await bob.post("/chat", json={"message": large, "session_id": "b"})).status_code == 200
             told = (await ops.get("/metrics")).text
-            assert 'strandline_refusals_total{reason="storage_full"} 1.0' in told
+            assert 'strandline_refusals_total{reason="storage_full"} 2.0' in told
             assert "strandline_principal_stored_bytes_max 8000.0" in told
             names = ("stored", "principal_stored")
             total, largest = (float(re.findall(rf"^strandline_{each}_bytes (.*)$", told, re.M)[0]) for each in names)

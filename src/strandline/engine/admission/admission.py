@@ -4,7 +4,7 @@ What is refused leaves nothing behind. What is accepted is durable, and whoever 
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -45,6 +45,9 @@ from strandline.journal.port import (
 )
 from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, Principal, Run, RunId, SessionKey
 
+STORAGE_FULL_S: Final = 60.0
+"""When to come again at the earliest to what is full until somebody deletes: what is past its retention is forgotten
+once a minute."""
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
 
@@ -224,7 +227,7 @@ class Admission:
                 f"{self._options.max_stored_bytes_per_principal} bytes may be kept for {key.principal}, in all its"
                 " sessions (setting max_stored_bytes_per_principal), and this run would be more; delete sessions that"
                 " are not needed any more",
-                retry_after_s=self._options.retry_after_s,
+                retry_after_s=max(self._options.retry_after_s, STORAGE_FULL_S),
             )
         if refused.reason == "disk_low":
             return DiskLow(

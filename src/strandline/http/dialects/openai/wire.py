@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from strandline.encoding import encode
-from strandline.errors import Invalid
+from strandline.errors import Invalid, StorageFull
 from strandline.http import wire
 from strandline.http.exchange.run_request import Response as Answered
 from strandline.http.exchange.run_request import Responses, RunOptions
@@ -235,8 +235,9 @@ class ErrorBody(Struct, frozen=True):
 def refusal(problem: Response) -> Response:
     """Return a problem document in OpenAI's form.
 
-    Its clients send again by themselves what gets 409 or 500, which they are told not to do: with 409 they wanted no
-    waiting, or are too late for good, and nobody knows what was done before a defect.
+    Its clients send again by themselves what gets 409, 429 or 500, which they are told not to do where it is no use:
+    with 409 they wanted no waiting, or are too late for good, nobody knows what was done before a defect, and storage
+    is full until somebody deletes.
     """
     told = msgspec.json.decode(problem.body, type=wire.Problem)
     status = wire.without_422(told.status)
@@ -249,7 +250,8 @@ def refusal(problem: Response) -> Response:
         position=told.position,
         estimated_wait_s=told.estimated_wait_s,
     )
-    again = SEND_NO_MORE if status in (wire.CONFLICT, wire.BROKEN) else {}
+    lasts = status in (wire.CONFLICT, wire.BROKEN) or told.code == StorageFull.code
+    again = SEND_NO_MORE if lasts else {}
     return failure(error, status, wire.headers_beside(problem) | again)
 
 
