@@ -419,7 +419,7 @@ def document(server: Described | None = None) -> dict[str, Any]:
             for kind in (each.body, each.brief, *each.answers.values())
             if kind not in (None, str)
         },
-        key=str,
+        key=lambda kind: kind.__name__,  # (wherever they are declared)
     )
     _, components = msgspec.json.schema_components([*types, wire.Problem], ref_template=event_schemas.REFS)
     components |= event_schemas.schemas()
