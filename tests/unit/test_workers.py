@@ -116,7 +116,6 @@ async def in_workers(
 def place_of(service: Service, loops: WorkerLoops, run_id: RunId) -> int:
     """Return in which worker a run executes."""
     (execution,) = [each for each in service._runner.executing() if each.attempt.context.run_id == run_id]
-    assert execution.call is not None
     return next(place for place, worker in enumerate(loops._workers) if worker is execution.call.loop)
 
 

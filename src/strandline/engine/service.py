@@ -7,7 +7,7 @@ on. `start` and `drain` are its life. It puts the rooms of the engine together; 
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from strandline.clock import Clock
 from strandline.engine.admission import Admission, Control, Subscribers, Ticket
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
 from strandline.engine.execution import AgentPool, Claims, Holds, Runner, recover
-from strandline.engine.loops import Call, Loops
+from strandline.engine.loops import Loops
 from strandline.engine.maintenance import (
     Readiness,
     Watchdog,
@@ -474,14 +474,11 @@ class Service:
             for each in self._runner.executing()
         ]
         found += [(hold.claim.run, "held", hold.since, hold.call) for hold in self._holds.all()]
-        stacks = await asyncio.gather(*(self._stack(call) for _, _, _, call in found))
+        stacks = await asyncio.gather(*(self._loops.stack(call) for _, _, _, call in found))
         return [
             RunStack(run=run, phase=phase, quiet_s=now - since, stack=stack)
             for (run, phase, since, _), stack in zip(found, stacks, strict=True)
         ]
-
-    async def _stack(self, call: Call[Any] | None) -> list[str]:
-        return [] if call is None else await self._loops.stack(call)
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""

@@ -40,6 +40,7 @@ class Execution:
 
     __slots__ = (
         "_agent",
+        "_call",
         "_journal",
         "_left_at",
         "_loops",
@@ -49,7 +50,6 @@ class Execution:
         "asked",
         "attempt",
         "begun",
-        "call",
         "deadline",
         "named",
         "reported",
@@ -69,7 +69,6 @@ class Execution:
         """When it has to have ended, on the monotonic clock; None also once a timer watches it."""
         self.asked: Ending | None = None
         """What the run is to end as, if it was asked to end."""
-        self.call: Call[Finished] | None = None
         self.begun = False
         """Whether the agent may have done anything."""
         self.stranded = False
@@ -86,6 +85,7 @@ class Execution:
         self._agent: SessionAgent | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._left_at: float | None = None
+        self._call: Call[Finished] | None = None
 
     @property
     def claim(self) -> Claim:
@@ -95,12 +95,18 @@ class Execution:
     @property
     def leftover(self) -> Call[Finished] | None:
         """Its call, if something of it still works."""
-        return self.call if self.call is not None and self.call.is_alive else None
+        return self._call if self._call is not None and self._call.is_alive else None
+
+    @property
+    def call(self) -> Call[Finished]:
+        """Its user code; it was started."""
+        assert self._call is not None
+        return self._call
 
     def start(self, agent: SessionAgent | None) -> None:
         """Begin on the agent loop, with the session's agent or with one that is built there."""
         self.traced.executes()
-        self.call = self._loops.start(partial(self._run, agent))
+        self._call = self._loops.start(partial(self._run, agent))
 
     async def finished(self) -> Finished:
         """Wait for the end; what a run was asked to end as counts, unless it came to a good end of its own.
@@ -108,9 +114,9 @@ class Execution:
         A run that was asked to end before its start does not begin.
         """
         finished = Finished(ending=self.asked or STOPPED)
-        if self.call is not None:
+        if self._call is not None:
             try:
-                finished = await self.call.done
+                finished = await self._call.done
             except CallCancelled:  # before its first step
                 finished = Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the run was cancelled before it began"))
             finally:
@@ -142,9 +148,14 @@ class Execution:
 
     def abandon(self, ending: Failed) -> None:
         """End the run at once, because its agent loop was given up; one that was asked to end before ends as that."""
+        self._strand(ending)
+        self._leave()
+
+    def _strand(self, ending: Failed) -> Ending:
+        """Note that it has lost its loop; return what it ends as."""
         self.stranded = self.asked is None
         self.asked = self.asked or ending
-        self._leave()
+        return self.asked
 
     def take_agent(self) -> SessionAgent | None:
         """Hand over the agent; the execution has ended or was left."""
@@ -162,12 +173,11 @@ class Execution:
         self._timers.clear()
 
     def _cancel(self) -> None:
-        if self.call is not None and not self.call.done.done():
+        if not self.call.done.done():
             self._loops.cancel(self.call)
 
     def _leave(self) -> None:
-        if self.call is not None:
-            self.call.abandon(Finished(ending=self.asked or STOPPED))
+        self.call.abandon(Finished(ending=self.asked or STOPPED))
 
     # -- on the agent loop -------------------------------------------------------------------------
 
@@ -187,9 +197,7 @@ class Execution:
         except asyncio.CancelledError:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
         except AgentLost as lost:
-            self.stranded = self.asked is None
-            self.asked = self.asked or Failed(ErrorCode.CRASHED, str(lost))
-            return Finished(ending=self.asked)
+            return Finished(ending=self._strand(Failed(ErrorCode.CRASHED, str(lost))))
         except (ClaimLost, JournalUnavailable) as error:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
         except BaseException as error:

@@ -192,7 +192,6 @@ class Runner:
         settlement, take = await self._keep(claim, partial(self._close, execution, finished), hold=held is not None)
         well = settlement.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
         if well and held is None and not self._target.exclusive and (agent := execution.take_agent()) is not None:
-            assert execution.call is not None
             self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
         return Ended(
@@ -214,11 +213,11 @@ class Runner:
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
-        run, call = execution.claim.run, execution.call
+        run = execution.claim.run
         if (run.opaque and execution.begun) or (execution.stranded and run.attempt >= self._options.max_attempts):
             return False
         checkpoint = execution.attempt.checkpoint()
-        if execution.stranded and call is not None and call.threads and checkpoint.open_tools():
+        if execution.stranded and execution.call.threads and checkpoint.open_tools():
             return False  # this process lives on, and the tool with it: it must not be joined by what goes on
         return resumable(checkpoint, self._options) is not None
 

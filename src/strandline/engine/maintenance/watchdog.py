@@ -62,7 +62,7 @@ class Watchdog:
                 self.stalls += 1
                 attempt = execution.attempt
                 self._streams.stalled(attempt.context.run_id, quiet_s, attempt.phase)
-                where = "" if execution.call is None else "\n    ".join(["", *await self._loops.stack(execution.call)])
+                where = await self._where(execution.call)
                 _log.warning(
                     "run %s has given no sign of life for %g s (in %s)%s",
                     attempt.context.run_id, round(quiet_s, 1), attempt.phase, where,
@@ -73,20 +73,18 @@ class Watchdog:
     def _is_kept_out(self, execution: Execution, leftovers: Sequence[Call[Any]]) -> bool:
         """Tell whether a run is quiet because another one's code has the thread of their loop."""
         call = execution.call
-        if call is None or self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
+        if self._loops.silent_s(call) < SILENT_S or self._loops.blocks(call):
             return False
         calls = [*(each.call for each in self._runner.executing()), *leftovers]
-        return any(each is not None and each.loop is call.loop and self._loops.blocks(each) for each in calls)
+        return any(each.loop is call.loop and self._loops.blocks(each) for each in calls)
 
     async def _name_who_blocks(self) -> None:
         """Say in the log, once, which run's code keeps the loop that all agents share from everybody else."""
         for execution in self._runner.executing():
             call = execution.call
-            if call is None or self._loops.silent_s(call) < SILENT_S or not self._loops.blocks(call):
-                continue
-            if not execution.named:
+            if not execution.named and self._loops.silent_s(call) >= SILENT_S and self._loops.blocks(call):
                 execution.named = True
-                where = "\n    ".join(["", *await self._loops.stack(call)])
+                where = await self._where(call)
                 _log.warning("run %s blocks the loop that all agents share%s", execution.attempt.context.run_id, where)
 
     async def _replace_silent_loop(self, call: Call[Any], leftovers: Sequence[Call[Any]]) -> None:
@@ -97,12 +95,12 @@ class Watchdog:
         patience_s = max(self._options.cancel_grace_s, SILENT_S)
         if self._loops.silent_s(call) < patience_s:
             return
-        where = "\n    ".join(await self._loops.stack(call))
+        where = await self._where(call)
         if self._loops.silent_s(call) < patience_s:
             return  # it came back meanwhile
-        _log.error("an agent loop is blocked for good and is given up:\n    %s", where)
-        there = [each for each in self._runner.executing() if each.call is not None and each.call.loop is call.loop]
-        blocking = [each for each in there if each.call is not None and self._loops.blocks(each.call)]
+        _log.error("an agent loop is blocked for good and is given up:%s", where)
+        there = [each for each in self._runner.executing() if each.call.loop is call.loop]
+        blocking = [each for each in there if self._loops.blocks(each.call)]
         left = [each for each in leftovers if each.loop is call.loop and not self._loops.blocks(each)]
         dies = self._loops.replace(call)
         for each in there:
@@ -110,8 +108,11 @@ class Watchdog:
                 each.end(Failed(ErrorCode.AGENT_ERROR, "the run's code blocked the loop that all agents share"), 0.0)
             elif not dies:
                 each.abandon(Failed(ErrorCode.CRASHED, "another run's code blocked the loop that all agents share"))
-                assert each.call is not None
                 each.call.disown_tasks()
         if not dies:
             for others in left:
                 others.disown_tasks()
+
+    async def _where(self, call: Call[Any]) -> str:
+        """Return where a call's code is, for a message of the log."""
+        return "".join(f"\n    {line}" for line in await self._loops.stack(call))
