@@ -113,7 +113,7 @@ class Service:
             clock=clock,
             options=options,
             workspace=workspace,
-            keeps_slot=self._dispatcher.keeps_slot,
+            dispatcher=self._dispatcher,
             streams=self._streams,
             tracing=tracing,
         )

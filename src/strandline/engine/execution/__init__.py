@@ -2,11 +2,12 @@
 
 A run passes one pipeline over one record (`Execution`): `Runner` prepares it, starts it on an agent loop, gives it a
 time box, closes what it leaves and finishes it. What the agent reports on the way is checkpointed by `LiveAttempt`.
-`recover` does the last two steps for a run whose process died. `AgentPool` keeps the agents of idle sessions.
+`recover` does the last two steps for a run whose process died. `Claims` fetches claims and has each executed as a task;
+`Holds` keeps those whose runs have ended and still work. `AgentPool` keeps the agents of idle sessions.
 
 Invariants: every ending is a value; a claim ends in one completion, or its run is requeued, or the claim is lost;
 history is what `closed` makes of a run, and nothing else; only an agent whose run ended well serves another one.
-Knows nothing of who waits for a run, nor of what its session does next.
+Knows nothing of who waits for a run; which session goes next is the dispatcher's to say.
 """
 
 from strandline.engine.execution.attempt import LiveAttempt
@@ -16,7 +17,6 @@ from strandline.engine.execution.holds import Hold, Holds
 from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import Execution
 from strandline.engine.execution.recovery import recover
-from strandline.engine.execution.retry import until_kept
 from strandline.engine.execution.runner import Ended, Runner
 
 __all__ = [
@@ -32,5 +32,4 @@ __all__ = [
     "detail_of",
     "kind_of",
     "recover",
-    "until_kept",
 ]

@@ -50,6 +50,7 @@ class Execution:
         "asked",
         "attempt",
         "begun",
+        "claim",
         "deadline",
         "named",
         "reported",
@@ -62,6 +63,7 @@ class Execution:
         self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops, traced: TracedRun, started: float
     ) -> None:
         self.attempt = attempt
+        self.claim: Claim = attempt.claim
         self.traced = traced
         self.started = started
         """When it was prepared, on the monotonic clock."""
@@ -86,11 +88,6 @@ class Execution:
         self._timers: list[asyncio.TimerHandle] = []
         self._left_at: float | None = None
         self._call: Call[Finished] | None = None
-
-    @property
-    def claim(self) -> Claim:
-        """The claim that it executes."""
-        return self.attempt.claim
 
     @property
     def leftover(self) -> Call[Finished] | None:
