@@ -3,6 +3,9 @@
 `docker exec CONTAINER strandline ...` comes through here too (`bin/strandline`), so that it is done by the server's
 user, in the server's folder and with its settings, and leaves nothing of root's beside the journal.
 
+Where root is an ordinary user of the host (rootless Docker or Podman) and /data is root's, so that user's, the server
+stays that user: nothing is given away, and every right of root's is given up all the same.
+
 It hands on what only root had: files of root's in /data, and AWS credentials that are mounted where root has its home.
 
 Invariants: nothing of the user's (agent, modules beside it, their environment's Python settings) runs before root
@@ -29,10 +32,17 @@ OWN_USER: Final = "strandline"
 OWN_ID: Final = 10001
 """Uid and gid of the image's user, who gets a /data that belongs to root."""
 EXIT_SETUP: Final = 2
+UID_MAP: Final = Path("/proc/self/uid_map")
+"""Who the users of this container are outside of it: first id, what that is outside, how many follow."""
 AWS: Final = Path("/root/.aws")
 """Where credentials are mounted for a container that stays root."""
 COPIES: Final = Path("/tmp")
 """Where they are copied to if only root may read them: gone with the container."""
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+CAPABILITIES_VERSION: Final = 0x20080522
+"""Of `capset`, as in <linux/capability.h>: effective, permitted and inheritable in two words each."""
 MOST_CREDENTIALS: Final = 4 * 1024 * 1024
 """How many bytes of them are read; caches of tools may lie beside them."""
 
@@ -60,7 +70,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
     try:
         credentials = _read_credentials()
         if os.getuid() == 0:
-            _become(_owner_of_data())
+            if DATA.stat().st_uid == 0 and _is_a_person():
+                _give_up_rights()
+            else:
+                _become(_owner_of_data())
         workspace = _workspace()
         environment = _with_credentials(_environment(os.environ, workspace), credentials)
         is_command = bool(arguments) and not arguments[0].startswith("-")
@@ -138,6 +151,36 @@ def _entries(path: str, *, is_roots: bool) -> list["os.DirEntry[str]"]:
         return []
 
 
+def _is_a_person() -> bool:
+    """Tell whether root in here is one user of the host alone, who is not root there: whoever runs a rootless engine.
+
+    With `userns-remap`, or user namespaces of Kubernetes, root is the first of a range of ids that are nobody's.
+    """
+    try:
+        inside, outside, count = UID_MAP.read_text().splitlines()[0].split()
+    except (OSError, IndexError, ValueError):
+        return False
+    return inside == "0" and outside != "0" and count == "1"
+
+
+def _give_up_rights() -> None:
+    """Stay who this is, without any right of root's; there is no way back, neither by what is executed."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    nothing = ctypes.c_ulong(0)
+    header, none_of_all = (ctypes.c_uint32 * 2)(CAPABILITIES_VERSION, 0), (ctypes.c_uint32 * 6)()
+    if (
+        libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), nothing, nothing, nothing)
+        or libc.prctl(PR_CAP_AMBIENT, ctypes.c_ulong(PR_CAP_AMBIENT_CLEAR_ALL), nothing, nothing, nothing)
+        or libc.capset(header, none_of_all)
+    ):
+        raise CannotStart(
+            f"The container may not give up the rights of root ({os.strerror(ctypes.get_errno())}). Start it as who it "
+            f"shall be: docker run --user {OWN_ID}:{OWN_ID} ..., with a named volume at /data."
+        )
+
+
 def _become(identity: Identity) -> None:
     """Stop being root; there is no way back."""
     try:
@@ -174,6 +217,12 @@ def _not_writable(path: Path, reason: str) -> CannotStart:
         return CannotStart(f"{path}: {reason}. /data is mounted read-only: leave out the :ro of its -v.")
     if reason == os.strerror(errno.ENOSPC):
         return CannotStart(f"{path}: {reason}. Make room on the disk that is mounted to /data, then start it again.")
+    if uid == 0:
+        return CannotStart(
+            f"{path}: {reason} for you, whom this container runs as (root in a rootless engine). Give it to yourself: "
+            f"docker run --rm --user 0 --entrypoint chown -v FOLDER:/data IMAGE -R 0:0 /data, where FOLDER is what you "
+            f"mount to /data; or mount a named volume."
+        )
     return CannotStart(
         f"{path}: {reason} for user {uid}, whom this container runs as. Mend it on the host: "
         f"chown -R {uid}:{gid} FOLDER, where FOLDER is what you mount to /data (for a named volume: docker run --rm "
