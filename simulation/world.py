@@ -270,6 +270,8 @@ class World:
                 )
                 return
         assert server is not None
+        while server.leftovers() and self.clock.monotonic() < until:  # noqa: ASYNC110 - what outlives its hold works on
+            await asyncio.sleep(0.5)
         for left in server.leftovers():
             self.record.fault(self.clock.monotonic(), f"nothing goes on, and there are {left}")
         server.note("quiet")
