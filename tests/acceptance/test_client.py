@@ -124,7 +124,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_stream_is_survived(
     at.hold("one model 1", "two model 0")
     with serving(
         TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
-    ) as server, Client(server.url) as client:  # fmt: skip
+    ) as server, Client(server.url, patience_s=DEADLINE_S) as client:  # fmt: skip
         first = client.run("one a", "s")
         told = list(itertools.takewhile(lambda event: not isinstance(event, ToolFinished), first))
         assert [type(event) for event in told[:2]] == [RunStarted, MessageAdded]
@@ -156,7 +156,9 @@ def test_a_run_that_waits_while_the_server_restarts_is_answered(
     reasons: list[str] = []
     with serving(
         TARGETS / "agent.py", folder=tmp_path, variables=at.environment, port=free_port()
-    ) as server, Client(server.url, on_pause=lambda error, _: reasons.append(error.code)) as client:  # fmt: skip
+    ) as server, Client(
+        server.url, patience_s=DEADLINE_S, on_pause=lambda error, _: reasons.append(error.code)
+    ) as client:  # fmt: skip
         server.line_up("one", session_id="s")
         at.reached("one model 0")
         streamed = client.run("two", "s")
