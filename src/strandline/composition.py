@@ -1,4 +1,4 @@
-"""The composition root: builds journal, service and HTTP face from settings, for whoever gives them a life.
+"""The composition root: builds journal, service and HTTP application from settings, for whoever gives them a life.
 
 `strandline.server` is the life of a process of its own, `strandline.library` that of a service inside another one.
 Nothing here starts anything.
@@ -156,10 +156,10 @@ def options_of(settings: Settings, *, survives: bool) -> Options:
     return Options(**{**read, **in_force}, survives=survives)
 
 
-def build_face(
+def build_http(
     settings: Settings, service: Service, tally: Tally, traces: Traces, *, loopback: bool | None, keys: Keys | None
 ) -> ASGIApp:
-    """Return the HTTP face of a service, for those who show one of `keys`; None: for everybody.
+    """Return the HTTP application of a service, for those who show one of `keys`; None: for everybody.
 
     `loopback`: whether it is reached from this machine only; None: not known.
     """

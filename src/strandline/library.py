@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from strandline.access.source import Keys, keys_of
 from strandline.agents.load import load_target, target_for
 from strandline.agents.port import Target
-from strandline.composition import build_face, served
+from strandline.composition import build_http, served
 from strandline.config import FIELDS, Resolved, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
@@ -183,7 +183,7 @@ class AgentApp:
         self._settings = settings
         self._keys = keys_of(settings)
         self._life: Life | None = None
-        self._face: ASGIApp | None = None
+        self._http: ASGIApp | None = None
         """Takes requests from before it has started: they wait for that."""
         self._started = False
         self._ended = False
@@ -205,7 +205,7 @@ class AgentApp:
         if self._life is not None:
             raise SetupError("this app runs already: give its lifespan to one app only, or make another with asgi(...)")
         life = self._life = Life(self._target, self._settings)
-        self._face = build_face(self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys)
+        self._http = build_http(self._settings, life.service, life.tally, life.traces, loopback=None, keys=self._keys)
         try:
             with told_early(life.drain_soon):
                 await life.begin()
@@ -221,7 +221,7 @@ class AgentApp:
                 " (uvicorn --workers 1)."
             ) from None
         finally:
-            self._life = self._face = None
+            self._life = self._http = None
             self._started = False
             self._ended = True
             await life.end()
@@ -230,8 +230,8 @@ class AgentApp:
         """Answer a request, or live as the server says (the lifespan protocol of ASGI)."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
-        elif self._face is not None:
-            await self._face(wire.whole(scope), receive, send)
+        elif self._http is not None:
+            await self._http(wire.whole(scope), receive, send)
         elif scope["type"] == "http":
             await wire.error_response(self._missing())(scope, receive, send)
         else:

@@ -26,7 +26,7 @@ from strandline import __version__, logs
 from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
-from strandline.composition import build_face, build_loops, build_service, open_journal, start
+from strandline.composition import build_http, build_loops, build_service, open_journal, start
 from strandline.config import check_exposure, is_loopback, journal_file
 from strandline.errors import Draining
 from strandline.exits import EXHAUSTED, INTERRUPTED
@@ -145,7 +145,7 @@ class _Server:
     async def life(self) -> int:
         """Listen, start, serve until told to stop, drain, leave. Returns the exit code."""
         settings = self._settings
-        app = build_face(
+        app = build_http(
             settings, self._service, self._tally, self._traces, loopback=is_loopback(settings.host), keys=self._keys
         )
         connections = self._connections()

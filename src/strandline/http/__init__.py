@@ -1,1 +1,1 @@
-"""The HTTP face: translate, call the service, translate back."""
+"""HTTP: dialects and routes translate, call the service, translate back."""

@@ -139,9 +139,12 @@ def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = No
 
 def wants_events(request: Request) -> bool:
     """Tell whether the client would rather have events than one answer."""
+    accepted = ",".join(request.headers.getlist("accept")).lower()
+    if MEDIA_TYPE not in accepted:  # (as of nearly all)
+        return False
     weights = {MEDIA_TYPE: 0.0, "application/json": 0.0}
-    for entry in ",".join(request.headers.getlist("accept")).split(","):
-        kind, *parameters = [each.strip().lower() for each in entry.split(";")]
+    for entry in accepted.split(","):
+        kind, *parameters = [each.strip() for each in entry.split(";")]
         if kind in weights:
             weights[kind] = next((_weight(each[2:]) for each in parameters if each.startswith("q=")), 1.0)
     return weights[MEDIA_TYPE] > 0 and weights[MEDIA_TYPE] >= weights["application/json"]
