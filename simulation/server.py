@@ -169,12 +169,12 @@ class Server:
     def is_quiet(self) -> bool:
         """Tell whether nothing executes, is held, waits or is on its way, and it would go on if something came."""
         health = self.service.health()
-        rests = not (health.processing or health.queue_depth or self.service._dispatcher.expects_claims())
+        rests = not (health.processing or health.queue_depth or self.service._queues.expects_claims())
         return self.ready and health.ready and rests
 
     def is_choked(self) -> bool:
         """Tell whether runs wait since too many ended ones of their principal still work."""
-        dispatcher = self.service._dispatcher
+        dispatcher = self.service._queues
         return any(share.waiting and dispatcher.is_full(name) for name, share in self.service.shares().items())
 
     def leftovers(self) -> list[str]:
@@ -189,9 +189,9 @@ class Server:
             "tasks that execute": len(service._claims._executing),
             "live attempts": len(service._runner._live),
             "streams": len(service._streams),
-            "sessions with something to do": service._dispatcher.sessions,
-            "slots in use": service._options.max_running - service._dispatcher._free,
-            "claims that may come": int(service._dispatcher.expects_claims()),
+            "sessions with something to do": service._queues.sessions,
+            "slots in use": service._options.max_running - service._queues.slots.free,
+            "claims that may come": int(service._queues.expects_claims()),
             "limits of runs that wait": len(service._claims.limits),
         }
         there = self._loops.leftovers() if isinstance(self._loops, WorkerPool) else []

@@ -19,7 +19,9 @@ from strandline.agents.port import RunStopped
 from strandline.engine.admission import Control, Subscribers
 from strandline.engine.execution import AgentPool, Execution, Holds, LiveAttempt, completion, recovery, runner
 from strandline.engine.execution.failures import disclosed
-from strandline.engine.queues import Dispatcher, QueueLimits
+from strandline.engine.queues import WaitingRun
+from strandline.engine.queues.deadlines import Deadlines
+from strandline.engine.queues.slots import Slots
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import table, transitions
@@ -147,7 +149,13 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
     """Nothing waits too long."""
-    patch.setattr(QueueLimits, "watch", lambda limits, run_id, key, deadline: None)
+    watch = Deadlines.watch
+
+    def watch_inputs_alone(deadlines: Deadlines[Any], record: Any, at: float) -> None:
+        if not isinstance(record, WaitingRun):
+            watch(deadlines, record, at)
+
+    patch.setattr(Deadlines, "watch", watch_inputs_alone)
 
 
 def keep_no_result(patch: pytest.MonkeyPatch) -> None:
@@ -511,7 +519,7 @@ def show_no_open_end(patch: pytest.MonkeyPatch) -> None:
 
 def start_whatever_works_on(patch: pytest.MonkeyPatch) -> None:
     """How many of a principal's ended runs still work keeps nothing of it from starting."""
-    patch.setattr(Dispatcher, "is_full", lambda dispatcher, principal: False)
+    patch.setattr(Slots, "is_full", lambda slots, principal: False)
 
 
 def take_no_text_for_an_answer(patch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ import pytest
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
 from strandline.engine.admission import Ticket
-from strandline.engine.queues import Inputs
+from strandline.engine.queues import SessionQueues
 from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode
+from strandline.model import ANONYMOUS, ErrorCode, RunId
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 LIMIT_S = 20.0
@@ -116,23 +116,18 @@ def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
     run_virtual(main)
 
 
-def test_what_is_not_waited_for_any_more_is_not_told() -> None:
-    async def main(clock: VirtualClock) -> None:
-        told: list[tuple[str, float]] = []
-        inputs = Inputs(clock, lambda due: told.append((due.session_id, clock.monotonic() - began)))
-        began = clock.monotonic()
-        for session, after_s in (("a", 10), ("b", 5), ("c", 20)):
-            inputs.watch(key(session), clock.now() + after_s)
-        inputs.forget(key("a"))
-        inputs.forget(key("b"))
-        inputs.watch(key("a"), clock.now() + 15)
-        await asyncio.sleep(30)
-        assert [session for session, _ in told] == ["a", "c"]
-        assert [at_s for _, at_s in told] == pytest.approx([15, 20])
-        inputs.watch(key("d"), clock.now() + 5)
-        inputs.stop()
-        inputs.watch(key("e"), clock.now() + 5)
-        await asyncio.sleep(10)
-        assert len(told) == 2
-
-    run_virtual(main)
+def test_what_is_not_waited_for_any_more_is_not_due() -> None:
+    queues = SessionQueues(1)
+    for session, until in (("a", 10.0), ("b", 5.0), ("c", 20.0)):
+        queues.waits(RunId(session), key(session), 0.0)
+        queues.waits_for_input(key(session), until)
+    queues.answered(key("a"), 0.0)
+    queues.answered(key("b"), 0.0)
+    queues.waits_for_input(key("a"), 15.0)
+    assert queues.deadlines.pop(12.0) == []
+    assert [queues.input_until(key(session)) for session in "abc"] == [15.0, None, 20.0]
+    assert [due.key for due in queues.deadlines.pop(30.0)] == [key("a"), key("c")]
+    assert [queues.input_until(key(session)) for session in "abc"] == [None] * 3
+    queues.waits_for_input(key("b"), 40.0)
+    queues.left(RunId("b"), key("b"))
+    assert queues.deadlines.pop(50.0) == [], "nothing waits there"

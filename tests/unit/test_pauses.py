@@ -32,11 +32,10 @@ class Gated:
 
 
 def nothing_is_left(service: Service) -> None:
-    assert service._dispatcher.sessions == 0
-    assert service._dispatcher._free == service._options.max_running
+    assert service._queues.sessions == 0
+    assert service._queues.slots.free == service._options.max_running
     assert len(service._streams) == 0
-    assert service._claims._paused == set()
-    assert service._claims.limits._standing == {}
+    assert len(service._queues.deadlines) == 0
 
 
 def test_a_paused_session_lets_what_executes_end_and_starts_nothing_until_it_is_resumed() -> None:
@@ -184,12 +183,16 @@ def test_a_run_whose_time_stands_still_and_that_is_cancelled_is_not_asked_about_
             waits = [await send(service, "waits", queue_timeout_s=10) for _ in range(2)]
             await service.pause(key())
             await asyncio.sleep(20)
-            limits = service._claims.limits
-            assert limits._standing == {key(): {each.run_id for each in waits}}
+
+            def standing() -> list[RunId]:
+                queue = service._queues.get(key())
+                return [] if queue is None else [each.run_id for each in queue.waiting.values() if each.stands]
+
+            assert standing() == [each.run_id for each in waits]
             await service.cancel(ANONYMOUS, waits[0].run_id)
-            assert limits._standing == {key(): {waits[1].run_id}}
+            assert standing() == [waits[1].run_id]
             await service.cancel(ANONYMOUS, waits[1].run_id)
-            assert limits._standing == {}
+            assert standing() == []
             gated.go_on.set()
             await outcome(first)
 

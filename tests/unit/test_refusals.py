@@ -6,7 +6,7 @@ import pytest
 
 from engine_support import Played, key, send, serving
 from strandline.agents.port import Attempt
-from strandline.engine.queues import Refusals
+from strandline.engine.queues import SessionQueues
 from strandline.engine.service import Service
 from strandline.errors import QueueFull, SessionBusy
 from strandline.journal.memory import MemoryJournal
@@ -123,24 +123,33 @@ def test_what_a_full_queue_refuses_by_key_or_policy_is_decided_by_the_journal() 
     run_virtual(main)
 
 
+def full_queue() -> SessionQueues:
+    queues = SessionQueues(1)
+    queues.waits(RunId("waits"), key(), 0.0)
+    return queues
+
+
 def test_a_refusal_that_was_overtaken_by_a_change_is_not_remembered() -> None:
-    refusals = Refusals()
+    queues = full_queue()
     new = NewRun(run_id=RunId("r"), key=key(), input="x", created_at=0.0)
-    asked_at = refusals.changes
-    refusals.changed(key("another"))
-    refusals.note(new, Refused("queue_full", 3), asked_at=asked_at)
-    assert refusals.find(new) is None
-    refusals.note(new, Refused("queue_full", 3), asked_at=refusals.changes)
-    assert refusals.find(new) == Refused("queue_full", 3)
-    refusals.changed(key("another"))
-    assert refusals.find(new) is not None, "another session's queue is another one"
-    refusals.changed(key())
-    assert refusals.find(new) is None
+    asked_at = queues.changes
+    queues.changed(key("another"))
+    queues.refused(new, Refused("queue_full", 3), asked_at=asked_at)
+    assert queues.refusal(new) is None
+    queues.refused(new, Refused("queue_full", 3), asked_at=queues.changes)
+    assert queues.refusal(new) == Refused("queue_full", 3)
+    queues.changed(key("another"))
+    assert queues.refusal(new) is not None, "another session's queue is another one"
+    queues.changed(key())
+    assert queues.refusal(new) is None
+    queues.refused(new, Refused("queue_full", 3), asked_at=queues.changes)
+    queues.any_changed()
+    assert queues.refusal(new) is None, "it may have been this one's"
 
 
 @pytest.mark.parametrize("answer", [Refused("server_full", 3), Refused("session_busy", 1), Accepted(1)])
 def test_only_a_full_queue_is_remembered(answer: AcceptAnswer) -> None:
-    refusals = Refusals()
+    queues = full_queue()
     new = NewRun(run_id=RunId("r"), key=key(), input="x", created_at=0.0)
-    refusals.note(new, answer, asked_at=refusals.changes)
-    assert refusals.find(new) is None
+    queues.refused(new, answer, asked_at=queues.changes)
+    assert queues.refusal(new) is None

@@ -23,11 +23,12 @@ from engine_support import (
     tool_texts,
 )
 from strandline.agents.port import Attempt
-from strandline.engine.queues import QueueLimits
+from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.history import UNKNOWN_OUTCOME, ended_early
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, RunId, RunStatus, SessionId, SessionKey
+from strandline.journal.port import Change, ChangeAnswer, EndWaiting
+from strandline.model import ANONYMOUS, ErrorCode, RunStatus
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -232,7 +233,7 @@ def test_a_run_that_waits_too_long_ends_on_time_and_leaves_no_trace() -> None:
             assert (await outcome(first)).output == "answer to first"
             assert (await outcome(await send(service, "fourth"))).output == "answer to fourth"
             assert texts(await history(service)) == ["first", "answer to first", "fourth", "answer to fourth"]
-            assert service._dispatcher.sessions == 0
+            assert service._queues.sessions == 0
 
     run_virtual(main)
 
@@ -257,17 +258,29 @@ def test_what_waited_too_long_while_no_server_ran_is_not_started() -> None:
 
 
 def test_nobody_is_given_up_once_the_server_stops() -> None:
-    """Not even a run whose accept comes to its end meanwhile: the journal may be closed when its time is up."""
+    """The journal may be closed when the time of a run is up; the next server ends it."""
+
+    class Asked(MemoryJournal):
+        overdue = 0
+
+        async def change(self, change: Change) -> ChangeAnswer:
+            self.overdue += isinstance(change, EndWaiting)
+            return await super().change(change)
+
+    async def slow(attempt: Attempt) -> str:
+        await asyncio.sleep(10)
+        return "done"
 
     async def main(clock: VirtualClock) -> None:
-        due: list[RunId] = []
-        limits = QueueLimits(clock, lambda run_id, key: due.append(run_id))
-        key = SessionKey(ANONYMOUS, SessionId("s"))
-        limits.watch(RunId("before"), key, clock.now() + 1)
-        limits.stop()
-        limits.watch(RunId("meanwhile"), key, clock.now() + 1)
-        await asyncio.sleep(10)
-        assert due == []
+        journal = Asked(clock)
+        async with serving(clock, Played(slow), journal, drain_grace_s=30) as service:
+            await send(service, "executes")
+            waits = await send(service, "waits", queue_timeout_s=2)
+            began = clock.monotonic()
+            await service.drain()
+            assert clock.monotonic() - began > 5, "its time was up while the server stopped"
+            assert isinstance(await waits.outcome(), Later)
+            assert journal.overdue == 0
 
     run_virtual(main)
 
@@ -279,8 +292,8 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
                 tickets = [await send(service, "x", f"s{n}") for n in range(10)]
                 for ticket in tickets:
                     await outcome(ticket)
-            assert len(service._claims.limits) == 0
-            assert len(service._claims.limits._heap) < 200
+            assert len(service._queues.deadlines) == 0
+            assert len(service._queues.deadlines._heap) < 200
 
     run_virtual(main)
 
@@ -343,7 +356,7 @@ def test_a_run_whose_wait_was_over_while_no_server_ran_is_not_even_begun_though_
             assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
             assert key() not in [built for built, _, _ in target.built]
             await settled(service)
-            assert service._dispatcher.sessions == 0
+            assert service._queues.sessions == 0
 
     run_virtual(main)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
-from strandline.engine.admission import Admission, Control, Subscribers, Ticket
+from strandline.engine.admission import Admission, Control, Publisher, Subscribers, Ticket
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
 from strandline.engine.execution import AgentPool, Claims, Holds, Runner, recover
 from strandline.engine.loops import Loops
@@ -27,7 +27,7 @@ from strandline.engine.maintenance import (
 )
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.queues import Dispatcher, Estimates, Share
+from strandline.engine.queues import Estimates, SessionQueues, Share
 from strandline.engine.reading import (
     Health,
     OpenRequests,
@@ -47,13 +47,12 @@ from strandline.journal.port import (
     AllSessionsPage,
     HistoryPage,
     Journal,
-    RunQuery,
     SessionsPage,
     Stopped,
     Stored,
     StoredQuery,
 )
-from strandline.model import Claim, Message, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey, SessionView
+from strandline.model import Message, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.service")
 
@@ -91,7 +90,7 @@ class Service:
         self._tracing = tracing
         self._projection = projection
         self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
-        self._dispatcher = Dispatcher(
+        self._queues = SessionQueues(
             options.max_running, options.max_running_per_principal, options.max_holds_per_principal
         )
         self._pool = AgentPool(
@@ -101,7 +100,7 @@ class Service:
             options,
             clock,
             survives=options.survives,
-            is_waiting=self._dispatcher.is_waiting,
+            is_waiting=self._queues.is_waiting,
             post=loops.post_back,
             on_first_text=observer.first_text,
         )
@@ -113,7 +112,7 @@ class Service:
             clock=clock,
             options=options,
             workspace=workspace,
-            dispatcher=self._dispatcher,
+            queues=self._queues,
             streams=self._streams,
             tracing=tracing,
         )
@@ -125,36 +124,45 @@ class Service:
             clock,
             limit_s=options.hold_limit_s,
             max_holds=options.max_holds,
-            per_principal=self._dispatcher.most_leftovers,
+            per_principal=self._queues.slots.most_leftovers,
             max_threads=options.executor_threads,
-            on_full=self._exhaust,
-            on_over=lambda principal: self._claims.works_no_more(principal),
         )
         self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
+        self._estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
+        self._subscribers = Subscribers(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
         self._claims = Claims(
             journal=journal,
-            dispatcher=self._dispatcher,
+            queues=self._queues,
             runner=self._runner,
             holds=self._holds,
             clock=clock,
-            on_start=self._run_claimed,
-            on_end=self._run_ended,
+            listener=Publisher(
+                journal,
+                self._streams,
+                self._subscribers,
+                self._estimates,
+                clock,
+                observer=observer,
+                tracing=tracing,
+                projection=projection,
+            ),
+            exhausted=self._readiness.exhausted,
         )
         self._control = Control(journal, self._claims, self._pool, self._streams.is_expected, projection)
-        self._audience = Subscribers(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
-        self._estimates = Estimates(clock, self._claims.is_closed, retry_after_s=options.retry_after_s)
-        self._reasons = Reasons(self._claims, self._dispatcher, self._holds, self._readiness, clock, options)
+        self._reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
         open_requests = OpenRequests(journal, cut=options.stream_cut)
-        self._positions = Positions(journal, self._streams, self._estimates, self._reasons, open_requests, clock)
+        self._positions = Positions(
+            journal, self._streams, self._queues, self._estimates, self._reasons, open_requests, clock
+        )
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
             readiness=self._readiness,
+            queues=self._queues,
             claims=self._claims,
             control=self._control,
-            audience=self._audience,
+            subscribers=self._subscribers,
             streams=self._streams,
-            positions=self._positions,
             reasons=self._reasons,
             open_requests=open_requests,
             estimates=self._estimates,
@@ -164,15 +172,14 @@ class Service:
         )
         self._ticks = (
             self._readiness.tick,
-            self._claims.limits.look,
-            self._claims.inputs.look,
+            self._claims.look_at_deadlines,
             self._pool.evict,
             self._positions.publish,
             self._streams.evict,
             self._runner.watch_deadlines,
             self._watchdog.tick,
             self._pool.drop_lost,
-            self._holds.tick,
+            self._claims.look_at_leftovers,
         )
         self._reading = Reading(
             journal, self._runner, self._streams, self._estimates, self._reasons, open_requests, self._readiness
@@ -230,8 +237,8 @@ class Service:
         if self._readiness.draining:
             return
         self._readiness.begin_to_drain()
-        self._audience.stop()
-        for run_id in self._dispatcher.waiting_runs():
+        self._subscribers.stop()
+        for run_id in self._queues.waiting_runs():
             self._streams.later(run_id)
         await self._claims.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
         self._streams.stop()
@@ -270,11 +277,11 @@ class Service:
 
     def joined(self, run_id: RunId) -> None:
         """Note that a client waits for a run; `left` follows."""
-        self._audience.joined(run_id)
+        self._subscribers.joined(run_id)
 
     def left(self, run_id: RunId, *, lost: bool) -> None:
         """Note that a client waits no longer: it was answered, or it was `lost`, of which the run may die."""
-        self._audience.left(run_id, lost=lost)
+        self._subscribers.left(run_id, lost=lost)
 
     async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal.
@@ -328,7 +335,7 @@ class Service:
         self._readiness.asked()
         await self._control.move(principal, run_id, None if priority is None else in_range(priority))
         view = await self.run(principal, run_id)
-        self._positions.changed(view.run.key)
+        self._queues.changed(view.run.key)
         return view
 
     async def pause(self, key: SessionKey) -> SessionView:
@@ -414,29 +421,29 @@ class Service:
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, whatever user code does."""
-        oldest = self._dispatcher.oldest
+        oldest = self._queues.oldest
         quiet_s = self._runner.quiet_s()
         return Health(
             ready=self._readiness.ready,
             has_been_ready=self._readiness.has_been_ready,
             draining=self._readiness.stopping,
             trouble=self._readiness.trouble,
-            processing=self._claims.executing > 0 or len(self._holds) > 0,
-            running=self._claims.executing,
+            processing=self._queues.executing > 0 or len(self._holds) > 0,
+            running=self._queues.executing,
             held=len(self._holds),
             stalled=sum(each >= self._options.stall_after_s for each in quiet_s),
-            queue_depth=self._dispatcher.waiting,
+            queue_depth=self._queues.waiting,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
             refused_runs=self._admission.refused,
-            lost_clients=self._audience.lost,
+            lost_clients=self._subscribers.lost,
             workers=self._loops.load().workers,
         )
 
     def shares(self) -> dict[Principal, Share]:
         """Return what goes on for each principal of whom anything executes, is held or waits; for operators."""
-        return self._dispatcher.shares()
+        return self._queues.shares()
 
     async def stored(self) -> Stored | None:
         """Return how many bytes are kept, for metrics; None while the journal cannot tell."""
@@ -451,7 +458,7 @@ class Service:
             health=self.health(),
             max_running=self._options.max_running,
             max_queued=self._options.max_queued,
-            most_waiting=self._dispatcher.most_waiting,
+            most_waiting=self._queues.most_waiting,
             max_queued_per_session=self._options.max_queued_per_session,
             max_stored_bytes=self._options.max_stored_bytes_per_principal,
             projection_behind=self._projection.behind,
@@ -482,44 +489,6 @@ class Service:
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        if self._claims.executing or self._dispatcher.waiting or len(self._holds):
+        if self._queues.executing or self._queues.waiting or len(self._holds):
             self._readiness.asked()
         return self._readiness.idle_s()
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _exhaust(self) -> None:
-        """Start and accept nothing any more: what still works of ended runs must not have company, or more of it."""
-        self._dispatcher.stop()
-        self.exhausted.set()
-
-    def _run_claimed(self, claim: Claim) -> None:
-        run = claim.run
-        if not claim.goes_on:
-            self._observer.started(max(0.0, self._clock.now() - run.created_at))
-        self._streams.claimed(claim)
-        self._estimates.started(run.run_id, run.key)
-        self._positions.changed(run.key)
-
-    def _run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
-        self._audience.forget(run_id)
-        self._estimates.ended(run_id, key, duration_s)
-        self._positions.changed(key)
-        if outcome is None:
-            self._streams.later(run_id)
-            return
-        self._streams.ended(run_id, key, outcome)
-        self._projection.changed(key)
-        self._observer.ended(outcome, duration_s)
-        if duration_s is None and self._tracing.active:
-            self._claims.spawn(self._trace(run_id, key, outcome))
-
-    async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Have a run traced that has ended while it waited; only the journal knows of it."""
-        try:
-            run = await self._journal.read(RunQuery(key.principal, run_id))
-        except StrandlineError as error:
-            _log.warning("run %s cannot be traced: %s", run_id, error)
-            return
-        if run is not None:
-            self._tracing.ended(run, outcome, self._clock.now())

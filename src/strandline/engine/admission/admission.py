@@ -15,8 +15,8 @@ from strandline.engine.execution import Claims
 from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Observer, Tracing
 from strandline.engine.options import Options
-from strandline.engine.queues import Estimates
-from strandline.engine.reading import OpenRequests, Positions, Reasons
+from strandline.engine.queues import Estimates, SessionQueues
+from strandline.engine.reading import OpenRequests, Reasons
 from strandline.engine.requests import Drafts, Request, reused, unanswerable
 from strandline.engine.streams import Streams
 from strandline.errors import (
@@ -61,11 +61,11 @@ class Admission:
         journal: Journal,
         drafts: Drafts,
         readiness: Readiness,
+        queues: SessionQueues,
         claims: Claims,
         control: Control,
-        audience: Subscribers,
+        subscribers: Subscribers,
         streams: Streams,
-        positions: Positions,
         reasons: Reasons,
         open_requests: OpenRequests,
         estimates: Estimates,
@@ -76,11 +76,11 @@ class Admission:
         self._journal = journal
         self._drafts = drafts
         self._readiness = readiness
+        self._queues = queues
         self._claims = claims
         self._control = control
-        self._audience = audience
+        self._subscribers = subscribers
         self._streams = streams
-        self._positions = positions
         self._reasons = reasons
         self._open_requests = open_requests
         self._estimates = estimates
@@ -125,7 +125,7 @@ class Admission:
                     raise reused(request) from None
             raise
         plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
-        if plain and (refused_before := self._claims.refused_before(new)) is not None:
+        if plain and (refused_before := self._queues.refusal(new)) is not None:
             raise self._refusal(key, refused_before)
         stream = self._streams.new(run_id, key)
         on_disconnect = request.on_disconnect or self._options.on_disconnect
@@ -159,10 +159,10 @@ class Admission:
 
     def _admit_principal(self, principal: Principal) -> None:
         """Let a principal's request for a run in. Raises `HoldsFull`."""
-        if leftovers := self._claims.leftovers(principal):
+        if self._queues.is_full(principal):
             raise HoldsFull(
-                f"{leftovers} runs of {principal} have ended and still work (setting max_holds_per_principal);"
-                " nothing more of it is accepted before one of them works no more",
+                f"{self._queues.leftovers(principal)} runs of {principal} have ended and still work (setting"
+                " max_holds_per_principal); nothing more of it is accepted before one of them works no more",
                 retry_after_s=self._options.retry_after_s,
             )
 
@@ -177,9 +177,7 @@ class Admission:
             self._streams.drop(new.run_id)
             return accepted
         self._observer.accepted()
-        self._audience.expect(new.run_id, new.key, on_disconnect)  # before its claim comes
-        if accepted.position:
-            self._positions.changed(new.key)
+        self._subscribers.expect(new.run_id, new.key, on_disconnect)  # before its claim comes
         if accepted.stopped is not None:
             self._control.tell(new.key, accepted.stopped, discard=new.if_busy is IfBusy.ROLLBACK)
         if accepted.position:

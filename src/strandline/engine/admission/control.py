@@ -125,7 +125,7 @@ class Control:
         try:
             moved = await self._journal.change(Move(principal, run_id, priority))
         finally:
-            self._claims.refusals.forget()  # also if nobody waits any more: what is asked from now on is asked after it
+            self._claims.moved()  # also if nobody waits any more: what is asked from now on is asked after it
         match moved:
             case Changed(existed=True):
                 return

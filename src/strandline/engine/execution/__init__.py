@@ -7,7 +7,7 @@ time box, closes what it leaves and finishes it. What the agent reports on the w
 
 Invariants: every ending is a value; a claim ends in one completion, or its run is requeued, or the claim is lost;
 history is what `closed` makes of a run, and nothing else; only an agent whose run ended well serves another one.
-Knows nothing of who waits for a run; which session goes next is the dispatcher's to say.
+Knows nothing of who waits for a run; which session goes next is for the queues to say.
 """
 
 from strandline.engine.execution.attempt import LiveAttempt

@@ -1,20 +1,19 @@
-"""From what waits to what executes: fetches claims, has the runner execute them, and keeps the dispatcher's books.
+"""From what waits to what executes: fetches claims, has the runner execute them, and keeps `SessionQueues` true.
 
-It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. It tells `on_end` of every run
-that has an outcome, or that goes on in a later process.
+It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. Its `listener` is told of every
+run that begins, has an outcome, or goes on in a later process: the one call upward in the engine.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from strandline.clock import Clock
 from strandline.engine.execution.holds import Holds
 from strandline.engine.execution.runner import Ended, Runner
-from strandline.engine.loops import Call
-from strandline.engine.queues import Dispatcher, Inputs, QueueLimits, Refusals
+from strandline.engine.queues import SessionQueues, WaitingRun
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
     AcceptAnswer,
@@ -24,23 +23,11 @@ from strandline.journal.port import (
     EndWaiting,
     Journal,
     NotDue,
-    Refused,
     SessionQuery,
     Take,
     WaitingQuery,
 )
-from strandline.model import (
-    Claim,
-    ErrorCode,
-    Lane,
-    NewRun,
-    Outcome,
-    Principal,
-    RunError,
-    RunId,
-    RunStatus,
-    SessionKey,
-)
+from strandline.model import Claim, ErrorCode, Lane, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.claims")
 
@@ -49,9 +36,26 @@ SETTLE_S = 1.0
 TAKE_AGAIN_S = 1.0
 """How long to wait before a claim that the journal could not make is asked for again."""
 
-OnStart = Callable[[Claim], None]
-OnEnd = Callable[[RunId, SessionKey, Outcome | None, float | None], None]
-"""Told the id and session of a run, its outcome (None: it goes on later), how long it executed in s (None: never)."""
+WAITED_TOO_LONG = Outcome(
+    status=RunStatus.FAILED,
+    error=RunError(ErrorCode.QUEUE_TIMEOUT, "the run waited too long for its turn, and was not started"),
+)
+
+
+class Listener(Protocol):
+    """Told of runs as they begin and end here."""
+
+    def run_claimed(self, claim: Claim) -> None:
+        """Note a run that begins, or goes on."""
+        ...
+
+    def run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
+        """Note the outcome of a run (None: it goes on later), and how long it executed in s (None: never)."""
+        ...
+
+    async def trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
+        """Trace a run that has ended while it waited."""
+        ...
 
 
 class Claims:
@@ -61,30 +65,24 @@ class Claims:
         self,
         *,
         journal: Journal,
-        dispatcher: Dispatcher,
+        queues: SessionQueues,
         runner: Runner,
         holds: Holds,
         clock: Clock,
-        on_start: OnStart,
-        on_end: OnEnd,
+        listener: Listener,
+        exhausted: asyncio.Event,
     ) -> None:
         self._journal = journal
-        self._dispatcher = dispatcher
+        self._queues = queues
         self._runner = runner
         self._holds = holds
-        self.limits = QueueLimits(clock, on_due=lambda run_id, key: self.spawn(self._expire(run_id, key)))
-        self.inputs = Inputs(clock, on_due=self._go_on)
-        self._paused: set[SessionKey] = set()
-        """Sessions of which it is known that they are paused: all in which runs wait."""
-        self.refusals = Refusals()
         self._clock = clock
-        self._on_start = on_start
-        self._on_end = on_end
+        self._listener = listener
         self._stopping = False
-        self.executing = 0
-        """How many runs execute, each from the very moment in which it waits no longer."""
         self.lost = 0
         """How many claims were lost."""
+        self._exhausted = exhausted
+        """To be set when so many runs have ended and still work that the process has to be replaced."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
         self._accepting: set[asyncio.Future[Any]] = set()
@@ -92,20 +90,20 @@ class Claims:
         self._moved = asyncio.Event()
         """Set when a claim has come, or comes no more, or its run has ended."""
         self._consumer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     async def start(self) -> None:
         """Learn what waits, and let it start."""
         after = -1
         overdue: list[tuple[RunId, SessionKey]] = []
         while page := await self._journal.read(WaitingQuery(after)):
-            for waiting in page:
-                self._dispatcher.waits(waiting.run_id, waiting.key, waiting.created_at)
-                if waiting.paused:
-                    self._paused.add(waiting.key)
-                elif waiting.queue_deadline is not None and waiting.queue_deadline <= self._clock.now():
-                    overdue.append((waiting.run_id, waiting.key))
-                    continue
-                self.limits.watch(waiting.run_id, waiting.key, waiting.queue_deadline)
+            for each in page:
+                deadline = each.queue_deadline
+                if not each.paused and deadline is not None and deadline <= self._clock.now():
+                    overdue.append((each.run_id, each.key))
+                    deadline = None
+                self._queues.waits(each.run_id, each.key, each.created_at, deadline, paused=each.paused)
             after = page[-1].sequence
         for run_id, key in overdue:  # before anything starts: their time was over while no server ran
             await self._expire(run_id, key)
@@ -113,39 +111,41 @@ class Claims:
         self._pump()
 
     async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:
-        """Have the journal accept a run, claimed at once if a slot is free, and keep the books of it.
+        """Have the journal accept a run, claimed at once if a slot is free, and note it.
 
         Not to be cancelled: shield it.
         """
-        reserved = self._dispatcher.reserve(new.key)
+        reserved = self._queues.reserve(new.key)
         taken = False
-        asked_at = self.refusals.changes
+        asked_at = self._queues.changes
         accepting = asyncio.current_task()
         assert accepting is not None
         self._accepting.add(accepting)
         try:
-            accepted = await self._journal.accept(new, bounds, take=reserved)
-            if not isinstance(accepted, Accepted):
-                self.refusals.note(new, accepted, asked_at=asked_at)
+            answer = await self._journal.accept(new, bounds, take=reserved)
+            if isinstance(answer, Accepted):
+                taken = answer.position == 0
+                self._accepted(new, answer)
             else:
-                self.refusals.changed(new.key)
-                if accepted.paused:
-                    self._paused.add(new.key)
-                taken = accepted.position == 0
-                if (until := accepted.input_until) is not None:
-                    if taken or accepted.answers or new.lane == Lane.ANSWER or new.dismisses:
-                        self.answered(new.key, until)
-                    else:
-                        self.inputs.watch(new.key, until)
-                if not taken:
-                    self._dispatcher.waits(new.run_id, new.key, new.created_at)
-                    self.limits.watch(new.run_id, new.key, new.queue_deadline)
-            return accepted
+                self._queues.refused(new, answer, asked_at=asked_at)
+            return answer
         finally:
             self._accepting.discard(accepting)
             if reserved and not taken:
-                self._dispatcher.free(new.key)
+                self._queues.free(new.key)
             self._pump()
+
+    def _accepted(self, new: NewRun, accepted: Accepted) -> None:
+        waits = accepted.position > 0
+        goes_on = not waits or accepted.answers or new.lane == Lane.ANSWER or new.dismisses
+        if (until := accepted.input_until) is not None and goes_on:
+            self._queues.answered(new.key, self._seconds_to(until))
+        if not waits:
+            self._queues.changed(new.key)
+            return
+        self._queues.waits(new.run_id, new.key, new.created_at, new.queue_deadline, paused=accepted.paused)
+        if until is not None and not goes_on:
+            self._queues.waits_for_input(new.key, until)
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
         """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.
@@ -153,9 +153,8 @@ class Claims:
         Nothing that waits starts any more.
         """
         self._stopping = True
-        self._dispatcher.stop()
-        self.limits.stop()
-        self.inputs.stop()
+        self._queues.stop()
+        self._disarm()
         if self._accepting:
             await asyncio.wait(self._accepting, timeout=drain_grace_s + stop_grace_s)
         await self._all_ended(drain_grace_s)
@@ -166,6 +165,8 @@ class Claims:
 
     async def abort(self) -> None:
         """End everything at once, and leave the journal as a killed process does."""
+        self._stopping = True
+        self._disarm()
         tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
         for task in tasks:
             task.cancel()
@@ -174,13 +175,37 @@ class Claims:
 
     # -- claims ------------------------------------------------------------------------------------
 
+    def _pump(self) -> None:
+        """Have the journal claim for every session that goes next."""
+        self._moved.set()
+        while (key := self._queues.next()) is not None:
+            self.spawn(self._take(key))
+        self._arm()
+
+    async def _take(self, key: SessionKey) -> None:
+        try:
+            taken = await self._journal.take(key)
+            self._queues.changed(key)
+        except StrandlineError:
+            _log.exception("a waiting run could not be claimed; it is tried again")
+            await asyncio.sleep(TAKE_AGAIN_S)
+            self._queues.free(key)
+        else:
+            match taken:
+                case Take.TAKEN:
+                    return
+                case Take.NOTHING:
+                    self._queues.emptied(key)
+                    if self._queues.has_waiting(key) and not self._queues.is_paused(key):
+                        self.spawn(self._wait_for_input(key))
+                case Take.BLOCKED:
+                    self._queues.blocked(key)
+        self._pump()
+
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
-            self._dispatcher.claimed(claim.run.run_id, claim.run.key)
-            self.limits.forget(claim.run.run_id, claim.run.key)
-            self.refusals.changed(claim.run.key)
-            self.executing += 1
-            self._on_start(claim)
+            self._queues.claimed(claim.run.run_id, claim.run.key, self._clock.monotonic())
+            self._listener.run_claimed(claim)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
             self._executing.add(task)
             task.add_done_callback(self._executed)
@@ -211,60 +236,68 @@ class Claims:
 
     def _after_end(self, ended: Ended) -> None:
         run = ended.claim.run
-        self.executing -= 1
         self.lost += ended.lost
-        self.refusals.changed(run.key)
         if not ended.requeued:
-            self._on_end(run.run_id, run.key, ended.outcome, ended.duration_s)
+            self._listener.run_ended(run.run_id, run.key, ended.outcome, ended.duration_s)
         if run.attempt > 1:
-            self._dispatcher.unblock()
+            self._queues.unblock()
+        if ended.requeued:  # first: the record of the session stays
+            self._queues.waits(run.run_id, run.key, run.created_at)
         if ended.held is None:
             self._holds.forget(run.run_id)
-        if ended.held is not None:
-            was_full = self._dispatcher.is_full(run.key.principal)
-            self._dispatcher.held(run.key)
-            if self._dispatcher.is_full(run.key.principal) and not was_full:
-                _log.warning(
-                    "%d runs of %s have ended and still work: what else it wants is refused or waits until one of them"
-                    " works no more (setting max_holds_per_principal)",
-                    self._dispatcher.leftovers(run.key.principal), run.key.principal,
-                )  # fmt: skip
-            self._holds.begin(ended.claim, ended.held, ended.phase)
-            self.spawn(self._hold(ended, ended.held))
+            self._queues.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
         else:
-            self._dispatcher.ended(run.key, taken=ended.take is Take.TAKEN)
-        if ended.requeued:
-            self._dispatcher.waits(run.run_id, run.key, run.created_at)
+            self._hold(ended)
         self._pump()
 
-    def works_no_more(self, principal: Principal) -> None:
-        """Note that nothing works any more of a run that has ended and was held."""
-        self._dispatcher.works_no_more(principal)
-        self._pump()
+    # -- holds -------------------------------------------------------------------------------------
 
-    async def _hold(self, ended: Ended, call: Call[Any]) -> None:
+    def _hold(self, ended: Ended) -> None:
         """Keep a session from going on while something of its last run still works."""
-        run = ended.claim.run
-        await self._holds.keep(ended.claim, call, ended.phase)
-        self.limits.goes_on(run.key)
-        self._dispatcher.hold_ended(run.key)
+        run, principal = ended.claim.run, ended.claim.run.key.principal
+        assert ended.held is not None
+        was_full = self._queues.is_full(principal)
+        self._queues.held(run.run_id, run.key)
+        if self._queues.is_full(principal) and not was_full:
+            _log.warning(
+                "%d runs of %s have ended and still work: what else it wants is refused or waits until one of them"
+                " works no more (setting max_holds_per_principal)",
+                self._queues.leftovers(principal), principal,
+            )  # fmt: skip
+        self.look_at_leftovers()
+        if self._holds.begin(ended.claim, ended.held, ended.phase):
+            self._queues.stop()  # what still works of ended runs must not have company, or more of it
+            self._exhausted.set()
+        self.spawn(self._until_over(ended))
+
+    async def _until_over(self, ended: Ended) -> None:
+        key = ended.claim.run.key
+        assert ended.held is not None
+        if await self._holds.keep(ended.claim, ended.held, ended.phase):
+            self._queues.works_no_more(key.principal)
+        else:
+            self.look_at_leftovers()
+        self._queues.hold_ended(key)
         self._pump()
+
+    def look_at_leftovers(self) -> None:
+        """Find those whose hold was given up and that work no more; to be called every second."""
+        for principal in self._holds.tick():
+            self._queues.works_no_more(principal)
+            self._pump()
+
+    async def unheld(self, run_id: RunId, timeout_s: float) -> None:
+        """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
+        await self._holds.end(run_id, timeout_s)
 
     # -- what somebody has changed -----------------------------------------------------------------
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
-        self.limits.forget(run_id, key)
-        self._no_longer_waits(run_id, key, outcome)
+        self._queues.left(run_id, key)
+        self._listener.run_ended(run_id, key, outcome, None)
+        self.spawn(self._listener.trace(run_id, key, outcome))
         self._pump()
-
-    def leftovers(self, principal: Principal) -> int:
-        """Return how many ended runs of a principal still work, if nothing more of it is to start because of them."""
-        return self._dispatcher.leftovers(principal) if self._dispatcher.is_full(principal) else 0
-
-    def refused_before(self, new: NewRun) -> Refused | None:
-        """Return how a plain run is refused now, if that is known without the journal."""
-        return self.refusals.find(new) if self._dispatcher.has_waiting(new.key) else None
 
     def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
         """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""
@@ -274,37 +307,66 @@ class Claims:
 
     def paused(self, key: SessionKey) -> None:
         """Note that a session was paused: the journal gives nothing of it any more."""
-        self._paused.add(key)
+        self._queues.paused(key)
 
     def resumed(self, key: SessionKey) -> None:
         """Note that a session goes on."""
-        self._paused.discard(key)
-        self._go_on(key)
+        self._queues.resumed(key)
+        self._pump()
 
-    def is_paused(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it."""
-        return key in self._paused
-
-    def is_closed(self, key: SessionKey) -> bool:
-        """Tell whether runs wait in a session for somebody to resume it, or to answer what it asks, or for what still
-        works of its principal's ended runs."""
-        return key in self._paused or self.inputs.is_waiting(key) or self._dispatcher.is_full(key.principal)
-
-    def answered(self, key: SessionKey, until: float) -> None:
-        """Note that a session does not wait for input any more, for which it would have waited until then."""
-        self.inputs.forget(key)
-        self.limits.comes_earlier(key, max(0.0, until - self._clock.now()))
-        self.limits.goes_on(key)
+    def moved(self) -> None:
+        """Note that a run has another priority, or may have, in a session that is not known."""
+        self._queues.any_changed()
 
     def dismissed(self, key: SessionKey, until: float) -> None:
         """Note that a session goes on without the input that it would have waited for until then."""
-        self.answered(key, until)
-        self._go_on(key)
-
-    def _go_on(self, key: SessionKey) -> None:
-        self.limits.goes_on(key)
-        self._dispatcher.resumed(key)
+        self._queues.dismissed(key, self._seconds_to(until))
         self._pump()
+
+    # -- what is due -------------------------------------------------------------------------------
+
+    def look_at_deadlines(self) -> None:
+        """Act on what is due; to be called every second, for the timer does not see that a clock was set, or that the
+        machine slept."""
+        self._disarm()
+        if self._stopping:
+            return
+        for due in self._queues.deadlines.pop(self._clock.now()):
+            if isinstance(due, WaitingRun):
+                self.spawn(self._expire(due.run_id, due.key))
+            else:
+                self._queues.opened(due)
+        self._pump()
+
+    def _arm(self) -> None:
+        """Have the timer go off when the next deadline is."""
+        at = self._queues.deadlines.next
+        if at is None or self._stopping or (self._timer is not None and self._timer_at <= at):
+            return
+        self._disarm()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(self._seconds_to(at), self.look_at_deadlines)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _expire(self, run_id: RunId, key: SessionKey) -> None:
+        """End a run if it has waited too long."""
+        try:
+            changed = await self._journal.change(EndWaiting(key, run_id, WAITED_TOO_LONG, overdue=True))
+        except StrandlineError as failure:
+            _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
+            self._queues.watch(run_id, self._clock.now() + TAKE_AGAIN_S)
+            self._arm()
+            return
+        match changed:
+            case Changed(existed=True):
+                self.ended(run_id, key, WAITED_TOO_LONG)
+            case NotDue(deadline):
+                self._queues.watch(run_id, deadline)
+                self._arm()
 
     async def _wait_for_input(self, key: SessionKey) -> None:
         """Find out until when a session with waiting runs is closed because of an input request, if it is."""
@@ -312,65 +374,14 @@ class Claims:
             session = await self._journal.read(SessionQuery(key))
         except StrandlineError as error:
             _log.error("it cannot be told yet how long session %s waits for input: %s", key.session_id, error)
-            self.inputs.watch(key, self._clock.now() + TAKE_AGAIN_S)
-            return
-        if session is not None and session.input_until is not None:
-            self.inputs.watch(key, session.input_until)
-
-    async def unheld(self, run_id: RunId, timeout_s: float) -> None:
-        """End the hold of a run that has ended; return when it is over, or after `timeout_s` seconds."""
-        await self._holds.end(run_id, timeout_s)
-
-    async def _expire(self, run_id: RunId, key: SessionKey) -> None:
-        """End a run if it has waited too long."""
-        error = RunError(ErrorCode.QUEUE_TIMEOUT, "the run waited too long for its turn, and was not started")
-        outcome = Outcome(status=RunStatus.FAILED, error=error)
-        try:
-            changed = await self._journal.change(EndWaiting(key, run_id, outcome, overdue=True))
-        except StrandlineError as failure:
-            _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
-            self.limits.watch(run_id, key, self._clock.now() + TAKE_AGAIN_S)
-            return
-        match changed:
-            case Changed(existed=True):
-                self._no_longer_waits(run_id, key, outcome)
-                self._pump()
-            case NotDue(deadline) if self._dispatcher.is_waiting(run_id):
-                if deadline is None:
-                    self.limits.stands(run_id, key)
-                else:
-                    self.limits.watch(run_id, key, deadline)
-
-    def _no_longer_waits(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        self.refusals.changed(key)
-        self._dispatcher.left(run_id, key)
-        self._on_end(run_id, key, outcome, None)
-
-    def _pump(self) -> None:
-        """Have the journal claim for every session that the dispatcher lets go."""
-        self._moved.set()
-        while (key := self._dispatcher.next()) is not None:
-            self.spawn(self._take(key))
-
-    async def _take(self, key: SessionKey) -> None:
-        try:
-            taken = await self._journal.take(key)
-            self.refusals.changed(key)
-        except StrandlineError:
-            _log.exception("a waiting run could not be claimed; it is tried again")
-            await asyncio.sleep(TAKE_AGAIN_S)
-            self._dispatcher.free(key)
+            self._queues.waits_for_input(key, self._clock.now() + TAKE_AGAIN_S)
         else:
-            match taken:
-                case Take.TAKEN:
-                    return
-                case Take.NOTHING:
-                    self._dispatcher.emptied(key)
-                    if self._dispatcher.has_waiting(key) and key not in self._paused:
-                        self.spawn(self._wait_for_input(key))
-                case Take.BLOCKED:
-                    self._dispatcher.blocked(key)
-        self._pump()
+            if session is not None and session.input_until is not None:
+                self._queues.waits_for_input(key, session.input_until)
+        self._arm()
+
+    def _seconds_to(self, at: float) -> float:
+        return max(0.0, at - self._clock.now())
 
     # -- tasks -------------------------------------------------------------------------------------
 
@@ -381,7 +392,7 @@ class Claims:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._executing or self._dispatcher.expects_claims():
+                while self._executing or self._queues.expects_claims():
                     self._moved.clear()
                     await self._moved.wait()
 

@@ -4,8 +4,8 @@ A held session takes nothing, so that what still works there is never joined by 
 of its run works any more, or at `limit_s` or because somebody wants it: then it is given up.
 
 A run that has ended counts as a *leftover* for as long as anything of it works, whether its hold was given up or not;
-`on_over` is told when that is over. Too many leftovers exhaust the process; `on_full` is told, once. One principal
-alone does not exhaust it: beyond `per_principal` its leftovers do not count (the dispatcher starts no more of it then),
+Too many leftovers exhaust the process; `begin` tells so, once. One principal
+alone does not exhaust it: beyond `per_principal` its leftovers do not count (the queues let no more of it start then),
 unless they have all the threads that there are for sync tools.
 
 Where leftovers can be ended by force, with their worker process, that is asked for at `limit_s` after the end of their
@@ -15,7 +15,6 @@ run and no sooner, however their hold has ended: somebody who forces holds must 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -65,8 +64,6 @@ class Holds:
         max_holds: int,
         per_principal: int | None,
         max_threads: int,
-        on_full: Callable[[], None],
-        on_over: Callable[[Principal], None],
     ) -> None:
         self._journal = journal
         self._loops = loops
@@ -75,8 +72,6 @@ class Holds:
         self._max_holds = max_holds
         self._per_principal = per_principal
         self._max_threads = max_threads
-        self._on_full = on_full
-        self._on_over = on_over
         self._held: dict[RunId, Hold] = {}
         self._given_up: list[_GivenUp] = []
         self._forced: dict[RunId, asyncio.Event] = {}
@@ -103,23 +98,22 @@ class Holds:
         given_up = [each.call for each in self._given_up if each.call.is_alive]
         return [hold.call for hold in self._held.values()] + given_up
 
-    def begin(self, claim: Claim, call: Call[Any], phase: str) -> None:
-        """Note a hold of a run that did `phase` last; `keep` follows."""
-        self.tick()
+    def begin(self, claim: Claim, call: Call[Any], phase: str) -> bool:
+        """Note a hold of a run that did `phase` last; `keep` follows. Tell whether the process is exhausted by it."""
         run = claim.run
         self.begun += 1
         self._held[run.run_id] = Hold(claim, call, self._clock.monotonic(), phase)
         if self._full:
-            return
+            return False
         if self._count() >= self._max_holds:
             why = f"{self._max_holds} runs have ended and still work (setting max_holds)"
         elif (threads := sum(len(each.threads) for each in self.still_work())) >= self._max_threads:
             why = f"{threads} threads of runs that have ended still work (setting executor_threads)"
         else:
-            return
+            return False
         self._full = True
         _log.error("%s: the server stops", why)
-        self._on_full()
+        return True
 
     def _count(self) -> int:
         """Return how many leftovers count for the process: of each principal as many as it may have."""
@@ -128,14 +122,16 @@ class Holds:
         most = self._max_holds if self._per_principal is None else self._per_principal
         return sum(min(count, most) for count in principals.values())
 
-    def tick(self) -> None:
-        """Find those given up that work no more, and have what is due ended; to be called every second."""
+    def tick(self) -> list[Principal]:
+        """Have what is due ended; return of whom those are that were given up and work no more, each once."""
+        over: list[Principal] = []
         for each in list(self._given_up):
             if not each.call.is_alive:
                 self._given_up.remove(each)
-                self._on_over(each.principal)
+                over.append(each.principal)
             elif each.due is not None and self._clock.monotonic() >= each.due and self._loops.drain(each.call):
                 each.due = None
+        return over
 
     def force(self, run_id: RunId) -> asyncio.Event:
         """Have the hold of a run end at once, now or as soon as there is one; what is returned is set then."""
@@ -151,10 +147,10 @@ class Holds:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.force(run_id).wait(), timeout_s)
 
-    async def keep(self, claim: Claim, call: Call[Any], phase: str) -> None:
+    async def keep(self, claim: Claim, call: Call[Any], phase: str) -> bool:
         """Say in the log what works on, and return when the hold is over and the journal knows it.
 
-        `phase` is what the run did last.
+        `phase` is what the run did last. Tell whether nothing works any more; else `tick` tells when that is so.
         """
         began = self._clock.monotonic()
         run_id = claim.run.run_id
@@ -181,9 +177,8 @@ class Holds:
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
         principal = claim.run.key.principal
-        if call.is_alive:
-            self.given_up += 1
-            self._given_up.append(_GivenUp(principal, call, began + self._limit_s))
-            self.tick()
-        else:
-            self._on_over(principal)
+        if not call.is_alive:
+            return True
+        self.given_up += 1
+        self._given_up.append(_GivenUp(principal, call, began + self._limit_s))
+        return False

@@ -25,7 +25,7 @@ from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, Loops
 from strandline.engine.observers import RUN, TracedRun, Tracing
 from strandline.engine.options import Options
-from strandline.engine.queues import Dispatcher
+from strandline.engine.queues import SessionQueues
 from strandline.engine.streams import Streams
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.history import fold
@@ -77,7 +77,7 @@ class Runner:
         clock: Clock,
         options: Options,
         workspace: Callable[[SessionKey], str],
-        dispatcher: Dispatcher,
+        queues: SessionQueues,
         streams: Streams,
         tracing: Tracing,
     ) -> None:
@@ -88,7 +88,7 @@ class Runner:
         self._clock = clock
         self._options = options
         self._workspace = workspace
-        self._dispatcher = dispatcher
+        self._queues = queues
         self._streams = streams
         self._tracing = tracing
         self._live: dict[RunId, Execution] = {}
@@ -261,7 +261,7 @@ class Runner:
 
         def settle(left: Settlement) -> Awaitable[Take]:
             return self._journal.settle(
-                claim.token, left, hold=hold, take=not hold and self._dispatcher.keeps_slot(key)
+                claim.token, left, hold=hold, take=not hold and self._queues.keeps_slot(key)
             )
 
         while True:

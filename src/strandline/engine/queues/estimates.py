@@ -1,11 +1,11 @@
 """How long a run is likely to wait: from the recent run times of its session, or of all if it has had none. Pure."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.model import RunId, SessionKey
+from strandline.engine.queues.session_queues import SessionQueues
+from strandline.model import SessionKey
 
 NEWEST_WEIGHS: Final = 0.2
 """The share of the newest run in a decaying mean of run times."""
@@ -50,38 +50,29 @@ def _mean(before_s: float | None, took_s: float) -> float:
 class Estimates:
     """What callers are told of run times. `retry_after_s`: when to come again to a server that is full."""
 
-    def __init__(self, clock: Clock, is_closed: Callable[[SessionKey], bool], *, retry_after_s: float) -> None:
+    def __init__(self, clock: Clock, queues: SessionQueues, *, retry_after_s: float) -> None:
         self._clock = clock
-        self._is_closed = is_closed
+        self._queues = queues
         self._retry_after_s = retry_after_s
         self._times = RunTimes()
-        self._executing: dict[SessionKey, tuple[RunId, float]] = {}
-        """The run of a session that executes, and since when on the monotonic clock."""
 
-    def started(self, run_id: RunId, key: SessionKey) -> None:
-        """Note that a run executes."""
-        self._executing[key] = run_id, self._clock.monotonic()
-
-    def ended(self, run_id: RunId, key: SessionKey, took_s: float | None) -> None:
-        """Note that a run has ended, or executes here no more, and how long it took (None: that says nothing)."""
-        if key in self._executing and self._executing[key][0] == run_id:  # else the next one has begun already
-            del self._executing[key]
-        if took_s is not None:
-            self._times.ended(key, took_s)
+    def ended(self, key: SessionKey, took_s: float) -> None:
+        """Note how long a run took."""
+        self._times.ended(key, took_s)
 
     def wait_s(self, key: SessionKey, position: int) -> float | None:
         """Return how long a run at `position` is likely to wait; nobody knows how long people let a session wait."""
-        if position and self._is_closed(key):
+        if position and self._queues.is_closed(key):
             return None
         return self._times.wait_s(key, position, self._taken_s(key))
 
     def retry_after_s(self, key: SessionKey) -> float:
         """Return when there is likely to be room in the queue of a session: when its next run has ended."""
-        if self._is_closed(key):
+        if self._queues.is_closed(key):
             return self._retry_after_s
         return max(1.0, self._times.wait_s(key, 1, self._taken_s(key)) or 1.0)
 
     def _taken_s(self, key: SessionKey) -> float:
         """Return for how many seconds a session's run has executed; 0 if none does."""
-        executing = self._executing.get(key)
-        return 0.0 if executing is None else self._clock.monotonic() - executing[1]
+        queue = self._queues.get(key)
+        return 0.0 if queue is None or queue.executing is None else self._clock.monotonic() - queue.since

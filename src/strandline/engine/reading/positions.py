@@ -8,24 +8,25 @@ from collections.abc import Sequence
 
 from strandline.clock import Clock
 from strandline.engine.events import Reason, RunPosition, Why
-from strandline.engine.queues import Estimates
+from strandline.engine.queues import Estimates, SessionQueues
 from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.reasons import Reasons
 from strandline.engine.streams import RunStream, Streams
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
-from strandline.model import InputRequest, RunId, SessionKey
+from strandline.model import InputRequest, RunId
 
 _log = logging.getLogger("strandline.upkeep")
 
 
 class Positions:
-    """Knows in which sessions something has changed since it was last published."""
+    """Publishes where something has changed in the queues since it last did."""
 
     def __init__(
         self,
         journal: Journal,
         streams: Streams,
+        queues: SessionQueues,
         estimates: Estimates,
         reasons: Reasons,
         open_requests: OpenRequests,
@@ -34,23 +35,21 @@ class Positions:
         self._journal = journal
         self._open_requests = open_requests
         self._streams = streams
+        self._queues = queues
         self._estimates = estimates
         self._reasons = reasons
         self._clock = clock
-        self._changed: set[SessionKey] = set()
+        self._published = 0
+        """The number of the last change in the queues when positions were published."""
         self._unread: set[RunId] = set()
         """Runs that may stand elsewhere than was published last: they have had no subscriber since."""
 
-    def changed(self, key: SessionKey) -> None:
-        """Note that runs of a session may stand elsewhere now."""
-        self._changed.add(key)
-
     async def publish(self) -> None:
         """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
-        changed, self._changed = self._changed, set()
+        since, self._published = self._published, self._queues.changes
         unheard, self._unread = self._unread, set()
         for stream in self._streams.waiting():
-            moved = stream.key in changed or stream.run_id in unheard
+            moved = self._queues.has_changed(stream.key, since) or stream.run_id in unheard
             if not stream.has_readers:
                 if moved:
                     self._unread.add(stream.run_id)

@@ -8,10 +8,10 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.engine.events import Reason, Why
-from strandline.engine.execution import Claims, Hold, Holds
+from strandline.engine.execution import Hold, Holds
 from strandline.engine.maintenance import Readiness
 from strandline.engine.options import Options
-from strandline.engine.queues import Dispatcher, Obstacle
+from strandline.engine.queues import Obstacle, SessionQueues
 from strandline.errors import JournalUnavailable, NoWorker
 from strandline.model import RunStatus, RunSummary, SessionKey, SessionView
 
@@ -36,15 +36,13 @@ class Reasons:
 
     def __init__(
         self,
-        claims: Claims,
-        dispatcher: Dispatcher,
+        queues: SessionQueues,
         holds: Holds,
         readiness: Readiness,
         clock: Clock,
         options: Options,
     ) -> None:
-        self._claims = claims
-        self._dispatcher = dispatcher
+        self._queues = queues
         self._holds = holds
         self._readiness = readiness
         self._clock = clock
@@ -76,10 +74,10 @@ class Reasons:
         if self._readiness.stopping:
             return _plain(Reason.SERVER_STOPPING)
         if (
-            closed := self._closed(key, paused=self._claims.is_paused(key), until=self._claims.inputs.until(key))
+            closed := self._closed(key, paused=self._queues.is_paused(key), until=self._queues.input_until(key))
         ) is not None:
             return closed
-        ahead = position - 1 + self._dispatcher.executes(key)
+        ahead = position - 1 + self._queues.executes(key)
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
         return self._obstacle(key)
@@ -131,9 +129,9 @@ class Reasons:
                 return _plain(Reason.JOURNAL_UNAVAILABLE)
             case NoWorker.code:
                 return _plain(Reason.NO_WORKER)
-        match self._dispatcher.obstacle(key):
+        match self._queues.obstacle(key):
             case Obstacle.LEFTOVERS:
-                count = self._dispatcher.leftovers(key.principal)
+                count = self._queues.leftovers(key.principal)
                 return Why(
                     Reason.HOLDS_FULL,
                     f"{count} ended runs of {key.principal} still work, and nothing more of it starts before one of"
