@@ -192,7 +192,7 @@ class Server:
             "sessions with something to do": service._queues.sessions,
             "slots in use": service._options.max_running - service._queues.slots.free,
             "claims that may come": int(service._queues.expects_claims()),
-            "limits of runs that wait": len(service._claims.limits),
+            "limits of runs that wait": len(service._queues.deadlines),
         }
         there = self._loops.leftovers() if isinstance(self._loops, WorkerPool) else []
         return [f"{number} {what}" for what, number in found.items() if number] + there

@@ -260,9 +260,7 @@ class Runner:
         key, cancelled = claim.run.key, None
 
         def settle(left: Settlement) -> Awaitable[Take]:
-            return self._journal.settle(
-                claim.token, left, hold=hold, take=not hold and self._queues.keeps_slot(key)
-            )
+            return self._journal.settle(claim.token, left, hold=hold, take=not hold and self._queues.keeps_slot(key))
 
         while True:
             settlement = close(cancelled)
