@@ -1,6 +1,6 @@
 """The queues of sessions, move by move: slots never leak."""
 
-from strandline.engine.queues import SessionQueues, Share
+from strandline.engine.queues import SessionQueues, Share, WaitingRun
 from strandline.model import Principal, RunId, SessionId, SessionKey
 
 A = SessionKey(Principal("p"), SessionId("a"))
@@ -338,3 +338,71 @@ def test_where_leftovers_are_not_bounded_they_keep_no_slot() -> None:
         leave(queues, f"r{number}", A)
     assert not queues.is_full(A.principal)
     assert free_slots(queues) == 1, "the share of one principal"
+
+
+# -- the record of a session ---------------------------------------------------------------------------
+
+
+def test_the_end_of_a_run_is_not_the_end_of_the_next_one_that_has_begun_already() -> None:
+    queues = SessionQueues(1)
+    assert queues.reserve(A)
+    queues.claimed(RunId("1"), A)
+    queues.waits(RunId("2"), A, 1.0)
+    queues.claimed(RunId("2"), A, since=5.0)
+    assert queues.executing == 2
+    queues.ended(RunId("1"), A, taken=True)
+    assert queues.executes(A)
+    assert queues.executing == 1
+    assert not queues.expects_claims()
+    queues.ended(RunId("2"), A, taken=False)
+    assert (queues.executing, queues.sessions, free_slots(queues)) == (0, 0, 1)
+
+
+def test_a_paused_session_whose_run_is_requeued_is_known_to_be_paused_still() -> None:
+    queues = SessionQueues(1)
+    assert queues.reserve(A)
+    queues.claimed(RunId("1"), A)
+    queues.paused(A)
+    queues.waits(RunId("1"), A, 1.0)
+    queues.ended(RunId("1"), A, taken=False)
+    assert queues.is_paused(A)
+    assert queues.is_closed(A)
+    queues.resumed(A)
+    assert not queues.is_closed(A)
+    assert queues.next() == A
+
+
+def test_nothing_is_known_of_a_session_that_has_nothing_to_do() -> None:
+    queues = SessionQueues(1)
+    queues.waits(RunId("1"), A, 1.0, deadline=9.0, paused=True)
+    queues.waits_for_input(A, 7.0)
+    assert queues.is_paused(A)
+    assert len(queues.deadlines) == 2
+    queues.left(RunId("1"), A)
+    assert (queues.sessions, queues.waiting, queues.is_closed(A), len(queues.deadlines)) == (0, 0, False, 0)
+    assert queues.deadlines.pop(10.0) == []
+
+
+def test_a_run_whose_time_stands_still_is_due_when_its_session_is_open_and_others_come_earlier() -> None:
+    queues = SessionQueues(1)
+    queues.waits(RunId("stands"), A, 1.0, deadline=3.0)
+    queues.waits(RunId("later"), A, 1.0, deadline=30.0)
+    queues.waits_for_input(A, 20.0)
+    (due,) = queues.deadlines.pop(3.0)
+    assert isinstance(due, WaitingRun)
+    queues.watch(due.run_id, None)
+    assert queues.deadlines.pop(19.0) == []
+    queues.dismissed(A, 10.0)
+    assert [each.run_id for each in queues.deadlines.pop(20.0) if isinstance(each, WaitingRun)] == ["stands", "later"]
+
+
+def test_positions_have_changed_where_a_run_came_began_or_ended_and_nowhere_else() -> None:
+    queues = SessionQueues(1)
+    for number, key in enumerate((A, B)):
+        queues.waits(RunId(str(number)), key, 1.0)
+    since = queues.changes
+    queues.waits(RunId("3"), A, 2.0)
+    assert (queues.has_changed(A, since), queues.has_changed(B, since)) == (True, False)
+    since = queues.changes
+    queues.any_changed()
+    assert queues.has_changed(B, since), "a run was moved in a session that is not known"

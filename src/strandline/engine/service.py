@@ -13,7 +13,16 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
-from strandline.engine.admission import Admission, Control, Publisher, Subscribers, Ticket
+from strandline.engine.admission import (
+    Acceptance,
+    Admission,
+    Attachments,
+    Control,
+    Publisher,
+    Refusals,
+    Subscribers,
+    Ticket,
+)
 from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
 from strandline.engine.execution import AgentPool, Claims, Holds, Runner, recover
 from strandline.engine.loops import Loops
@@ -37,6 +46,7 @@ from strandline.engine.reading import (
     RunStack,
     RunView,
     RunViews,
+    Standings,
     Vitals,
     of_others,
 )
@@ -154,19 +164,23 @@ class Service:
         self._positions = Positions(
             journal, self._streams, self._queues, self._estimates, self._reasons, open_requests, clock
         )
+        standings = Standings(self._estimates, self._reasons, open_requests)
         self._admission = Admission(
             journal=journal,
             drafts=Drafts(target, options, clock, new_run_id),
             readiness=self._readiness,
-            queues=self._queues,
-            claims=self._claims,
-            control=self._control,
-            subscribers=self._subscribers,
-            streams=self._streams,
-            reasons=self._reasons,
-            open_requests=open_requests,
-            estimates=self._estimates,
-            options=options,
+            refusals=Refusals(self._queues, self._estimates, options),
+            acceptance=Acceptance(
+                self._claims,
+                self._control,
+                self._subscribers,
+                self._streams,
+                self._readiness,
+                standings,
+                observer,
+                options,
+            ),
+            attachments=Attachments(journal, self._streams, self._readiness, standings),
             observer=observer,
             tracing=tracing,
         )

@@ -5,10 +5,13 @@
 publishes runs that begin and end. The journal has decided before anybody here is told of anything.
 """
 
+from strandline.engine.admission.acceptance import Acceptance
 from strandline.engine.admission.admission import Admission
+from strandline.engine.admission.attachments import Attachments
 from strandline.engine.admission.control import Control
 from strandline.engine.admission.publisher import Publisher
+from strandline.engine.admission.refusals import Refusals
 from strandline.engine.admission.subscribers import Subscribers
 from strandline.engine.admission.ticket import Ticket
 
-__all__ = ["Admission", "Control", "Publisher", "Subscribers", "Ticket"]
+__all__ = ["Acceptance", "Admission", "Attachments", "Control", "Publisher", "Refusals", "Subscribers", "Ticket"]
