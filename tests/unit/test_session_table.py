@@ -20,7 +20,6 @@ from strandline.journal.changes import (
     AddSession,
     Change,
     ChangeRun,
-    ChangeSession,
     DropCheckpoints,
     EndHold,
     EndRun,
@@ -161,7 +160,7 @@ def test_the_end_of_a_run_and_the_claim_of_the_next_are_decided_together() -> No
     desk.checkpoint("a")
     assert desk.kinds() == [AddCheckpoint]
     assert desk.finish("a", state={"n": 1}) is Take.TAKEN
-    assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, ChangeSession, KeepAgent, ChangeRun]
+    assert desk.kinds() == [EndRun, DropCheckpoints, AddHistory, KeepAgent, ChangeRun]
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
 
 

@@ -53,12 +53,11 @@ class AddSession(Struct, frozen=True, gc=False):
 
 
 class ChangeSession(Struct, frozen=True, gc=False):
-    """The columns of a session that change, whole. `last` is the number of its last row of history."""
+    """Whether and since when a session is closed, and since when it rests."""
 
     no: int
     paused: bool
     closed_since: float | None
-    last: int | None
     rests_since: float | None
 
 
@@ -126,7 +125,10 @@ class EndHold(Struct, frozen=True, gc=False):
 
 
 class AddHistory(Struct, frozen=True, gc=False):
-    """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none."""
+    """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none.
+
+    It is the last one of its session, which rests since then.
+    """
 
     session: SessionRef
     row: int
@@ -137,6 +139,7 @@ class AddHistory(Struct, frozen=True, gc=False):
     run: int
     discarded: bool
     messages: bytes | None
+    rests_since: float
 
 
 class KeepAgent(Struct, frozen=True, gc=False):

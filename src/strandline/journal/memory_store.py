@@ -94,11 +94,14 @@ class MemoryStore:
     def _change_session(self, row: ChangeSession) -> None:
         session = self._by_no[row.no]
         session.paused, session.closed_since = row.paused, row.closed_since
-        if (row.last, row.rests_since) != (session.last, session.rests_since):
-            self._ends += 1
-            self.by_end[session.ref.key] = self._ends
-            self.by_end.move_to_end(session.ref.key)
-        session.last, session.rests_since = row.last, row.rests_since
+        if row.rests_since is not None and row.rests_since != session.rests_since:
+            self._rest(session, row.rests_since)
+
+    def _rest(self, session: KeptSession, since: float) -> None:
+        session.rests_since = since
+        self._ends += 1
+        self.by_end[session.ref.key] = self._ends
+        self.by_end.move_to_end(session.ref.key)
 
     def _drop_session(self, row: DropSession) -> None:
         key = row.session.key
@@ -161,8 +164,9 @@ class MemoryStore:
             session.history += messages
         if row.discarded:
             session.discarded.update(range(row.first, row.first + row.length))
-        session.rows = row.nth
+        session.last, session.rows = row.row, row.nth
         self.next_row = row.row + 1
+        self._rest(session, row.rests_since)
 
     def _keep_agent(self, row: KeepAgent) -> None:
         session = self._of(row.session)

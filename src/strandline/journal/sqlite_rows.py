@@ -68,7 +68,8 @@ _ADD_HISTORY: Final = (
     "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
     " VALUES (?,?,?,?,?,?,?,?,?)"
 )
-_CHANGE_SESSION: Final = "UPDATE sessions SET paused = ?, closed_since = ?, last = ?, rests_since = ? WHERE no = ?"
+_CHANGE_SESSION: Final = "UPDATE sessions SET paused = ?, closed_since = ?, rests_since = ? WHERE no = ?"
+_LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
     "SELECT session, run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
@@ -148,7 +149,7 @@ class SqliteRows:
         self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
     def _change_session(self, row: ChangeSession) -> None:
-        self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.last, row.rests_since, row.no))
+        self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.rests_since, row.no))
 
     def _drop_session(self, row: DropSession) -> None:
         delete_session(self._connection, row)
@@ -209,6 +210,7 @@ class SqliteRows:
                 messages,
             ),
         )  # fmt: skip
+        self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
 
     def _keep_agent(self, row: KeepAgent) -> None:
         # Nearly always there is a row, and only a state.

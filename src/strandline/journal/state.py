@@ -154,7 +154,7 @@ class SessionState:
     """One conversation, as far as decisions need it."""
 
     __slots__ = (
-        "claimed", "closed_since", "crc", "end", "key", "no", "paused", "queue", "ref",
+        "claimed", "closed_since", "crc", "end", "is_changed", "key", "no", "paused", "queue", "ref",
         "rests_since", "round",
     )  # fmt: skip
 
@@ -175,6 +175,8 @@ class SessionState:
         """The checksum of its key, with which its records are sealed."""
         self.ref = SessionRef(no, key, crc)
         self.end = end
+        self.is_changed = False
+        """Whether something of it was changed that is not durable."""
         self.queue = RunQueue()
         self.claimed: RunState | None = None
         """The run that executes or is held."""

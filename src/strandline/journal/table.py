@@ -8,7 +8,7 @@ stored. `now` is in seconds since the epoch.
 """
 
 from collections.abc import Iterable
-from typing import Literal, assert_never
+from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
@@ -79,6 +79,8 @@ from strandline.model import (
     answered,
 )
 
+_ENQUEUE: Final = IfBusy.ENQUEUE
+
 
 class SessionTable(Transitions):
     """All sessions in which something goes on, and those that were asked for last."""
@@ -109,16 +111,19 @@ class SessionTable(Transitions):
 
     def durable(self) -> None:
         """Note that all rows that were handed out are stored for good."""
-        self._touched.clear()
+        for session in self._changed:
+            session.is_changed = False
+        self._changed.clear()
 
     def roll_back(self) -> None:
         """Put every session that was changed since `durable` back to what is stored; all claims made since are void."""
         self._changes.clear()
         self._claims.clear()
-        for key in list(self._touched):
+        while self._changed:
+            key = self._changed[-1].key
             self._forget(key)
             self._find(key)
-            del self._touched[key]  # (where it cannot be read now, it is at the next try)
+            self._changed.pop()  # (where it cannot be read now, it is at the next try)
 
     def position(self, run_id: RunId) -> int | None:
         """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
@@ -172,12 +177,14 @@ class SessionTable(Transitions):
         place = rank(new.lane, new.priority, self._next_seq)
         ahead = session.queue.ahead(place) if session is not None else 0
         goes_on = asked is None or new.dismisses or asked.until <= now
-        if new.if_busy is IfBusy.REJECT and session is not None:
+        leaving: list[RunState] = []
+        if new.if_busy is not _ENQUEUE and session is not None:
             is_behind = new.lane != Lane.ANSWER and (len(session.queue) > 0 or not goes_on)
-            if is_behind or session.claimed is not None or session.paused:
+            is_busy = is_behind or session.claimed is not None or session.paused
+            if is_busy and new.if_busy is IfBusy.REJECT:
                 return Refused("session_busy", ahead + 1)
-        leaving = [] if session is None else self._begun_and_waiting(session, new.if_busy)
-        ahead -= len(leaving)
+            leaving = self._begun_and_waiting(session, new.if_busy)
+            ahead -= len(leaving)
         if new.lane == Lane.ANSWER and not becomes_answer:
             question = None if session is None or asked is None else records.question(session)
             if (cannot := self._cannot_answer(session, question, new)) is not None:
@@ -203,7 +210,7 @@ class SessionTable(Transitions):
         until = None if asked is None else asked.until
         if asked is not None:
             self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
-        stopped = self._interrupt(session, leaving, new.if_busy)
+        stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
         if forgotten is not None:
             self._note(session, ForgetKey(forgotten))
         fence = self._claim(run) if at_once else None
@@ -213,24 +220,7 @@ class SessionTable(Transitions):
         if fence is None:
             self._enqueue(run)
             return Accepted(ahead + 1, stopped, session.paused, until, becomes_answer)
-        claimed = Run(
-            run_id=new.run_id,
-            key=new.key,
-            input=new.input,
-            lane=new.lane,
-            priority=new.priority,
-            opaque=new.opaque,
-            metadata=new.metadata,
-            sequence=run.seq,
-            status=RUNNING,
-            attempt=run.attempt,
-            created_at=new.created_at,
-            started_at=run.started_at,
-            timeout_s=new.timeout_s,
-            queue_deadline=run.queue_deadline,
-            if_busy=new.if_busy,
-            trace=new.trace,
-        )
+        claimed = _claimed(new, run)
         self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, question=question))
         return Accepted(0, stopped, input_until=until, answers=becomes_answer)
 
@@ -476,3 +466,25 @@ class SessionTable(Transitions):
             if session.held is None:
                 self._open_again(session, None)
         return Changed(existed=True)
+
+
+def _claimed(new: NewRun, run: RunState) -> Run:
+    """Return a run that is started as it is accepted."""
+    return Run(
+        run_id=new.run_id,
+        key=new.key,
+        input=new.input,
+        lane=new.lane,
+        priority=new.priority,
+        opaque=new.opaque,
+        metadata=new.metadata,
+        sequence=run.seq,
+        status=RUNNING,
+        attempt=run.attempt,
+        created_at=new.created_at,
+        started_at=run.started_at,
+        timeout_s=new.timeout_s,
+        queue_deadline=run.queue_deadline,
+        if_busy=new.if_busy,
+        trace=new.trace,
+    )

@@ -77,7 +77,8 @@ class Transitions:
         """The sequences of executing runs that are last attempts."""
         self._changes: list[Change] = []
         self._claims: list[Claim] = []
-        self._touched: dict[SessionKey, None] = {}
+        self._changed: list[SessionState] = []
+        """Sessions of which something was changed that is not durable."""
 
     # -- sessions -------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Transitions:
             if len(self._sessions) < CACHED_SESSIONS:
                 return
             key, session = next(iter(self._sessions.items()))
-            if session.is_idle and key not in self._touched:
+            if session.is_idle and not session.is_changed:
                 del self._sessions[key]
             else:
                 self._sessions.move_to_end(key)
@@ -133,11 +134,19 @@ class Transitions:
     def _change_session(self, session: SessionState) -> None:
         self._note(
             session,
-            ChangeSession(session.no, session.paused, session.closed_since, session.end.row, session.rests_since),
+            ChangeSession(session.no, session.paused, session.closed_since, session.rests_since),
         )
 
+    def _touch(self, session: SessionState) -> None:
+        """Note that a session is about to be changed."""
+        if not session.is_changed:
+            session.is_changed = True
+            self._changed.append(session)
+
     def _note(self, session: SessionState, change: Change) -> None:
-        self._touched[session.key] = None
+        """Note a row to write."""
+        if not session.is_changed:
+            self._touch(session)
         self._changes.append(change)
 
     def _count(self, session: SessionState, more: int) -> None:
@@ -163,12 +172,12 @@ class Transitions:
         return run
 
     def _enqueue(self, run: RunState) -> None:
-        self._touched[run.session.key] = None
+        self._touch(run.session)
         run.session.queue.add(run)
         self._count(run.session, 1)
 
     def _leave_queue(self, run: RunState) -> None:
-        self._touched[run.session.key] = None
+        self._touch(run.session)
         run.session.queue.remove(run)
         self._count(run.session, -1)
 
@@ -184,7 +193,7 @@ class Transitions:
 
     def _claim(self, run: RunState) -> int:
         """Have a run execute from here on; return its fence."""
-        self._touched[run.session.key] = None
+        self._touch(run.session)
         self._fence += 1
         run.fence = self._fence
         run.attempt += 1
@@ -196,7 +205,7 @@ class Transitions:
         return self._fence
 
     def _unclaim(self, run: RunState) -> None:
-        self._touched[run.session.key] = None
+        self._touch(run.session)
         run.session.claimed = None
         run.fence = None
         self._last_attempts.discard(run.seq)
@@ -311,12 +320,11 @@ class Transitions:
         self._note(
             session,
             AddHistory(
-                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages
+                session.ref, row, end.nth + 1, end.length, count, end.row, seq, discarded, messages, self._now
             ),
         )  # fmt: skip
         session.end = HistoryEnd(row, end.nth + 1, end.length + count)
         session.rests_since = self._now
-        self._change_session(session)
 
     # -- time that stands still -----------------------------------------------------------------------
 
