@@ -158,7 +158,7 @@ class Service:
             ),
             exhausted=self._readiness.exhausted,
         )
-        self._control = Control(journal, self._claims, self._pool, self._streams.is_expected, projection)
+        self._control = Control(journal, self._queues, self._claims, self._pool, self._streams.is_expected, projection)
         self._reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
         open_requests = OpenRequests(journal, cut=options.stream_cut)
         self._positions = Positions(

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from strandline.engine.execution import AgentPool, Claims
 from strandline.engine.observers import Projection
+from strandline.engine.queues import SessionQueues
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
@@ -47,12 +48,14 @@ class Control:
     def __init__(
         self,
         journal: Journal,
+        queues: SessionQueues,
         claims: Claims,
         pool: AgentPool,
         is_expected: Callable[[RunId], bool],
         projection: Projection,
     ) -> None:
         self._journal = journal
+        self._queues = queues
         self._claims = claims
         self._pool = pool
         self._is_expected = is_expected
@@ -125,7 +128,7 @@ class Control:
         try:
             moved = await self._journal.change(Move(principal, run_id, priority))
         finally:
-            self._claims.moved()  # also if nobody waits any more: what is asked from now on is asked after it
+            self._queues.any_changed()  # also if nobody waits any more: what is asked from now on is asked after it
         match moved:
             case Changed(existed=True):
                 return
@@ -196,7 +199,7 @@ class Control:
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._claims.ended(run_id, key, outcome)
             case Pause(), Changed(existed=True):
-                self._claims.paused(key)
+                self._queues.paused(key)
             case Resume(), Changed(existed=True):
                 self._claims.resumed(key)
         return answer

@@ -305,18 +305,10 @@ class Claims:
         if force:
             self._holds.force(run_id)
 
-    def paused(self, key: SessionKey) -> None:
-        """Note that a session was paused: the journal gives nothing of it any more."""
-        self._queues.paused(key)
-
     def resumed(self, key: SessionKey) -> None:
         """Note that a session goes on."""
         self._queues.resumed(key)
         self._pump()
-
-    def moved(self) -> None:
-        """Note that a run has another priority, or may have, in a session that is not known."""
-        self._queues.any_changed()
 
     def dismissed(self, key: SessionKey, until: float) -> None:
         """Note that a session goes on without the input that it would have waited for until then."""
