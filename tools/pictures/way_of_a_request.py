@@ -5,12 +5,12 @@ from tools.pictures.drawing import Drawing
 
 def draw() -> str:
     """Return the picture."""
-    picture = Drawing(330, "The way of a request: HTTP, Service, Journal, Dispatcher, Runner, Agent, and back")
+    picture = Drawing(330, "The way of a request: HTTP, Service, Journal, Queues, Runner, Agent, and back")
     picture.named_box(24, 30, 130, 58, "client")
     picture.named_box(254, 30, 130, 58, "HTTP", "/chat")
     picture.named_box(486, 30, 130, 58, "Service", kind="own")
     picture.named_box(486, 136, 130, 58, "journal", "a file", kind="own")
-    picture.named_box(486, 242, 130, 58, "Dispatcher", "whose turn", kind="own")
+    picture.named_box(486, 242, 130, 58, "Queues", "whose turn", kind="own")
     picture.named_box(254, 242, 130, 58, "Runner", kind="own")
     picture.named_box(24, 242, 130, 58, "your agent", "its own thread")
 

@@ -1,4 +1,4 @@
-"""How durable claims reach the dispatcher, whatever thread made them: one feed, one consumer, each claim once.
+"""How durable claims reach the engine, whatever thread made them: one feed, one consumer, each claim once.
 
 The queue of claims is the truth; the future that a waiting consumer hangs on is only a wake-up. So a consumer that is
 cancelled while it waits loses nothing, and a consumer on another event loop is woken by its own loop.

@@ -114,7 +114,7 @@ class KeptRun:
         return (self.lane, self.urgency, self.seq)
 
     def waiting(self, *, paused: bool) -> Waiting:
-        """Return what the dispatcher needs of it."""
+        """Return what the queues need of it."""
         return Waiting(self.run_id, self.session.key, self.seq, self.created_at, self.queue_deadline, paused)
 
     def staged(self) -> tuple[Fact, ...]:

@@ -419,7 +419,7 @@ class WaitingQuery(Struct, frozen=True):
 
 
 class Waiting(Struct, frozen=True):
-    """A waiting run, as little of it as the dispatcher needs."""
+    """A waiting run, as little of it as the queues need."""
 
     run_id: RunId
     key: SessionKey
