@@ -47,7 +47,9 @@ def until(condition: Callable[[], object], what: str, deadline_s: float = DEADLI
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without settings of ours, with the tests importable, and `more`."""
-    clean = {name: value for name, value in os.environ.items() if not _OURS.match(name)}
+    # (pytest writes into the environment between tests, and servers are started in threads meanwhile)
+    found = {name: os.environ.get(name) for name in os.environ if not _OURS.match(name)}
+    clean = {name: value for name, value in found.items() if value is not None}
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(TESTS))))
     workers = {"STRANDLINE_WORKERS": WORKERS} if WORKERS else {}
     return {**clean, **workers, "PYTHONPATH": path, "COLUMNS": "200", **more}
