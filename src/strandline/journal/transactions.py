@@ -125,7 +125,6 @@ class Transactions:
 
         An error of ours leaves the transaction as it was; any other, and `HalfDecided`, is one to undo it for.
         """
-        answer = None
         try:
             answer = operation(self._table, self._clock.now())
         except StrandlineError as error:
