@@ -132,7 +132,7 @@ def test_the_same_race_can_be_shown_again(told: str, tmp_path: Path) -> None:
 
 @contextmanager
 def started(folder: Path) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[], str]]"]:
-    """Start the command on a terminal; give the process, and what returns all that was on the screen once it ended."""
+    """Start the command on a terminal; give the process, and what returns all that was written to the screen so far."""
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [COMMAND, "demo", "race"],
@@ -144,20 +144,25 @@ def started(folder: Path) -> Iterator["tuple[subprocess.Popen[bytes], Callable[[
     )
     os.close(its)
     with open(ours, "rb", buffering=0) as terminal, ThreadPoolExecutor(1) as reader:
-        read = reader.submit(_all_of, terminal)
+        pieces: list[bytes] = []
+        read = reader.submit(_read_all, terminal, pieces)
+
+        def screen() -> str:
+            if process.poll() is not None:
+                read.result(30)
+            return b"".join(pieces).decode(errors="replace")
+
         try:
-            yield process, lambda: read.result(30)
+            yield process, screen
         finally:
             process.kill()
             process.wait()
 
 
-def _all_of(terminal: io.FileIO) -> str:
-    pieces = []
+def _read_all(terminal: io.FileIO, pieces: list[bytes]) -> None:
     with suppress(OSError):  # what a terminal says when nobody is at its other end
         while piece := terminal.read(4096):
             pieces.append(piece)
-    return b"".join(pieces).decode()
 
 
 def ports(folder: Path) -> list[int]:
@@ -175,6 +180,7 @@ def test_broken_off_it_leaves_nothing(tmp_path: Path, number: signal.Signals) ->
     """No process, no file, no traceback; until then it shows what goes on."""
     with started(tmp_path) as (process, screen):
         until(lambda: list(tmp_path.glob("*/*/*.jsonl")), "the agent works")
+        until(lambda: "1. Five at once" in screen(), "the first act is drawn")
         began = ports(tmp_path)
         assert len(began) == 4
         assert all(map(is_listening, began))
