@@ -4,25 +4,34 @@ Each page costs what is on it. What is damaged does not take the others of its p
 """
 
 import sqlite3
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
+from strandline.journal import reader
 from strandline.journal.port import (
     PASSED_OVER,
+    A,
     AllSessionsPage,
     AllSessionsQuery,
+    HistoryQuery,
+    Query,
     RestingPage,
     RestingQuery,
+    RunQuery,
     RunsOfQuery,
     RunsPage,
     RunsQuery,
     SessionQuery,
     SessionsPage,
     SessionsQuery,
+    StandingQuery,
     Stored,
+    StoredQuery,
+    WaitingQuery,
 )
 from strandline.journal.reader import SUMMARY_COLUMNS, find_session, question_of, sound_summary, waiting_before
 from strandline.journal.rules import Rank, Room, place_of, sequence_of
@@ -144,7 +153,7 @@ def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
     return RestingPage(keys, end if looked == _WALK else None)
 
 
-def stored(connection: sqlite3.Connection) -> Stored:
+def stored(connection: sqlite3.Connection, query: StoredQuery) -> Stored:
     """Return how many bytes are kept; one row for each principal is read, some 10 million in a second."""
     return Stored(*connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored").fetchone())
 
@@ -286,3 +295,25 @@ def _ended(connection: sqlite3.Connection, listed: _Listed, query: RunsQuery, no
             return None
         rows = _FORGOTTEN
     return row
+
+
+ANSWERS: Final[Mapping[type[Query[Any]], Callable[[sqlite3.Connection, Any], Any]]] = {
+    RunQuery: reader.run,
+    HistoryQuery: reader.history,
+    WaitingQuery: reader.waiting,
+    StandingQuery: reader.standing,
+    RunsQuery: runs,
+    RunsOfQuery: runs_of,
+    SessionQuery: session,
+    SessionsQuery: sessions,
+    AllSessionsQuery: all_sessions,
+    RestingQuery: resting,
+    StoredQuery: stored,
+}
+"""What answers each kind of query."""
+
+
+def answer(connection: sqlite3.Connection, query: Query[A]) -> A:
+    """Answer a query from what `connection` sees."""
+    answered: A = ANSWERS[type(query)](connection, query)
+    return answered

@@ -11,7 +11,7 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 import heapq
 import threading
 from collections.abc import AsyncIterator
-from typing import assert_never, overload
+from typing import Any
 
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
@@ -21,30 +21,25 @@ from strandline.journal.feed import ClaimFeed
 from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
+    A,
     AcceptAnswer,
-    AllSessionsPage,
     AllSessionsQuery,
     Bounds,
     Change,
     ChangeAnswer,
-    HistoryPage,
     HistoryQuery,
     Query,
-    RestingPage,
     RestingQuery,
     RunQuery,
     RunsOfQuery,
-    RunsPage,
     RunsQuery,
     SessionQuery,
-    SessionsPage,
     SessionsQuery,
     Standing,
     StandingQuery,
     Stored,
     StoredQuery,
     Take,
-    Waiting,
     WaitingQuery,
 )
 from strandline.journal.table import SessionTable
@@ -54,9 +49,7 @@ from strandline.model import (
     Claim,
     Fact,
     NewRun,
-    Run,
     SessionKey,
-    SessionView,
     Settlement,
     Token,
 )
@@ -213,62 +206,44 @@ class MemoryJournal:
                 return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
             return session.record()
 
-    @overload
-    async def read(self, query: RunQuery) -> Run | None: ...
-    @overload
-    async def read(self, query: HistoryQuery) -> HistoryPage: ...
-    @overload
-    async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    @overload
-    async def read(self, query: RunsQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: RunsOfQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: SessionQuery) -> SessionView | None: ...
-    @overload
-    async def read(self, query: SessionsQuery) -> SessionsPage: ...
-    @overload
-    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
-    @overload
-    async def read(self, query: RestingQuery) -> RestingPage: ...
-    @overload
-    async def read(self, query: StandingQuery) -> Standing: ...
-    @overload
-    async def read(self, query: StoredQuery) -> Stored: ...
-    async def read(self, query: Query) -> object:
+    async def read(self, query: Query[A]) -> A:
         """Answer a query as of now."""
         with self._lock:
             self._check_open()
-            match query:
-                case RunQuery():
-                    run = self._store.runs.get(query.run_id)
-                    if run is None or run.session.key.principal != query.principal:
-                        return None
-                    return run.shown(self._table.position(query.run_id))
-                case HistoryQuery():
-                    return self._lists.history(query)
-                case WaitingQuery():
-                    waiting, sessions = self._store.waiting, self._store.sessions
-                    later = (sequence for sequence in waiting if sequence > query.after)
-                    page = [waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                    return [run.waiting(paused=sessions[run.session.key].paused) for run in page]
-                case RunsQuery():
-                    return self._lists.runs(query)
-                case RunsOfQuery():
-                    return self._lists.runs_of(query)
-                case SessionQuery():
-                    return self._lists.session(query)
-                case SessionsQuery():
-                    return self._lists.sessions(query)
-                case AllSessionsQuery():
-                    return self._lists.all_sessions(query)
-                case RestingQuery():
-                    return self._lists.resting(query, self._clock.now())
-                case StandingQuery():
-                    session = self._store.sessions.get(query.key)
-                    return Standing(WHOLE_HISTORY, None) if session is None else session.standing()
-                case StoredQuery():
-                    kept = self._store.bytes_of.values()
-                    return Stored(sum(kept), max(kept, default=0))
-                case _:
-                    assert_never(query)
+            answered: A = self._answer(query)
+            return answered
+
+    def _answer(self, query: Query[Any]) -> Any:
+        match query:
+            case RunQuery():
+                run = self._store.runs.get(query.run_id)
+                if run is None or run.session.key.principal != query.principal:
+                    return None
+                return run.shown(self._table.position(query.run_id))
+            case HistoryQuery():
+                return self._lists.history(query)
+            case WaitingQuery():
+                waiting, sessions = self._store.waiting, self._store.sessions
+                later = (sequence for sequence in waiting if sequence > query.after)
+                page = [waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
+                return [run.waiting(paused=sessions[run.session.key].paused) for run in page]
+            case RunsQuery():
+                return self._lists.runs(query)
+            case RunsOfQuery():
+                return self._lists.runs_of(query)
+            case SessionQuery():
+                return self._lists.session(query)
+            case SessionsQuery():
+                return self._lists.sessions(query)
+            case AllSessionsQuery():
+                return self._lists.all_sessions(query)
+            case RestingQuery():
+                return self._lists.resting(query, self._clock.now())
+            case StandingQuery():
+                session = self._store.sessions.get(query.key)
+                return Standing(WHOLE_HISTORY, None) if session is None else session.standing()
+            case StoredQuery():
+                kept = self._store.bytes_of.values()
+                return Stored(sum(kept), max(kept, default=0))
+            case _:
+                raise InvariantBroken(f"nothing answers a {type(query).__name__}")

@@ -38,7 +38,7 @@ effect. A journal knows nothing of agents.
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Literal, Protocol, overload, runtime_checkable
+from typing import Final, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
@@ -62,6 +62,9 @@ from strandline.model import (
     Token,
     Window,
 )
+
+A = TypeVar("A", covariant=True)
+"""What a query is answered with."""
 
 
 class Bounds(Struct, frozen=True):
@@ -235,14 +238,18 @@ class Stopped(Struct, frozen=True):
 ChangeAnswer = Changed | Busy | Ended | NotDue | Stopped
 
 
-class RunQuery(Struct, frozen=True):
+class Query(Struct, Generic[A], frozen=True):
+    """Something to be read, and what its answer is."""
+
+
+class RunQuery(Query[Run | None], frozen=True):
     """One run of a principal, by id."""
 
     principal: Principal
     run_id: RunId
 
 
-class HistoryQuery(Struct, frozen=True):
+class HistoryQuery(Query["HistoryPage"], frozen=True):
     """The last `limit` messages of a session before index `before` (None: its end), oldest first.
 
     Those of discarded runs count as messages, and are left out of the page unless `discarded`.
@@ -274,7 +281,7 @@ PASSED_OVER: Final = 128
 """How many bytes of an input that a page of runs passes over count as one that is on it."""
 
 
-class RunsQuery(Struct, frozen=True):
+class RunsQuery(Query["RunsPage"], frozen=True):
     """Runs of a session: those that wait, the last in line first, then the one that executes, then the ended ones, the
     latest end first. `cursor` is None for the first page, else what a page has named as its next.
 
@@ -290,7 +297,7 @@ class RunsQuery(Struct, frozen=True):
     most_bytes: int | None = None
 
 
-class RunsOfQuery(Struct, frozen=True):
+class RunsOfQuery(Query["RunsPage"], frozen=True):
     """Runs of all sessions of a principal, the last that was accepted first, of these statuses (none: of all).
 
     `cursor` is None for the first page, else what a page has named as its next; a page may have fewer runs than there
@@ -316,13 +323,13 @@ class RunsPage(Struct, frozen=True):
     damaged: list[RunId] = []
 
 
-class SessionQuery(Struct, frozen=True):
+class SessionQuery(Query[SessionView | None], frozen=True):
     """One session."""
 
     key: SessionKey
 
 
-class SessionsQuery(Struct, frozen=True):
+class SessionsQuery(Query["SessionsPage"], frozen=True):
     """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first).
 
     With `most_bytes` the page ends before its sessions have more than that of questions that wait to be answered,
@@ -346,7 +353,7 @@ class SessionsPage(Struct, frozen=True):
     damaged: list[SessionId] = []
 
 
-class AllSessionsQuery(Struct, frozen=True):
+class AllSessionsQuery(Query["AllSessionsPage"], frozen=True):
     """Up to `limit` sessions of all principals in the order of principal and id, those after `after`.
 
     `most_bytes` as of `SessionsQuery`.
@@ -368,7 +375,7 @@ class AllSessionsPage(Struct, frozen=True):
     damaged: list[SessionKey] = []
 
 
-class RestingQuery(Struct, frozen=True):
+class RestingQuery(Query["RestingPage"], frozen=True):
     """Up to `limit` sessions of all principals that `Delete` with `ended_before=before` would forget.
 
     `cursor` is 0 for the first page, else what a page has named as its next. A page may have fewer sessions than there
@@ -387,7 +394,7 @@ class RestingPage(Struct, frozen=True):
     after: int | None
 
 
-class StoredQuery(Struct, frozen=True):
+class StoredQuery(Query["Stored"], frozen=True):
     """How many bytes are kept, as `Bounds.stored_bytes` counts them."""
 
 
@@ -398,7 +405,7 @@ class Stored(Struct, frozen=True):
     largest: int
 
 
-class StandingQuery(Struct, frozen=True):
+class StandingQuery(Query["Standing"], frozen=True):
     """Where the agent of a session stands: window and state as they are kept, without the messages."""
 
     key: SessionKey
@@ -411,7 +418,7 @@ class Standing(Struct, frozen=True):
     state: StateRecord | None
 
 
-class WaitingQuery(Struct, frozen=True):
+class WaitingQuery(Query["list[Waiting]"], frozen=True):
     """Waiting runs of all sessions in order of sequence, `limit` of them after sequence `after`."""
 
     after: int = -1
@@ -428,21 +435,6 @@ class Waiting(Struct, frozen=True):
     queue_deadline: float | None = None
     paused: bool = False
     """Whether its session is."""
-
-
-Query = (
-    RunQuery
-    | HistoryQuery
-    | RunsQuery
-    | RunsOfQuery
-    | SessionQuery
-    | SessionsQuery
-    | AllSessionsQuery
-    | RestingQuery
-    | WaitingQuery
-    | StandingQuery
-    | StoredQuery
-)
 
 
 @runtime_checkable
@@ -549,28 +541,9 @@ class Journal(Protocol):
         """Return window and state of a session; an unknown session has the empty record."""
         ...
 
-    @overload
-    async def read(self, query: RunQuery) -> Run | None: ...
-    @overload
-    async def read(self, query: HistoryQuery) -> HistoryPage: ...
-    @overload
-    async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    @overload
-    async def read(self, query: RunsQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: RunsOfQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: SessionQuery) -> SessionView | None: ...
-    @overload
-    async def read(self, query: SessionsQuery) -> SessionsPage: ...
-    @overload
-    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
-    @overload
-    async def read(self, query: RestingQuery) -> RestingPage: ...
-    @overload
-    async def read(self, query: StandingQuery) -> Standing: ...
-    @overload
-    async def read(self, query: StoredQuery) -> Stored: ...
+    async def read(self, query: Query[A]) -> A:
+        """Answer a query from committed state."""
+        ...
 
     async def close(self) -> None:
         """Make everything queued durable, give up ownership and end `claims()`. Idempotent."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal.driver import connect_reader
-from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, Waiting, WaitingQuery
+from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery, Waiting, WaitingQuery
 from strandline.journal.rules import Rank, Room, drawn, spans
 from strandline.journal.seal import (
     agent_owner,
@@ -319,10 +319,10 @@ def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     )
 
 
-def standing(connection: sqlite3.Connection, key: SessionKey) -> Standing:
+def standing(connection: sqlite3.Connection, query: StandingQuery) -> Standing:
     """Return window and state of a session, without its messages."""
-    found = find_session(connection, key)
-    return Standing(WHOLE_HISTORY, None) if found is None else _standing(connection, key, found.no)
+    found = find_session(connection, query.key)
+    return Standing(WHOLE_HISTORY, None) if found is None else _standing(connection, query.key, found.no)
 
 
 def _standing(connection: sqlite3.Connection, key: SessionKey, session: int) -> Standing:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, assert_never, overload
+from typing import Any, Final, TypeVar
 
 from strandline.clock import Clock
 from strandline.encoding import encode_messages
@@ -37,33 +37,7 @@ from strandline.journal.ownership import (
     locate,
     prepare_folder,
 )
-from strandline.journal.port import (
-    AcceptAnswer,
-    AllSessionsPage,
-    AllSessionsQuery,
-    Bounds,
-    Change,
-    ChangeAnswer,
-    HistoryPage,
-    HistoryQuery,
-    Query,
-    RestingPage,
-    RestingQuery,
-    RunQuery,
-    RunsOfQuery,
-    RunsPage,
-    RunsQuery,
-    SessionQuery,
-    SessionsPage,
-    SessionsQuery,
-    Standing,
-    StandingQuery,
-    Stored,
-    StoredQuery,
-    Take,
-    Waiting,
-    WaitingQuery,
-)
+from strandline.journal.port import A, AcceptAnswer, Bounds, Change, ChangeAnswer, Query, Take
 from strandline.journal.reader import Readers
 from strandline.journal.reserve import Reserve, Statvfs
 from strandline.journal.soundness import guard
@@ -77,9 +51,7 @@ from strandline.model import (
     Fact,
     NewRun,
     RoundStarted,
-    Run,
     SessionKey,
-    SessionView,
     Settlement,
     Token,
 )
@@ -331,55 +303,9 @@ class SqliteJournal:
         """Return window and state of a session; whatever a delivered claim rests on is in it."""
         return await self._answered(partial(reader.load, key=key))
 
-    @overload
-    async def read(self, query: RunQuery) -> Run | None: ...
-    @overload
-    async def read(self, query: HistoryQuery) -> HistoryPage: ...
-    @overload
-    async def read(self, query: WaitingQuery) -> list[Waiting]: ...
-    @overload
-    async def read(self, query: RunsQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: RunsOfQuery) -> RunsPage: ...
-    @overload
-    async def read(self, query: SessionQuery) -> SessionView | None: ...
-    @overload
-    async def read(self, query: SessionsQuery) -> SessionsPage: ...
-    @overload
-    async def read(self, query: AllSessionsQuery) -> AllSessionsPage: ...
-    @overload
-    async def read(self, query: RestingQuery) -> RestingPage: ...
-    @overload
-    async def read(self, query: StandingQuery) -> Standing: ...
-    @overload
-    async def read(self, query: StoredQuery) -> Stored: ...
-    async def read(self, query: Query) -> object:
-        """Answer a query from committed state, off the caller's loop; whatever a delivered claim rests on is in it."""
-        match query:
-            case RunQuery():
-                return await self._answered(partial(reader.run, query=query))
-            case HistoryQuery():
-                return await self._answered(partial(reader.history, query=query))
-            case WaitingQuery():
-                return await self._answered(partial(reader.waiting, query=query))
-            case RunsQuery():
-                return await self._answered(partial(lists.runs, query=query))
-            case RunsOfQuery():
-                return await self._answered(partial(lists.runs_of, query=query))
-            case SessionQuery():
-                return await self._answered(partial(lists.session, query=query))
-            case SessionsQuery():
-                return await self._answered(partial(lists.sessions, query=query))
-            case AllSessionsQuery():
-                return await self._answered(partial(lists.all_sessions, query=query))
-            case RestingQuery():
-                return await self._answered(partial(lists.resting, query=query))
-            case StandingQuery():
-                return await self._answered(partial(reader.standing, key=query.key))
-            case StoredQuery():
-                return await self._answered(lists.stored)
-            case _:
-                assert_never(query)
+    async def read(self, query: Query[A]) -> A:
+        """Answer a query off the caller's loop; whatever a delivered claim rests on is in it."""
+        return await self._answered(partial(lists.answer, query=query))
 
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
         readers = self._readers
