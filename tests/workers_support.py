@@ -5,6 +5,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from itertools import count
@@ -43,6 +44,8 @@ class Nearby:
         self._ours, self._theirs = socket.socketpair()
         self._beginning: asyncio.Task[None] | None = None
         self._open: list[Channel | Writer] = []
+        self._closing = threading.Lock()
+        """Held by the thread that closes its loop: two of them at once would break it."""
 
     async def connect(self, channel: Channel) -> None:
         loop = asyncio.get_running_loop()
@@ -70,7 +73,7 @@ class Nearby:
     async def ended(self) -> str:
         await self._dead.wait()
         self._close()
-        await asyncio.to_thread(self.loops.close)
+        await asyncio.to_thread(self._close_loop)
         return "killed"
 
     def leave(self) -> None:
@@ -78,7 +81,11 @@ class Nearby:
 
     def gone(self, within_s: float) -> None:
         self._close()
-        self.loops.close()
+        self._close_loop()
+
+    def _close_loop(self) -> None:
+        with self._closing:
+            self.loops.close()
 
     def _close(self) -> None:
         for each in self._open:
