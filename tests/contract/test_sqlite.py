@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -41,6 +42,7 @@ from strandline.journal.port import (
     Take,
     WaitingQuery,
 )
+from strandline.journal.reader import READERS
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, Fact, NewRun, Outcome, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
 from strandline.testing.contract import JournalContract
@@ -521,6 +523,42 @@ def test_queues_are_read_through_their_indices(path: Path) -> None:
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
             assert f"INDEX {index}" in plan
             assert "TEMP B-TREE" not in plan
+
+
+def test_what_is_read_at_once_is_read_where_no_file_can_be_opened_any_more(path: Path) -> None:
+    """Whatever user code has left open: an accepted run is shown, and goes on with its history."""
+    together = threading.Barrier(READERS, timeout=10)
+
+    def count(connection: sqlite3.Connection) -> int:
+        together.wait()
+        (found,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+        return int(found)
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            await journal.accept(new("a"), WIDE, take=True)
+            readers = journal._readers
+            assert readers is not None
+            with no_file_left():
+                answers = [readers.ask(count) for _ in range(READERS)]
+                assert [await asyncio.wrap_future(each) for each in answers] == [1] * READERS
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def no_file_left() -> Iterator[None]:
+    """Have this process open no file for the time of a `with`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as next_one:
+        lowest = next_one.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            open(os.devnull).close()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_nothing_stays_staged_when_a_run_has_ended(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exchange, with a dialect of a few lines: whatever speaks through it gets keys, waits, streams and endings."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,16 @@ from strandline.agents.port import Attempt
 from strandline.engine.events import Numbered, RunFinished, RunQueued, TextDelta
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
-from strandline.errors import Invalid
+from strandline.errors import Invalid, JournalUnavailable
+from strandline.http.caller import CALLER, EVERYBODY
+from strandline.http.dialects.runs import SessionRuns
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunOptions, RunRequest
 from strandline.http.exchange.run_request import Response as Answered
+from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import Query, RunQuery
 from strandline.model import OnDisconnect, Outcome, RunStatus
+from strandline.settings import AppSettings
 from strandline.testing.gate import Gate
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -72,7 +78,13 @@ class Client:
         self._came = False
         self.left = asyncio.Event()
         named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        self.scope = {"type": "http", "method": "POST", "path": "/", "headers": named, "root_path": "/below"}
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "headers": named,
+            "root_path": "/below",
+        }
 
     async def receive(self) -> Any:
         if not self._came:
@@ -243,5 +255,52 @@ def test_two_answers_to_one_question_are_refused_before_anything_is_accepted() -
             with pytest.raises(Invalid, match="once"):
                 twice.for_service(None)
             assert (await service.runs(key())).runs == []
+
+    run_virtual(main)
+
+
+class Unreadable(MemoryJournal):
+    """Shows no run."""
+
+    async def read(self, query: Query[Any]) -> Any:
+        if isinstance(query, RunQuery):
+            raise JournalUnavailable("disk I/O error")
+        return await super().read(query)
+
+
+@pytest.mark.parametrize(("prefer", "status"), [("", 202), ("wait=0", 202), ("wait=9", 200)])
+def test_a_run_that_was_accepted_is_answered_as_accepted_though_it_cannot_be_read(prefer: str, status: int) -> None:
+    """Any other status would have its client send it again, without a key as another run."""
+
+    async def slow(attempt: Attempt) -> str:
+        await asyncio.sleep(5)
+        return f"did {asked(attempt)}"
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(slow), Unreadable(clock)) as service:
+            exchange, dialect = Exchange(service), SessionRuns(service, AppSettings())
+            accepted = []
+            for text in ("one", "two"):
+                client = Client(
+                    f'{{"input": "{text}", "metadata": {{"of": "mine"}}}}',
+                    content_type="application/json",
+                    prefer=prefer,
+                )
+                client.scope.update({"path_params": {"session_id": "s"}, CALLER: EVERYBODY})
+                accepted.append(await client.ask(exchange, dialect))
+            shown = [json.loads(bytes(each.body)) for each in accepted]
+            assert [each.status_code for each in accepted] == [status] * 2
+            assert [each.headers["location"] for each in accepted] == [
+                f"/below/v1/runs/{each['run_id']}" for each in shown
+            ]
+            assert [each["metadata"] for each in shown] == [{"of": "mine"}] * 2
+            if status == 200:
+                assert [(each["status"], each["output"]) for each in shown] == [
+                    ("succeeded", "did one"),
+                    ("succeeded", "did two"),
+                ]
+            else:
+                assert [(each["status"], each["position"]) for each in shown] == [("running", None), ("queued", 1)]
+            await settled(service)
 
     run_virtual(main)

@@ -244,6 +244,13 @@ class Readers:
         self._idle: list[sqlite3.Connection] = []
         self._threads = Threads(READERS, "strandline-journal-reader")
 
+    def open(self) -> None:
+        """Make a connection for each thread, and have it open all files: later there may be no file to be had."""
+        for _ in range(READERS):
+            connection = connect_reader(self._path)
+            self._keep(connection)
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
         """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`, and if no thread can."""
         try:

@@ -168,6 +168,7 @@ class SqliteJournal:
                 begin_wal_anew(connections[0])
                 watch = transactions.watch()
                 readers.check = watch.check
+                readers.open()
             except Exception as error:
                 raise unreadable(path, error) from error
             self._transactions = transactions

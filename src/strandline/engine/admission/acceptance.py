@@ -71,6 +71,7 @@ class Acceptance:
             stream=stream,
             heeds=on_disconnect is not OnDisconnect.CONTINUE,
             stopped=() if stopped is None else (*stopped.asked, *stopped.ended),
+            new=new,
         )
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> AcceptAnswer:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from strandline.encoding import decoder
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
+from strandline.errors import JournalUnavailable
 from strandline.http import wire
 from strandline.http.caller import session_of
 from strandline.http.exchange.exchange import Accepted, Dialect, Frames
@@ -56,8 +57,13 @@ class SessionRuns(Dialect):
         )
 
     async def answer(self, run: Accepted, end: Outcome | Later) -> Response:
-        """Return the run as it is by now."""
-        view = await self._service.run(run.ticket.key.principal, run.ticket.run_id, end=end)
+        """Return the run as it is by now, or as it was accepted if it cannot be read."""
+        try:
+            view = await self._service.run(run.ticket.key.principal, run.ticket.run_id, end=end)
+        except JournalUnavailable:
+            if (accepted := run.ticket.view(end)) is None:
+                raise  # (it was asked for under a key: sent again, it is the same run)
+            view = accepted
         headers = {"Location": run.location, **run.replayed}
         wait_s = run.asked.wait_s
         if wait_s is not None:
