@@ -21,10 +21,13 @@ from strandline.encoding import decoder, encode_messages
 from strandline.errors import Invalid, JournalError, JournalLocked
 from strandline.form import formed, holds, told_as_text
 from strandline.history import EMPTY_MESSAGE, close
+from strandline.journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
 from strandline.journal.driver import connect, create, tighten, unreadable
 from strandline.journal.ownership import Ownership, check_openable, locate, prepare_folder
-from strandline.journal.seal import agent_owner, history_owner, sealed
+from strandline.journal.reader import find_session
+from strandline.journal.seal import key_crc
 from strandline.journal.soundness import check_current, guard
+from strandline.journal.sqlite_rows import SqliteRows
 from strandline.model import (
     Inline,
     Message,
@@ -327,7 +330,8 @@ def _into(
     with closing(connection):
         if dry_run:
             connection.execute("PRAGMA query_only = ON")
-        return _all(found, _Store(connection, now, write=not dry_run), principal, skip_existing, on_step)
+        with closing(_Store(connection, now, write=not dry_run)) as store:
+            return _all(found, store, principal, skip_existing, on_step)
 
 
 def _all(
@@ -366,43 +370,47 @@ class _Store:
 
     def __init__(self, connection: sqlite3.Connection, now: float, *, write: bool) -> None:
         self._connection = connection
+        self._rows = SqliteRows(connection)
         self._now = now
         self._write = write
         (least,) = connection.execute("SELECT min(run) FROM history").fetchone()
         self._run = min(least or 0, 0)
         """Rows of history name the run that they are of; what was imported has none, and a number below 0."""
 
+    def close(self) -> None:
+        self._rows.close()
+
     def has(self, key: SessionKey) -> bool:
-        found = self._connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
-        return found.fetchone() is not None
+        return find_session(self._connection, key) is not None
 
     def add(self, key: SessionKey, conversation: Conversation) -> None:
         """Keep a session in one transaction."""
         if not self._write:
             return
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            no = execute("INSERT INTO sessions (principal, session_id) VALUES (?,?)", key).lastrowid
-            row: int | None = None
-            first = 0
-            for nth, messages in enumerate(conversation.runs, start=1):
-                self._run -= 1
-                stored = sealed(encode_messages(messages), history_owner(key, first))
-                row = execute(
-                    "INSERT INTO history (session, nth, first, count, previous, run, messages) VALUES (?,?,?,?,?,?,?)",
-                    (no, nth, first, len(messages), row, self._run, stored),
-                ).lastrowid
-                first += len(messages)
-            execute("UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?", (row, self._now, no))
-            records = (conversation.window, conversation.state)
-            if any(each is not None for each in records):
-                encoded = [
-                    None if each is None else sealed(encode_messages(each), agent_owner(key)) for each in records
-                ]
-                execute("INSERT INTO agents (session, window, state) VALUES (?,?,?)", (no, *encoded))
-            execute("COMMIT")
+            self._rows.write(self._changes(key, conversation))
+            self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
-                execute("ROLLBACK")
+                self._connection.execute("ROLLBACK")
             raise
+
+    def _changes(self, key: SessionKey, conversation: Conversation) -> Iterator[Change]:
+        no, _, row = self._rows.next_numbers()
+        session = SessionRef(no, key, key_crc(key))
+        yield AddSession(session)
+        yield ChangeSession(no, paused=False, closed_since=None, rests_since=self._now)
+        first, previous = 0, None
+        for nth, messages in enumerate(conversation.runs, start=1):
+            self._run -= 1
+            yield AddHistory(
+                session, row, nth, first, len(messages), previous, self._run, discarded=False,
+                messages=encode_messages(messages), rests_since=self._now,
+            )  # fmt: skip
+            first, previous, row = first + len(messages), row, row + 1
+        window, state = (
+            None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
+        )
+        if window is not None or state is not None:
+            yield KeepAgent(session, window, state)
