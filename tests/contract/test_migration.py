@@ -466,10 +466,10 @@ def test_a_migrated_file_is_found_sound(path: Path, also_used: bool) -> None:
 
 KILLED = """
 import os, pathlib, shutil, signal, sys
-from strandline.journal import migrations
+from strandline.journal import driver, migrations
 from strandline.journal.driver import connect
 
-# One child for each moment: it kills itself at the n-th line of the module, or statement of SQLite, that it comes to.
+# One child for each moment: it kills itself at the n-th line of the modules, or statement of SQLite, that it comes to.
 source, folder = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 moment, killed = 0, True
 while killed:
@@ -485,7 +485,7 @@ while killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
         def trace(frame, event, _):
-            if frame.f_code.co_filename == migrations.__file__:
+            if frame.f_code.co_filename in (driver.__file__, migrations.__file__):
                 if event == "line":
                     count()
                 return trace

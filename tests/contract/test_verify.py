@@ -293,7 +293,7 @@ def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not begin again when the server has written, else it would never end."""
-    monkeypatch.setattr("strandline.journal.backup._STEP_PAGES", 4)
+    monkeypatch.setattr("strandline.journal.driver.COPY_PAGES", 4)
     path, copy = tmp_path / "busy.db", tmp_path / "copy.db"
     steps: list[int] = []
 
@@ -342,7 +342,7 @@ def test_verify_begins_again_when_a_server_comes_that_was_not_there_at_its_begin
 def test_a_backup_begins_again_when_a_server_comes_that_was_not_there_at_its_beginning(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strandline.journal.backup._STEP_PAGES", 4)
+    monkeypatch.setattr("strandline.journal.driver.COPY_PAGES", 4)
     copy = tmp_path / "copy"
     backup(path, copy, _serves_once(path))
     findings = verify(copy)

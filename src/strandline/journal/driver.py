@@ -3,6 +3,7 @@
 import glob
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,8 @@ from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION
 BUSY_S: Final = 5.0
 PAGE_BYTES: Final = 4096
 WAL_PAGES: Final = 1000
+COPY_PAGES: Final = 1000
+"""How many pages are copied in one step."""
 LEAST_WAL_PAGES: Final = 16
 WAL_SHARE: Final = 8
 """The WAL takes no more than this part of the room that the disk has when the journal is opened, or a little more."""
@@ -28,27 +31,86 @@ WAL_SHARE: Final = 8
 
 def create(path: Path) -> None:
     """Make an empty journal at `path`, whole or not at all. The caller owns the lock."""
-    draft = path.with_name(path.name + ".new")
-    try:
-        for leftover in (draft, *companions(draft), *companions(path)):
-            leftover.unlink(missing_ok=True)
-        private.make_empty(draft)
+
+    def fill(draft: Path) -> None:
+        for each in companions(path):
+            each.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             # In the creation itself and before WAL, so that the head of the file always shows whose it is.
             marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
             connection.executescript(f"BEGIN; {marks} {schema_after(0)} COMMIT;")
             connection.execute("PRAGMA journal_mode = WAL")
-        draft.replace(path)
-        sync(path.parent)
+
+    try:
+        make_whole(path, path.with_name(path.name + ".new"), fill)
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"The journal {path} cannot be made: {error}. Name another file.") from error
 
 
-def schema_after(version: int) -> str:
-    """Return the SQL that makes a file of this version from one of schema `version`, 0 for one that is empty."""
+def make_whole(path: Path, draft: Path, fill: Callable[[Path], None], *, replace: bool = True) -> None:
+    """Have `fill` make a database of the empty file `draft`, and put it at `path` once it is whole and on the disk.
+
+    Nobody but its owner reads it, from its first moment. No draft is left, whatever is raised: with `replace` False a
+    `FileExistsError` if something is there, also if somebody else has made it meanwhile.
+    """
+    try:
+        _remove(draft)
+        private.make_empty(draft)
+        fill(draft)
+        sync(draft)
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            _remove(draft)
+
+
+def copy_into(
+    draft: Path, source: sqlite3.Connection, path: Path, check: str, on_step: Callable[[int, int], None] | None = None
+) -> None:
+    """Copy what `source` sees of the journal at `path` to the file `draft`; nothing comes to lie beside that.
+
+    `on_step` is told how many pages are done, and of how many. Raises `JournalDamaged` if the copy, opened anew, is not
+    marked as the journal is or does not pass the pragma `check`.
+    """
+    # A read of the snapshot pins it: a server that writes meanwhile would have the copy begin again and again.
+    source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        copy.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+        source.backup(copy, pages=COPY_PAGES, progress=on_step and (lambda _, left, all_: on_step(all_ - left, all_)))
+        copy.execute("PRAGMA journal_mode = DELETE")
+    with closing(connect_reader(draft)) as copy:
+        if (found := _marks(copy)) != _marks(source):
+            raise damaged(path, f"its copy is marked {found}")
+        if (finding := unsound(copy, check)) is not None:
+            raise damaged(path, finding)
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    return application, version_of(connection)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return of which schema a file is."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def unsound(connection: sqlite3.Connection, check: str = "integrity_check") -> str | None:
+    """Return the first thing that SQLite finds wrong with pages and tables, None if nothing is."""
+    (verdict,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
+    return None if verdict == "ok" else str(verdict)
+
+
+def schema_after(version: int, upto: int = SCHEMA_VERSION) -> str:
+    """Return the SQL that makes a file of schema `upto` from one of schema `version`, 0 for one that is empty."""
     files = [each for each in resources.files("strandline.journal").joinpath("schema").iterdir() if each.is_file()]
     files.sort(key=lambda each: each.name)
-    return "\n".join(each.read_text() for each in files if int(each.name[:4]) > version)
+    return "\n".join(each.read_text() for each in files if version < int(each.name[:4]) <= upto)
 
 
 def sync(path: Path) -> None:
@@ -98,9 +160,23 @@ def cut_off_wal(connection: sqlite3.Connection) -> None:
 
     Raises `sqlite3.Error` if the file cannot take it, as on a disk without any room.
     """
+    _checkpoint(connection, "TRUNCATE")
+
+
+def begin_wal_anew(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file and begin it anew, if nobody reads from it just now and there is room. Raises nothing.
+
+    Whatever a killed process has left at its end, and nobody knows of, can then not be taken for a part of it.
+    """
+    with suppress(sqlite3.Error):
+        _checkpoint(connection, "RESTART")
+
+
+def _checkpoint(connection: sqlite3.Connection, mode: str) -> None:
+    """Move the WAL into the file, without waiting for those who read."""
     try:
         connection.execute("PRAGMA busy_timeout = 0")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
     finally:
         with suppress(sqlite3.Error):
             connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
@@ -114,24 +190,13 @@ def free_bytes(connection: sqlite3.Connection) -> int:
     return 0
 
 
-def begin_wal_anew(connection: sqlite3.Connection) -> None:
-    """Move the WAL into the file and begin it anew, if nobody reads from it just now.
+def connect_reader(path: Path, how: str = "mode=ro") -> sqlite3.Connection:
+    """Open a connection that cannot write; each statement, or transaction, sees what was committed before it.
 
-    Whatever a killed process has left at its end, and nobody knows of, can then not be taken for a part of it.
+    With `immutable=1` for `how` there are neither locks nor files beside it, and whoever changes the file is not seen.
     """
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-    except sqlite3.Error:  # no room, or somebody reads: it stays as it is, which is sound
-        pass
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
-
-
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write; each statement, or transaction, sees what was committed before it."""
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
@@ -149,6 +214,12 @@ def tighten(path: Path) -> None:
 def companions(path: Path) -> list[Path]:
     """Return the files that SQLite may keep beside `path`."""
     return [path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")]
+
+
+def _remove(path: Path) -> None:
+    """Delete a database and what belongs to it, as far as it is there. Raises `OSError`."""
+    for each in (path, *companions(path)):
+        each.unlink(missing_ok=True)
 
 
 # -- errors -------------------------------------------------------------------------------------------

@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from strandline import private
 from strandline.errors import JournalError
-from strandline.journal.driver import companions, damaged, schema_after, sync
-from strandline.journal.ownership import APPLICATION_ID, SCHEMA_VERSION, newer
+from strandline.journal.driver import copy_into, make_whole, schema_after, sync, version_of
+from strandline.journal.ownership import SCHEMA_VERSION, newer
 from strandline.journal.sqlite_rows import SqliteRows
 
 _log: Final = logging.getLogger("strandline.journal")
@@ -31,7 +30,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
     change cannot be made; the file is left as it was then, and no copy is left behind. Whatever is wrong with rows that
     a server has to know by heart comes as the error that reading them raises.
     """
-    version = _version(connection)
+    version = version_of(connection)
     if version == SCHEMA_VERSION:
         return
     if version > SCHEMA_VERSION:
@@ -62,11 +61,6 @@ def migrate(connection: sqlite3.Connection, path: Path, now: float, guarding: sq
     _log.info("migrated %s from schema %d to %d; a copy of it as it was is %s", path, version, SCHEMA_VERSION, copy)
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
 def _change(connection: sqlite3.Connection, version: int) -> None:
     # Not in WAL mode, where the change would be beside the file for a while: an older server looks at the head of the
     # file to see that it is too new for it.
@@ -91,40 +85,11 @@ def _copy(connection: sqlite3.Connection, path: Path, version: int, now: float) 
     copy = path.with_name(f"{path.name}.v{version}-{at}.bak")
     draft = path.with_name(path.name + ".bak.new")
     try:
-        _remove(draft)
-        private.make_empty(draft)
-        with closing(sqlite3.connect(draft, isolation_level=None)) as target:
-            connection.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
-        sync(draft)
-        finding = _finding(draft, version)
-        if finding is not None:
-            raise damaged(path, finding)
-        draft.replace(copy)
-        sync(path.parent)
-    except (OSError, sqlite3.Error, JournalError) as error:
-        with suppress(OSError):
-            _remove(draft)
-        if isinstance(error, JournalError):
-            raise
+        make_whole(copy, draft, lambda draft: copy_into(draft, connection, path, "quick_check"))
+    except (OSError, sqlite3.Error) as error:
         raise JournalError(
             f"The journal {path} is of an older version (schema {version}), and the copy that is made before it is"
             f" migrated cannot be made beside it: {error}. It was left as it is. Make room on that disk for a copy of"
             " the file, or name another file."
         ) from error
     return copy
-
-
-def _finding(copy: Path, version: int) -> str | None:
-    """Return what is wrong with a copy, None if it can be relied on."""
-    with closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)) as connection:
-        marks = (connection.execute("PRAGMA application_id").fetchone()[0], _version(connection))
-        if marks != (APPLICATION_ID, version):
-            return f"its copy is marked {marks}"
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        return None if verdict == "ok" else str(verdict)
-
-
-def _remove(draft: Path) -> None:
-    for leftover in (draft, *companions(draft)):
-        leftover.unlink(missing_ok=True)

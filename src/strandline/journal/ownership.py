@@ -194,6 +194,14 @@ def check_file(path: Path) -> bool:
     return True
 
 
+def existing(place: Path) -> Path:
+    """Return where the journal at `place` really is. Raises `JournalError`, also if there is none."""
+    path = locate(place)
+    if not check_file(path):
+        raise JournalError(f"There is no journal at {place}. Name the file of one.")
+    return path
+
+
 def newer(path: Path, version: int) -> JournalNewer:
     """Return the error for a file that a newer version has written."""
     return JournalNewer(
@@ -363,20 +371,21 @@ class Holder(NamedTuple):
 
 def holder(path: Path) -> Holder | None:
     """Return who owns the journal at `path`, None if nobody does or it cannot be told."""
-    with _lock_seen(path) as (fd, held):
+    with lock_seen(path) as (fd, held):
         return _signed(fd) if held else None
 
 
 def is_held(path: Path) -> bool:
     """Tell whether somebody owns the journal at `path`, perhaps in this very process. Its own file is not opened: once
     that is closed again, the locks are gone that SQLite has on it for this process."""
-    with _lock_seen(path) as (_, held):
+    with lock_seen(path) as (_, held):
         return held
 
 
 @contextmanager
-def _lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
-    """Open the lock file, if there is one, and tell whether it is locked."""
+def lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
+    """Open the lock file, if there is one, and tell whether it is locked; if not, nobody can lock it as long as this
+    lasts."""
     try:
         fd = os.open(lock_of(path), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -385,7 +394,7 @@ def _lock_seen(path: Path) -> Iterator[tuple[int, bool]]:
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             yield fd, True
         else:
             yield fd, False

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from strandline.clock import Clock
-from strandline.errors import JournalError, JournalLocked
+from strandline.errors import JournalLocked
 from strandline.journal.driver import connect, unreadable
-from strandline.journal.ownership import Ownership, check_file, check_only_name, locate
+from strandline.journal.ownership import Ownership, check_only_name, existing
 from strandline.journal.sqlite import SqliteJournal
 
 OWNER: Final = "strandline journal prune"
@@ -24,7 +24,7 @@ async def prune(place: Path, clock: Clock, older_than_s: float, on_step: Callabl
 
     `on_step` is told how many have been forgotten so far. Raises a `JournalError` that says what to do.
     """
-    path = _there(place)
+    path = existing(place)
     journal = SqliteJournal(path, clock, lock_wait_s=0.0)
     try:
         await journal.open(OWNER, max_attempts=_NEVER)
@@ -50,7 +50,7 @@ async def vacuum(place: Path, clock: Clock) -> int:
 
     Needs about as much room again for that time.
     """
-    path = _there(place)
+    path = existing(place)
     check_only_name(path)
     before = path.stat().st_size
     ownership = Ownership(path, clock)
@@ -64,10 +64,3 @@ async def vacuum(place: Path, clock: Clock) -> int:
     finally:
         ownership.release()
     return before - path.stat().st_size
-
-
-def _there(place: Path) -> Path:
-    path = locate(place)
-    if not check_file(path):
-        raise JournalError(f"There is no journal at {place}. Name the file of one.")
-    return path

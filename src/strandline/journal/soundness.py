@@ -8,12 +8,11 @@ import os
 import sqlite3
 import struct
 from contextlib import closing
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
 from strandline.errors import JournalDamaged, JournalError
-from strandline.journal.driver import connect_reader, damaged
+from strandline.journal.driver import connect_reader, damaged, schema_after, unsound, version_of
 from strandline.journal.ownership import SCHEMA_VERSION
 
 CHECKED_BYTES: Final = 64 << 20
@@ -38,7 +37,7 @@ def guard(path: Path) -> sqlite3.Connection:
         _undo_what_was_cut_off(path)
     if not os.path.exists(f"{path}-wal"):
         # Without locks and companions, so that not even an empty one is left beside a damaged file.
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as connection:
+        with closing(connect_reader(path, "immutable=1")) as connection:
             check_pages(path, connection, CHECKED_BYTES)
         return connect_reader(path)
     with closing(connect_reader(path)) as connection:
@@ -63,12 +62,11 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
 
     Raises `JournalDamaged` if pages, indices or tables are not as they should be.
     """
-    if _schema(connection) != _expected_schema(connection.execute("PRAGMA user_version").fetchone()[0]):
+    if _schema(connection) != _expected_schema(version_of(connection)):
         raise damaged(path, "its tables are not those of a journal")
     if most_bytes is None or path.stat().st_size <= most_bytes:
-        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise damaged(path, verdict)
+        if (finding := unsound(connection)) is not None:
+            raise damaged(path, finding)
         for name, table, condition in _partial_indices(connection):
             # `integrity_check` does not miss a row in an index that has some rows only, if the row was what changed.
             counts = {
@@ -81,8 +79,7 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
 
 def check_current(path: Path, connection: sqlite3.Connection) -> None:
     """Raise `JournalError` if the file is one of an older version, whose tables are not those of today."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < SCHEMA_VERSION:
+    if (version := version_of(connection)) < SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by an older Strandline (schema {version}, this one has {SCHEMA_VERSION}). It was left"
             " as it is. Back it up, then serve it once, which brings it up to date."
@@ -95,11 +92,8 @@ def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
 
 def _expected_schema(version: int) -> set[tuple[str, ...]]:
     """Return what a sound file of this version has as its schema: what the scripts up to that number make."""
-    scripts = sorted(resources.files("strandline.journal").joinpath("schema").iterdir(), key=lambda each: each.name)
     with closing(sqlite3.connect(":memory:")) as connection:
-        for script in scripts:
-            if script.name.endswith(".sql") and int(script.name.partition("_")[0]) <= version:
-                connection.executescript(script.read_text())
+        connection.executescript(schema_after(0, version))
         return _schema(connection)
 
 

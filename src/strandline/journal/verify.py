@@ -3,12 +3,11 @@
 It works beside a server that owns the journal: everything is read in one transaction, so from one moment.
 """
 
-import fcntl
 import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,7 +18,7 @@ from strandline.history import history_faults, pairing_faults
 from strandline.journal import reader
 from strandline.journal.driver import connect_reader
 from strandline.journal.forgetting import COUNTED
-from strandline.journal.ownership import check_file, locate
+from strandline.journal.ownership import existing, lock_seen
 from strandline.journal.reader import RUN_COLUMNS, each_fact, question_of, to_run
 from strandline.journal.rules import spans
 from strandline.journal.seal import damaged_record, is_sealed, key_crc, key_owner, read_sealed
@@ -67,9 +66,7 @@ class Findings(Struct, kw_only=True):
 
 def verify(place: Path, on_step: OnStep = lambda what, done, total: None) -> Findings:
     """Look at everything in the journal at `place`. Raises a `JournalError` if it cannot be read at all."""
-    path = locate(place)
-    if not check_file(path):
-        raise JournalError(f"There is no journal at {place}. Name the file of one.")
+    path = existing(place)
     return at_one_moment(path, lambda connection: _look(path, connection, on_step))
 
 
@@ -108,7 +105,7 @@ def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
                 return read(connection)
         before = _stamp(path)
         try:
-            with closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, isolation_level=None)) as connection:
+            with closing(connect_reader(path, "immutable=1")) as connection:
                 connection.execute("BEGIN")
                 made = read(connection)
         except (sqlite3.Error, JournalError):
@@ -123,25 +120,6 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     """Return what is another after each change of the file."""
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def unowned(path: Path) -> Iterator[bool]:
-    """Tell whether no server has the journal; for as long as this lasts, none can take it then."""
-    try:
-        fd = os.open(f"{path}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
 
 
 class _Session:
@@ -186,8 +164,8 @@ class _Check:
         self._on_step("pages", 0, 1)
         try:
             check_pages(self._path, self._connection, most_bytes=None)
-            with unowned(self._path) as still:
-                if still and os.path.exists(f"{self._path}-wal"):
+            with lock_seen(self._path) as (_, is_owned):
+                if not is_owned and os.path.exists(f"{self._path}-wal"):
                     check_wal_frames(self._path)
         except JournalDamaged as error:
             self._findings.add(str(error))
