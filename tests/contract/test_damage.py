@@ -8,7 +8,7 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,14 +17,17 @@ import msgspec
 import pytest
 
 from strandline.clock import SystemClock
-from strandline.errors import JournalDamaged, JournalUnavailable
+from strandline.errors import ClaimLost, JournalDamaged, JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal import soundness
 from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.port import (
     Accepted,
+    Changed,
     Delete,
     HistoryQuery,
+    Pause,
+    Resume,
     RunQuery,
     RunsQuery,
     SessionQuery,
@@ -51,6 +54,7 @@ from strandline.model import (
     Run,
     RunId,
     RunStatus,
+    SessionKey,
     Settlement,
     ToolDone,
     responses,
@@ -359,6 +363,8 @@ async def _executing(path: Path) -> None:
         ("UPDATE runs SET input = CAST('nothing' AS BLOB) WHERE run_id = 's.0'", UNREADABLE_INPUT, 2),
         ("UPDATE staged SET fact = substr(fact, 1, 20) WHERE run = 0 AND no = 1", new("s.0").input, 1),
         ("DELETE FROM staged WHERE run = 0 AND no = 0", new("s.0").input, 0),
+        ("UPDATE runs SET ended_at = 5.0 WHERE run_id = 's.0'", UNREADABLE_INPUT, 2),
+        ("UPDATE runs SET if_busy = CAST(x'ff' AS TEXT) WHERE run_id = 's.0'", UNREADABLE_INPUT, 2),
     ],
 )
 def test_one_damaged_run_that_executed_never_keeps_a_server_down(
@@ -381,21 +387,26 @@ def test_one_damaged_run_that_executed_never_keeps_a_server_down(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "change", ["metadata = zeroblob(9)", "ended_at = 5.0", "ended_at = -5.0", "if_busy = CAST(x'ff' AS TEXT)"]
+)
 def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     path = tmp_path / FILE
     asyncio.run(_executing(path))
-    spoil(path, "UPDATE runs SET metadata = zeroblob(9) WHERE run_id = 's.1'")
+    spoil(path, f"UPDATE runs SET {change} WHERE run_id = 's.1'")
 
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         orphan, _ = await journal.open("test", max_attempts=3)
+        assert await journal.prune(before=SystemClock().now() + 9, limit=9) == 0, "it waits"
         assert await journal.settle(orphan.token, done("hi", "ho"), take=True) is Take.TAKEN
         claim = await anext(journal.claims())
         assert claim.run.run_id == "s.2"
-        with pytest.raises(JournalUnavailable, match=r"run s\.1 is damaged"):
-            await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
+        if "ended_at" not in change:  # (its end is written anew)
+            with pytest.raises(JournalUnavailable, match=r"run s\.1 is damaged"):
+                await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
         await journal.settle(claim.token, done("what", "well"), take=True)
         assert (await journal.load(key())).messages == said("hi", "ho", "what", "well")
         await journal.close()
@@ -404,6 +415,42 @@ def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
     assert "run s.1 ends as failed" in caplog.text
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT status, fence FROM runs WHERE run_id = 's.1'").fetchone() == ("failed", None)
+
+
+def test_an_ended_run_that_has_come_to_wait_again_ends_and_those_behind_it_go_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        await journal.accept(new("s.0"), WIDE, take=True)
+        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        await journal.close()
+        spoil(path, "UPDATE runs SET status = 'queued' WHERE run_id = 's.0'")
+        await journal.open("test", max_attempts=3)
+        await journal.accept(new("s.1"), WIDE, take=False)
+        assert await journal.take(key()) is Take.TAKEN
+        assert (await anext(journal.claims())).run.run_id == "s.1"
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_pause_of_which_nobody_knows_since_when_can_be_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        await journal.accept(new("s.0"), WIDE, take=False)
+        await journal.change(Pause(key()))
+        await journal.close()
+        spoil(path, "UPDATE sessions SET closed_since = NULL")
+        await journal.open("test", max_attempts=3)
+        assert await journal.change(Resume(key())) == Changed(existed=True)
+        assert await journal.take(key()) is Take.TAKEN
+        await journal.close()
+
+    asyncio.run(main())
 
 
 async def listed(journal: SqliteJournal, session: str, limit: int) -> tuple[list[str], list[str]]:
@@ -439,7 +486,10 @@ def test_a_list_shows_all_runs_but_the_damaged_one_and_names_it(tmp_path: Path, 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("change", ["outcome = zeroblob(9)", "status = 'queued'", "status = 'lost'", "attempt = 2"])
+@pytest.mark.parametrize(
+    "change",
+    ["outcome = zeroblob(9)", "status = 'queued'", "status = 'lost'", "attempt = 2", "if_busy = CAST(x'ff' AS TEXT)"],
+)
 def test_a_list_names_an_ended_run_that_is_damaged(original: Original, tmp_path: Path, change: str) -> None:
     path = copied(original.closed, tmp_path)
 
@@ -471,6 +521,10 @@ def test_a_list_of_sessions_names_the_damaged_one(original: Original, tmp_path: 
         assert page.damaged == ["s2"]
         with pytest.raises(JournalUnavailable, match="session s2 is damaged"):
             await journal.read(SessionQuery(key("s2")))
+        spoil(path, "UPDATE sessions SET session_id = CAST(x'7332ff' AS TEXT) WHERE session_id = 's2'")
+        with pytest.raises(JournalUnavailable, match="name of session"):  # (no page could begin after it)
+            await journal.read(SessionsQuery(Principal(ANONYMOUS), limit=3))
+        assert (await journal.read(SessionsQuery(Principal(ANONYMOUS), limit=2))).after == "s1"
         await journal.close()
 
     asyncio.run(main())
@@ -709,6 +763,75 @@ def test_the_rest_of_a_commit_that_a_killed_server_made_and_its_successor_wrote_
     wal.write_bytes(damaged)
     with pytest.raises(JournalDamaged, match="in its middle"):
         check_wal_frames(path)
+
+
+def _damaged_page(transactions: Any, path: Path) -> None:
+    """A page with rows of session s cannot be read any more."""
+    rows = transactions._rows
+    session = rows._session
+
+    def read(key: SessionKey) -> Any:
+        if key.session_id == "s":
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        return session(key)
+
+    rows._session = read
+
+
+def _damaged_end(transactions: Any, path: Path) -> None:
+    """The row with the end of its history is damaged."""
+    spoil(path, "UPDATE history SET messages = NULL WHERE no = 1")
+
+
+def _damaged_text(transactions: Any, path: Path) -> None:
+    """The id of a run that waits there is no UTF-8 any more."""
+    spoil(path, "UPDATE runs SET run_id = CAST(x'ff' AS TEXT) WHERE run_id = 's.1'")
+
+
+@pytest.mark.parametrize(("damage", "goes_on"), [(_damaged_page, False), (_damaged_end, False), (_damaged_text, True)])
+def test_a_session_that_is_damaged_when_a_commit_fails_keeps_no_other_from_going_on(
+    tmp_path: Path, damage: Callable[[Any, Path], None], goes_on: bool
+) -> None:
+    """It is read anew then. Where it is a run of it that is damaged, that run ends alone."""
+
+    async def main() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        for session in ("s", "t"):
+            await journal.accept(new(f"{session}.old", session), WIDE, take=True)
+            await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        for session in ("s", "t"):
+            await journal.accept(new(f"{session}.0", session), WIDE, take=True)
+            await journal.accept(new(f"{session}.1", session), WIDE, take=False)
+        token, others = [(await anext(claims)).token for _ in range(2)]
+        transactions: Any = journal._transactions
+        commit = transactions.commit
+
+        def fail() -> None:
+            transactions.commit = commit
+            raise sqlite3.OperationalError("disk I/O error")
+
+        transactions.commit = fail
+        damage(transactions, path)
+        settled = journal.settle(token, done("hi", "ho"), take=True)
+        if goes_on:
+            assert await settled is Take.NOTHING, "the run behind it has ended"
+        else:
+            with pytest.raises(ClaimLost):
+                await settled
+        assert await journal.settle(others, done("hi", "ho"), take=True) is Take.TAKEN
+        assert (await anext(claims)).run.run_id == "t.1"
+        assert await journal.accept(new("u.0", "u"), WIDE, take=False) == Accepted(1)
+        if not goes_on:
+            with pytest.raises(JournalUnavailable, match="session s"):
+                await journal.take(key("s"))
+        await journal.close()
+
+    asyncio.run(main())
 
 
 def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_session_for_good(tmp_path: Path) -> None:

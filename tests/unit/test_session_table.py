@@ -285,7 +285,7 @@ class Unreadable(MemoryStore):
     def session(self, key: SessionKey) -> SessionState | None:
         if self.failures:
             self.failures -= 1
-            raise JournalUnavailable("the disk failed")
+            raise OSError("the disk failed")
         return super().session(key)
 
 
@@ -299,11 +299,38 @@ def test_what_could_not_be_read_again_is_read_by_the_next_try() -> None:
         desk.decide(desk.token(run_id))
     store.failures = 2
     for _ in range(2):
-        with pytest.raises(JournalUnavailable):
+        with pytest.raises(OSError, match="the disk failed"):
             desk.table.roll_back()
     desk.table.roll_back()
     assert [desk.table.position(RunId(each)) for each in ("s2", "t2")] == [1, 1]
     assert [desk.finish(each) for each in ("s1", "t1")] == [Take.TAKEN, Take.TAKEN]
+
+
+class DamagedSession(MemoryStore):
+    """A store of which one session is damaged: it cannot be read any more."""
+
+    damaged = ""
+
+    def session(self, key: SessionKey) -> SessionState | None:
+        if key.session_id == self.damaged:
+            raise JournalUnavailable("damaged")
+        return super().session(key)
+
+
+def test_a_session_that_is_damaged_when_it_is_rolled_back_keeps_no_other_from_going_on() -> None:
+    store = DamagedSession()
+    desk = Desk(store)
+    for session in ("s", "t"):
+        desk.accept(f"{session}1", session)
+        desk.accept(f"{session}2", session)
+    for run_id in ("s1", "t1"):
+        desk.decide(desk.token(run_id))
+    store.damaged = "s"
+    desk.table.roll_back()
+    assert [desk.table.position(RunId(each)) for each in ("s2", "t2")] == [None, 1]
+    assert desk.finish("t1") is Take.TAKEN
+    with pytest.raises(JournalUnavailable, match="damaged"):
+        desk.accept("s3")
 
 
 # -- what stays in memory -------------------------------------------------------------------------------

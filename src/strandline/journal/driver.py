@@ -131,6 +131,7 @@ def connect(path: Path) -> sqlite3.Connection:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise JournalError(f"The journal {path} is on a file system without shared memory. Name another file.")
+        connection.text_factory = _readable  # (a damaged text is one that fits nothing, and fails no other row)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA secure_delete = ON")  # (builds of SQLite differ in their default)
@@ -140,6 +141,11 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _readable(text: bytes) -> str:
+    """Return a stored text, with marks in place of what is no UTF-8 any more."""
+    return text.decode(errors="replace")
 
 
 def _wal_pages(path: Path) -> int:
@@ -198,6 +204,7 @@ def connect_reader(path: Path, how: str = "mode=ro") -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
+    connection.text_factory = _readable
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -235,6 +242,11 @@ _UNAVAILABLE: Final = {
     sqlite3.SQLITE_NOTADB: "it is damaged",
     sqlite3.SQLITE_READONLY: "it cannot be written to",
 }
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether `error` is one of pages that cannot be relied on, and will not be later."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def is_out_of_room(error: Exception) -> bool:

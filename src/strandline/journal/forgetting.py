@@ -52,7 +52,8 @@ def prune(connection: sqlite3.Connection, before: float, limit: int, after: int,
     old: list[int] = []
     looked = 0
     rows = connection.execute(
-        "SELECT seq, created_at, fence IS NULL AND ended_at < ? AND NOT (status = 'needs_input' AND EXISTS"
+        "SELECT seq, created_at, fence IS NULL AND ended_at < ? AND status <> 'queued' AND NOT (status = 'needs_input'"
+        " AND EXISTS"
         " (SELECT 1 FROM questions WHERE questions.session = runs.session AND questions.run = seq))"
         " FROM runs WHERE seq > ? ORDER BY seq LIMIT ?",
         (before, after, WALK),

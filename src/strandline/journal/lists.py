@@ -35,7 +35,7 @@ from strandline.journal.port import (
 )
 from strandline.journal.reader import SUMMARY_COLUMNS, find_session, question_of, sound_summary, waiting_before
 from strandline.journal.rules import Rank, Room, place_of, sequence_of
-from strandline.journal.seal import is_sealed, sealed
+from strandline.journal.seal import damaged_record, is_sealed, sealed
 from strandline.model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 
 _CHAIN: Final = (
@@ -176,7 +176,9 @@ def _that_fit(
         except JournalUnavailable:
             damaged.append(last)
         else:
-            shown += [] if found is None else [found]
+            if found is None:  # its name is damaged: no page could begin after it
+                raise damaged_record(f"the name of session {session_id}")
+            shown.append(found)
     return shown, damaged, None
 
 

@@ -28,6 +28,7 @@ from strandline.journal.changes import (
     KeepAgent,
 )
 from strandline.journal.damage import readable
+from strandline.journal.driver import is_damage
 from strandline.journal.forgetting import delete_session
 from strandline.journal.reader import RUN_COLUMNS, facts, find_session, last_message, question_of, sound_run
 from strandline.journal.records import KeyedRun, KnownRun
@@ -47,6 +48,7 @@ from strandline.journal.seal import (
     sealed,
 )
 from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.lifecycle import ENDED
 from strandline.model import Fact, IfBusy, Lane, Message, Principal, Question, Run, RunId, RunStatus, SessionKey
 
 _QUEUED: Final = RunStatus.QUEUED.value
@@ -56,13 +58,14 @@ _ADD_RUN: Final = (
     " metadata, created_at, started_at, timeout_s, queue_deadline, trace, key, fingerprint, if_busy)"
     " VALUES (?,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?,?,?,?,?,?)"
 )
+_HAS_ENDED: Final = "status IN ({})".format(", ".join(f"'{status.value}'" for status in sorted(ENDED)))
 _CHANGE_RUN: Final = (
     "UPDATE runs SET status = ?, lane = ?, urgency = ?, moved = ?, attempt = ?, fence = ?, last = ?, started_at = ?,"
-    " queue_deadline = ?, cancel_requested = ?, discard = ? WHERE seq = ? AND fence IS ? AND ended_at IS NULL"
+    f" queue_deadline = ?, cancel_requested = ?, discard = ? WHERE seq = ? AND fence IS ? AND NOT {_HAS_ENDED}"
 )
 _END_RUN: Final = (
     "UPDATE runs SET status = ?, outcome = ?, ended_at = ?, fence = ?, last = 0, discarded = ?"
-    " WHERE seq = ? AND fence IS ? AND ended_at IS NULL"
+    f" WHERE seq = ? AND fence IS ? AND NOT {_HAS_ENDED}"
 )
 _ADD_HISTORY: Final = (
     "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
@@ -73,7 +76,7 @@ _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
     "SELECT session, run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
-    " ended_at, cancel_requested, discard,"
+    f" CASE WHEN {_HAS_ENDED} THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END FROM runs"
 )
 _LIVE_OF: Final = (
@@ -272,10 +275,15 @@ class SqliteRows:
 
     def session(self, key: SessionKey) -> SessionState | None:
         """Return a session, None if there is none."""
-        session = self._session(key)
-        if session is not None:
-            for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
-                _place(session, *columns)
+        try:
+            session = self._session(key)
+            if session is not None:
+                for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
+                    _place(session, *columns)
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise damaged_record(f"session {key.session_id}") from error
+            raise
         return session
 
     def _session(self, key: SessionKey) -> SessionState | None:
@@ -380,7 +388,7 @@ def _place(
     started_at: float | None,
     moved: int | None,
     fence: int | None,
-    ended_at: float | None,
+    held_since: float | None,
     cancel_requested: int,
     discard: int,
     checkpoints: int,
@@ -398,7 +406,7 @@ def _place(
         moved=moved,
         checkpoints=checkpoints,
     )
-    run.fence, run.held_since = fence, ended_at
+    run.fence, run.held_since = fence, held_since
     run.cancel_requested, run.discard = bool(cancel_requested), bool(discard)
     if fence is None:
         session.queue.add(run)

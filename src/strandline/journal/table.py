@@ -7,13 +7,14 @@ answer is told or a claim delivered. If they could not be, `roll_back` puts the 
 stored. `now` is in seconds since the epoch.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Final, Literal, assert_never
 
 from msgspec.structs import replace
 
 from strandline.encoding import encode_messages
-from strandline.errors import InvariantBroken
+from strandline.errors import InvariantBroken, JournalUnavailable
 from strandline.journal.changes import (
     AddCheckpoint,
     AddRun,
@@ -79,6 +80,7 @@ from strandline.model import (
     answered,
 )
 
+_log = logging.getLogger("strandline.journal")
 _ENQUEUE: Final = IfBusy.ENQUEUE
 
 
@@ -116,14 +118,20 @@ class SessionTable(Transitions):
         self._changed.clear()
 
     def roll_back(self) -> None:
-        """Put every session that was changed since `durable` back to what is stored; all claims made since are void."""
+        """Put every session that was changed since `durable` back to what is stored; all claims made since are void.
+
+        One that is damaged leaves memory: what needs it fails alone, and finds out anew.
+        """
         self._changes.clear()
         self._claims.clear()
         while self._changed:
             key = self._changed[-1].key
             self._forget(key)
-            self._find(key)
-            self._changed.pop()  # (where it cannot be read now, it is at the next try)
+            try:
+                self._find(key)
+            except JournalUnavailable as error:
+                _log.error("%s", error)
+            self._changed.pop()  # (where storage itself fails, it is read at the next try)
 
     def position(self, run_id: RunId) -> int | None:
         """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
@@ -464,7 +472,7 @@ class SessionTable(Transitions):
             session.rests_since = None if session.rests_since is None else self._now
             self._change_session(session)
             if session.held is None:
-                self._open_again(session, None)
+                self._open_again(session, self._now)
         return Changed(existed=True)
 
 
