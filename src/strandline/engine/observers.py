@@ -2,7 +2,7 @@
 
 The engine calls them at the edges of a run and never waits for them. They are called on the serving loop, in the middle
 of somebody's request: they return at once and raise nothing. What goes on at a moment is not published to them but
-read, by `Service.vitals`. An `Observer`, a `Tracing` and a `TracedRun` take no notice of what they do not override.
+read, by `Service.vitals`. What they do not override takes no notice.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -125,54 +125,36 @@ class Projection(Protocol):
     @property
     def behind(self) -> int:
         """How many sessions have something that is not in the copy, as far as is known."""
-        ...
+        return 0
 
     @property
     def failures(self) -> int:
         """How often something could not be copied or removed."""
-        ...
+        return 0
 
     def start(self) -> None:
         """Begin to follow, with what was missed; the journal is open."""
-        ...
+        return
 
     def changed(self, key: SessionKey) -> None:
         """Note that the history of a session is longer."""
-        ...
+        return
 
     async def deleting(self, key: SessionKey) -> None:
         """Note that a session is about to be deleted; `deleted` follows, unless this process dies."""
-        ...
+        return
 
     async def deleted(self, key: SessionKey, *, done: bool) -> None:
         """Remove what is copied of a session, if it was deleted (`done`)."""
-        ...
+        return
 
     async def finish(self, within_s: float) -> None:
         """Copy what is new, for no longer than this, and end. The journal is open until then."""
-        ...
+        return
 
 
-class Unprojected:
+class Unprojected(Projection):
     """Copies nothing."""
-
-    behind = 0
-    failures = 0
-
-    def start(self) -> None:
-        """Begin nothing."""
-
-    def changed(self, key: SessionKey) -> None:
-        """Take no notice."""
-
-    async def deleting(self, key: SessionKey) -> None:
-        """Take no notice."""
-
-    async def deleted(self, key: SessionKey, *, done: bool) -> None:
-        """Take no notice."""
-
-    async def finish(self, within_s: float) -> None:
-        """End nothing."""
 
 
 UNPROJECTED: Final = Unprojected()
