@@ -190,7 +190,7 @@ class Server:
             "live attempts": len(service._runner._live),
             "streams": len(service._streams),
             "sessions with something to do": service._queues.sessions,
-            "slots in use": service._options.max_running - service._queues.slots.free,
+            "slots in use": service.options.max_running - service._queues.slots.free,
             "claims that may come": int(service._queues.expects_claims()),
             "limits of runs that wait": len(service._queues.deadlines),
         }

@@ -17,7 +17,7 @@ from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
 from strandline.engine.admission import Control, Subscribers
-from strandline.engine.execution import AgentPool, Execution, Holds, LiveAttempt, completion, recovery, runner
+from strandline.engine.execution import AgentPool, Claims, Execution, Holds, LiveAttempt, completion, recovery, runner
 from strandline.engine.execution.failures import disclosed
 from strandline.engine.queues import WaitingRun
 from strandline.engine.queues.deadlines import Deadlines
@@ -256,13 +256,13 @@ def roll_back_what_is_only_interrupted(patch: pytest.MonkeyPatch) -> None:
 
 def roll_nothing_back(patch: pytest.MonkeyPatch) -> None:
     """A rollback hides nothing."""
-    tell = Control.tell
+    stopped = Claims.stopped
 
-    def telling(control: Control, key: Any, stopped: Any, *, force: bool = False, **_: Any) -> None:
-        tell(control, key, stopped, force=force)
+    def undiscarded(claims: Claims, key: Any, what: Any, *, force: bool = False, **_: Any) -> None:
+        stopped(claims, key, what, force=force)
 
     interrupt_as(patch, IfBusy.ROLLBACK, IfBusy.INTERRUPT)
-    patch.setattr(Control, "tell", telling)
+    patch.setattr(Claims, "stopped", undiscarded)
 
 
 def show_agents_what_is_discarded(patch: pytest.MonkeyPatch) -> None:
@@ -392,8 +392,8 @@ def cancel_whatever_is_left_alone(patch: pytest.MonkeyPatch) -> None:
     """A run that is to go on once it has begun is cancelled all the same."""
     alone = Control.left_alone
 
-    async def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
-        await alone(control, run_id, key, OnDisconnect.CANCEL)
+    def reckless(control: Control, run_id: Any, key: Any, on_disconnect: OnDisconnect) -> None:
+        alone(control, run_id, key, OnDisconnect.CANCEL)
 
     patch.setattr(Control, "left_alone", reckless)
 

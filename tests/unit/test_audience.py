@@ -65,7 +65,7 @@ def test_what_becomes_of_a_run_whose_client_is_lost(
             await settled(service)
             assert [await status(service, each.run_id) for each in (first, second)] == [executing, waiting]
             assert service.health().lost_clients == 2
-            assert len(service._subscribers) == 0
+            assert len(service._streams) == 0
 
     run_virtual(main)
 
@@ -116,9 +116,9 @@ def test_a_run_that_ends_while_it_is_alone_ends_as_it_does() -> None:
             gated.go_on.set()
             assert (await outcome(ticket)).status is RunStatus.SUCCEEDED
             await asyncio.sleep(10)
-            assert len(service._subscribers) == 0
+            assert len(service._streams) == 0
             service.left(ticket.run_id, lost=True)
-            assert len(service._subscribers) == 0
+            assert len(service._streams) == 0
 
     run_virtual(main)
 

@@ -33,7 +33,7 @@ class Gated:
 
 def nothing_is_left(service: Service) -> None:
     assert service._queues.sessions == 0
-    assert service._queues.slots.free == service._options.max_running
+    assert service._queues.slots.free == service.options.max_running
     assert len(service._streams) == 0
     assert len(service._queues.deadlines) == 0
 

@@ -23,6 +23,7 @@ from strandline.engine.events import (
     Why,
     type_of,
 )
+from strandline.engine.options import Options
 from strandline.engine.streams import EventRecorder, RunStream, Streams
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import Bounds
@@ -30,7 +31,6 @@ from strandline.history import fold
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import RunQuery
 from strandline.model import ANONYMOUS, Claim, Lane, Outcome, Run, RunId, RunStatus, Token
-from strandline.settings import ServiceSettings
 from strandline.testing.desk import StillClock
 from strandline.testing.virtual import VirtualClock, VirtualLoop
 
@@ -227,10 +227,10 @@ def test_the_events_of_an_ended_run_take_no_memory_after_their_retention() -> No
     clock = StillClock()
     kept = streams(clock)
     kept.new(RunId("r"), key())
-    kept.ended(RunId("r"), key(), Outcome(status=RunStatus.SUCCEEDED))
+    kept.ended(RunId("r"), key(), Outcome(status=RunStatus.SUCCEEDED), None)
     kept.evict()
     assert kept.found(ANONYMOUS, RunId("r")) is not None
-    clock.at += ServiceSettings().stream_retention_s
+    clock.at += Options().stream_retention_s
     kept.evict()
     assert len(kept._replay) == 0
 
@@ -267,12 +267,10 @@ def claim_of(attempt: int = 1, lane: int = Lane.NORMAL) -> Claim:
 
 def streams(clock: Clock | None = None) -> Streams:
     found = Streams(
-        ServiceSettings(),
+        Options(),
         clock or StillClock(),
-        survives=True,
         is_waiting=lambda run_id: True,
         post=lambda flush: None,
-        on_first_text=lambda after_s: None,
     )
     found.begin(7)
     return found

@@ -1,7 +1,8 @@
 """The service: what every adapter calls, and nothing else of the engine.
 
 It accepts runs (or refuses them before anything is kept), tells whoever waits how they end, and shows what is going
-on. `start` and `drain` are its life. It puts the rooms of the engine together; what they do stands there.
+on. `start` and `drain` are its life. It puts the modules of the engine together, and what adapters ask for is answered
+by the one that knows: what is promised stands there.
 """
 
 import asyncio
@@ -13,17 +14,7 @@ from msgspec.structs import replace
 
 from strandline.agents.port import Target
 from strandline.clock import Clock
-from strandline.engine.admission import (
-    Acceptance,
-    Admission,
-    Attachments,
-    Control,
-    Publisher,
-    Refusals,
-    Subscribers,
-    Ticket,
-)
-from strandline.engine.events import SessionDeleted, SessionPaused, SessionResumed, Why
+from strandline.engine.admission import Admission, Control, Refusals, Subscribers, Ticket
 from strandline.engine.execution import AgentPool, Claims, Holds, Runner, recover
 from strandline.engine.loops import Loops
 from strandline.engine.maintenance import (
@@ -36,33 +27,13 @@ from strandline.engine.maintenance import (
 )
 from strandline.engine.observers import UNOBSERVED, UNPROJECTED, UNTRACED, Observer, Projection, Tracing
 from strandline.engine.options import Options
-from strandline.engine.queues import Estimates, SessionQueues, Share
-from strandline.engine.reading import (
-    Health,
-    OpenRequests,
-    Positions,
-    Reading,
-    Reasons,
-    RunStack,
-    RunView,
-    RunViews,
-    Standings,
-    Vitals,
-    of_others,
-)
-from strandline.engine.requests import Drafts, Request, check_key, in_range
-from strandline.engine.streams import Later, RunStream, Streams, Subscription
-from strandline.errors import StrandlineError
-from strandline.journal.port import (
-    AllSessionsPage,
-    HistoryPage,
-    Journal,
-    SessionsPage,
-    Stopped,
-    Stored,
-    StoredQuery,
-)
-from strandline.model import Message, Outcome, Principal, RunId, RunStatus, SessionId, SessionKey, SessionView
+from strandline.engine.queues import Estimates, SessionQueues
+from strandline.engine.reading import Health, Positions, Reading, Reasons, RunStack, Standings, Vitals
+from strandline.engine.requests import Drafts, Request
+from strandline.engine.streams import Streams, Subscription
+from strandline.errors import Unavailable
+from strandline.journal.port import Journal
+from strandline.model import Principal, RunId, SessionId, SessionKey
 
 _log = logging.getLogger("strandline.service")
 
@@ -88,18 +59,25 @@ class Service:
         tracing: Tracing = UNTRACED,
         projection: Projection = UNPROJECTED,
     ) -> None:
+        if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
+            options = replace(options, max_running=1, max_holds=1)
+        self.options = options
+        """Its limits and policies, as they are in force."""
+        self.serves = target.description
+        """What is served, for people: what kind of target, and its name."""
+        self.refused = 0
+        """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
         self._journal = journal
         self._target = target
         self._loops = loops
         self._clock = clock
-        if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
-            options = replace(options, max_running=1, max_holds=1)
-        self._options = options
         self._owner = owner
         self._observer = observer
         self._tracing = tracing
         self._projection = projection
         self._readiness = Readiness(journal, loops, clock, retry_after_s=options.retry_after_s)
+        self.exhausted = self._readiness.exhausted
+        """Set when so many runs have ended and still work that the process has to be replaced."""
         self._queues = SessionQueues(
             options.max_running, options.max_running_per_principal, options.max_holds_per_principal
         )
@@ -109,10 +87,10 @@ class Service:
         self._streams = Streams(
             options,
             clock,
-            survives=options.survives,
             is_waiting=self._queues.is_waiting,
             post=loops.post_back,
-            on_first_text=observer.first_text,
+            observer=observer,
+            projection=projection,
         )
         self._runner = Runner(
             journal=journal,
@@ -126,8 +104,6 @@ class Service:
             streams=self._streams,
             tracing=tracing,
         )
-        self.exhausted = self._readiness.exhausted
-        """Set when so many runs have ended and still work that the process has to be replaced."""
         self._holds = Holds(
             journal,
             loops,
@@ -138,97 +114,81 @@ class Service:
             max_threads=options.executor_threads,
         )
         self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
-        self._estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
-        self._subscribers = Subscribers(lambda *alone: self._claims.spawn(self._control.left_alone(*alone)))
+        estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
         self._claims = Claims(
             journal=journal,
             queues=self._queues,
+            estimates=estimates,
             runner=self._runner,
             holds=self._holds,
+            streams=self._streams,
+            tracing=tracing,
             clock=clock,
-            listener=Publisher(
-                journal,
-                self._streams,
-                self._subscribers,
-                self._estimates,
-                clock,
-                observer=observer,
-                tracing=tracing,
-                projection=projection,
-            ),
             exhausted=self._readiness.exhausted,
         )
-        self._control = Control(journal, self._queues, self._claims, self._pool, self._streams.is_expected, projection)
-        self._reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
-        open_requests = OpenRequests(journal, cut=options.stream_cut)
-        self._positions = Positions(
-            journal, self._streams, self._queues, self._estimates, self._reasons, open_requests, clock
+        reasons = Reasons(self._queues, self._holds, self._readiness, clock, options)
+        standings = Standings(journal, estimates, reasons, cut=options.stream_cut)
+        reading = Reading(journal, self._runner, self._streams, standings, self._readiness)
+        self._control = Control(
+            journal, self._readiness, self._queues, self._claims, self._pool, self._streams, reading, projection
         )
-        standings = Standings(self._estimates, self._reasons, open_requests)
+        self._subscribers = Subscribers(self._streams, self._control)
         self._admission = Admission(
-            journal=journal,
-            drafts=Drafts(target, options, clock, new_run_id),
-            readiness=self._readiness,
-            refusals=Refusals(self._queues, self._estimates, options),
-            acceptance=Acceptance(
-                self._claims,
-                self._control,
-                self._subscribers,
-                self._streams,
-                self._readiness,
-                standings,
-                observer,
-                options,
-            ),
-            attachments=Attachments(journal, self._streams, self._readiness, standings),
-            observer=observer,
-            tracing=tracing,
+            journal,
+            Drafts(target, options, clock, new_run_id),
+            self._readiness,
+            Refusals(self._queues, estimates, options),
+            self._claims,
+            self._streams,
+            reading,
+            options,
         )
         self._ticks = (
             self._readiness.tick,
             self._claims.look_at_deadlines,
             self._pool.evict,
-            self._positions.publish,
+            Positions(journal, self._streams, self._queues, standings, clock).publish,
             self._streams.evict,
             self._runner.watch_deadlines,
             self._watchdog.tick,
             self._pool.drop_lost,
             self._claims.look_at_leftovers,
         )
-        self._reading = Reading(
-            journal, self._runner, self._streams, self._estimates, self._reasons, open_requests, self._readiness
-        )
-
-    @property
-    def options(self) -> Options:
-        """Its limits and policies, as they are in force."""
-        return self._options
-
-    @property
-    def serves(self) -> str:
-        """What is served, for people: what kind of target, and its name."""
-        return self._target.description
+        # What adapters ask for, by the one who answers it.
+        self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
+        self.wait, self.stream = reading.wait, reading.stream
+        self.session, self.sessions, self.all_sessions = reading.session, reading.sessions, reading.all_sessions
+        self.why, self.stored = reading.why, reading.stored
+        self.history, self.history_page = reading.history, reading.history_page
+        self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session
+        self.move, self.delete = self._control.move, self._control.delete
+        self.pause, self.resume = self._control.pause, self._control.resume
+        self.joined, self.left = self._subscribers.joined, self._subscribers.left
+        self.until_ready, self.fail_start = self._readiness.until_ready, self._readiness.fail_start
+        self.shares = self._queues.shares
 
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the journal, recover what was executing, and let waiting runs start. Raises a `JournalError`."""
-        orphans = await self._journal.open(self._owner, max_attempts=self._options.max_attempts)
+        orphans = await self._journal.open(self._owner, max_attempts=self.options.max_attempts)
         self._streams.begin(self._journal.epoch)
         try:
             for orphan in orphans:
                 external = self._target.external
-                outcome = await recover(self._journal, orphan, self._options, self._clock.now(), external=external)
+                outcome = await recover(self._journal, orphan, self.options, self._clock.now(), external=external)
                 if outcome is not None:
                     self._observer.ended(outcome, None)
                     self._tracing.ended(orphan.run, outcome, self._clock.now())
             await self._claims.start()
             self._claims.spawn(every_second(*self._ticks))
             self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
-            self._claims.spawn(prune_runs(self._journal, self._clock, run_retention_s=self._options.run_retention_s))
-            if (retention_s := self._options.history_retention_s) is not None:
+            self._claims.spawn(prune_runs(self._journal, self._clock, run_retention_s=self.options.run_retention_s))
+            if (retention_s := self.options.history_retention_s) is not None:
                 self._claims.spawn(
-                    delete_idle_sessions(self._journal, self._clock, self._delete, history_retention_s=retention_s)
+                    delete_idle_sessions(
+                        self._journal, self._clock, self._control.delete_idle, history_retention_s=retention_s
+                    )
                 )
         except BaseException:
             await self._journal.close()
@@ -237,10 +197,6 @@ class Service:
         if orphans:
             _log.info("%d runs were executing when the last server died", len(orphans))
         self._readiness.begin()
-
-    def fail_start(self) -> None:
-        """Note that the start has failed, or was given up: requests that wait for it are let go."""
-        self._readiness.fail_start()
 
     async def drain(self, *, close: bool = True) -> None:
         """Stop: accept nothing, let what executes finish within `drain_grace_s`, stop the rest, close the journal.
@@ -252,9 +208,8 @@ class Service:
             return
         self._readiness.begin_to_drain()
         self._subscribers.stop()
-        for run_id in self._queues.waiting_runs():
-            self._streams.later(run_id)
-        await self._claims.drain(drain_grace_s=self._options.drain_grace_s, stop_grace_s=self._options.stop_grace_s)
+        self._streams.drain()
+        await self._claims.drain(drain_grace_s=self.options.drain_grace_s, stop_grace_s=self.options.stop_grace_s)
         self._streams.stop()
         await self._projection.finish(PROJECTION_S)
         if close:
@@ -272,48 +227,19 @@ class Service:
 
     # -- what adapters ask for ---------------------------------------------------------------------
 
-    @property
-    def starting(self) -> bool:
-        """Whether it has not been ready yet and may still become so."""
-        return self._readiness.starting
-
-    async def until_ready(self, timeout_s: float) -> None:
-        """Return when its start is over, well or not. Raises `NotReady` after `timeout_s`, or if too many wait."""
-        await self._readiness.until_ready(timeout_s)
-
     async def submit(self, request: Request) -> Ticket:
         """Accept a run: durable on return. Raises `Unavailable` of some kind; nothing is kept then.
 
         A request whose idempotency key is known is answered by the run that it stands for, also while the server stops;
         raises `KeyReused` if that was another request. A caller that is cancelled meanwhile does not undo an accept.
         """
-        return await self._admission.submit(request)
-
-    def joined(self, run_id: RunId) -> None:
-        """Note that a client waits for a run; `left` follows."""
-        self._subscribers.joined(run_id)
-
-    def left(self, run_id: RunId, *, lost: bool) -> None:
-        """Note that a client waits no longer: it was answered, or it was `lost`, of which the run may die."""
-        self._subscribers.left(run_id, lost=lost)
-
-    async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
-        """Return a run. Raises `NotFound`, also for a run of another principal.
-
-        `end` is what its stream has told: a server that stops may have no place left to keep that.
-        """
-        return await self._reading.run(principal, run_id, end)
-
-    async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
-        """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
-        return await self._reading.wait(principal, run_id, timeout_s)
-
-    async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
-        """Return what is told of a run: its events can be read while it goes on, and for a while after its end.
-
-        Later there is its end alone. Raises `NotFound`.
-        """
-        return await self._reading.stream(principal, run_id)
+        try:
+            with self._tracing.asked() as trace:
+                return await self._admission.submit(request, trace)
+        except Unavailable as refusal:
+            self.refused += 1
+            self._observer.refused(refusal.code)
+            raise
 
     def changes(
         self, principal: Principal, after: int = 0, *, sessions: Collection[SessionId] = (), types: Collection[str] = ()
@@ -325,113 +251,10 @@ class Service:
         self._readiness.open()
         return self._streams.changes(principal, after, sessions, types)
 
-    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
-        """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
-
-        With `force` nothing that still works of it holds its session. Raises `NotFound`, `AlreadyEnded`.
-        """
-        self._readiness.asked()
-        await self._control.cancel(principal, run_id, force=force)
-        return await self.run(principal, run_id)
-
-    async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
-        """Cancel all runs that wait in a session, with `running` the one that executes too. Raises `NotFound`."""
-        self._readiness.asked()
-        stopped = await self._control.cancel_session(key, running=running, force=force)
-        self._projection.changed(key)  # a question that was dismissed leaves something without a run that ends
-        return stopped
-
-    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
-        """Give a run that waits another priority, or with None the last place of the front; return it.
-
-        Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate`.
-        """
-        self._readiness.asked()
-        await self._control.move(principal, run_id, None if priority is None else in_range(priority))
-        view = await self.run(principal, run_id)
-        self._queues.changed(view.run.key)
-        return view
-
-    async def pause(self, key: SessionKey) -> SessionView:
-        """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
-        self._readiness.asked()
-        await self._control.pause(key)
-        self._streams.changed(key, SessionPaused())
-        return await self.session(key)
-
-    async def resume(self, key: SessionKey) -> SessionView:
-        """Let a paused session go on. Raises `NotFound`."""
-        self._readiness.asked()
-        await self._control.resume(key)
-        self._streams.changed(key, SessionResumed())
-        return await self.session(key)
-
-    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
-        """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
-
-        Raises `Invalid` for a cursor that is none; an unknown session has no runs.
-        """
-        return await self._reading.runs(key, cursor, limit)
-
-    async def runs_of(
-        self,
-        principal: Principal,
-        *,
-        statuses: Collection[RunStatus] = (),
-        cursor: str | None = None,
-        limit: int = 100,
-    ) -> RunViews:
-        """Return a page of runs of all sessions of a principal, of these statuses or of all, the last accepted first.
-
-        Raises `Invalid` for a cursor that is none.
-        """
-        return await self._reading.runs_of(principal, frozenset(statuses), cursor, limit)
-
-    async def session(self, key: SessionKey) -> SessionView:
-        """Return a session. Raises `NotFound`."""
-        return await self._reading.session(key)
-
-    def why(self, session: SessionView, *, of_another: bool = False) -> Why | None:
-        """Return why nothing more of a session starts, None if it is at rest or only executes.
-
-        `of_another`: without what is the principal's own, for an operator.
-        """
-        why = self._reasons.of_session(session)
-        return of_others(why) if of_another else why
-
-    async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
-        """Return sessions of a principal in the order of their ids, those after `after`."""
-        return await self._reading.sessions(principal, after, limit)
-
-    async def all_sessions(self, *, after: SessionKey | None = None, limit: int = 100) -> AllSessionsPage:
-        """Return sessions of all principals, for operators, in the order of principal and id, those after `after`."""
-        return await self._reading.all_sessions(after, limit)
-
-    async def history_page(
-        self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
-    ) -> HistoryPage:
-        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too.
-
-        No more than `limit`, and fewer where they are large: `first` of the page is where it begins, and the `before`
-        of the next one; 0 is the end.
-        """
-        return await self._reading.history_page(key, before, limit, discarded)
-
-    async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
-        """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
-        return await self._reading.history(key, count, include_tool_messages)
-
-    async def delete(self, key: SessionKey) -> bool:
-        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
-        check_key(key)
-        self._readiness.admit()
-        return await self._delete(key)
-
-    async def _delete(self, key: SessionKey, ended_before: float | None = None) -> bool:
-        deleted = await self._control.delete(key, ended_before=ended_before)
-        if deleted:
-            self._streams.changed(key, SessionDeleted())
-        return deleted
+    @property
+    def starting(self) -> bool:
+        """Whether it has not been ready yet and may still become so."""
+        return self._readiness.starting
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, whatever user code does."""
@@ -445,43 +268,32 @@ class Service:
             processing=self._queues.executing > 0 or len(self._holds) > 0,
             running=self._queues.executing,
             held=len(self._holds),
-            stalled=sum(each >= self._options.stall_after_s for each in quiet_s),
+            stalled=sum(each >= self.options.stall_after_s for each in quiet_s),
             queue_depth=self._queues.waiting,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),
-            refused_runs=self._admission.refused,
+            refused_runs=self.refused,
             lost_clients=self._subscribers.lost,
             workers=self._loops.load().workers,
         )
-
-    def shares(self) -> dict[Principal, Share]:
-        """Return what goes on for each principal of whom anything executes, is held or waits; for operators."""
-        return self._queues.shares()
-
-    async def stored(self) -> Stored | None:
-        """Return how many bytes are kept, for metrics; None while the journal cannot tell."""
-        try:
-            return await self._journal.read(StoredQuery())
-        except StrandlineError:
-            return None
 
     def vitals(self) -> Vitals:
         """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
         return Vitals(
             health=self.health(),
-            max_running=self._options.max_running,
-            max_queued=self._options.max_queued,
+            max_running=self.options.max_running,
+            max_queued=self.options.max_queued,
             most_waiting=self._queues.most_waiting,
-            max_queued_per_session=self._options.max_queued_per_session,
-            max_stored_bytes=self._options.max_stored_bytes_per_principal,
+            max_queued_per_session=self.options.max_queued_per_session,
+            max_stored_bytes=self.options.max_stored_bytes_per_principal,
             projection_behind=self._projection.behind,
             projection_failures=self._projection.failures,
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
             leftovers=len(self._holds.still_work()),
-            max_holds=self._options.max_holds,
+            max_holds=self.options.max_holds,
             stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.subscribers,

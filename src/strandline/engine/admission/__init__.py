@@ -1,17 +1,14 @@
 """Admission: what callers may do with runs and sessions. A request is accepted, attached to an earlier run, or refused.
 
 `Admission` decides about requests, `Control` about everything after: cancel, move, pause, resume, delete.
-`Subscribers` knows who waits for runs, and has those left alone cancelled where that is wanted. `Publisher`
-publishes runs that begin and end. The journal has decided before anybody here is told of anything.
+`Subscribers` knows who waits for runs, and has those left alone cancelled where that is wanted. The journal has decided
+before anybody here is told of anything.
 """
 
-from strandline.engine.admission.acceptance import Acceptance
 from strandline.engine.admission.admission import Admission
-from strandline.engine.admission.attachments import Attachments
 from strandline.engine.admission.control import Control
-from strandline.engine.admission.publisher import Publisher
 from strandline.engine.admission.refusals import Refusals
 from strandline.engine.admission.subscribers import Subscribers
 from strandline.engine.admission.ticket import Ticket
 
-__all__ = ["Acceptance", "Admission", "Attachments", "Control", "Publisher", "Refusals", "Subscribers", "Ticket"]
+__all__ = ["Admission", "Control", "Refusals", "Subscribers", "Ticket"]

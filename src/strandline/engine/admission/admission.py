@@ -3,21 +3,37 @@
 What is refused leaves nothing behind. What is accepted is durable, and whoever waits for it gets its stream.
 """
 
+import asyncio
+from typing import Any
+
 from msgspec.structs import replace
 
-from strandline.engine.admission.acceptance import Acceptance, Answer
-from strandline.engine.admission.attachments import Attachments
 from strandline.engine.admission.refusals import Refusals
+from strandline.engine.admission.shielded import to_the_end
 from strandline.engine.admission.ticket import Ticket
+from strandline.engine.events import RunPosition
+from strandline.engine.execution import Claims
 from strandline.engine.maintenance import Readiness
-from strandline.engine.observers import Observer, Tracing
+from strandline.engine.options import Options
+from strandline.engine.reading import Reading
 from strandline.engine.requests import Drafts, Request, reused, unanswerable
-from strandline.errors import Draining, HoldsFull, NoWorker, Unavailable
-from strandline.journal.port import AcceptAnswer, Attached, Bounds, Journal, Refused, Reused, Unanswerable
-from strandline.model import Carrier, Lane, NewRun, OnQuestion
+from strandline.engine.streams import Streams
+from strandline.errors import Draining, HoldsFull, NoWorker
+from strandline.journal.port import (
+    AcceptAnswer,
+    Accepted,
+    Attached,
+    Bounds,
+    Journal,
+    Refused,
+    Reused,
+    Unanswerable,
+)
+from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
 """Lets no new run in, but tells which run a key stands for."""
+EXECUTES = RunPosition(0, 0.0)
 
 
 class Admission:
@@ -25,40 +41,35 @@ class Admission:
 
     def __init__(
         self,
-        *,
         journal: Journal,
         drafts: Drafts,
         readiness: Readiness,
         refusals: Refusals,
-        acceptance: Acceptance,
-        attachments: Attachments,
-        observer: Observer,
-        tracing: Tracing,
+        claims: Claims,
+        streams: Streams,
+        reading: Reading,
+        options: Options,
     ) -> None:
         self._journal = journal
         self._drafts = drafts
         self._readiness = readiness
         self._refusals = refusals
-        self._acceptance = acceptance
-        self._attachments = attachments
-        self._observer = observer
-        self._tracing = tracing
-        self.refused = 0
-        """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
+        self._claims = claims
+        self._streams = streams
+        self._reading = reading
+        self._on_disconnect = options.on_disconnect
+        self._bounds = Bounds(
+            options.max_queued_per_session,
+            options.max_queued,
+            per_principal=options.max_queued_per_principal,
+            stored_bytes=options.max_stored_bytes_per_principal,
+        )
+        self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def submit(self, request: Request) -> Ticket:
-        """Accept a run, as `Service.submit` says."""
-        try:
-            with self._tracing.asked() as trace:
-                return await self._submit(request, trace)
-        except Unavailable as refusal:
-            self.refused += 1
-            self._observer.refused(refusal.code)
-            raise
-
-    async def _submit(self, request: Request, trace: Carrier | None) -> Ticket:
+    async def submit(self, request: Request, trace: Carrier | None) -> Ticket:
+        """Accept a run, as `Service.submit` says; `trace` is kept with it."""
         new = self._drafts.draft(request, trace)
-        answer: Answer
+        answer: Ticket | AcceptAnswer
         try:
             self._readiness.admit_run()
             self._refusals.admit_principal(new.key.principal)
@@ -69,18 +80,63 @@ class Admission:
             answer = known
         else:
             self._refusals.admit(new)
-            answer = await self._acceptance.accept(new, request.on_disconnect)
+            on_disconnect = request.on_disconnect or self._on_disconnect
+            answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
         match answer:
-            case Ticket():
-                return answer
             case Attached(run_id=run_id):
-                return await self._attachments.ticket(new.key, run_id)
+                return await self._attach(new.key, run_id)
             case Refused():
                 raise self._refusals.error(new.key, answer)
             case Reused():
                 raise reused(request)
             case Unanswerable():
                 raise unanswerable(new.key, answer)
+            case _:
+                assert isinstance(answer, Ticket)
+                return answer
+
+    async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
+        """Return the ticket of a run that the journal has accepted, or what it has answered instead."""
+        stream = self._streams.new(new.run_id, new.key)
+        try:
+            accepted = await self._claims.accept(new, self._bounds)
+        except BaseException:
+            self._streams.drop(new.run_id)
+            raise
+        if not isinstance(accepted, Accepted):
+            self._streams.drop(new.run_id)
+            return accepted
+        self._streams.accepted(new.run_id, on_disconnect)  # before its claim comes
+        at, stopped = EXECUTES, accepted.stopped
+        if stopped is not None:
+            self._claims.stopped(new.key, stopped, discard=new.if_busy is IfBusy.ROLLBACK)
+        if accepted.position:
+            at = await self._reading.standings.of_waiting(new.key, accepted.position)
+            self._streams.queued(new.run_id, at)
+        return Ticket(
+            run_id=new.run_id,
+            key=new.key,
+            position=at.position,
+            estimated_wait_s=at.estimated_wait_s,
+            stream=stream,
+            heeds=on_disconnect is not OnDisconnect.CONTINUE,
+            stopped=() if stopped is None else (*stopped.asked, *stopped.ended),
+            new=new,
+        )
+
+    async def _attach(self, key: SessionKey, run_id: RunId) -> Ticket:
+        """Return the ticket of a run that was accepted before. Raises `NotFound`."""
+        run, at, stream = await self._reading.followed(key.principal, run_id)
+        return Ticket(
+            run_id=run_id,
+            key=key,
+            position=at.position,
+            estimated_wait_s=at.estimated_wait_s,
+            stream=stream,
+            attached=True,
+            replayed=run.outcome is not None,
+            heeds=run.outcome is None,
+        )
 
     async def _known_by_key(self, new: NewRun) -> AcceptAnswer | None:
         """Ask the journal what the key of a run stands for that cannot be accepted now; None without a key."""

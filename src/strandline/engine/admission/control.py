@@ -5,12 +5,17 @@ Belongs to the serving loop. What the journal has answered is true whatever beco
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from strandline.engine.admission.shielded import to_the_end
+from strandline.engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
 from strandline.engine.execution import AgentPool, Claims
+from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Projection
 from strandline.engine.queues import SessionQueues
+from strandline.engine.reading import Reading, RunView
+from strandline.engine.requests import check_key, in_range
+from strandline.engine.streams import Streams
 from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
@@ -25,11 +30,10 @@ from strandline.journal.port import (
     Move,
     Pause,
     Resume,
-    RunQuery,
     SessionQuery,
     Stopped,
 )
-from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey
+from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.control")
 
@@ -43,40 +47,42 @@ _Told = Cancel | CancelSession | EndWaiting | Pause | Resume
 
 
 class Control:
-    """`is_expected` tells whether the end of a run is still to come in this process."""
+    """Belongs to the serving loop."""
 
     def __init__(
         self,
         journal: Journal,
+        readiness: Readiness,
         queues: SessionQueues,
         claims: Claims,
         pool: AgentPool,
-        is_expected: Callable[[RunId], bool],
+        streams: Streams,
+        reading: Reading,
         projection: Projection,
     ) -> None:
         self._journal = journal
+        self._readiness = readiness
         self._queues = queues
         self._claims = claims
         self._pool = pool
-        self._is_expected = is_expected
+        self._streams = streams
+        self._reading = reading
         self._projection = projection
-        self._under_way: set[asyncio.Task[ChangeAnswer]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
-    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool) -> bool:
-        """Cancel a run; True if it has ended on return, False if it executes and was asked to.
+    async def cancel(self, principal: Principal, run_id: RunId, *, force: bool = False) -> RunView:
+        """Cancel a run and return it: ended, or asked to end (its `cancel_requested`), which then survives a crash.
 
         With `force` its session is not held by what still works of it then, nor by what still works of it now.
         Raises `NotFound`, and `AlreadyEnded` unless there is a hold to be ended.
         """
-        run = await self._journal.read(RunQuery(principal, run_id))
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
+        run = await self._reading.kept(principal, run_id)
         match await self._changed(run.key, Cancel(principal, run_id), force=force):
-            case Stopped(asked=asked):
-                return not asked
+            case Stopped():
+                pass
             case Ended():
-                run = await self._journal.read(RunQuery(principal, run_id))
-                if run is None or not run.held:
+                run = await self._reading.kept(principal, run_id)
+                if not run.held:
                     raise AlreadyEnded(f"run {run_id} has ended")
                 if not force:
                     raise AlreadyEnded(
@@ -84,18 +90,19 @@ class Control:
                         " without it"
                     )
                 await self._claims.unheld(run_id, UNHELD_S)
-                return True
             case Changed():
                 raise NotFound(f"there is no run {run_id}")
             case answer:
                 raise InvariantBroken(f"the journal has answered a cancel by {answer}")
+        return await self._reading.run(principal, run_id)
 
-    async def cancel_session(self, key: SessionKey, *, running: bool, force: bool) -> Stopped:
+    async def cancel_session(self, key: SessionKey, *, running: bool = False, force: bool = False) -> Stopped:
         """Cancel all runs that wait in a session, with `running` the one that executes too.
 
         With `force` besides, the session is not held by what still works of that one, or of one that has ended.
         Raises `NotFound`.
         """
+        self._readiness.asked()
         answer = await self._changed(key, CancelSession(key, running), force=force)
         if not isinstance(answer, Stopped):
             raise NotFound(f"there is no session {key.session_id}")
@@ -103,16 +110,20 @@ class Control:
             session = await self._journal.read(SessionQuery(key))
             if session is not None and session.held and session.claimed is not None:
                 await self._claims.unheld(session.claimed, UNHELD_S)
+        self._projection.changed(key)  # a question that was dismissed leaves something without a run that ends
         return answer
 
-    async def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
+    def left_alone(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
         """Cancel a run whose clients were lost, if that is wanted; what cannot be kept now is tried again."""
         change: Cancel | EndWaiting
         if on_disconnect is OnDisconnect.CANCEL:
             change = Cancel(key.principal, run_id)
         else:
             change = EndWaiting(key, run_id, Outcome(status=RunStatus.CANCELLED))
-        while self._is_expected(run_id):
+        self._claims.spawn(self._cancel_alone(run_id, key, change))
+
+    async def _cancel_alone(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
+        while self._streams.is_expected(run_id):
             try:
                 await self._changed(key, change)
                 return
@@ -120,18 +131,22 @@ class Control:
                 _log.error("run %s is left alone and cannot be cancelled yet: %s", run_id, error)
             await asyncio.sleep(CANCEL_AGAIN_S)
 
-    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> None:
-        """Give a run that waits another priority; None: the last place of those at the front.
+    async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
+        """Give a run that waits another priority, or with None the last place of the front; return it.
 
-        Raises `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
+        Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
+        self._readiness.asked()
+        change = Move(principal, run_id, None if priority is None else in_range(priority))
         try:
-            moved = await self._journal.change(Move(principal, run_id, priority))
+            moved = await self._journal.change(change)
         finally:
             self._queues.any_changed()  # also if nobody waits any more: what is asked from now on is asked after it
         match moved:
             case Changed(existed=True):
-                return
+                view = await self._reading.run(principal, run_id)
+                self._queues.changed(view.run.key)
+                return view
             case Busy():
                 raise TooLate(f"run {run_id} has begun")
             case Ended():
@@ -139,22 +154,36 @@ class Control:
             case _:
                 raise NotFound(f"there is no run {run_id}")
 
-    async def pause(self, key: SessionKey) -> None:
-        """Let nothing more of a session start, also after a restart. Raises `NotFound`."""
-        await self._paused(key, Pause(key))
+    async def pause(self, key: SessionKey) -> SessionView:
+        """Let nothing more of a session start until it is resumed, also after a restart. Raises `NotFound`."""
+        return await self._paused(key, Pause(key), SessionPaused())
 
-    async def resume(self, key: SessionKey) -> None:
+    async def resume(self, key: SessionKey) -> SessionView:
         """Let a paused session go on. Raises `NotFound`."""
-        await self._paused(key, Resume(key))
+        return await self._paused(key, Resume(key), SessionResumed())
 
-    async def delete(self, key: SessionKey, *, ended_before: float | None = None) -> bool:
-        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes.
+    async def _paused(self, key: SessionKey, change: Pause | Resume, event: SessionEvent) -> SessionView:
+        if await self._changed(key, change) == Changed(existed=False):
+            raise NotFound(f"there is no session {key.session_id}")
+        self._streams.changed(key, event)
+        return await self._reading.session(key)
 
-        With `ended_before`, also if it is not at rest since before that moment.
+    async def delete(self, key: SessionKey) -> bool:
+        """Forget a session; False if there was none. Raises `SessionBusy` while a run of it waits or executes."""
+        check_key(key)
+        self._readiness.admit()
+        return await self.delete_idle(key, None)
+
+    async def delete_idle(self, key: SessionKey, ended_before: float | None) -> bool:
+        """Forget a session if it is at rest since before a moment (None: if it is); False if there was none.
+
+        Raises `SessionBusy`.
         """
-        changed = await self._finished(self._delete(Delete(key, ended_before)))
+        changed = await to_the_end(self._delete(Delete(key, ended_before)), self._under_way)
         if not isinstance(changed, Changed):
             raise SessionBusy("the session has a run that waits, executes or is held; delete it when that has ended")
+        if changed.existed:
+            self._streams.changed(key, SessionDeleted())
         return changed.existed
 
     async def _delete(self, change: Delete) -> ChangeAnswer:
@@ -171,31 +200,15 @@ class Control:
             self._claims.resumed(key)  # if it was paused: another one of this name is not
         return changed
 
-    async def _paused(self, key: SessionKey, change: Pause | Resume) -> None:
-        if await self._changed(key, change) == Changed(existed=False):
-            raise NotFound(f"there is no session {key.session_id}")
-
     async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
-        """Have the journal make a change and tell whoever has to know."""
-        return await self._finished(self._change(key, change, force))
-
-    async def _finished(self, change: Coroutine[Any, Any, ChangeAnswer]) -> ChangeAnswer:
-        """Have a change made, to the end of it whoever waits."""
-        change_made = asyncio.create_task(change)
-        self._under_way.add(change_made)
-        change_made.add_done_callback(self._made)
-        return await asyncio.shield(change_made)
-
-    def _made(self, change_made: "asyncio.Task[ChangeAnswer]") -> None:
-        self._under_way.discard(change_made)
-        if not change_made.cancelled():
-            change_made.exception()  # whoever asked knows of it, or is not there any more
+        """Have the journal make a change and tell whoever has to know, to the end of it whoever waits."""
+        return await to_the_end(self._change(key, change, force), self._under_way)
 
     async def _change(self, key: SessionKey, change: _Told, force: bool) -> ChangeAnswer:
         answer = await self._journal.change(change)
         match change, answer:
             case _, Stopped():
-                self.tell(key, answer, force=force)
+                self._claims.stopped(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._claims.ended(run_id, key, outcome)
             case Pause(), Changed(existed=True):
@@ -203,13 +216,3 @@ class Control:
             case Resume(), Changed(existed=True):
                 self._claims.resumed(key)
         return answer
-
-    def tell(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
-        """Tell whoever has to know what the journal has cancelled; without a wait after its answer."""
-        for run_id, outcome in stopped.ended.items():
-            self._claims.ended(run_id, key, outcome)
-        for run_id in stopped.asked:
-            if self._is_expected(run_id):
-                self._claims.asked(run_id, force=force, discard=discard)
-        if stopped.input_until is not None:
-            self._claims.dismissed(key, stopped.input_until)

@@ -7,76 +7,53 @@ since a restart loses all connections at once.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
-from strandline.model import OnDisconnect, RunId, SessionKey
+from strandline.engine.admission.control import Control
+from strandline.engine.streams import RunStream, Streams
+from strandline.model import OnDisconnect, RunId
 
 LEFT_ALONE_S: Final = 2.0
 """How long nobody must have been there."""
 
 
-class _Watched:
-    """A run that does not go on in any case: how many clients wait for it, and the timer if all were lost."""
-
-    __slots__ = ("key", "on_disconnect", "there", "timer")
-
-    def __init__(self, key: SessionKey, on_disconnect: OnDisconnect) -> None:
-        self.key = key
-        self.on_disconnect = on_disconnect
-        self.there = 0
-        self.timer: asyncio.TimerHandle | None = None
-
-    def disarm(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
 class Subscribers:
-    """`on_alone` is told each run that is left alone, with its session and what is wanted then."""
+    """Counts the clients of a run in its stream, as long as its end is to come in this process."""
 
-    def __init__(self, on_alone: Callable[[RunId, SessionKey, OnDisconnect], object]) -> None:
-        self._on_alone = on_alone
-        self._watched: dict[RunId, _Watched] = {}
+    def __init__(self, streams: Streams, control: Control) -> None:
+        self._streams = streams
+        self._control = control
+        self._stopped = False
         self.lost = 0
         """How many clients have been lost so far."""
 
-    def __len__(self) -> int:
-        return len(self._watched)
-
-    def expect(self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect) -> None:
-        """Look after a run from now on, if it is not to go on in any case."""
-        if on_disconnect is not OnDisconnect.CONTINUE:
-            self._watched[run_id] = _Watched(key, on_disconnect)
-
-    def forget(self, run_id: RunId) -> None:
-        """Look after a run no longer: it has ended, or goes on in another process."""
-        if (watched := self._watched.pop(run_id, None)) is not None:
-            watched.disarm()
-
     def joined(self, run_id: RunId) -> None:
         """Note a client that waits for a run."""
-        if (watched := self._watched.get(run_id)) is not None:
-            watched.there += 1
-            watched.disarm()
+        if (stream := self._watched(run_id)) is not None:
+            stream.clients += 1
+            if stream.alone is not None:
+                stream.alone.cancel()
+                stream.alone = None
 
     def left(self, run_id: RunId, *, lost: bool) -> None:
         """Note that a client waits no longer, because it has its answer, or because it was lost."""
         self.lost += lost
-        watched = self._watched.get(run_id)
-        if watched is None or not watched.there:
+        stream = self._watched(run_id)
+        if stream is None or not stream.clients:
             return
-        watched.there -= 1
-        if lost and not watched.there:
-            watched.timer = asyncio.get_running_loop().call_later(LEFT_ALONE_S, self._alone, run_id)
+        stream.clients -= 1
+        if lost and not stream.clients:
+            stream.alone = asyncio.get_running_loop().call_later(LEFT_ALONE_S, self._alone, run_id)
 
     def stop(self) -> None:
         """Act upon nothing any more."""
-        for run_id in list(self._watched):
-            self.forget(run_id)
+        self._stopped = True
+
+    def _watched(self, run_id: RunId) -> RunStream | None:
+        stream = self._streams.get(run_id)
+        return None if stream is None or stream.on_disconnect is OnDisconnect.CONTINUE else stream
 
     def _alone(self, run_id: RunId) -> None:
-        watched = self._watched[run_id]
-        watched.timer = None
-        self._on_alone(run_id, watched.key, watched.on_disconnect)
+        if (stream := self._watched(run_id)) is not None and not self._stopped:
+            stream.alone = None
+            self._control.left_alone(run_id, stream.key, stream.on_disconnect)

@@ -1,19 +1,21 @@
 """From what waits to what executes: fetches claims, has the runner execute them, and keeps `SessionQueues` true.
 
-It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. Its `listener` is told of every
-run that begins, has an outcome, or goes on in a later process: the one call upward in the engine.
+It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. Every run that begins, has an
+outcome, or goes on in a later process is published from here.
 """
 
 import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from strandline.clock import Clock
 from strandline.engine.execution.holds import Holds
 from strandline.engine.execution.runner import Ended, Runner
-from strandline.engine.queues import SessionQueues, WaitingRun
+from strandline.engine.observers import Tracing
+from strandline.engine.queues import Estimates, SessionQueues, WaitingRun
+from strandline.engine.streams import Streams
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
     AcceptAnswer,
@@ -23,7 +25,9 @@ from strandline.journal.port import (
     EndWaiting,
     Journal,
     NotDue,
+    RunQuery,
     SessionQuery,
+    Stopped,
     Take,
     WaitingQuery,
 )
@@ -42,22 +46,6 @@ WAITED_TOO_LONG = Outcome(
 )
 
 
-class Listener(Protocol):
-    """Told of runs as they begin and end here."""
-
-    def run_claimed(self, claim: Claim) -> None:
-        """Note a run that begins, or goes on."""
-        ...
-
-    def run_ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
-        """Note the outcome of a run (None: it goes on later), and how long it executed in s (None: never)."""
-        ...
-
-    async def trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Trace a run that has ended while it waited."""
-        ...
-
-
 class Claims:
     """Belongs to the serving loop."""
 
@@ -66,18 +54,22 @@ class Claims:
         *,
         journal: Journal,
         queues: SessionQueues,
+        estimates: Estimates,
         runner: Runner,
         holds: Holds,
+        streams: Streams,
+        tracing: Tracing,
         clock: Clock,
-        listener: Listener,
         exhausted: asyncio.Event,
     ) -> None:
         self._journal = journal
         self._queues = queues
+        self._estimates = estimates
         self._runner = runner
         self._holds = holds
+        self._streams = streams
+        self._tracing = tracing
         self._clock = clock
-        self._listener = listener
         self._stopping = False
         self.lost = 0
         """How many claims were lost."""
@@ -205,7 +197,7 @@ class Claims:
     async def _consume(self) -> None:
         async for claim in self._journal.claims():
             self._queues.claimed(claim.run.run_id, claim.run.key, self._clock.monotonic())
-            self._listener.run_claimed(claim)
+            self._streams.claimed(claim)
             task = asyncio.create_task(self._return(claim) if self._stopping else self._execute(claim))
             self._executing.add(task)
             task.add_done_callback(self._executed)
@@ -238,7 +230,8 @@ class Claims:
         run = ended.claim.run
         self.lost += ended.lost
         if not ended.requeued:
-            self._listener.run_ended(run.run_id, run.key, ended.outcome, ended.duration_s)
+            self._estimates.ended(run.key, ended.duration_s)
+            self._streams.ended(run.run_id, run.key, ended.outcome, ended.duration_s)
         if run.attempt > 1:
             self._queues.unblock()
         if ended.requeued:  # first: the record of the session stays
@@ -295,24 +288,40 @@ class Claims:
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
         self._queues.left(run_id, key)
-        self._listener.run_ended(run_id, key, outcome, None)
-        self.spawn(self._listener.trace(run_id, key, outcome))
+        self._streams.ended(run_id, key, outcome, None)
+        if self._tracing.active:
+            self.spawn(self._trace(run_id, key, outcome))
         self._pump()
 
-    def asked(self, run_id: RunId, *, force: bool, discard: bool) -> None:
-        """Have a run end that executes, or whose claim is on its way: the journal lets it end as cancelled only."""
-        self._runner.cancel(run_id, discard=discard)
-        if force:
-            self._holds.force(run_id)
+    async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
+        """Have a run traced that has ended while it waited; only the journal knows of it."""
+        try:
+            run = await self._journal.read(RunQuery(key.principal, run_id))
+        except StrandlineError as error:
+            _log.warning("run %s cannot be traced: %s", run_id, error)
+            return
+        if run is not None:
+            self._tracing.ended(run, outcome, self._clock.now())
+
+    def stopped(self, key: SessionKey, stopped: Stopped, *, force: bool = False, discard: bool = False) -> None:
+        """Act on what the journal has cancelled in a session, without a wait after its answer.
+
+        What executes, or whose claim is on its way, is to end: the journal lets it end as cancelled only. With `force`
+        its session is not held by what still works of it then; with `discard` what it leaves is hidden.
+        """
+        for run_id, outcome in stopped.ended.items():
+            self.ended(run_id, key, outcome)
+        for run_id in filter(self._streams.is_expected, stopped.asked):
+            self._runner.cancel(run_id, discard=discard)
+            if force:
+                self._holds.force(run_id)
+        if stopped.input_until is not None:
+            self._queues.dismissed(key, self._seconds_to(stopped.input_until))
+            self._pump()
 
     def resumed(self, key: SessionKey) -> None:
         """Note that a session goes on."""
         self._queues.resumed(key)
-        self._pump()
-
-    def dismissed(self, key: SessionKey, until: float) -> None:
-        """Note that a session goes on without the input that it would have waited for until then."""
-        self._queues.dismissed(key, self._seconds_to(until))
         self._pump()
 
     # -- what is due -------------------------------------------------------------------------------

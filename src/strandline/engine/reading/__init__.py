@@ -1,13 +1,12 @@
 """Reading: what callers are shown of runs, sessions and history, and why a run waits.
 
 `Reading` reads the journal and adds what runs do now. `Reasons` says why a run waits, from those that keep it from
-starting; `Standings` adds its position and how long it is likely to wait. `Positions` publishes to the subscribers of
-waiting runs where these stand. Nothing in here decides or changes anything. What `__all__` names is for the rest of the
-code; the modules in here are not.
+starting; `Standings` adds its position, how long it is likely to wait, and what its session asks. `Positions` publishes
+to the subscribers of waiting runs where these stand. Nothing in here decides or changes anything. What `__all__` names
+is for the rest of the code; the modules in here are not.
 """
 
 from strandline.engine.reading.answers import Health, RunStack, RunView, RunViews, Vitals
-from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.positions import Positions
 from strandline.engine.reading.reasons import Reasons, of_others
 from strandline.engine.reading.standings import Standings
@@ -16,7 +15,6 @@ from strandline.engine.reading.views import PAGE_BYTES, Reading
 __all__ = [
     "PAGE_BYTES",
     "Health",
-    "OpenRequests",
     "Positions",
     "Reading",
     "Reasons",

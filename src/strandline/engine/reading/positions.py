@@ -7,10 +7,9 @@ import logging
 from collections.abc import Sequence
 
 from strandline.clock import Clock
-from strandline.engine.events import Reason, RunPosition, Why
-from strandline.engine.queues import Estimates, SessionQueues
-from strandline.engine.reading.open_requests import OpenRequests
-from strandline.engine.reading.reasons import Reasons
+from strandline.engine.events import Reason, Why
+from strandline.engine.queues import SessionQueues
+from strandline.engine.reading.standings import Standings
 from strandline.engine.streams import RunStream, Streams
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, RunQuery
@@ -23,21 +22,12 @@ class Positions:
     """Publishes where something has changed in the queues since it last did."""
 
     def __init__(
-        self,
-        journal: Journal,
-        streams: Streams,
-        queues: SessionQueues,
-        estimates: Estimates,
-        reasons: Reasons,
-        open_requests: OpenRequests,
-        clock: Clock,
+        self, journal: Journal, streams: Streams, queues: SessionQueues, standings: Standings, clock: Clock
     ) -> None:
         self._journal = journal
-        self._open_requests = open_requests
         self._streams = streams
         self._queues = queues
-        self._estimates = estimates
-        self._reasons = reasons
+        self._standings = standings
         self._clock = clock
         self._published = 0
         """The number of the last change in the queues when positions were published."""
@@ -69,19 +59,18 @@ class Positions:
 
     async def _publish(self, stream: RunStream, position: int, *, moved: bool) -> None:
         """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
-        why, last = self._reasons.of_waiting(stream.key, position), stream.standing
+        why, last = self._standings.reasons.of_waiting(stream.key, position), stream.standing
         if why is None and moved:
             self._unread.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
         same = last is not None and position == last.position and (why is None or _code(why) is _code(last.why))
         if same and (why is None or not moved):
             return
-        requests = await self._open_requests.of(stream.key, why)
-        if same and last is not None and _ids(requests) == _ids(last.input_requests):
+        at = await self._standings.of_waiting(stream.key, position)
+        if same and last is not None and _ids(at.input_requests) == _ids(last.input_requests):
             return
         if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
-            wait_s = self._estimates.wait_s(stream.key, position)
-            stream.standing = RunPosition(position, wait_s, why, requests)
-            stream.publish_transient(self._clock.now(), stream.standing)
+            stream.standing = at
+            stream.publish_transient(self._clock.now(), at)
 
 
 def _code(why: Why | None) -> Reason | None:

@@ -1,32 +1,55 @@
-"""Where a run stands: its position, why it waits and for how long, and what its session asks meanwhile."""
+"""Where a run stands: its position, why it waits and for how long, and what its session asks meanwhile.
 
-from strandline.engine.events import RunPosition
+What a session asks is read from the journal when it is wanted: it decides nothing, and by the time that a client has
+read it, it may be answered.
+"""
+
+import logging
+
+from msgspec.structs import replace
+
+from strandline.engine.events import Reason, RunPosition, Why
 from strandline.engine.queues import Estimates
-from strandline.engine.reading.open_requests import OpenRequests
 from strandline.engine.reading.reasons import Reasons
-from strandline.model import Run, SessionKey
+from strandline.engine.streams import truncate_arguments
+from strandline.errors import StrandlineError
+from strandline.journal.port import Journal, SessionQuery
+from strandline.model import InputRequest, RunSummary, SessionKey
+
+_log = logging.getLogger("strandline.open_requests")
 
 
 class Standings:
-    """Belongs to the serving loop."""
+    """Belongs to the serving loop. What is asked with a reason of more than `cut` bytes of JSON is told without it."""
 
-    def __init__(self, estimates: Estimates, reasons: Reasons, open_requests: OpenRequests) -> None:
+    def __init__(self, journal: Journal, estimates: Estimates, reasons: Reasons, *, cut: int) -> None:
+        self.reasons = reasons
+        self._journal = journal
         self._estimates = estimates
-        self._reasons = reasons
-        self._open_requests = open_requests
+        self._cut = cut
 
-    def wait_s(self, key: SessionKey, position: int) -> float | None:
-        """Return how long a run at a position is likely to wait."""
-        return self._estimates.wait_s(key, position)
+    def wait_s(self, run: RunSummary) -> float | None:
+        """Return how many seconds a run is likely to wait; 0 if it does not."""
+        return self._estimates.wait_s(run.key, run.position or 0)
 
     async def of_waiting(self, key: SessionKey, position: int) -> RunPosition:
         """Return how a run stands that waits at a position, 1 for the next to start."""
-        why = self._reasons.of_waiting(key, position)
-        requests = await self._open_requests.of(key, why)
+        return await self._of(key, position, self.reasons.of_waiting(key, position))
+
+    async def of_run(self, run: RunSummary) -> RunPosition:
+        """Return how a run stands that was read; at position 0 if it does not wait."""
+        return await self._of(run.key, run.position or 0, self.reasons.of_run(run))
+
+    async def _of(self, key: SessionKey, position: int, why: Why | None) -> RunPosition:
+        requests = [] if why is None or why.code is not Reason.WAITS_FOR_INPUT else await self._open_requests(key)
         return RunPosition(position, self._estimates.wait_s(key, position), why, requests)
 
-    async def of_run(self, run: Run) -> RunPosition:
-        """Return how a run stands that was read; at position 0 if it does not wait."""
-        position = run.position or 0
-        wait_s, why = self._estimates.wait_s(run.key, position), self._reasons.of_run(run)
-        return RunPosition(position, wait_s, why, await self._open_requests.of(run.key, why))
+    async def _open_requests(self, key: SessionKey) -> list[InputRequest]:
+        """Return the input requests that are open in a session; none if they cannot be read at this moment."""
+        try:
+            session = await self._journal.read(SessionQuery(key))
+        except StrandlineError as error:
+            _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
+            return []
+        requests = [] if session is None else session.input_requests
+        return [replace(each, reason=truncate_arguments(each.reason, self._cut)[0]) for each in requests]

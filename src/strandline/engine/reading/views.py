@@ -1,17 +1,18 @@
 """What callers are shown: runs, sessions and history as the journal has them, and what runs do now."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 
 from msgspec.structs import replace
 
+from strandline.engine.events import RunPosition, Why
 from strandline.engine.execution import Runner
 from strandline.engine.maintenance import Readiness
-from strandline.engine.queues import Estimates
 from strandline.engine.reading.answers import RunView, RunViews
-from strandline.engine.reading.open_requests import OpenRequests
-from strandline.engine.reading.reasons import Reasons
+from strandline.engine.reading.reasons import of_others
+from strandline.engine.reading.standings import Standings
 from strandline.engine.requests import check_key
 from strandline.engine.streams import Later, RunStream, Streams
 from strandline.errors import NotFound, StrandlineError
@@ -27,12 +28,15 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsPage,
     SessionsQuery,
+    Stored,
+    StoredQuery,
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
     Message,
     Outcome,
     Principal,
+    Run,
     RunId,
     RunStatus,
     RunSummary,
@@ -49,37 +53,39 @@ the messages are that some agent has left."""
 
 
 class Reading:
-    """Belongs to the serving loop. What its methods promise stands at those of `Service`."""
+    """Belongs to the serving loop."""
 
     def __init__(
-        self,
-        journal: Journal,
-        runner: Runner,
-        streams: Streams,
-        estimates: Estimates,
-        reasons: Reasons,
-        open_requests: OpenRequests,
-        readiness: Readiness,
+        self, journal: Journal, runner: Runner, streams: Streams, standings: Standings, readiness: Readiness
     ) -> None:
+        self.standings = standings
         self._journal = journal
         self._runner = runner
         self._streams = streams
-        self._estimates = estimates
-        self._reasons = reasons
-        self._open_requests = open_requests
         self._readiness = readiness
 
-    async def run(self, principal: Principal, run_id: RunId, end: Outcome | Later | None = None) -> RunView:
-        """Return a run. `end`: as its stream has it, for a journal that has none. Raises `NotFound`."""
-        self._readiness.asked()
-        run = await self._journal.read(RunQuery(principal, run_id))
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
+    async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
+        """Return a run. Raises `NotFound`, also for a run of another principal.
+
+        `end` is what its stream has told: a server that stops may have no place left to keep that.
+        """
+        run = await self.kept(principal, run_id)
         if isinstance(end, Outcome) and run.status not in ENDED:  # its journal keeps nothing, and the server stops
             ended = replace(run.summary(), status=end.status, outcome=end, position=None)
             return RunView(run=ended, phase=None, estimated_wait_s=None)
-        session = await self._asking(run.key) if run.status is RunStatus.NEEDS_INPUT else None
-        return self._view(run.summary(), session)  # (its input may be large, and who has the view may wait long)
+        return (await self._views([run.summary()]))[0]  # (its input may be large, and who has the view may wait long)
+
+    async def kept(self, principal: Principal, run_id: RunId) -> Run:
+        """Return a run as the journal has it. Raises `NotFound`."""
+        run = await self._asked().read(RunQuery(principal, run_id))
+        if run is None:
+            raise NotFound(f"there is no run {run_id}")
+        return run
+
+    def _asked(self) -> Journal:
+        """Note that somebody asks, and return what is asked."""
+        self._readiness.asked()
+        return self._journal
 
     async def _asking(self, key: SessionKey) -> SessionView | None:
         """Return a session that has asked for input, as far as it can be read."""
@@ -97,94 +103,118 @@ class Reading:
         phase = "held" if run.held else None
         if run.status not in ENDED:
             phase = self._runner.phase(run.run_id) or ("waiting" if run.status is RunStatus.QUEUED else "model")
-        wait_s = self._estimates.wait_s(run.key, run.position or 0)
-        return RunView(run=run, phase=phase, estimated_wait_s=wait_s, why=self._reasons.of_run(run, session))
+        why = self.standings.reasons.of_run(run, session)
+        return RunView(run=run, phase=phase, estimated_wait_s=self.standings.wait_s(run), why=why)
 
     async def wait(self, principal: Principal, run_id: RunId, timeout_s: float) -> RunView:
         """Return a run once it has ended, or as it is after `timeout_s` seconds. Raises `NotFound`."""
         view = await self.run(principal, run_id)
-        if view.run.status in ENDED:
+        if view.run.status in ENDED or (stream := self._streams.of(run_id, view.run.key)) is None:
             return view
-        stream = None
-        if run_id in self._streams or not self._readiness.draining:
-            stream = self._streams.of(run_id, view.run.key)
         end: Outcome | Later | None = None
-        if stream is not None:
-            try:
-                end = await asyncio.wait_for(stream.outcome(), timeout_s)
-            except TimeoutError:
-                pass
-        return await self.run(principal, run_id, end)
+        with suppress(TimeoutError):
+            end = await asyncio.wait_for(stream.outcome(), timeout_s)
+        return await self.run(principal, run_id, end=end)
 
     async def stream(self, principal: Principal, run_id: RunId) -> RunStream:
-        """Return the stream of a run. Raises `NotFound`."""
+        """Return what is told of a run: its events can be read while it goes on, and for a while after its end.
+
+        Later there is its end alone. Raises `NotFound`.
+        """
         if (stream := self._streams.found(principal, run_id)) is not None and stream.has_begun:
             return stream
-        run = (await self.run(principal, run_id)).run
-        if run.outcome is None and not self._streams.is_expected(run_id):
-            run = (await self.run(principal, run_id)).run  # it has ended since it was read, or ends elsewhere
-        if run.outcome is not None:
-            return self._streams.ended_before(run, run.outcome)
-        if self._readiness.draining and run_id not in self._streams:
-            return self._streams.postponed(run_id, run.key)
-        stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
-        why = self._reasons.of_run(run)
-        requests = await self._open_requests.of(run.key, why)
-        self._streams.waits(run, self._estimates.wait_s(run.key, run.position or 0), why, requests)
-        return stream
+        return (await self.followed(principal, run_id))[2]
 
-    async def runs(self, key: SessionKey, cursor: str | None, limit: int) -> RunViews:
-        """Return a page of the runs of a session. Raises `Invalid`."""
-        self._readiness.asked()
-        page = await self._journal.read(RunsQuery(key, cursor, limit, PAGE_BYTES))
+    async def followed(self, principal: Principal, run_id: RunId) -> tuple[Run, RunPosition, RunStream]:
+        """Return a run, how it stands, and its stream, which has that too if it waits. Raises `NotFound`."""
+        run = await self.kept(principal, run_id)
+        if run.outcome is None and not self._streams.is_expected(run_id):
+            run = await self.kept(principal, run_id)  # it has ended since it was read, or ends in a later process only
+        if run.outcome is not None:
+            stream = self._streams.ended_before(run, run.outcome)
+        else:
+            stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
+        at = await self.standings.of_run(run)
+        self._streams.waits(run, at)
+        return run, at, stream
+
+    async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:
+        """Return a page of runs of a session: the last in line first, then what executes, then the latest end first.
+
+        Raises `Invalid` for a cursor that is none; an unknown session has no runs.
+        """
+        page = await self._asked().read(RunsQuery(key, cursor, limit, PAGE_BYTES))
         return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def runs_of(
-        self, principal: Principal, statuses: frozenset[RunStatus], cursor: str | None, limit: int
+        self,
+        principal: Principal,
+        *,
+        statuses: Collection[RunStatus] = (),
+        cursor: str | None = None,
+        limit: int = 100,
     ) -> RunViews:
-        """Return a page of the runs of a principal. Raises `Invalid`."""
-        self._readiness.asked()
-        page = await self._journal.read(RunsOfQuery(principal, statuses, cursor, limit, PAGE_BYTES))
+        """Return a page of runs of all sessions of a principal, of these statuses or of all, the last accepted first.
+
+        Raises `Invalid` for a cursor that is none.
+        """
+        page = await self._asked().read(RunsOfQuery(principal, frozenset(statuses), cursor, limit, PAGE_BYTES))
         return RunViews(runs=await self._views(page.runs), after=page.after, damaged=page.damaged)
 
     async def session(self, key: SessionKey) -> SessionView:
         """Return a session. Raises `NotFound`."""
-        self._readiness.asked()
-        session = await self._journal.read(SessionQuery(key))
+        session = await self._asked().read(SessionQuery(key))
         if session is None:
             raise NotFound(f"there is no session {key.session_id}")
         return session
 
-    async def sessions(self, principal: Principal, after: SessionId | None, limit: int) -> SessionsPage:
-        """Return a page of the sessions of a principal."""
-        self._readiness.asked()
-        return await self._journal.read(SessionsQuery(principal, after, limit, PAGE_BYTES))
+    def why(self, session: SessionView, *, of_another: bool = False) -> Why | None:
+        """Return why nothing more of a session starts, None if it is at rest or only executes.
 
-    async def all_sessions(self, after: SessionKey | None, limit: int) -> AllSessionsPage:
-        """Return a page of the sessions of all principals."""
-        self._readiness.asked()
-        return await self._journal.read(AllSessionsQuery(after, limit, PAGE_BYTES))
+        `of_another`: without what is the principal's own, for an operator.
+        """
+        why = self.standings.reasons.of_session(session)
+        return of_others(why) if of_another else why
 
-    async def history_page(self, key: SessionKey, before: int | None, limit: int, discarded: bool) -> HistoryPage:
-        """Return a page of history, oldest message first, that ends by its bytes too."""
-        self._readiness.asked()
-        return await self._journal.read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
+    async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
+        """Return sessions of a principal in the order of their ids, those after `after`."""
+        return await self._asked().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
 
-    async def history(self, key: SessionKey, count: int, include_tool_messages: bool) -> list[Message]:
-        """Return the last `count` messages of a session, oldest first; 0 is all."""
+    async def all_sessions(self, *, after: SessionKey | None = None, limit: int = 100) -> AllSessionsPage:
+        """Return sessions of all principals, for operators, in the order of principal and id, those after `after`."""
+        return await self._asked().read(AllSessionsQuery(after, limit, PAGE_BYTES))
+
+    async def history_page(
+        self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False
+    ) -> HistoryPage:
+        """Return the last messages before index `before`, oldest first; with `discarded` hidden ones too.
+
+        No more than `limit`, and fewer where they are large: `first` of the page is where it begins, and the `before`
+        of the next one; 0 is the end.
+        """
+        return await self._asked().read(HistoryQuery(key, before, limit, discarded, PAGE_BYTES))
+
+    async def history(self, key: SessionKey, *, count: int = 0, include_tool_messages: bool = False) -> list[Message]:
+        """Return the last `count` messages of a session, oldest first; 0 is all. An unknown session has none."""
         check_key(key)
-        self._readiness.asked()
         kept: list[Message] = []
         before: int | None = None
         # Where all is wanted, small pages would only have those who ask at the same time hold it at the same time.
         most_bytes = PAGE_BYTES if count else None
         while True:
-            page = await self._journal.read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
+            page = await self._asked().read(HistoryQuery(key, before, HISTORY_PAGE, most_bytes=most_bytes))
             messages = page.messages if include_tool_messages else [m for m in page.messages if not _only_tools(m)]
             kept = messages + kept
             if page.first == 0 or (count and len(kept) >= count):
                 return kept[-count:] if count else kept
             before = page.first
+
+    async def stored(self) -> Stored | None:
+        """Return how many bytes are kept, for metrics; None while the journal cannot tell."""
+        try:
+            return await self._journal.read(StoredQuery())
+        except StrandlineError:
+            return None
 
 
 def _only_tools(message: Message) -> bool:

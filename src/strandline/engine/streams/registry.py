@@ -5,18 +5,20 @@ that come back, and the change feed of all runs and sessions, are in here too: w
 call. Plain sync code.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from strandline.clock import Clock
 from strandline.engine.events import (
+    RunPosition,
     RunQueued,
     RunRestarted,
     RunStalled,
     RunStarted,
     SessionDeleted,
     SessionEvent,
-    Why,
 )
+from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Projection
+from strandline.engine.options import Options
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import Bounds
 from strandline.engine.streams.recorder import EventRecorder
@@ -28,8 +30,8 @@ from strandline.history import Progress
 from strandline.model import (
     Claim,
     ErrorCode,
-    InputRequest,
     Lane,
+    OnDisconnect,
     Outcome,
     Principal,
     RunError,
@@ -39,39 +41,39 @@ from strandline.model import (
     SessionId,
     SessionKey,
 )
-from strandline.settings import ServiceSettings
 
 
 class Streams:
     """Belongs to the serving loop. `is_waiting` tells whether a run waits; `post` has something called on that loop.
 
-    `on_first_text` is called with how long after its acceptance a run had its first text, unless it had begun before.
-    `survives`: what has not ended when the server stops goes on after its restart.
+    What becomes of runs is told to `observer` and `projection` as well.
     """
 
     def __init__(
         self,
-        settings: ServiceSettings,
+        options: Options,
         clock: Clock,
         *,
-        survives: bool,
         is_waiting: Callable[[RunId], bool],
         post: Callable[[Callable[[], object]], None],
-        on_first_text: Callable[[float], object],
+        observer: Observer = UNOBSERVED,
+        projection: Projection = UNPROJECTED,
     ) -> None:
         self.is_waiting = is_waiting
         self._clock = clock
         self._post = post
-        self._on_first_text = on_first_text
-        self._survives = survives
-        self._cut = settings.stream_cut
-        self._bounds = Bounds(settings.stream_buffer, settings.stream_buffer_bytes)
-        self._changes = ChangeFeed(clock, bounds=self._bounds, retention_s=settings.stream_retention_s)
-        self._replay = ReplayBuffer(clock, retention_s=settings.stream_retention_s, memory=settings.stream_memory)
+        self._observer = observer
+        self._projection = projection
+        self._survives = options.survives
+        self._cut = options.stream_cut
+        self._bounds = Bounds(options.stream_buffer, options.stream_buffer_bytes)
+        self._changes = ChangeFeed(clock, bounds=self._bounds, retention_s=options.stream_retention_s)
+        self._replay = ReplayBuffer(clock, retention_s=options.stream_retention_s, memory=options.stream_memory)
         self._streams: dict[RunId, RunStream] = {}
         self._left: dict[RunId, int] = {}
         """The last numbers of runs that have left: it is rare, unless the server stops."""
         self._epoch = 0
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -96,6 +98,12 @@ class Streams:
         self._replay.evict()
         self._changes.evict()
 
+    def drain(self) -> None:
+        """Say to all that wait for a run that waits, now or from now on, that it goes on after a restart."""
+        self._draining = True
+        for stream in self.waiting():
+            self.later(stream.run_id)
+
     def stop(self) -> None:
         """End all streams: the runs go on after a restart, or never will."""
         for run_id in list(self._streams):
@@ -113,10 +121,14 @@ class Streams:
         """Forget the stream of a run that was not accepted."""
         self._streams.pop(run_id, None)
 
+    def get(self, run_id: RunId) -> RunStream | None:
+        """Return the stream of a run, if it has one."""
+        return self._streams.get(run_id)
+
     def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
         """Return the stream of a run; None if its end is not to come in this process (any more)."""
         stream = self._streams.get(run_id)
-        if stream is None and self.is_waiting(run_id):
+        if stream is None and self.is_waiting(run_id) and not self._draining:
             stream = self._older(run_id, key)
         return stream
 
@@ -158,32 +170,28 @@ class Streams:
 
     # -- publishing --------------------------------------------------------------------------------
 
-    def queued(
-        self,
-        run_id: RunId,
-        position: int,
-        estimated_wait_s: float | None,
-        why: Why | None = None,
-        requests: Sequence[InputRequest] = (),
-    ) -> None:
-        """Publish that a run waits, unless that is known, or over; for the answer to `requests`, if there are any."""
-        if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
-            stream.standing = RunQueued(position, estimated_wait_s, why, list(requests))
-            stream.publish(self._clock.now(), stream.standing)
+    def accepted(self, run_id: RunId, on_disconnect: OnDisconnect) -> None:
+        """Publish that a run was accepted; `on_disconnect` is what becomes of it if its clients are lost."""
+        self._observer.accepted()
+        self._streams[run_id].on_disconnect = on_disconnect
 
-    def waits(
-        self,
-        run: RunSummary,
-        estimated_wait_s: float | None,
-        why: Why | None = None,
-        requests: Sequence[InputRequest] = (),
-    ) -> None:
+    def queued(self, run_id: RunId, at: RunPosition) -> None:
+        """Publish that a run waits, unless that is known, or over."""
+        if (stream := self._streams.get(run_id)) is not None and not stream.has_begun:
+            stream.standing = RunQueued(at.position, at.estimated_wait_s, at.why, at.input_requests)
+            stream.publish(self._clock.now(), stream.standing)
+            if self._draining and self.is_waiting(run_id):
+                self.later(run_id)
+
+    def waits(self, run: RunSummary, at: RunPosition) -> None:
         """Publish that a run waits, if that is so and not known. For one that was given back it is not: it goes on."""
         if run.position and run.lane != Lane.GIVEN_BACK:
-            self.queued(run.run_id, run.position, estimated_wait_s, why, requests)
+            self.queued(run.run_id, at)
 
     def claimed(self, claim: Claim) -> None:
-        """Note that a run is about to execute."""
+        """Note that a run is about to execute, for the first time or again."""
+        if not claim.goes_on:
+            self._observer.started(max(0.0, self._clock.now() - claim.run.created_at))
         self._of_claim(claim)
 
     def started(self, claim: Claim, progress: Progress) -> EventRecorder:
@@ -197,7 +205,7 @@ class Streams:
             stream.begin(
                 self._clock.now(),
                 RunStarted(run.attempt),
-                on_first_text=lambda at: self._on_first_text(max(0.0, at - created_at)),
+                on_first_text=lambda at: self._observer.first_text(max(0.0, at - created_at)),
             )
         return EventRecorder(stream, self._post, self._clock, self._cut)
 
@@ -206,13 +214,21 @@ class Streams:
         if (stream := self._streams.get(run_id)) is not None:
             stream.publish(self._clock.now(), RunStalled(round(quiet_s, 3), phase))
 
-    def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
-        """Publish how a run has ended, and keep its events for a while."""
+    def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome | None, duration_s: float | None) -> None:
+        """Publish the outcome of a run, and keep its events for a while; None: it goes on after a restart.
+
+        `duration_s` is how many seconds it executed; None: it never did.
+        """
+        if outcome is None:
+            self.later(run_id)
+            return
         if (stream := self._streams.pop(run_id, None)) is not None:
             stream.finish(outcome, self._clock.now())
             self._replay.put(stream)
         else:  # an older process has accepted it, and nobody has asked for it since
             self._changes.publish(key, run_id, self._clock.now(), finished(outcome))
+        self._projection.changed(key)
+        self._observer.ended(outcome, duration_s)
 
     def later(self, run_id: RunId) -> None:
         """Say to all that wait that a run goes on after a restart, or that it never will."""

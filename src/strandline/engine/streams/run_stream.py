@@ -26,7 +26,7 @@ from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import DEFAULT_BOUNDS, Bounds, EventLog
 from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import plain
-from strandline.model import Message, Outcome, RunId, SessionKey
+from strandline.model import Message, OnDisconnect, Outcome, RunId, SessionKey
 
 _as_it_was: Final = decoder(Message)
 MANY: Final = 200
@@ -47,7 +47,10 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; all but text goes to `changes` too."""
 
-    __slots__ = ("_changes", "_end", "_on_first_text", "_waiters", "inbox", "key", "run_id", "standing")
+    __slots__ = (
+        "_changes", "_end", "_on_first_text", "_waiters", "alone", "clients", "inbox", "key", "on_disconnect", "run_id",
+        "standing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +66,13 @@ class RunStream(EventLog):
         self.key = key
         self.standing: RunQueued | RunPosition | None = None
         """Where and why it waits, as that was published last."""
+        self.on_disconnect = OnDisconnect.CONTINUE
+        """What becomes of its run if all `clients` are lost that wait for it; `alone` goes off when they are for long.
+
+        They are counted where it makes a difference.
+        """
+        self.clients = 0
+        self.alone: asyncio.TimerHandle | None = None
         self.inbox: list[tuple[float, Event]] = []
         """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
 
