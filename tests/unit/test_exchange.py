@@ -13,7 +13,7 @@ from engine_support import Played, asked, echo, key, serving, settled
 from strandline.agents.port import Attempt
 from strandline.engine.events import Numbered, RunFinished, RunQueued, TextDelta
 from strandline.engine.service import Service
-from strandline.engine.streams import Later
+from strandline.engine.streams import LAST, Later
 from strandline.errors import Invalid, JournalUnavailable
 from strandline.http.caller import CALLER, EVERYBODY
 from strandline.http.dialects.runs import SessionRuns
@@ -242,6 +242,28 @@ def test_the_stream_of_a_new_run_begins_with_its_first_event_whatever_id_its_cli
             waits = await Client("two").ask(exchange, Plain(as_events=True, after=1))
             gate.open()
             assert await body_of(waits) == "[1 waits;end two;]"
+
+    run_virtual(main)
+
+
+def test_a_run_that_goes_on_is_told_from_its_beginning_to_a_client_that_has_the_end_of_another_one() -> None:
+    """It lost its connection before the first event of this one, and sends the last id that it has had."""
+    gate = Gate()
+
+    async def held(attempt: Attempt) -> str:
+        attempt.add_text(asked(attempt))
+        await gate.wait()
+        return asked(attempt)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(held)) as service:
+            exchange = Exchange(service)
+            again = Client("hi", idempotency_key="k"), Client("hi", idempotency_key="k")
+            await again[0].ask(exchange, Plain(wait_s=None))
+            await gate.reached.wait()
+            comes_back = await again[1].ask(exchange, Plain(as_events=True, after=LAST))
+            gate.open()
+            assert await body_of(comes_back) == "[3 hi;end hi;]"
 
     run_virtual(main)
 

@@ -103,8 +103,7 @@ class Exchange:
         dialect.accepted(run)
         if asked.as_events:
             frames, headers = dialect.events(run)
-            # (events of a new run begin with the first: an id that its client sends is one of another run)
-            return self.stream(ticket.stream, frames, headers, after=asked.after if ticket.attached else 0)
+            return self.stream(ticket.stream, frames, headers, after=_had(ticket, asked.after))
         end: Outcome | Later = Later.LATER
         if asked.wait_s is not None:
             end = await self.while_connected(request, ticket.run_id, _end_of(ticket.stream, asked.wait_s))
@@ -144,6 +143,15 @@ class Exchange:
             opening=frames.opening(),
             closing=frames.closing,
         )
+
+
+def _had(ticket: Ticket, after: int) -> int:
+    """Return the last event that the client of a request has had of its run; 0: none.
+
+    An id that comes with a new run is one of another run, and so is one that its run has not told yet.
+    """
+    stream = ticket.stream
+    return after if ticket.attached and (after <= stream.last or stream.is_read(after)) else 0
 
 
 def _end_of(stream: RunStream, wait_s: float) -> "asyncio.Future[Outcome | Later]":
