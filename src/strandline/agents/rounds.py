@@ -20,6 +20,7 @@ from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, Message
 from strands.middleware import ExecuteToolContext, ExecuteToolStage
 
 from strandline.agents.broken import CURRENT, Broken
+from strandline.agents.spans import leave_out_unrecorded
 from strandline.errors import AgentFailed
 from strandline.model import Message
 
@@ -33,6 +34,7 @@ _streamed = Agent.stream_async
 def guard_all() -> None:
     """Have every agent guarded that works for a run from now on, whoever makes it and when."""
     Agent.stream_async = _stream_async  # type: ignore[assignment, method-assign]
+    leave_out_unrecorded()
 
 
 def guard(agent: Agent) -> None:
