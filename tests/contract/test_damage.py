@@ -54,7 +54,6 @@ from strandline.model import (
     Run,
     RunId,
     RunStatus,
-    SessionKey,
     Settlement,
     ToolDone,
     responses,
@@ -768,16 +767,18 @@ def test_the_rest_of_a_commit_that_a_killed_server_made_and_its_successor_wrote_
 def _damaged_page(transactions: Any, path: Path) -> None:
     """A page with rows of session s cannot be read any more."""
     rows = transactions._rows
-    session = rows._session
+    execute = rows._execute
+    with closing(sqlite3.connect(path)) as connection:
+        (no,) = connection.execute("SELECT no FROM sessions WHERE session_id = 's'").fetchone()
 
-    def read(key: SessionKey) -> Any:
-        if key.session_id == "s":
+    def read(statement: str, *values: Any) -> Any:
+        if statement.startswith("SELECT session, run_id") and values == ((no,),):
             error = sqlite3.DatabaseError("database disk image is malformed")
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
-        return session(key)
+        return execute(statement, *values)
 
-    rows._session = read
+    rows._execute = read
 
 
 def _damaged_end(transactions: Any, path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.backup import backup
-from strandline.journal.seal import agent_owner, history_owner, sealed
+from strandline.journal.seal import key_crc, message_owner, sealed
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
 from strandline.model import Range, RoundStarted, ToolDone
@@ -69,12 +69,12 @@ def test_a_sound_journal_is_counted(path: Path) -> None:
 
 
 def _history(text: str) -> str:
-    stored = sealed(text.encode(), history_owner(key(), 0)).hex()
+    stored = sealed(text.encode(), message_owner(key_crc(key()), 0)).hex()
     return f"UPDATE history SET messages = x'{stored}', count = 2 WHERE no = 1"
 
 
 def _window(text: str) -> str:
-    return f"UPDATE agents SET window = x'{sealed(text.encode(), agent_owner(key())).hex()}'"
+    return f"UPDATE agents SET window = x'{sealed(text.encode(), key_crc(key())).hex()}'"
 
 
 _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
@@ -105,6 +105,10 @@ _USE = '{"toolUse":{"toolUseId":"u","name":"t","input":{}}}'
         ("UPDATE runs SET status = 'failed' WHERE seq = 3", "run s.3 is damaged"),
         ("UPDATE runs SET outcome = (SELECT outcome FROM runs WHERE seq = 4) WHERE seq = 3", "run s.3 is damaged"),
         ("UPDATE runs SET fence = NULL WHERE run_id = 's.x'", "is running without a claim"),
+        ("UPDATE runs SET started_at = NULL WHERE run_id = 's.x'", "was attempted and has never started"),
+        ("UPDATE runs SET ended_at = 9.0 WHERE run_id = 's.x'", "is running and has an outcome"),
+        ("UPDATE runs SET urgency = 9 WHERE run_id = 's.x'", "stands where no run can stand"),
+        ("UPDATE runs SET discarded = 1 WHERE run_id = 's.x'", "is running and discarded already"),
         ("UPDATE runs SET fence = 1 << 40 WHERE run_id = 's.x'", "has a claim from the future"),
         ("UPDATE runs SET fence = 3, session = 3 WHERE run_id = 's.y'", "run s.y belongs to no session"),
         ("UPDATE history SET run = 70 WHERE no = 70", "run s.x is running and in history already"),
@@ -150,7 +154,7 @@ def test_discarded_messages_and_holds_are_counted(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for no in (7, 9):
             first, stored = connection.execute("SELECT first, messages FROM history WHERE no = ?", (no,)).fetchone()
-            again = sealed(stored[5:], history_owner(key(), first, discarded=True))
+            again = sealed(stored[5:], message_owner(key_crc(key()), first, discarded=True))
             connection.execute("UPDATE history SET discarded = 1, messages = ? WHERE no = ?", (again, no))
         connection.execute("UPDATE runs SET fence = NULL, status = 'queued' WHERE run_id = 's.x'")
         connection.execute("UPDATE runs SET fence = 5 WHERE seq = 3")

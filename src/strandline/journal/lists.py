@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from strandline.errors import JournalUnavailable
 from strandline.journal import reader
+from strandline.journal.changes import SessionRef
 from strandline.journal.port import (
     PASSED_OVER,
     A,
@@ -33,7 +34,15 @@ from strandline.journal.port import (
     StoredQuery,
     WaitingQuery,
 )
-from strandline.journal.reader import SUMMARY_COLUMNS, find_session, question_of, sound_summary, waiting_before
+from strandline.journal.reader import (
+    RUN_COLUMNS,
+    RunRow,
+    find_session,
+    question_of,
+    session_ref,
+    sound_run,
+    waiting_before,
+)
 from strandline.journal.rules import Rank, Room, place_of, sequence_of
 from strandline.journal.seal import damaged_record, is_sealed, sealed
 from strandline.model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
@@ -44,7 +53,7 @@ _CHAIN: Final = (
     " ON history.no = chain.previous AND history.session = ? WHERE chain.previous < chain.no LIMIT ?)"
     " SELECT no, previous, chain.run, EXISTS (SELECT 1 FROM runs WHERE seq = chain.run) FROM chain ORDER BY no DESC"
 )
-_COLUMNS: Final = f"{SUMMARY_COLUMNS}, length(input)"  # (a length is in the row's head: the input is not read)
+_COLUMNS: Final = RUN_COLUMNS.replace(" input", " length(input)")  # (which is in the row's head: no input is read)
 _RUN: Final = f"SELECT {_COLUMNS} FROM runs WHERE seq = ?"
 _EXECUTES: Final = f"SELECT {_COLUMNS} FROM runs WHERE session = ? AND fence IS NOT NULL AND status = 'running'"
 _WAITS: Final = (
@@ -96,14 +105,14 @@ class _Listed:
         """Whether the page has as many runs as it may."""
         return len(self._runs) + len(self._damaged) >= self._limit
 
-    def adds(self, row: tuple[Any, ...], key: SessionKey, position: int | None = None) -> bool:
-        """Add the run of a session in a row of `_COLUMNS`, or name it as damaged. False if there is no room for it."""
+    def adds(self, row: RunRow, session: SessionRef, position: int | None = None) -> bool:
+        """Add a run of a session, or name it as damaged. False if there is no room for it."""
         if self.is_full or not self._room.takes(_listed_bytes(row)):
             return False
         try:
-            run = sound_summary(row[:-1], key)
+            run = sound_run(RunSummary, row, session)
         except JournalUnavailable:
-            self._damaged.append(RunId(row[0]))
+            self._damaged.append(row.run_id)
         else:
             self._runs.append(run if position is None else replace(run, position=position))
         return True
@@ -113,10 +122,11 @@ class _Listed:
         return RunsPage(self._runs, after, self._damaged)
 
 
-def _listed_bytes(row: tuple[Any, ...]) -> int:
-    """Return how many bytes of a page the run in a row of `_COLUMNS` takes, see `RunsQuery`; seals take none."""
-    shown = sum(len(each) - _SEAL_BYTES * is_sealed(each) for each in (row[4], row[11]) if isinstance(each, bytes))
-    length: int = row[-1]
+def _listed_bytes(row: RunRow) -> int:
+    """Return how many bytes of a page a run takes, see `RunsQuery`; seals take none."""
+    bodies = (each for each in (row.metadata, row.outcome) if isinstance(each, bytes))
+    shown = sum(len(each) - _SEAL_BYTES * is_sealed(each) for each in bodies)
+    length: int = row.input  # (see `_COLUMNS`)
     return shown + max(0, length - _SEAL_BYTES) // PASSED_OVER
 
 
@@ -187,26 +197,23 @@ def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView 
     found = find_session(connection, query.key)
     if found is None:
         return None
-    no, tail = found.no, found.tail
     (waiting,) = connection.execute(
-        "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued'", (no,)
+        "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued'", (found.no,)
     ).fetchone()
     claimed = connection.execute(
-        "SELECT run_id, ended_at IS NOT NULL FROM runs WHERE session = ? AND fence IS NOT NULL", (no,)
+        "SELECT run_id, ended_at IS NOT NULL FROM runs WHERE session = ? AND fence IS NOT NULL", (found.no,)
     ).fetchone()
     run_id, held = claimed or (None, 0)
-    asked = connection.execute(
-        "SELECT run, until FROM questions WHERE session = ? AND answer IS NULL", (no,)
-    ).fetchone()
+    asked = found.question
     return SessionView(
         key=query.key,
-        messages=tail.length,
+        messages=found.end.length,
         waiting=waiting,
         claimed=run_id and RunId(run_id),
         held=bool(held),
         paused=found.paused,
-        input_requests=[] if asked is None else question_of(connection, query.key, no, *asked).requests,
-        input_until=None if asked is None else asked[1],
+        input_requests=[] if asked is None else question_of(connection, found.ref, asked.run, asked.until).requests,
+        input_until=None if asked is None else asked.until,
     )
 
 
@@ -220,23 +227,23 @@ def runs(connection: sqlite3.Connection, query: RunsQuery) -> RunsPage:
     found = find_session(connection, query.key)
     if found is None:
         return RunsPage([], None)
-    no, tail = found.no, found.tail
+    no = found.no
     listed = _Listed(query)
     if kind == "w":
         before = place if query.cursor else _LAST
         ahead = waiting_before(connection, no, before)
         last_shown: Rank = before
         with closing(connection.execute(_WAITS, (no, *before, query.limit + 1))) as rows:
-            for index, row in enumerate(rows):  # (one at a time: each may be large)
-                if not listed.adds(row, query.key, ahead - index):
+            for index, row in enumerate(map(RunRow._make, rows)):  # (one at a time: each may be large)
+                if not listed.adds(row, found.ref, ahead - index):
                     return listed.page("w" + ".".join(map(str, last_shown)))
-                last_shown = _place(row)
+                last_shown = row.rank
     if kind in "wr":
-        for row in connection.execute(_EXECUTES, (no,)).fetchall():
-            if not listed.adds(row, query.key):
+        for columns in connection.execute(_EXECUTES, (no,)).fetchall():
+            if not listed.adds(RunRow(*columns), found.ref):
                 return listed.page("r")
-    last = tail.row if kind != "h" else place
-    after = None if last is None else _ended(connection, listed, query, no, last)
+    last = found.end.row if kind != "h" else place
+    after = None if last is None else _ended(connection, listed, query, found.ref, last)
     return listed.page(None if after is None else f"h{after}")
 
 
@@ -257,29 +264,28 @@ def runs_of(connection: sqlite3.Connection, query: RunsOfQuery) -> RunsPage:
     sql = _OF.format(found=found, statuses=", ".join("?" * len(statuses)))
     rows = connection.execute(sql, (*sorted(statuses), query.principal, *given)).fetchall()
     shown = bound
-    for seq, session, session_id, is_wanted in rows:
+    for seq, no, session_id, is_wanted in rows:
         if is_wanted:
             key = SessionKey(query.principal, SessionId(session_id))
-            row = None if listed.is_full else connection.execute(_RUN, (seq,)).fetchone()
-            if row is None or not listed.adds(row, key, _position(connection, session, row)):
+            row = None if listed.is_full else _run(connection, seq)
+            if row is None or not listed.adds(row, session_ref(no, key), _position(connection, no, row)):
                 return listed.page(str(shown))
         shown = seq
     return listed.page(str(shown) if found is _LATEST and len(rows) == _LOOKED_AT else None)
 
 
-def _position(connection: sqlite3.Connection, session: int, row: tuple[Any, ...]) -> int | None:
-    """Return where the run in a row of `_COLUMNS` waits, None if it does not."""
-    stored = dict(zip(SUMMARY_COLUMNS.split(", "), row[:-1], strict=True))
-    return waiting_before(connection, session, _place(row)) + 1 if stored["status"] == RunStatus.QUEUED else None
+def _run(connection: sqlite3.Connection, seq: int) -> RunRow:
+    return RunRow(*connection.execute(_RUN, (seq,)).fetchone())
 
 
-def _place(row: tuple[Any, ...]) -> Rank:
-    """Return where in line the run in a row of `_COLUMNS` stands."""
-    stored = dict(zip(SUMMARY_COLUMNS.split(", "), row[:-1], strict=True))
-    return stored["lane"], stored["urgency"], stored["seq"]
+def _position(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
+    """Return where a run waits, None if it does not."""
+    return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
-def _ended(connection: sqlite3.Connection, listed: _Listed, query: RunsQuery, no: int, last: int) -> int | None:
+def _ended(
+    connection: sqlite3.Connection, listed: _Listed, query: RunsQuery, session: SessionRef, last: int
+) -> int | None:
     """Add the runs that ended at a row of history and before it; return the row of the first that has no room.
 
     Rows whose runs have been forgotten are passed over. Only behind a great many of them may there be a page that has
@@ -288,9 +294,9 @@ def _ended(connection: sqlite3.Connection, listed: _Listed, query: RunsQuery, no
     rows = query.limit + 1
     row: int | None = last
     for _ in range(_READS):
-        read = connection.execute(_CHAIN, (row, no, no, rows)).fetchall()
+        read = connection.execute(_CHAIN, (row, session.no, session.no, rows)).fetchall()
         for this, _, run, is_there in read:
-            if is_there and (listed.is_full or not listed.adds(connection.execute(_RUN, (run,)).fetchone(), query.key)):
+            if is_there and (listed.is_full or not listed.adds(_run(connection, run), session)):
                 return int(this)
         row = read[-1][1] if read else None
         if row is None:

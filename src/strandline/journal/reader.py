@@ -1,6 +1,7 @@
 """What is read from the SQLite journal: committed state, on connections and threads of its own."""
 
 import sqlite3
+from collections import namedtuple
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import closing
@@ -8,28 +9,27 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeVar
 
-import msgspec
-from msgspec import Struct, structs
+from msgspec import Raw, ValidationError, convert, json
 from msgspec.structs import replace
 
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
+from strandline.journal.changes import SessionRef
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery, Waiting, WaitingQuery
 from strandline.journal.rules import Rank, Room, drawn, spans
 from strandline.journal.seal import (
-    agent_owner,
     damaged_record,
     end_owner,
     fact_owner,
-    history_owner,
-    is_sealed,
     key_crc,
+    key_owner,
+    message_owner,
     question_owner,
     read_sealed,
     request_owner,
 )
-from strandline.journal.state import HistoryEnd
+from strandline.journal.state import HistoryEnd, OpenRound, SessionState
 from strandline.lifecycle import ENDED
 from strandline.model import (
     WHOLE_HISTORY,
@@ -56,64 +56,68 @@ T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)
 
 READERS: Final = 2
-_STATUSES: Final = {status.value: status for status in RunStatus}
-_MARKS: Final = dict.fromkeys(ENDED, ((False, True), (True, True))) | {
-    RunStatus.QUEUED: ((False, False),),
-    RunStatus.RUNNING: ((True, False),),
-}
-"""By status: whether a run is claimed, and whether it has a time of its end."""
-
-_POLICIES: Final = {None: IfBusy.ENQUEUE} | {policy.value: policy for policy in IfBusy}
-_ASKED: Final = (RunStatus.RUNNING, RunStatus.CANCELLED)
-"""What a run of which a cancel was requested can be."""
-
 _input: Final[Callable[[bytes], Input]] = decoder(Input)
 _metadata: Final = decoder(dict[str, Any])
 _trace: Final = decoder(Carrier)
 _fact: Final[Callable[[bytes], Fact]] = decoder(Fact)
-_message: Final = decoder(Message)
-_messages: Final = decoder(list[Message])
-_raw_messages: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_message: Final[Callable[[bytes], Message]] = decoder(Message)
+in_full: Final[Callable[[bytes], list[Message]]] = decoder(list[Message])
+_raw_messages: Final = json.Decoder(list[Raw]).decode
 _outcome: Final = decoder(Outcome)
 _question: Final[Callable[[bytes], Question]] = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
-SUMMARY_COLUMNS: Final = (
-    "run_id, lane, priority, opaque, metadata, seq, status, attempt, created_at, started_at, ended_at, outcome,"
-    " timeout_s, queue_deadline, discarded, cancel_requested, discard, if_busy, moved, trace, fence, urgency"
-)
-RUN_COLUMNS: Final = f"{SUMMARY_COLUMNS}, input"
+
+class RunRow(
+    namedtuple(
+        "RunRow",
+        "run_id lane priority opaque metadata seq status attempt created_at started_at ended_at outcome timeout_s"
+        " queue_deadline discarded cancel_requested discard if_busy moved trace fence urgency input",
+    )
+):
+    """A run as it is stored: a row of the columns `RUN_COLUMNS`, of which any may be damaged."""
+
+    __slots__ = ()
+
+    @property
+    def rank(self) -> Rank:
+        """Where it stands among the waiting runs of its session, if it waits."""
+        return self.lane, self.urgency, self.seq
 
 
-def sound_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
-    """Return the run in a row of `RUN_COLUMNS`. Raises `JournalUnavailable` if it is damaged, or cannot be.
-
-    `crc` is the `key_crc` of its session, for those who know it.
-    """
-    return _checked(to_run(row, key, crc), row)
+RUN_COLUMNS: Final = ", ".join(RunRow._fields)
 
 
-def sound_summary(row: tuple[Any, ...], key: SessionKey) -> RunSummary:
-    """Return the run in a row of `SUMMARY_COLUMNS`. Raises `JournalUnavailable` if that is damaged, or cannot be."""
-    return _checked(_to_summary(row, key, key_crc(key)), row)
-
-
-def _checked(run: AnyRun, row: tuple[Any, ...]) -> AnyRun:
-    """Return `run` if it can be as the row says. Raises `JournalUnavailable`."""
-    fence, urgency = row[20:22]
-    ended, started = run.ended_at is not None, run.started_at is not None
-    if (
-        (fence is not None, ended) not in _MARKS[run.status]
-        or ended is (run.outcome is None)
-        or (not started and (run.attempt > 0 or run.status is RunStatus.RUNNING))
-        or run.cancel_requested > (run.status in _ASKED)
-        or run.discard > run.cancel_requested
-        or not (run.lane <= Lane.NORMAL and run.attempt >= 0 and run.discarded <= ended)
-        or not _is_urgency(urgency, run)
-    ):
+def sound_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
+    """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged, or cannot be."""
+    run = stored_run(kind, row, session)
+    for _ in faults_of(run, row):
         raise damaged_record(f"run {run.run_id}")
     return run
+
+
+def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
+    """Yield what cannot be of a run that reads as `run`, as it is stored."""
+    ended, claimed, status = run.status in ENDED, row.fence is not None, run.status
+    if ended and (run.outcome is None or run.ended_at is None):
+        yield f"is {status} without an outcome"
+    if not ended and (run.outcome is not None or run.ended_at is not None):
+        yield f"is {status} and has an outcome"
+    if status is RunStatus.RUNNING and (not claimed or run.attempt < 1):
+        yield "is running without a claim"
+    if status is RunStatus.QUEUED and claimed:
+        yield "waits and is claimed"
+    if run.cancel_requested and status not in (RunStatus.RUNNING, RunStatus.CANCELLED):
+        yield f"is {status} although its cancel was accepted before"
+    if run.discard > (run.cancel_requested and (run.discarded or not ended)):
+        yield "was to be discarded, and is not"
+    if run.discarded and not ended:
+        yield f"is {status} and discarded already"
+    if run.started_at is None and (run.attempt > 0 or status is RunStatus.RUNNING):
+        yield "was attempted and has never started"
+    if not (run.lane <= Lane.NORMAL and run.attempt >= 0 and _is_urgency(row.urgency, run)):
+        yield "stands where no run can stand"
 
 
 def _is_urgency(urgency: int, run: RunSummary) -> bool:
@@ -123,63 +127,31 @@ def _is_urgency(urgency: int, run: RunSummary) -> bool:
     return urgency == (run.priority if run.lane == Lane.NORMAL else 0)
 
 
-def to_run(row: tuple[Any, ...], key: SessionKey, crc: int | None = None) -> Run:
-    """Return the run in a row of `RUN_COLUMNS`, whether it can be or not. Raises `JournalUnavailable` if damaged."""
-    session = key_crc(key) if crc is None else crc
-    *columns, prompt = row
-    run = _to_summary(tuple(columns), key, session)
-    prompt = read_sealed(_input, prompt, f"run {run.run_id}", _request_owner(row, session))
-    return Run(input=prompt, **structs.asdict(run))
-
-
-def _request_owner(row: tuple[Any, ...], session: int) -> int:
-    """Return whose the input, metadata and trace in a row are."""
-    run_id, _, priority, opaque, _, seq, *_ = row
-    return request_owner(session, seq, run_id, priority, bool(opaque), row[8], row[12])
-
-
-def _to_summary(row: tuple[Any, ...], key: SessionKey, session: int) -> RunSummary:
-    run_id, lane, priority, opaque, metadata, seq, status, attempt, *more = row
-    created_at, started_at, ended_at, end, timeout_s, queue_deadline, discarded, *wanted, fence, _ = more
-    cancel_requested, discard, if_busy, moved, trace = wanted
-    what = f"run {run_id}"
-    if status not in _STATUSES or if_busy not in _POLICIES or not {discarded, cancel_requested, discard} <= {0, 1}:
+def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
+    """Return a stored run, or its summary, whether it can be or not. Raises `JournalUnavailable` if it is damaged."""
+    what, crc = f"run {row.run_id}", session.crc
+    asked = request_owner(crc, row.seq, row.run_id, row.priority, bool(row.opaque), row.created_at, row.timeout_s)
+    stored = row._asdict() | {
+        "key": session.key,
+        "sequence": row.seq,
+        "priority": row.priority if row.moved is None else row.moved,
+        "metadata": {} if row.metadata is None else read_sealed(_metadata, row.metadata, what, asked),
+        "trace": None if row.trace is None else read_sealed(_trace, row.trace, what, asked),
+        "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
+        "held": row.fence is not None and row.ended_at is not None,
+    }
+    if row.outcome is not None:
+        owner = end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
+        stored["outcome"] = read_sealed(_outcome, row.outcome, what, owner)
+    if kind is Run:
+        stored["input"] = read_sealed(_input, row.input, what, asked)
+    try:
+        run = convert(stored, kind, strict=False)  # (0 and 1 are read as bools, and no other number is)
+    except ValidationError as error:
+        raise damaged_record(what) from error
+    if run.outcome is not None and run.outcome.status != run.status:
         raise damaged_record(what)
-    outcome = None
-    if end is not None:
-        owner = end_owner(session, seq, attempt, bool(discarded), started_at, ended_at)
-        outcome = read_sealed(_outcome, end, what, owner)
-        if outcome.status != status:
-            raise damaged_record(what)
-    asked = _request_owner(row, session)
-    return RunSummary(
-        run_id=run_id,
-        key=key,
-        lane=lane,
-        priority=priority if moved is None else moved,
-        opaque=bool(opaque),
-        metadata={} if metadata is None else read_sealed(_metadata, metadata, what, asked),
-        sequence=seq,
-        status=_STATUSES[status],
-        attempt=attempt,
-        created_at=created_at,
-        started_at=started_at,
-        ended_at=ended_at,
-        timeout_s=timeout_s,
-        queue_deadline=queue_deadline,
-        outcome=outcome,
-        held=fence is not None and ended_at is not None,
-        discarded=bool(discarded),
-        cancel_requested=bool(cancel_requested),
-        discard=bool(discard),
-        if_busy=_POLICIES[if_busy],
-        trace=None if trace is None else read_sealed(_trace, trace, what, asked),
-    )
-
-
-def facts(connection: sqlite3.Connection, seq: int) -> tuple[Fact, ...]:
-    """Return what is staged of a run, in order. Raises `JournalUnavailable` if a fact is damaged, or missing."""
-    return tuple(each_fact(connection, seq))
+    return run
 
 
 def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
@@ -192,30 +164,32 @@ def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
         yield read_sealed(_fact, fact, what, fact_owner(seq, no))
 
 
-class Found(Struct, frozen=True):
-    """A session as it is stored, with where its history ends; see `state.SessionState`."""
-
-    no: int
-    tail: HistoryEnd
-    paused: bool
-    closed_since: float | None
-    rests_since: float | None
-
-
-def find_session(connection: sqlite3.Connection, key: SessionKey) -> Found | None:
-    """Return a session as it is stored, None if there is no such session."""
+def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:
+    """Return a session without its runs, None if there is none. Raises `JournalUnavailable` if its end is damaged."""
     row = connection.execute(
-        "SELECT sessions.no, paused, closed_since, rests_since,"
+        "SELECT sessions.no, paused, closed_since, rests_since, questions.run, until, answer,"
         " (messages IS NULL) = (count = 0) AND history.session = sessions.no, last, nth, first + count"
-        " FROM sessions LEFT JOIN history ON history.no = last WHERE principal = ? AND session_id = ?",
+        " FROM sessions LEFT JOIN history ON history.no = last LEFT JOIN questions ON questions.session = sessions.no"
+        " WHERE principal = ? AND session_id = ?",
         key,
     ).fetchone()
     if row is None:
         return None
-    no, paused, closed_since, rests_since, is_whole, *tail = row
-    if tail[0] is not None and not is_whole:
+    no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
+    if end[0] is not None and not is_whole:
         raise damaged_record(f"the end of the history of session {key.session_id}")
-    return Found(no, HistoryEnd() if tail[0] is None else HistoryEnd(*tail), bool(paused), closed_since, rests_since)
+    session = SessionState(
+        no,
+        key,
+        key_crc(key),
+        HistoryEnd() if end[0] is None else HistoryEnd(*end),
+        paused=bool(paused),
+        closed_since=closed_since,
+        rests_since=rests_since,
+    )
+    if asked is not None:
+        session.round = OpenRound(asked, until, answer)
+    return session
 
 
 CHAIN: Final = (
@@ -302,146 +276,131 @@ def _nothing() -> None:
 
 def load(connection: sqlite3.Connection, key: SessionKey) -> AgentRecord:
     """Return window and state of a session; an unknown session has the empty record."""
-    found = find_session(connection, key)
-    if found is None:
+    session = find_session(connection, key)
+    if session is None:
         return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-    session, tail = found.no, found.tail
-    kept = _standing(connection, key, session)
-    messages: list[Message] = []
-    origins: list[int | None] = []
-    for span in spans(kept.window, tail.length):
-        if isinstance(span, Inline):
-            messages.append(span.message)
-            origins.append(None)
-            continue
-        for index, message in between(connection, key, session, tail, *span):
-            messages.append(message)
-            origins.append(index)
+    kept, length = _standing(connection, session), session.end.length
+    shown: list[tuple[int | None, Message]] = []
+    for span in spans(kept.window, length):
+        shown += [(None, span.message)] if isinstance(span, Inline) else between(connection, session, *span)
     return AgentRecord(
-        messages=messages,
-        origins=origins,
+        messages=[message for _, message in shown],
+        origins=[index for index, _ in shown],
         window=kept.window,
-        length=tail.length,
+        length=length,
         state=kept.state,
     )
 
 
 def standing(connection: sqlite3.Connection, query: StandingQuery) -> Standing:
     """Return window and state of a session, without its messages."""
-    found = find_session(connection, query.key)
-    return Standing(WHOLE_HISTORY, None) if found is None else _standing(connection, query.key, found.no)
+    session = find_session(connection, query.key)
+    return Standing(WHOLE_HISTORY, None) if session is None else _standing(connection, session)
 
 
-def _standing(connection: sqlite3.Connection, key: SessionKey, session: int) -> Standing:
-    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session,)).fetchone()
+def _standing(connection: sqlite3.Connection, session: SessionState) -> Standing:
+    row = connection.execute("SELECT window, state FROM agents WHERE session = ?", (session.no,)).fetchone()
     window, state = row or (None, None)
-    what, owner = f"the window or state of session {key.session_id}", agent_owner(key)
+    what = f"the window or state of session {session.key.session_id}"
     return Standing(
-        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, owner),
-        None if state is None else read_sealed(_state, state, what, owner),
+        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, session.crc),
+        None if state is None else read_sealed(_state, state, what, session.crc),
     )
 
 
-def between(
-    connection: sqlite3.Connection, key: SessionKey, session: int, tail: HistoryEnd, start: int, end: int
-) -> list[tuple[int, Message]]:
+def between(connection: sqlite3.Connection, session: SessionState, start: int, end: int) -> list[tuple[int, Message]]:
     """Return messages `start` to `end` with their indices, without those of discarded runs."""
-    found: list[tuple[int, Message]] = []
-    with closing(rows_back(connection, key, session, tail, start, end)) as rows:
-        for first, count, discarded, stored in rows:
-            messages = messages_in(stored, key, first, count, discarded=discarded)
-            if not discarded:
-                found += ((index, messages[index - first]) for index in inside(first, count, start, end))
-    found.reverse()
-    return found
+    with closing(_back(in_full, connection, session, start, end)) as messages:
+        return [(index, message) for index, message, discarded in messages if not discarded][::-1]
 
 
-def rows_back(
-    connection: sqlite3.Connection, key: SessionKey, session: int, tail: HistoryEnd, start: int, end: int
-) -> Generator[tuple[int, int, bool, bytes]]:
-    """Yield the rows that hold messages `start` to `end`, the newest first, each read when it is its turn.
+def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) -> bytes:
+    """Return what an idempotency key of a run stands for; `session` is the `key_crc` of its session.
 
-    For each the index of its first message, how many it has, whether they were discarded, and these. Raises
-    `JournalUnavailable` where one is missing.
+    Raises `JournalUnavailable` if it is damaged.
+    """
+    what = f"the idempotency key of run {run_id}"
+    return read_sealed(bytes, stored, what, key_owner(session, seq, key), is_new=True)
+
+
+def last_message(connection: sqlite3.Connection, key: SessionKey) -> Message:
+    """Return the last message of a history that is not empty."""
+    session = find_session(connection, key)
+    assert session is not None
+    return between(connection, session, session.end.length - 1, session.end.length)[-1][1]
+
+
+def _back(
+    decode: Callable[[bytes], list[T]], connection: sqlite3.Connection, session: SessionState, start: int, end: int
+) -> Generator[tuple[int, T, bool]]:
+    """Yield messages `end` to `start`, the last one first: its index, what `decode` makes of it, if it was discarded.
+
+    A row is read when it is its turn. Raises `JournalUnavailable` where one is damaged or missing.
     """
     mark = connection.execute(
         "SELECT no FROM history WHERE session = ? AND nth % 64 = 0 AND first >= ? ORDER BY first LIMIT 1",
-        (session, end),
+        (session.no, end),
     ).fetchone()
-    missing = "the history of session {} before message {}"
+    missing = f"the history of session {session.key.session_id} before message {{}}"
     above, joins = end, False
     # Not sorted, which would read them all at once: a chain comes link by link, and each has to join the one before.
     asked = connection.execute(
         f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
         " WHERE history.first < ?",
-        (tail.row if mark is None else mark[0], start, end),
+        (session.end.row if mark is None else mark[0], start, end),
     )
     with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
         for first, count, discarded, stored in asked:
             if first + count != above if joins else first + count < end:
-                raise damaged_record(missing.format(key.session_id, above))
+                raise damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
-                yield first, count, bool(discarded), stored or b""
+                messages = messages_in(decode, stored, session, first, count, discarded=bool(discarded))
+                for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
+                    yield index, messages[index - first], bool(discarded)
     if start < min(end, above):
-        raise damaged_record(missing.format(key.session_id, above))
+        raise damaged_record(missing.format(above))
 
 
-def inside(first: int, count: int, start: int, end: int) -> range:
-    """Return which of a row's messages are among `start` to `end`, by their indices, the last one first."""
-    return range(min(end, first + count) - 1, max(start, first) - 1, -1)
-
-
-def messages_in(stored: bytes, key: SessionKey, first: int, count: int, *, discarded: bool) -> list[Message]:
-    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
-    return _messages_as(_messages, stored, key, first, count, discarded=discarded)
-
-
-def _messages_as(
-    decode: Callable[[bytes], list[T]], stored: bytes, key: SessionKey, first: int, count: int, *, discarded: bool
+def messages_in(
+    decode: Callable[[bytes], list[T]],
+    stored: bytes | None,
+    session: SessionRef | SessionState,
+    first: int,
+    count: int,
+    *,
+    discarded: bool,
 ) -> list[T]:
-    what = _row(key, first)
-    messages = read_sealed(decode, stored, what, history_owner(key, first, discarded=discarded))
+    """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
+    what = f"the history of session {session.key.session_id} from message {first} on"
+    messages = read_sealed(decode, stored or b"", what, message_owner(session.crc, first, discarded=discarded))
     if len(messages) != count:
         raise damaged_record(what)
     return messages
 
 
-def _row(key: SessionKey, first: int) -> str:
-    return f"the history of session {key.session_id} from message {first} on"
-
-
 def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
     """Return a page of a session's history. Of a row no more is decoded than what stands on the page."""
-    found = find_session(connection, query.key)
-    if found is None:
+    session = find_session(connection, query.key)
+    if session is None:
         return HistoryPage([], 0)
-    key, tail = query.key, found.tail
-    end = tail.length if query.before is None else min(query.before, tail.length)
-    start = max(0, end - query.limit)
+    length = session.end.length
+    end = length if query.before is None else min(query.before, length)
     first, room = end, Room(query.most_bytes)
     shown: list[tuple[Message, bool]] = []
-    with closing(rows_back(connection, key, found.no, tail, start, end)) as rows:
-        for begin, count, discarded, stored in rows:
-            raws = _messages_as(_raw_messages, stored, key, begin, count, discarded=discarded)
-            for index in inside(begin, count, start, end):
-                raw = bytes(raws[index - begin])
-                if not room.takes(len(raw)):
-                    break
-                first = index
-                if discarded <= query.discarded:
-                    shown.append((read_sealed(_message, raw, _row(key, begin), 0), discarded))
-            if room.is_full:
+    with closing(_back(_raw_messages, connection, session, max(0, end - query.limit), end)) as messages:
+        for index, raw, discarded in messages:
+            stored = bytes(raw)
+            if not room.takes(len(stored)):
                 break
+            first = index
+            if discarded <= query.discarded:
+                what = f"message {index} of the history of session {query.key.session_id}"
+                shown.append((read_sealed(_message, stored, what, 0), discarded))
     shown.reverse()
     hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
-    pending = bool(shown) and end == tail.length and is_open(connection, found.no)
+    pending = bool(shown) and end == length and session.round is not None
     return HistoryPage([message for message, _ in shown], first, hidden, pending)
-
-
-def is_open(connection: sqlite3.Connection, session: int) -> bool:
-    """Tell whether the last round of a session's history is open."""
-    return connection.execute("SELECT 1 FROM questions WHERE session = ?", (session,)).fetchone() is not None
 
 
 def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
@@ -453,12 +412,16 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     ).fetchone()
     if row is None:
         return None
-    session, principal, session_id, *columns = row
-    found = sound_run(tuple(columns), SessionKey(principal, session_id))
-    if found.status is not RunStatus.QUEUED:
-        return found
-    ahead = waiting_before(connection, session, (found.lane, columns[21], found.sequence))
-    return replace(found, position=ahead + 1)
+    no, principal, session_id, *columns = row
+    stored = RunRow(*columns)
+    found = sound_run(Run, stored, session_ref(no, SessionKey(principal, session_id)))
+    position = waiting_before(connection, no, stored.rank) + 1 if found.status is RunStatus.QUEUED else None
+    return replace(found, position=position)
+
+
+def session_ref(no: int, key: SessionKey) -> SessionRef:
+    """Return a session by number and key."""
+    return SessionRef(no, key, key_crc(key))
 
 
 def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) -> int:
@@ -484,18 +447,8 @@ def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting
     ]
 
 
-def question_of(connection: sqlite3.Connection, key: SessionKey, session: int, run: int, until: float) -> Question:
-    """Return the question of a session. Raises `JournalUnavailable` if it is damaged."""
-    (stored,) = connection.execute("SELECT question FROM questions WHERE session = ?", (session,)).fetchone()
-    what = f"what session {key.session_id} waits to be answered"
-    if not is_sealed(stored):
-        raise damaged_record(what)
-    return read_sealed(_question, stored, what, question_owner(key_crc(key), run, until))
-
-
-def last_message(connection: sqlite3.Connection, key: SessionKey) -> Message:
-    """Return the last message of a history that is not empty."""
-    found = find_session(connection, key)
-    assert found is not None
-    tail = found.tail
-    return between(connection, key, found.no, tail, tail.length - 1, tail.length)[-1][1]
+def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:
+    """Return the question that a run has put, which waits until then. Raises `JournalUnavailable` if it is damaged."""
+    (stored,) = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
+    what = f"what session {session.key.session_id} waits to be answered"
+    return read_sealed(_question, stored, what, question_owner(session.crc, run, until), is_new=True)

@@ -38,20 +38,24 @@ def is_sealed(stored: bytes | None) -> bool:
     return stored is not None and stored.startswith(_MARK)
 
 
-def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int) -> T:
-    """Return what `decode` makes of a stored record. Raises `JournalUnavailable` that names it if it is damaged."""
+def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int, *, is_new: bool = False) -> T:
+    """Return what `decode` makes of a stored record. Raises `JournalUnavailable` that names it if it is damaged.
+
+    One without a seal is read as it is, unless it `is_new`: since there are such records all have one.
+    """
     try:
-        if not stored.startswith(_MARK):
-            return decode(stored)
-        record = stored[_HEAD:]
-        if stored[1:_HEAD] == zlib.crc32(record, owner).to_bytes(4, "little"):
+        if not is_sealed(stored):
+            if not is_new:
+                return decode(stored)
+        elif stored[1:_HEAD] == zlib.crc32(record := stored[_HEAD:], owner).to_bytes(4, "little"):
             return decode(record)
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged_record(what) from error
     raise damaged_record(what)
 
 
-# -- whose a record is: a number to begin a checksum with; `session` is the `key_crc` of its session ---------
+# -- whose a record is: a number to begin a checksum with; `session` is the `key_crc` of its session, which is that of
+#    window and state ----------------------------------------------------------------------------------------
 
 
 def key_crc(key: SessionKey) -> int:
@@ -80,20 +84,10 @@ def end_owner(
     return zlib.crc32(_END.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
 
 
-def history_owner(key: SessionKey, first: int, *, discarded: bool = False) -> int:
-    """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
-    return message_owner(key_crc(key), first, discarded=discarded)
-
-
 def message_owner(session: int, first: int, *, discarded: bool = False) -> int:
-    """Return whose a row of history is, of the session with that `key_crc`."""
+    """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
     owner = zlib.crc32(_MESSAGE.pack(first), session)
     return zlib.crc32(b"discarded", owner) if discarded else owner
-
-
-def agent_owner(key: SessionKey) -> int:
-    """Return whose window and state are."""
-    return key_crc(key)
 
 
 def key_owner(session: int, seq: int, key: str) -> int:

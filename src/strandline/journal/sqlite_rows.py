@@ -30,7 +30,16 @@ from strandline.journal.changes import (
 from strandline.journal.damage import readable
 from strandline.journal.driver import is_damage
 from strandline.journal.forgetting import delete_session
-from strandline.journal.reader import RUN_COLUMNS, facts, find_session, last_message, question_of, sound_run
+from strandline.journal.reader import (
+    RUN_COLUMNS,
+    RunRow,
+    each_fact,
+    find_session,
+    fingerprint,
+    last_message,
+    question_of,
+    sound_run,
+)
 from strandline.journal.records import KeyedRun, KnownRun
 from strandline.journal.reserve import Reserve
 from strandline.journal.rules import Closed, drawn
@@ -38,16 +47,13 @@ from strandline.journal.seal import (
     damaged_record,
     end_owner,
     fact_owner,
-    is_sealed,
-    key_crc,
     key_owner,
     message_owner,
     question_owner,
-    read_sealed,
     request_owner,
     sealed,
 )
-from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.journal.state import RunState, SessionState
 from strandline.lifecycle import ENDED
 from strandline.model import Fact, IfBusy, Lane, Message, Principal, Question, Run, RunId, RunStatus, SessionKey
 
@@ -161,9 +167,9 @@ class SqliteRows:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
         owner = request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         is_claimed = row.fence is not None
-        key = fingerprint = None
+        key = sealed_key = None
         if (keyed := new.keyed) is not None:
-            key, fingerprint = keyed.key, sealed(keyed.fingerprint, key_owner(crc, seq, keyed.key))
+            key, sealed_key = keyed.key, sealed(keyed.fingerprint, key_owner(crc, seq, keyed.key))
         self._execute(
             _ADD_RUN,
             (
@@ -171,7 +177,7 @@ class SqliteRows:
                 _RUNNING if is_claimed else _QUEUED, int(is_claimed), row.fence, int(new.opaque),
                 sealed(body.prompt, owner), body.metadata and sealed(body.metadata, owner), new.created_at,
                 row.started_at, new.timeout_s, row.queue_deadline, body.trace and sealed(body.trace, owner), key,
-                fingerprint, None if new.if_busy is IfBusy.ENQUEUE else new.if_busy.value,
+                sealed_key, None if new.if_busy is IfBusy.ENQUEUE else new.if_busy.value,
             ),
         )  # fmt: skip
         if self._reserve is not None:
@@ -264,7 +270,7 @@ class SqliteRows:
         """Yield every session in which runs wait or are claimed."""
         sessions: dict[int, SessionState] = {}
         for key in self._execute(_BUSY).fetchall():
-            session = self._session(SessionKey(*key))
+            session = find_session(self._connection, SessionKey(*key))
             assert session is not None
             sessions[session.no] = session
         live = f"{_LIVE} WHERE status = 'queued' UNION ALL {_LIVE} WHERE fence IS NOT NULL"
@@ -276,7 +282,7 @@ class SqliteRows:
     def session(self, key: SessionKey) -> SessionState | None:
         """Return a session, None if there is none."""
         try:
-            session = self._session(key)
+            session = find_session(self._connection, key)
             if session is not None:
                 for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
                     _place(session, *columns)
@@ -284,24 +290,6 @@ class SqliteRows:
             if is_damage(error):
                 raise damaged_record(f"session {key.session_id}") from error
             raise
-        return session
-
-    def _session(self, key: SessionKey) -> SessionState | None:
-        found = find_session(self._connection, key)
-        if found is None:
-            return None
-        session = SessionState(
-            found.no,
-            key,
-            key_crc(key),
-            found.tail,
-            paused=found.paused,
-            closed_since=found.closed_since,
-            rests_since=found.rests_since,
-        )
-        asked = self._execute("SELECT run, until, answer FROM questions WHERE session = ?", (found.no,)).fetchone()
-        if asked is not None:
-            session.round = OpenRound(*asked)
         return session
 
     def known_run(self, run_id: RunId) -> KnownRun | None:
@@ -319,11 +307,7 @@ class SqliteRows:
         if row is None:
             return None
         run_id, seq, ended_at, stored = row
-        what = f"the idempotency key of run {run_id}"
-        if not is_sealed(stored):
-            raise damaged_record(what)
-        fingerprint = read_sealed(bytes, stored, what, key_owner(session.crc, seq, key))
-        return KeyedRun(RunId(run_id), seq, ended_at, fingerprint)
+        return KeyedRun(RunId(run_id), seq, ended_at, fingerprint(session.crc, seq, run_id, key, stored))
 
     def is_kept(self, seq: int) -> bool:
         """Tell whether a run is kept."""
@@ -331,29 +315,27 @@ class SqliteRows:
 
     def run(self, run: RunState) -> Run:
         """Return a waiting run with its input."""
-        return sound_run(self._row(run), run.session.key, run.session.crc)
+        return sound_run(Run, self._row(run), run.session.ref)
 
-    def _row(self, run: RunState) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self._execute(
-            f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (run.seq,)
-        ).fetchone()
+    def _row(self, run: RunState) -> RunRow:
+        row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (run.seq,)).fetchone()
         if row is None:
             raise Mismatch(f"there is no run {run.run_id}")
-        return row
+        return RunRow(*row)
 
     def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
         """Return what a run has staged."""
-        return facts(self._connection, run.seq)
+        return tuple(each_fact(self._connection, run.seq))
 
     def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
         """Return a run and what it has staged, as far as both can be read."""
-        return readable(self._connection, self._row(run), run.session.key)
+        return readable(self._connection, self._row(run), run.session.ref)
 
     def question(self, session: SessionState) -> Question:
         """Return the question whose round is open."""
         asked = session.round
         assert asked is not None
-        return question_of(self._connection, session.key, session.no, asked.run, asked.until)
+        return question_of(self._connection, session.ref, asked.run, asked.until)
 
     def last_message(self, session: SessionState) -> Message:
         """Return the last message of a history."""

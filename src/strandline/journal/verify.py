@@ -6,7 +6,7 @@ It works beside a server that owns the journal: everything is read in one transa
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,13 +15,25 @@ from msgspec import Struct, field
 
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
-from strandline.journal import reader
+from strandline.journal.changes import SessionRef
 from strandline.journal.driver import connect_reader
 from strandline.journal.forgetting import COUNTED
 from strandline.journal.ownership import existing, lock_seen
-from strandline.journal.reader import RUN_COLUMNS, each_fact, question_of, to_run
+from strandline.journal.reader import (
+    RUN_COLUMNS,
+    RunRow,
+    each_fact,
+    faults_of,
+    fingerprint,
+    in_full,
+    load,
+    messages_in,
+    question_of,
+    session_ref,
+    stored_run,
+)
 from strandline.journal.rules import spans
-from strandline.journal.seal import damaged_record, is_sealed, key_crc, key_owner, read_sealed
+from strandline.journal.seal import damaged_record
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
 from strandline.model import Inline, Message, Run, RunStatus, SessionKey
@@ -125,10 +137,11 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 class _Session:
     """One session while its history is gone through."""
 
-    __slots__ = ("discarded", "key", "last", "length", "nth", "open", "row")
+    __slots__ = ("discarded", "last", "length", "name", "nth", "open", "ref", "row")
 
-    def __init__(self, key: SessionKey, last: int | None) -> None:
-        self.key = key
+    def __init__(self, ref: SessionRef, last: int | None) -> None:
+        self.ref = ref
+        self.name = _name(ref.key)
         self.last = last
         self.row: int | None = None
         self.nth = 0
@@ -183,9 +196,9 @@ class _Check:
         for no, principal, session_id, last, paused, closed_since in self._rows(
             "sessions", "SELECT no, principal, session_id, last, paused, closed_since FROM sessions", "sessions"
         ):
-            session = self._sessions[no] = _Session(SessionKey(principal, session_id), last)
+            session = self._sessions[no] = _Session(session_ref(no, SessionKey(principal, session_id)), last)
             if paused not in (0, 1) or (paused and closed_since is None):
-                self._findings.add(f"session {_name(session.key)} is paused, and nobody knows since when")
+                self._findings.add(f"session {session.name} is paused, and nobody knows since when")
         self._findings.sessions = len(self._sessions)
 
     def _history(self) -> None:
@@ -199,7 +212,7 @@ class _Check:
             if session is None:
                 findings.add(f"row {no} of history belongs to no session")
                 continue
-            where = f"the history of session {_name(session.key)} from message {first} on"
+            where = f"the history of session {session.name} from message {first} on"
             if (nth, first, previous) != (session.nth + 1, session.length, session.row):
                 findings.add(f"{where} does not join what is before it")
             session.row, session.nth, session.length = no, nth, first + count
@@ -213,7 +226,7 @@ class _Check:
             if stored is None and count == 0:
                 continue
             try:
-                messages = reader.messages_in(stored or b"", session.key, first, count, discarded=bool(discarded))
+                messages = messages_in(in_full, stored, session.ref, first, count, discarded=bool(discarded))
             except JournalUnavailable:
                 findings.add(f"{where} is damaged")
                 continue
@@ -226,58 +239,52 @@ class _Check:
         for session in self._sessions.values():
             findings.discarded_in_sessions += session.discarded
             if session.row != session.last:
-                findings.add(f"session {_name(session.key)} does not end where its history ends")
+                findings.add(f"session {session.name} does not end where its history ends")
 
     def _runs(self) -> None:
         statuses: Counter[str] = Counter()
         (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if epoch is None:
             self._findings.add("it is not known how often the journal was opened, so old claims cannot be told")
-        for in_session, fence, *columns in self._rows(
-            "runs", f"SELECT session, fence, {RUN_COLUMNS} FROM runs ORDER BY seq", "runs"
-        ):
+        for in_session, *columns in self._rows("runs", f"SELECT session, {RUN_COLUMNS} FROM runs ORDER BY seq", "runs"):
+            row = RunRow(*columns)
             session = self._sessions.get(in_session)
             if session is None:
-                self._findings.add(f"run {columns[0]} belongs to no session")
+                self._findings.add(f"run {row.run_id} belongs to no session")
                 continue
             try:
-                run = to_run(tuple(columns), session.key)
+                run = stored_run(Run, row, session.ref)
             except JournalUnavailable:
-                self._findings.add(f"run {columns[0]} is damaged")
+                self._findings.add(f"run {row.run_id} is damaged")
                 continue
             statuses[run.status.value] += 1
-            for fault in self._faults_of(run, in_session, fence, epoch):
+            for fault in self._faults_of(run, row, in_session, epoch):
                 self._findings.add(f"run {run.run_id} {fault}")
-            self._findings.held += fence is not None and run.status in ENDED
+            self._findings.held += row.fence is not None and run.status in ENDED
         self._findings.runs = {status.value: statuses[status.value] for status in RunStatus}
 
-    def _faults_of(self, run: Run, in_session: int, fence: int | None, epoch: int | None) -> Iterator[str]:
-        ended = run.status in ENDED
-        if not ended:
+    def _faults_of(self, run: Run, row: RunRow, in_session: int, epoch: int | None) -> Iterator[str]:
+        if run.status not in ENDED:
             self._unended.add(run.sequence)
             if run.sequence in self._told:
                 yield f"is {run.status} and in history already"
-        if ended and (run.outcome is None or run.ended_at is None):
-            yield f"is {run.status} without an outcome"
-        if not ended and run.outcome is not None:
-            yield f"is {run.status} and has an outcome"
-        if run.status is RunStatus.RUNNING and (fence is None or run.attempt < 1):
-            yield "is running without a claim"
-        if run.status is RunStatus.QUEUED and fence is not None:
-            yield "waits and is claimed"
-        if run.cancel_requested and run.status not in (RunStatus.RUNNING, RunStatus.CANCELLED):
-            yield f"is {run.status} although its cancel was accepted before"
-        if run.discard > (run.cancel_requested if not ended else run.discarded):
-            yield "was to be discarded, and is not"
-        if fence is not None and epoch is not None and fence >> 32 > epoch:
+        yield from faults_of(run, row)
+        if row.fence is not None and epoch is not None and row.fence >> 32 > epoch:
             yield "has a claim from the future"
         if self._told.get(run.sequence, in_session) != in_session:
             yield "is in the history of another session"
 
     def _keys(self) -> None:
-        sessions = {no: key_crc(session.key) for no, session in self._sessions.items()}
-        for run_id in damaged_keys(self._connection, sessions):
-            self._findings.add(f"the idempotency key of run {run_id} is damaged")
+        for run_id, no, seq, key, stored in self._connection.execute(
+            "SELECT run_id, session, seq, key, fingerprint FROM runs WHERE key IS NOT NULL OR fingerprint IS NOT NULL"
+        ):
+            session = self._sessions.get(no)
+            try:
+                if key is None or session is None:
+                    raise damaged_record(run_id)
+                fingerprint(session.ref.crc, seq, run_id, key, stored)
+            except JournalUnavailable:
+                self._findings.add(f"the idempotency key of run {run_id} is damaged")
 
     def _questions(self) -> None:
         asked = set()
@@ -288,14 +295,14 @@ class _Check:
                 self._findings.add(f"a question belongs to no session (number {no})")
                 continue
             try:
-                question_of(self._connection, session.key, no, run, until)
+                question_of(self._connection, session.ref, run, until)
             except JournalUnavailable:
-                self._findings.add(f"the question of session {_name(session.key)} is damaged")
+                self._findings.add(f"the question of session {session.name} is damaged")
             if not session.open:
-                self._findings.add(f"session {_name(session.key)} waits for input, and its last round is closed")
+                self._findings.add(f"session {session.name} waits for input, and its last round is closed")
         for no, session in self._sessions.items():
             if session.open and no not in asked:
-                self._findings.add(f"the last round of session {_name(session.key)} is open, and it waits for no input")
+                self._findings.add(f"the last round of session {session.name} is open, and it waits for no input")
 
     def _staged(self) -> None:
         for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
@@ -313,9 +320,9 @@ class _Check:
             if session is None:
                 self._findings.add(f"a window belongs to no session (number {no})")
                 continue
-            where = f"the window of session {_name(session.key)}"
+            where = f"the window of session {session.name}"
             try:
-                record = reader.load(self._connection, session.key)
+                record = load(self._connection, session.ref.key)
             except JournalUnavailable:
                 self._findings.add(f"{where} or its state is damaged")
                 continue
@@ -347,17 +354,3 @@ def _asks(message: Message) -> bool:
 
 def _name(key: SessionKey) -> str:
     return key.session_id if key.principal == "anonymous" else f"{key.session_id} of {key.principal}"
-
-
-def damaged_keys(connection: sqlite3.Connection, sessions: Mapping[int, int]) -> Iterator[str]:
-    """Yield the ids of runs whose keys cannot be relied on; `sessions` has the `key_crc` of each session's number."""
-    rows = connection.execute(
-        "SELECT run_id, session, seq, key, fingerprint FROM runs WHERE key IS NOT NULL OR fingerprint IS NOT NULL"
-    )
-    for run_id, session, seq, key, stored in rows:
-        try:
-            if key is None or not is_sealed(stored) or session not in sessions:
-                raise damaged_record(run_id)
-            read_sealed(bytes, stored, run_id, key_owner(sessions[session], seq, key))
-        except JournalUnavailable:
-            yield run_id
