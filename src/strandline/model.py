@@ -419,12 +419,16 @@ class Token(NamedTuple):
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers."""
+    """The exclusive right to execute `run`, what earlier attempts of it have staged, and the question it answers.
+
+    Of a `damaged` one not all could be read: it is only to be ended.
+    """
 
     token: Token
     run: Run
     facts: tuple[Fact, ...] = ()
     question: Question | None = None
+    damaged: bool = False
 
     @property
     def goes_on(self) -> bool:

@@ -35,12 +35,12 @@ from strandline.journal.port import (
     Take,
     WaitingQuery,
 )
-from strandline.journal.rules import DAMAGED
 from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
     ANONYMOUS,
     Claim,
+    ErrorCode,
     InputRequest,
     Lane,
     Message,
@@ -52,6 +52,7 @@ from strandline.model import (
     RoundDone,
     RoundStarted,
     Run,
+    RunError,
     RunId,
     RunStatus,
     Settlement,
@@ -337,6 +338,12 @@ def test_a_file_that_is_damaged_anywhere_is_told_or_answers_the_truth(original: 
 # -- one damaged run --------------------------------------------------------------------------------------
 
 
+def crashed(*texts: str) -> Settlement:
+    """Return what a run leaves that cannot go on."""
+    outcome = Outcome(status=RunStatus.FAILED, error=RunError(ErrorCode.CRASHED, "damaged"))
+    return Settlement(outcome=outcome, messages=said(*texts))
+
+
 def spoil(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute(statement).rowcount == 1
@@ -389,7 +396,7 @@ def test_one_damaged_run_that_executed_never_keeps_a_server_down(
 @pytest.mark.parametrize(
     "change", ["metadata = zeroblob(9)", "ended_at = 5.0", "ended_at = -5.0", "if_busy = CAST(x'ff' AS TEXT)"]
 )
-def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
+def test_a_damaged_run_that_waits_is_claimed_to_be_ended_and_those_behind_it_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     path = tmp_path / FILE
@@ -400,9 +407,13 @@ def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
         journal = SqliteJournal(path, SystemClock())
         orphan, _ = await journal.open("test", max_attempts=3)
         assert await journal.prune(before=SystemClock().now() + 9, limit=9) == 0, "it waits"
+        claims = journal.claims()
         assert await journal.settle(orphan.token, done("hi", "ho"), take=True) is Take.TAKEN
-        claim = await anext(journal.claims())
-        assert claim.run.run_id == "s.2"
+        claim = await anext(claims)
+        assert (claim.run.run_id, claim.run.input, claim.damaged) == ("s.1", UNREADABLE_INPUT, True)
+        assert await journal.settle(claim.token, crashed(), take=True) is Take.TAKEN
+        claim = await anext(claims)
+        assert (claim.run.run_id, claim.damaged) == ("s.2", False)
         if "ended_at" not in change:  # (its end is written anew)
             with pytest.raises(JournalUnavailable, match=r"run s\.1 is damaged"):
                 await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
@@ -411,12 +422,14 @@ def test_a_damaged_run_that_waits_ends_and_those_behind_it_go_on(
         await journal.close()
 
     asyncio.run(main())
-    assert "run s.1 ends as failed" in caplog.text
+    assert "run s.1 cannot go on" in caplog.text
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT status, fence FROM runs WHERE run_id = 's.1'").fetchone() == ("failed", None)
 
 
-def test_an_ended_run_that_has_come_to_wait_again_ends_and_those_behind_it_go_on(tmp_path: Path) -> None:
+def test_an_ended_run_that_has_come_to_wait_again_is_claimed_to_be_ended_once_more(
+    tmp_path: Path,
+) -> None:
     async def main() -> None:
         path = tmp_path / FILE
         journal = SqliteJournal(path, SystemClock())
@@ -429,7 +442,11 @@ def test_an_ended_run_that_has_come_to_wait_again_ends_and_those_behind_it_go_on
         await journal.open("test", max_attempts=3)
         await journal.accept(new("s.1"), WIDE, take=False)
         assert await journal.take(key()) is Take.TAKEN
-        assert (await anext(journal.claims())).run.run_id == "s.1"
+        claims = journal.claims()
+        claim = await anext(claims)
+        assert (claim.run.run_id, claim.damaged) == ("s.0", True)
+        assert await journal.settle(claim.token, crashed(), take=True) is Take.TAKEN
+        assert (await anext(claims)).run.run_id == "s.1"
         await journal.close()
 
     asyncio.run(main())
@@ -529,7 +546,16 @@ def test_a_list_of_sessions_names_the_damaged_one(original: Original, tmp_path: 
     asyncio.run(main())
 
 
-def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("statement", "facts"),
+    [
+        ("UPDATE staged SET fact = zeroblob(9) WHERE run = 0 AND no = 2", 2),
+        ("UPDATE runs SET started_at = NULL WHERE run_id = 's.0'", 3),
+    ],
+)
+def test_what_a_damaged_run_had_done_before_it_waited_again_comes_with_its_claim(
+    tmp_path: Path, statement: str, facts: int
+) -> None:
     path = tmp_path / FILE
     asyncio.run(_executing(path))
 
@@ -541,21 +567,17 @@ def test_what_a_damaged_run_had_done_before_it_waited_again_stays_in_history(tmp
         await journal.close()
 
     asyncio.run(given_back())
-    spoil(path, "UPDATE staged SET fact = zeroblob(9) WHERE run = 0 AND no = 2")
+    spoil(path, statement)
 
     async def main() -> None:
         journal = SqliteJournal(path, SystemClock())
         await journal.open("test", max_attempts=3)
         assert await journal.take(key()) is Take.TAKEN
-        assert (await anext(journal.claims())).run.run_id == "s.1"
-        run = await journal.read(RunQuery(ANONYMOUS, RunId("s.0")))
-        assert run is not None
-        assert (run.status, run.outcome and run.outcome.error and run.outcome.error.detail) == (
-            RunStatus.FAILED,
-            DAMAGED,
-        )
-        texts = [[block["text"] for block in message["content"]] for message in (await journal.load(key())).messages]
-        assert texts == [["first", "second"], ["(This run ended early: crashed.)", DAMAGED]]
+        claim = await anext(journal.claims())
+        assert (claim.run.run_id, claim.damaged) == ("s.0", True)
+        assert [type(fact) for fact in claim.facts] == [RoundStarted, RoundDone, RoundStarted][:facts]
+        await journal.settle(claim.token, crashed("first", "second"), take=False)
+        assert rows(path)[STAGED] == [], "nothing stays staged"
         await journal.close()
 
     asyncio.run(main())
@@ -820,7 +842,8 @@ def test_a_session_that_is_damaged_when_a_commit_fails_keeps_no_other_from_going
         damage(transactions, path)
         settled = journal.settle(token, done("hi", "ho"), take=True)
         if goes_on:
-            assert await settled is Take.NOTHING, "the run behind it has ended"
+            assert await settled is Take.TAKEN
+            assert (await anext(claims)).damaged
         else:
             with pytest.raises(ClaimLost):
                 await settled
@@ -872,6 +895,12 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
             await journal.accept(new(f"{session}.b", session), WIDE, take=False)
             assert await journal.take(key(session)) is Take.TAKEN
             claim = await anext(claims)
+            if session == "answered":
+                assert (claim.run.run_id, claim.damaged, claim.question and claim.question.message) == (
+                    "answered.x", True, use,
+                )  # fmt: skip
+                await journal.settle(claim.token, crashed(), take=True)
+                claim = await anext(claims)
             assert claim.run.run_id == f"{session}.b"
             await journal.settle(claim.token, done("hi", "ho"), take=False)
             messages = (await journal.read(HistoryQuery(key(session)))).messages

@@ -312,6 +312,8 @@ class SessionTableMachine(RuleBasedStateMachine):
         if run_id not in self.told.lanes:
             return  # (its accept is not yet told: `accept` looks)
         self.judge_start(run_id, key)
+        if claim.run.sequence in self.store.damaged:
+            assert claim.damaged, "claimed as if all of it could be read"
         self.told.tokens.append(claim.token)
         self.told.claimed[run_id] = claim.token
 

@@ -5,7 +5,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable
 from strandline.history import history_faults
+from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.transactions import Transactions
-from strandline.model import Outcome, RunId
+from strandline.model import ErrorCode, Outcome, RunId, RunStatus
 from strandline.testing.virtual import InlineLoops
 
 
@@ -145,6 +146,33 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
             messages = await history(service)
             assert history_faults(messages) == []
             assert texts(messages) == ["one", "echo one", "two", "echo two", "three", "echo three"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("damaged", [1, 2], ids=["in the middle of its queue", "at its end"])
+def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(tmp_path: Path, damaged: int) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def behaviour(attempt: Attempt) -> str:
+            await gate.wait()
+            return await echo(attempt)
+
+        async with serving(tmp_path, Played(behaviour)) as service:
+            tickets = [await send(service, text) for text in ("zero", "one", "two")]
+            with closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
+                connection.execute("UPDATE runs SET input = x'00' WHERE run_id = ?", (tickets[damaged].run_id,))
+            gate.set()
+            ends = [await ticket.stream.outcome() for ticket in tickets]
+            statuses = [(end.status, end.error and end.error.code) for end in ends if isinstance(end, Outcome)]
+            expected: list[Any] = [(RunStatus.SUCCEEDED, None)] * 3
+            expected[damaged] = (RunStatus.FAILED, ErrorCode.CRASHED)
+            assert statuses == expected
+            assert service.health().queue_depth == 0
+            messages = await history(service)
+            assert history_faults(messages) == []
+            assert texts(messages).count(UNREADABLE_INPUT) == 1
 
     run(main)
 

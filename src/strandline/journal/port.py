@@ -12,6 +12,7 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   every claim is delivered exactly once through `claims()`.
 * A claim is delivered once the commit that made it is durable, not before; a verb that fails has made none. It comes
   after the answers of that verb, and of all that took effect before it, to those who await them on the consumer's loop.
+* A waiting run of which not all can be read is claimed in its turn, as `damaged`: whoever gets the claim ends it.
 * A run that is settled with `hold` has ended, and its claim stays: its session is *held* until `release`. Opening the
   journal ends every hold.
 * A session is *closed* while it is held or paused, or both. While it is, nothing of it is taken, and the

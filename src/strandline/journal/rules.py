@@ -6,14 +6,12 @@ from typing import Any, Final, Literal, Protocol
 from msgspec.structs import replace
 
 from strandline.errors import CancelRequested, Invalid, InvariantBroken
-from strandline.history import close, close_answer, fold, question
+from strandline.history import close, close_answer, fold
 from strandline.journal.port import Attached, Reused, Unanswerable
 from strandline.lifecycle import ENDED, MOVES, advance
 from strandline.model import (
     Cancelled,
-    ErrorCode,
     Fact,
-    Failed,
     Inline,
     Keyed,
     Lane,
@@ -21,8 +19,6 @@ from strandline.model import (
     NewRun,
     Outcome,
     Question,
-    Run,
-    RunError,
     RunId,
     RunStatus,
     Window,
@@ -38,7 +34,6 @@ The urgency is the priority in the normal lane, the place that was drawn in the 
 """
 
 _DRAWN: Final = 1 << 40
-DAMAGED: Final = "the records of this run are damaged in the journal's file, so it cannot go on"
 
 _MOVE_TO: Final = {end: move for (_, move), end in MOVES.items() if end in ENDED}
 
@@ -101,17 +96,6 @@ def cancelled(
     elif progress.messages:
         closed = close(progress.messages, progress.results, Cancelled(discard=discard))
     return Outcome(status=RunStatus.CANCELLED, message=closed[-1] if closed else None), closed
-
-
-def ended_unread(run: Run, staged: tuple[Fact, ...]) -> tuple[Outcome, list[Message]]:
-    """Return outcome and messages of a waiting run that ends because it cannot be read; none if it never started."""
-    error = RunError(ErrorCode.CRASHED, DAMAGED)
-    if run.started_at is None:
-        return Outcome(status=RunStatus.FAILED, error=error), []
-    progress = fold(staged)
-    closed = close(progress.messages or [question(run.input)], progress.results, Failed(ErrorCode.CRASHED, DAMAGED))
-    last = closed[-1] if closed[-1]["role"] == "assistant" else None
-    return Outcome(status=RunStatus.FAILED, message=last, error=error), closed
 
 
 def check_answer(

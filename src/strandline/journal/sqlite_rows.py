@@ -83,7 +83,8 @@ _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
     "SELECT session, run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN {_HAS_ENDED} THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
-    " CASE WHEN started_at IS NULL THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END FROM runs"
+    " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
+    " FROM runs"
 )
 _LIVE_OF: Final = (
     f"{_LIVE} WHERE session = ?1 AND status = 'queued' UNION ALL {_LIVE} WHERE session = ?1 AND fence IS NOT NULL"

@@ -29,17 +29,19 @@ from strandline.journal.changes import (
 )
 from strandline.journal.port import Take
 from strandline.journal.records import Records
-from strandline.journal.rules import Closed, cancelled, ended_unread, is_last, rank, stood_s
+from strandline.journal.rules import Closed, cancelled, is_last, rank, stood_s
 from strandline.journal.seal import key_crc
 from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     Claim,
+    Fact,
     Lane,
     Message,
     Outcome,
     Principal,
     Question,
+    Run,
     RunId,
     RunStatus,
     SessionKey,
@@ -220,39 +222,47 @@ class Transitions:
         self._change_run(run, was=was)
 
     def _claim_next(self, session: SessionState) -> Take:
-        """Claim the next run of a session; one that cannot be read ends, and the one behind it is next."""
+        """Claim the next run of a session."""
         if session.claimed is not None or session.paused:
             return Take.NOTHING
         if (asked := session.question) is not None and self._now < asked.until:
             return Take.NOTHING
-        while session.queue:
-            run = session.queue.head
-            if self._last_attempts and is_last(run.attempt + 1, self._max_attempts):
-                return Take.BLOCKED
-            try:
-                stored = self._records.run(run)
-                facts = self._records.checkpoints(run) if run.has_begun else ()
-                question = None if session.answered_by(run) is None else self._records.question(session)
-            except JournalUnavailable as error:
-                self._end_damaged(run, error)
-                continue
-            if session.question is not None:
-                self._dismiss(session)
-            self._leave_queue(run)
-            fence = self._claim(run)
-            self._change_run(run, was=None)
-            claimed = replace(
-                stored,
-                status=RUNNING,
-                lane=run.lane,
-                attempt=run.attempt,
-                started_at=run.started_at,
-                queue_deadline=run.queue_deadline,
-                position=None,
-            )
-            self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, facts=facts, question=question))
-            return Take.TAKEN
-        return Take.NOTHING
+        if not session.queue:
+            return Take.NOTHING
+        run = session.queue.head
+        if self._last_attempts and is_last(run.attempt + 1, self._max_attempts):
+            return Take.BLOCKED
+        stored, facts, question, damaged = self._to_claim(run)
+        if session.question is not None:
+            self._dismiss(session)
+        self._leave_queue(run)
+        fence = self._claim(run)
+        self._change_run(run, was=None)
+        claimed = replace(
+            stored,
+            status=RUNNING,
+            lane=run.lane,
+            attempt=run.attempt,
+            started_at=run.started_at,
+            queue_deadline=run.queue_deadline,
+            position=None,
+        )
+        token = Token(run.run_id, fence)
+        self._claims.append(Claim(token=token, run=claimed, facts=facts, question=question, damaged=damaged))
+        return Take.TAKEN
+
+    def _to_claim(self, run: RunState) -> tuple[Run, tuple[Fact, ...], Question | None, bool]:
+        """Return what a waiting run is claimed with, and whether any of it is damaged: then as much as can be read."""
+        session = run.session
+        is_answer = session.answered_by(run) is not None
+        try:
+            found = self._records.run(run)
+            facts = self._records.checkpoints(run) if run.has_begun else ()
+            return found, facts, self._records.question(session) if is_answer else None, False
+        except JournalUnavailable as error:
+            _log.error("run %s cannot go on: %s", run.run_id, error)
+        question = self._question_or_what_is_left(session)[0] if is_answer else None
+        return *self._records.readable(run), question, True
 
     def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
         """Note that a run has ended; `hold`: its claim stays."""
@@ -300,16 +310,6 @@ class Transitions:
         run.discard = run.discard or discard
         self._change_run(run, was=run.fence)
         return run.run_id
-
-    def _end_damaged(self, run: RunState, error: JournalUnavailable) -> None:
-        """End a waiting run that cannot be read, so that those behind it go on; what can be read of it is kept."""
-        _log.error("run %s ends as failed: %s", run.run_id, error)
-        found, staged = self._records.readable(run)
-        outcome, closed = ended_unread(found, staged)
-        if run.session.answered_by(run) is not None:
-            closed = []  # the round of the question is closed in its place
-        run.checkpoints = run.checkpoints or 1  # (however many there are of a damaged one, none may stay)
-        self._end_waiting(run, outcome.status, encode_messages(outcome), closed)
 
     def _append(
         self, session: SessionState, seq: int, messages: bytes | None, count: int, *, discarded: bool = False

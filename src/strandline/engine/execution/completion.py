@@ -1,7 +1,7 @@
 """What an ending leaves, of every run: closed history, the outcome, and all that is kept with it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from strandline.agents.port import Finished
 from strandline.engine.options import Options
@@ -23,6 +23,11 @@ from strandline.model import (
     Succeeded,
     ToolResult,
 )
+
+DAMAGED: Final = Failed(
+    ErrorCode.CRASHED, "the records of this run are damaged in the journal's file, so it cannot go on"
+)
+"""How a run ends that was claimed as damaged."""
 
 
 def closed(

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from strandline.agents.port import Finished, Target
 from strandline.clock import Clock
 from strandline.engine.execution.attempt import LiveAttempt
-from strandline.engine.execution.completion import completion, last_resort, resumable, timed_out
+from strandline.engine.execution.completion import DAMAGED, completion, last_resort, resumable, timed_out
 from strandline.engine.execution.failures import disclosed
 from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import STOPPED, Execution
@@ -156,6 +156,8 @@ class Runner:
             execution.deadline = started + (run.deadline - clock.now())  # from here on by a clock that nobody sets
         if run.run_id in self._wanted:
             execution.asked = Cancelled()
+        elif claim.damaged:
+            execution.asked = DAMAGED
         elif execution.deadline is not None and execution.deadline <= started:  # it was passed while the run waited
             execution.asked = timed_out(run)
         if claim.facts or claim.question or execution.asked is not None:
