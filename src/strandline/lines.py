@@ -13,6 +13,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final
 
+from strandline.errors import SetupError
+from strandline.threads import no_thread
+
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 """How much waits to be written at most: a reader that pauses for some seconds misses nothing."""
 
@@ -21,7 +24,10 @@ Item = bytes | threading.Event
 
 
 class Lines:
-    """Lines for one descriptor, which stays open. `missing` returns the line that says how many were dropped."""
+    """Lines for one descriptor, which stays open. `missing` returns the line that says how many were dropped.
+
+    Raises `SetupError` if there is no thread to write them.
+    """
 
     def __init__(self, descriptor: int, missing: Callable[[int], bytes], *, most_bytes: int = QUEUE_BYTES) -> None:
         self._descriptor = descriptor
@@ -35,7 +41,10 @@ class Lines:
         self._write_at_once = False
         self._is_torn = False
         """Whether what was written last was no whole line."""
-        threading.Thread(target=self._write_all, name="strandline-log", daemon=True).start()
+        try:
+            threading.Thread(target=self._write_all, name="strandline-log", daemon=True).start()
+        except RuntimeError as error:
+            raise SetupError(no_thread("the log", error)) from error
         kept = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forked(kept()))
 

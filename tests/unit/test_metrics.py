@@ -115,6 +115,24 @@ def test_a_disk_that_hangs_takes_one_thread_however_often_it_is_looked_at(
     asyncio.run(main())
 
 
+def test_without_a_thread_everything_is_told_but_what_the_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def threadless(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main(clock: VirtualClock) -> None:
+        tally = Tally()
+        async with serving(clock, Played(echo), observer=tally) as service:
+            await outcome(await send(service, "hello"))
+            text, _ = await Scrapes(service, tally, tmp_path / "journal.db").scrape("text/plain")
+            assert b"\nstrandline_runs_accepted_total 1.0\n" in text
+            assert b"\nstrandline_journal_bytes " not in text
+
+    monkeypatch.setattr(threading.Thread, "start", threadless)
+    run_virtual(main)
+
+
 def test_a_disk_that_hangs_is_told_as_it_was_seen_last(
     tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,7 @@ from strandline.model import (
     Settlement,
     Window,
 )
-from strandline.session_files import files
+from strandline.session_files import files, keeper
 from strandline.session_files.keeper import SessionFiles
 from strandline.session_files.place import Place
 from strandline.testing import ScriptedModel
@@ -718,6 +718,40 @@ def test_without_a_thread_a_session_is_deleted_all_the_same_and_its_files_soon_a
             while world.keeper.behind:
                 await asyncio.sleep(0)
         assert list(world.folder.iterdir()) == []
+
+    played(play, tmp_path)
+
+
+def test_without_a_thread_at_the_start_the_files_are_brought_up_to_date_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_thread, wanted = asyncio.to_thread, itertools.count()
+
+    async def threadless_at_first(work: Any, *given: Any) -> object:
+        if next(wanted) == 0:
+            raise RuntimeError("can't start new thread")
+        return await to_thread(work, *given)
+
+    async def play(world: World) -> None:
+        await world.keeper.finish(DEADLINE_S)
+        await world.settled(done("one", "two"), told=False)
+        monkeypatch.setattr(keeper, "AGAIN_S", (0.0,))
+        monkeypatch.setattr(asyncio, "to_thread", threadless_at_first)
+        await world.restart()
+        assert world.texts() == ["one", "two"]
+
+    played(play, tmp_path)
+
+
+def test_a_session_that_was_to_be_deleted_and_cannot_be_read_keeps_no_other_from_its_files(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        await world.ran("one", "two")
+        await world.keeper.deleting(key())
+        (tmp_path / "session_s" / "session.json").unlink()
+        (tmp_path / "session_s" / "session.json").mkdir()
+        await world.ran("three", at=key("t"), told=False)
+        await world.restart()
+        assert world.texts("t") == ["three"]
 
     played(play, tmp_path)
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from strandline.engine.loops import AgentLoops
 from strandline.errors import JournalUnavailable, SetupError
 from strandline.journal.reader import Readers
 from strandline.journal.sqlite import SqliteJournal
+from strandline.logs import log_to_stderr
 from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, results
 from strandline.testing import question as asked
@@ -259,6 +261,16 @@ def test_agents_that_have_no_thread_keep_a_server_from_starting_which_says_what_
     machine.has_threads = False
     with pytest.raises(SetupError, match=r"no thread can be started .*pids-limit"):
         AgentLoops(executor_threads=1, clock=SystemClock())
+
+
+def test_a_log_that_has_no_thread_keeps_a_server_from_starting_which_says_what_to_do(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.has_threads = False
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        with pytest.raises(SetupError, match=r"no thread can be started for the log .*pids-limit"):
+            log_to_stderr()
 
 
 def test_a_journal_that_has_no_thread_keeps_a_server_from_starting_and_leaves_no_lock(

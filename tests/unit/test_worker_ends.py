@@ -31,6 +31,17 @@ from target_support import run, until
 from unit.test_workers import in_workers, kill
 from workers_support import DONE, SETUP, Few, Kept, Nearby, build, order, virtual
 
+THREADLESS = """
+import threading
+
+def refused(thread):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = refused
+
+async def agent(message, session):
+    return message
+"""
 CANCELLED = m.Failure("CancelledError", "", cancelled=True)
 
 
@@ -334,6 +345,21 @@ async def agent(message, session):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_worker_that_has_no_thread_says_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "agent.py").write_text(THREADLESS)
+    started = process.WorkerProcess(msgspec.structs.replace(SETUP, target=str(tmp_path / "agent.py"), path=sys.path))
+    started._socket.settimeout(20)
+    frames, told = Frames(), list[Any]()
+    try:
+        while data := started._socket.recv(1 << 16):
+            told += [report for each in frames.feed(data) for report in reports(each)]
+    finally:
+        started.gone(20)
+    assert [type(each) for each in told] == [m.Loaded, m.Refused]
+    assert "no thread can be started for agents" in told[1].why
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_process_that_user_code_forks_has_no_part_in_the_connection(tmp_path: Path) -> None:
     """It would keep it open when the worker is dead; and one that goes on as an agent would report."""
     (tmp_path / "agent.py").write_text(FORKING)

@@ -7,6 +7,7 @@ import glob
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -165,9 +166,16 @@ def is_to_be_removed(folder: Path) -> bool:
 
 
 def meant_to_be_deleted(pattern: str) -> list[SessionKey]:
-    """Return the sessions that were about to be deleted when a server ended. `pattern` is that of their notes."""
-    marks = [_mark(Path(each).parent) for each in glob.glob(pattern, include_hidden=True)]
-    return [mark.key for mark in marks if mark is not None]
+    """Return the sessions that were about to be deleted when a server ended. `pattern` is that of their notes.
+
+    A folder that cannot be read stays as it is.
+    """
+    keys: list[SessionKey] = []
+    for each in glob.glob(pattern, include_hidden=True):
+        with suppress(OSError):
+            if (mark := _mark(Path(each).parent)) is not None:
+                keys.append(mark.key)
+    return keys
 
 
 def _found(folder: Path) -> SessionFile:

@@ -162,7 +162,14 @@ class SessionFiles:
     async def _all_sessions(self) -> AsyncIterator[SessionKey]:
         """Yield what was to be deleted when the last server ended, then all sessions of the journal."""
         pattern = self._place.pattern(files.DELETING)
-        for key in await asyncio.to_thread(files.meant_to_be_deleted, pattern):
+        left: list[SessionKey] | None = None
+        while left is None:
+            try:
+                left = await asyncio.to_thread(files.meant_to_be_deleted, pattern)
+            except RuntimeError as error:  # there is no thread to be had
+                _log.warning("files of deleted sessions cannot be looked for yet: %s", error)
+                await asyncio.sleep(AGAIN_S[0])
+        for key in left:
             yield key
         after: SessionKey | None = None
         while True:

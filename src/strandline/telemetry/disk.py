@@ -17,11 +17,17 @@ class Place(Struct, frozen=True):
 
 
 class Disk(Looks[Place]):
-    """Where a journal is kept, looked at in a thread; None before the journal is there."""
+    """Where a journal is kept, looked at in a thread; None before the journal is there, and without a thread."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(lambda: asyncio.to_thread(self._measured))
+        super().__init__(self._in_thread)
         self._file = file
+
+    async def _in_thread(self) -> Place | None:
+        try:
+            return await asyncio.to_thread(self._measured)
+        except RuntimeError:  # there is no thread to be had
+            return None
 
     def _measured(self) -> Place | None:
         try:

@@ -31,7 +31,10 @@ class Scrapes:
         place = None if self._disk is None else await self._disk.look()
         stored = await self._stored.look()
         seen = Seen(self._service.vitals(), self._tally, place, stored, self._dropped_lines())
-        return await asyncio.to_thread(_exposed, seen, accept)
+        try:
+            return await asyncio.to_thread(_exposed, seen, accept)
+        except RuntimeError:  # there is no thread to be had, which is when metrics are wanted
+            return _exposed(seen, accept)
 
 
 def _exposed(seen: Seen, accept: str) -> tuple[bytes, str]:

@@ -47,12 +47,22 @@ def main() -> None:
     _keep_from_forks(connection.fileno())
     frames = Frames()
     setup = _setup(connection, frames)
-    log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
     try:
-        target = load_target(setup.target, history=setup.history, keys=setup.keys)
+        target, loops = _loaded(setup, connection)
     except SetupError as error:
         _say(connection, m.Refused(str(error)))
         return
+    uvloop.run(_serve(connection, frames, target, loops))
+    idle = loops.close()
+    flush(FLUSH_S)
+    if not idle:
+        _gone()  # a thread of user code still works; Python would wait for it
+
+
+def _loaded(setup: m.Setup, connection: socket.socket) -> tuple[Target, AgentLoops]:
+    """Load what is served, and say so; return it with the loop for its agents. Raises `SetupError`."""
+    log_to_stderr(level=setup.log_level, form=setup.log_format, details=setup.log_details)
+    target = load_target(setup.target, history=setup.history, keys=setup.keys)
     export_if_wanted(os.environ, setup.agent_id)  # (an SDK that the agent's module has set up comes first)
     _say(
         connection,
@@ -60,12 +70,9 @@ def main() -> None:
             opaque=target.opaque, exclusive=target.exclusive, external=target.external, description=target.description
         ),
     )
-    loops = AgentLoops(executor_threads=setup.executor_threads, clock=SystemClock(), new_loop=uvloop.new_event_loop)
-    uvloop.run(_serve(connection, frames, target, loops))
-    idle = loops.close()
-    flush(FLUSH_S)
-    if not idle:
-        _gone()  # a thread of user code still works; Python would wait for it
+    return target, AgentLoops(
+        executor_threads=setup.executor_threads, clock=SystemClock(), new_loop=uvloop.new_event_loop
+    )
 
 
 async def _serve(connection: socket.socket, frames: Frames, target: Target, loops: AgentLoops) -> None:
