@@ -534,13 +534,13 @@ def test_a_list_of_sessions_names_the_damaged_one(original: Original, tmp_path: 
         spoil(path, f"UPDATE history SET messages = NULL WHERE no = ({end})")
         page = await journal.read(SessionsQuery(Principal(ANONYMOUS)))
         assert [each.key.session_id for each in page.sessions] == ["s0", "s1", "s3"]
-        assert page.damaged == ["s2"]
+        assert page.damaged == [key("s2")]
         with pytest.raises(JournalUnavailable, match="session s2 is damaged"):
             await journal.read(SessionQuery(key("s2")))
         spoil(path, "UPDATE sessions SET session_id = CAST(x'7332ff' AS TEXT) WHERE session_id = 's2'")
         with pytest.raises(JournalUnavailable, match="name of session"):  # (no page could begin after it)
             await journal.read(SessionsQuery(Principal(ANONYMOUS), limit=3))
-        assert (await journal.read(SessionsQuery(Principal(ANONYMOUS), limit=2))).after == "s1"
+        assert (await journal.read(SessionsQuery(Principal(ANONYMOUS), limit=2))).after == key("s1")
         await journal.close()
 
     asyncio.run(main())

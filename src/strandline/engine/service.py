@@ -157,7 +157,7 @@ class Service:
         # What adapters ask for, by the one who answers it.
         self.run, self.runs, self.runs_of = reading.run, reading.runs, reading.runs_of
         self.wait, self.stream = reading.wait, reading.stream
-        self.session, self.sessions, self.all_sessions = reading.session, reading.sessions, reading.all_sessions
+        self.session, self.sessions = reading.session, reading.sessions
         self.why, self.stored = reading.why, reading.stored
         self.history, self.history_page = reading.history, reading.history_page
         self.cancel, self.cancel_session = self._control.cancel, self._control.cancel_session

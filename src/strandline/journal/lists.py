@@ -16,8 +16,6 @@ from strandline.journal.changes import SessionRef
 from strandline.journal.port import (
     PASSED_OVER,
     A,
-    AllSessionsPage,
-    AllSessionsQuery,
     HistoryQuery,
     Query,
     RestingPage,
@@ -131,23 +129,31 @@ def _listed_bytes(row: RunRow) -> int:
 
 
 def sessions(connection: sqlite3.Connection, query: SessionsQuery) -> SessionsPage:
-    """Return a page of a principal's sessions, in the order of their ids."""
+    """Return a page of the sessions of a principal, or of all, in the order of principal and id."""
+    own = query.principal
+    begin = max(query.after or ("", ""), (own or "", ""))
     rows = connection.execute(
-        f"SELECT {_LISTED} FROM sessions WHERE principal = ? AND session_id > ? ORDER BY session_id LIMIT ?",
-        (query.principal, query.after or "", query.limit + 1),
+        f"SELECT {_LISTED} FROM sessions WHERE (principal, session_id) > (?,?) AND principal <= ?"
+        " ORDER BY principal, session_id LIMIT ?",
+        (*begin, b"" if own is None else own, query.limit + 1),  # (every text is less than some bytes)
     ).fetchall()
-    shown, damaged, after = _that_fit(connection, rows, query)
-    return SessionsPage(shown, None if after is None else after.session_id, [each.session_id for each in damaged])
-
-
-def all_sessions(connection: sqlite3.Connection, query: AllSessionsQuery) -> AllSessionsPage:
-    """Return a page of the sessions of all principals, in the order of principal and id."""
-    rows = connection.execute(
-        f"SELECT {_LISTED} FROM sessions WHERE (principal, session_id) > (?,?) ORDER BY principal, session_id LIMIT ?",
-        (*(query.after or ("", "")), query.limit + 1),
-    ).fetchall()
-    shown, damaged, after = _that_fit(connection, rows, query)
-    return AllSessionsPage(shown, after, damaged)
+    room = Room(query.most_bytes)
+    shown: list[SessionView] = []
+    damaged: list[SessionKey] = []
+    last: SessionKey | None = None
+    for number, (principal, session_id, length) in enumerate(rows):
+        if number == query.limit or not room.takes(max(0, (length or 0) - _SEAL_BYTES)):
+            return SessionsPage(shown, last, damaged)
+        last = SessionKey(principal, session_id)
+        try:
+            found = session(connection, SessionQuery(last))
+        except JournalUnavailable:
+            damaged.append(last)
+        else:
+            if found is None:  # its name is damaged: no page could begin after it
+                raise damaged_record(f"the name of session {session_id}")
+            shown.append(found)
+    return SessionsPage(shown, None, damaged)
 
 
 def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
@@ -166,30 +172,6 @@ def resting(connection: sqlite3.Connection, query: RestingQuery) -> RestingPage:
 def stored(connection: sqlite3.Connection, query: StoredQuery) -> Stored:
     """Return how many bytes are kept; one row for each principal is read, some 10 million in a second."""
     return Stored(*connection.execute("SELECT coalesce(sum(bytes), 0), coalesce(max(bytes), 0) FROM stored").fetchone())
-
-
-def _that_fit(
-    connection: sqlite3.Connection, rows: list[tuple[Any, ...]], query: SessionsQuery | AllSessionsQuery
-) -> tuple[list[SessionView], list[SessionKey], SessionKey | None]:
-    """Return the first of the sessions in rows of `_LISTED`, which of them cannot be read, and after which one the
-    next page begins. Of those that have no room nothing is read."""
-    room = Room(query.most_bytes)
-    shown: list[SessionView] = []
-    damaged: list[SessionKey] = []
-    last: SessionKey | None = None
-    for number, (principal, session_id, length) in enumerate(rows):
-        if number == query.limit or not room.takes(max(0, (length or 0) - _SEAL_BYTES)):
-            return shown, damaged, last
-        last = SessionKey(principal, session_id)
-        try:
-            found = session(connection, SessionQuery(last))
-        except JournalUnavailable:
-            damaged.append(last)
-        else:
-            if found is None:  # its name is damaged: no page could begin after it
-                raise damaged_record(f"the name of session {session_id}")
-            shown.append(found)
-    return shown, damaged, None
 
 
 def session(connection: sqlite3.Connection, query: SessionQuery) -> SessionView | None:
@@ -314,7 +296,6 @@ ANSWERS: Final[Mapping[type[Query[Any]], Callable[[sqlite3.Connection, Any], Any
     RunsOfQuery: runs_of,
     SessionQuery: session,
     SessionsQuery: sessions,
-    AllSessionsQuery: all_sessions,
     RestingQuery: resting,
     StoredQuery: stored,
 }

@@ -23,7 +23,6 @@ from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     A,
     AcceptAnswer,
-    AllSessionsQuery,
     Bounds,
     Change,
     ChangeAnswer,
@@ -235,8 +234,6 @@ class MemoryJournal:
                 return self._lists.session(query)
             case SessionsQuery():
                 return self._lists.sessions(query)
-            case AllSessionsQuery():
-                return self._lists.all_sessions(query)
             case RestingQuery():
                 return self._lists.resting(query, self._clock.now())
             case StandingQuery():

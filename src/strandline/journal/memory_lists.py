@@ -6,8 +6,6 @@ from typing import Final
 from strandline.journal.kept import KeptRun
 from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
-    AllSessionsPage,
-    AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
     RestingPage,
@@ -49,19 +47,15 @@ class MemoryLists:
         return HistoryPage(messages, first, hidden, pending)
 
     def sessions(self, query: SessionsQuery) -> SessionsPage:
-        """Return a page of the sessions of a principal."""
-        keys = sorted(key for key in self._store.sessions if key.principal == query.principal)
-        shown, after = self._that_fit([key for key in keys if key.session_id > (query.after or "")], query)
-        return SessionsPage(shown, None if after is None else after.session_id)
+        """Return a page of the sessions of a principal, or of all."""
+        later = [
+            key
+            for key in sorted(self._store.sessions)
+            if query.principal in (None, key.principal) and (query.after is None or key > query.after)
+        ]
+        return SessionsPage(*self._that_fit(later, query))
 
-    def all_sessions(self, query: AllSessionsQuery) -> AllSessionsPage:
-        """Return a page of all sessions."""
-        later = [key for key in sorted(self._store.sessions) if query.after is None or key > query.after]
-        return AllSessionsPage(*self._that_fit(later, query))
-
-    def _that_fit(
-        self, keys: list[SessionKey], query: SessionsQuery | AllSessionsQuery
-    ) -> tuple[list[SessionView], SessionKey | None]:
+    def _that_fit(self, keys: list[SessionKey], query: SessionsQuery) -> tuple[list[SessionView], SessionKey | None]:
         """Return the first of some sessions, and the one after which the next page begins."""
         room, shown = Room(query.most_bytes), list[SessionView]()
         for key in keys:

@@ -55,7 +55,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     RunSummary,
-    SessionId,
     SessionKey,
     SessionView,
     Settlement,
@@ -331,41 +330,19 @@ class SessionQuery(Query[SessionView | None], frozen=True):
 
 
 class SessionsQuery(Query["SessionsPage"], frozen=True):
-    """Up to `limit` sessions of a principal in the order of their ids, those after `after` (None: from the first).
+    """Up to `limit` sessions of a principal (None: of all), those after `after` in the order of principal and id.
 
     With `most_bytes` the page ends before its sessions have more than that of questions that wait to be answered,
     counted as the bytes of JSON that are kept of them; of one session there is always room.
     """
 
-    principal: Principal
-    after: SessionId | None = None
-    limit: int = 100
-    most_bytes: int | None = None
-
-
-class SessionsPage(Struct, frozen=True):
-    """Some sessions, and the id after which the next page begins, None at the end.
-
-    `damaged` are those of them of which no more than their id can be told.
-    """
-
-    sessions: list[SessionView]
-    after: SessionId | None
-    damaged: list[SessionId] = []
-
-
-class AllSessionsQuery(Query["AllSessionsPage"], frozen=True):
-    """Up to `limit` sessions of all principals in the order of principal and id, those after `after`.
-
-    `most_bytes` as of `SessionsQuery`.
-    """
-
+    principal: Principal | None
     after: SessionKey | None = None
     limit: int = 100
     most_bytes: int | None = None
 
 
-class AllSessionsPage(Struct, frozen=True):
+class SessionsPage(Struct, frozen=True):
     """Some sessions, and the one after which the next page begins, None at the end.
 
     `damaged` are those of them of which no more than their key can be told.

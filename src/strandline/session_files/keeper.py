@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable, StrandlineError
-from strandline.journal.port import AllSessionsQuery, HistoryQuery, Journal, OnDisk, SessionQuery, StandingQuery
+from strandline.journal.port import HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery, StandingQuery
 from strandline.model import Message, SessionKey
 from strandline.session_files import files, layout
 from strandline.session_files.layout import Mark
@@ -174,7 +174,7 @@ class SessionFiles:
         after: SessionKey | None = None
         while True:
             try:
-                page = await self._journal.read(AllSessionsQuery(after, SESSIONS))
+                page = await self._journal.read(SessionsQuery(None, after, SESSIONS))
             except StrandlineError as error:
                 _log.warning("sessions cannot be listed yet, to write their files: %s", error)
                 await asyncio.sleep(AGAIN_S[0])

@@ -17,8 +17,6 @@ from strandline.engine.requests import check_key
 from strandline.engine.streams import Later, RunStream, Streams
 from strandline.errors import NotFound, StrandlineError
 from strandline.journal.port import (
-    AllSessionsPage,
-    AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
     Journal,
@@ -40,7 +38,6 @@ from strandline.model import (
     RunId,
     RunStatus,
     RunSummary,
-    SessionId,
     SessionKey,
     SessionView,
 )
@@ -176,13 +173,11 @@ class Reading:
         why = self.standings.reasons.of_session(session)
         return of_others(why) if of_another else why
 
-    async def sessions(self, principal: Principal, *, after: SessionId | None = None, limit: int = 100) -> SessionsPage:
-        """Return sessions of a principal in the order of their ids, those after `after`."""
+    async def sessions(
+        self, principal: Principal | None, *, after: SessionKey | None = None, limit: int = 100
+    ) -> SessionsPage:
+        """Return sessions of a principal (None: of all), those after `after` in the order of principal and id."""
         return await self._asked().read(SessionsQuery(principal, after, limit, PAGE_BYTES))
-
-    async def all_sessions(self, *, after: SessionKey | None = None, limit: int = 100) -> AllSessionsPage:
-        """Return sessions of all principals, for operators, in the order of principal and id, those after `after`."""
-        return await self._asked().read(AllSessionsQuery(after, limit, PAGE_BYTES))
 
     async def history_page(
         self, key: SessionKey, *, before: int | None = None, limit: int = 100, discarded: bool = False

@@ -14,7 +14,7 @@ from strandline.engine.service import Service
 from strandline.errors import Invalid, NotFound
 from strandline.http import wire
 from strandline.http.audit import changed
-from strandline.http.caller import caller_of, session_of
+from strandline.http.caller import Caller, caller_of, session_of
 from strandline.http.routes.runs import runs_body
 from strandline.model import (
     Block,
@@ -125,36 +125,25 @@ class Sessions:
         """Return the sessions of whoever asks, in the order of their ids; those of all principals for an operator."""
         caller, limit = caller_of(request), wire.page_limit(request)
         after = _after(request.query_params.get("cursor"), caller.principal)
-        if caller.operator:
-            return await self._all(after, limit, caller.principal)
-        if after is not None and after.principal > caller.principal:  # (all of whoever asks stand before that)
-            return wire.answer(SessionsBody(sessions=[], damaged=[], next_cursor=None))
-        behind = after.session_id if after is not None and after.principal == caller.principal else None
-        page = await self._service.sessions(caller.principal, after=behind, limit=limit)
-        return wire.answer(
-            SessionsBody(
-                sessions=[self._body(each) for each in page.sessions], damaged=page.damaged, next_cursor=page.after
-            )
-        )
-
-    async def _all(self, after: SessionKey | None, limit: int, own: Principal) -> Response:
-        """Return sessions of all principals, with whose they are.
-
-        What those of others ask is not told, not even its name or id: agents make both of whatever they like.
-        """
-        page = await self._service.all_sessions(after=after, limit=limit)
-        shown = [
-            replace(
-                self._body(each, of_another=each.key.principal != own),
-                principal=each.key.principal,
-                input_requests=each.input_requests if each.key.principal == own else [],
-            )
-            for each in page.sessions
-        ]
-        cursor = None if page.after is None else "/".join(page.after)
+        own = None if caller.operator else caller.principal
+        page = await self._service.sessions(own, after=after, limit=limit)
+        shown = [self._listed(each, caller) for each in page.sessions]
+        cursor = page.after and ("/".join(page.after) if caller.operator else page.after.session_id)
         return wire.answer(
             SessionsBody(sessions=shown, damaged=[each.session_id for each in page.damaged], next_cursor=cursor)
         )
+
+    def _listed(self, session: SessionView, caller: Caller) -> SessionBody:
+        """Return a session as a list shows it: to an operator with whose it is.
+
+        What one of another asks is not told, not even its name or id: agents make both of whatever they like.
+        """
+        if not caller.operator:
+            return self._body(session)
+        principal = session.key.principal
+        if principal == caller.principal:
+            return replace(self._body(session), principal=principal)
+        return replace(self._body(session, of_another=True), principal=principal, input_requests=[])
 
     async def read(self, request: Request) -> Response:
         """Return a session."""

@@ -7,7 +7,6 @@ from typing import Final
 from strandline.encoding import encode_messages
 from strandline.journal.port import (
     PASSED_OVER,
-    AllSessionsQuery,
     HistoryPage,
     HistoryQuery,
     RunsQuery,
@@ -22,7 +21,6 @@ from strandline.model import (
     Question,
     RunStatus,
     RunSummary,
-    SessionId,
     SessionKey,
     Settlement,
 )
@@ -131,7 +129,7 @@ class PagesContract(Contract):
                 for end in range(start + 1, len(keys) + 1):
                     exact = sum(list(sizes.values())[start:end])
                     for most_bytes in (exact, exact - 1):
-                        found = await desk.journal.read(AllSessionsQuery(after, end - start, most_bytes))
+                        found = await desk.journal.read(SessionsQuery(None, after, end - start, most_bytes))
                         shown = [each.key for each in found.sessions]
                         assert shown == _that_fit(sizes, keys[start:end], most_bytes)
                         assert found.after == (None if shown[-1] == keys[-1] else shown[-1])
@@ -146,12 +144,12 @@ class PagesContract(Contract):
                 every: list[SessionKey] = []
                 last: SessionKey | None = None
                 while not every or last is not None:
-                    page = await desk.journal.read(AllSessionsQuery(last, limit, most_bytes))
+                    page = await desk.journal.read(SessionsQuery(None, last, limit, most_bytes))
                     assert page.sessions, "a page that goes nowhere"
                     every, last = [*every, *(each.key for each in page.sessions)], page.after
                 assert every == list(sizes), f"in pages of {limit} and {most_bytes} bytes"
                 found: list[SessionKey] = []
-                after: SessionId | None = None
+                after: SessionKey | None = None
                 while not found or after is not None:
                     of_one = await desk.journal.read(SessionsQuery(Principal(ANONYMOUS), after, limit, most_bytes))
                     assert of_one.sessions, "a page that goes nowhere"

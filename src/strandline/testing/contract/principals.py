@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from strandline.journal.port import (
     Accepted,
-    AllSessionsQuery,
     Attached,
     Bounds,
     Changed,
@@ -14,6 +13,7 @@ from strandline.journal.port import (
     HistoryQuery,
     Refused,
     SessionQuery,
+    SessionsQuery,
     Stored,
     StoredQuery,
     Take,
@@ -94,14 +94,17 @@ class PrincipalsContract(Contract):
             found: list[SessionKey] = []
             after: SessionKey | None = None
             while True:
-                page = await desk.journal.read(AllSessionsQuery(after, limit))
+                page = await desk.journal.read(SessionsQuery(None, after, limit))
                 assert len(page.sessions) <= limit
                 found += [each.key for each in page.sessions]
                 after = page.after
                 if after is None:
                     break
             assert found == keys, f"in pages of {limit}"
-        page = await desk.journal.read(AllSessionsQuery(ADAS_OTHER, 2))
+        for after, own in ((None, keys[2:4]), (ADAS_OTHER, keys[2:4]), (keys[2], [BOB]), (BOB, []), (keys[4], [])):
+            found = [each.key for each in (await desk.journal.read(SessionsQuery(BOB.principal, after))).sessions]
+            assert found == own, f"those of bob after {after}"
+        page = await desk.journal.read(SessionsQuery(None, ADAS_OTHER, 2))
         assert [each.key for each in page.sessions] == keys[2:4]
         assert page.after == BOB
         assert page.sessions[1] == await desk.journal.read(SessionQuery(BOB))
