@@ -15,6 +15,7 @@ from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBu
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Take
 from strandline.model import ANONYMOUS, ErrorCode, Principal, RunStatus, Token
+from strandline.server import CONNECTIONS_GRACE_S
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
@@ -179,6 +180,23 @@ def test_a_drain_does_not_wait_for_a_hold() -> None:
             began = clock.monotonic()
             await service.drain()
             assert clock.monotonic() - began < 1
+
+    run_virtual(main)
+
+
+def test_a_hold_that_is_forced_while_the_server_stops_is_answered_before_connections_are_closed() -> None:
+    """Nothing ends it any more; its session goes on at the next start."""
+
+    async def main(clock: VirtualClock) -> None:
+        played = Leftovers(clock)
+        async with serving(clock, played.target, hold_limit_s=60) as service:
+            left = await send(service, "leave")
+            await outcome(left)
+            await service.drain(close=False)
+            asked_at = clock.monotonic()
+            assert (await service.cancel(ANONYMOUS, left.run_id, force=True)).run.held
+            assert clock.monotonic() < asked_at + CONNECTIONS_GRACE_S
+            played.work.end()
 
     run_virtual(main)
 

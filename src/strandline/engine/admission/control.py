@@ -39,8 +39,9 @@ _log = logging.getLogger("strandline.control")
 
 CANCEL_AGAIN_S: Final = 1.0
 """How long to wait before a cancel that the journal could not keep is tried again."""
-UNHELD_S: Final = 5.0
-"""How long to wait until the end of a hold that was forced is in the journal."""
+UNHELD_S: Final = 1.0
+"""How long to wait until the end of a hold that was forced is in the journal. It never is once the server has drained:
+then the answer has to be given before connections are closed."""
 
 _Told = Cancel | CancelSession | EndWaiting | Pause | Resume
 """Changes of which somebody in the engine has to know."""
