@@ -163,6 +163,10 @@ class JournalUnavailable(Unavailable):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class RecordDamaged(JournalUnavailable):
+    """A record that is needed is damaged in the journal's file; it will be the next time, too."""
+
+
 # -- the operator -------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from strandline.agents.port import Attempt
 from strandline.clock import SystemClock
 from strandline.engine.options import Options
 from strandline.engine.service import Service
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.history import history_faults
 from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.sqlite import SqliteJournal
@@ -173,6 +173,24 @@ def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(tm
             messages = await history(service)
             assert history_faults(messages) == []
             assert texts(messages).count(UNREADABLE_INPUT) == 1
+
+    run(main)
+
+
+def test_a_run_whose_history_is_damaged_ends_and_keeps_no_slot(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(tmp_path, Played(echo), max_running=1) as service:
+            for session in ("s", "t"):
+                await (await send(service, "one", session)).stream.outcome()
+        with closing(sqlite3.connect(tmp_path / "journal.db")) as connection, connection:
+            connection.execute("UPDATE history SET messages = x'00' WHERE no = 1")
+        async with serving(tmp_path, Played(echo), max_running=1) as service:
+            tickets = [await send(service, "two", session) for session in ("s", "s", "t")]
+            ends = [await ticket.stream.outcome() for ticket in tickets]
+            codes = [end.error and end.error.code for end in ends if isinstance(end, Outcome)]
+            assert codes == [ErrorCode.CRASHED, ErrorCode.CRASHED, None]
+            with pytest.raises(RecordDamaged, match="session s"):
+                await history(service)
 
     run(main)
 

@@ -17,11 +17,11 @@ from strandline.engine.execution.claims import TAKE_AGAIN_S
 from strandline.engine.execution.retry import RETRY_S
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.http.middleware.guard import Guard
 from strandline.http.routes.health import Probes
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ErrorCode, Outcome
+from strandline.model import ErrorCode, Outcome, RunId
 from strandline.settings import AppSettings
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -216,6 +216,33 @@ def test_a_run_that_a_newer_owner_took_over_ends_there_and_not_here() -> None:
             assert service.health().running == 0
 
     run_virtual(main)
+
+
+def test_a_run_of_a_dead_process_that_can_never_be_ended_keeps_no_server_down(caplog: pytest.LogCaptureFixture) -> None:
+    class Damaged(MemoryJournal):
+        async def settle(self, token: Any, *args: Any, **options: Any) -> Any:
+            if token.run_id == stuck:
+                raise RecordDamaged("what session s asks is damaged")
+            return await super().settle(token, *args, **options)
+
+    stuck: RunId | None = None
+
+    async def main(clock: VirtualClock) -> None:
+        nonlocal stuck
+        journal = Damaged(clock)
+
+        async def hang(attempt: Attempt) -> str:
+            await asyncio.sleep(100_000)
+            return "never"
+
+        async with serving(clock, Played(hang, opaque=True), journal) as service:
+            stuck = (await send(service, "hang")).run_id
+            await asyncio.sleep(1)
+        async with serving(clock, Played(echo), journal) as service:
+            assert (await outcome(await send(service, "hi", "t"))).output == "echo hi"
+
+    run_virtual(main)
+    assert "cannot be ended: what session s asks is damaged" in caplog.text
 
 
 def test_a_client_that_leaves_while_its_accept_fails_leaves_no_word_of_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from strandline.errors import JournalUnavailable
+from strandline.errors import RecordDamaged
 from strandline.model import SessionKey
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def is_sealed(stored: bytes | None) -> bool:
 
 
 def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: int, *, is_new: bool = False) -> T:
-    """Return what `decode` makes of a stored record. Raises `JournalUnavailable` that names it if it is damaged.
+    """Return what `decode` makes of a stored record. Raises `RecordDamaged` that names it if it is damaged.
 
     One without a seal is read as it is, unless it `is_new`: since there are such records all have one.
     """
@@ -105,9 +105,9 @@ def fact_owner(seq: int, no: int) -> int:
     return ((seq << 10) + no) & 0xFFFFFFFF
 
 
-def damaged_record(what: str) -> JournalUnavailable:
+def damaged_record(what: str) -> RecordDamaged:
     """Return the error for one record that cannot be relied on; the rest of the journal can be used."""
-    return JournalUnavailable(
+    return RecordDamaged(
         f"{what} is damaged in the journal's file. Stop the server, look with `strandline journal verify`, and restore"
         " a backup"
     )

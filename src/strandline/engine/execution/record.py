@@ -20,7 +20,7 @@ from strandline.engine.execution.failures import failed
 from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import TracedRun
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import ClaimLost, JournalUnavailable, RecordDamaged
 from strandline.journal.port import Journal
 from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, Ending, ErrorCode, Failed, NeedsInput, Succeeded
 
@@ -195,6 +195,8 @@ class Execution:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, "the agent's own code cancelled its task"))
         except AgentLost as lost:
             return Finished(ending=self._strand(Failed(ErrorCode.CRASHED, str(lost))))
+        except RecordDamaged as error:
+            return Finished(ending=Failed(ErrorCode.CRASHED, str(error)))
         except (ClaimLost, JournalUnavailable) as error:
             return Finished(ending=Failed(ErrorCode.AGENT_ERROR, str(error)))
         except BaseException as error:

@@ -12,7 +12,7 @@ import logging
 from strandline.agents.port import Finished
 from strandline.engine.execution.completion import closed, completion, last_resort, resumable, timed_out
 from strandline.engine.options import Options
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.history import Progress, fold
 from strandline.journal.port import Journal
 from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcome
@@ -31,6 +31,9 @@ async def recover(
     """
     try:
         return await _recover(journal, orphan, options, now, external)
+    except RecordDamaged as error:
+        _log.error("run %s cannot be ended: %s", orphan.run.run_id, error)
+        return None
     except JournalUnavailable:
         raise
     except Exception:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, RecordDamaged
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.runner")
@@ -19,11 +19,13 @@ async def until_kept(
 ) -> T:
     """Return what `operation()` does, as soon as the journal can; `log` has each `trouble` (a format of `named`).
 
-    Raises whatever else `operation()` raises.
+    Raises whatever else `operation()` raises, and `RecordDamaged`.
     """
     while True:
         try:
             return await operation()
+        except RecordDamaged:
+            raise
         except JournalUnavailable as error:
             log.error(f"{trouble}: %s", *named, error)
         await asyncio.sleep(RETRY_S)
