@@ -126,7 +126,7 @@ def test_the_time_of_what_waits_stands_still_while_its_session_is_held() -> None
                 return "slow"
 
             blocker.behaviour = slow
-            service._runner._target = blocker
+            service._pool._target = blocker
             played.work.end()
             end = await outcome(hasty)
             assert end.error is not None

@@ -1,11 +1,14 @@
 """Idle agents whose loops are lost are dropped; who looks for them each second looks at loops, not at agents."""
 
+from typing import Any
+
 import pytest
 
 from engine_support import key
 from strandline.agents.port import Attempt, Finished
 from strandline.engine.execution import AgentPool
 from strandline.engine.execution.pool import REST_AFTER_S
+from strandline.engine.options import Options
 from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
@@ -45,7 +48,8 @@ class LostLoops(InlineLoops):
 def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(resting: bool) -> None:
     async def main(clock: VirtualClock) -> None:
         loops = LostLoops()
-        pool = AgentPool(max_agents=2000, agent_idle_s=600, clock=clock, loops=loops)
+        nowhere: Any = None
+        pool = AgentPool(nowhere, nowhere, loops, clock, Options(max_agents=2000), str)
         agents = [Idle() for _ in range(1000)]
         for number, agent in enumerate(agents):
             pool.put(key(f"s{number}"), agent, "ab"[number % 2])

@@ -93,7 +93,7 @@ def test_a_run_ends_within_its_grace_whatever_it_does(behaviour: Behaviour, ends
             assert texts(messages)[-2:] == [ended_early("timeout"), end.error.detail]
             if behaviour is not silent:
                 assert tool_texts(messages) == [UNKNOWN_OUTCOME]
-            service._runner._target = Played(echo)
+            service._pool._target = Played(echo)
             assert (await outcome(await send(service, "next"))).output == "echo next"
             assert service.health().held == 0
 

@@ -1,4 +1,7 @@
-"""The limits and policies of a service: its settings, and what is none. `strandline.settings` says what each means."""
+"""The limits and policies of a service: its settings, and what follows from its target and journal.
+
+`strandline.settings` says what each setting means.
+"""
 
 from typing import Literal
 
@@ -15,3 +18,5 @@ class Options(ServiceSettings, frozen=True, kw_only=True):
     stop_grace_s: float = 1.0
     survives: bool = True
     """Whether what the journal keeps outlives the process."""
+    external: bool = False
+    """Whether the agents keep their history themselves: it is neither given to them nor kept."""

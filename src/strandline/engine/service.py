@@ -60,15 +60,14 @@ class Service:
         projection: Projection = UNPROJECTED,
     ) -> None:
         if target.exclusive:  # one object for all sessions: nothing may run beside it, nor beside what is left of a run
-            options = replace(options, max_running=1, max_holds=1)
-        self.options = options
+            options = replace(options, max_running=1, max_holds=1, max_agents=0)
+        self.options = options = replace(options, external=target.external)
         """Its limits and policies, as they are in force."""
         self.serves = target.description
         """What is served, for people: what kind of target, and its name."""
         self.refused = 0
         """How many requests were refused for now: a queue or the server was full, it was stopping, or had no worker."""
         self._journal = journal
-        self._target = target
         self._loops = loops
         self._clock = clock
         self._owner = owner
@@ -81,9 +80,7 @@ class Service:
         self._queues = SessionQueues(
             options.max_running, options.max_running_per_principal, options.max_holds_per_principal
         )
-        self._pool = AgentPool(
-            max_agents=options.max_agents, agent_idle_s=options.agent_idle_s, clock=clock, loops=loops
-        )
+        self._pool = AgentPool(journal, target, loops, clock, options, workspace)
         self._streams = Streams(
             options,
             clock,
@@ -94,12 +91,10 @@ class Service:
         )
         self._runner = Runner(
             journal=journal,
-            target=target,
             loops=loops,
             pool=self._pool,
             clock=clock,
             options=options,
-            workspace=workspace,
             queues=self._queues,
             streams=self._streams,
             tracing=tracing,
@@ -175,8 +170,7 @@ class Service:
         self._streams.begin(self._journal.epoch)
         try:
             for orphan in orphans:
-                external = self._target.external
-                outcome = await recover(self._journal, orphan, self.options, self._clock.now(), external=external)
+                outcome = await recover(self._journal, orphan, self.options, self._clock.now())
                 if outcome is not None:
                     self._observer.ended(outcome, None)
                     self._tracing.ended(orphan.run, outcome, self._clock.now())

@@ -44,17 +44,17 @@ def closed(
 
 
 def completion(
-    finished: Finished, messages: list[Message], options: Options, *, external: bool, asked: Question | None = None
+    finished: Finished, messages: list[Message], options: Options, asked: Question | None = None
 ) -> Settlement:
     """Return what is kept of a run that has left these closed messages; `asked` is the question that it ends with.
 
-    A run that is discarded changes neither window nor state. Of an `external` agent, which keeps its history itself,
-    the outcome is kept alone.
+    A run that is discarded changes neither window nor state. Where agents keep their history themselves, the outcome is
+    kept alone.
     """
     outcome = outcome_of(finished.ending, messages, finished.usage)
     discarded = is_discarded(finished.ending, options)
-    if external or discarded:
-        return Settlement(outcome=outcome, messages=[] if external else messages, discarded=discarded)
+    if options.external or discarded:
+        return Settlement(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
     return Settlement(
         outcome=outcome,
         messages=messages,
@@ -65,14 +65,14 @@ def completion(
     )
 
 
-def last_resort(claim: Claim, ending: Ending | None, options: Options, *, external: bool) -> Settlement:
+def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Settlement:
     """Return the least that ends a run of which nothing else can be told: its question, and that it ended early."""
     if ending is None:
         ending = Failed(ErrorCode.AGENT_ERROR, "the run could not be ended as it should; the server's log says more")
     asked = claim.question
     messages, results = ([], {}) if asked is None else ([asked.message], asked.results)
     left = closed(claim, messages, results, ending, begun=bool(claim.facts))
-    return completion(Finished(ending=ending), left, options, external=external)
+    return completion(Finished(ending=ending), left, options)
 
 
 def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:

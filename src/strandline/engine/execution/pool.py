@@ -1,4 +1,4 @@
-"""Agents that are kept in memory between two runs of their session, so that they need not be rebuilt.
+"""Agents: kept in memory between two runs of their session, so that they need not be rebuilt, or built.
 
 An agent is in the pool only while no run of its session executes: a run takes it out, and only a run that ended well
 puts it back, once its end is durable. Dropping an agent is therefore the rollback; the next run rebuilds it from the
@@ -6,15 +6,22 @@ journal. One whose loop is lost, or much busier than another one, is never given
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 from msgspec import Struct
 
-from strandline.agents.port import SessionAgent
+from strandline import private
+from strandline.agents.port import SessionAgent, Target
 from strandline.clock import Clock
+from strandline.engine.execution.attempt import LiveAttempt
+from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Loops
-from strandline.model import SessionKey
+from strandline.engine.options import Options
+from strandline.journal.port import Journal
+from strandline.model import WHOLE_HISTORY, AgentRecord, SessionKey
 
 REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
@@ -29,13 +36,26 @@ class _Idle(Struct, frozen=True):
 
 
 class AgentPool:
-    """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first."""
+    """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first.
 
-    def __init__(self, *, max_agents: int, agent_idle_s: float, clock: Clock, loops: Loops) -> None:
-        self._max_agents = max_agents
-        self._agent_idle_s = agent_idle_s
-        self._clock = clock
+    Belongs to the serving loop, but for `build`. `workspace` names the folder of a session.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        target: Target,
+        loops: Loops,
+        clock: Clock,
+        options: Options,
+        workspace: Callable[[SessionKey], str],
+    ) -> None:
+        self.workspace = workspace
+        self._journal = journal
+        self._target = target
         self._loops = loops
+        self._clock = clock
+        self._options = options
         self._agents: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._resting: OrderedDict[SessionKey, _Idle] = OrderedDict()
         self._unwanted: Counter[SessionKey] = Counter()
@@ -54,6 +74,21 @@ class AgentPool:
             return entry.agent
         self._loops.discard(entry.agent)
         return None
+
+    async def build(self, attempt: LiveAttempt) -> SessionAgent:
+        """Return an agent for a session, built on the agent loop from what the journal has of it."""
+        attempt.enter("building the agent")
+        workspace = Path(attempt.context.workspace)
+        private.make_folder(workspace)
+        private.tighten(workspace)  # (older versions made it laxer)
+        key = attempt.claim.run.key
+        record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
+        if not self._options.external:
+            trouble = "run %s waits for its session's history"
+            record = await until_kept(partial(self._journal.load, key), trouble, attempt.context.run_id)
+        agent = await self._target.build(key, record, attempt.progress)
+        attempt.enter("model")
+        return agent
 
     @contextmanager
     def keeping_none(self, key: SessionKey) -> Iterator[None]:
@@ -75,7 +110,7 @@ class AgentPool:
             return
         self._used_loops.add(loop)
         self._agents[key] = _Idle(agent, loop, self._clock.monotonic())
-        if len(self) > self._max_agents:
+        if len(self) > self._options.max_agents:
             _, oldest = (self._resting or self._agents).popitem(last=False)
             self._loops.discard(oldest.agent)
 
@@ -91,7 +126,7 @@ class AgentPool:
             key, entry = self._agents.popitem(last=False)
             self._resting[key] = entry
             self._loops.post(entry.agent.rest)
-        while (oldest := _oldest(self._resting)) is not None and oldest.since <= now - self._agent_idle_s:
+        while (oldest := _oldest(self._resting)) is not None and oldest.since <= now - self._options.agent_idle_s:
             self._resting.popitem(last=False)
             self._loops.discard(oldest.agent)
 

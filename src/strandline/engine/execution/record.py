@@ -9,20 +9,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
-from strandline import private
-from strandline.agents.port import AgentLost, Finished, SessionAgent, Target
+from strandline.agents.port import AgentLost, Finished, SessionAgent
 from strandline.engine.execution.attempt import LiveAttempt
 from strandline.engine.execution.completion import timed_out
 from strandline.engine.execution.failures import failed
-from strandline.engine.execution.retry import until_kept
+from strandline.engine.execution.pool import AgentPool
 from strandline.engine.loops import Call, CallCancelled, Loops
 from strandline.engine.observers import TracedRun
 from strandline.errors import ClaimLost, JournalUnavailable, RecordDamaged
-from strandline.journal.port import Journal
-from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, Ending, ErrorCode, Failed, NeedsInput, Succeeded
+from strandline.model import Claim, Ending, ErrorCode, Failed, NeedsInput, Succeeded
 
 _log = logging.getLogger("strandline.runner")
 
@@ -41,10 +38,9 @@ class Execution:
     __slots__ = (
         "_agent",
         "_call",
-        "_journal",
         "_left_at",
         "_loops",
-        "_target",
+        "_pool",
         "_timers",
         "agent_is_current",
         "asked",
@@ -59,9 +55,7 @@ class Execution:
         "traced",
     )
 
-    def __init__(
-        self, attempt: LiveAttempt, journal: Journal, target: Target, loops: Loops, traced: TracedRun, started: float
-    ) -> None:
+    def __init__(self, attempt: LiveAttempt, pool: AgentPool, loops: Loops, traced: TracedRun, started: float) -> None:
         self.attempt = attempt
         self.claim: Claim = attempt.claim
         self.traced = traced
@@ -81,8 +75,7 @@ class Execution:
         """Whether it was reported as stalled."""
         self.named = False
         """Whether it was named as the one that blocks its loop."""
-        self._journal = journal
-        self._target = target
+        self._pool = pool
         self._loops = loops
         self._agent: SessionAgent | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -183,7 +176,7 @@ class Execution:
         attempt = self.attempt
         try:
             if agent is None:
-                agent = await self._build()
+                agent = await self._pool.build(attempt)
             self._agent = agent
             del agent
             self.begun = True  # before the look: whoever stops it looks in the other order
@@ -204,18 +197,3 @@ class Execution:
             if self.asked is None:
                 _log.debug("run %s failed here", attempt.context.run_id, exc_info=error)
             return Finished(ending=failed(error))
-
-    async def _build(self) -> SessionAgent:
-        attempt = self.attempt
-        attempt.enter("building the agent")
-        workspace = Path(attempt.context.workspace)
-        private.make_folder(workspace)
-        private.tighten(workspace)  # (older versions made it laxer)
-        key = attempt.claim.run.key
-        record = AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-        if not self._target.external:
-            trouble = "run %s waits for its session's history"
-            record = await until_kept(lambda: self._journal.load(key), trouble, attempt.context.run_id)
-        agent = await self._target.build(key, record, attempt.progress)
-        attempt.enter("model")
-        return agent

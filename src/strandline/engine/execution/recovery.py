@@ -20,17 +20,14 @@ from strandline.model import Cancelled, Claim, Ending, ErrorCode, Failed, Outcom
 _log = logging.getLogger("strandline.recovery")
 
 
-async def recover(
-    journal: Journal, orphan: Claim, options: Options, now: float, *, external: bool = False
-) -> Outcome | None:
+async def recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
     """Settle the orphan and return its outcome, or give it back and return None.
 
-    Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch; `external`: its history is
-    kept by the agent itself. An orphan that cannot be closed as it should ends with its question alone: one run never
-    keeps a server down.
+    Its token is the fresh one that `Journal.open` gave. `now` is in seconds since the epoch. An orphan that cannot be
+    closed as it should ends with its question alone: one run never keeps a server down.
     """
     try:
-        return await _recover(journal, orphan, options, now, external)
+        return await _recover(journal, orphan, options, now)
     except RecordDamaged as error:
         _log.error("run %s cannot be ended: %s", orphan.run.run_id, error)
         return None
@@ -39,19 +36,19 @@ async def recover(
     except Exception:
         _log.exception("run %s could not be recovered as it should; it ends as failed", orphan.run.run_id)
         ending = Cancelled(discard=orphan.run.discard) if orphan.run.cancel_requested else None
-        settlement = last_resort(orphan, ending, options, external=external)
+        settlement = last_resort(orphan, ending, options)
         await journal.settle(orphan.token, settlement, take=False)
         return settlement.outcome
 
 
-async def _recover(journal: Journal, orphan: Claim, options: Options, now: float, external: bool) -> Outcome | None:
+async def _recover(journal: Journal, orphan: Claim, options: Options, now: float) -> Outcome | None:
     progress = fold(orphan.facts, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
         await journal.release(orphan.token, counted=True, take=False)
         return None
     left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
-    settlement = completion(Finished(ending=ending), left, options, external=external)
+    settlement = completion(Finished(ending=ending), left, options)
     await journal.settle(orphan.token, settlement, take=False)
     return settlement.outcome
 

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from strandline.agents.port import Finished, Target
+from strandline.agents.port import Finished
 from strandline.clock import Clock
 from strandline.engine.execution.attempt import LiveAttempt
 from strandline.engine.execution.completion import DAMAGED, completion, last_resort, resumable, timed_out
@@ -41,7 +41,6 @@ from strandline.model import (
     Question,
     RunId,
     RunStatus,
-    SessionKey,
     Settlement,
 )
 
@@ -71,23 +70,19 @@ class Runner:
         self,
         *,
         journal: Journal,
-        target: Target,
         loops: Loops,
         pool: AgentPool,
         clock: Clock,
         options: Options,
-        workspace: Callable[[SessionKey], str],
         queues: SessionQueues,
         streams: Streams,
         tracing: Tracing,
     ) -> None:
         self._journal = journal
-        self._target = target
         self._loops = loops
         self._pool = pool
         self._clock = clock
         self._options = options
-        self._workspace = workspace
         self._queues = queues
         self._streams = streams
         self._tracing = tracing
@@ -148,10 +143,10 @@ class Runner:
         if claim.facts:
             progress = resumable(progress, options) or progress
         recorder = self._streams.started(claim, progress)
-        signal, workspace = self._loops.signal(), self._workspace(run.key)
+        signal, workspace = self._loops.signal(), self._pool.workspace(run.key)
         attempt = LiveAttempt(claim, progress, self._journal, signal, workspace, clock, recorder)
         started = clock.monotonic()
-        execution = Execution(attempt, self._journal, self._target, self._loops, traced, started)
+        execution = Execution(attempt, self._pool, self._loops, traced, started)
         if run.deadline is not None:
             execution.deadline = started + (run.deadline - clock.now())  # from here on by a clock that nobody sets
         if run.run_id in self._wanted:
@@ -194,7 +189,7 @@ class Runner:
         held = execution.leftover
         settlement, take = await self._keep(claim, partial(self._close, execution, finished), hold=held is not None)
         well = settlement.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
-        if well and held is None and not self._target.exclusive and (agent := execution.take_agent()) is not None:
+        if well and held is None and (agent := execution.take_agent()) is not None:
             self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
         return Ended(
@@ -212,7 +207,7 @@ class Runner:
             finished = Finished(ending=cancelled, usage=finished.usage)
         closed, execution.agent_is_current = execution.attempt.closed(finished)
         asked = _asked(execution.attempt, finished.ending, closed)
-        return completion(finished, closed, self._options, external=self._target.external, asked=asked)
+        return completion(finished, closed, self._options, asked)
 
     def _can_go_on(self, execution: Execution) -> bool:
         """Tell whether another attempt can go on where this one is: no tool of it is in the middle."""
@@ -244,7 +239,7 @@ class Runner:
         """End a run that could not be ended as it should, so that its session goes on."""
 
         def least(cancelled: Cancelled | None) -> Settlement:
-            return last_resort(claim, cancelled, self._options, external=self._target.external)
+            return last_resort(claim, cancelled, self._options)
 
         try:
             settlement, take = await self._keep(claim, least, hold=held is not None)
