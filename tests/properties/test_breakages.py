@@ -17,7 +17,17 @@ from simulation.journals import SlowJournal
 from simulation.trial import play
 from strandline.agents.port import RunStopped
 from strandline.engine.admission import Control, Subscribers
-from strandline.engine.execution import AgentPool, Claims, Execution, Holds, LiveAttempt, completion, recovery, runner
+from strandline.engine.execution import (
+    AgentPool,
+    Claims,
+    Execution,
+    Hold,
+    Holds,
+    LiveAttempt,
+    completion,
+    recovery,
+    runner,
+)
 from strandline.engine.execution.failures import disclosed
 from strandline.engine.queues import WaitingRun
 from strandline.engine.queues.deadlines import Deadlines
@@ -140,8 +150,8 @@ def hold_nothing(patch: pytest.MonkeyPatch) -> None:
     ) -> Take:
         return await settle(journal, token, settlement, take=take, hold=False)
 
-    async def keep_nothing(holds: Holds, claim: Claim, call: Any, phase: str) -> None:
-        del holds._held[claim.run.run_id]
+    async def keep_nothing(holds: Holds, hold: Hold) -> None:
+        del holds._held[hold.claim.run.run_id]
 
     patch.setattr(MemoryJournal, "settle", settle_without)
     patch.setattr(Holds, "keep", keep_nothing)

@@ -8,6 +8,7 @@ by the one that knows: what is promised stands there.
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ from strandline.engine.maintenance import (
     Readiness,
     Watchdog,
     delete_idle_sessions,
+    every_minute,
     every_second,
     measure_lag,
     prune_runs,
@@ -89,25 +91,8 @@ class Service:
             observer=observer,
             projection=projection,
         )
-        self._runner = Runner(
-            journal=journal,
-            loops=loops,
-            pool=self._pool,
-            clock=clock,
-            options=options,
-            queues=self._queues,
-            streams=self._streams,
-            tracing=tracing,
-        )
-        self._holds = Holds(
-            journal,
-            loops,
-            clock,
-            limit_s=options.hold_limit_s,
-            max_holds=options.max_holds,
-            per_principal=self._queues.slots.most_leftovers,
-            max_threads=options.executor_threads,
-        )
+        self._runner = Runner(journal, loops, self._pool, clock, options, self._queues, self._streams, tracing)
+        self._holds = Holds(journal, loops, clock, options, per_principal=self._queues.slots.most_leftovers)
         self._watchdog = Watchdog(self._runner, self._holds, loops, self._streams, clock, options)
         estimates = Estimates(clock, self._queues, retry_after_s=options.retry_after_s)
         self._claims = Claims(
@@ -177,13 +162,17 @@ class Service:
             await self._claims.start()
             self._claims.spawn(every_second(*self._ticks))
             self._claims.spawn(measure_lag(self._clock, self._observer.lagged))
-            self._claims.spawn(prune_runs(self._journal, self._clock, run_retention_s=self.options.run_retention_s))
+            prune = partial(prune_runs, self._journal, self._clock, run_retention_s=self.options.run_retention_s)
+            self._claims.spawn(every_minute(prune, "runs past their retention could not be forgotten yet"))
             if (retention_s := self.options.history_retention_s) is not None:
-                self._claims.spawn(
-                    delete_idle_sessions(
-                        self._journal, self._clock, self._control.delete_idle, history_retention_s=retention_s
-                    )
+                delete = partial(
+                    delete_idle_sessions,
+                    self._journal,
+                    self._clock,
+                    self._control.delete_idle,
+                    history_retention_s=retention_s,
                 )
+                self._claims.spawn(every_minute(delete, "sessions past their retention could not be listed yet"))
         except BaseException:
             await self._journal.close()
             raise
@@ -276,18 +265,14 @@ class Service:
         """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
         return Vitals(
             health=self.health(),
-            max_running=self.options.max_running,
-            max_queued=self.options.max_queued,
+            options=self.options,
             most_waiting=self._queues.most_waiting,
-            max_queued_per_session=self.options.max_queued_per_session,
-            max_stored_bytes=self.options.max_stored_bytes_per_principal,
             projection_behind=self._projection.behind,
             projection_failures=self._projection.failures,
             agents=self._loops.load(),
             holds=self._holds.begun,
             holds_given_up=self._holds.given_up,
             leftovers=len(self._holds.still_work()),
-            max_holds=self.options.max_holds,
             stalls=self._watchdog.stalls,
             claims_lost=self._claims.lost,
             subscribers=self._streams.subscribers,

@@ -5,18 +5,19 @@ Belongs to the serving loop. What the journal has answered is true whatever beco
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Final
 
 from strandline.engine.admission.shielded import to_the_end
 from strandline.engine.events import SessionDeleted, SessionEvent, SessionPaused, SessionResumed
-from strandline.engine.execution import AgentPool, Claims
+from strandline.engine.execution import AgentPool, Claims, until_kept
 from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Projection
 from strandline.engine.queues import SessionQueues
 from strandline.engine.reading import Reading, RunView
 from strandline.engine.requests import check_key, in_range
 from strandline.engine.streams import Streams
-from strandline.errors import AlreadyEnded, InvariantBroken, JournalUnavailable, NotFound, SessionBusy, TooLate
+from strandline.errors import AlreadyEnded, InvariantBroken, NotFound, RecordDamaged, SessionBusy, TooLate
 from strandline.journal.port import (
     Busy,
     Cancel,
@@ -37,8 +38,6 @@ from strandline.model import OnDisconnect, Outcome, Principal, RunId, RunStatus,
 
 _log = logging.getLogger("strandline.control")
 
-CANCEL_AGAIN_S: Final = 1.0
-"""How long to wait before a cancel that the journal could not keep is tried again."""
 UNHELD_S: Final = 1.0
 """How long to wait until the end of a hold that was forced is in the journal. It never is once the server has drained:
 then the answer has to be given before connections are closed."""
@@ -124,13 +123,11 @@ class Control:
         self._claims.spawn(self._cancel_alone(run_id, key, change))
 
     async def _cancel_alone(self, run_id: RunId, key: SessionKey, change: Cancel | EndWaiting) -> None:
-        while self._streams.is_expected(run_id):
-            try:
-                await self._changed(key, change)
-                return
-            except JournalUnavailable as error:
-                _log.error("run %s is left alone and cannot be cancelled yet: %s", run_id, error)
-            await asyncio.sleep(CANCEL_AGAIN_S)
+        trouble = "run %s is left alone and cannot be cancelled yet"
+        try:
+            await until_kept(partial(self._changed, key, change), trouble, run_id, log=_log)
+        except RecordDamaged as error:
+            _log.error("run %s is left alone and cannot be cancelled: %s", run_id, error)
 
     async def move(self, principal: Principal, run_id: RunId, priority: int | None) -> RunView:
         """Give a run that waits another priority, or with None the last place of the front; return it.

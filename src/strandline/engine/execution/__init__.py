@@ -17,6 +17,7 @@ from strandline.engine.execution.holds import Hold, Holds
 from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import Execution
 from strandline.engine.execution.recovery import recover
+from strandline.engine.execution.retry import until_kept
 from strandline.engine.execution.runner import Ended, Runner
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "detail_of",
     "kind_of",
     "recover",
+    "until_kept",
 ]

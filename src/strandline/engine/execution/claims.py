@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from strandline.clock import Clock
-from strandline.engine.execution.holds import Holds
+from strandline.engine.execution.holds import Hold, Holds
 from strandline.engine.execution.runner import Ended, Runner
 from strandline.engine.observers import Tracing
 from strandline.engine.queues import Estimates, SessionQueues, WaitingRun
@@ -236,19 +236,18 @@ class Claims:
             self._queues.unblock()
         if ended.requeued:  # first: the record of the session stays
             self._queues.waits(run.run_id, run.key, run.created_at)
-        if ended.held is None:
+        if ended.hold is None:
             self._holds.forget(run.run_id)
             self._queues.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
         else:
-            self._hold(ended)
+            self._hold(ended.hold)
         self._pump()
 
     # -- holds -------------------------------------------------------------------------------------
 
-    def _hold(self, ended: Ended) -> None:
+    def _hold(self, hold: Hold) -> None:
         """Keep a session from going on while something of its last run still works."""
-        run, principal = ended.claim.run, ended.claim.run.key.principal
-        assert ended.held is not None
+        run, principal = hold.claim.run, hold.principal
         was_full = self._queues.is_full(principal)
         self._queues.held(run.run_id, run.key)
         if self._queues.is_full(principal) and not was_full:
@@ -258,19 +257,17 @@ class Claims:
                 self._queues.leftovers(principal), principal,
             )  # fmt: skip
         self.look_at_leftovers()
-        if self._holds.begin(ended.claim, ended.held, ended.phase):
+        if self._holds.begin(hold):
             self._queues.stop()  # what still works of ended runs must not have company, or more of it
             self._exhausted.set()
-        self.spawn(self._until_over(ended))
+        self.spawn(self._until_over(hold))
 
-    async def _until_over(self, ended: Ended) -> None:
-        key = ended.claim.run.key
-        assert ended.held is not None
-        if await self._holds.keep(ended.claim, ended.held, ended.phase):
-            self._queues.works_no_more(key.principal)
+    async def _until_over(self, hold: Hold) -> None:
+        if await self._holds.keep(hold):
+            self._queues.works_no_more(hold.principal)
         else:
             self.look_at_leftovers()
-        self._queues.hold_ended(key)
+        self._queues.hold_ended(hold.claim.run.key)
         self._pump()
 
     def look_at_leftovers(self) -> None:
@@ -397,7 +394,7 @@ class Claims:
                     self._moved.clear()
                     await self._moved.wait()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def spawn(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
         """Run `work` as a task that does not outlive `drain` or `abort`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)

@@ -17,13 +17,14 @@ import logging
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from msgspec import Struct
 
 from strandline.clock import Clock
 from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Call, Loops
+from strandline.engine.options import Options
 from strandline.errors import ClaimLost
 from strandline.journal.port import Journal
 from strandline.model import Claim, Principal, RunId, SessionKey
@@ -33,22 +34,20 @@ _log = logging.getLogger("strandline.holds")
 CHECK_EVERY_S: Final = 0.02
 
 
-class Hold(NamedTuple):
-    """A claim that is kept, what works for it, since when on the monotonic clock, and what its run did last."""
+class Hold(Struct):
+    """A claim that is kept, what works for it, what its run did last, and since when, on the monotonic clock."""
 
     claim: Claim
     call: Call[Any]
-    since: float
     phase: str
+    since: float = 0.0
+    is_asked_for: bool = False
+    """Whether what works for it was asked to end by force, after the hold was given up."""
 
-
-class _GivenUp(Struct):
-    """A leftover whose hold was given up. `due`: when it may be ended by force, on the monotonic clock; None: it was
-    asked for."""
-
-    principal: Principal
-    call: Call[Any]
-    due: float | None
+    @property
+    def principal(self) -> Principal:
+        """Whose it is."""
+        return self.claim.run.key.principal
 
 
 class Holds:
@@ -59,21 +58,17 @@ class Holds:
         journal: Journal,
         loops: Loops,
         clock: Clock,
+        options: Options,
         *,
-        limit_s: float,
-        max_holds: int,
         per_principal: int | None,
-        max_threads: int,
     ) -> None:
         self._journal = journal
         self._loops = loops
         self._clock = clock
-        self._limit_s = limit_s
-        self._max_holds = max_holds
+        self._options = options
         self._per_principal = per_principal
-        self._max_threads = max_threads
         self._held: dict[RunId, Hold] = {}
-        self._given_up: list[_GivenUp] = []
+        self._given_up: list[Hold] = []
         self._forced: dict[RunId, asyncio.Event] = {}
         """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
         self._full = False
@@ -98,16 +93,16 @@ class Holds:
         given_up = [each.call for each in self._given_up if each.call.is_alive]
         return [hold.call for hold in self._held.values()] + given_up
 
-    def begin(self, claim: Claim, call: Call[Any], phase: str) -> bool:
-        """Note a hold of a run that did `phase` last; `keep` follows. Tell whether the process is exhausted by it."""
-        run = claim.run
+    def begin(self, hold: Hold) -> bool:
+        """Note a hold; `keep` follows. Tell whether the process is exhausted by it."""
         self.begun += 1
-        self._held[run.run_id] = Hold(claim, call, self._clock.monotonic(), phase)
+        hold.since = self._clock.monotonic()
+        self._held[hold.claim.run.run_id] = hold
         if self._full:
             return False
-        if self._count() >= self._max_holds:
-            why = f"{self._max_holds} runs have ended and still work (setting max_holds)"
-        elif (threads := sum(len(each.threads) for each in self.still_work())) >= self._max_threads:
+        if self._count() >= self._options.max_holds:
+            why = f"{self._options.max_holds} runs have ended and still work (setting max_holds)"
+        elif (threads := sum(len(each.threads) for each in self.still_work())) >= self._options.executor_threads:
             why = f"{threads} threads of runs that have ended still work (setting executor_threads)"
         else:
             return False
@@ -117,21 +112,22 @@ class Holds:
 
     def _count(self) -> int:
         """Return how many leftovers count for the process: of each principal as many as it may have."""
-        principals = Counter(claim.run.key.principal for claim, *_ in self._held.values())
-        principals.update(each.principal for each in self._given_up)
-        most = self._max_holds if self._per_principal is None else self._per_principal
+        principals = Counter(each.principal for each in (*self._held.values(), *self._given_up))
+        most = self._options.max_holds if self._per_principal is None else self._per_principal
         return sum(min(count, most) for count in principals.values())
 
     def tick(self) -> list[Principal]:
         """Have what is due ended; return of whom those are that were given up and work no more, each once."""
-        over: list[Principal] = []
-        for each in list(self._given_up):
-            if not each.call.is_alive:
-                self._given_up.remove(each)
-                over.append(each.principal)
-            elif each.due is not None and self._clock.monotonic() >= each.due and self._loops.drain(each.call):
-                each.due = None
-        return over
+        over = [each for each in self._given_up if not each.call.is_alive]
+        self._given_up = [each for each in self._given_up if each.call.is_alive]
+        for each in self._given_up:
+            if not each.is_asked_for and self._left_s(each) <= 0:
+                each.is_asked_for = self._loops.drain(each.call)
+        return [each.principal for each in over]
+
+    def _left_s(self, hold: Hold) -> float:
+        """Return for how many seconds a hold may last yet."""
+        return hold.since + self._options.hold_limit_s - self._clock.monotonic()
 
     def force(self, run_id: RunId) -> asyncio.Event:
         """Have the hold of a run end at once, now or as soon as there is one; what is returned is set then."""
@@ -147,27 +143,25 @@ class Holds:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.force(run_id).wait(), timeout_s)
 
-    async def keep(self, claim: Claim, call: Call[Any], phase: str) -> bool:
+    async def keep(self, hold: Hold) -> bool:
         """Say in the log what works on, and return when the hold is over and the journal knows it.
 
-        `phase` is what the run did last. Tell whether nothing works any more; else `tick` tells when that is so.
+        Tell whether nothing works any more; else `tick` tells when that is so.
         """
-        began = self._clock.monotonic()
+        claim, call, limit_s = hold.claim, hold.call, self._options.hold_limit_s
         run_id = claim.run.run_id
         where = "\n".join(f"    {line}" for line in await self._loops.stack(call))
         _log.warning(
             "run %s of session %s has ended (in %s), but something of it still works; its session waits for that, at"
             " most %g s:\n%s",
-            run_id, claim.run.key.session_id, phase, self._limit_s, where,
+            run_id, claim.run.key.session_id, hold.phase, limit_s, where,
         )  # fmt: skip
-        left_s = began + self._limit_s - self._clock.monotonic()
-        while call.is_alive and left_s > 0 and run_id not in self._forced:
+        while call.is_alive and (left_s := self._left_s(hold)) > 0 and run_id not in self._forced:  # noqa: ASYNC110
             await asyncio.sleep(min(CHECK_EVERY_S, left_s))  # (threads of user code tell nobody that they end)
-            left_s = began + self._limit_s - self._clock.monotonic()
         if call.is_alive and run_id in self._forced:
             _log.warning("run %s still works; its session goes on without it, as somebody wanted", run_id)
         elif call.is_alive:
-            _log.warning("run %s still works after %g s; its session goes on without it", run_id, self._limit_s)
+            _log.warning("run %s still works after %g s; its session goes on without it", run_id, limit_s)
         else:
             _log.info("nothing of run %s works any more; its session goes on", run_id)
         with suppress(ClaimLost):
@@ -176,9 +170,8 @@ class Holds:
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:
             over.set()
-        principal = claim.run.key.principal
         if not call.is_alive:
             return True
         self.given_up += 1
-        self._given_up.append(_GivenUp(principal, call, began + self._limit_s))
+        self._given_up.append(hold)
         return False

@@ -9,7 +9,6 @@ no defect of ours may hold a session for good.
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,10 +18,11 @@ from strandline.clock import Clock
 from strandline.engine.execution.attempt import LiveAttempt
 from strandline.engine.execution.completion import DAMAGED, completion, last_resort, resumable, timed_out
 from strandline.engine.execution.failures import disclosed
+from strandline.engine.execution.holds import Hold
 from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import STOPPED, Execution
 from strandline.engine.execution.retry import until_kept
-from strandline.engine.loops import Call, Loops
+from strandline.engine.loops import Loops
 from strandline.engine.observers import RUN, TracedRun, Tracing
 from strandline.engine.options import Options
 from strandline.engine.queues import SessionQueues
@@ -50,7 +50,7 @@ _log = logging.getLogger("strandline.runner")
 class Ended(Struct, frozen=True, kw_only=True):
     """What became of a claim: its outcome, or None if the run was requeued or the claim was lost.
 
-    `held`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
+    `hold`: something still works for it, and its session waits for that. `requeued`: it waits again, in this process.
     """
 
     claim: Claim
@@ -59,8 +59,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     lost: bool = False
     requeued: bool = False
-    held: Call[Any] | None = None
-    phase: str = ""
+    hold: Hold | None = None
 
 
 class Runner:
@@ -68,7 +67,6 @@ class Runner:
 
     def __init__(
         self,
-        *,
         journal: Journal,
         loops: Loops,
         pool: AgentPool,
@@ -121,12 +119,11 @@ class Runner:
             ended = await self._finish(execution, finished)
         except ClaimLost:
             _log.warning("the claim of run %s is lost: a newer owner has it", claim.run.run_id)
-            held = None if execution is None else execution.leftover
-            ended = Ended(claim=claim, lost=True, held=held, phase="a claim that was lost")
+            ended = Ended(claim=claim, lost=True, hold=_hold(execution, "a claim that was lost"))
         except Exception:
             self._pool.drop(claim.run.key)
             _log.exception("run %s could not be ended as it should; it ends as failed", claim.run.run_id)
-            ended = await self._give_up(claim, None if execution is None else execution.leftover)
+            ended = await self._give_up(claim, _hold(execution, ""))
         finally:
             self._live.pop(claim.run.run_id, None)
             self._wanted.discard(claim.run.run_id)
@@ -186,10 +183,10 @@ class Runner:
             except CancelRequested:
                 finished = Finished(ending=Cancelled(), usage=finished.usage)
         execution.traced.settles()
-        held = execution.leftover
-        settlement, take = await self._keep(claim, partial(self._close, execution, finished), hold=held is not None)
+        hold = _hold(execution, execution.attempt.phase)
+        settlement, take = await self._keep(claim, partial(self._close, execution, finished), hold)
         well = settlement.outcome.status is RunStatus.SUCCEEDED and finished.keep and execution.agent_is_current
-        if well and held is None and (agent := execution.take_agent()) is not None:
+        if well and hold is None and (agent := execution.take_agent()) is not None:
             self._pool.put(claim.run.key, agent, execution.call.loop)
             del agent
         return Ended(
@@ -197,8 +194,7 @@ class Runner:
             outcome=settlement.outcome,
             take=take,
             duration_s=self._clock.monotonic() - execution.started,
-            held=held,
-            phase=execution.attempt.phase,
+            hold=hold,
         )
 
     def _close(self, execution: Execution, finished: Finished, cancelled: Cancelled | None) -> Settlement:
@@ -235,20 +231,20 @@ class Runner:
             _log.error(f"{trouble}: %s", claim.run.run_id, error)
             return Ended(claim=claim)
 
-    async def _give_up(self, claim: Claim, held: Call[Any] | None) -> Ended:
+    async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
 
         def least(cancelled: Cancelled | None) -> Settlement:
             return last_resort(claim, cancelled, self._options)
 
         try:
-            settlement, take = await self._keep(claim, least, hold=held is not None)
+            settlement, take = await self._keep(claim, least, hold)
         except ClaimLost:
             return Ended(claim=claim, lost=True)
-        return Ended(claim=claim, outcome=settlement.outcome, take=take, held=held)
+        return Ended(claim=claim, outcome=settlement.outcome, take=take, hold=hold)
 
     async def _keep(
-        self, claim: Claim, close: Callable[[Cancelled | None], Settlement], *, hold: bool
+        self, claim: Claim, close: Callable[[Cancelled | None], Settlement], hold: Hold | None
     ) -> tuple[Settlement, Take]:
         """Keep the end of a run as soon as the journal can; if a cancel of it was accepted before, that is its end.
 
@@ -257,7 +253,8 @@ class Runner:
         key, cancelled = claim.run.key, None
 
         def settle(left: Settlement) -> Awaitable[Take]:
-            return self._journal.settle(claim.token, left, hold=hold, take=not hold and self._queues.keeps_slot(key))
+            take = hold is None and self._queues.keeps_slot(key)
+            return self._journal.settle(claim.token, left, hold=hold is not None, take=take)
 
         while True:
             settlement = close(cancelled)
@@ -301,3 +298,10 @@ def _asked(attempt: LiveAttempt, ending: Ending, closed: list[Message]) -> Quest
         results=attempt.results,
         state=ending.state,
     )
+
+
+def _hold(execution: Execution | None, phase: str) -> Hold | None:
+    """Return the hold of a run that ends, if something of it still works; `phase` is what it did last."""
+    if execution is None or (call := execution.leftover) is None:
+        return None
+    return Hold(execution.claim, call, phase)

@@ -45,44 +45,44 @@ async def measure_lag(clock: Clock, tell: Callable[[float], object]) -> None:
         tell(max(0.0, clock.monotonic() - due))
 
 
-async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
-    """Delete the runs that ended before the retention, until cancelled; what cannot be deleted now is later."""
+async def every_minute(work: Callable[[], Awaitable[object]], trouble: str) -> None:
+    """Do some work every minute until cancelled; what cannot be done now, of which the log says `trouble`, is later."""
+    await asyncio.sleep(EVERY_S)
     while True:
-        await asyncio.sleep(EVERY_S)
         try:
-            more = True
-            while more:
-                more = await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE
-                await asyncio.sleep(PRUNE_PAUSE_S)
+            await work()
         except Exception as error:
-            _log.warning("runs past their retention could not be forgotten yet: %s", _text(error))
+            _log.warning("%s: %s", trouble, _text(error))
         await asyncio.sleep(PRUNE_EVERY_S)
 
 
-async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *, history_retention_s: float) -> None:
-    """Delete the sessions that have been at rest for longer than the retention, until cancelled.
+async def prune_runs(journal: Journal, clock: Clock, *, run_retention_s: float) -> None:
+    """Delete the runs that ended before the retention."""
+    while await journal.prune(clock.now() - run_retention_s, PRUNED_AT_ONCE) == PRUNED_AT_ONCE:  # noqa: ASYNC110
+        await asyncio.sleep(PRUNE_PAUSE_S)
 
-    One that is busy again stays, and one that cannot be deleted now is tried again later.
+
+async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *, history_retention_s: float) -> None:
+    """Delete the sessions that have been at rest for longer than the retention.
+
+    One that is busy again stays, and one that cannot be deleted now is left for the next time.
     """
-    while True:
-        await asyncio.sleep(EVERY_S)
-        before = clock.now() - history_retention_s
-        deleted, failed = 0, dict[SessionKey, Exception]()
-        cursor: int | None = 0
-        try:
-            while cursor is not None and journal.trouble is None:
-                page = await journal.read(RestingQuery(before, cursor, DELETED_AT_ONCE))
-                for key in page.keys:
-                    try:
-                        deleted += await delete(key, before)
-                    except SessionBusy:
-                        pass
-                    except Exception as error:
-                        failed[key] = error
-                cursor = page.after
-                await asyncio.sleep(PRUNE_PAUSE_S)
-        except Exception as error:
-            _log.warning("sessions past their retention could not be listed yet: %s", _text(error))
+    before = clock.now() - history_retention_s
+    deleted, failed = 0, dict[SessionKey, Exception]()
+    cursor: int | None = 0
+    try:
+        while cursor is not None and journal.trouble is None:
+            page = await journal.read(RestingQuery(before, cursor, DELETED_AT_ONCE))
+            for key in page.keys:
+                try:
+                    deleted += await delete(key, before)
+                except SessionBusy:
+                    pass
+                except Exception as error:
+                    failed[key] = error
+            cursor = page.after
+            await asyncio.sleep(PRUNE_PAUSE_S)
+    finally:
         if deleted:
             _log.info("forgot %d sessions that were at rest for longer than history_retention", deleted)
         if failed:
@@ -91,7 +91,6 @@ async def delete_idle_sessions(journal: Journal, clock: Clock, delete: Delete, *
                 "%d sessions past their retention could not be forgotten yet; %s of %s: %s",
                 len(failed), key.session_id, key.principal, _text(reason),
             )  # fmt: skip
-        await asyncio.sleep(PRUNE_EVERY_S)
 
 
 def _text(error: Exception) -> str:

@@ -24,7 +24,7 @@ class Readiness:
     def __init__(self, journal: Journal, loops: Loops, clock: Clock, *, retry_after_s: float) -> None:
         self._journal = journal
         self._loops = loops
-        self._said: str | None = None
+        self._said: tuple[str, str] | None = None
         """The last trouble that the log was told of, until it is over."""
         self._clock = clock
         self._retry_after_s = retry_after_s
@@ -41,13 +41,22 @@ class Readiness:
     @property
     def trouble(self) -> str | None:
         """With which code runs are refused, although the server neither starts nor stops; None if they are not."""
+        found = self._trouble()
+        return None if found is None else found[0]
+
+    def _trouble(self) -> tuple[str, str] | None:
+        """Return that code, and what people are told of it."""
         if not self.started:
             return None
-        if self._journal.trouble is not None:
-            return JournalUnavailable.code
+        if (trouble := self._journal.trouble) is not None:
+            what = "nothing can be kept, runs are refused and those that execute wait"
+            return JournalUnavailable.code, f"{what}: {trouble}"
         if not self._loops.takes_calls:
-            return NoWorker.code
-        return None if self._journal.short_of_room is None else DiskLow.code
+            what = "no worker takes calls, runs are refused and those that were accepted wait"
+            return NoWorker.code, f"{what}; the lines above say why"
+        if (short := self._journal.short_of_room) is not None:
+            return DiskLow.code, f"new runs are refused and those that were accepted go on: {short}"
+        return None
 
     @property
     def ready(self) -> bool:
@@ -106,26 +115,10 @@ class Readiness:
     def tick(self) -> None:
         """Say once in the log why runs are refused, and what to do; and once that this is over."""
         self._note_ready()
-        match self.trouble:
-            case None:
-                trouble = None
-            case NoWorker.code:
-                trouble = (
-                    "no worker takes calls, runs are refused and those that were accepted wait; the lines above say why"
-                    " (what to do: docs/operations.md, StrandlineNotReady)"
-                )
-            case DiskLow.code:
-                trouble = (
-                    f"new runs are refused and those that were accepted go on: {self._journal.short_of_room}"
-                    " (what to do: docs/operations.md, StrandlineJournalUnavailable)"
-                )
-            case _:
-                trouble = (
-                    f"nothing can be kept, runs are refused and those that execute wait: {self._journal.trouble}"
-                    " (what to do: docs/operations.md, StrandlineJournalUnavailable)"
-                )
+        trouble = self._trouble()
         if trouble is not None and trouble != self._said:
-            _log.error("not ready: %s", trouble)
+            alert = "StrandlineNotReady" if trouble[0] == NoWorker.code else "StrandlineJournalUnavailable"
+            _log.error("not ready: %s (what to do: docs/operations.md, %s)", trouble[1], alert)
         elif trouble is None and self._said is not None:
             _log.info("ready again: runs are accepted")
         self._said = trouble

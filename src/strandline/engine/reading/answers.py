@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from strandline.engine.events import Why
 from strandline.engine.loops import Load, WorkerLoad
+from strandline.engine.options import Options
 from strandline.model import Run, RunId, RunSummary
 
 
@@ -56,13 +57,10 @@ class Vitals(Struct, frozen=True, kw_only=True):
     """What goes on, for those who watch a server for long; counts are since its start."""
 
     health: Health
-    max_running: int
-    max_queued: int
+    options: Options
+    """The limits that are in force."""
     most_waiting: int
     """How many runs wait in the session where most do."""
-    max_queued_per_session: int
-    max_stored_bytes: int | None
-    """How many bytes may be kept for one principal; None: any number."""
     projection_behind: int
     """How many sessions have something that is not in their files yet."""
     projection_failures: int
@@ -71,7 +69,6 @@ class Vitals(Struct, frozen=True, kw_only=True):
     holds_given_up: int
     leftovers: int
     """How many runs have ended and still work at this moment, held or not."""
-    max_holds: int
     stalls: int
     claims_lost: int
     subscribers: int
