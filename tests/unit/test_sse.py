@@ -75,7 +75,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(leave_at: int)
         async with asyncio.timeout(5):
             await sending
         assert left == [leave_at < 3]
-        assert not run.has_readers
+        assert not run.readers
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(play())
@@ -90,7 +90,7 @@ def test_a_server_that_cuts_a_response_leaves_nothing_behind() -> None:
         sending.cancel()
         await asyncio.wait([sending])
         await asyncio.sleep(0)
-        assert (left, run.has_readers) == ([False], False)
+        assert (left, run.readers) == ([False], False)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(play())

@@ -76,14 +76,14 @@ def test_a_subscriber_that_waits_is_woken_by_what_comes_and_by_the_end() -> None
         run = stream()
         waiting = [asyncio.ensure_future(read(run.subscribe())) for _ in range(3)]
         await asyncio.sleep(0)
-        assert run.has_readers
+        assert run.readers
         run.publish(1.0, TextDelta("a"))
         await asyncio.sleep(0)
         run.finish(ENDED, 2.0)
         async with asyncio.timeout(5):
             for told in await asyncio.gather(*waiting):
                 assert numbers(told) == [1, 2]
-        assert not run.has_readers
+        assert not run.readers
 
     asyncio.run(play())
 
@@ -298,7 +298,7 @@ def test_one_that_is_closed_or_cancelled_leaves_nothing_behind() -> None:
         await asyncio.wait(waiting)
         assert waiting[0].result() == []
         assert closed.is_over
-        assert not run.has_readers
+        assert not run.readers
 
     asyncio.run(play())
 
@@ -511,7 +511,7 @@ def test_what_is_said_just_before_somebody_waits_for_it_is_not_waited_for() -> N
         async with asyncio.timeout(10):
             (heard,) = await run.subscribe().next()
         assert heard.event == TextDelta("in between")
-        assert not run.has_readers, "nothing is left behind"
+        assert not run.readers, "nothing is left behind"
 
     asyncio.run(play())
 

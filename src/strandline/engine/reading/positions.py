@@ -40,7 +40,7 @@ class Positions:
         unheard, self._unread = self._unread, set()
         for stream in self._streams.waiting():
             moved = self._queues.has_changed(stream.key, since) or stream.run_id in unheard
-            if not stream.has_readers:
+            if not stream.readers:
                 if moved:
                     self._unread.add(stream.run_id)
                 continue

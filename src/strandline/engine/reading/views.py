@@ -127,10 +127,7 @@ class Reading:
         run = await self.kept(principal, run_id)
         if run.outcome is None and not self._streams.is_expected(run_id):
             run = await self.kept(principal, run_id)  # it has ended since it was read, or ends in a later process only
-        if run.outcome is not None:
-            stream = self._streams.ended_before(run, run.outcome)
-        else:
-            stream = self._streams.of(run_id, run.key) or self._streams.postponed(run_id, run.key)
+        stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
         self._streams.waits(run, at)
         return run, at, stream

@@ -35,14 +35,6 @@ class _Changes(EventLog):
         super().__init__(first=first, older=1, bounds=bounds, began=began)
         self.read_at = read_at
 
-    def publish(self, at: float, event: Event, run_id: RunId | None, session_id: SessionId) -> None:
-        self._add(at, event, run_id, session_id)
-        self._wake()
-
-    def end(self) -> None:
-        self.closed = True
-        self._wake()
-
 
 class ChangeFeed:
     """A log for each principal that has subscribers, kept for `retention_s` after the last. True if there is any."""
@@ -61,7 +53,7 @@ class ChangeFeed:
     @property
     def subscribers(self) -> int:
         """How many wait for something at this moment."""
-        return sum(log.subscribers for log in self._logs.values())
+        return sum(log.readers for log in self._logs.values())
 
     def begin(self, epoch: int) -> None:
         """Have numbers begin after those of all processes that have served the journal before."""
@@ -71,7 +63,8 @@ class ChangeFeed:
         """Publish an event of a session, or of a run of it, to the subscribers of its principal."""
         log = self._logs.get(key.principal)
         if log is not None and not isinstance(event, UNTOLD):
-            log.publish(at, event, run_id, key.session_id)
+            log.add(at, event, run_id, key.session_id)
+            log.wake()
 
     def subscribe(
         self, principal: Principal, after: int, sessions: Collection[SessionId], types: Collection[str]
@@ -101,7 +94,7 @@ class ChangeFeed:
         """Drop the logs that have had no subscriber for long. To be called every second."""
         now = self._clock.monotonic()
         for principal, log in list(self._logs.items()):
-            if log.has_readers:
+            if log.readers:
                 log.read_at = now
             elif now - log.read_at > self._retention_s:
                 del self._logs[principal]

@@ -94,13 +94,8 @@ class EventLog:
         return self.newest
 
     @property
-    def has_readers(self) -> bool:
-        """Whether a subscriber waits for the next event."""
-        return len(self._readers) > 0
-
-    @property
-    def subscribers(self) -> int:
-        """How many wait for something at this moment."""
+    def readers(self) -> int:
+        """How many subscribers wait for the next event at this moment."""
         return len(self._readers)
 
     def flush(self) -> None:
@@ -113,8 +108,8 @@ class EventLog:
 
     # -- for those who publish ---------------------------------------------------------------------
 
-    def _add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
-        """Number an event and keep it; `_wake` is to follow."""
+    def add(self, at: float, event: Event, run_id: RunId | None = None, session_id: SessionId | None = None) -> None:
+        """Number an event and keep it; `wake` is to follow."""
         self.newest += 1
         self._events.append(Numbered(self.newest, at, event, run_id, session_id))
         self._sizes.append(size_of(event))
@@ -126,12 +121,13 @@ class EventLog:
                 self._made.pop(self.newest - len(self._events), None)
         self.transient = None
 
-    def _add_transient(self, at: float, event: Event) -> None:
-        """Publish an event to present subscribers; only the last one counts, and it is not kept."""
-        self.transient = Numbered(None, at, event)
-        self._wake()
+    def end(self) -> None:
+        """Have no further event, and wake those that wait for one."""
+        self.closed = True
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake those that wait for the next event."""
         readers, self._readers = self._readers, {}
         for reader in readers:
             if not reader.done():
@@ -148,14 +144,14 @@ class EventLog:
         now = loop.time()
         if now >= self._text_at + PACE_S:
             self._text_at = now
-            self._wake()
+            self.wake()
         elif self._paced is None:
             self._paced = loop.call_at(self._text_at + PACE_S, self._wake_paced)
 
     def _wake_paced(self) -> None:
         self._paced = None
         self._text_at = asyncio.get_running_loop().time()
-        self._wake()
+        self.wake()
 
     # -- for those who subscribe -------------------------------------------------------------------
 

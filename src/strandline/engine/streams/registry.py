@@ -114,8 +114,7 @@ class Streams:
 
     def new(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return the stream of a run that is about to be accepted."""
-        stream = self._streams[run_id] = self._stream(run_id, key, first=1)
-        return stream
+        return self._begin(run_id, key, 1)
 
     def drop(self, run_id: RunId) -> None:
         """Forget the stream of a run that was not accepted."""
@@ -137,18 +136,19 @@ class Streams:
         stream = self._streams.get(run_id) or self._replay.get(run_id)
         return stream if stream is not None and stream.key.principal == principal else None
 
-    def ended_before(self, run: RunSummary, outcome: Outcome) -> RunStream:
-        """Return the stream of a run that has ended: what is kept of it, or its end alone."""
-        if (kept := self._replay.get(run.run_id)) is not None:
-            return kept
-        stream = RunStream(run.run_id, run.key, first=LAST)
-        stream.finish(outcome, self._clock.now() if run.ended_at is None else run.ended_at)
-        return stream
+    def of_read(self, run: RunSummary) -> RunStream:
+        """Return the stream of a run as it was read.
 
-    def postponed(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return a stream that says already that its run goes on after a restart, or that it never will."""
-        stream = RunStream(run_id, key)
-        self._postpone(stream)
+        Of one that has ended it has what is kept, or the end alone. Of one whose end is not to come in this process it
+        says already that the run goes on after a restart, or that it never will.
+        """
+        if run.outcome is not None:
+            if (stream := self._replay.get(run.run_id)) is None:
+                stream = RunStream(run.run_id, run.key, first=LAST)
+                stream.finish(run.outcome, self._clock.now() if run.ended_at is None else run.ended_at)
+        elif (stream := self.of(run.run_id, run.key)) is None:
+            stream = RunStream(run.run_id, run.key)
+            self._postpone(stream)
         return stream
 
     def is_expected(self, run_id: RunId) -> bool:
@@ -244,8 +244,10 @@ class Streams:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _stream(self, run_id: RunId, key: SessionKey, *, first: int) -> RunStream:
-        return RunStream(run_id, key, first=first, bounds=self._bounds, changes=self._changes)
+    def _begin(self, run_id: RunId, key: SessionKey, first: int) -> RunStream:
+        stream = RunStream(run_id, key, first=first, bounds=self._bounds, changes=self._changes)
+        self._streams[run_id] = stream
+        return stream
 
     def _of_claim(self, claim: Claim) -> RunStream:
         run = claim.run
@@ -253,9 +255,7 @@ class Streams:
 
     def _older(self, run_id: RunId, key: SessionKey) -> RunStream:
         """Return a stream for a run that an older process has accepted, with numbers larger than any given there."""
-        first = max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1)
-        stream = self._streams[run_id] = self._stream(run_id, key, first=first)
-        return stream
+        return self._begin(run_id, key, max((self._epoch << 32) + 1, self._left.pop(run_id, 0) + 1))
 
     def _postpone(self, stream: RunStream) -> None:
         if self._survives:

@@ -91,9 +91,9 @@ class RunStream(EventLog):
         assert isinstance(end, RunFinished)
         stream = cls(run_id, key, first=events[0].number)
         for each in events:
-            stream._add(each.at, each.event)
+            stream.add(each.at, each.event)
         stream._end = outcome_of(end)
-        stream.closed = True
+        stream.end()
         return stream
 
     # -- for those who publish ---------------------------------------------------------------------
@@ -109,7 +109,7 @@ class RunStream(EventLog):
             return
         only_text, changes = True, self._changes or None
         for at, event in self._taken():
-            self._add(at, event)
+            self.add(at, event)
             if isinstance(event, TextDelta | ReasoningDelta):
                 continue
             only_text = False
@@ -118,7 +118,7 @@ class RunStream(EventLog):
         if only_text:
             self._wake_for_text()
         else:
-            self._wake()
+            self.wake()
 
     def publish(self, at: float, event: Event) -> None:
         """Publish an event that has happened at a time, in seconds since the epoch. After the end nothing is."""
@@ -132,7 +132,8 @@ class RunStream(EventLog):
         """Publish an event to present subscribers; only the last one counts, and it is not kept."""
         if not self.closed:
             self.flush()
-            self._add_transient(at, event)
+            self.transient = Numbered(None, at, event)
+            self.wake()
 
     def begin(self, at: float, event: Event, *, on_first_text: Callable[[float], object] | None = None) -> None:
         """Publish that an attempt begins; its recorder has the inbox from here on, no earlier one.
@@ -154,12 +155,11 @@ class RunStream(EventLog):
             self.flush()
         self._changes = None  # one that begins later has nothing to do with what lies here unasked for
         self._end = end
-        self.closed = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(end)
         self._waiters.clear()
-        self._wake()
+        self.end()
 
     def _taken(self) -> list[tuple[float, Event]]:
         """Take all out of the inbox."""
