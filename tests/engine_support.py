@@ -49,7 +49,7 @@ def key(session: str = "s", principal: str = ANONYMOUS) -> SessionKey:
 
 def untold(clock: Clock) -> EventRecorder:
     """Return a telling that nobody hears."""
-    return EventRecorder(RunStream(RunId("r"), key()), lambda arrive: None, clock, 1000)
+    return EventRecorder(RunStream(RunId("r"), key()), lambda arrive: None, clock, cut=1000)
 
 
 class Played:

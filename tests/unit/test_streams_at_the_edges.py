@@ -19,10 +19,13 @@ from strandline.engine.events import (
     RunStarted,
     StreamGap,
     TextDelta,
+    ToolStarted,
     Usage,
     Why,
     type_of,
 )
+from strandline.engine.execution import LiveAttempt
+from strandline.engine.loops import Flag
 from strandline.engine.options import Options
 from strandline.engine.streams import EventRecorder, RunStream, Streams
 from strandline.engine.streams.changes import ChangeFeed
@@ -183,10 +186,10 @@ def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_fo
 
 def test_what_an_attempt_records_after_the_next_one_has_begun_is_not_published() -> None:
     run = RunStream(RunId("r"), key())
-    recorder = EventRecorder(run, lambda flush: None, StillClock(), 1000)
-    recorder.text("first")
+    recorder = EventRecorder(run, lambda flush: None, StillClock(), cut=1000)
+    recorder.record(TextDelta("first"))
     run.begin(1.0, RunRestarted(2, []))
-    recorder.text("late")
+    recorder.record(TextDelta("late"))
     assert [type_of(each.event) for each in run.subscribe().ready()] == ["text.delta", "run.restarted"]
 
 
@@ -194,14 +197,14 @@ def test_the_first_text_of_a_run_is_noted_once_when_its_events_are_taken_in() ->
     noted: list[float] = []
     run, clock = RunStream(RunId("r"), key()), StillClock()
     run.begin(1.0, RunStarted(1), on_first_text=noted.append)
-    recorder = EventRecorder(run, lambda flush: None, clock, 1000)
+    recorder = EventRecorder(run, lambda flush: None, clock, cut=1000)
     first = clock.now()
-    recorder.text("a")
+    recorder.record(TextDelta("a"))
     clock.at += 1.0
-    recorder.text("b")
+    recorder.record(TextDelta("b"))
     assert noted == []
     run.flush()
-    recorder.text("c")
+    recorder.record(TextDelta("c"))
     run.finish(Outcome(status=RunStatus.SUCCEEDED), 4.0)
     assert noted == [first]
 
@@ -244,7 +247,7 @@ def test_who_listens_to_all_that_changes_is_told_at_once_of_runs_to_which_nobody
     def brought_over(arrive: Callable[[], object]) -> None:
         arrive()
 
-    EventRecorder(run, brought_over, clock, 1000).tool_started("t", "look", {})
+    EventRecorder(run, brought_over, clock, cut=1000).record(ToolStarted("t", "look", {}))
     assert [type_of(each.event) for each in changes.ready()] == ["tool.started"]
 
 
@@ -311,14 +314,19 @@ def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> 
 
 def test_the_time_to_the_first_piece_is_that_of_the_first_one_of_each_call() -> None:
     clock, run = StillClock(), RunStream(RunId("r"), key())
-    telling = EventRecorder(run, lambda arrive: None, clock, 1000)
-    for first_s in (2.0, 1.0):
-        telling.model_called()
-        clock.at += first_s
-        telling.text("a")
-        clock.at += 3.0
-        telling.text("b")
-        telling.usage({})
+    recorder, nowhere = EventRecorder(run, lambda arrive: None, clock, cut=1000), MemoryJournal(clock)
+    attempt = LiveAttempt(claim_of(), fold([]), nowhere, Flag(), "/nowhere", clock, recorder)
+
+    async def call_twice() -> None:
+        for first_s in (2.0, 1.0):
+            attempt.begin_model()
+            clock.at += first_s
+            attempt.add_text("a")
+            clock.at += 3.0
+            attempt.add_text("b")
+            attempt.add_usage({})
+
+    asyncio.run(call_twice())
     used = [each.event for each in run.subscribe().ready() if isinstance(each.event, Usage)]
     assert [(each.first_text_s, each.model_s) for each in used] == [(2.0, 5.0), (1.0, 4.0)]
 

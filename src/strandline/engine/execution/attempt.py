@@ -1,5 +1,6 @@
-"""One attempt of one run while it executes: what it has done, said and checkpointed so far.
+"""One attempt of one run while it executes: what it has done, said and checkpointed so far, published as it goes on.
 
+What a run takes apart is measured here: how long a tool and a call of the model took, and when the first piece came.
 Written on the agent loop by the session agent, read on the serving loop by the runner; every field is either set
 once or replaced whole, so that the reader sees a consistent value at any time. Once it is frozen nothing that still
 works for the run can change what is told of it. Knows nothing of kinds of agents.
@@ -10,10 +11,19 @@ import logging
 
 from strandline.agents.port import Finished, RunContext, RunStopped, Signal
 from strandline.clock import Clock
+from strandline.engine.events import (
+    MessageAdded,
+    ReasoningDelta,
+    TextDelta,
+    TextReset,
+    ToolFinished,
+    ToolStarted,
+    Usage,
+)
 from strandline.engine.execution.completion import closed
 from strandline.engine.execution.retry import RETRY_S
 from strandline.engine.loops import adopt_current_task
-from strandline.engine.streams import EventRecorder
+from strandline.engine.streams import EventRecorder, truncate_arguments, truncate_message, truncate_result
 from strandline.errors import JournalUnavailable
 from strandline.form import formed, formed_result
 from strandline.history import Progress, question
@@ -37,12 +47,15 @@ class LiveAttempt:
     """The engine's side of `strandline.agents.port.Attempt`."""
 
     __slots__ = (
+        "_called_at",
         "_checkpointed",
         "_clock",
+        "_first_s",
         "_frozen",
         "_journal",
         "_partial",
         "_recorder",
+        "_tools",
         "begun",
         "claim",
         "context",
@@ -91,6 +104,12 @@ class LiveAttempt:
         self._journal = journal
         self._clock = clock
         self._recorder = recorder
+        self._tools: dict[str, tuple[str, float]] = {}
+        """The name of each tool that works, and since when."""
+        self._called_at: float | None = None
+        """When the call of the model began whose end is to come."""
+        self._first_s: float | None = None
+        """How many seconds after that its first piece came."""
 
     @property
     def prompt(self) -> Input | None:
@@ -104,7 +123,7 @@ class LiveAttempt:
         if not self._frozen:
             self.messages.append(message)
             self._partial = []
-            self._recorder.message(message)
+            self._recorder.record(MessageAdded(*truncate_message(message, self._recorder.cut)))
             self.touch()
 
     def amend(self, index: int, content: list[Block]) -> None:
@@ -116,30 +135,41 @@ class LiveAttempt:
         """Take a piece of text."""
         if not self._frozen:
             self._partial.append(delta)
-            self._recorder.text(delta)
+            if self._first_s is None:
+                self._note_first()
+            self._recorder.record(TextDelta(delta))
         self.last_progress = self._clock.monotonic()
 
     def add_reasoning(self, delta: str) -> None:
         """Take a piece of reasoning: told to whoever listens, and part of the message that comes."""
         if not self._frozen:
-            self._recorder.reasoning(delta)
+            if self._first_s is None:
+                self._note_first()
+            self._recorder.record(ReasoningDelta(delta))
         self.touch()
 
     def add_usage(self, tokens: dict[str, int]) -> None:
         """Take what one call of the model has used."""
         if not self._frozen:
-            self._recorder.usage(tokens)
+            called_at, self._called_at = self._called_at, None
+            model_s = None if called_at is None else self._clock.monotonic() - called_at
+            self._recorder.record(Usage(tokens, _rounded(model_s), _rounded(self._first_s)))
 
     def begin_model(self) -> None:
         """Note that a call of the model starts (again): the partial text counts no more."""
         self.reset_text()
         self.enter("model")
-        self._recorder.model_called()
+        self._called_at = self._clock.monotonic()
+        self._first_s = None
+
+    def _note_first(self) -> None:
+        if self._called_at is not None:
+            self._first_s = self._clock.monotonic() - self._called_at
 
     def reset_text(self) -> None:
         """Forget the partial text."""
         if self._partial and not self._frozen:
-            self._recorder.reset()
+            self._recorder.record(TextReset())
             self._partial = []
 
     def enter(self, phase: str) -> None:
@@ -149,15 +179,22 @@ class LiveAttempt:
         self.touch()
 
     def begin_tool(self, tool_use_id: str, name: str, given: object) -> None:
-        """Note that a tool starts, in the task that executes it."""
+        """Note that a tool starts, in the task that executes it; one that a hook has start again is told once."""
         self.enter(f"tool {name}")
-        if not self._frozen:
-            self._recorder.tool_started(tool_use_id, name, given)
+        if not self._frozen and tool_use_id not in self._tools:
+            self._tools[tool_use_id] = (name, self._clock.monotonic())
+            self._recorder.record(ToolStarted(tool_use_id, name, *truncate_arguments(given, self._recorder.cut)))
 
     def tell_tool(self, tool_use_id: str, result: ToolResult) -> None:
         """Have whoever listens told that a tool has ended."""
-        if not self._frozen:
-            self._recorder.tool_finished(tool_use_id, formed_result(result, tool_use_id))
+        if self._frozen:
+            return
+        result = formed_result(result, tool_use_id)
+        name, started = self._tools.pop(tool_use_id, ("", None))
+        duration_s = None if started is None else self._clock.monotonic() - started
+        kept, cut = truncate_result(result, self._recorder.cut)
+        status = str(result["status"])
+        self._recorder.record(ToolFinished(tool_use_id, name, status, _rounded(duration_s), kept, cut))
 
     def touch(self) -> None:
         """Note that something went on."""
@@ -242,3 +279,7 @@ class LiveAttempt:
         fresh = [formed(message) for message in self.messages[self._checkpointed :]]
         self._checkpointed = len(self.messages)
         return fresh
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

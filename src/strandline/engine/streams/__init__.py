@@ -17,7 +17,7 @@ from strandline.engine.streams.recorder import EventRecorder
 from strandline.engine.streams.registry import Streams
 from strandline.engine.streams.run_stream import LAST, Later, RunStream, as_last
 from strandline.engine.streams.subscription import Subscription
-from strandline.engine.streams.truncation import truncate_arguments
+from strandline.engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
 
 __all__ = [
     "LARGE",
@@ -30,4 +30,6 @@ __all__ = [
     "Subscription",
     "as_last",
     "truncate_arguments",
+    "truncate_message",
+    "truncate_result",
 ]

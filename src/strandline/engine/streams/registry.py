@@ -173,7 +173,8 @@ class Streams:
     def accepted(self, run_id: RunId, on_disconnect: OnDisconnect) -> None:
         """Publish that a run was accepted; `on_disconnect` is what becomes of it if its clients are lost."""
         self._observer.accepted()
-        self._streams[run_id].on_disconnect = on_disconnect
+        if (stream := self._streams.get(run_id)) is not None:
+            stream.on_disconnect = on_disconnect
 
     def queued(self, run_id: RunId, at: RunPosition) -> None:
         """Publish that a run waits, unless that is known, or over."""
@@ -207,7 +208,7 @@ class Streams:
                 RunStarted(run.attempt),
                 on_first_text=lambda at: self._observer.first_text(max(0.0, at - created_at)),
             )
-        return EventRecorder(stream, self._post, self._clock, self._cut)
+        return EventRecorder(stream, self._post, self._clock, cut=self._cut)
 
     def stalled(self, run_id: RunId, quiet_s: float, phase: str) -> None:
         """Publish that a run gives no sign of life."""
