@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from strandline.errors import JournalDamaged, JournalError
-from strandline.journal.driver import copy_into, damaged, make_whole
+from strandline.journal.driver import copy_into, damaged, is_damage, make_whole
 from strandline.journal.ownership import existing
 from strandline.journal.verify import at_one_moment
 
@@ -35,8 +35,8 @@ def backup(place: Path, to: Path, on_step: Callable[[int, int], None] = lambda d
     except OSError as error:
         raise JournalError(f"The backup {to} cannot be written: {error.strerror}. Name another file.") from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise JournalDamaged(f"{damaged(path, str(error))} No backup was made.") from error
+        if is_damage(error):
+            raise JournalDamaged(f"{damaged(path, error)} No backup was made.") from error
         raise JournalError(
             f"The journal {path} cannot be copied to {to}: {error}. Make room there, or name another file."
         ) from error

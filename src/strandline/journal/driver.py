@@ -244,24 +244,29 @@ _UNAVAILABLE: Final = {
 }
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def code_of(error: Exception) -> int:
+    """Return which kind of error of SQLite this is, 0 for one of another kind."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_damage(error: Exception) -> bool:
     """Tell whether `error` is one of pages that cannot be relied on, and will not be later."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
+    return code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_out_of_room(error: Exception) -> bool:
     """Tell whether `error` is one that room on the disk could have prevented (a limit of a file's size is told as
     failed I/O)."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+    return code_of(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def translated(error: Exception) -> StrandlineError:
     """Return what `error` of the driver, or of our own statements, means to whoever called a verb."""
     if isinstance(error, StrandlineError):
         return error
-    code = getattr(error, "sqlite_errorcode", None)
-    reason = None if code is None else _UNAVAILABLE.get(code & 0xFF)
-    if code is None and isinstance(error, sqlite3.OperationalError):
+    code = code_of(error)
+    reason = _UNAVAILABLE.get(code)
+    if not code and isinstance(error, sqlite3.OperationalError):
         reason = "it is damaged"  # a text that is no UTF-8 any more
     told: StrandlineError
     if reason is not None:
@@ -283,8 +288,7 @@ def unreadable(path: Path, error: Exception) -> StrandlineError:
         return error
     if not isinstance(error, sqlite3.Error):
         return damaged(path, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+    if is_damage(error) or code_of(error) in (0, sqlite3.SQLITE_ERROR):
         return damaged(path, error)
     return JournalError(f"The journal {path} cannot be opened: {error}. Name another file, or make room for it.")
 

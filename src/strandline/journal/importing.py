@@ -277,101 +277,88 @@ async def bring_in(
                 f"{folder} has {len(found)} sessions, and only one can be called {named}. Name the folder of that one."
             )
         found = dict.fromkeys(found, named)
+    work = _Work(found, Principal(principal), skip_existing, dry_run, on_step)
     path = locate(place)
-    there = check_openable(path)
-    if dry_run and not there:
-        return await asyncio.to_thread(_all, found, None, principal, skip_existing, on_step)
+    if not check_openable(path) and dry_run:
+        return await asyncio.to_thread(work.all, None)
     prepare_folder(path)
     ownership = Ownership(path, clock)
     try:
         await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)
     except JournalLocked as error:
         raise JournalLocked(f"{error} Import while no server runs on it.") from error
-    stop = threading.Event()
-
-    def step(done: int, total: int) -> None:
-        on_step(done, total)
-        if stop.is_set():
-            raise _Stopped
-
-    work = asyncio.create_task(
-        asyncio.to_thread(_into, path, ownership, found, clock.now(), principal, skip_existing, dry_run, step)
-    )
+    task = asyncio.create_task(asyncio.to_thread(work.into, path, ownership, clock.now()))
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(task)
     except sqlite3.Error as error:
         raise unreadable(path, error) from error
     finally:
         # Cancelled: the thread comes to the end of its session before anybody else may have the journal.
-        stop.set()
-        await asyncio.wait([work])
+        work.stop.set()
+        await asyncio.wait([task])
         ownership.release()
 
 
-def _into(
-    path: Path,
-    ownership: Ownership,
-    found: Mapping[Path, str],
-    now: float,
-    principal: str,
-    skip_existing: bool,
-    dry_run: bool,
-    on_step: Callable[[int, int], None],
-) -> list[Imported]:
-    if not check_openable(path):
-        create(path)
-    ownership.hold_file()
-    tighten(path)
-    with closing(guard(path)) as reading:
-        check_current(path, reading)
-        connection = connect(path)
-    # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
-    with closing(connection):
-        if dry_run:
-            connection.execute("PRAGMA query_only = ON")
-        with closing(_Store(connection, now, write=not dry_run)) as store:
-            return _all(found, store, principal, skip_existing, on_step)
+class _Work(Struct):
+    """What is imported, and how: from folders, each as the session of that name. Runs on a thread."""
 
+    found: Mapping[Path, str]
+    principal: Principal
+    skip_existing: bool
+    dry_run: bool
+    on_step: Callable[[int, int], None]
+    stop: threading.Event = field(default_factory=threading.Event)
 
-def _all(
-    found: Mapping[Path, str],
-    store: "_Store | None",
-    principal: str,
-    skip_existing: bool,
-    on_step: Callable[[int, int], None],
-) -> list[Imported]:
-    results = []
-    for done, (folder, named) in enumerate(found.items()):
-        on_step(done, len(found))
-        results.append(_one(folder, named, store, principal, skip_existing))
-    on_step(len(found), len(found))
-    return results
+    def into(self, path: Path, ownership: Ownership, now: float) -> list[Imported]:
+        if not check_openable(path):
+            create(path)
+        ownership.hold_file()
+        tighten(path)
+        with closing(guard(path)) as reading:
+            check_current(path, reading)
+            connection = connect(path)
+        # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
+        with closing(connection), closing(_Store(connection, now)) as store:
+            if self.dry_run:
+                connection.execute("PRAGMA query_only = ON")
+            return self.all(store)
 
+    def all(self, store: "_Store | None") -> list[Imported]:
+        results: list[Imported] = []
+        for folder, named in self.found.items():
+            self._step(len(results))
+            results.append(self._one(folder, named, store))
+        self._step(len(results))
+        return results
 
-def _one(folder: Path, named: str, store: "_Store | None", principal: str, skip_existing: bool) -> Imported:
-    try:
-        key = SessionKey(Principal(principal), session_id(named))
-        if store is not None and store.has(key):
-            if skip_existing:
-                return Imported(session_id=named, result="skipped", reason="it is in the journal already")
-            raise Unusable("a session of this name is in the journal already")
-        conversation = read_session(folder)
-        if store is not None:
-            store.add(key, conversation)
-    except (Unusable, Invalid) as error:
-        return Imported(session_id=named, result="refused", reason=str(error))
-    count = sum(map(len, conversation.runs))
-    return Imported(session_id=named, result="imported", messages=count, mended=conversation.mended)
+    def _step(self, done: int) -> None:
+        self.on_step(done, len(self.found))
+        if self.stop.is_set():
+            raise _Stopped
+
+    def _one(self, folder: Path, named: str, store: "_Store | None") -> Imported:
+        try:
+            key = SessionKey(self.principal, session_id(named))
+            if store is not None and store.has(key):
+                if self.skip_existing:
+                    return Imported(session_id=named, result="skipped", reason="it is in the journal already")
+                raise Unusable("a session of this name is in the journal already")
+            conversation = read_session(folder)
+            if store is not None and not self.dry_run:
+                store.add(key, conversation)
+        except (Unusable, Invalid) as error:
+            return Imported(session_id=named, result="refused", reason=str(error))
+        count = sum(map(len, conversation.runs))
+        return Imported(session_id=named, result="imported", messages=count, mended=conversation.mended)
 
 
 class _Store:
     """The sessions of a journal that this process owns."""
 
-    def __init__(self, connection: sqlite3.Connection, now: float, *, write: bool) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
         self._connection = connection
         self._rows = SqliteRows(connection)
         self._now = now
-        self._write = write
         (least,) = connection.execute("SELECT min(run) FROM history").fetchone()
         self._run = min(least or 0, 0)
         """Rows of history name the run that they are of; what was imported has none, and a number below 0."""
@@ -384,8 +371,6 @@ class _Store:
 
     def add(self, key: SessionKey, conversation: Conversation) -> None:
         """Keep a session in one transaction."""
-        if not self._write:
-            return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._rows.write(self._changes(key, conversation))

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
 from strandline.journal.changes import SessionRef
-from strandline.journal.driver import connect_reader
+from strandline.journal.driver import code_of, connect_reader
 from strandline.journal.forgetting import COUNTED
 from strandline.journal.ownership import existing, lock_seen
 from strandline.journal.reader import (
@@ -36,7 +36,7 @@ from strandline.journal.rules import spans
 from strandline.journal.seal import damaged_record
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
-from strandline.model import Inline, Message, Run, RunStatus, SessionKey
+from strandline.model import ANONYMOUS, Inline, Message, Run, RunStatus, SessionKey
 
 T = TypeVar("T")
 
@@ -88,8 +88,8 @@ def _look(path: Path, connection: sqlite3.Connection, on_step: OnStep) -> Findin
         check_current(path, connection)
         _Check(path, connection, findings, on_step).everything()
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY) or code in _NO_SHARED_MEMORY:
+        no_memory = getattr(error, "sqlite_errorcode", 0) in _NO_SHARED_MEMORY
+        if no_memory or code_of(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
             raise JournalError(
                 f"The journal {path} cannot be opened: {error}. Look at the rights of its folder, and at the room on"
                 " its disk."
@@ -134,21 +134,23 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-class _Session:
+class _Session(Struct):
     """One session while its history is gone through."""
 
-    __slots__ = ("discarded", "last", "length", "name", "nth", "open", "ref", "row")
+    ref: SessionRef
+    last: int | None
+    row: int | None = None
+    nth: int = 0
+    length: int = 0
+    discarded: bool = False
+    open: list[Message] = []
+    """What the next row is read after: a question and the message whose round is open, if its last one is."""
 
-    def __init__(self, ref: SessionRef, last: int | None) -> None:
-        self.ref = ref
-        self.name = _name(ref.key)
-        self.last = last
-        self.row: int | None = None
-        self.nth = 0
-        self.length = 0
-        self.discarded = False
-        self.open: list[Message] = []
-        """What the next row is read after: a question and the message whose round is open, if its last one is."""
+    @property
+    def name(self) -> str:
+        """As what people know it."""
+        principal, session_id = self.ref.key
+        return session_id if principal == ANONYMOUS else f"{session_id} of {principal}"
 
 
 class _Check:
@@ -157,6 +159,7 @@ class _Check:
         self._connection = connection
         self._findings = findings
         self._on_step = on_step
+        self._fault = findings.add
         self._sessions: dict[int, _Session] = {}
         self._told: dict[int, int] = {}
         """The session in whose history a run has a row, by the run's sequence."""
@@ -181,7 +184,7 @@ class _Check:
                 if not is_owned and os.path.exists(f"{self._path}-wal"):
                     check_wal_frames(self._path)
         except JournalDamaged as error:
-            self._findings.add(str(error))
+            self._fault(str(error))
         self._on_step("pages", 1, 1)
 
     def _rows(self, what: str, statement: str, table: str) -> Iterator[tuple[Any, ...]]:
@@ -198,7 +201,7 @@ class _Check:
         ):
             session = self._sessions[no] = _Session(session_ref(no, SessionKey(principal, session_id)), last)
             if paused not in (0, 1) or (paused and closed_since is None):
-                self._findings.add(f"session {session.name} is paused, and nobody knows since when")
+                self._fault(f"session {session.name} is paused, and nobody knows since when")
         self._findings.sessions = len(self._sessions)
 
     def _history(self) -> None:
@@ -245,21 +248,21 @@ class _Check:
         statuses: Counter[str] = Counter()
         (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if epoch is None:
-            self._findings.add("it is not known how often the journal was opened, so old claims cannot be told")
+            self._fault("it is not known how often the journal was opened, so old claims cannot be told")
         for in_session, *columns in self._rows("runs", f"SELECT session, {RUN_COLUMNS} FROM runs ORDER BY seq", "runs"):
             row = RunRow(*columns)
             session = self._sessions.get(in_session)
             if session is None:
-                self._findings.add(f"run {row.run_id} belongs to no session")
+                self._fault(f"run {row.run_id} belongs to no session")
                 continue
             try:
                 run = stored_run(Run, row, session.ref)
             except JournalUnavailable:
-                self._findings.add(f"run {row.run_id} is damaged")
+                self._fault(f"run {row.run_id} is damaged")
                 continue
             statuses[run.status.value] += 1
             for fault in self._faults_of(run, row, in_session, epoch):
-                self._findings.add(f"run {run.run_id} {fault}")
+                self._fault(f"run {run.run_id} {fault}")
             self._findings.held += row.fence is not None and run.status in ENDED
         self._findings.runs = {status.value: statuses[status.value] for status in RunStatus}
 
@@ -284,7 +287,7 @@ class _Check:
                     raise damaged_record(run_id)
                 fingerprint(session.ref.crc, seq, run_id, key, stored)
             except JournalUnavailable:
-                self._findings.add(f"the idempotency key of run {run_id} is damaged")
+                self._fault(f"the idempotency key of run {run_id} is damaged")
 
     def _questions(self) -> None:
         asked = set()
@@ -292,65 +295,59 @@ class _Check:
             asked.add(no)
             session = self._sessions.get(no)
             if session is None:
-                self._findings.add(f"a question belongs to no session (number {no})")
+                self._fault(f"a question belongs to no session (number {no})")
                 continue
             try:
                 question_of(self._connection, session.ref, run, until)
             except JournalUnavailable:
-                self._findings.add(f"the question of session {session.name} is damaged")
+                self._fault(f"the question of session {session.name} is damaged")
             if not session.open:
-                self._findings.add(f"session {session.name} waits for input, and its last round is closed")
+                self._fault(f"session {session.name} waits for input, and its last round is closed")
         for no, session in self._sessions.items():
             if session.open and no not in asked:
-                self._findings.add(f"the last round of session {session.name} is open, and it waits for no input")
+                self._fault(f"the last round of session {session.name} is open, and it waits for no input")
 
     def _staged(self) -> None:
         for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
-                self._findings.add(f"something is staged of a run with sequence {run}, which does not wait or execute")
+                self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
             try:
                 for _ in each_fact(self._connection, run):
                     pass
             except JournalUnavailable:
-                self._findings.add(f"what is staged of the run with sequence {run} is damaged")
+                self._fault(f"what is staged of the run with sequence {run} is damaged")
 
     def _agents(self) -> None:
         for (no,) in self._rows("windows", "SELECT session FROM agents", "agents"):
             session = self._sessions.get(no)
             if session is None:
-                self._findings.add(f"a window belongs to no session (number {no})")
+                self._fault(f"a window belongs to no session (number {no})")
                 continue
             where = f"the window of session {session.name}"
             try:
                 record = load(self._connection, session.ref.key)
             except JournalUnavailable:
-                self._findings.add(f"{where} or its state is damaged")
+                self._fault(f"{where} or its state is damaged")
                 continue
             for part in record.window:
                 if not isinstance(part, Inline) and not 0 <= part.start <= (
                     part.start if part.end is None else part.end
                 ):
-                    self._findings.add(f"{where} has a range that runs backwards")
+                    self._fault(f"{where} has a range that runs backwards")
                 elif not isinstance(part, Inline) and max(part.start, part.end or 0) > record.length:
-                    self._findings.add(f"{where} reaches beyond its history")
+                    self._fault(f"{where} reaches beyond its history")
             if list(spans(record.window, record.length)):
                 messages = record.messages[: len(record.messages) - bool(session.open)]
                 for fault in pairing_faults(messages):
-                    self._findings.add(f"{where}: {fault}")
+                    self._fault(f"{where}: {fault}")
 
     def _stored(self) -> None:
         counted = dict(self._connection.execute(COUNTED))
         told = dict(self._connection.execute("SELECT principal, bytes FROM stored"))
         for principal in sorted(counted.keys() | told.keys()):
             if (what := told.get(principal)) != counted.get(principal, 0):
-                self._findings.add(
-                    f"what is kept for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}"
-                )
+                self._fault(f"what is kept for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}")
 
 
 def _asks(message: Message) -> bool:
     return message["role"] == "assistant" and any("toolUse" in block for block in message["content"])
-
-
-def _name(key: SessionKey) -> str:
-    return key.session_id if key.principal == "anonymous" else f"{key.session_id} of {key.principal}"
