@@ -36,6 +36,7 @@ from strandline.journal.reader import (
     RUN_COLUMNS,
     RunRow,
     find_session,
+    position_of,
     question_of,
     session_ref,
     sound_run,
@@ -250,7 +251,7 @@ def runs_of(connection: sqlite3.Connection, query: RunsOfQuery) -> RunsPage:
         if is_wanted:
             key = SessionKey(query.principal, SessionId(session_id))
             row = None if listed.is_full else _run(connection, seq)
-            if row is None or not listed.adds(row, session_ref(no, key), _position(connection, no, row)):
+            if row is None or not listed.adds(row, session_ref(no, key), position_of(connection, no, row)):
                 return listed.page(str(shown))
         shown = seq
     return listed.page(str(shown) if found is _LATEST and len(rows) == _LOOKED_AT else None)
@@ -258,11 +259,6 @@ def runs_of(connection: sqlite3.Connection, query: RunsOfQuery) -> RunsPage:
 
 def _run(connection: sqlite3.Connection, seq: int) -> RunRow:
     return RunRow(*connection.execute(_RUN, (seq,)).fetchone())
-
-
-def _position(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
-    """Return where a run waits, None if it does not."""
-    return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
 def _ended(

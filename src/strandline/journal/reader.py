@@ -415,13 +415,17 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
     no, principal, session_id, *columns = row
     stored = RunRow(*columns)
     found = sound_run(Run, stored, session_ref(no, SessionKey(principal, session_id)))
-    position = waiting_before(connection, no, stored.rank) + 1 if found.status is RunStatus.QUEUED else None
-    return replace(found, position=position)
+    return replace(found, position=position_of(connection, no, stored))
 
 
 def session_ref(no: int, key: SessionKey) -> SessionRef:
     """Return a session by number and key."""
     return SessionRef(no, key, key_crc(key))
+
+
+def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:
+    """Return where a run waits, 1 for the next to start; None if it does not wait."""
+    return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
 def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) -> int:

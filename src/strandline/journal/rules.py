@@ -55,11 +55,14 @@ def is_last(attempt: int, max_attempts: int) -> bool:
 
 def sequence_of(cursor: str | None) -> int | None:
     """Return the sequence before which a page of a principal's runs begins, None for the first. Raises `Invalid`."""
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 16):
+    return None if cursor is None else _numbers([cursor], 1)[0]
+
+
+def _numbers(written: list[str], count: int | None) -> tuple[int, ...]:
+    """Return the numbers of a cursor, which are so many. Raises `Invalid`."""
+    if len(written) != count or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in written):
         raise Invalid("cursor must be one that a page of this list has named as its next")
-    return int(cursor)
+    return tuple(map(int, written))
 
 
 def check_end(start: RunStatus, end: RunStatus) -> None:
@@ -137,10 +140,8 @@ def place_of(cursor: str | None) -> tuple[str, Any]:
     if cursor is None:
         return "w", ()
     kind, numbers = cursor[:1], cursor[1:].split(".") if cursor[1:] else []
-    wanted = {"w": 3, "r": 0, "h": 1}.get(kind)
-    if wanted != len(numbers) or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in numbers):
-        raise Invalid("cursor must be one that a page of this list has named as its next")
-    return kind, tuple(map(int, numbers)) if kind != "h" else int(numbers[0])
+    found = _numbers(numbers, {"w": 3, "r": 0, "h": 1}.get(kind))
+    return kind, found[0] if kind == "h" else found
 
 
 class Room:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -36,7 +36,7 @@ from strandline.journal.rules import spans
 from strandline.journal.seal import damaged_record
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
 from strandline.lifecycle import ENDED
-from strandline.model import ANONYMOUS, Inline, Message, Run, RunStatus, SessionKey
+from strandline.model import ANONYMOUS, AgentRecord, Inline, Message, Run, RunStatus, SessionKey
 
 T = TypeVar("T")
 
@@ -195,6 +195,14 @@ class _Check:
             yield row
         self._on_step(what, total, total)
 
+    @contextmanager
+    def _unless_damaged(self, what: str) -> Iterator[None]:
+        """Note it if what is read here is damaged."""
+        try:
+            yield
+        except JournalUnavailable:
+            self._fault(f"{what} is damaged")
+
     def _read_sessions(self) -> None:
         for no, principal, session_id, last, paused, closed_since in self._rows(
             "sessions", "SELECT no, principal, session_id, last, paused, closed_since FROM sessions", "sessions"
@@ -205,7 +213,6 @@ class _Check:
         self._findings.sessions = len(self._sessions)
 
     def _history(self) -> None:
-        findings = self._findings
         for no, in_session, nth, first, count, previous, run, discarded, stored in self._rows(
             "history",
             "SELECT no, session, nth, first, count, previous, run, discarded, messages FROM history ORDER BY no",
@@ -213,36 +220,33 @@ class _Check:
         ):
             session = self._sessions.get(in_session)
             if session is None:
-                findings.add(f"row {no} of history belongs to no session")
+                self._fault(f"row {no} of history belongs to no session")
                 continue
             where = f"the history of session {session.name} from message {first} on"
             if (nth, first, previous) != (session.nth + 1, session.length, session.row):
-                findings.add(f"{where} does not join what is before it")
+                self._fault(f"{where} does not join what is before it")
             session.row, session.nth, session.length = no, nth, first + count
             if run in self._told and run >= 0:
-                findings.add(f"{where}: the run with sequence {run} is in history twice")
+                self._fault(f"{where}: the run with sequence {run} is in history twice")
             self._told[run] = in_session
-            findings.messages += count
+            self._findings.messages += count
             if discarded and count:
-                findings.discarded_messages += count
+                self._findings.discarded_messages += count
                 session.discarded = True
             if stored is None and count == 0:
                 continue
-            try:
+            with self._unless_damaged(where):
                 messages = messages_in(in_full, stored, session.ref, first, count, discarded=bool(discarded))
-            except JournalUnavailable:
-                findings.add(f"{where} is damaged")
-                continue
-            faults = history_faults(session.open + messages)
-            if not discarded:
-                session.open = [*_ASKED, messages[-1]] if _asks(messages[-1]) else []
-                faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
-            for fault in faults:
-                findings.add(f"{where}: {fault}")
+                faults = history_faults(session.open + messages)
+                if not discarded:
+                    session.open = [*_ASKED, messages[-1]] if _asks(messages[-1]) else []
+                    faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
+                for fault in faults:
+                    self._fault(f"{where}: {fault}")
         for session in self._sessions.values():
-            findings.discarded_in_sessions += session.discarded
+            self._findings.discarded_in_sessions += session.discarded
             if session.row != session.last:
-                findings.add(f"session {session.name} does not end where its history ends")
+                self._fault(f"session {session.name} does not end where its history ends")
 
     def _runs(self) -> None:
         statuses: Counter[str] = Counter()
@@ -255,15 +259,12 @@ class _Check:
             if session is None:
                 self._fault(f"run {row.run_id} belongs to no session")
                 continue
-            try:
+            with self._unless_damaged(f"run {row.run_id}"):
                 run = stored_run(Run, row, session.ref)
-            except JournalUnavailable:
-                self._fault(f"run {row.run_id} is damaged")
-                continue
-            statuses[run.status.value] += 1
-            for fault in self._faults_of(run, row, in_session, epoch):
-                self._fault(f"run {run.run_id} {fault}")
-            self._findings.held += row.fence is not None and run.status in ENDED
+                statuses[run.status.value] += 1
+                for fault in self._faults_of(run, row, in_session, epoch):
+                    self._fault(f"run {run.run_id} {fault}")
+                self._findings.held += row.fence is not None and run.status in ENDED
         self._findings.runs = {status.value: statuses[status.value] for status in RunStatus}
 
     def _faults_of(self, run: Run, row: RunRow, in_session: int, epoch: int | None) -> Iterator[str]:
@@ -282,12 +283,10 @@ class _Check:
             "SELECT run_id, session, seq, key, fingerprint FROM runs WHERE key IS NOT NULL OR fingerprint IS NOT NULL"
         ):
             session = self._sessions.get(no)
-            try:
+            with self._unless_damaged(f"the idempotency key of run {run_id}"):
                 if key is None or session is None:
                     raise damaged_record(run_id)
                 fingerprint(session.ref.crc, seq, run_id, key, stored)
-            except JournalUnavailable:
-                self._fault(f"the idempotency key of run {run_id} is damaged")
 
     def _questions(self) -> None:
         asked = set()
@@ -297,10 +296,8 @@ class _Check:
             if session is None:
                 self._fault(f"a question belongs to no session (number {no})")
                 continue
-            try:
+            with self._unless_damaged(f"the question of session {session.name}"):
                 question_of(self._connection, session.ref, run, until)
-            except JournalUnavailable:
-                self._fault(f"the question of session {session.name} is damaged")
             if not session.open:
                 self._fault(f"session {session.name} waits for input, and its last round is closed")
         for no, session in self._sessions.items():
@@ -311,11 +308,8 @@ class _Check:
         for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
                 self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
-            try:
-                for _ in each_fact(self._connection, run):
-                    pass
-            except JournalUnavailable:
-                self._fault(f"what is staged of the run with sequence {run} is damaged")
+            with self._unless_damaged(f"what is staged of the run with sequence {run}"):
+                list(each_fact(self._connection, run))
 
     def _agents(self) -> None:
         for (no,) in self._rows("windows", "SELECT session FROM agents", "agents"):
@@ -324,22 +318,10 @@ class _Check:
                 self._fault(f"a window belongs to no session (number {no})")
                 continue
             where = f"the window of session {session.name}"
-            try:
+            with self._unless_damaged(f"{where} or its state"):
                 record = load(self._connection, session.ref.key)
-            except JournalUnavailable:
-                self._fault(f"{where} or its state is damaged")
-                continue
-            for part in record.window:
-                if not isinstance(part, Inline) and not 0 <= part.start <= (
-                    part.start if part.end is None else part.end
-                ):
-                    self._fault(f"{where} has a range that runs backwards")
-                elif not isinstance(part, Inline) and max(part.start, part.end or 0) > record.length:
-                    self._fault(f"{where} reaches beyond its history")
-            if list(spans(record.window, record.length)):
-                messages = record.messages[: len(record.messages) - bool(session.open)]
-                for fault in pairing_faults(messages):
-                    self._fault(f"{where}: {fault}")
+                for fault in _faults_of_window(record, is_open=bool(session.open)):
+                    self._fault(f"{where}{fault}")
 
     def _stored(self) -> None:
         counted = dict(self._connection.execute(COUNTED))
@@ -347,6 +329,19 @@ class _Check:
         for principal in sorted(counted.keys() | told.keys()):
             if (what := told.get(principal)) != counted.get(principal, 0):
                 self._fault(f"what is kept for {principal} counts as {what} bytes, and is {counted.get(principal, 0)}")
+
+
+def _faults_of_window(record: AgentRecord, *, is_open: bool) -> Iterator[str]:
+    for part in record.window:
+        if isinstance(part, Inline):
+            continue
+        if not 0 <= part.start <= (part.start if part.end is None else part.end):
+            yield " has a range that runs backwards"
+        elif max(part.start, part.end or 0) > record.length:
+            yield " reaches beyond its history"
+    if list(spans(record.window, record.length)):
+        for fault in pairing_faults(record.messages[: len(record.messages) - is_open]):
+            yield f": {fault}"
 
 
 def _asks(message: Message) -> bool:
