@@ -24,6 +24,7 @@ from strandline.config import FIELDS, Resolved, resolve
 from strandline.engine.service import Service
 from strandline.errors import JournalLocked, NotStarted, SettingsError, SetupError
 from strandline.http import wire
+from strandline.http.app.errors import response_to
 from strandline.life import Life, told_early
 from strandline.settings import AppSettings, ServiceSettings, Settings
 
@@ -233,7 +234,7 @@ class AgentApp:
         elif self._http is not None:
             await self._http(wire.whole(scope), receive, send)
         elif scope["type"] == "http":
-            await wire.error_response(self._missing())(scope, receive, send)
+            await response_to(self._missing(), wire.whole(scope))(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
 

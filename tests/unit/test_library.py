@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import httpx
 import pytest
 import uvloop
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 from strands import Agent
 
@@ -184,6 +185,36 @@ def test_a_test_client_is_told_of_an_app_that_cannot_start() -> None:
 def test_the_service_of_an_app_that_was_not_started_says_so() -> None:
     with pytest.raises(NotStarted, match="lifespan"):
         _ = strandline.asgi(make_agent).service
+
+
+@pytest.mark.parametrize(
+    ("path", "code_of"),
+    [
+        ("/v1/chat/completions", lambda said: said["error"]["code"]),
+        ("/invocations", lambda said: said["error"]),
+        ("/chat", lambda said: said["code"]),
+    ],
+)
+def test_an_app_that_was_not_started_or_has_ended_says_so_in_the_form_of_each_route(
+    path: str, code_of: Callable[[Any], str]
+) -> None:
+    agent = strandline.asgi(make_agent, journal="memory:")
+
+    async def told() -> str:
+        around = FastAPI()
+        around.mount("/below", agent)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(around), base_url="http://test") as client:
+            response = await client.post(f"/below{path}", json={})
+        assert response.status_code == 503
+        return code_of(response.json())
+
+    async def main() -> None:
+        assert await told() == "not_started"
+        async with agent.lifespan():
+            pass
+        assert await told() == "not_started"
+
+    asyncio.run(main())
 
 
 def test_the_scope_of_the_app_around_it_is_left_as_it_is() -> None:
