@@ -87,6 +87,18 @@ def test_each_has_its_own_time_from_its_own_beginning_and_one_timer_serves_all()
     run_virtual(life)
 
 
+def test_a_server_that_stops_waits_for_no_request_longer_than_it_would_have() -> None:
+    async def life(clock: VirtualClock) -> None:
+        limiter = ConnectionLimiter(most=100, patience_s=1)
+        limiter.stop(LATE, 5)
+        began = asyncio.get_running_loop().time()
+        late = Seen(limiter)
+        await asyncio.sleep(10)
+        assert late.told == [pytest.approx(began + 1, abs=0.1)]
+
+    run_virtual(life)
+
+
 def test_of_too_many_the_one_goes_that_has_owed_for_longest_and_none_that_is_owed() -> None:
     async def life(clock: VirtualClock) -> None:
         limiter = ConnectionLimiter(most=3, patience_s=10)
