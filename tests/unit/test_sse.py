@@ -175,6 +175,32 @@ def test_who_has_much_to_catch_up_with_leaves_the_loop_to_others() -> None:
     asyncio.run(play())
 
 
+def test_who_is_told_of_an_agent_that_never_pauses_leaves_the_loop_to_others() -> None:
+    async def play() -> None:
+        run, left = run_with(1), list[bool]()
+
+        class Fed(Wire):
+            """A client to which there is more to say whenever it was told something."""
+
+            async def send(self, message: Any) -> None:
+                await super().send(message)
+                if len(self.sent) < 100:
+                    run.inbox.append((1.0, TextDelta("more")))
+
+        wire = Fed()
+        sending = asyncio.create_task(response(run, left)(SCOPE, wire.receive, wire.send))
+        turns = 0
+        while len(wire.sent) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+            assert turns < 1000
+        assert turns >= 99
+        run.finish(ENDED, 2.0)
+        await sending
+
+    asyncio.run(play())
+
+
 def test_head_is_answered_with_headers_alone_at_once() -> None:
     async def play() -> None:
         run, left, wire = run_with(3), list[bool](), Wire()

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +20,9 @@ from strandline.engine.events import (
     RunStarted,
     StreamGap,
     TextDelta,
+    ToolStarted,
 )
-from strandline.engine.streams import LARGE, Later, RunStream, Subscription
+from strandline.engine.streams import LARGE, EventRecorder, Later, RunStream, Subscription
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import AT_ONCE, PACE_S, Bounds, size_of
 from strandline.engine.streams.replay import ENTRY_BYTES, ReplayBuffer
@@ -270,6 +271,51 @@ def test_thick_text_is_told_in_portions_and_the_first_piece_and_all_else_at_once
     began = loop.time()
     loop.run_until_complete(play())
     assert heard == [(0.0, [1]), (PACE_S, [2, 3, 4]), (1.25 * PACE_S, [5])]
+
+
+def test_thick_text_takes_no_way_over_of_its_own_and_is_never_later_than_a_pace(loop: VirtualLoop) -> None:
+    late: list[float] = []
+    ways = 0
+
+    def over(flush: Callable[[], object]) -> None:
+        nonlocal ways
+        ways += 1
+        loop.call_soon(flush)
+
+    async def listen(subscription: Subscription) -> None:
+        while events := await subscription.next():
+            late.extend(loop.time() - each.at for each in events if isinstance(each.event, TextDelta))
+
+    async def play() -> None:
+        run = stream()
+        recorder = EventRecorder(run, over, Elapsed(), cut=1000)
+        listening = asyncio.create_task(listen(run.subscribe()))
+        await asyncio.sleep(0)
+        for _ in range(100):
+            recorder.record(TextDelta("x"))
+            await asyncio.sleep(PACE_S / 5)
+        assert ways < 5
+        await asyncio.sleep(3 * PACE_S)
+        before = ways
+        recorder.record(TextDelta("after a pause"))
+        await asyncio.sleep(PACE_S / 10)
+        recorder.record(ToolStarted("t", "look", {}))
+        await asyncio.sleep(PACE_S / 10)
+        assert ways == before + 2
+        run.finish(ENDED, loop.time())
+        await listening
+
+    class Elapsed(VirtualClock):
+        def __init__(self) -> None:
+            super().__init__(loop)
+
+        def now(self) -> float:
+            return loop.time()
+
+    loop.run_until_complete(play())
+    assert len(late) == 101
+    assert max(late) <= PACE_S + 1e-6
+    assert late[0] == late[-1] == 0.0
 
 
 def test_one_timer_serves_many_waits(loop: VirtualLoop) -> None:

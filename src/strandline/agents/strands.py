@@ -210,7 +210,7 @@ class StrandsAgent:
 
     async def _result(self, attempt: Attempt) -> AgentResult:
         """Run the agent and report what it does; return what it returns."""
-        reports = self._reports
+        reports, is_to_end = self._reports, attempt.signal.is_set
         reports.begin(attempt)
         result: AgentResult | None = None
         stream = self._agent.stream_async(
@@ -221,21 +221,23 @@ class StrandsAgent:
         try:
             async with aclosing(cast(Any, stream)) as events:
                 async for event in events:
-                    if attempt.signal.is_set():
+                    if is_to_end():
                         self._agent.cancel()  # at once: Strands looks at the signal of others every 50 ms only
                     if "data" in event:
                         attempt.add_text(event["data"])
                         continue
                     attempt.touch()
-                    if "result" in event:
-                        result = event["result"]
-                    elif (delta := event.get("reasoningText")) is not None:
-                        attempt.add_reasoning(delta)
-                    elif raw := event.get("event"):
+                    if raw := event.get("event"):
+                        if "contentBlockDelta" in raw:
+                            continue  # what is in it comes next, as an event of its own
                         if "redactContent" in raw:
                             reports.redacted()
                         if "metadata" in raw:
                             attempt.add_usage(whole_numbers(raw["metadata"].get("usage") or {}))
+                    elif "result" in event:
+                        result = event["result"]
+                    elif (delta := event.get("reasoningText")) is not None:
+                        attempt.add_reasoning(delta)
         except BaseException as error:
             await reports.tell_returned()
             if isinstance(error, EventLoopException):

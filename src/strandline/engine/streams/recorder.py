@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from strandline.clock import Clock
 from strandline.engine.events import Event
+from strandline.engine.streams.log import TEXT
 from strandline.engine.streams.run_stream import MANY, RunStream
 
 
@@ -27,10 +28,13 @@ class EventRecorder:
         self._on_its_way = False
 
     def record(self, event: Event) -> None:
-        """Record an event, as of now."""
-        self._inbox.append((self._clock.now(), event))
+        """Record an event, as of now. Text waits for the stream to take it in, if that is about to do so by itself."""
+        inbox, stream = self._inbox, self._stream
+        inbox.append((self._clock.now(), event))
         # In this order: a client that subscribes after the look takes what is there, and finds this.
-        if not self._on_its_way and (self._stream.is_followed or len(self._inbox) >= MANY):
+        if self._on_its_way:
+            return
+        if (stream.is_followed and not (stream.is_paced and isinstance(event, TEXT))) or len(inbox) >= MANY:
             self._on_its_way = True
             self._post(self._flush)
 

@@ -16,14 +16,13 @@ from strandline.encoding import decoder, encode
 from strandline.engine.events import (
     Event,
     Numbered,
-    ReasoningDelta,
     RunFinished,
     RunPosition,
     RunQueued,
     TextDelta,
 )
 from strandline.engine.streams.changes import ChangeFeed
-from strandline.engine.streams.log import DEFAULT_BOUNDS, Bounds, EventLog
+from strandline.engine.streams.log import DEFAULT_BOUNDS, TEXT, Bounds, EventLog
 from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import plain
 from strandline.model import Message, OnDisconnect, Outcome, RunId, SessionKey
@@ -110,7 +109,7 @@ class RunStream(EventLog):
         only_text, changes = True, self._changes or None
         for at, event in self._taken():
             self.add(at, event)
-            if isinstance(event, TextDelta | ReasoningDelta):
+            if isinstance(event, TEXT):
                 continue
             only_text = False
             if changes is not None:

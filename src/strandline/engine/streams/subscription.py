@@ -35,6 +35,11 @@ class Subscription:
         """Whether all has been read, the end too."""
         return self._log.closed and self._log.last <= self._after
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is more to read at once."""
+        return self._after < self._log.last
+
     async def next(self, wait_s: float | None = None) -> list[Numbered]:
         """Wait for events, at most `wait_s` seconds, and return those that there are by now; none once it is over."""
         loop = asyncio.get_running_loop()
@@ -54,7 +59,8 @@ class Subscription:
 
     def ready(self) -> list[Numbered]:
         """Return the events that are there by now, up to some number; they count as read."""
-        log, events = self._log, list[Numbered]()
+        log = self._log
+        events: list[Numbered] = []
         log.flush()
         while not events and self._after < log.newest and (found := log.since(self._after)):
             self._after = _last_of(found[-1])

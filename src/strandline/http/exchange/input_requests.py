@@ -1,6 +1,6 @@
 """How a session's input requests are answered: told to those whose runs wait until they are."""
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from starlette.types import Scope
@@ -8,6 +8,8 @@ from starlette.types import Scope
 from strandline.engine.events import Event, RunPosition, RunQueued
 from strandline.http import wire
 from strandline.model import InputRequest, SessionId
+
+_OF_WAITING: Final = (RunQueued, RunPosition)
 
 
 class HowToAnswer(Struct, frozen=True):
@@ -20,7 +22,7 @@ class HowToAnswer(Struct, frozen=True):
 
 def open_requests(event: Event) -> list[InputRequest]:
     """Return what has to be answered before the run of an event can start."""
-    return event.input_requests if isinstance(event, RunQueued | RunPosition) else []
+    return event.input_requests if isinstance(event, _OF_WAITING) else []
 
 
 def how_to_answer(scope: Scope, session: SessionId, requests: list[InputRequest]) -> HowToAnswer:

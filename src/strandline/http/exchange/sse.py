@@ -6,7 +6,7 @@ reads slowly is slowed by its own connection.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from starlette.requests import Request
@@ -79,10 +79,11 @@ class EventResponse(Response):
                 before, wait_s = b"", ALIVE_S
             while not events.is_over:
                 if told := await events.next(wait_s):
-                    for portion in _portions(map(self._frame, told)):
-                        await send(_part(before + portion))
+                    for portion in _portions(b"".join([before, *map(self._frame, told)])):
+                        await send(_part(portion))
                         before = b""
-                    await asyncio.sleep(0)  # who has much to catch up with leaves the loop to others in between
+                    if events.is_behind:
+                        await asyncio.sleep(0)  # who has much to catch up with leaves the loop to others in between
                 elif not events.is_over:
                     await send(_part(_ALIVE))
                 wait_s = ALIVE_S
@@ -106,10 +107,13 @@ class RunEvents:
 
     def of(self, told: Numbered) -> bytes:
         """Return an event. One that says how to answer is made anew: clients may reach this app by several paths."""
-        run_id = self._stream.run_id
         if open_requests(told.event):
-            return framed(told, run_id, _answer(self._scope, self._stream.key.session_id, told.event))
-        return self._stream.made(told, lambda told: framed(as_last(told), run_id))
+            stream = self._stream
+            return framed(told, stream.run_id, _answer(self._scope, stream.key.session_id, told.event))
+        return self._stream.made(told, self._framed)
+
+    def _framed(self, told: Numbered) -> bytes:
+        return framed(as_last(told), self._stream.run_id)
 
     def closing(self) -> bytes:
         """Return nothing: the end is an event."""
@@ -126,15 +130,14 @@ def framed_change(told: Numbered, scope: Scope) -> bytes:
 def framed(told: Numbered, run_id: RunId | None, answer: HowToAnswer | None = None) -> bytes:
     """Return an event as it looks on the wire; `answer` is how to answer what its run waits for."""
     event = told.event
-    data = encode(event)
     about = b"" if run_id is None else b',"run_id":"%b"' % run_id.encode()
     if told.session_id is not None:
         about += b',"session_id":"%b"' % told.session_id.encode()
     if answer is not None:
         about += b',"answer":' + encode(answer)
     number = b"" if told.number is None else b"id: %d\n" % told.number
-    at = encode(wire.timestamp(told.at))
-    return b'%bevent: %b\ndata: %b%b,"at":%b}\n\n' % (number, type_of(event).encode(), data[:-1], about, at)
+    line = (number, type_of(event).encode(), encode(event)[:-1], about, encode(wire.timestamp(told.at)))
+    return b'%bevent: %b\ndata: %b%b,"at":%b}\n\n' % line
 
 
 def wants_events(request: Request) -> bool:
@@ -171,22 +174,10 @@ def _event_id(request: Request) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else None
 
 
-def _portions(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes, many frames at once if they are small, a large one in pieces."""
-    gathered: list[bytes] = []
-    size = 0
-    for frame in frames:
-        if gathered and size + len(frame) > AT_ONCE_BYTES:
-            yield b"".join(gathered)
-            gathered, size = [], 0
-        if len(frame) > AT_ONCE_BYTES:
-            for start in range(0, len(frame), AT_ONCE_BYTES):
-                yield frame[start : start + AT_ONCE_BYTES]
-        else:
-            gathered.append(frame)
-            size += len(frame)
-    if size:
-        yield b"".join(gathered)
+def _portions(body: bytes) -> Iterator[bytes]:
+    """Yield the same bytes in pieces of `AT_ONCE_BYTES` at most; nothing of nothing."""
+    for start in range(0, len(body), AT_ONCE_BYTES):
+        yield body[start : start + AT_ONCE_BYTES]
 
 
 def _weight(text: str) -> float:
