@@ -6,7 +6,7 @@ agree in a hostile order, in `tests/properties/test_session_table.py`.
 
 import sqlite3
 from contextlib import closing
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -181,7 +181,7 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
 def test_every_row_has_a_writer_in_each_store() -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         for store in (MemoryStore(), SqliteRows(connection)):
-            assert set(store._writers) == set(get_args(Change))
+            assert set(store._writers) == set(Change.__subclasses__())
 
 
 # -- nothing is half done -------------------------------------------------------------------------------

@@ -46,13 +46,17 @@ class Completion(Struct, frozen=True, gc=False):
     answer_within_s: float = 0.0
 
 
-class AddSession(Struct, frozen=True, gc=False):
+class Change(Struct, frozen=True, gc=False):
+    """A row to write, or to delete."""
+
+
+class AddSession(Change, frozen=True, gc=False):
     """A new session."""
 
     session: SessionRef
 
 
-class ChangeSession(Struct, frozen=True, gc=False):
+class ChangeSession(Change, frozen=True, gc=False):
     """Whether and since when a session is closed, and since when it rests."""
 
     no: int
@@ -61,7 +65,7 @@ class ChangeSession(Struct, frozen=True, gc=False):
     rests_since: float | None
 
 
-class DropSession(Struct, frozen=True, gc=False):
+class DropSession(Change, frozen=True, gc=False):
     """A session that is forgotten, with all its runs and history: `rows` rows, the newest one is `last`."""
 
     session: SessionRef
@@ -69,7 +73,7 @@ class DropSession(Struct, frozen=True, gc=False):
     rows: int
 
 
-class AddRun(Struct, frozen=True, gc=False):
+class AddRun(Change, frozen=True, gc=False):
     """A new run. With a `fence` it is claimed at once, its first attempt started at `started_at`."""
 
     session: SessionRef
@@ -82,7 +86,7 @@ class AddRun(Struct, frozen=True, gc=False):
     started_at: float | None
 
 
-class ChangeRun(Struct, frozen=True, gc=False):
+class ChangeRun(Change, frozen=True, gc=False):
     """The columns of a run that change before it has ended, whole. It has a `fence` if it executes.
 
     `was` is the fence that it has in storage, None if it waits there.
@@ -102,7 +106,7 @@ class ChangeRun(Struct, frozen=True, gc=False):
     discard: bool
 
 
-class EndRun(Struct, frozen=True, gc=False):
+class EndRun(Change, frozen=True, gc=False):
     """The end of a run. It stays claimed with `fence` if it is held. `was` as in `ChangeRun`."""
 
     session: SessionRef
@@ -117,14 +121,14 @@ class EndRun(Struct, frozen=True, gc=False):
     discarded: bool
 
 
-class EndHold(Struct, frozen=True, gc=False):
+class EndHold(Change, frozen=True, gc=False):
     """The end of the claim of a run that has ended."""
 
     seq: int
     fence: int
 
 
-class AddHistory(Struct, frozen=True, gc=False):
+class AddHistory(Change, frozen=True, gc=False):
     """A row of history, with `length` messages from index `first` on. `run` is a sequence, -1 for none.
 
     It is the last one of its session, which rests since then.
@@ -142,7 +146,7 @@ class AddHistory(Struct, frozen=True, gc=False):
     rests_since: float
 
 
-class KeepAgent(Struct, frozen=True, gc=False):
+class KeepAgent(Change, frozen=True, gc=False):
     """What an agent is rebuilt from, as far as it changed."""
 
     session: SessionRef
@@ -150,7 +154,7 @@ class KeepAgent(Struct, frozen=True, gc=False):
     state: bytes | None
 
 
-class AddCheckpoint(Struct, frozen=True, gc=False):
+class AddCheckpoint(Change, frozen=True, gc=False):
     """The `nth` checkpoint of an executing run, from 0."""
 
     seq: int
@@ -158,19 +162,19 @@ class AddCheckpoint(Struct, frozen=True, gc=False):
     fact: bytes
 
 
-class DropCheckpoints(Struct, frozen=True, gc=False):
+class DropCheckpoints(Change, frozen=True, gc=False):
     """The checkpoints of a run that has ended."""
 
     seq: int
 
 
-class ForgetKey(Struct, frozen=True, gc=False):
+class ForgetKey(Change, frozen=True, gc=False):
     """The idempotency key of a run whose time is over."""
 
     seq: int
 
 
-class AddQuestion(Struct, frozen=True, gc=False):
+class AddQuestion(Change, frozen=True, gc=False):
     """The question of the run with sequence `run`, for whose answer its session waits until then."""
 
     session: SessionRef
@@ -179,46 +183,26 @@ class AddQuestion(Struct, frozen=True, gc=False):
     question: bytes
 
 
-class AnswerQuestion(Struct, frozen=True, gc=False):
+class AnswerQuestion(Change, frozen=True, gc=False):
     """A question is answered by the run with sequence `answer`."""
 
     no: int
     answer: int
 
 
-class DropQuestion(Struct, frozen=True, gc=False):
+class DropQuestion(Change, frozen=True, gc=False):
     """The round of a session's question is closed."""
 
     no: int
 
 
-class CloseRequest(Struct, frozen=True, gc=False):
+class CloseRequest(Change, frozen=True, gc=False):
     """What became of an input request that the run with sequence `run` has made."""
 
     no: int
     id: str
     run: int
     closed: Closed
-
-
-Change = (
-    AddSession
-    | ChangeSession
-    | DropSession
-    | AddRun
-    | ChangeRun
-    | EndRun
-    | EndHold
-    | AddHistory
-    | KeepAgent
-    | AddCheckpoint
-    | DropCheckpoints
-    | ForgetKey
-    | AddQuestion
-    | AnswerQuestion
-    | DropQuestion
-    | CloseRequest
-)
 
 
 def encoded_body(new: NewRun) -> Body:
