@@ -27,7 +27,7 @@ from strandline.engine.events import (
 from strandline.engine.execution import LiveAttempt
 from strandline.engine.loops import Flag
 from strandline.engine.options import Options
-from strandline.engine.streams import EventRecorder, RunStream, Streams
+from strandline.engine.streams import EventRecorder, Later, RunStream, Streams
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import Bounds
 from strandline.history import fold
@@ -229,7 +229,7 @@ def test_what_is_recorded_while_events_are_taken_in_is_published_next() -> None:
 def test_the_events_of_an_ended_run_take_no_memory_after_their_retention() -> None:
     clock = StillClock()
     kept = streams(clock)
-    kept.new(RunId("r"), key())
+    kept.accepted(RunId("r"), key())
     kept.ended(RunId("r"), key(), Outcome(status=RunStatus.SUCCEEDED), None)
     kept.evict()
     assert kept.found(ANONYMOUS, RunId("r")) is not None
@@ -295,9 +295,19 @@ def test_only_a_run_that_has_never_begun_starts(attempt: int, lane: int, told: s
     assert [type_of(each.event) for each in stream.subscribe().ready()] == [told]
 
 
+def test_a_run_that_is_accepted_when_all_streams_were_ended_goes_on_later() -> None:
+    async def main(clock: VirtualClock) -> None:
+        kept = streams()
+        kept.stop()
+        end = await asyncio.wait_for(kept.accepted(RunId("r"), key()).outcome(), 1.0)
+        assert (end, len(kept)) == (Later.LATER, 0)
+
+    play(main)
+
+
 def test_numbers_go_on_rising_however_often_a_claim_is_lost_in_one_process() -> None:
     kept = streams()
-    kept.new(RunId("r"), key())
+    kept.accepted(RunId("r"), key())
     last = 0
     for attempt in range(1, 4):
         kept.started(claim_of(attempt), fold([]))

@@ -117,7 +117,7 @@ class Service:
             journal,
             Drafts(target, options, clock, new_run_id),
             self._readiness,
-            Refusals(self._queues, estimates, options),
+            Refusals(self._readiness, self._queues, estimates, options),
             self._claims,
             self._streams,
             reading,

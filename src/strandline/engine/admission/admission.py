@@ -16,19 +16,10 @@ from strandline.engine.execution import Claims
 from strandline.engine.maintenance import Readiness
 from strandline.engine.options import Options
 from strandline.engine.reading import Reading
-from strandline.engine.requests import Drafts, Request, reused, unanswerable
+from strandline.engine.requests import Drafts, Request
 from strandline.engine.streams import Streams
 from strandline.errors import Draining, HoldsFull, NoWorker
-from strandline.journal.port import (
-    AcceptAnswer,
-    Accepted,
-    Attached,
-    Bounds,
-    Journal,
-    Refused,
-    Reused,
-    Unanswerable,
-)
+from strandline.journal.port import AcceptAnswer, Accepted, Attached, Bounds, Journal, Reused
 from strandline.model import Carrier, IfBusy, Lane, NewRun, OnDisconnect, OnQuestion, RunId, SessionKey
 
 NO_ROOM = Bounds(0, 0)
@@ -71,42 +62,28 @@ class Admission:
         new = self._drafts.draft(request, trace)
         answer: Ticket | AcceptAnswer
         try:
-            self._readiness.admit_run()
-            self._refusals.admit_principal(new.key.principal)
+            self._refusals.admit(new)
         except (Draining, NoWorker, HoldsFull):
             known = await self._known_by_key(new)
             if not isinstance(known, Attached | Reused):
                 raise
             answer = known
         else:
-            self._refusals.admit(new)
             on_disconnect = request.on_disconnect or self._on_disconnect
             answer = await to_the_end(self._accept(new, on_disconnect), self._under_way)
-        match answer:
-            case Attached(run_id=run_id):
-                return await self._attach(new.key, run_id)
-            case Refused():
-                raise self._refusals.error(new.key, answer)
-            case Reused():
-                raise reused(request)
-            case Unanswerable():
-                raise unanswerable(new.key, answer)
-            case _:
-                assert isinstance(answer, Ticket)
-                return answer
+        if isinstance(answer, Ticket):
+            return answer
+        if isinstance(answer, Attached):
+            return await self._attach(new.key, answer.run_id)
+        assert not isinstance(answer, Accepted)
+        raise self._refusals.error(new, answer)
 
     async def _accept(self, new: NewRun, on_disconnect: OnDisconnect) -> Ticket | AcceptAnswer:
         """Return the ticket of a run that the journal has accepted, or what it has answered instead."""
-        stream = self._streams.new(new.run_id, new.key)
-        try:
-            accepted = await self._claims.accept(new, self._bounds)
-        except BaseException:
-            self._streams.drop(new.run_id)
-            raise
+        accepted = await self._claims.accept(new, self._bounds)
         if not isinstance(accepted, Accepted):
-            self._streams.drop(new.run_id)
             return accepted
-        self._streams.accepted(new.run_id, on_disconnect)  # before its claim comes
+        stream = self._streams.accepted(new.run_id, new.key, on_disconnect)  # before its claim comes
         at, stopped = EXECUTES, accepted.stopped
         if stopped is not None:
             self._claims.stopped(new.key, stopped, discard=new.if_busy is IfBusy.ROLLBACK)

@@ -1,12 +1,18 @@
-"""Why a request is refused for now: the error that its caller gets, and what is refused without asking the journal."""
+"""Why a request is refused: the error that its caller gets, and what is refused without asking the journal."""
 
 from typing import Final
 
+from strandline.engine.maintenance import Readiness
 from strandline.engine.options import Options
 from strandline.engine.queues import Estimates, SessionQueues
 from strandline.errors import (
+    AlreadyAnswered,
     DiskLow,
+    Dismissed,
     HoldsFull,
+    Invalid,
+    KeyReused,
+    NotFound,
     PrincipalFull,
     QueueFull,
     ServerFull,
@@ -15,8 +21,8 @@ from strandline.errors import (
     StrandlineError,
     Unavailable,
 )
-from strandline.journal.port import Refused
-from strandline.model import IfBusy, Lane, NewRun, Principal, SessionKey
+from strandline.journal.port import Refused, Reused, Unanswerable
+from strandline.model import IfBusy, Lane, NewRun, SessionId, SessionKey
 
 STORAGE_FULL_S: Final = 60.0
 """When to come again at the earliest to what is full until somebody deletes: what is past its retention is forgotten
@@ -26,13 +32,20 @@ once a minute."""
 class Refusals:
     """Belongs to the serving loop."""
 
-    def __init__(self, queues: SessionQueues, estimates: Estimates, options: Options) -> None:
+    def __init__(self, readiness: Readiness, queues: SessionQueues, estimates: Estimates, options: Options) -> None:
+        self._readiness = readiness
         self._queues = queues
         self._estimates = estimates
         self._options = options
 
-    def admit_principal(self, principal: Principal) -> None:
-        """Let a principal's request for a run in. Raises `HoldsFull`."""
+    def admit(self, new: NewRun) -> None:
+        """Let a run be asked of the journal. Raises `Draining`, `NotReady`, `NoWorker`, `HoldsFull`.
+
+        Raises `QueueFull` if its full queue has refused one like it and has not changed since; runs with a key or a
+        policy are always asked for.
+        """
+        self._readiness.admit_run()
+        principal = new.key.principal
         if self._queues.is_full(principal):
             raise HoldsFull(
                 f"{self._queues.leftovers(principal)} runs of {principal} have ended and still work (setting"
@@ -40,20 +53,23 @@ class Refusals:
                 retry_after_s=self._options.retry_after_s,
             )
 
-    def admit(self, new: NewRun) -> None:
-        """Let a run be asked of the journal, unless its full queue has refused one like it and has not changed since.
-
-        Raises `QueueFull`. Runs with a key or a policy are always asked for.
-        """
         plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
         if plain and (refused := self._queues.refusal(new)) is not None:
             raise self._full(new.key, refused)
 
-    def error(self, key: SessionKey, refused: Refused) -> StrandlineError:
-        """Return the error for a run that the journal has refused."""
-        if refused.reason == "session_busy":
-            return SessionBusy(f"session {key.session_id} has runs that execute or wait, and this one is not to wait")
-        return self._full(key, refused)
+    def error(self, new: NewRun, answer: Refused | Reused | Unanswerable) -> StrandlineError:
+        """Return the error for a run that the journal has not accepted."""
+        session_id = new.key.session_id
+        match answer:
+            case Refused("session_busy"):
+                return SessionBusy(f"session {session_id} has runs that execute or wait, and this one is not to wait")
+            case Refused():
+                return self._full(new.key, answer)
+            case Reused():
+                key = "" if new.keyed is None else new.keyed.key
+                return KeyReused(f"the idempotency key {key} was used for another request in this session")
+            case Unanswerable():
+                return _unanswerable(answer, session_id)
 
     def _full(self, key: SessionKey, refused: Refused) -> Unavailable:
         if refused.reason == "storage_full":
@@ -90,3 +106,16 @@ class Refusals:
             position=refused.position,
             estimated_wait_s=estimate,
         )
+
+
+def _unanswerable(cannot: Unanswerable, session_id: SessionId) -> StrandlineError:
+    requests = ", ".join(cannot.requests)
+    match cannot.reason:
+        case "answered":
+            return AlreadyAnswered(f"input request {requests} of session {session_id} was answered before")
+        case "dismissed":
+            return Dismissed(f"input request {requests} of session {session_id} was dismissed: it is too late")
+        case "incomplete":
+            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
+        case "unknown":
+            return NotFound(f"there is no input request {requests} in session {session_id}")

@@ -7,7 +7,7 @@ is known of who else waits.
 
 from strandline.engine.requests.content import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN, check_content
 from strandline.engine.requests.drafts import Drafts
-from strandline.engine.requests.request import Request, check_key, in_range, reused, unanswerable
+from strandline.engine.requests.request import Request, check_key, in_range
 
 __all__ = [
     "FORMATS",
@@ -20,6 +20,4 @@ __all__ = [
     "check_content",
     "check_key",
     "in_range",
-    "reused",
-    "unanswerable",
 ]

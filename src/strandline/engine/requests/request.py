@@ -4,8 +4,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from strandline.errors import AlreadyAnswered, Dismissed, Invalid, KeyReused, NotFound, StrandlineError
-from strandline.journal.port import Unanswerable
+from strandline.errors import Invalid
 from strandline.model import (
     HIGHEST_PRIORITY,
     INTERRUPTS,
@@ -50,11 +49,6 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
 
 
-def reused(request: Request) -> KeyReused:
-    """Return the error for a key that stands for another request."""
-    return KeyReused(f"the idempotency key {request.idempotency_key} was used for another request in this session")
-
-
 def check_key(key: object) -> None:
     """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
     if not isinstance(key, SessionKey):
@@ -79,20 +73,6 @@ def check_policies(request: Request) -> None:
         raise Invalid(
             f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
         )
-
-
-def unanswerable(key: SessionKey, cannot: Unanswerable) -> StrandlineError:
-    """Return the error for an answer that the journal did not take."""
-    requests = ", ".join(cannot.requests)
-    match cannot.reason:
-        case "answered":
-            return AlreadyAnswered(f"input request {requests} of session {key.session_id} was answered before")
-        case "dismissed":
-            return Dismissed(f"input request {requests} of session {key.session_id} was dismissed: it is too late")
-        case "incomplete":
-            return Invalid(f"all input requests that are open must be answered together; missing: {requests}")
-        case "unknown":
-            return NotFound(f"there is no input request {requests} in session {key.session_id}")
 
 
 def within(name: str, asked_s: float | None, most_s: float) -> float:

@@ -74,6 +74,7 @@ class Streams:
         """The last numbers of runs that have left: it is rare, unless the server stops."""
         self._epoch = 0
         self._draining = False
+        self._stopped = False
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -106,19 +107,12 @@ class Streams:
 
     def stop(self) -> None:
         """End all streams: the runs go on after a restart, or never will."""
+        self._stopped = True
         for run_id in list(self._streams):
             self.later(run_id)
         self._changes.stop()
 
     # -- reading -----------------------------------------------------------------------------------
-
-    def new(self, run_id: RunId, key: SessionKey) -> RunStream:
-        """Return the stream of a run that is about to be accepted."""
-        return self._begin(run_id, key, 1)
-
-    def drop(self, run_id: RunId) -> None:
-        """Forget the stream of a run that was not accepted."""
-        self._streams.pop(run_id, None)
 
     def get(self, run_id: RunId) -> RunStream | None:
         """Return the stream of a run, if it has one."""
@@ -170,11 +164,19 @@ class Streams:
 
     # -- publishing --------------------------------------------------------------------------------
 
-    def accepted(self, run_id: RunId, on_disconnect: OnDisconnect) -> None:
-        """Publish that a run was accepted; `on_disconnect` is what becomes of it if its clients are lost."""
+    def accepted(
+        self, run_id: RunId, key: SessionKey, on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    ) -> RunStream:
+        """Return the stream of a run that was accepted; its claim is to come.
+
+        `on_disconnect` is what becomes of it if its clients are lost.
+        """
         self._observer.accepted()
-        if (stream := self._streams.get(run_id)) is not None:
-            stream.on_disconnect = on_disconnect
+        stream = self._begin(run_id, key, 1)
+        stream.on_disconnect = on_disconnect
+        if self._stopped:  # the journal has taken its time
+            self.later(run_id)
+        return stream
 
     def queued(self, run_id: RunId, at: RunPosition) -> None:
         """Publish that a run waits, unless that is known, or over."""
