@@ -93,17 +93,17 @@ def test_refusals_are_few_lines_however_many_there_are_and_all_are_counted(caplo
         scope = {"type": "http", "method": "GET", "path": "/x\n2026 ERROR \x1b[2J\u202e" + "y" * 1000, "client": None}
         error = wire.Unauthorized("this key is not known", shown=True, reason="unknown_key")
         for _ in range(10_000):
-            denials.unauthorized(scope, error)
+            denials.note(scope, error)
         assert len(lines(caplog)) == BURST
         await asyncio.sleep(EVERY_S + 0.1)
-        denials.unauthorized(scope, error)
-        denials.unauthorized(scope, error)
+        denials.note(scope, error)
+        denials.note(scope, error)
         assert len(lines(caplog)) == BURST + 1
         assert f"{10_000 - BURST} more were refused" in lines(caplog)[-1]
         assert "from an unknown address" in lines(caplog)[-1]
         await asyncio.sleep(1_000_000)
         for _ in range(100):
-            denials.unauthorized(scope, error)
+            denials.note(scope, error)
         assert len(lines(caplog)) == 2 * BURST + 1
         assert "1 more were refused" in lines(caplog)[BURST + 1]
         assert tally.denials["unknown_key"] == 10_102

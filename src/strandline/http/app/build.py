@@ -20,7 +20,7 @@ from strandline.http.dialects.openai.dialect import OpenAI
 from strandline.http.dialects.runs import SessionRuns
 from strandline.http.exchange.exchange import Exchange
 from strandline.http.exchange.session_naming import SessionNaming
-from strandline.http.middleware.access import AccessMiddleware, Headers
+from strandline.http.middleware.access import AccessMiddleware, Headers, StartWait
 from strandline.http.middleware.access_log import Denials
 from strandline.http.middleware.auth import Access
 from strandline.http.middleware.guard import Guard
@@ -110,14 +110,11 @@ def build_app(
         ],
         redirect_slashes=False,
     )
-    denials = Denials(SystemClock(), on_denied)
     app: ASGIApp = AccessMiddleware(
-        router,
-        service,
+        StartWait(router, service, settings.start_wait_s),
         guard,
         access,
-        denials,
-        start_wait_s=settings.start_wait_s,
+        Denials(SystemClock(), on_denied),
         on_arrival=on_arrival,
         respond=response_to,
     )

@@ -1,4 +1,4 @@
-"""What every request passes: is it one of ours, who asks, and does the server take requests yet."""
+"""What every request passes: is it one of ours, who asks, and then, does the server take requests yet."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -21,29 +21,22 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class AccessMiddleware:
-    """Turns away foreign requests and those without a key, and makes others wait for a server that starts.
-
-    Those have been let in, and nothing of their bodies is read. `respond` says what errors look like.
-    """
+    """Turns away foreign requests and those without a key. `respond` says what errors look like."""
 
     def __init__(
         self,
         app: ASGIApp,
-        service: Service,
         guard: Guard,
         access: Access,
         denials: Denials,
         *,
-        start_wait_s: float,
         on_arrival: Callable[[Headers], object],
         respond: Callable[[Exception, Scope], Response],
     ) -> None:
         self._app = app
-        self._service = service
         self._guard = guard
         self._access = access
         self._denials = denials
-        self._start_wait_s = start_wait_s
         self._on_arrival = on_arrival
         self._respond = respond
 
@@ -61,29 +54,28 @@ class AccessMiddleware:
             self._on_arrival(scope["headers"])
             if scope["path"].endswith("\n"):  # (for the router it is the path without, which has rules of its own)
                 raise HTTPException(wire.NOT_FOUND)
-            app = self._once_ready if self._service.starting else self._app
             if let_in is None:
-                await app(scope, receive, send)
+                await self._app(scope, receive, send)
             else:
-                await let_in.answer(app, scope, receive, send)
+                await let_in.answer(self._app, scope, receive, send)
         except (HTTPException, wire.Foreign, wire.Unauthorized, wire.OperatorsOnly, NotReady) as error:
-            self._note(scope, error)
+            self._denials.note(scope, error)
             await self._respond(error, scope)(scope, receive, send)
 
-    async def _once_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request once the server is ready. Raises `NotReady` if it takes too long, or too many wait."""
-        if wire.inner_path(scope) not in NEVER_WAIT:
-            await self._service.until_ready(self._start_wait_s)
-        await self._app(scope, receive, send)
 
-    def _note(self, scope: Scope, error: Exception) -> None:
-        match error:
-            case wire.Foreign():
-                self._denials.foreign(scope, str(error))
-            case wire.Unauthorized():
-                self._denials.unauthorized(scope, error)
-            case wire.OperatorsOnly():
-                self._denials.operators_only(scope, error)
+class StartWait:
+    """Makes requests wait for a server that starts: they have been let in, and nothing of their bodies is read."""
+
+    def __init__(self, app: ASGIApp, service: Service, wait_s: float) -> None:
+        self._app = app
+        self._service = service
+        self._wait_s = wait_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request once the server is ready. Raises `NotReady` if it takes too long, or too many wait."""
+        if self._service.starting and scope["type"] == "http" and wire.inner_path(scope) not in NEVER_WAIT:
+            await self._service.until_ready(self._wait_s)
+        await self._app(scope, receive, send)
 
 
 class Marked:

@@ -33,18 +33,19 @@ class Denials:
         self._at = clock.monotonic()
         self._untold = 0
 
-    def foreign(self, scope: Scope, why: str) -> None:
-        """Note a request of a foreign page, or under a foreign name."""
-        self._denied(scope, FOREIGN, why)
+    def note(self, scope: Scope, error: Exception) -> None:
+        """Note a request that is answered by an error, if that says that it was not let in.
 
-    def unauthorized(self, scope: Scope, error: wire.Unauthorized) -> None:
-        """Note a request without a key that counts."""
-        shown = f"key {error.key_id}" if error.key_id else "a key of no form that is known" if error.shown else "no key"
-        self._denied(scope, error.reason, f"{error} ({shown})")
-
-    def operators_only(self, scope: Scope, error: wire.OperatorsOnly) -> None:
-        """Note a request for what only operators see."""
-        self._denied(scope, error.code, f"{error} (key {error.key_id})")
+        It is of a foreign page or under a foreign name, without a key that counts, or for what only operators see.
+        """
+        match error:
+            case wire.Foreign():
+                self._denied(scope, FOREIGN, str(error))
+            case wire.Unauthorized(key_id=key_id):
+                shown = f"key {key_id}" if key_id else "a key of no form that is known" if error.shown else "no key"
+                self._denied(scope, error.reason, f"{error} ({shown})")
+            case wire.OperatorsOnly():
+                self._denied(scope, error.code, f"{error} (key {error.key_id})")
 
     def _denied(self, scope: Scope, reason: str, why: str) -> None:
         self._on_denied(reason)
