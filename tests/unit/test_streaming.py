@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from engine_support import Played, asked, key, play_round, send, serving, settled, untold
+from engine_support import Played, asked, key, play_round, send, serving, settled, tool_result, tool_round, untold
 from strandline.agents.port import Attempt
 from strandline.engine.events import (
     Event,
@@ -259,6 +259,32 @@ def test_a_run_taken_up_by_the_next_process_tells_what_is_kept_with_numbers_that
             (before, *_) = await numbered(service, waiting.run_id)
             assert type_of(before.event) in ("run.queued", "run.started")
             assert (before.number or 0) > 1 << 32
+
+    play(main)
+
+
+def test_a_run_that_is_taken_up_behind_its_tools_tells_their_results_too() -> None:
+    """What is kept and what comes after it are all that the run leaves."""
+
+    async def behaviour(attempt: Attempt) -> str:
+        if attempt.context.attempt == 1:
+            attempt.add(tool_round("tool", "t"))
+            await attempt.begin_round()
+            await attempt.end_tool("t", tool_result("t"))
+            await asyncio.sleep(1000.0)
+        return "end"
+
+    async def main(clock: VirtualClock) -> None:
+        journal = MemoryJournal(clock)
+        async with serving(clock, Played(behaviour), journal) as service:
+            ticket = await send(service, "hi")
+            await asyncio.sleep(5.0)
+        async with serving(clock, Played(behaviour), journal) as service:
+            restarted, *after = await told(service, ticket.run_id)
+            assert isinstance(restarted, RunRestarted)
+            said = restarted.messages + [each.message for each in after if isinstance(each, MessageAdded)]
+            assert said == await service.history(key(), include_tool_messages=True)
+            assert len(said) == 4
 
     play(main)
 

@@ -201,7 +201,7 @@ class Streams:
         """Publish that a run executes, and return what records its events; `progress` is kept of earlier attempts."""
         run, stream = claim.run, self._of_claim(claim)
         if claim.goes_on:
-            kept = [truncate_message(message, self._cut)[0] for message in progress.messages]
+            kept = [truncate_message(message, self._cut)[0] for message in progress.to_go_on()]
             stream.begin(self._clock.now(), RunRestarted(run.attempt, kept))
         else:
             created_at = run.created_at
