@@ -9,7 +9,6 @@ file are one journal; a file with two names of its own (hard links), or mounted 
 
 import asyncio
 import fcntl
-import json
 import logging
 import os
 import shlex
@@ -18,10 +17,13 @@ import stat
 import struct
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+from msgspec import Struct
 
 from strandline import private
 from strandline.clock import Clock
@@ -137,25 +139,20 @@ def check_only_name(path: Path, mountinfo: Path = MOUNTINFO) -> None:
         )
 
 
-def check_nothing_lost(path: Path) -> None:
-    """Raise `JournalDamaged` if there is no journal at `path`, but a log of one that has what was kept last."""
-    for log in (f"{path}-wal", f"{path}-journal"):
-        if _size(log):
-            raise JournalDamaged(
-                f"{path} is not there, or empty, and {log} has what was kept in it last. Both were left as they are."
-                f" Put {path.name} back beside it, or restore a backup; to begin anew without it, move {log} away."
-            )
-
-
 def check_openable(path: Path, mountinfo: Path = MOUNTINFO) -> bool:
     """Return whether there is a journal at `path` to be opened; False: one may be made there.
 
-    Raises the errors of `check_only_name`, `check_file` and `check_nothing_lost`.
+    Raises the errors of `check_only_name` and `check_file`, and `JournalDamaged` if there is no journal, but a log of
+    one that has what was kept last.
     """
     check_only_name(path, mountinfo)
     if check_file(path):
         return True
-    check_nothing_lost(path)
+    for log in _logs(path):
+        raise JournalDamaged(
+            f"{path} is not there, or empty, and {log} has what was kept in it last. Both were left as they are."
+            f" Put {path.name} back beside it, or restore a backup; to begin anew without it, move {log} away."
+        )
     return False
 
 
@@ -189,7 +186,7 @@ def check_file(path: Path) -> bool:
         raise JournalForeign(f"{path} is a database of another program. It was left as it is. Name another file.")
     if version > SCHEMA_VERSION:
         raise newer(path, version)
-    if size < pages * (65536 if page_size == 1 else page_size) and not _has_log(path):
+    if size < pages * (65536 if page_size == 1 else page_size) and not any(_logs(path)):
         raise JournalDamaged(f"{path} is cut off. It was left as it is. Restore a backup, or name another file.")
     return True
 
@@ -210,16 +207,12 @@ def newer(path: Path, version: int) -> JournalNewer:
     )
 
 
-def _has_log(path: Path) -> bool:
-    """Tell whether SQLite will mend the file from beside it: what was not copied in yet, or a migration cut off."""
-    return any(_size(log) for log in (f"{path}-wal", f"{path}-journal"))
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+def _logs(path: Path) -> Iterator[str]:
+    """Yield the files from which SQLite would mend the one beside them: what was not copied in yet, or a migration."""
+    for log in (f"{path}-wal", f"{path}-journal"):
+        with suppress(OSError):
+            if os.stat(log).st_size:
+                yield log
 
 
 class Ownership:
@@ -242,15 +235,16 @@ class Ownership:
         when the time is up; nothing is held then, nor when the wait is cancelled. The lock on the journal's own file is
         taken if there is one; else `hold_file` does, once it is made.
         """
-        patience = _Patience(self._clock, wait_s, on_wait)
+        patience = _Patience(self._clock, wait_s, self._clock.monotonic() + wait_s, on_wait)
         try:
             while self._fd is None or not is_at(self._fd, self._path):
                 self.release()  # (it was deleted or replaced while another one had it)
                 self._fd = self._open_lock()
-                await self._until_locked(self._fd, patience, self._replace_lock)
+                if not await self._locks(self._fd, patience):
+                    self._replace_lock(self._fd)
             self._file_fd = self._open_file()
             if self._file_fd is not None:
-                await self._until_locked(self._file_fd, patience, _do_without)
+                await self._locks(self._file_fd, patience)  # (if another user has locked it, PATH.lock is ours)
             _sign(self._fd, owner, self._clock.now())
         except OSError as error:
             self.release()
@@ -301,12 +295,13 @@ class Ownership:
                 f"The journal {self._file} cannot be opened: {error.strerror}. Change its owner, or name another file."
             ) from error
 
-    async def _until_locked(self, fd: int, patience: "_Patience", past_strangers: Callable[[int], None]) -> None:
+    async def _locks(self, fd: int, patience: "_Patience") -> bool:
+        """Lock an open file; False if another user has, who opened it while it was readable for all."""
         while not try_lock(fd):
             if is_a_strangers(fd, self._owner()):
-                return past_strangers(fd)
+                return False
             await patience.wait(_holder(self._fd))
-        return None
+        return True
 
     def _owner(self) -> int:
         """Return whose the journal's file is; root's if there is none yet."""
@@ -316,7 +311,7 @@ class Ownership:
             return 0
 
     def _replace_lock(self, fd: int) -> None:
-        """Take a lock file away that another user had opened while it was readable for all; then a new one is made."""
+        """Take away a lock file that another user holds; then a new one is made."""
         if is_at(fd, self._path):
             _log.warning("another user's process holds %s, and cannot own the journal: a new one is made", self._path)
             self._path.unlink(missing_ok=True)
@@ -330,27 +325,22 @@ class Ownership:
                 os.close(fd)
 
 
-def _do_without(_: int) -> None:
-    """Leave the journal's own file to another user who locked it while it was readable for all: PATH.lock is ours."""
-
-
-class _Patience:
+class _Patience(Struct):
     """How long to wait for another owner, and who is told that, once."""
 
-    def __init__(self, clock: Clock, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
-        self._clock = clock
-        self._wait_s = wait_s
-        self._deadline = clock.monotonic() + wait_s
-        self._on_wait = on_wait
+    clock: Clock
+    wait_s: float
+    deadline: float
+    on_wait: Callable[[str], None] | None
 
     async def wait(self, holder: str) -> None:
         """Wait a moment. Raises `JournalLocked` when the time is up."""
-        if self._clock.monotonic() >= self._deadline:
+        if self.clock.monotonic() >= self.deadline:
             raise JournalLocked(
-                f"The journal is in use by {holder}, which did not give it up within {self._wait_s:g} s. "
+                f"The journal is in use by {holder}, which did not give it up within {self.wait_s:g} s. "
                 "Stop that one, or name another file."
             )
-        on_wait, self._on_wait = self._on_wait, None
+        on_wait, self.on_wait = self.on_wait, None
         if on_wait is not None:
             on_wait(f"waiting for the journal, which is in use by {holder}")
         await asyncio.sleep(POLL_S)
@@ -361,12 +351,13 @@ def _left_to_parent(held: Ownership | None) -> None:
         held.release()
 
 
-class Holder(NamedTuple):
-    """Who owns a journal; `since` is a time as people read it."""
+class Holder(Struct, frozen=True):
+    """Who owns a journal, as its lock file says it; `since` is a time as people read it."""
 
     pid: int
     host: str
     since: str
+    owner: str = ""
 
 
 def holder(path: Path) -> Holder | None:
@@ -409,16 +400,14 @@ def lock_of(path: Path) -> Path:
 
 def _sign(fd: int, owner: str, now: float) -> None:
     since = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
-    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since, "owner": owner})
     os.ftruncate(fd, 0)
-    os.pwrite(fd, text.encode() + b"\n", 0)
+    os.pwrite(fd, msgspec.json.encode(Holder(os.getpid(), socket.gethostname(), since, owner)) + b"\n", 0)
 
 
 def _signed(fd: int) -> Holder | None:
     try:
-        told = json.loads(os.pread(fd, 4096, 0))
-        return Holder(int(told["pid"]), str(told["host"]), str(told["since"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return msgspec.json.decode(os.pread(fd, 4096, 0), type=Holder)
+    except (OSError, ValueError):  # (of which msgspec's errors are)
         return None
 
 
