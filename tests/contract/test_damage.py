@@ -8,7 +8,7 @@ import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from strandline.journal import soundness
 from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.port import (
     Accepted,
+    CancelSession,
     Changed,
     Delete,
     HistoryQuery,
@@ -912,3 +913,56 @@ def test_a_question_that_is_damaged_cannot_be_answered_and_does_not_close_its_se
         await journal.close()
 
     asyncio.run(go())
+
+
+async def _asks(journal: SqliteJournal, claims: AsyncIterator[Claim]) -> None:
+    """Have a run of session s put a question whose time is over at once."""
+    use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+    asks = Outcome(status=RunStatus.NEEDS_INPUT, input_requests=[InputRequest("i", "sure")])
+    await journal.accept(new("s.0"), WIDE, take=True)
+    question = Question(requests=asks.input_requests, message=use, results={}, state={})
+    left = Settlement(outcome=asks, messages=[*said("go"), use], question=question)
+    await journal.settle((await anext(claims)).token, left, take=False)
+
+
+def test_a_question_that_is_lost_while_the_server_runs_does_not_close_its_session_for_good(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        await _asks(journal, claims)
+        await journal.accept(new("s.1"), WIDE, take=False)
+        spoil(path, "DELETE FROM questions")
+        assert await journal.take(key()) is Take.TAKEN
+        await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
+        messages = (await journal.read(HistoryQuery(key()))).messages
+        assert (len(messages), history_faults(messages)) == (6, [])
+        await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_change_that_fails_half_way_through_damage_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / FILE
+        journal = SqliteJournal(path, SystemClock())
+        await journal.open("test", max_attempts=3)
+        claims = journal.claims()
+        await _asks(journal, claims)
+        await journal.accept(new("s.1"), WIDE, take=False)
+        await journal.close()
+        spoil(path, "UPDATE questions SET question = x'01000000007b7d'")
+        spoil(path, "UPDATE history SET messages = x'01000000007b7d'")
+        await journal.open("test", max_attempts=3)
+        with pytest.raises(JournalUnavailable, match="damaged"):
+            await journal.change(CancelSession(key(), running=True))
+        assert await journal.accept(new("t.0", "t"), WIDE, take=False) == Accepted(1)
+        await journal.close()
+        await journal.open("test", max_attempts=3)
+        run = await journal.read(RunQuery(ANONYMOUS, RunId("s.1")))
+        assert run is not None
+        assert run.status is RunStatus.QUEUED
+        await journal.close()
+
+    asyncio.run(main())

@@ -453,6 +453,8 @@ def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting
 
 def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:
     """Return the question that a run has put, which waits until then. Raises `JournalUnavailable` if it is damaged."""
-    (stored,) = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
+    row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
     what = f"what session {session.key.session_id} waits to be answered"
-    return read_sealed(_question, stored, what, question_owner(session.crc, run, until), is_new=True)
+    if row is None:
+        raise damaged_record(what)
+    return read_sealed(_question, row[0], what, question_owner(session.crc, run, until), is_new=True)

@@ -257,7 +257,7 @@ class SqliteRows:
         self._update("UPDATE questions SET answer = ? WHERE session = ? AND answer IS NULL", (row.answer, row.no))
 
     def _drop_question(self, row: DropQuestion) -> None:
-        self._update("DELETE FROM questions WHERE session = ?", (row.no,))
+        self._execute("DELETE FROM questions WHERE session = ?", (row.no,))
 
     def _close_request(self, row: CloseRequest) -> None:
         self._execute(
