@@ -21,6 +21,7 @@ from strandline.access.source import Keys
 from strandline.agents.function import Session
 from strandline.errors import SetupError
 from strandline.http.app.openapi import OPERATIONS
+from strandline.http.dialects.agentcore.wire import SESSION
 from strandline.http.middleware.auth import Access, LetIn
 from strandline.library import AgentApp
 from strandline.settings import AppSettings
@@ -223,6 +224,7 @@ def test_a_foreign_page_or_host_is_refused_whatever_key_it_has(tmp_path: Path) -
                 )
                 readable = refused.headers["access-control-expose-headers"]
                 assert {"Location", "Retry-After", "Idempotency-Replayed"} <= set(readable.split(", "))
+                assert {"X-Should-Retry", SESSION} <= set(readable.split(", ")), "what clients in browsers act upon"
 
     run(main())
 

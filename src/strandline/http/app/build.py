@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -15,10 +16,13 @@ from strandline.engine.service import Service
 from strandline.http.app.errors import Endpoint, Handler, response_to
 from strandline.http.app.openapi import Described, OpenApi
 from strandline.http.dialects.agentcore.dialect import AgentCore
+from strandline.http.dialects.agentcore.wire import SESSION
 from strandline.http.dialects.chat import Chat
 from strandline.http.dialects.openai.dialect import OpenAI
+from strandline.http.dialects.openai.wire import SEND_NO_MORE
 from strandline.http.dialects.runs import SessionRuns
 from strandline.http.exchange.exchange import Exchange
+from strandline.http.exchange.idempotency import REPLAYED
 from strandline.http.exchange.session_naming import SessionNaming
 from strandline.http.middleware.access import AccessMiddleware, Headers, StartWait
 from strandline.http.middleware.access_log import Denials
@@ -30,6 +34,9 @@ from strandline.http.routes.metrics import Metrics, Scraped
 from strandline.http.routes.runs import Runs
 from strandline.http.routes.sessions import Sessions
 from strandline.settings import AppSettings
+
+READABLE: Final = ["Location", "Retry-After", "Preference-Applied", *REPLAYED, *SEND_NO_MORE, SESSION]
+"""Headers of answers that pages of other origins may read, as clients in browsers have to."""
 
 
 def build_app(
@@ -124,7 +131,7 @@ def build_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After", "Idempotency-Replayed", "Preference-Applied"],
+            expose_headers=READABLE,
         )
     return app
 
