@@ -14,15 +14,16 @@ from strandline.agents.port import Attempt
 from strandline.engine.events import Numbered, RunFinished, RunQueued, TextDelta
 from strandline.engine.service import Service
 from strandline.engine.streams import LAST, Later
-from strandline.errors import Invalid, JournalUnavailable
-from strandline.http.caller import CALLER, EVERYBODY
+from strandline.errors import Invalid, JournalUnavailable, NotFound
+from strandline.http.caller import CALLER, EVERYBODY, Caller
 from strandline.http.dialects.runs import SessionRuns
 from strandline.http.exchange.exchange import Accepted, Dialect, Exchange, Frames
 from strandline.http.exchange.run_request import UNTIL_IT_ENDS, Responses, RunOptions, RunRequest
 from strandline.http.exchange.run_request import Response as Answered
+from strandline.http.routes.runs import Runs
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Query, RunQuery
-from strandline.model import OnDisconnect, Outcome, RunStatus
+from strandline.model import OnDisconnect, Outcome, Principal, RunStatus
 from strandline.settings import AppSettings
 from strandline.testing.gate import Gate
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -134,6 +135,50 @@ def test_a_request_that_is_sent_again_under_its_key_is_one_run_in_every_dialect(
             assert first.body == second.body
             assert len(set(dialect.noted)) == 1
             assert len((await service.runs(key())).runs) == 1
+
+    run_virtual(main)
+
+
+class Slow(MemoryJournal):
+    """Takes a moment for each answer."""
+
+    async def read(self, query: Query[Any]) -> Any:
+        await asyncio.sleep(0.1)
+        return await super().read(query)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_asks_for_the_run_of_another_principal_is_no_client_of_it(leaves: bool) -> None:
+    """It neither keeps a run from its end whose own client was lost, nor ends one when it leaves."""
+    gate = Gate()
+
+    async def held(attempt: Attempt) -> str:
+        await gate.wait()
+        return asked(attempt)
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(held), Slow(clock)) as service:
+            exchange = Exchange(service)
+            client, dialect = Client("hi"), Plain(options=RunOptions(on_disconnect=OnDisconnect.CANCEL), wait_s=None)
+            if not leaves:
+                dialect.asks["wait_s"] = UNTIL_IT_ENDS
+            asking = asyncio.create_task(client.ask(exchange, dialect))
+            await gate.reached.wait()
+            client.left.set()
+            await asyncio.wait([asking])
+            assert isinstance(asking.exception(), ClientDisconnect) is not leaves
+
+            other = Client("", prefer="wait=60")
+            other.scope |= {"path_params": {"run_id": dialect.noted[0]}, CALLER: Caller(Principal("bob"))}
+            if leaves:
+                other.left.set()
+            with pytest.raises((NotFound, ClientDisconnect)):
+                await Runs(service, exchange, AppSettings()).read(Request(other.scope, other.receive))
+            await asyncio.sleep(10)
+            (view,) = (await service.runs(key())).runs
+            assert view.run.status is (RunStatus.RUNNING if leaves else RunStatus.CANCELLED)
+            gate.open()
+            await settled(service)
 
     run_virtual(main)
 

@@ -118,13 +118,14 @@ class Runs:
 
     async def read(self, request: Request) -> Response:
         """Return a run; with `Prefer: wait=N`, once it has ended or after N seconds, at most 300."""
-        run_id = RunId(request.path_params["run_id"])
+        principal, run_id = principal_of(request), RunId(request.path_params["run_id"])
         wait_s = preferred_wait_s(request)
+        view = await self._service.run(principal, run_id)  # (of another one's run nobody becomes a client)
         if wait_s is None:
-            view = await self._service.run(principal_of(request), run_id)
             return wire.answer(run_body(view))
-        waiting = asyncio.ensure_future(self._service.wait(principal_of(request), run_id, wait_s))
-        view = await self._exchange.while_connected(request, run_id, waiting)
+        if view.run.outcome is None:
+            waiting = asyncio.ensure_future(self._service.wait(principal, run_id, wait_s))
+            view = await self._exchange.while_connected(request, run_id, waiting)
         return wire.answer(run_body(view), headers={"Preference-Applied": f"wait={wait_s}"})
 
     async def all(self, request: Request) -> Response:
