@@ -14,7 +14,7 @@ from strandline.engine.reading.reasons import Reasons
 from strandline.engine.streams import truncate_arguments
 from strandline.errors import StrandlineError
 from strandline.journal.port import Journal, SessionQuery
-from strandline.model import InputRequest, RunSummary, SessionKey
+from strandline.model import InputRequest, RunSummary, SessionKey, SessionView
 
 _log = logging.getLogger("strandline.open_requests")
 
@@ -45,11 +45,14 @@ class Standings:
         return RunPosition(position, self._estimates.wait_s(key, position), why, requests)
 
     async def _open_requests(self, key: SessionKey) -> list[InputRequest]:
-        """Return the input requests that are open in a session; none if they cannot be read at this moment."""
-        try:
-            session = await self._journal.read(SessionQuery(key))
-        except StrandlineError as error:
-            _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
-            return []
+        session = await self.asking(key)
         requests = [] if session is None else session.input_requests
         return [replace(each, reason=truncate_arguments(each.reason, self._cut)[0]) for each in requests]
+
+    async def asking(self, key: SessionKey) -> SessionView | None:
+        """Return a session that has asked for input; None if it cannot be read at this moment."""
+        try:
+            return await self._journal.read(SessionQuery(key))
+        except StrandlineError as error:
+            _log.warning("it cannot be told what session %s waits to be answered: %s", key.session_id, error)
+            return None

@@ -31,6 +31,7 @@ from strandline.journal.port import (
 )
 from strandline.lifecycle import ENDED
 from strandline.model import (
+    Lane,
     Message,
     Outcome,
     Principal,
@@ -84,16 +85,9 @@ class Reading:
         self._readiness.asked()
         return self._journal
 
-    async def _asking(self, key: SessionKey) -> SessionView | None:
-        """Return a session that has asked for input, as far as it can be read."""
-        try:
-            return await self._journal.read(SessionQuery(key))
-        except StrandlineError:
-            return None  # the run is shown without it
-
     async def _views(self, runs: Sequence[RunSummary]) -> list[RunView]:
         asking = {run.key for run in runs if run.status is RunStatus.NEEDS_INPUT}
-        sessions = {key: await self._asking(key) for key in asking}
+        sessions = {key: await self.standings.asking(key) for key in asking}
         return [self._view(run, sessions.get(run.key)) for run in runs]
 
     def _view(self, run: RunSummary, session: SessionView | None) -> RunView:
@@ -129,7 +123,8 @@ class Reading:
             run = await self.kept(principal, run_id)  # it has ended since it was read, or ends in a later process only
         stream = self._streams.of_read(run)
         at = await self.standings.of_run(run)
-        self._streams.waits(run, at)
+        if at.position and run.lane != Lane.GIVEN_BACK:  # (one that was given back goes on, and does not begin to wait)
+            self._streams.queued(run_id, at)
         return run, at, stream
 
     async def runs(self, key: SessionKey, *, cursor: str | None = None, limit: int = 100) -> RunViews:

@@ -6,8 +6,8 @@ is known of who else waits.
 """
 
 from strandline.engine.requests.content import FORMATS, LOCATION, LONGEST_NAME, NEVER, TAKEN, check_content
-from strandline.engine.requests.drafts import Drafts
-from strandline.engine.requests.request import Request, check_key, in_range
+from strandline.engine.requests.drafts import Drafts, in_range
+from strandline.engine.requests.request import Request, check_key
 
 __all__ = [
     "FORMATS",

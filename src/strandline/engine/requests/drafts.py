@@ -1,4 +1,4 @@
-"""From what is asked for to the run that the journal is to accept: limits, defaults, lane and key. Values only."""
+"""From what is asked for to the run that the journal is to accept: checks, limits, lane and key. Values only."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -8,9 +8,21 @@ from strandline.clock import Clock
 from strandline.encoding import encode
 from strandline.engine.options import Options
 from strandline.engine.requests.content import check_content
-from strandline.engine.requests.request import Request, check_answers, check_policies, in_range, within
+from strandline.engine.requests.request import Request
 from strandline.errors import Invalid
-from strandline.model import INTERRUPTS, Carrier, IfBusy, Keyed, Lane, NewRun, OnQuestion, RunId, responses
+from strandline.model import (
+    HIGHEST_PRIORITY,
+    INTERRUPTS,
+    LOWEST_PRIORITY,
+    Carrier,
+    IfBusy,
+    Keyed,
+    Lane,
+    NewRun,
+    OnQuestion,
+    RunId,
+    responses,
+)
 
 DEEPEST: Final = 100
 """How deep metadata and content blocks may be nested, themselves counted: whatever copies or prints them on their way
@@ -32,14 +44,14 @@ class Drafts:
         """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
         if request.if_busy is IfBusy.ROLLBACK and self._options.external:
             raise Invalid("if_busy cannot be rollback: these agents keep their history themselves")
-        timeout_s = within("timeout", request.timeout_s, self._options.timeout_s)
-        queue_timeout_s = within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
+        timeout_s = _within("timeout", request.timeout_s, self._options.timeout_s)
+        queue_timeout_s = _within("queue_timeout", request.queue_timeout_s, self._options.queue_timeout_s)
         lane = Lane.FRONT if request.if_busy in INTERRUPTS else Lane.NORMAL
         if request.answers is not None:
             lane = Lane.ANSWER
-            check_answers(request)
+            _check_answers(request)
         else:
-            check_policies(request)
+            _check_policies(request)
             check_content(request.input, self._allowed_content)
         self._check_size(request)
         now = self._clock.now()
@@ -50,7 +62,7 @@ class Drafts:
             if_busy=request.if_busy,
             on_question=self._on_question(request),
             lane=lane,
-            priority=self._priority(request),
+            priority=in_range(self._options.priority if request.priority is None else request.priority),
             opaque=self._target.opaque,
             timeout_s=timeout_s,
             queue_deadline=now + queue_timeout_s,
@@ -81,9 +93,6 @@ class Drafts:
             return OnQuestion.WAIT
         return on_question
 
-    def _priority(self, request: Request) -> int:
-        return in_range(self._options.priority if request.priority is None else request.priority)
-
     def _keyed(self, request: Request, now: float) -> Keyed | None:
         if request.idempotency_key is None:
             return None
@@ -103,3 +112,39 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 def _inner(nest: dict[Any, object] | list[object] | tuple[object, ...]) -> Iterable[object]:
     return nest.values() if isinstance(nest, dict) else nest
+
+
+def _check_answers(request: Request) -> None:
+    """Raise `Invalid` if a request answers in a way that nobody can."""
+    if not request.answers:
+        raise Invalid("responses must answer at least one input request")
+    if any(given is None for given in request.answers.values()):
+        raise Invalid("a response must not be null: to the agent that is no answer")
+    if request.if_busy is not IfBusy.ENQUEUE:
+        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
+    if request.on_question is not None:
+        raise Invalid("on_question does not go with responses: they name what they answer")
+
+
+def _check_policies(request: Request) -> None:
+    """Raise `Invalid` if a request wants two things of which one excludes the other."""
+    if request.on_question is OnQuestion.ANSWER and request.if_busy in INTERRUPTS:
+        raise Invalid(
+            f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
+        )
+
+
+def _within(name: str, asked_s: float | None, most_s: float) -> float:
+    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
+    if asked_s is None:
+        return most_s
+    if not 0 < asked_s <= most_s:  # (also NaN)
+        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
+    return asked_s
+
+
+def in_range(priority: int) -> int:
+    """Return a priority. Raises `Invalid` unless it is one."""
+    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
+        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
+    return priority

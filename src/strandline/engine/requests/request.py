@@ -1,4 +1,4 @@
-"""A request for a run, and the checks of what may be asked for. Values only."""
+"""A request for a run. Values only."""
 
 from typing import Any
 
@@ -6,9 +6,6 @@ from msgspec import Struct, field
 
 from strandline.errors import Invalid
 from strandline.model import (
-    HIGHEST_PRIORITY,
-    INTERRUPTS,
-    LOWEST_PRIORITY,
     IfBusy,
     Input,
     OnDisconnect,
@@ -53,39 +50,3 @@ def check_key(key: object) -> None:
     """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
     if not isinstance(key, SessionKey):
         raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
-
-
-def check_answers(request: Request) -> None:
-    """Raise `Invalid` if a request answers in a way that nobody can."""
-    if not request.answers:
-        raise Invalid("responses must answer at least one input request")
-    if any(given is None for given in request.answers.values()):
-        raise Invalid("a response must not be null: to the agent that is no answer")
-    if request.if_busy is not IfBusy.ENQUEUE:
-        raise Invalid("if_busy does not go with responses: an answer goes before all others anyway")
-    if request.on_question is not None:
-        raise Invalid("on_question does not go with responses: they name what they answer")
-
-
-def check_policies(request: Request) -> None:
-    """Raise `Invalid` if a request wants two things of which one excludes the other."""
-    if request.on_question is OnQuestion.ANSWER and request.if_busy in INTERRUPTS:
-        raise Invalid(
-            f"on_question cannot be answer with if_busy {request.if_busy}: that dismisses the question. Leave one out"
-        )
-
-
-def within(name: str, asked_s: float | None, most_s: float) -> float:
-    """Return how many seconds a run gets. Raises `Invalid` unless it is more than 0 and at most what is allowed."""
-    if asked_s is None:
-        return most_s
-    if not 0 < asked_s <= most_s:  # (also NaN)
-        raise Invalid(f"{name} must be more than 0 and at most {most_s:g} seconds, which is what this server allows")
-    return asked_s
-
-
-def in_range(priority: int) -> int:
-    """Return a priority. Raises `Invalid` unless it is one."""
-    if not HIGHEST_PRIORITY <= priority <= LOWEST_PRIORITY:
-        raise Invalid(f"priority must be {HIGHEST_PRIORITY} to {LOWEST_PRIORITY}, {HIGHEST_PRIORITY} first")
-    return priority

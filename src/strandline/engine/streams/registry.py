@@ -30,7 +30,6 @@ from strandline.history import Progress
 from strandline.model import (
     Claim,
     ErrorCode,
-    Lane,
     OnDisconnect,
     Outcome,
     Principal,
@@ -78,9 +77,6 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._streams)
-
-    def __contains__(self, run_id: RunId) -> bool:
-        return run_id in self._streams
 
     @property
     def subscribers(self) -> int:
@@ -185,11 +181,6 @@ class Streams:
             stream.publish(self._clock.now(), stream.standing)
             if self._draining and self.is_waiting(run_id):
                 self.later(run_id)
-
-    def waits(self, run: RunSummary, at: RunPosition) -> None:
-        """Publish that a run waits, if that is so and not known. For one that was given back it is not: it goes on."""
-        if run.position and run.lane != Lane.GIVEN_BACK:
-            self.queued(run.run_id, at)
 
     def claimed(self, claim: Claim) -> None:
         """Note that a run is about to execute, for the first time or again."""
