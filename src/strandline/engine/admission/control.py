@@ -134,17 +134,15 @@ class Control:
 
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
-        self._readiness.asked()
         change = Move(principal, run_id, None if priority is None else in_range(priority))
+        key = (await self._reading.kept(principal, run_id)).key
         try:
             moved = await self._journal.change(change)
         finally:
-            self._queues.any_changed()  # also if nobody waits any more: what is asked from now on is asked after it
+            self._queues.changed(key)  # also if nobody waits any more: what is asked from now on is asked after it
         match moved:
             case Changed(existed=True):
-                view = await self._reading.run(principal, run_id)
-                self._queues.changed(view.run.key)
-                return view
+                return await self._reading.run(principal, run_id)
             case Busy():
                 raise TooLate(f"run {run_id} has begun")
             case Ended():

@@ -62,8 +62,6 @@ class SessionQueues:
         """How many runs execute, each from the very moment in which it waits no longer."""
         self.changes = 0
         """The number of the last change: a run of some session has come, begun or ended, or may have."""
-        self._all_changed = 0
-        """The number of the last change of which nobody knows in which session it was."""
 
     # -- what it tells -----------------------------------------------------------------------------
 
@@ -110,10 +108,6 @@ class SessionQueues:
     def is_waiting(self, run_id: RunId) -> bool:
         """Tell whether the run waits."""
         return run_id in self._waiting
-
-    def waiting_runs(self) -> list[RunId]:
-        """Return the runs that wait, oldest first."""
-        return list(self._waiting)
 
     def get(self, key: SessionKey) -> SessionQueue | None:
         """Return the record of a session, to be read only; None if it has nothing to do."""
@@ -165,7 +159,7 @@ class SessionQueues:
     def has_changed(self, key: SessionKey, since: int) -> bool:
         """Tell whether runs of a session may stand elsewhere than after change `since`."""
         queue = self._sessions.get(key)
-        return queue is None or max(queue.changed, self._all_changed) > since
+        return queue is None or queue.changed > since
 
     # -- refusals ----------------------------------------------------------------------------------
 
@@ -196,13 +190,6 @@ class SessionQueues:
         self.changes += 1
         if (queue := self._sessions.get(key)) is not None:
             self._note_change(queue)
-
-    def any_changed(self) -> None:
-        """Note a change of which nobody knows in which session it was."""
-        self.changes += 1
-        self._all_changed = self.changes
-        for queue in self._sessions.values():
-            queue.refused.clear()
 
     def _note_change(self, queue: SessionQueue) -> None:
         queue.changed = self.changes
