@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import key
+from engine_support import Played, echo, key, outcome, send, serving
 from strandline.agents.port import Attempt, Finished
 from strandline.engine.execution import AgentPool
 from strandline.engine.execution.pool import REST_AFTER_S
@@ -69,5 +69,17 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
         pool.put(key("s0"), agents[0], "a")
         pool.drop_lost()
         assert len(pool) == 500, "nor is what comes from there later kept"
+
+    run_virtual(main)
+
+
+def test_an_object_that_all_sessions_share_is_made_ready_anew_before_each_run() -> None:
+    async def main(clock: VirtualClock) -> None:
+        target = Played(echo)
+        target.exclusive = True
+        async with serving(clock, target) as service:
+            for text in ("a", "b"):
+                await outcome(await send(service, text))
+            assert (len(target.built), service.health().agents_in_memory) == (2, 0)
 
     run_virtual(main)
