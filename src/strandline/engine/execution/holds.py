@@ -41,8 +41,6 @@ class Hold(Struct):
     call: Call[Any]
     phase: str
     since: float = 0.0
-    is_asked_for: bool = False
-    """Whether what works for it was asked to end by force, after the hold was given up."""
 
     @property
     def principal(self) -> Principal:
@@ -121,8 +119,8 @@ class Holds:
         over = [each for each in self._given_up if not each.call.is_alive]
         self._given_up = [each for each in self._given_up if each.call.is_alive]
         for each in self._given_up:
-            if not each.is_asked_for and self._left_s(each) <= 0:
-                each.is_asked_for = self._loops.drain(each.call)
+            if self._left_s(each) <= 0:
+                self._loops.drain(each.call)
         return [each.principal for each in over]
 
     def _left_s(self, hold: Hold) -> float:

@@ -87,7 +87,7 @@ class Loops(Protocol):
     def drain(self, call: Call[Any]) -> bool:
         """Have what still works for a call end, for which nobody waits any more, as soon as that harms no other.
 
-        False if it cannot be seen to now: to be asked for again.
+        False if it cannot be seen to now: to be asked for again. Once it is seen to, asking again does nothing.
         """
         ...
 
