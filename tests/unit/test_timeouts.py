@@ -361,6 +361,34 @@ def test_a_run_whose_wait_was_over_while_no_server_ran_is_not_even_begun_though_
     run_virtual(main)
 
 
+def test_of_many_runs_whose_wait_was_over_while_no_server_ran_none_is_begun() -> None:
+    """Not even those that become the next of their sessions as the others end, each a commit later."""
+
+    class OnDisk(MemoryJournal):
+        async def change(self, change: Change) -> ChangeAnswer:
+            await asyncio.sleep(0.001)
+            return await super().change(change)
+
+    async def main(clock: VirtualClock) -> None:
+        journal = OnDisk(clock)
+        async with serving(clock, Played(silent), journal, max_running=1) as service:
+            await send(service, "executes", "other")
+            for _ in range(4):
+                await send(service, "late", queue_timeout_s=20)
+        await asyncio.sleep(50)
+        begun: list[str] = []
+
+        async def behaviour(attempt: Attempt) -> str:
+            begun.append(asked(attempt))
+            return "done"
+
+        async with serving(clock, Played(behaviour), journal) as service:
+            await settled(service)
+        assert begun == ["executes"]
+
+    run_virtual(main)
+
+
 def test_a_clock_that_is_set_ends_what_has_waited_too_long_by_it() -> None:
     async def main(clock: VirtualClock) -> None:
         async with serving(clock, Played(silent), timeout_s=10_000, queue_timeout_s=3600) as service:
