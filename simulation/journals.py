@@ -159,9 +159,9 @@ class SlowJournal:
         """End a run."""
         return await self._written(lambda: self._inner.settle(token, settlement, take=take, **more), token)
 
-    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+    async def release(self, token: Token, *, counted: bool) -> None:
         """Give a run back, or end its hold."""
-        return await self._written(lambda: self._inner.release(token, counted=counted, take=take), token)
+        await self._written(lambda: self._inner.release(token, counted=counted), token)
 
     async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change."""

@@ -1,27 +1,27 @@
-"""The SQLite journal without threads and files: its own transactions and its own group commit, driven on virtual time.
+"""The SQLite journal without threads and files: its own group commit and its own transactions, on virtual time.
 
-`InlineWriter` gathers, runs and commits batches as the thread of `strandline.journal.writer` does, with the same code,
-but each step of it takes virtual time, and a commit may fail. What is
-committed is in a database in memory, which survives the processes; what is not is rolled back when one dies.
+`InlineWriter` writes batches as the thread of `strandline.journal.writer` does, but each step of it takes virtual time,
+and a commit may fail. What is committed is in a database in memory, which survives the processes; what is not is rolled
+back when one dies.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from simulation.journals import Disk
 from simulation.process import Process, alive
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
+from strandline.journal.commits import Operation, Stored, Work
 from strandline.journal.driver import schema_after, translated
-from strandline.journal.feed import ClaimFeed
 from strandline.journal.port import Journal
 from strandline.journal.reserve import Reserve
 from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.transactions import Transactions
-from strandline.journal.writer import Job, Writer
+from strandline.journal.transactions import SqliteTransactions
+from strandline.journal.writer import perform, undone
 from strandline.model import Claim
 
 T = TypeVar("T")
@@ -46,8 +46,8 @@ class SqliteStore:
         self._connection.close()
 
 
-class FaultyTransactions(Transactions):
-    """A transactions on a disk that may be full."""
+class FaultyTransactions(SqliteTransactions):
+    """Transactions on a disk that may be full."""
 
     disk: Disk
     process: Process
@@ -71,83 +71,51 @@ class FaultyTransactions(Transactions):
         raise error
 
 
-class InlineWriter(Writer):
-    """A writer whose thread is a task."""
+class InlineWriter:
+    """A writer whose thread is a task. What it is asked for after its process has died is never done."""
 
-    def __init__(self, transactions: Transactions, feed: ClaimFeed, process: Process, disk: Disk) -> None:
-        super().__init__(lambda: transactions, lambda: None, feed, name="inline")
+    def __init__(self, transactions: SqliteTransactions, process: Process, disk: Disk) -> None:
         self._transactions = transactions
         self._process = process
         self._disk = disk
-        self._woken: asyncio.Future[None] | None = None
-        self._under_way: list[Job] = []
-        self.ended = asyncio.get_running_loop().create_future()
+        self._queue: asyncio.Queue[tuple[Work, Callable[[Stored], None]]] = asyncio.Queue()
+        self._task = asyncio.get_running_loop().create_task(self._drive())
+        process.at_death(self._task.cancel)
 
-    def start(self) -> None:
-        """Start the task."""
-        task = asyncio.get_running_loop().create_task(self._drive())
-        self._process.at_death(lambda: self._die(task))
+    async def stop(self) -> None:
+        """End; nothing is queued any more."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
-    def put(self, job: Job) -> bool:
-        """Queue a job."""
-        queued = super().put(job)
-        self._wake()
-        return queued
-
-    def stop(self) -> None:
-        """End after what is queued."""
-        super().stop()
-        self._wake()
-
-    def _die(self, task: "asyncio.Task[None]") -> None:
-        """End with the process, and with it whoever waits for a verb."""
-        task.cancel()
-        if not self.ended.done():
-            self.ended.set_result(None)
-        while not self._queue.empty():
-            if (job := self._queue.get()) is not None:
-                self._under_way.append(job)
-        for job in self._under_way:
-            if job.future is not None:
-                job.future.cancel()
-
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+    def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
+        """Queue work."""
+        self._queue.put_nowait((work, done))
+        return True
 
     async def _drive(self) -> None:
-        while (batch := await self._gather()) is not None:
+        while True:
+            work, done = await self._queue.get()
             await self._pass_time()
-            if not self._run(self._transactions, batch) or not await self._commit_later(batch):
-                await self._pass_time()
-                self._write_each(self._transactions, batch)
-            self._under_way = []
-            self._tell(batch)
-        self.ended.set_result(None)
-
-    async def _gather(self) -> list[Job] | None:
-        """Return some of the jobs that are queued, None at the end."""
-        queue = self._queue
-        while queue.empty():
-            self._woken = asyncio.get_running_loop().create_future()
-            await self._woken
+            stored = await self._perform(work)
             await self._pass_time()
-        first = queue.get()
-        if first is None:
-            return None
-        batch = [first]
-        while not queue.empty() and not self._process.chance.happens(0.1):
-            job = queue.get()
-            if job is None:
-                queue.put(None)
-                break
-            batch.append(job)
-        self._under_way = batch
-        return batch
+            done(stored)
 
-    async def _commit_later(self, batch: list[Job]) -> bool:
-        await self._pass_time()
-        return self._commit(self._transactions, batch)
+    async def _perform(self, work: Work) -> Stored:
+        """Write, then read, as `strandline.journal.writer.perform` does; time passes before the commit."""
+        transactions = self._transactions
+        if not work.changes:
+            return perform(transactions, work)
+        try:
+            transactions.begin()
+            transactions.write(work.changes)
+            bytes_of = {principal: transactions.records.stored_bytes(principal) for principal in work.principals}
+            await self._pass_time()
+            transactions.commit()
+        except Exception as error:
+            return Stored(error=undone(transactions, error))
+        stored = perform(transactions, Work([], 0, reads=work.reads))
+        stored.bytes_of = bytes_of
+        return stored
 
     async def _pass_time(self) -> None:
         await self._process.chance.pass_time(self._disk.slow_s)
@@ -162,6 +130,8 @@ class InlineJournal(SqliteJournal):
         self._connection = connection
         self._process = process
         self._disk = disk
+        self._inline: InlineWriter | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Fence older owners; what they had not committed is rolled back."""
@@ -169,41 +139,67 @@ class InlineJournal(SqliteJournal):
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         reserve = Reserve(Path("inline"), self._clock, 0)
-        transactions = FaultyTransactions(self._connection, self._clock, reserve, max_attempts=max_attempts)
+        transactions = FaultyTransactions(self._connection, self._clock, reserve)
         transactions.process, transactions.disk = self._process, self._disk
         try:
-            claims = transactions.take_over()
+            table, self._epoch, claims = transactions.take_over(max_attempts=max_attempts)
         except sqlite3.Error as error:
             raise translated(error) from error
         self._transactions = transactions
-        self._writer = InlineWriter(transactions, self._feed, self._process, self._disk)
-        self._writer.start()
+        self._inline = InlineWriter(transactions, self._process, self._disk)
+        self._begin(table, self._inline)
+        self._process.at_death(self._die)
         return claims
 
     async def close(self) -> None:
         """Make everything queued durable, and close."""
-        writer = self._writer
         alive(self._process)
-        if isinstance(writer, InlineWriter):
-            writer.stop()
-            await asyncio.shield(writer.ended)
+        if self._commits is not None and self._inline is not None:
+            await asyncio.shield(asyncio.ensure_future(self._commits.close()))
+            await self._inline.stop()
             self._feed.end()
 
-    def _put(self, job: Job) -> None:
+    def _die(self) -> None:
+        """End with the process, and with it whoever waits for an operation."""
+        if self._commits is not None and (redo := self._commits.redo) is not None:
+            redo.cancel()
+        for waiting in self._waiting:
+            waiting.cancel()
+
+    def _submit(self, operation: Operation) -> None:
         alive(self._process)
-        super()._put(job)
+        if (future := operation.future) is not None:
+            self._waiting.add(future)
+            future.add_done_callback(self._waiting.discard)
+        super()._submit(operation)
+
+    async def _transact(self, call: Callable[[SqliteTransactions], T]) -> T:
+        """Write rows of its own, when nothing else is written."""
+        await self._pass_time()
+        assert self._transactions is not None
+        await self._until_committed()
+        try:
+            self._transactions.begin()
+            answer = call(self._transactions)
+            self._transactions.commit()
+        except Exception as error:
+            raise undone(self._transactions, error) from error
+        return answer
 
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
         alive(self._process)
-        if self._writer is None:
+        if self._commits is None:
             raise JournalUnavailable("the journal is not open")
         await self._pass_time()
+        await self._until_committed()
+        self._disk.read(self._process.chance)
+        return question(self._connection)
+
+    async def _until_committed(self) -> None:
         # What is not committed cannot be seen through another connection; here there is but one.
         while self._connection.in_transaction:  # noqa: ASYNC110 - as one that waits for a lock does
             await asyncio.sleep(0.0001)
         alive(self._process)
-        self._disk.read(self._process.chance)
-        return question(self._connection)
 
     async def _pass_time(self) -> None:
         alive(self._process)

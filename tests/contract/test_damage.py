@@ -564,7 +564,7 @@ def test_what_a_damaged_run_had_done_before_it_waited_again_comes_with_its_claim
         journal = SqliteJournal(path, SystemClock())
         orphan, _ = await journal.open("test", max_attempts=3)
         await journal.stage(orphan.token, RoundStarted(said("spoilt")))
-        await journal.release(orphan.token, counted=True, take=False)
+        await journal.release(orphan.token, counted=True)
         await journal.close()
 
     asyncio.run(given_back())
@@ -789,7 +789,7 @@ def test_the_rest_of_a_commit_that_a_killed_server_made_and_its_successor_wrote_
 
 def _damaged_page(transactions: Any, path: Path) -> None:
     """A page with rows of session s cannot be read any more."""
-    rows = transactions._rows
+    rows = transactions.records
     execute = rows._execute
     with closing(sqlite3.connect(path)) as connection:
         (no,) = connection.execute("SELECT no FROM sessions WHERE session_id = 's'").fetchone()

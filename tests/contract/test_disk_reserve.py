@@ -199,8 +199,11 @@ def test_the_reserve_is_a_tenth_of_a_small_disk_and_64_mib_of_a_large_one(
 ) -> None:
     clock, disk = StillClock(), FakeDisk(reserve // 512 * 512 + 512, size)
     kept = Reserve(Path(), clock, wanted, statvfs=disk)
+    assert kept.is_due is (reserve > 0)
+    kept.look()
     assert kept.has_room(0)
     disk.free -= 1024
     clock.at += 1
+    kept.look()
     assert kept.has_room(0) is (reserve == 0)
     assert bool(disk.asked) is (reserve > 0)

@@ -570,7 +570,8 @@ def test_nothing_stays_staged_when_a_run_has_ended(path: Path) -> None:
             tokens = [(await anext(claims)).token for _ in range(2)]
             for token in tokens:
                 await journal.stage(token, RoundStarted(said("x")))
-            await journal.release(tokens[1], counted=True, take=True)
+            await journal.release(tokens[1], counted=True)
+            await journal.take(key("t"))
             await journal.settle((await anext(claims)).token, done("hi", "ho"), take=False)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT run, no FROM staged").fetchall() == [(0, 0)]
@@ -645,7 +646,7 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
             assert await journal.take(key()) is Take.TAKEN
             token = (await anext(claims)).token
             await journal.stage(token, RoundStarted(said("x")))
-            await journal.release(token, counted=True, take=False)
+            await journal.release(token, counted=True)
             ended = EndWaiting(key(), RunId("never"), Outcome(status=RunStatus.CANCELLED))
             assert await journal.change(ended) == Changed(existed=True)
             assert await journal.take(key()) is Take.TAKEN
@@ -683,8 +684,8 @@ def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.
             for n in range(12):
                 await journal.accept(new(f"late.{n}", f"late{n}"), WIDE, take=True)
                 await journal.settle((await anext(claims)).token, done("hi", "ho"), take=True)
-            assert journal._transactions is not None
-            assert len(journal._transactions._table._sessions) <= 3
+            assert journal._commits is not None
+            assert len(journal._commits.table._sessions) <= 3
             for name in names:
                 assert (await journal.load(key(name))).length == 8
 
@@ -920,7 +921,7 @@ class _BrokenDisk:
         ledger.commit = self._failing(ledger.commit)
 
     def refuse_facts(self) -> None:
-        writers = self._ledger._rows._writers
+        writers = self._ledger.records._writers
         writers[AddCheckpoint] = self._failing(writers[AddCheckpoint])
 
     def _failing(self, call: Callable[..., None]) -> Callable[..., None]:
@@ -1013,7 +1014,7 @@ def test_of_verbs_that_are_retried_one_by_one_only_those_that_are_kept_have_clai
 
     async def main() -> None:
         async with opened(path) as journal:
-            disk = _SlowDisk(journal, False, True, False, False, True)
+            disk = _SlowDisk(journal, False, True, False, True)
             claims = journal.claims()
             accepts = [asyncio.ensure_future(journal.accept(new("r0", "s0"), WIDE, take=True))]
             await disk.next()  # what comes now shares the next commit
@@ -1113,7 +1114,8 @@ def test_a_hold_whose_commit_fails_at_first_is_made_durable_as_a_hold_and_its_re
             assert held.held
             assert await journal.take(key()) is Take.NOTHING
             disk.left = 1
-            assert await journal.release(first.token, counted=True, take=True) is Take.TAKEN
+            await journal.release(first.token, counted=True)
+            assert await journal.take(key()) is Take.TAKEN
             second = await anext(claims)
             freed = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
             assert freed is not None
@@ -1149,14 +1151,14 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
                 await journal.stage(claim.token, facts[3])
             disk.left = 0
             await journal.stage(claim.token, facts[3])
-            await journal.release(claim.token, counted=True, take=True)
+            await journal.release(claim.token, counted=True)
+            await journal.take(key())
             again = await anext(claims)
             assert again.facts == tuple(facts)
             disk.left = 2
             await journal.stage(again.token, facts[1])
             await journal.settle(again.token, done("hi", "ho"), take=False)
-            assert journal._transactions is not None
-            assert journal._transactions._owed == {}
+            assert journal._owed == {}
 
     asyncio.run(main())
 

@@ -46,7 +46,7 @@ async def _fill(path: Path) -> None:
         token = (await anext(claims)).token
         await journal.stage(token, RoundStarted(said("ask", "half")))
         if session != "u":
-            await journal.release(token, counted=True, take=False)
+            await journal.release(token, counted=True)
     await journal.accept(new("s2", "s", lane=Lane.FRONT, if_busy=IfBusy.ROLLBACK, keyed=KEYED), WIDE, take=True)
     rolling = (await anext(claims)).token
     await journal.accept(new("s3", "s", keyed=Keyed("k2", b"y" * 32, 0.0)), WIDE, take=True)

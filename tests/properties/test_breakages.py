@@ -36,6 +36,7 @@ from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import table, transitions
 from strandline.journal.changes import AnswerQuestion, Body, DropSession
+from strandline.journal.commits import GroupCommit
 from strandline.journal.kept import KeptSession
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.memory_lists import MemoryLists
@@ -59,7 +60,6 @@ from strandline.journal.port import (
 from strandline.journal.rules import Rank
 from strandline.journal.state import OpenRound, RunState, SessionState
 from strandline.journal.table import SessionTable
-from strandline.journal.writer import Job, Store, Writer, _resolve
 from strandline.model import (
     INTERRUPTS,
     Claim,
@@ -181,8 +181,8 @@ def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run that was cut off is given back as if it had never been tried."""
     release = MemoryJournal.release
 
-    async def uncounted(journal: MemoryJournal, token: Token, *, counted: bool, take: bool) -> Take:
-        return await release(journal, token, counted=False, take=take)
+    async def uncounted(journal: MemoryJournal, token: Token, *, counted: bool) -> None:
+        await release(journal, token, counted=False)
 
     patch.setattr(MemoryJournal, "release", uncounted)
 
@@ -482,7 +482,7 @@ def keep_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
     cancel = SessionTable._cancel
 
     def heedless(table: SessionTable, change: Cancel) -> Any:
-        run = table._records.known_run(change.run_id)
+        run = table._known_run(change.run_id)
         session = None if run is None else table._find(run.key)
         asked = None if session is None else session.question
         if run is not None and asked is not None and asked.run == run.seq:
@@ -695,14 +695,14 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_simulation_finds_claims_that_come_before_their_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is begun then may never be kept; only the journal on SQLite has commits that fail."""
-    run = Writer._run
+    flush = GroupCommit._flush
 
-    def deliver_too_early(writer: Writer, store: Store, batch: Sequence[Job]) -> bool:
-        is_run = run(writer, store, batch)
-        writer._feed.put(store.made)
-        return is_run
+    def deliver_too_early(commits: GroupCommit) -> None:
+        claims = commits.table._claims
+        commits.table._claims = []
+        commits._feed.put(claims)
+        flush(commits)
 
-    monkeypatch.setattr(Writer, "_run", deliver_too_early)
-    monkeypatch.setattr(Writer, "_tell", lambda writer, batch: _resolve(batch))
+    monkeypatch.setattr(GroupCommit, "_flush", deliver_too_early)
     faults = (fault for seed in range(FIRST, FIRST + 100) for fault in play(seed, "sqlite").faults)
     assert any("began, and is not kept" in fault for fault in faults)

@@ -385,14 +385,14 @@ class ListModel:
         run.fence = None
         return self.take(run.key, now) if take else Take.NOTHING
 
-    def release(self, run: ModelRun, counted: bool, take: bool, now: float) -> Take:
+    def release(self, run: ModelRun, counted: bool, now: float) -> str:
         if run.held:
             self.end_hold(run, now)
         else:
             run.status, run.fence, run.last, run.lane = "queued", None, False, 0
             run.attempt -= 0 if counted else 1
             run.queue_deadline = None
-        return self.take(run.key, now) if take else Take.NOTHING
+        return "released"
 
     def end_hold(self, run: ModelRun, now: float) -> None:
         run.held, run.fence = False, None
@@ -866,16 +866,16 @@ class JournalMachine(RuleBasedStateMachine):
             assert self.call(self.journal.change(Cancel(key.principal, asker.run_id))) == [expected]
 
     @precondition(lambda self: self.tokens)
-    @rule(pick=picks, counted=st.booleans(), take=st.booleans())
-    def release(self, pick: int, counted: bool, take: bool) -> None:
+    @rule(pick=picks, counted=st.booleans())
+    def release(self, pick: int, counted: bool) -> None:
         token = self._token(pick)
         run = self.model.holder(token)
         if run is not None and run.cancelled and not run.held:
-            (result,) = self.call(self.journal.release(token, counted=counted, take=take))
+            (result,) = self.call(self.journal.release(token, counted=counted))
             assert isinstance(result, CancelRequested)
             return
-        expected = None if run is None else self.model.release(run, counted, take, self.clock.at)
-        (result,) = self.call(self.journal.release(token, counted=counted, take=take))
+        expected = None if run is None else self.model.release(run, counted, self.clock.at)
+        (result,) = self.call(self.journal.release(token, counted=counted))
         self._compare(result, expected)
 
     def _compare(self, result: object, expected: object) -> None:

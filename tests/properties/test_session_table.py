@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.journal import table, transitions
-from strandline.journal.changes import AddCheckpoint, encoded_body, encoded_completion
+from strandline.journal.changes import AddCheckpoint, SessionRef, encoded_body, encoded_completion
 from strandline.journal.driver import schema_after
 from strandline.journal.forgetting import prune
 from strandline.journal.kept import KeptRun
@@ -49,14 +49,13 @@ from strandline.journal.port import (
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
-from strandline.journal.records import Records
+from strandline.journal.records import Missing, Records, StoredQuestion, StoredRun
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import RunState, SessionState
-from strandline.journal.table import SessionTable
+from strandline.journal.table import Batch, SessionTable
 from strandline.model import (
     ANONYMOUS,
     Claim,
-    Fact,
     IfBusy,
     InputRequest,
     Keyed,
@@ -68,7 +67,6 @@ from strandline.model import (
     Question,
     Range,
     RoundStarted,
-    Run,
     RunId,
     RunStatus,
     SessionId,
@@ -104,30 +102,26 @@ class FaultyStore(MemoryStore):
         self.damaged: set[int] = set()
         """The sequences of those runs, and of the runs that have asked those questions."""
 
-    def _check(self, seq: int) -> None:
+    def run(self, session: SessionRef, seq: int) -> StoredRun:
+        stored = super().run(session, seq)
         if seq in self.damaged:
-            raise JournalUnavailable("damaged")
+            return StoredRun(replace(stored.run, input="?", opaque=True), (), JournalUnavailable("damaged"))
+        return stored
 
-    def run(self, run: RunState) -> Run:
-        self._check(run.seq)
-        return super().run(run)
-
-    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
-        if run.seq in self.damaged:
-            return replace(super().run(run), input="?", opaque=True), ()
-        return super().readable(run)
-
-    def question(self, session: SessionState) -> Question:
-        assert session.round is not None
-        self._check(session.round.run)
-        return super().question(session)
+    def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
+        if run not in self.damaged:
+            return super().question(session, run, until)
+        kept = self.sessions[session.key]
+        (last,) = kept.messages(len(kept.history) - 1, len(kept.history), discarded=True)
+        left = Question(requests=[], message=last, results={}, state={})
+        return StoredQuestion(left, JournalUnavailable("damaged"))
 
 
 # -- a table, as values ---------------------------------------------------------------------------------
 
 
 def picture_of_run(run: RunState) -> dict[str, object]:
-    return {name: getattr(run, name) for name in RunState.__slots__ if name != "session"}
+    return {name: getattr(run, name) for name in RunState.__slots__ if name not in ("session", "new")}
 
 
 def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
@@ -216,14 +210,18 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.made = 0
         self.fence = 0
         """The largest that was ever given, also to a claim that was never told."""
+        self.batches: list[Batch] = []
+        """Those that are not durable."""
         self.before: tuple[FaultyStore, Told] | None = None
         """What was stored and told when operations began to gather; None: every one has a commit of its own."""
         self.table.take_over(self.epoch, self.now)
+        self.table.drain()
         self.database = sqlite3.connect(":memory:", isolation_level=None)
         self.database.executescript(schema_after(0))
         self.rows = SqliteRows(self.database)
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(transitions, "CACHED_SESSIONS", 2)
+        self.patch.setattr(table, "KEPT_BYTES", 12)
 
     def teardown(self) -> None:
         """Let as many sessions stay in memory as before."""
@@ -244,23 +242,44 @@ class SessionTableMachine(RuleBasedStateMachine):
         if first is not None:
             assert (answer, claimed) == first, "what is repeated is answered otherwise"
         if self.before is None:
-            self.table.durable()
+            self.is_durable()
         return answer
+
+    def is_durable(self) -> None:
+        """Tell the table that all that it has decided is stored."""
+        for batch in self.batches:
+            self.table.durable(batch, {key: self.store.bytes_of[key] for key in self.table.principals(batch)})
+        self.batches.clear()
+
+    def decide(self, operation: Operation) -> object:
+        """Decide, with what is missing read as a journal reads it: after the rows that were decided before."""
+        decided, self.table.found = self.table.decided, {}
+        self.table.records = None
+        try:
+            while True:
+                try:
+                    return operation()
+                except Missing as missing:
+                    assert self.table.decided == decided, "it was found too late that something is missing"
+                    self.table.found[missing.what] = missing.read(self.store)
+        finally:
+            self.table.records = self.store
 
     def write(self, operation: Operation, *, keep: bool = True) -> tuple[object, list[object]]:
         """Decide, and keep the rows; return the answer and the claims, as far as they are the same when repeated."""
         waited = self.waiting()
         answer: object
         try:
-            answer = operation()
+            answer = self.decide(operation)
         except (ClaimLost, CancelRequested, JournalUnavailable) as error:
             answer = type(error)
-            assert self.table.drain() == ([], []), "what has failed has left something"
+            assert not self.table.decided, "what has failed has left something"
             self.what_lives_is_what_is_stored()
         if not keep:
             return answer, _repeatable(self.table._claims)
-        changes, claims = self.table.drain()
-        assert self.table.drain() == ([], [])
+        batch = self.table.drain()
+        self.batches.append(batch)
+        changes, claims = batch.changes, batch.claims
         self.store.write(changes)
         self.rows.write(changes)
         for claim in claims:
@@ -284,9 +303,11 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.store, self.told = self.before
         self.before = None
         self.database.execute("ROLLBACK")
-        self.table._records = self.store
-        self.table.roll_back()
-        assert self.table.drain() == ([], [])
+        self.table.records = self.store
+        stale = self.table.undo(self.batches)
+        self.batches.clear()
+        self.table.put_back({key: self.store.session(key) for key in stale})
+        assert not self.table.decided
         self.what_lives_is_what_is_stored()
 
     # -- the judge ------------------------------------------------------------------------------------
@@ -424,7 +445,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         new = NewRun(
             run_id=RunId(f"r{self.made}"),
             key=key,
-            input=f"ask {self.made}",
+            input=f"ask {self.made}" + " and more" * (self.made % 2),
             lane=2 if how in INTERRUPTING else lane,
             priority=priority,
             created_at=self.now,
@@ -663,35 +684,37 @@ class SessionTableMachine(RuleBasedStateMachine):
         messages: list[Message] = [{"role": "user", "content": [{"text": f"? {self.made}"}]}, message]
         return Settlement(outcome=outcome, messages=messages, question=question, answer_within_s=within_s)
 
-    @rule(pick=picks, counted=st.booleans(), take=st.booleans(), fate=fates)
-    def release(self, pick: int, counted: bool, take: bool, fate: str) -> None:
+    @rule(pick=picks, counted=st.booleans(), fate=fates)
+    def release(self, pick: int, counted: bool, fate: str) -> None:
         """A run is given back, or a hold is over."""
         if (token := self.token(pick)) is not None:
-            self.give_back(token, counted, take, fate)
+            self.give_back(token, counted, fate)
 
     @precondition(lambda self: any(run.fence is not None for run in self.store.runs.values()))
     @rule(counted=mostly, fate=fates)
     def give_all_back(self, counted: bool, fate: str) -> None:
         """Whatever executes is tried again, if it may be; holds are over."""
         for token in [self.told.claimed[run.run_id] for run in self.store.runs.values() if run.fence is not None]:
-            self.give_back(token, counted, True, fate)
+            self.give_back(token, counted, fate)
+            self.claim_next(self.told_session(token), fate)
 
-    def give_back(self, token: Token, counted: bool, take: bool, fate: str) -> None:
+    def told_session(self, token: Token) -> SessionKey:
+        return self.store.runs[token.run_id].session.key
+
+    def give_back(self, token: Token, counted: bool, fate: str) -> None:
         run, now = self.store.runs.get(token.run_id), self.now
         is_good = run is not None and run.fence == token.fence
         is_held = run is not None and run.ended_at is not None
         is_asked = token.run_id in self.told.cancelled
         if is_good and not is_held and not is_asked:
             self.told.wait_in(token.run_id, 0, 0)
-        answer = self.do(lambda: self.table.release(token, counted=counted, take=take, now=now), fate)
+        answer = self.do(lambda: self.table.release(token, counted=counted, now=now), fate)
         if not is_good:
             assert answer is ClaimLost
         elif is_asked and not is_held:
             assert answer is CancelRequested, f"{token.run_id} had to end as cancelled"
         else:
-            assert isinstance(answer, Take)
-            if run is not None and take:
-                self.judge_nothing(run.session.key, answer)
+            assert answer is None
 
     @precondition(lambda self: self.store.runs)
     @rule(
@@ -787,7 +810,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def commit(self) -> None:
         """What has gathered is stored."""
         self.database.execute("COMMIT")
-        self.table.durable()
+        self.is_durable()
         self.before = None
 
     @precondition(lambda self: self.before is not None)
@@ -805,11 +828,12 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.epoch += 1
         self.table = restored(self.store, self.store.next_no, self.store.next_seq, self.store.next_row)
         claims = self.table.take_over(self.epoch, self.now)
-        changes, made = self.table.drain()
-        self.store.write(changes)
-        self.rows.write(changes)
-        self.table.durable()
-        assert made == []
+        batch = self.table.drain()
+        self.store.write(batch.changes)
+        self.rows.write(batch.changes)
+        self.batches = [batch]
+        self.is_durable()
+        assert batch.claims == []
         assert [claim.run.run_id for claim in claims] == executing
         assert not any(self.store.runs[each].fence for each in held)
         for claim in claims:
@@ -860,28 +884,35 @@ def note_before_looking(patch: pytest.MonkeyPatch) -> None:
 def roll_back_rows_alone(patch: pytest.MonkeyPatch) -> None:
     """The rows of a commit that failed are dropped, and what they say stays in memory."""
 
-    def roll_back(table: SessionTable) -> None:
-        table.drain()
-        table.durable()
+    def undo(table: SessionTable, batches: list[Batch]) -> set[SessionKey]:
+        for batch in [*batches, table.drain()]:
+            table.durable(batch, {})
+        return set()
 
-    patch.setattr(SessionTable, "roll_back", roll_back)
+    patch.setattr(SessionTable, "undo", undo)
 
 
 def give_fences_again(patch: pytest.MonkeyPatch) -> None:
     """The fences of a commit that failed are given again."""
-    roll_back, durable = SessionTable.roll_back, SessionTable.durable
+    undo, durable = SessionTable.undo, SessionTable.durable
     stored: dict[int, int] = {}
 
-    def note(table: SessionTable) -> None:
+    def note(table: SessionTable, batch: Batch, kept: dict[Principal, int]) -> None:
         stored[id(table)] = table._fence
-        durable(table)
+        durable(table, batch, kept)
 
-    def reuse(table: SessionTable) -> None:
-        roll_back(table)
+    def reuse(table: SessionTable, batches: list[Batch]) -> set[SessionKey]:
         table._fence = stored.get(id(table), table._fence)
+        return undo(table, batches)
 
     patch.setattr(SessionTable, "durable", note)
-    patch.setattr(SessionTable, "roll_back", reuse)
+    patch.setattr(SessionTable, "undo", reuse)
+
+
+def look_up_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What an operation needs is looked up when it is needed."""
+    patch.setattr(SessionTable, "_look_ahead", lambda table, session: None)
+    patch.setattr(SessionTable, "_look_up_waiting", lambda table, runs: None)
 
 
 def start_in_a_pause(patch: pytest.MonkeyPatch) -> None:
@@ -940,6 +971,7 @@ BREAKAGES: dict[Break, str] = {
     note_before_looking: "what has failed has left something",
     roll_back_rows_alone: LIVES,
     give_fences_again: "fences rise",
+    look_up_nothing: "found too late",
     start_in_a_pause: "claimed in a pause",
     take_no_notice_of_priorities: "was claimed before|where it stands",
     know_no_last_attempt: "two last attempts",

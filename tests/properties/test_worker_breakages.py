@@ -85,8 +85,8 @@ def count_no_attempt(patch: pytest.MonkeyPatch) -> None:
     """A run whose worker has died is given back as if it had never been tried."""
 
     async def uncounted(runner: Runner, claim: Claim, *, in_this_process: bool) -> Ended:
-        take = await runner._journal.release(claim.token, counted=False, take=False)
-        return Ended(claim=claim, take=take, requeued=in_this_process)
+        await runner._journal.release(claim.token, counted=False)
+        return Ended(claim=claim, requeued=in_this_process)
 
     patch.setattr(Runner, "_requeue", uncounted)
 

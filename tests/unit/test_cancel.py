@@ -379,9 +379,9 @@ def test_a_run_that_is_cancelled_while_it_is_returned_by_a_server_that_stops_has
             await asyncio.sleep(1)
             return await super().accept(new, bounds, take=take)
 
-        async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+        async def release(self, token: Token, *, counted: bool) -> None:
             await asyncio.sleep(1)
-            return await super().release(token, counted=counted, take=take)
+            await super().release(token, counted=counted)
 
     async def main(clock: VirtualClock) -> None:
         journal, desk = Slow(clock), Desk()

@@ -20,7 +20,7 @@ from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.history import history_faults
 from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.sqlite import SqliteJournal
-from strandline.journal.transactions import Transactions
+from strandline.journal.transactions import SqliteTransactions
 from strandline.model import ErrorCode, Outcome, RunId, RunStatus
 from strandline.testing.virtual import InlineLoops
 
@@ -30,9 +30,9 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.failures = 0
-        commit = Transactions.commit
+        commit = SqliteTransactions.commit
 
-        def failing(transactions: Transactions) -> None:
+        def failing(transactions: SqliteTransactions) -> None:
             if self.failures:
                 self.failures -= 1
                 error = sqlite3.OperationalError("database or disk is full")
@@ -40,7 +40,7 @@ class Disk:
                 raise error
             commit(transactions)
 
-        monkeypatch.setattr(Transactions, "commit", failing)
+        monkeypatch.setattr(SqliteTransactions, "commit", failing)
 
 
 @asynccontextmanager
@@ -151,7 +151,11 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 
 
 @pytest.mark.parametrize("damaged", [1, 2], ids=["in the middle of its queue", "at its end"])
-def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(tmp_path: Path, damaged: int) -> None:
+def test_whoever_waits_for_a_run_that_cannot_be_read_any_more_is_told_its_end(
+    tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strandline.journal.table.KEPT_BYTES", 0)
+
     async def main() -> None:
         gate = asyncio.Event()
 

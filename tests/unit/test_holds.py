@@ -13,7 +13,6 @@ from strandline.engine.loops import Call
 from strandline.engine.queues import Share
 from strandline.errors import Draining, HoldsFull, JournalUnavailable, SessionBusy
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Take
 from strandline.model import ANONYMOUS, ErrorCode, Principal, RunStatus, Token
 from strandline.server import CONNECTIONS_GRACE_S
 from strandline.testing.checker import check_history
@@ -206,11 +205,11 @@ def test_a_release_that_the_journal_cannot_keep_yet_is_made_later() -> None:
         class Full(MemoryJournal):
             failures = 3
 
-            async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+            async def release(self, token: Token, *, counted: bool) -> None:
                 if self.failures:
                     self.failures -= 1
                     raise JournalUnavailable("the disk is full")
-                return await super().release(token, counted=counted, take=take)
+                await super().release(token, counted=counted)
 
         played = Leftovers(clock)
         async with serving(clock, played.target, Full(clock)) as service:
@@ -269,7 +268,7 @@ def test_an_agent_that_keeps_its_own_history_gets_none_and_leaves_none() -> None
 def test_a_hold_that_is_being_given_up_counts_once() -> None:
     async def main(clock: VirtualClock) -> None:
         class Full(MemoryJournal):
-            async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+            async def release(self, token: Token, *, counted: bool) -> None:
                 raise JournalUnavailable("the disk is full")
 
         played = Leftovers(clock)

@@ -24,6 +24,7 @@ from strandline.journal.changes import (
     EndHold,
     EndRun,
     KeepAgent,
+    SessionRef,
     encoded_body,
     encoded_completion,
 )
@@ -42,9 +43,10 @@ from strandline.journal.port import (
     Take,
 )
 from strandline.journal.port import Change as AnyChange
+from strandline.journal.records import Missing, StoredRun
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import RunQueue, RunState, SessionState
-from strandline.journal.table import SessionTable
+from strandline.journal.table import KEPT_BYTES, Batch, SessionTable
 from strandline.model import (
     ANONYMOUS,
     Claim,
@@ -55,7 +57,6 @@ from strandline.model import (
     Outcome,
     Question,
     RoundStarted,
-    Run,
     RunId,
     RunStatus,
     SessionKey,
@@ -88,12 +89,19 @@ class Desk:
 
     def keep(self) -> None:
         """Store what was decided."""
-        self.rows, self.claims = self.table.drain()
+        batch = self.table.drain()
+        self.rows, self.claims = batch.changes, batch.claims
         self.store.write(self.rows)
-        self.table.durable()
+        self.table.durable(batch, {})
+
+    def lose(self, *batches: Batch) -> None:
+        """Put everything back to what is stored, as these batches could not be, and what was decided since."""
+        stale = self.table.undo(batches)
+        self.table.put_back({key: self.store.session(key) for key in stale})
 
     def accept(self, run_id: str, session: str = "s", *, take: bool = True, **fields: Any) -> AcceptAnswer:
-        new = NewRun(run_id=RunId(run_id), key=key(session), input=f"ask {run_id}", created_at=self.now, **fields)
+        fields.setdefault("input", f"ask {run_id}")
+        new = NewRun(run_id=RunId(run_id), key=key(session), created_at=self.now, **fields)
         answer = self.table.accept(new, encoded_body(new), WIDE, take=take, now=self.now)
         self.keep()
         return answer
@@ -172,7 +180,8 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
     desk.finish("a", hold=True)
     assert not desk.claims
     desk.now += 60
-    assert desk.table.release(desk.token("a"), counted=True, take=True, now=desk.now) is Take.TAKEN
+    desk.table.release(desk.token("a"), counted=True, now=desk.now)
+    assert desk.table.claim_next(key(), now=desk.now) is Take.TAKEN
     desk.keep()
     assert desk.kinds() == [EndHold, ChangeRun, ChangeRun]
     assert desk.claims[0].run.queue_deadline == NOW + 65
@@ -197,15 +206,15 @@ def test_an_operation_that_raises_changes_nothing_and_notes_nothing() -> None:
     with pytest.raises(ClaimLost):
         desk.table.checkpoint(stale, b"{}")
     with pytest.raises(ClaimLost):
-        desk.table.release(stale, counted=True, take=True, now=NOW)
+        desk.table.release(stale, counted=True, now=NOW)
     with pytest.raises(InvariantBroken):
         desk.decide(token, outcome=Outcome(status=RunStatus.QUEUED))
     desk.change(Cancel(ANONYMOUS, RunId("a")))
     with pytest.raises(CancelRequested):
         desk.decide(token)
     with pytest.raises(CancelRequested):
-        desk.table.release(token, counted=True, take=True, now=NOW)
-    assert desk.table.drain() == ([], [])
+        desk.table.release(token, counted=True, now=NOW)
+    assert not desk.table.decided
     assert desk.finish("a", outcome=Outcome(status=RunStatus.CANCELLED)) is Take.NOTHING
 
 
@@ -214,7 +223,7 @@ def test_what_is_refused_leaves_no_session_behind() -> None:
     new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
     answer = desk.table.accept(new, encoded_body(new), Bounds(0, 0), take=False, now=NOW)
     assert answer == Refused("queue_full", 1)
-    assert desk.table.drain() == ([], [])
+    assert not desk.table.decided
     assert desk.table.change(Pause(key("s")), now=NOW) == Changed(existed=False)
 
 
@@ -228,8 +237,9 @@ def test_what_was_rolled_back_is_decided_again_alike_with_a_later_fence() -> Non
     desk.accept("c", lane=Lane.FRONT)
     token = desk.token("a")
     assert desk.decide(token) is Take.TAKEN
-    _, (lost,) = desk.table.drain()
-    desk.table.roll_back()
+    batch = desk.table.drain()
+    (lost,) = batch.claims
+    desk.lose(batch)
     assert desk.table.position(RunId("c")) == 1
     assert desk.table.position(RunId("b")) == 2
     assert desk.finish("a") is Take.TAKEN
@@ -245,8 +255,8 @@ def test_a_session_that_was_never_stored_is_not_there_after_its_commit_failed() 
     for take in (True, False):
         new = NewRun(run_id=RunId("a"), key=key("s"), input="x", created_at=NOW)
         desk.table.accept(new, encoded_body(new), WIDE, take=take, now=NOW)
-        desk.table.roll_back()
-        assert desk.table.drain() == ([], [])
+        desk.lose()
+        assert not desk.table.decided
         assert desk.table.claim_next(key("s"), now=NOW) is Take.NOTHING
         assert desk.table.position(RunId("a")) is None
     assert desk.accept("a") == Accepted(0)
@@ -259,10 +269,80 @@ def test_a_session_that_was_deleted_in_vain_is_there_again() -> None:
     assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
     new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=NOW)
     desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
-    desk.table.roll_back()
+    desk.lose()
     session = desk.table._find(key())
     assert session is not None
     assert (session.end.length, session.is_idle) == (len(said("a")), True)
+
+
+def test_what_is_decided_while_a_batch_is_stored_is_undone_with_it() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.decide(desk.token("a"))
+    batch = desk.table.drain()
+    new = NewRun(run_id=RunId("b"), key=key("other"), input="x", created_at=NOW)
+    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
+    assert desk.table.undo([batch]) == {key(), key("other")}
+
+
+def test_a_session_whose_deletion_is_not_stored_yet_is_not_there() -> None:
+    """Whatever storage still says of it."""
+    desk = Desk()
+    desk.accept("a")
+    desk.finish("a")
+    assert desk.table.change(Delete(key()), now=NOW) == Changed(existed=True)
+    batch = desk.table.drain()
+    assert desk.table.change(Pause(key()), now=NOW) == Changed(existed=False)
+    desk.store.write(batch.changes)
+    desk.table.durable(batch, {})
+    assert desk.table.change(Pause(key()), now=NOW) == Changed(existed=False)
+    assert desk.accept("b") == Accepted(0)
+    assert desk.change(Pause(key())) == Changed(existed=True)
+
+
+def test_a_session_stays_in_memory_until_all_of_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 1)
+    desk = Desk()
+    desk.accept("a", "first")
+    desk.decide(desk.token("a"))
+    batch = desk.table.drain()
+    desk.table.change(Pause(key("first")), now=NOW)
+    later = desk.table.drain()
+    for each in (batch, later):
+        desk.store.write(each.changes)
+    desk.table.durable(batch, {})
+    desk.accept("b", "second")
+    assert key("first") in desk.table._sessions
+    desk.table.durable(later, {})
+    desk.accept("c", "third")
+    assert key("first") not in desk.table._sessions
+
+
+def test_what_is_missing_is_told_before_anything_is_changed() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.accept("b", input="long " * KEPT_BYTES)
+    desk.table.records = None
+    with pytest.raises(Missing) as missing:
+        desk.decide(desk.token("a"))
+    assert not desk.table.decided
+    desk.table.found = {missing.value.what: missing.value.read(desk.store)}
+    assert desk.finish("a") is Take.TAKEN
+    assert desk.claims[0].run.input == "long " * KEPT_BYTES
+
+
+def test_short_inputs_stay_in_memory_as_long_as_their_runs_wait() -> None:
+    desk = Desk()
+    desk.table.records = None
+    desk.table.found = {key(): None}
+    desk.accept("a")
+    desk.accept("b", metadata={"k": [1]})
+    assert desk.finish("a") is Take.TAKEN
+    (claim,) = desk.claims
+    assert (claim.run.input, claim.run.metadata, claim.run.attempt) == ("ask b", {"k": [1]}, 1)
+    assert claim.run == desk.store.runs[RunId("b")].shown(None)
+    run = desk.table._runs[RunId("b")]
+    assert run.new is None
 
 
 def test_what_was_stored_before_is_not_rolled_back() -> None:
@@ -271,66 +351,10 @@ def test_what_was_stored_before_is_not_rolled_back() -> None:
     desk.accept("b", "other", take=False)
     new = NewRun(run_id=RunId("c"), key=key(), input="x", created_at=NOW)
     desk.table.accept(new, encoded_body(new), WIDE, take=True, now=NOW)
-    desk.table.roll_back()
+    desk.lose()
     assert desk.table.position(RunId("b")) == 1
     assert desk.table.position(RunId("c")) is None
     assert desk.finish("a") is Take.NOTHING
-
-
-class Unreadable(MemoryStore):
-    """A store whose sessions cannot be read for some time."""
-
-    failures = 0
-
-    def session(self, key: SessionKey) -> SessionState | None:
-        if self.failures:
-            self.failures -= 1
-            raise OSError("the disk failed")
-        return super().session(key)
-
-
-def test_what_could_not_be_read_again_is_read_by_the_next_try() -> None:
-    store = Unreadable()
-    desk = Desk(store)
-    for session in ("s", "t"):
-        desk.accept(f"{session}1", session)
-        desk.accept(f"{session}2", session)
-    for run_id in ("s1", "t1"):
-        desk.decide(desk.token(run_id))
-    store.failures = 2
-    for _ in range(2):
-        with pytest.raises(OSError, match="the disk failed"):
-            desk.table.roll_back()
-    desk.table.roll_back()
-    assert [desk.table.position(RunId(each)) for each in ("s2", "t2")] == [1, 1]
-    assert [desk.finish(each) for each in ("s1", "t1")] == [Take.TAKEN, Take.TAKEN]
-
-
-class DamagedSession(MemoryStore):
-    """A store of which one session is damaged: it cannot be read any more."""
-
-    damaged = ""
-
-    def session(self, key: SessionKey) -> SessionState | None:
-        if key.session_id == self.damaged:
-            raise JournalUnavailable("damaged")
-        return super().session(key)
-
-
-def test_a_session_that_is_damaged_when_it_is_rolled_back_keeps_no_other_from_going_on() -> None:
-    store = DamagedSession()
-    desk = Desk(store)
-    for session in ("s", "t"):
-        desk.accept(f"{session}1", session)
-        desk.accept(f"{session}2", session)
-    for run_id in ("s1", "t1"):
-        desk.decide(desk.token(run_id))
-    store.damaged = "s"
-    desk.table.roll_back()
-    assert [desk.table.position(RunId(each)) for each in ("s2", "t2")] == [None, 1]
-    assert desk.finish("t1") is Take.TAKEN
-    with pytest.raises(JournalUnavailable, match="damaged"):
-        desk.accept("s3")
 
 
 # -- what stays in memory -------------------------------------------------------------------------------
@@ -416,23 +440,19 @@ class Damaged(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unreadable = RunId("")
+        self.unreadable = -1
 
-    def run(self, run: RunState) -> Run:
-        if run.run_id == self.unreadable:
-            raise JournalUnavailable("damaged")
-        return super().run(run)
-
-    def readable(self, run: RunState) -> tuple[Run, tuple[Any, ...]]:
-        return super().run(run), ()
+    def run(self, session: SessionRef, seq: int) -> StoredRun:
+        error = JournalUnavailable("damaged") if seq == self.unreadable else None
+        return super().run(session, seq)._replace(error=error)
 
 
 def test_a_run_that_cannot_be_read_is_claimed_as_damaged_before_the_one_behind_it() -> None:
     store = Damaged()
     desk = Desk(store)
     for run_id in ("a", "b", "c"):
-        desk.accept(run_id)
-    store.unreadable = RunId("b")
+        desk.accept(run_id, input="long " * KEPT_BYTES)
+    store.unreadable = store.runs[RunId("b")].seq
     told = []
     for run_id in ("a", "b"):
         assert desk.finish(run_id) is Take.TAKEN

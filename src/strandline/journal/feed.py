@@ -8,7 +8,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 
 from strandline.model import Claim
 
@@ -19,8 +18,6 @@ class ClaimFeed:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claims: deque[Claim] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        """The consumer's, once there is one."""
         self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self._ended = False
 
@@ -31,15 +28,6 @@ class ClaimFeed:
             sleeper, self._sleeper = self._sleeper, None
         _wake(sleeper)
 
-    def put_after_answers(self, claims: Sequence[Claim]) -> None:
-        """Append `claims` once the consumer's loop has handled what it was given before this call: answers, and the
-        tasks that these wake."""
-        if self._loop is not None:
-            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                self._loop.call_soon_threadsafe(self._loop.call_soon, self.put, claims)
-                return
-        self.put(claims)
-
     def end(self) -> None:
         """End the iteration after the claims that are already there. Idempotent."""
         with self._lock:
@@ -49,7 +37,6 @@ class ClaimFeed:
 
     async def follow(self) -> AsyncIterator[Claim]:
         """Yield every claim once, until the feed has ended."""
-        self._loop = asyncio.get_running_loop()
         while (fetched := self._fetch()) is not None:
             if isinstance(fetched, Claim):
                 yield fetched

@@ -10,22 +10,17 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 
 import heapq
 import threading
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 from strandline.clock import Clock
-from strandline.encoding import encode_messages
 from strandline.errors import InvariantBroken, JournalUnavailable
-from strandline.journal.changes import encoded_body, encoded_completion
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.memory_lists import MemoryLists
 from strandline.journal.memory_store import MemoryStore
+from strandline.journal.operations import Decide, Operations
 from strandline.journal.port import (
     A,
-    AcceptAnswer,
-    Bounds,
-    Change,
-    ChangeAnswer,
     HistoryQuery,
     Query,
     RestingQuery,
@@ -38,26 +33,19 @@ from strandline.journal.port import (
     StandingQuery,
     Stored,
     StoredQuery,
-    Take,
     WaitingQuery,
 )
 from strandline.journal.table import SessionTable
-from strandline.model import (
-    WHOLE_HISTORY,
-    AgentRecord,
-    Claim,
-    Fact,
-    NewRun,
-    SessionKey,
-    Settlement,
-    Token,
-)
+from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, RunId, SessionKey
+
+T = TypeVar("T")
 
 
-class MemoryJournal:
+class MemoryJournal(Operations):
     """Everything in dictionaries. An object that was closed can be opened again and still has its runs."""
 
     def __init__(self, clock: Clock) -> None:
+        super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
         self._feed = ClaimFeed()
@@ -117,73 +105,38 @@ class MemoryJournal:
         if not self._is_open:
             raise JournalUnavailable("the journal is not open")
 
+    # -- operations -----------------------------------------------------------------------------------
+
+    async def _operate(
+        self,
+        decide: Decide[T],
+        *,
+        key: SessionKey | None = None,
+        run_id: RunId | None = None,
+        new: bool = False,
+        kept: Callable[[], None] | None = None,
+    ) -> T:
+        return self._decided(decide)
+
+    def _operate_later(
+        self, decide: Decide[None], *, run_id: RunId, kept: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        self._decided(decide)
+
+    def _decided(self, decide: Decide[T]) -> T:
+        """Have the table decide, write what it has decided, and deliver the claims that it has made."""
+        with self._lock:
+            self._check_open()
+            answer = decide(self._table, self._clock.now())
+            self._keep()
+            return answer
+
     def _keep(self) -> None:
-        """Write what the table has decided, and deliver the claims that it has made."""
-        changes, claims = self._table.drain()
-        self._store.write(changes)
-        self._table.durable()
-        if claims:
-            self._feed.put(claims)
-
-    # -- runs -----------------------------------------------------------------------------------------
-
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
-        body = encoded_body(new)
-        with self._lock:
-            self._check_open()
-            if new.run_id in self._store.runs:
-                raise InvariantBroken(f"run id {new.run_id} is taken")
-            answer = self._table.accept(new, body, bounds, take=take, now=self._clock.now())
-            self._keep()
-            return answer
-
-    async def take(self, key: SessionKey) -> Take:
-        """Claim the session's next run, counting an attempt."""
-        with self._lock:
-            self._check_open()
-            taken = self._table.claim_next(key, now=self._clock.now())
-            self._keep()
-            return taken
-
-    async def stage(self, token: Token, fact: Fact) -> None:
-        """Keep what a running run has done so far."""
-        encoded = encode_messages(fact)
-        with self._lock:
-            self._check_open()
-            self._table.checkpoint(token, encoded)
-            self._keep()
-
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
-        """End a run: outcome, messages, window and state in one step.
-
-        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
-        """
-        left = encoded_completion(settlement)
-        with self._lock:
-            self._check_open()
-            taken = self._table.finish(token, left, hold=hold, take=take, now=self._clock.now())
-            self._keep()
-            return taken
-
-    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
-        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
-
-        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
-        """
-        with self._lock:
-            self._check_open()
-            taken = self._table.release(token, counted=counted, take=take, now=self._clock.now())
-            self._keep()
-            return taken
-
-    async def change(self, change: Change) -> ChangeAnswer:
-        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
-        with self._lock:
-            self._check_open()
-            answer = self._table.change(change, now=self._clock.now())
-            self._keep()
-            return answer
+        batch = self._table.drain()
+        self._store.write(batch.changes)
+        self._table.durable(batch, {})
+        if batch.claims:
+            self._feed.put(batch.claims)
 
     async def prune(self, before: float, limit: int) -> int:
         """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.

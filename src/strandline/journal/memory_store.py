@@ -31,10 +31,10 @@ from strandline.journal.changes import (
     SessionRef,
 )
 from strandline.journal.kept import KeptQuestion, KeptRun, KeptSession
-from strandline.journal.records import KeyedRun, KnownRun
+from strandline.journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, drawn
 from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
-from strandline.model import Fact, Lane, Message, Principal, Question, Run, RunId, SessionKey
+from strandline.model import Lane, Principal, RunId, SessionKey
 
 _raw: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -260,41 +260,25 @@ class MemoryStore:
         run = self.runs.get(run_id)
         return None if run is None else KnownRun(run.session.key, run.seq)
 
-    def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
+    def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key stands for."""
         run = self.sessions[session.key].keys.get(key)
         if run is None or run.keyed is None:
             return None
         return KeyedRun(run.run_id, run.seq, run.ended_at, run.keyed.fingerprint)
 
-    def is_kept(self, seq: int) -> bool:
-        """Tell whether a run is kept."""
-        return seq in self._by_seq
+    def run(self, session: SessionRef, seq: int) -> StoredRun:
+        """Return a run with its input and checkpoints."""
+        run = self._by_seq[seq]
+        return StoredRun(run.shown(None), run.staged())
 
-    def run(self, run: RunState) -> Run:
-        """Return a waiting run with its input."""
-        return self._by_seq[run.seq].shown(None)
-
-    def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
-        """Return what a run has staged."""
-        return self._by_seq[run.seq].staged()
-
-    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
-        """Return a run and what it has staged."""
-        return self.run(run), self.checkpoints(run)
-
-    def question(self, session: SessionState) -> Question:
+    def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
         """Return the question whose round is open."""
         question = self.sessions[session.key].question
         assert question is not None
-        return question.decoded()
+        return StoredQuestion(question.decoded())
 
-    def last_message(self, session: SessionState) -> Message:
-        """Return the last message of a history."""
-        kept = self.sessions[session.key]
-        return kept.messages(len(kept.history) - 1, len(kept.history), discarded=True)[0]
-
-    def closed_request(self, session: SessionState, request: str) -> Closed | None:
+    def closed_request(self, session: SessionRef, request: str) -> Closed | None:
         """Return what became of an input request."""
         known = self.sessions[session.key].closed.get(request)
         return None if known is None else known[1]
@@ -303,9 +287,8 @@ class MemoryStore:
         """Return how many bytes are kept for a principal."""
         return self.bytes_of[principal]
 
-    def has_room(self, size: int) -> bool:
+    def look_for_room(self) -> None:
         """There is always room."""
-        return True
 
 
 def _run_state(session: SessionState, kept: KeptRun) -> RunState:

@@ -496,10 +496,10 @@ class Journal(Protocol):
         """
         ...
 
-    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
+    async def release(self, token: Token, *, counted: bool) -> None:
         """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
 
-        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
+        `counted` False takes the attempt of a running one back.
         """
         ...
 

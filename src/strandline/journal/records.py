@@ -1,15 +1,18 @@
-"""What the session table reads before it decides, a port: each store answers from what it has kept.
+"""What the session table has to know of what is stored, before it decides.
 
-Answers are as of the last row that the table has handed out: a store writes the rows of one operation before it is
-asked for the next. Reads of records raise `JournalUnavailable` if what they read is damaged.
+Most of it is in memory. Where it is not, an operation raises `Missing` before it has changed anything; whoever drives
+the table has storage read it, after all rows that were decided before, and lets the operation decide again. Nothing of
+the same session may be decided meanwhile. Storage implements `Records`.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, Protocol
 
+from strandline.errors import JournalUnavailable
+from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Closed
-from strandline.journal.state import RunState, SessionState
-from strandline.model import Fact, Message, Principal, Question, Run, RunId, SessionKey
+from strandline.journal.state import SessionState
+from strandline.model import Fact, Principal, Question, Run, RunId, SessionKey
 
 
 class KeyedRun(NamedTuple):
@@ -28,8 +31,25 @@ class KnownRun(NamedTuple):
     seq: int
 
 
+class StoredRun(NamedTuple):
+    """A run that waits or is claimed, and its checkpoints: as much as can be read, `opaque` if that is not all."""
+
+    run: Run
+    facts: tuple[Fact, ...]
+    error: JournalUnavailable | None = None
+    """Why not all of it can be read; None: it is whole."""
+
+
+class StoredQuestion(NamedTuple):
+    """The question whose round is open; if it cannot be read, what history has of it."""
+
+    question: Question
+    error: JournalUnavailable | None = None
+    """Why it cannot be read; None: it is whole."""
+
+
 class Records(Protocol):
-    """Everything kept, as far as decisions need it."""
+    """Everything stored, as far as decisions need it. Raises `JournalUnavailable` if what is read is damaged."""
 
     def busy_sessions(self) -> Iterable[SessionState]:
         """Yield every session in which runs wait or are claimed, with these runs."""
@@ -43,35 +63,19 @@ class Records(Protocol):
         """Return a run that has ended, waits or is claimed; None if it is not kept."""
         ...
 
-    def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
+    def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key of a session stands for, None if there is none."""
         ...
 
-    def is_kept(self, seq: int) -> bool:
-        """Tell whether the run with this sequence is kept."""
+    def run(self, session: SessionRef, seq: int) -> StoredRun:
+        """Return a run that waits or is claimed, with its input and checkpoints. Damage is in what it returns."""
         ...
 
-    def run(self, run: RunState) -> Run:
-        """Return a waiting run with its input."""
+    def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
+        """Return the question that the run with that sequence has asked. If not even its message can be read, raise."""
         ...
 
-    def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
-        """Return what a run that waits or executes has staged, in order."""
-        ...
-
-    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
-        """Return as much of a run and of its checkpoints as can be read; `opaque` if not all of it. Raises nothing."""
-        ...
-
-    def question(self, session: SessionState) -> Question:
-        """Return the question whose round is open in a session."""
-        ...
-
-    def last_message(self, session: SessionState) -> Message:
-        """Return the last message of a history that is not empty."""
-        ...
-
-    def closed_request(self, session: SessionState, request: str) -> Closed | None:
+    def closed_request(self, session: SessionRef, request: str) -> Closed | None:
         """Return what became of an input request that is not open any more, None if it is unknown."""
         ...
 
@@ -79,6 +83,35 @@ class Records(Protocol):
         """Return how many bytes are kept for a principal."""
         ...
 
+    def look_for_room(self) -> None:
+        """See how much room is left for new runs."""
+        ...
+
+
+class Missing(Exception):
+    """An operation needs what is not in memory, and has changed nothing.
+
+    `what` names it among all that is missing of one session; `read` gets it from storage.
+    """
+
+    def __init__(self, what: Hashable, read: Callable[[Records], Any]) -> None:
+        super().__init__(what)
+        self.what = what
+        self.read = read
+
+
+class Room(Protocol):
+    """Whether the disk has room for new runs."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether storage has to look again before anything is asked."""
+        ...
+
     def has_room(self, size: int) -> bool:
-        """Tell whether a new run of so many bytes may be kept, as far as the disk is concerned."""
+        """Tell whether a new run of so many bytes may be kept."""
+        ...
+
+    def keeps(self, size: int) -> None:
+        """Note a new run of so many bytes."""
         ...

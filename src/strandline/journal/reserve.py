@@ -1,8 +1,8 @@
 """The room on the journal's disk that is kept for what was accepted: with less, no new run is, and the others can end.
 
-Others of this server that write onto that disk ask first, and wait as long as new runs do. Belongs to the writer's
-thread, which waits for that disk anyway; only `short` is read by others. The disk is asked once
-a second at most, and after a commit that failed. Empty pages of the journal's file count as room, too: what was deleted
+Others of this server that write onto that disk ask first, and wait as long as new runs do. The disk is asked on the
+writer's thread (`look`), which waits for that disk anyway: once a second at most, and after a commit that failed. All
+else belongs to the serving loop. Empty pages of the journal's file count as room, too: what was deleted
 makes room for new runs, although the file never shrinks. A part of the reserve has to be on the disk itself, for the
 WAL.
 """
@@ -60,12 +60,17 @@ class Reserve:
         self.short: str | None = None
         """Why no new run is kept, for people; None: new runs are kept."""
 
+    @property
+    def is_due(self) -> bool:
+        """Whether how much is left has to be looked up before anything is asked."""
+        return self._wanted != 0 and self._clock.monotonic() >= self._looked_at + LOOK_S
+
     def look(self) -> None:
         """See how much is left, if that is not known. Raises nothing.
 
         Once there is too little, an eighth of the reserve has to be free besides before new runs are kept again.
         """
-        if self._wanted == 0 or self._clock.monotonic() < self._looked_at + LOOK_S:
+        if not self.is_due:
             return
         self._looked_at = self._clock.monotonic()
         self._kept = 0
@@ -94,7 +99,6 @@ class Reserve:
 
     def has_room(self, size: int) -> bool:
         """Tell whether a new run of so many bytes leaves the reserve as it is."""
-        self.look()
         return self.short is None and (self._room is None or self._kept + COPIES * size <= self._room)
 
     def keeps(self, size: int) -> None:

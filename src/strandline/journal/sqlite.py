@@ -1,23 +1,23 @@
 """The journal in one SQLite file: the embedded default.
 
-This module joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `writer` (one thread,
-group commit), `transactions` (the session table decides, its rows are written), `reader` (what is read). Whatever can
-be encoded is encoded on the caller's side, so that the one writer has nothing to do but to write.
+This module joins the others into the port: `ownership` (whose file is it), `driver` (opening it), `operations` (the
+session table decides), `commits` (on the caller's loop, in batches), `writer` and `transactions` (one thread, one
+transaction for each batch), `reader` (what is read).
 """
 
 import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from strandline.clock import Clock
-from strandline.encoding import encode_messages
-from strandline.errors import JournalUnavailable
+from strandline.errors import JournalUnavailable, StrandlineError
 from strandline.journal import lists, reader
-from strandline.journal.changes import encoded_body, encoded_completion
+from strandline.journal.commits import NOT_OPEN, GroupCommit, Operation, Storage
 from strandline.journal.driver import (
     begin_wal_anew,
     connect,
@@ -29,6 +29,7 @@ from strandline.journal.driver import (
 )
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.migrations import migrate
+from strandline.journal.operations import Decide, Operations
 from strandline.journal.ownership import (
     MOUNTINFO,
     Ownership,
@@ -37,24 +38,15 @@ from strandline.journal.ownership import (
     locate,
     prepare_folder,
 )
-from strandline.journal.port import A, AcceptAnswer, Bounds, Change, ChangeAnswer, Query, Take
+from strandline.journal.port import A, Query
 from strandline.journal.reader import Readers
 from strandline.journal.reserve import Reserve, Statvfs
 from strandline.journal.soundness import guard
 from strandline.journal.table import SessionTable
-from strandline.journal.transactions import Transactions
+from strandline.journal.transactions import SqliteTransactions
 from strandline.journal.watched import Watch, WatchedTransactions
-from strandline.journal.writer import Job, OnCommit, Writer
-from strandline.model import (
-    AgentRecord,
-    Claim,
-    Fact,
-    NewRun,
-    RoundStarted,
-    SessionKey,
-    Settlement,
-    Token,
-)
+from strandline.journal.writer import OnCommit, Writer
+from strandline.model import AgentRecord, Claim, RunId, SessionKey
 
 T = TypeVar("T")
 
@@ -62,7 +54,7 @@ LEAVE_S: Final = 5.0
 """How long an `open` that was cancelled waits for its thread to give up the lock."""
 
 
-class SqliteJournal:
+class SqliteJournal(Operations):
     """A journal in the file `path`, or in the one that it links to; its folder is made if there is none.
 
     `lock_wait_s` is how long `open` waits for another owner; `on_wait` is called once, with a sentence that names the
@@ -82,6 +74,7 @@ class SqliteJournal:
         disk_reserve: int | None = 0,
         statvfs: Statvfs = os.statvfs,
     ) -> None:
+        super().__init__()
         self._path = path
         self._clock = clock
         self._lock_wait_s = lock_wait_s
@@ -93,7 +86,9 @@ class SqliteJournal:
         self._reserve: Reserve | None = None
         self._feed = ClaimFeed()
         self._writer: Writer | None = None
-        self._transactions: Transactions | None = None
+        self._commits: GroupCommit | None = None
+        self._transactions: SqliteTransactions | None = None
+        self._epoch = 0
         self._readers: Readers | None = None
         self._watch: Watch | None = None
 
@@ -102,7 +97,7 @@ class SqliteJournal:
     @property
     def epoch(self) -> int:
         """How many owners the file has had, this one counted; 0 before it was opened."""
-        return 0 if self._transactions is None else self._transactions.epoch
+        return self._epoch
 
     @property
     def trouble(self) -> str | None:
@@ -121,10 +116,11 @@ class SqliteJournal:
 
     async def grant_room(self, size: int) -> bool:
         """Let somebody else write `size` bytes onto its disk; False if they would be of the reserve."""
-        if (reserve := self._reserve) is None:
-            raise JournalUnavailable("the journal is not open")
-        granted: bool = await self._written(partial(reserve.grant, size), new=True)
-        return granted
+        commits, reserve = self._open_commits(), self._reserve
+        assert reserve is not None
+        if reserve.is_due:
+            await commits.read(lambda records: records.look_for_room())
+        return reserve.grant(size)
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Wait for the lock, fence every older owner, end all holds; return what was executing, in order of sequence.
@@ -144,10 +140,10 @@ class SqliteJournal:
         await ownership.acquire(owner, wait_s=self._lock_wait_s, on_wait=self._on_wait)
         readers = Readers(path)
         connections: list[sqlite3.Connection] = []
-        closing: list[Transactions] = []
-        claims: list[Claim] = []
+        closing: list[SqliteTransactions] = []
+        taken: list[tuple[SessionTable, int, list[Claim]]] = []
 
-        def prepare() -> Transactions:
+        def prepare() -> SqliteTransactions:
             if not check_openable(path, self._mountinfo):
                 create(path)
             ownership.hold_file()
@@ -159,11 +155,9 @@ class SqliteJournal:
                 migrate(connections[0], path, self._clock.now(), guarding)
                 spare = partial(free_bytes, connections[0])
                 reserve = Reserve(path.parent, self._clock, self._disk_reserve, spare=spare, statvfs=self._statvfs)
-                transactions = WatchedTransactions(
-                    connections[0], self._clock, path, reserve, ownership.leave_files, max_attempts=max_attempts
-                )
+                transactions = WatchedTransactions(connections[0], self._clock, path, reserve, ownership.leave_files)
                 closing.append(transactions)
-                claims.extend(transactions.take_over())
+                taken.append(transactions.take_over(max_attempts=max_attempts))
                 guarding.close()
                 begin_wal_anew(connections[0])
                 watch = transactions.watch()
@@ -184,7 +178,7 @@ class SqliteJournal:
                 connection.close()
             ownership.release()
 
-        writer = Writer(prepare, clean_up, self._feed, name="strandline-journal", on_commit=self._on_commit)
+        writer = Writer(prepare, clean_up, name="strandline-journal", on_commit=self._on_commit)
         writer.start()
         try:
             await asyncio.shield(asyncio.wrap_future(writer.prepared))
@@ -197,7 +191,13 @@ class SqliteJournal:
             raise
         self._readers = readers
         self._writer = writer
+        (table, self._epoch, claims) = taken[0]
+        self._begin(table, writer)
         return claims
+
+    def _begin(self, table: SessionTable, storage: Storage) -> None:
+        """Decide operations from here on."""
+        self._commits = GroupCommit(table, storage, self._feed, self._clock, on_undo=self._paid.clear)
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""
@@ -205,98 +205,76 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Make everything queued durable, end threads and connections, give up the lock, end `claims()`. Idempotent."""
-        writer = self._writer
-        if writer is None:
+        writer, commits = self._writer, self._commits
+        if writer is None or commits is None:
             return
+        await commits.close()
         writer.stop()
         await asyncio.shield(asyncio.wrap_future(writer.finished))
         writer.join()
         self._feed.end()
 
-    # -- verbs ----------------------------------------------------------------------------------------
+    # -- operations -----------------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
-        """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
-        body = encoded_body(new)
+    async def _operate(
+        self,
+        decide: Decide[T],
+        *,
+        key: SessionKey | None = None,
+        run_id: RunId | None = None,
+        new: bool = False,
+        kept: Callable[[], None] | None = None,
+    ) -> T:
+        operation = Operation(decide, key=key, run_id=run_id, loop=asyncio.get_running_loop(), new=new, kept=kept)
+        self._submit(operation)
+        assert operation.future is not None
+        answer: T = await operation.future
+        return answer
 
-        def decide(table: SessionTable, now: float) -> AcceptAnswer:
-            return table.accept(new, body, bounds, take=take, now=now)
+    def _operate_later(
+        self, decide: Decide[None], *, run_id: RunId, kept: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        self._submit(Operation(decide, run_id=run_id, kept=kept, lost=lost))
 
-        call = partial(self._open_transactions().decide, decide)
-        accepted: AcceptAnswer = await self._written(call, new=True)
-        return accepted
+    def _submit(self, operation: Operation) -> None:
+        self._open_commits().submit(operation)
 
-    async def take(self, key: SessionKey) -> Take:
-        """Claim the session's next run, counting an attempt."""
-        transactions = self._open_transactions()
-        taken: Take = await self._written(
-            lambda: transactions.decide(lambda table, now: table.claim_next(key, now=now))
-        )
-        return taken
-
-    async def stage(self, token: Token, fact: Fact) -> None:
-        """Keep what a running run has done so far; durable on return for `RoundStarted`, else with the next verb."""
-        encoded = encode_messages(fact)
-        transactions = self._open_transactions()
-        call = partial(transactions.checkpoint, token, encoded)
-        if isinstance(fact, RoundStarted):
-            await self._written(call)
-        else:
-            self._put(Job(call, lost=partial(transactions.owe, token, encoded)))
-
-    async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
-        """End a run: outcome, messages, window and state in one commit.
-
-        With `take`, claim the session's next run. With `hold`, keep the claim until `release`; nothing is taken then.
-        """
-        left = encoded_completion(settlement)
-        taken: Take = await self._written(partial(self._open_transactions().finish, token, left, hold, take))
-        return taken
-
-    async def release(self, token: Token, *, counted: bool, take: bool) -> Take:
-        """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
-
-        `counted` False takes the attempt of a running one back. With `take`, claim the session's next run.
-        """
-        taken: Take = await self._written(partial(self._open_transactions().release, token, counted, take))
-        return taken
-
-    async def change(self, change: Change) -> ChangeAnswer:
-        """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
-        transactions = self._open_transactions()
-        call = partial(transactions.decide, lambda table, now: table.change(change, now=now))
-        changed: ChangeAnswer = await self._written(call)
-        return changed
+    def _open_commits(self) -> GroupCommit:
+        if self._commits is None or self._commits.is_closed:
+            raise JournalUnavailable(NOT_OPEN)
+        return self._commits
 
     async def prune(self, before: float, limit: int) -> int:
         """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
         Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
-        A long walk is made in several transactions, so that other verbs have their turn.
+        A long walk is made in several transactions, so that operations have their turn.
         """
         forgotten = 0
         after: int | None = -1
         while after is not None and forgotten < limit:
-            count, after = await self._written(
-                partial(self._open_transactions().prune, before, limit - forgotten, after)
-            )
+            step = partial(SqliteTransactions.prune, before=before, limit=limit - forgotten, after=after)
+            count, after = await self._transact(step)
             forgotten += count
+        self._open_commits().table.forget_stored()
         return forgotten
 
-    def _open_transactions(self) -> Transactions:
-        if self._transactions is None:
-            raise JournalUnavailable("the journal is not open")
-        return self._transactions
+    async def _transact(self, call: Callable[[SqliteTransactions], T]) -> T:
+        """Return what a call returns that writes rows which the session table does not decide."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[T] = loop.create_future()
 
-    async def _written(self, call: Callable[[], Any], *, new: bool = False) -> Any:
-        job = Job(call, new=new, loop=asyncio.get_running_loop())
-        self._put(job)
-        assert job.future is not None
-        return await job.future
+        def done(answer: Any) -> None:
+            with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
+                loop.call_soon_threadsafe(_resolve, answered, answer)
 
-    def _put(self, job: Job) -> None:
-        if self._writer is None or not self._writer.put(job):
-            raise JournalUnavailable("the journal is not open")
+        if (
+            self._writer is None
+            or self._transactions is None
+            or not self._writer.transact(partial(call, self._transactions), done)
+        ):
+            raise JournalUnavailable(NOT_OPEN)
+        return await answered
 
     # -- what is read ---------------------------------------------------------------------------------
 
@@ -311,7 +289,7 @@ class SqliteJournal:
     async def _answered(self, question: Callable[[sqlite3.Connection], T]) -> T:
         readers = self._readers
         if readers is None:
-            raise JournalUnavailable("the journal is not open")
+            raise JournalUnavailable(NOT_OPEN)
         if self._watch is not None and self._watch.gone is not None:
             self._watch.check()  # a connection that is made now would show another file, or none
         try:
@@ -320,3 +298,12 @@ class SqliteJournal:
             if self._watch is not None:
                 self._watch.check()  # (of a file that was cut off no table is found any more)
             raise translated(error) from error
+
+
+def _resolve(answered: "asyncio.Future[Any]", answer: Any) -> None:
+    if answered.done():
+        return
+    if isinstance(answer, StrandlineError):
+        answered.set_exception(answer)
+    else:
+        answered.set_result(answer)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Final
 
+from strandline.errors import JournalUnavailable
 from strandline.journal.changes import (
     AddCheckpoint,
     AddHistory,
@@ -26,6 +27,7 @@ from strandline.journal.changes import (
     EndRun,
     ForgetKey,
     KeepAgent,
+    SessionRef,
 )
 from strandline.journal.damage import readable
 from strandline.journal.driver import is_damage
@@ -40,8 +42,7 @@ from strandline.journal.reader import (
     question_of,
     sound_run,
 )
-from strandline.journal.records import KeyedRun, KnownRun
-from strandline.journal.reserve import Reserve
+from strandline.journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, drawn
 from strandline.journal.seal import (
     damaged_record,
@@ -55,7 +56,7 @@ from strandline.journal.seal import (
 )
 from strandline.journal.state import RunState, SessionState
 from strandline.lifecycle import ENDED
-from strandline.model import Fact, IfBusy, Lane, Message, Principal, Question, Run, RunId, RunStatus, SessionKey
+from strandline.model import IfBusy, Lane, Principal, Question, Run, RunId, RunStatus, SessionKey
 
 _QUEUED: Final = RunStatus.QUEUED.value
 _RUNNING: Final = RunStatus.RUNNING.value
@@ -103,13 +104,13 @@ class Mismatch(Exception):
 class SqliteRows:
     """What is written and read on one connection. Implements `records.Records`."""
 
-    def __init__(self, connection: sqlite3.Connection, reserve: Reserve | None = None) -> None:
+    def __init__(self, connection: sqlite3.Connection, look: Callable[[], None] = lambda: None) -> None:
         # One cursor for all: making one for each statement takes a tenth of the time of a short one. What it returns is
         # to be read before the next statement.
         self._cursor = connection.cursor()
         self._execute = self._cursor.execute
         self._connection = connection
-        self._reserve = reserve
+        self._look = look
         self._writers: dict[type[Any], Callable[[Any], None]] = {
             AddSession: self._add_session,
             ChangeSession: self._change_session,
@@ -181,8 +182,6 @@ class SqliteRows:
                 sealed_key, None if new.if_busy is IfBusy.ENQUEUE else new.if_busy.value,
             ),
         )  # fmt: skip
-        if self._reserve is not None:
-            self._reserve.keeps(body.size)
 
     def _change_run(self, row: ChangeRun) -> None:
         # (the driver takes a whole number at once, and asks around for a bool)
@@ -261,7 +260,8 @@ class SqliteRows:
 
     def _close_request(self, row: CloseRequest) -> None:
         self._execute(
-            "INSERT OR REPLACE INTO closed_requests (session, id, run, closed) VALUES (?,?,?,?)",
+            "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
+            " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE seq = ?3)",
             (row.no, row.id, row.run, row.closed),
         )
 
@@ -300,7 +300,7 @@ class SqliteRows:
         ).fetchone()
         return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
 
-    def keyed_run(self, session: SessionState, key: str) -> KeyedRun | None:
+    def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key stands for."""
         row = self._execute(
             "SELECT run_id, seq, ended_at, fingerprint FROM runs WHERE session = ? AND key = ?", (session.no, key)
@@ -310,39 +310,25 @@ class SqliteRows:
         run_id, seq, ended_at, stored = row
         return KeyedRun(RunId(run_id), seq, ended_at, fingerprint(session.crc, seq, run_id, key, stored))
 
-    def is_kept(self, seq: int) -> bool:
-        """Tell whether a run is kept."""
-        return self._execute("SELECT 1 FROM runs WHERE seq = ?", (seq,)).fetchone() is not None
-
-    def run(self, run: RunState) -> Run:
-        """Return a waiting run with its input."""
-        return sound_run(Run, self._row(run), run.session.ref)
-
-    def _row(self, run: RunState) -> RunRow:
-        row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (run.seq,)).fetchone()
+    def run(self, session: SessionRef, seq: int) -> StoredRun:
+        """Return a run with its input and checkpoints, as far as they can be read."""
+        row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
         if row is None:
-            raise Mismatch(f"there is no run {run.run_id}")
-        return RunRow(*row)
+            raise Mismatch(f"there is no run with sequence {seq}")
+        try:
+            return StoredRun(sound_run(Run, RunRow(*row), session), tuple(each_fact(self._connection, seq)))
+        except JournalUnavailable as error:
+            return StoredRun(*readable(self._connection, RunRow(*row), session), error)
 
-    def checkpoints(self, run: RunState) -> tuple[Fact, ...]:
-        """Return what a run has staged."""
-        return tuple(each_fact(self._connection, run.seq))
+    def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
+        """Return the question whose round is open, or what history has of it."""
+        try:
+            return StoredQuestion(question_of(self._connection, session, run, until))
+        except JournalUnavailable as error:
+            message = last_message(self._connection, session.key)
+            return StoredQuestion(Question(requests=[], message=message, results={}, state={}), error)
 
-    def readable(self, run: RunState) -> tuple[Run, tuple[Fact, ...]]:
-        """Return a run and what it has staged, as far as both can be read."""
-        return readable(self._connection, self._row(run), run.session.ref)
-
-    def question(self, session: SessionState) -> Question:
-        """Return the question whose round is open."""
-        asked = session.round
-        assert asked is not None
-        return question_of(self._connection, session.ref, asked.run, asked.until)
-
-    def last_message(self, session: SessionState) -> Message:
-        """Return the last message of a history."""
-        return last_message(self._connection, session.key)
-
-    def closed_request(self, session: SessionState, request: str) -> Closed | None:
+    def closed_request(self, session: SessionRef, request: str) -> Closed | None:
         """Return what became of an input request."""
         row = self._execute(
             "SELECT closed FROM closed_requests WHERE session = ? AND id = ?", (session.no, request)
@@ -354,9 +340,9 @@ class SqliteRows:
         row = self._execute("SELECT bytes FROM stored WHERE principal = ?", (principal,)).fetchone()
         return row[0] if row else 0
 
-    def has_room(self, size: int) -> bool:
-        """Tell whether a new run of so many bytes leaves the reserve of the disk as it is."""
-        return self._reserve is None or self._reserve.has_room(size)
+    def look_for_room(self) -> None:
+        """See how much room the disk has."""
+        self._look()
 
 
 def _place(

@@ -1,7 +1,7 @@
 """What the session table holds: sessions, their waiting and claimed runs, and the question that a session waits on.
 
-Plain mutable records; `table.py` alone changes them. Bodies (inputs, histories, outcomes) are not here: the store has
-them, and `records.py` says how they are read.
+Plain mutable records; `table.py` alone changes them. Bodies (inputs, histories, outcomes) are not here, but for short
+inputs of runs that wait: storage has them, and `records.py` says how they are read.
 """
 
 from bisect import bisect_left, insort
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Rank
-from strandline.model import RunId, SessionKey
+from strandline.model import NewRun, RunId, SessionKey
 
 
 class HistoryEnd(Struct, frozen=True, gc=False):
@@ -50,6 +50,7 @@ class RunState:
         "held_since",
         "lane",
         "moved",
+        "new",
         "queue_deadline",
         "run_id",
         "seq",
@@ -71,6 +72,7 @@ class RunState:
         started_at: float | None = None,
         moved: int | None = None,
         checkpoints: int = 0,
+        new: NewRun | None = None,
     ) -> None:
         self.session = session
         self.run_id = run_id
@@ -84,6 +86,8 @@ class RunState:
         self.started_at = started_at
         self.checkpoints = checkpoints
         """How many checkpoints of it are kept."""
+        self.new = new
+        """What it was accepted as, as long as it waits; None if only storage has it."""
         self.fence: int | None = None
         self.held_since: float | None = None
         self.cancel_requested = False
@@ -154,7 +158,7 @@ class SessionState:
     """One conversation, as far as decisions need it."""
 
     __slots__ = (
-        "claimed", "closed_since", "crc", "end", "is_changed", "key", "no", "paused", "queue", "ref",
+        "claimed", "closed_since", "crc", "end", "in_flight", "is_changed", "key", "no", "paused", "queue", "ref",
         "rests_since", "round",
     )  # fmt: skip
 
@@ -176,7 +180,9 @@ class SessionState:
         self.ref = SessionRef(no, key, crc)
         self.end = end
         self.is_changed = False
-        """Whether something of it was changed that is not durable."""
+        """Whether something of it was changed that no batch has yet."""
+        self.in_flight = 0
+        """How many batches have changes of it that are not durable."""
         self.queue = RunQueue()
         self.claimed: RunState | None = None
         """The run that executes or is held."""
@@ -205,6 +211,11 @@ class SessionState:
         """The run that has ended and keeps its claim."""
         claimed = self.claimed
         return claimed if claimed is not None and claimed.held_since is not None else None
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether it is stored as it is here."""
+        return not self.is_changed and not self.in_flight
 
     @property
     def is_idle(self) -> bool:

@@ -1,20 +1,20 @@
 """The session table: one rule set that decides what becomes of every session and run.
 
-Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation reads what it needs (`records.py`),
-decides, changes the state in memory and notes the rows to write and the claims that were made; `drain` hands them out.
-An operation that raises has changed nothing and notes nothing. Rows have to be stored, in their order, before the
-answer is told or a claim delivered. If they could not be, `roll_back` puts the sessions concerned back to what is
-stored. `now` is in seconds since the epoch.
+Deterministic and synchronous: it knows no clock, event loop or SQL. Each operation looks up what it needs
+(`records.py`), decides, changes the state in memory and notes the rows to write and the claims that were made; `drain`
+hands them out as a batch. An operation that raises has changed nothing and notes nothing. Batches have to be stored, in
+their order, before the answers that rest on them are told or their claims delivered; more may be decided meanwhile. If
+one could not be, `undo` says which sessions have to be put back to what is stored. `now` is in seconds since the epoch.
 """
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, assert_never
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline.encoding import encode_messages
-from strandline.errors import InvariantBroken, JournalUnavailable
+from strandline.errors import InvariantBroken
 from strandline.journal.changes import (
     AddCheckpoint,
     AddRun,
@@ -50,7 +50,7 @@ from strandline.journal.port import (
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
-from strandline.journal.records import Records
+from strandline.journal.records import KnownRun, Records, Room
 from strandline.journal.rules import (
     Closed,
     answers_key,
@@ -63,7 +63,7 @@ from strandline.journal.rules import (
     rank,
 )
 from strandline.journal.state import OpenRound, RunState, SessionState
-from strandline.journal.transitions import RUNNING, Transitions, in_order
+from strandline.journal.transitions import Transitions, as_run, in_order
 from strandline.model import (
     INTERRUPTS,
     Claim,
@@ -71,8 +71,8 @@ from strandline.model import (
     Lane,
     NewRun,
     Outcome,
+    Principal,
     Question,
-    Run,
     RunId,
     RunStatus,
     SessionKey,
@@ -80,17 +80,43 @@ from strandline.model import (
     answered,
 )
 
-_log = logging.getLogger("strandline.journal")
 _ENQUEUE: Final = IfBusy.ENQUEUE
+KEPT_BYTES: Final = 2048
+"""An input of no more bytes stays in memory while its run waits; a longer one is read when its run is claimed."""
+
+
+class Batch(Struct, gc=False):
+    """What was decided and has to be stored together: rows in their order, and the claims to deliver after that."""
+
+    changes: list[Change]
+    claims: list[Claim]
+    sessions: list[SessionState]
+    """Those that are changed."""
+    coming: list[tuple[Principal, int]]
+    """How many bytes new runs have, as far as that matters for their principals."""
+    dropped: list[SessionKey]
+    """Sessions that are deleted."""
 
 
 class SessionTable(Transitions):
     """All sessions in which something goes on, and those that were asked for last."""
 
     @classmethod
-    def of(cls, records: Records, *, max_attempts: int, next_no: int, next_seq: int, next_row: int) -> "SessionTable":
-        """Return the table of what is stored. `next_*` are the numbers of the next session, run and row of history."""
-        table = cls(records, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
+    def of(
+        cls,
+        records: Records,
+        *,
+        max_attempts: int,
+        next_no: int,
+        next_seq: int,
+        next_row: int,
+        room: Room | None = None,
+    ) -> "SessionTable":
+        """Return the table of what is stored. `next_*` are the numbers of the next session, run and row of history.
+
+        What is not in memory is read from `records` at once, until its `records` are set to None.
+        """
+        table = cls(records, room, max_attempts=max_attempts, next_no=next_no, next_seq=next_seq, next_row=next_row)
         table._install_all(records.busy_sessions())
         return table
 
@@ -100,43 +126,74 @@ class SessionTable(Transitions):
 
     # -- what was decided -----------------------------------------------------------------------------
 
-    def drain(self) -> tuple[list[Change], list[Claim]]:
-        """Return the rows to write and the claims that were made since the last drain."""
+    def drain(self) -> Batch:
+        """Return what was decided since the last drain."""
         changes, self._changes = self._changes, []
         claims, self._claims = self._claims, []
-        return changes, claims
+        sessions, self._changed = self._changed, []
+        for session in sessions:
+            session.is_changed = False
+            session.in_flight += 1
+        coming, self._coming = self._coming, []
+        dropped, self._dropped = self._dropped, []
+        return Batch(changes, claims, sessions, coming, dropped)
 
     @property
-    def has_decided(self) -> bool:
-        """Whether anything was decided since the last drain."""
-        return bool(self._changes)
+    def decided(self) -> int:
+        """How many rows were decided since the last drain."""
+        return len(self._changes)
 
-    def durable(self) -> None:
-        """Note that all rows that were handed out are stored for good."""
-        for session in self._changed:
-            session.is_changed = False
-        self._changed.clear()
+    def durable(self, batch: Batch, stored: Mapping[Principal, int]) -> None:
+        """Note that a batch is stored for good. `stored` are the bytes now kept for each of its `principals`."""
+        for session in batch.sessions:
+            session.in_flight -= 1
+        for principal, size in batch.coming:
+            self._bytes_in_flight[principal] -= size
+        for key in batch.dropped:
+            self._drops_in_flight[key] -= 1
+            if not self._drops_in_flight[key]:
+                del self._drops_in_flight[key]
+        self._stored_of.update(stored)
 
-    def roll_back(self) -> None:
-        """Put every session that was changed since `durable` back to what is stored; all claims made since are void.
+    def principals(self, batch: Batch) -> set[Principal]:
+        """Return the principals of a batch of which the bytes that are kept have to be known."""
+        return (
+            {session.key.principal for session in batch.sessions} & self._stored_of.keys() if self._stored_of else set()
+        )
 
-        One that is damaged leaves memory: what needs it fails alone, and finds out anew.
-        """
+    def forget_stored(self) -> None:
+        """Note that what is kept for principals has changed by something that was not decided here."""
+        self._stored_of.clear()
+
+    def undo(self, batches: Iterable[Batch]) -> set[SessionKey]:
+        """Drop what was decided since the last drain, as `batches` could not be stored; return what to `put_back`."""
+        sessions = [*self._changed, *(session for batch in batches for session in batch.sessions)]
         self._changes.clear()
         self._claims.clear()
-        while self._changed:
-            key = self._changed[-1].key
+        self._changed.clear()
+        self._coming.clear()
+        self._dropped.clear()
+        self._stored_of.clear()
+        self._bytes_in_flight.clear()
+        self._drops_in_flight.clear()
+        return {session.key for session in sessions}
+
+    def put_back(self, sessions: Mapping[SessionKey, SessionState | None]) -> None:
+        """Replace sessions by what is stored of them; None: there is no such session."""
+        for key, session in sessions.items():
             self._forget(key)
-            try:
-                self._find(key)
-            except JournalUnavailable as error:
-                _log.error("%s", error)
-            self._changed.pop()  # (where storage itself fails, it is read at the next try)
+            if session is not None:
+                self._install(session)
 
     def position(self, run_id: RunId) -> int | None:
         """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
         run = self._runs.get(run_id)
         return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
+
+    def session_of(self, run_id: RunId | None) -> SessionKey | None:
+        """Return the session of a run that waits or is claimed; None if it is no such run."""
+        run = None if run_id is None else self._runs.get(run_id)
+        return None if run is None else run.session.key
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -149,11 +206,11 @@ class SessionTable(Transitions):
             self._end_hold(held)
         claims = []
         for run in [run for run in claimed if run.fence is not None]:
-            found, staged = self._records.readable(run)
+            found, staged, _ = self._stored(run)
             question = None
             if run.session.answered_by(run) is not None:
-                question, is_whole = self._question_or_what_is_left(run.session)
-                found = found if is_whole else replace(found, opaque=True)
+                question, error = self._question(run.session)
+                found = found if error is None else replace(found, opaque=True)
             was, self._fence = run.fence, self._fence + 1
             run.fence = self._fence
             self._change_run(run, was=was)
@@ -167,7 +224,7 @@ class SessionTable(Transitions):
         self._now = now
         if new.run_id in self._runs:
             raise InvariantBroken(f"run id {new.run_id} is taken")
-        records, session = self._records, self._find(new.key)
+        session = self._find(new.key)
         asked = None if session is None else session.question
         forgotten = None
         if new.keyed is not None and session is not None:
@@ -177,7 +234,7 @@ class SessionTable(Transitions):
             forgotten = known
         question: Question | None = None
         if session is not None and asked is not None and new.may_answer:
-            found, _ = self._question_or_what_is_left(session)
+            found = self._question(session).question
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
                 body = replace(body, prompt=encode_messages(answer.input))
@@ -192,16 +249,25 @@ class SessionTable(Transitions):
             if is_busy and new.if_busy is IfBusy.REJECT:
                 return Refused("session_busy", ahead + 1)
             leaving = self._begun_and_waiting(session, new.if_busy)
+            self._look_up_waiting(leaving)
             ahead -= len(leaving)
+        if session is not None and asked is not None and goes_on:
+            self._question(session)  # (it is to be dismissed)
         if new.lane == Lane.ANSWER and not becomes_answer:
-            question = None if session is None or asked is None else records.question(session)
+            if session is not None and asked is not None:
+                question, error = self._question(session)
+                if error is not None:
+                    raise error
             if (cannot := self._cannot_answer(session, question, new)) is not None:
                 return cannot
         most = bounds.stored_bytes
-        if most is not None and records.stored_bytes(new.key.principal) + body.size > most:
+        if most is not None and self._stored_bytes(new.key.principal) + body.size > most:
             return Refused("storage_full", ahead + 1)
-        if not records.has_room(body.size):
-            return Refused("disk_low", ahead + 1)
+        if (room := self._room) is not None:
+            if room.is_due:
+                self._known("room", lambda records: records.look_for_room())
+            if not room.has_room(body.size):
+                return Refused("disk_low", ahead + 1)
         answers = question is not None
         is_free = session is None or (session.claimed is None and not session.paused)
         at_once = take and not ahead and is_free and (goes_on or answers)
@@ -215,6 +281,11 @@ class SessionTable(Transitions):
             session, new.run_id, self._next_seq, place, created_at=new.created_at, queue_deadline=new.queue_deadline
         )
         self._next_seq += 1
+        if most is not None:
+            self._coming.append((new.key.principal, body.size))
+            self._bytes_in_flight[new.key.principal] += body.size
+        if room is not None:
+            room.keeps(body.size)
         until = None if asked is None else asked.until
         if asked is not None:
             self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
@@ -226,16 +297,18 @@ class SessionTable(Transitions):
         self._note(session, added)
         self._runs[run.run_id] = run
         if fence is None:
+            run.new = new if body.size <= KEPT_BYTES else None
             self._enqueue(run)
             return Accepted(ahead + 1, stopped, session.paused, until, becomes_answer)
-        claimed = _claimed(new, run)
+        claimed = as_run(new, run)
         self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, question=question))
         return Accepted(0, stopped, input_until=until, answers=becomes_answer)
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
         """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
         assert new.keyed is not None
-        known = self._records.keyed_run(session, new.keyed.key)
+        ref, key = session.ref, new.keyed.key
+        known = self._known(("key", session.no, key), lambda records: records.keyed_run(ref, key))
         if known is None:
             return None
         is_asking = session.round is not None and session.round.run == known.seq
@@ -246,9 +319,22 @@ class SessionTable(Transitions):
         self, session: SessionState | None, question: Question | None, new: NewRun
     ) -> Unanswerable | None:
         def closed(request: str) -> Closed | None:
-            return None if session is None else self._records.closed_request(session, request)
+            if session is None:
+                return None
+            ref = session.ref
+            return self._known(("closed", ref.no, request), lambda records: records.closed_request(ref, request))
 
         return check_answer(answered(new.input), question, closed)
+
+    def _stored_bytes(self, principal: Principal) -> int:
+        """Return how many bytes are kept for a principal, those counted whose commit is under way."""
+        if self.records is not None:
+            return self.records.stored_bytes(principal)
+        stored = self._stored_of.get(principal)
+        if stored is None:
+            stored = self._known(("bytes", principal), lambda records: records.stored_bytes(principal))
+            self._stored_of[principal] = stored
+        return stored + self._bytes_in_flight[principal]
 
     def _full(
         self, new: NewRun, bounds: Bounds, waiting: int, leaving: int
@@ -293,7 +379,10 @@ class SessionTable(Transitions):
         """Claim the session's next run, counting an attempt."""
         self._now = now
         session = self._find(key)
-        return Take.NOTHING if session is None else self._claim_next(session)
+        if session is None:
+            return Take.NOTHING
+        self._look_ahead(session)
+        return self._claim_next(session)
 
     def checkpoint(self, token: Token, fact: bytes) -> None:
         """Keep what a running run has done so far."""
@@ -308,9 +397,13 @@ class SessionTable(Transitions):
         check_cancel(run, left.status, discarded=left.discarded)
         self._now = now
         session = run.session
+        closed = (left.length > 0 and not left.discarded) or left.question is not None
+        if not closed and session.answered_by(run) is not None:
+            self._question(session)
+        if take and not hold:
+            self._look_ahead(session)
         self._end(run, left.status, left.outcome, discarded=left.discarded, hold=hold)
         self._append(session, run.seq, left.messages, left.length, discarded=left.discarded)
-        closed = (left.length > 0 and not left.discarded) or left.question is not None
         self._answered(run, closed=closed, begun=left.discarded)
         if left.question is not None:
             self._ask(session, run.seq, left.question, now + left.answer_within_s, hold=hold)
@@ -318,7 +411,7 @@ class SessionTable(Transitions):
             self._note(session, KeepAgent(session.ref, left.window, left.state))
         return self._claim_next(session) if take and not hold else Take.NOTHING
 
-    def release(self, token: Token, *, counted: bool, take: bool, now: float) -> Take:
+    def release(self, token: Token, *, counted: bool, now: float) -> None:
         """Have a running run wait at the head of its queue, `counted` False without its attempt; or end a hold."""
         run = self._claimed(token)
         if run.held_since is None:
@@ -328,7 +421,6 @@ class SessionTable(Transitions):
         else:
             self._now = now
             self._end_hold(run)
-        return self._claim_next(run.session) if take else Take.NOTHING
 
     # -- changes that somebody asks for ---------------------------------------------------------------
 
@@ -353,6 +445,10 @@ class SessionTable(Transitions):
             case _:
                 assert_never(change)
 
+    def _known_run(self, run_id: RunId) -> KnownRun | None:
+        """Return a run that is kept; of those that are not in memory storage knows."""
+        return self._known(run_id, lambda records: records.known_run(run_id))
+
     def _delete(self, change: Delete) -> Changed | Busy:
         """Forget a session with its history, state and ended runs, unless a run of it waits or is claimed."""
         session = self._find(change.key)
@@ -366,6 +462,8 @@ class SessionTable(Transitions):
                 return Busy()
         self._note(session, DropSession(session.ref, session.end.row, session.end.nth))
         del self._sessions[session.key]
+        self._dropped.append(session.key)
+        self._drops_in_flight[session.key] += 1
         return Changed(existed=True)
 
     def _end_one(self, change: EndWaiting) -> Changed | Busy | NotDue:
@@ -373,7 +471,7 @@ class SessionTable(Transitions):
         check_end(RunStatus.QUEUED, change.outcome.status)
         run = self._runs.get(change.run_id)
         if run is None:
-            known = self._records.known_run(change.run_id)
+            known = self._known_run(change.run_id)
             return Busy() if known is not None and known.key == change.key else Changed(existed=False)
         if run.session.key != change.key:
             return Changed(existed=False)
@@ -381,6 +479,7 @@ class SessionTable(Transitions):
             return Busy()
         if change.overdue and (not_due := self._not_due(run)) is not None:
             return not_due
+        self._look_up_waiting([run])
         self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
         return Changed(existed=True)
 
@@ -398,15 +497,18 @@ class SessionTable(Transitions):
                 return Changed(existed=False)
             if run.fence is not None:
                 return Stopped(ended={}, asked=[self._have_end(run)])
+            self._look_up_waiting([run])
             return Stopped(ended={run.run_id: self._cancel_waiting(run)}, asked=[])
-        known = self._records.known_run(change.run_id)
+        known = self._known_run(change.run_id)
         if known is None or known.key.principal != change.principal:
             return Changed(existed=False)
         session = self._find(known.key)
-        assert session is not None
+        if session is None:  # (it was deleted meanwhile)
+            return Changed(existed=False)
         asked = session.question
         if asked is None or asked.run != known.seq:
             return Ended()
+        self._question(session)
         self._dismiss(session)
         return Stopped(ended={}, asked=[], input_until=asked.until)
 
@@ -415,6 +517,9 @@ class SessionTable(Transitions):
         session = self._find(change.key)
         if session is None:
             return Changed(existed=False)
+        self._look_up_waiting(session.queue)
+        if session.round is not None:
+            self._question(session)
         ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
         asked, until = list[RunId](), None
         if change.running:
@@ -429,7 +534,7 @@ class SessionTable(Transitions):
         """Give a run that waits another priority, or the last place of the front lane."""
         run = self._runs.get(change.run_id)
         if run is None or run.held_since is not None:
-            known = self._records.known_run(change.run_id)
+            known = self._known_run(change.run_id)
             existed = known is not None and known.key.principal == change.principal
             return Ended() if existed else Changed(existed=False)
         if run.session.key.principal != change.principal:
@@ -474,25 +579,3 @@ class SessionTable(Transitions):
             if session.held is None:
                 self._open_again(session, self._now)
         return Changed(existed=True)
-
-
-def _claimed(new: NewRun, run: RunState) -> Run:
-    """Return a run that is started as it is accepted."""
-    return Run(
-        run_id=new.run_id,
-        key=new.key,
-        input=new.input,
-        lane=new.lane,
-        priority=new.priority,
-        opaque=new.opaque,
-        metadata=new.metadata,
-        sequence=run.seq,
-        status=RUNNING,
-        attempt=run.attempt,
-        created_at=new.created_at,
-        started_at=run.started_at,
-        timeout_s=new.timeout_s,
-        queue_deadline=run.queue_deadline,
-        if_busy=new.if_busy,
-        trace=new.trace,
-    )

@@ -1,18 +1,18 @@
 """The steps that the operations of the session table are put together from: what becomes of runs, sessions, questions.
 
-Each changes the state in memory and notes the rows that say so. What can fail is read first; where it cannot be (the
-last message of a damaged history), whoever drives the table has to undo what was decided.
+Each changes the state in memory and notes the rows that say so. What an operation needs of storage is looked up before
+its first step, since a step that raises `Missing` would leave it half done.
 """
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
 from strandline.encoding import decoder, encode_messages
-from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.errors import ClaimLost
 from strandline.history import dismissed
 from strandline.journal.changes import (
     AddHistory,
@@ -28,16 +28,16 @@ from strandline.journal.changes import (
     EndRun,
 )
 from strandline.journal.port import Take
-from strandline.journal.records import Records
+from strandline.journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, cancelled, is_last, rank, stood_s
 from strandline.journal.seal import key_crc
 from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     Claim,
-    Fact,
     Lane,
     Message,
+    NewRun,
     Outcome,
     Principal,
     Question,
@@ -47,6 +47,8 @@ from strandline.model import (
     SessionKey,
     Token,
 )
+
+T = TypeVar("T")
 
 _log = logging.getLogger("strandline.journal")
 _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
@@ -61,8 +63,21 @@ RUNNING: Final = advance(RunStatus.QUEUED, Move.TAKE)
 class Transitions:
     """The state, and what changes it."""
 
-    def __init__(self, records: Records, *, max_attempts: int, next_no: int, next_seq: int, next_row: int) -> None:
-        self._records = records
+    def __init__(
+        self,
+        records: Records | None,
+        room: Room | None,
+        *,
+        max_attempts: int,
+        next_no: int,
+        next_seq: int,
+        next_row: int,
+    ) -> None:
+        self.records = records
+        """Where what is not in memory is read at once; None: it is `Missing`."""
+        self.found: dict[Hashable, Any] = {}
+        """What was missing and was read for the operation that is decided next."""
+        self._room = room
         self._max_attempts = max_attempts
         self._next_no = next_no
         self._next_seq = next_seq
@@ -80,15 +95,75 @@ class Transitions:
         self._changes: list[Change] = []
         self._claims: list[Claim] = []
         self._changed: list[SessionState] = []
-        """Sessions of which something was changed that is not durable."""
+        """Sessions of which something was changed that no batch has yet."""
+        self._stored_of: dict[Principal, int] = {}
+        """How many bytes are kept for a principal, as far as that was asked; those that come are counted."""
+        self._coming: list[tuple[Principal, int]] = []
+        """How many bytes new runs have that no batch has yet."""
+        self._bytes_in_flight: Counter[Principal] = Counter()
+        """How many bytes of new runs are not durable, as far as that is asked."""
+        self._dropped: list[SessionKey] = []
+        """Sessions that were deleted, in no batch yet."""
+        self._drops_in_flight: Counter[SessionKey] = Counter()
+        """Sessions whose deletion is not durable, and how often: storage still has them."""
+
+    # -- what is stored -------------------------------------------------------------------------------
+
+    def _known(self, what: Hashable, read: Callable[[Records], T]) -> T:
+        """Return what is read from storage. Raises `Missing` if it was not."""
+        if self.records is not None:
+            return read(self.records)
+        try:
+            found: T = self.found[what]
+        except KeyError:
+            raise Missing(what, read) from None
+        return found
+
+    def _stored(self, run: RunState) -> StoredRun:
+        """Return a run that waits or is claimed, with its checkpoints."""
+        if run.new is not None:
+            return StoredRun(as_run(run.new, run), ())
+        session, seq = run.session.ref, run.seq
+        return self._known(("run", seq), lambda records: records.run(session, seq))
+
+    def _question(self, session: SessionState) -> StoredQuestion:
+        """Return the question whose round is open in a session."""
+        asked = session.round
+        assert asked is not None
+        for change in reversed(self._changes):  # (one that is asked in this operation)
+            if isinstance(change, AddQuestion) and change.session.no == session.no:
+                return StoredQuestion(_decoded_question(change.question))
+        ref, run, until = session.ref, asked.run, asked.until
+        return self._known(("question", session.no, run), lambda records: records.question(ref, run, until))
+
+    def _look_ahead(self, session: SessionState) -> None:
+        """Look up what the next claim of a session needs: its next run, the question that it answers or dismisses."""
+        if not session.queue:
+            return
+        run = session.queue.head
+        if run.new is None:
+            self._stored(run)
+        if session.question is not None or session.answered_by(run) is not None:
+            self._question(session)
+
+    def _look_up_waiting(self, runs: Iterable[RunState]) -> None:
+        """Look up what cancelling waiting runs needs."""
+        for run in runs:
+            if run.has_begun:
+                self._stored(run)
+            if run.session.answered_by(run) is not None:
+                self._question(run.session)
 
     # -- sessions -------------------------------------------------------------------------------------
 
     def _find(self, key: SessionKey) -> SessionState | None:
         """Return a session, from storage if it is not in memory; None if there is none."""
         session = self._sessions.get(key)
-        if session is None and (session := self._records.session(key)) is not None:
-            self._install(session)
+        if session is None and key not in self._drops_in_flight:
+            session = self._known(key, lambda records: records.session(key))
+            if session is not None:
+                self._install(session)
+                self.found.pop(key, None)
         return session
 
     def _install(self, session: SessionState) -> None:
@@ -109,7 +184,7 @@ class Transitions:
             if len(self._sessions) < CACHED_SESSIONS:
                 return
             key, session = next(iter(self._sessions.items()))
-            if session.is_idle and not session.is_changed:
+            if session.is_idle and session.is_durable:
                 del self._sessions[key]
             else:
                 self._sessions.move_to_end(key)
@@ -181,6 +256,7 @@ class Transitions:
     def _leave_queue(self, run: RunState) -> None:
         self._touch(run.session)
         run.session.queue.remove(run)
+        run.new = None
         self._count(run.session, -1)
 
     def _change_run(self, run: RunState, *, was: int | None) -> None:
@@ -232,7 +308,13 @@ class Transitions:
         run = session.queue.head
         if self._last_attempts and is_last(run.attempt + 1, self._max_attempts):
             return Take.BLOCKED
-        stored, facts, question, damaged = self._to_claim(run)
+        stored, facts, error = self._stored(run)
+        question = None
+        if session.answered_by(run) is not None:
+            question, damage = self._question(session)
+            error = error or damage
+        if error is not None:
+            _log.error("run %s cannot go on: %s", run.run_id, error)
         if session.question is not None:
             self._dismiss(session)
         self._leave_queue(run)
@@ -247,22 +329,9 @@ class Transitions:
             queue_deadline=run.queue_deadline,
             position=None,
         )
-        token = Token(run.run_id, fence)
+        token, damaged = Token(run.run_id, fence), error is not None
         self._claims.append(Claim(token=token, run=claimed, facts=facts, question=question, damaged=damaged))
         return Take.TAKEN
-
-    def _to_claim(self, run: RunState) -> tuple[Run, tuple[Fact, ...], Question | None, bool]:
-        """Return what a waiting run is claimed with, and whether any of it is damaged: then as much as can be read."""
-        session = run.session
-        is_answer = session.answered_by(run) is not None
-        try:
-            found = self._records.run(run)
-            facts = self._records.checkpoints(run) if run.has_begun else ()
-            return found, facts, self._records.question(session) if is_answer else None, False
-        except JournalUnavailable as error:
-            _log.error("run %s cannot go on: %s", run.run_id, error)
-        question = self._question_or_what_is_left(session)[0] if is_answer else None
-        return *self._records.readable(run), question, True
 
     def _end(self, run: RunState, status: RunStatus, outcome: bytes, *, discarded: bool, hold: bool = False) -> None:
         """Note that a run has ended; `hold`: its claim stays."""
@@ -298,8 +367,8 @@ class Transitions:
     def _cancel_waiting(self, run: RunState, *, discard: bool = False) -> Outcome:
         """End a run that waits as cancelled; one that has begun is closed by what it had staged."""
         session = run.session
-        question = None if session.answered_by(run) is None else self._question_or_what_is_left(session)[0]
-        staged = self._records.readable(run)[1] if run.has_begun else ()
+        question = None if session.answered_by(run) is None else self._question(session).question
+        staged = self._stored(run).facts if run.has_begun else ()
         outcome, messages = cancelled(staged, question=question)
         self._end_waiting(run, outcome.status, encode_messages(outcome), messages, discard=discard)
         return outcome
@@ -378,9 +447,8 @@ class Transitions:
 
     def _close_requests(self, session: SessionState, asked: OpenRound, question: Question, how: Closed) -> None:
         """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
-        if self._records.is_kept(asked.run):
-            for each in question.requests:
-                self._note(session, CloseRequest(session.no, each.id, asked.run, how))
+        for each in question.requests:
+            self._note(session, CloseRequest(session.no, each.id, asked.run, how))
         self._delay_all(session, -max(0.0, asked.until - self._now))
         if session.closed_since is not None and session.closed_since > self._now:
             session.closed_since = self._now
@@ -390,7 +458,9 @@ class Transitions:
         """Close the open round of a question in history."""
         asked = session.round
         assert asked is not None
-        question, _ = self._question_or_what_is_left(session)
+        question, error = self._question(session)
+        if error is not None:
+            _log.error("%s", error)
         if asked.answer is None:
             self._close_requests(session, asked, question, "dismissed")
         messages = dismissed(question, begun=begun)
@@ -411,18 +481,29 @@ class Transitions:
         else:
             self._dismiss(session, begun=begun)
 
-    def _question_or_what_is_left(self, session: SessionState) -> tuple[Question, bool]:
-        """Return the question of a session and True; if it is damaged, what history has of it and False."""
-        for change in reversed(self._changes):  # (one that was asked in this operation is not yet stored)
-            if isinstance(change, AddQuestion) and change.session.no == session.no:
-                return _decoded_question(change.question), True
-        try:
-            return self._records.question(session), True
-        except JournalUnavailable as error:
-            _log.error("%s", error)
-        return Question(requests=[], message=self._records.last_message(session), results={}, state={}), False
-
 
 def in_order(runs: Iterable[RunState]) -> list[RunState]:
     """Return runs in order of sequence."""
     return sorted(runs, key=lambda run: run.seq)
+
+
+def as_run(new: NewRun, run: RunState) -> Run:
+    """Return a run as it is now, from what it was accepted as."""
+    return Run(
+        run_id=new.run_id,
+        key=new.key,
+        input=new.input,
+        lane=run.lane,
+        priority=new.priority if run.moved is None else run.moved,
+        opaque=new.opaque,
+        metadata=new.metadata,
+        sequence=run.seq,
+        status=RunStatus.QUEUED if run.fence is None else RUNNING,
+        attempt=run.attempt,
+        created_at=new.created_at,
+        started_at=run.started_at,
+        timeout_s=new.timeout_s,
+        queue_deadline=run.queue_deadline,
+        if_busy=new.if_busy,
+        trace=new.trace,
+    )

@@ -15,7 +15,7 @@ from strandline.clock import Clock
 from strandline.errors import JournalUnavailable
 from strandline.journal.ownership import lock_of
 from strandline.journal.reserve import Reserve
-from strandline.journal.transactions import Transactions
+from strandline.journal.transactions import SqliteTransactions
 
 BESIDE_S: Final = 0.05
 
@@ -88,7 +88,7 @@ def _look(path: Path) -> tuple[tuple[int, int], int]:
     return (status.st_dev, status.st_ino), status.st_size
 
 
-class WatchedTransactions(Transactions):
+class WatchedTransactions(SqliteTransactions):
     """Transactions of which none begins once a file was taken away.
 
     `leave` is called then, once, if the files that are there are no more to be touched by SQLite.
@@ -101,11 +101,8 @@ class WatchedTransactions(Transactions):
         path: Path,
         reserve: Reserve,
         leave: Callable[[], None],
-        *,
-        max_attempts: int,
     ) -> None:
-        super().__init__(connection, clock, reserve, max_attempts=max_attempts)
-        self._reserve = reserve
+        super().__init__(connection, clock, reserve)
         self._path = path
         self._watch: Watch | None = None
         self._leave = leave

@@ -34,6 +34,7 @@ from strandline.model import (
     SessionKey,
     Settlement,
     StateRecord,
+    Token,
     Window,
 )
 
@@ -137,6 +138,11 @@ class Desk:
     ) -> Take:
         """End a run, leaving no messages if nothing else is said."""
         return await self.journal.settle(claim.token, settlement or done(), take=take, hold=hold)
+
+    async def release(self, token: Token, *, counted: bool, take: bool = False, at: SessionKey | None = None) -> Take:
+        """Give a run back, or end its hold; with `take`, claim the session's next run then."""
+        await self.journal.release(token, counted=counted)
+        return await self.journal.take(at or key()) if take else Take.NOTHING
 
     async def end(
         self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None, *, overdue: bool = False

@@ -219,7 +219,7 @@ class Claims:
     async def _return(self, claim: Claim) -> None:
         """Give back a run that was claimed when the server had begun to stop; it has done nothing yet."""
         try:
-            await self._journal.release(claim.token, counted=False, take=False)
+            await self._journal.release(claim.token, counted=False)
         except CancelRequested as wanted:
             self._runner.cancel(claim.run.run_id, discard=wanted.discard)
             await self._execute(claim)  # to be ended: it does not begin

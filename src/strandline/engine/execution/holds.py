@@ -163,7 +163,7 @@ class Holds:
         else:
             _log.info("nothing of run %s works any more; its session goes on", run_id)
         with suppress(ClaimLost):
-            release = partial(self._journal.release, claim.token, counted=True, take=False)
+            release = partial(self._journal.release, claim.token, counted=True)
             await until_kept(release, "the hold of run %s cannot be ended yet", run_id, log=_log)
         del self._held[run_id]
         if (over := self._forced.pop(run_id, None)) is not None:

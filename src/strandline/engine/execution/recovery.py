@@ -45,7 +45,7 @@ async def _recover(journal: Journal, orphan: Claim, options: Options, now: float
     progress = fold(orphan.facts, orphan.question)
     ending = _ending(orphan, progress, options, now)
     if ending is None:
-        await journal.release(orphan.token, counted=True, take=False)
+        await journal.release(orphan.token, counted=True)
         return None
     left = closed(orphan, progress.messages, progress.results, ending, begun=progress.begun)
     settlement = completion(Finished(ending=ending), left, options)

@@ -220,16 +220,16 @@ class Runner:
 
         Raises `CancelRequested`, `ClaimLost`.
         """
-        release = partial(self._journal.release, claim.token, counted=in_this_process, take=False)
+        release = partial(self._journal.release, claim.token, counted=in_this_process)
         trouble = "run %s could not be given back"
         if in_this_process:
-            take = await until_kept(release, trouble, claim.run.run_id)
-            return Ended(claim=claim, take=take, requeued=True)
+            await until_kept(release, trouble, claim.run.run_id)
+            return Ended(claim=claim, requeued=True)
         try:
-            return Ended(claim=claim, take=await release())
+            await release()
         except JournalUnavailable as error:  # the process ends: it is taken up at the next start
             _log.error(f"{trouble}: %s", claim.run.run_id, error)
-            return Ended(claim=claim)
+        return Ended(claim=claim)
 
     async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""

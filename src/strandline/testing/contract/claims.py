@@ -29,7 +29,7 @@ class ClaimsContract(Contract):
     @scenario
     async def test_after_a_run_was_given_back_its_claim_is_lost(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         await self._all_verbs_fail(desk, claim.token)
         assert await desk.journal.take(key()) is Take.TAKEN
         again = await desk.claim(of="a")
@@ -78,13 +78,13 @@ class ClaimsContract(Contract):
         with pytest.raises(ClaimLost):
             await desk.journal.settle(stale, done("stale", "stale", window=(), state={"stale": True}), take=True)
         with pytest.raises(ClaimLost):
-            await desk.journal.release(stale, counted=False, take=True)
+            await desk.release(stale, counted=False, take=True)
         assert await desk.seen(["a"]) == before
 
     @scenario
     async def test_stale_facts_never_reach_a_later_claim(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, take=True)
         again = await desk.claim(of="a")
         with suppress(ClaimLost):
             await desk.journal.stage(claim.token, ToolDone("t", {"stale": True}))
@@ -110,11 +110,12 @@ class ClaimsContract(Contract):
         assert await desk.history() == said("hi", "ho")
 
     @scenario
-    async def test_a_claim_arrives_though_the_caller_of_take_or_release_is_gone(self, desk: Desk) -> None:
+    async def test_a_claim_arrives_though_the_caller_of_take_is_gone(self, desk: Desk) -> None:
         await desk.accept("a", take=False)
         await _call_and_leave(desk.journal.take(key()))
         claim = await desk.claim(of="a")
-        await _call_and_leave(desk.journal.release(claim.token, counted=True, take=True))
+        await _call_and_leave(desk.release(claim.token, counted=True))
+        assert await desk.journal.take(key()) is Take.TAKEN
         assert (await desk.claim(of="a")).run.attempt == 2
 
     @scenario
@@ -194,14 +195,14 @@ class ClaimsContract(Contract):
         await desk.accept("b", lane=Lane.ANSWER, priority=1)
         started_at = desk.clock.at
         desk.clock.at += 10
-        assert await desk.journal.release(claim.token, counted=True, take=False) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True) is Take.NOTHING
         run = await desk.run("a")
         assert (run.status, run.lane, run.position, run.attempt) == (RunStatus.QUEUED, Lane.GIVEN_BACK, 1, 1)
         assert (run.sequence, run.priority) == (claim.run.sequence, 5)
         assert await desk.journal.take(key()) is Take.TAKEN
         again = await desk.claim(of="a")
         assert (again.run.attempt, again.run.started_at) == (2, started_at)
-        assert await desk.journal.release(again.token, counted=False, take=True) is Take.TAKEN
+        assert await desk.release(again.token, counted=False, take=True) is Take.TAKEN
         again = await desk.claim(of="a")
         assert again.run.attempt == 2
         assert await desk.drain(again) == ["a", "b"]
@@ -226,7 +227,7 @@ class ClaimsContract(Contract):
         assert await desk.journal.take(key("s1")) is Take.NOTHING
         await desk.settle(orphans[0], take=True)
         await desk.claim(of="b")
-        await desk.journal.release(orphans[1].token, counted=True, take=True)
+        await desk.release(orphans[1].token, counted=True, take=True, at=key("s3"))
         assert (await desk.claim(of="d")).run.attempt == 2
 
     @scenario

@@ -84,7 +84,7 @@ class ControlContract(Contract):
         claim = await desk.start("a")
         await desk.journal.stage(claim.token, RoundStarted(tools("t", "u")))
         await desk.journal.stage(claim.token, ToolDone("t", result("t", "did t")))
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         await desk.accept("b", take=False)
         answer = await desk.cancel("a")
         results = [result("t", "did t"), result("u", UNKNOWN, "error")]
@@ -107,7 +107,7 @@ class ControlContract(Contract):
         """By design, though it had started: no tool begins before its round is staged, and a run whose tools cannot be
         seen is not given back once its agent has begun."""
         claim = await desk.start("a")
-        await desk.journal.release(claim.token, counted=False, take=False)
+        await desk.release(claim.token, counted=False)
         assert await desk.cancel("a") == ended("a")
         assert await desk.history() == []
         assert (await desk.run("a")).started_at == 1_000.0
@@ -118,7 +118,7 @@ class ControlContract(Contract):
         closed: Message = {"role": "user", "content": [{"toolResult": result("t", "did t")}]}
         await desk.journal.stage(claim.token, RoundStarted(tools("t")))
         await desk.journal.stage(claim.token, RoundDone([closed], {"n": 1}))
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         await desk.cancel("a")
         assert await desk.history() == [*tools("t"), closed, EARLY]
         record = await desk.journal.load(key())
@@ -153,10 +153,10 @@ class ControlContract(Contract):
         await desk.cancel("a")
         for counted in (True, False):
             with pytest.raises(CancelRequested):
-                await desk.journal.release(claim.token, counted=counted, take=True)
+                await desk.release(claim.token, counted=counted, take=True)
         assert (await desk.run("a")).status is RunStatus.RUNNING
         assert await desk.settle(claim, as_cancelled("hi", "ho"), hold=True) is Take.NOTHING
-        assert await desk.journal.release(claim.token, counted=True, take=False) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True) is Take.NOTHING
         assert not (await desk.run("a")).held
 
     @scenario
@@ -176,7 +176,7 @@ class ControlContract(Contract):
             with pytest.raises(CancelRequested):
                 await desk.journal.settle(orphan.token, done("hi"), take=take)
             with pytest.raises(CancelRequested):
-                await desk.journal.release(orphan.token, counted=True, take=take)
+                await desk.release(orphan.token, counted=True, take=take)
             with pytest.raises(ClaimLost):
                 await desk.journal.settle(claim.token, as_cancelled("hi"), take=take)
         await desk.settle(orphan, as_cancelled("hi", "ho"))
@@ -189,7 +189,7 @@ class ControlContract(Contract):
         assert await desk.accept("b") == Accepted(1)
         await desk.settle(claim, as_cancelled("hi", "ho"), hold=True)
         assert await desk.accept("c") == Accepted(2)
-        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.TAKEN
+        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c"]
 
     # -- of what has ended ----------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class ControlContract(Contract):
         await desk.settle(claim, done("hi", "ho"), hold=True)
         before = await desk.seen(["a"])
         assert await desk.cancel("a") == Ended()
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.cancel("a") == Ended()
         before[0][0] = await desk.run("a")  # type: ignore[index]
         assert await desk.seen(["a"]) == before
@@ -244,14 +244,14 @@ class ControlContract(Contract):
         await desk.settle(claim, as_cancelled("hi", "ho"), hold=True)
         await desk.accept("c")
         assert await desk.cancel_all(running=True) == ended("c"), "a held run has ended"
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.cancel_all(running=True) == ended()
 
     @scenario
     async def test_a_cancelled_session_tells_what_had_begun(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.journal.stage(claim.token, RoundStarted(tools("t")))
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         await desk.accept("b", take=False)
         answer = await desk.cancel_all()
         assert isinstance(answer, Stopped)
@@ -265,7 +265,7 @@ class ControlContract(Contract):
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
         assert await desk.journal.take(key("a")) is Take.TAKEN
         first = await desk.claim(of="a")
         await desk.accept("c", key("b"), take=False)
@@ -319,7 +319,7 @@ class ControlContract(Contract):
         """End a run, or give it back, and return what came of it."""
         try:
             if settlement is None:
-                return await desk.journal.release(claim.token, counted=True, take=False)
+                return await desk.release(claim.token, counted=True)
             return await desk.settle(claim, settlement)
         except CancelRequested:
             return "cancel requested"

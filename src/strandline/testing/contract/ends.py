@@ -64,7 +64,7 @@ class EndsContract(Contract):
         (orphan,) = desk.orphans
         assert times(orphan.run) == (30.0, 1_060.5, 1_030.0)
         desk.clock.at += 10
-        await desk.journal.release(orphan.token, counted=True, take=True)
+        await desk.release(orphan.token, counted=True, take=True)
         claim = await desk.claim(of="a")
         assert times(claim.run) == (30.0, None, 1_030.0)
         await desk.settle(claim, take=True)
@@ -121,7 +121,7 @@ class EndsContract(Contract):
         await desk.settle(claim, done("hi", "ho"), hold=True)
         before = await desk.seen(["a"])
         assert await desk.end("a") == Busy()
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.end("a") == Busy()
         await desk.accept("b", take=False)
         await desk.end("b")
@@ -149,7 +149,7 @@ class EndsContract(Contract):
         await desk.journal.change(Resume(key()))
         assert await desk.end("b", overdue=True) == NotDue(None), "it is held"
         desk.clock.at += 5
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.end("b", overdue=True) == NotDue(1_020.0)
         assert await desk.waiting() == ["b", "c"]
         desk.clock.at = 1_020.0
@@ -211,7 +211,7 @@ class EndsContract(Contract):
     async def test_a_run_that_has_begun_and_waits_again_does_not_end_without_a_trace(self, desk: Desk) -> None:
         claim = await desk.start("a")
         await desk.journal.stage(claim.token, RoundStarted(said("x")))
-        await desk.journal.release(claim.token, counted=False, take=False)
+        await desk.release(claim.token, counted=False)
         before = await desk.seen(["a"])
         assert await desk.end("a") == Busy()
         assert await desk.seen(["a"]) == before
@@ -330,13 +330,13 @@ class EndsContract(Contract):
         await desk.accept("cancelled", key("s1"))
         await desk.end("cancelled", key("s1"))
         await desk.settle(held, hold=True)
-        await desk.journal.release(back.token, counted=True, take=False)
+        await desk.release(back.token, counted=True)
         desk.clock.at += 100
         await desk.settle(late)
         everyone = ["held", "waits", "runs", "back", "late", "old", "cancelled"]
         assert await desk.journal.prune(1_100.0, 100) == 2
         assert [each for each in everyone if not await desk.exists(each)] == ["old", "cancelled"]
-        assert await desk.journal.release(held.token, counted=True, take=True) is Take.TAKEN
+        assert await desk.release(held.token, counted=True, take=True, at=key("s1")) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="waits")) == ["waits"]
         await desk.settle(running)
         assert await desk.journal.prune(1_100.0, 100) == 1

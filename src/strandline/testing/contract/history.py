@@ -213,7 +213,7 @@ class HistoryContract(Contract):
         claim = await desk.start("a")
         for fact in facts[:3]:
             await desk.journal.stage(claim.token, fact)
-        await desk.journal.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, take=True)
         again = await desk.claim(of="a")
         assert again.facts == tuple(facts[:3])
         for fact in facts[3:]:

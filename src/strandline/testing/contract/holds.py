@@ -69,9 +69,9 @@ class HoldsContract(Contract):
             await desk.journal.stage(claim.token, RoundDone(said("no"), {"n": 2}))
         stale = claim.token._replace(fence=claim.token.fence - 1)
         with pytest.raises(ClaimLost):
-            await desk.journal.release(stale, counted=True, take=True)
+            await desk.release(stale, counted=True, take=True)
         assert await desk.seen(["a"]) == before
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert not (await desk.run("a")).held
         assert (await desk.start("b")).facts == ()
 
@@ -81,7 +81,7 @@ class HoldsContract(Contract):
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
         assert await desk.journal.take(key("a")) is Take.TAKEN
         first = await desk.claim(of="a")
         assert await desk.journal.take(key("b")) is Take.BLOCKED
@@ -89,10 +89,10 @@ class HoldsContract(Contract):
         assert await desk.journal.take(key("b")) is Take.TAKEN
         await desk.claim(of="b")
         before = await desk.start("c", key("c"))
-        await desk.journal.release(before.token, counted=True, take=False)
+        await desk.release(before.token, counted=True)
         overtaking = await desk.start("c0", key("c"), lane=Lane.GIVEN_BACK - 1)
         await desk.settle(overtaking, hold=True)
-        assert await desk.journal.release(overtaking.token, counted=True, take=True) is Take.BLOCKED
+        assert await desk.release(overtaking.token, counted=True, take=True, at=key("c")) is Take.BLOCKED
         assert not (await desk.run("c0")).held
 
     # -- its end --------------------------------------------------------------------------------------
@@ -104,12 +104,12 @@ class HoldsContract(Contract):
             await desk.settle(claim, done("hi", "ho"), hold=True)
             held = await desk.run(claim.run.run_id)
             desk.clock.at += 7
-            assert await desk.journal.release(claim.token, counted=False, take=take) is Take.NOTHING
+            assert await desk.release(claim.token, counted=False, take=take) is Take.NOTHING
             freed = await desk.run(claim.run.run_id)
             assert (held.held, freed.held, freed.status) == (True, False, RunStatus.SUCCEEDED)
             assert (freed.outcome, freed.ended_at, freed.attempt) == (held.outcome, held.ended_at, held.attempt)
             with pytest.raises(ClaimLost):
-                await desk.journal.release(claim.token, counted=True, take=True)
+                await desk.release(claim.token, counted=True, take=True)
         assert await desk.waiting() == []
         assert await desk.journal.change(Delete(key())) == Changed(existed=True)
 
@@ -119,11 +119,11 @@ class HoldsContract(Contract):
         for run_id in ("b", "c"):
             await desk.accept(run_id)
         await desk.settle(claim, done("hi", "ho"), hold=True)
-        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.TAKEN
+        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
         held, claim = claim, await desk.claim(of="b")
         assert claim.token.fence > held.token.fence
         await desk.settle(claim, hold=True)
-        assert await desk.journal.release(claim.token, counted=True, take=False) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True) is Take.NOTHING
         assert await desk.journal.take(key()) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="c")) == ["c"]
 
@@ -134,7 +134,7 @@ class HoldsContract(Contract):
         answers = await asyncio.gather(
             desk.settle(claim, done("hi", "ho"), take=True, hold=True),
             desk.journal.take(key()),
-            desk.journal.release(claim.token, counted=True, take=True),
+            desk.release(claim.token, counted=True, take=True),
         )
         assert [*answers] == [Take.NOTHING, Take.NOTHING, Take.TAKEN]
         await desk.claim(of="b")
@@ -156,7 +156,7 @@ class HoldsContract(Contract):
             assert (run.held, run.status, run.ended_at) == (False, RunStatus.SUCCEEDED, 1_000.0)
         assert (await desk.run("b")).queue_deadline == 1_125.0
         with pytest.raises(ClaimLost):
-            await desk.journal.release(held.token, counted=True, take=True)
+            await desk.release(held.token, counted=True, take=True)
         assert await desk.journal.take(key("s1")) is Take.TAKEN
         await desk.claim(of="b")
         assert await desk.journal.change(Delete(key("s3"))) == Changed(existed=True)
@@ -191,7 +191,7 @@ class HoldsContract(Contract):
         claim = await self._held(desk)
         before = {"b": 1_100.0, "c": 1_100.0, "d": 1_200.5, "e": None}
         assert await self._deadlines(desk) == before
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         after = {"b": 1_130.0, "c": 1_100.0, "d": 1_225.5, "e": None}
         assert await self._deadlines(desk) == after
         await desk.restart()
@@ -200,7 +200,7 @@ class HoldsContract(Contract):
     @scenario
     async def test_what_a_release_takes_has_its_deadline_moved_too(self, desk: Desk) -> None:
         claim = await self._held(desk)
-        await desk.journal.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, take=True)
         assert (await desk.claim(of="b")).run.queue_deadline == 1_130.0
 
     @scenario
@@ -212,18 +212,18 @@ class HoldsContract(Contract):
             await desk.settle(claim, hold=True)
             desk.clock.at += held_s
             if held_s == 10:
-                await desk.journal.release(claim.token, counted=True, take=True)
+                await desk.release(claim.token, counted=True, take=True)
                 claim = await desk.claim(of="b")
                 desk.clock.at += 1_000
             else:
-                await desk.journal.release(claim.token, counted=True, take=False)
+                await desk.release(claim.token, counted=True)
         assert (await desk.run("c")).queue_deadline == 1_115.0
 
     @scenario
     async def test_a_clock_that_went_back_takes_no_time_from_a_deadline(self, desk: Desk) -> None:
         claim = await self._held(desk)
         desk.clock.at = 1_005
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await self._deadlines(desk) == {"b": 1_100.0, "c": 1_100.0, "d": 1_200.5, "e": None}
 
     @scenario
@@ -231,5 +231,5 @@ class HoldsContract(Contract):
         claim = await desk.start("a", queue_deadline=1_050.0)
         await desk.accept("b", queue_deadline=1_100.0)
         desk.clock.at += 10
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await self._deadlines(desk) == {"a": None, "b": 1_100.0}

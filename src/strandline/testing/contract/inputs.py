@@ -347,7 +347,7 @@ class InputsContract(Contract):
         await desk.settle(claim, settlement, hold=True)
         assert await self._text(desk, "y", if_busy=IfBusy.REJECT) == Refused("session_busy", 1), "it is held"
         assert isinstance(await self._text(desk, "y"), Accepted), "one that may wait answers, and goes on after that"
-        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.TAKEN
+        assert await desk.release(claim.token, counted=True, take=True) is Take.TAKEN
         await desk.settle(await desk.claim(of="y"), ended(RunStatus.SUCCEEDED, "paid"))
         await desk.cancel_all()
 
@@ -550,10 +550,10 @@ class InputsContract(Contract):
         (orphan,) = await desk.restart()
         assert (orphan.question, orphan.facts) == (question, (RoundStarted([]),))
         await desk.journal.stage(orphan.token, ToolDone("t1", SIBLING))
-        assert await desk.journal.release(orphan.token, counted=False, take=True) is Take.TAKEN
+        assert await desk.release(orphan.token, counted=False, take=True) is Take.TAKEN
         claim = await desk.claim(of="x")
         assert (claim.question, len(claim.facts)) == (question, 2)
-        await desk.journal.release(claim.token, counted=False, take=False)
+        await desk.release(claim.token, counted=False)
         stopped = await desk.cancel("x")
         assert isinstance(stopped, Stopped)
         assert history_faults(await desk.history()) == []

@@ -234,7 +234,7 @@ class LineContract(Contract):
         bounds = Bounds(per_session=1, total=1)
         claim = await desk.start("a", bounds=bounds)
         await desk.accept("b", bounds=bounds)
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.waiting() == ["a", "b"]
         assert await desk.accept("c", key("s2"), bounds=bounds, take=False) == Refused("server_full", 1)
 
@@ -255,21 +255,21 @@ class LineContract(Contract):
         await desk.restart(max_attempts=2)
         for session in ("a", "b", "c"):
             claim = await desk.start(session, key(session))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
         assert await desk.journal.take(key("a")) is Take.TAKEN
         last = await desk.claim(of="a")
         assert last.run.attempt == 2
         assert await desk.journal.take(key("b")) is Take.BLOCKED
         assert (await desk.run("b")).position == 1
         first = await desk.start("d", key("d"))
-        assert await desk.journal.release(first.token, counted=True, take=True) is Take.BLOCKED
+        assert await desk.release(first.token, counted=True, take=True, at=key("d")) is Take.BLOCKED
         await desk.accept("a2", key("a"))
         assert await desk.settle(last, take=True) is Take.TAKEN
         await desk.claim(of="a2")
         assert await desk.journal.take(key("b")) is Take.TAKEN
         last = await desk.claim(of="b")
         assert await desk.journal.take(key("c")) is Take.BLOCKED
-        assert await desk.journal.release(last.token, counted=False, take=False) is Take.NOTHING
+        assert await desk.release(last.token, counted=False) is Take.NOTHING
         assert await desk.journal.take(key("c")) is Take.TAKEN
         await desk.claim(of="c")
 
@@ -278,7 +278,7 @@ class LineContract(Contract):
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
         assert await desk.journal.take(key("a")) is Take.TAKEN
         await desk.claim(of="a")
         overtaking = await desk.start("b0", key("b"), lane=Lane.GIVEN_BACK - 1)
@@ -289,7 +289,7 @@ class LineContract(Contract):
         await desk.restart(max_attempts=2)
         for session in ("a", "b"):
             claim = await desk.start(session, key(session))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
         await desk.journal.take(key("a"))
         await desk.claim(of="a")
         (orphan,) = await desk.restart(max_attempts=2)

@@ -231,7 +231,7 @@ class ListsContract(Contract):
         seen = SessionView(key=key(), messages=2, waiting=1, claimed=claim.run.run_id, held=True)
         assert await desk.journal.read(SessionQuery(key())) == seen
         assert (await desk.journal.read(SessionsQuery(Principal("anonymous")))).sessions == [seen]
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         await desk.cancel("b")
         seen = SessionView(key=key(), messages=2, waiting=0, claimed=None, held=False)
         assert await desk.journal.read(SessionQuery(key())) == seen

@@ -113,7 +113,7 @@ class PausesContract(Contract):
         claim = await desk.start("a")
         await desk.accept("b")
         await pause(desk)
-        assert await desk.journal.release(claim.token, counted=True, take=True) is Take.NOTHING
+        assert await desk.release(claim.token, counted=True, take=True) is Take.NOTHING
         assert [*(await desk.cancel_all()).ended] == ["a", "b"]  # type: ignore[union-attr]
         assert await desk.journal.change(Delete(key())) == YES
         assert await desk.accept("c") == Accepted(0), "a session that is forgotten is not paused any more"
@@ -171,7 +171,7 @@ class PausesContract(Contract):
             if step == "hold":
                 await desk.settle(claim, hold=True)
             elif step == "release":
-                assert await desk.journal.release(claim.token, counted=True, take=False) is Take.NOTHING
+                assert await desk.release(claim.token, counted=True) is Take.NOTHING
             elif step == "restart":
                 await desk.restart()
             else:
@@ -279,7 +279,7 @@ class PausesContract(Contract):
         await desk.accept("b")
         for priority in (None, 1):
             assert await move(desk, "a", priority) == Busy()
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await move(desk, "a") == Busy(), "it stands at the head"
         await desk.cancel("b")
         assert await move(desk, "b", 1) == Ended()
@@ -313,7 +313,7 @@ class PausesContract(Contract):
         assert await desk.journal.take(key()) is Take.TAKEN
         claim = await desk.claim(of="a")
         assert (claim.run.metadata, claim.run.timeout_s, claim.run.priority) == ({"k": 1}, 9.0, 2)
-        await desk.journal.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, take=True)
         claim = await desk.claim(of="a")
         assert (claim.run.lane, claim.run.input) == (Lane.GIVEN_BACK, "ask a")
         await desk.settle(claim, done("hi", "ho"))

@@ -46,7 +46,7 @@ class PoliciesContract(Contract):
         await desk.accept("c")
         await desk.settle(claim, hold=True)
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.accept("b", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         assert await desk.cancel("c") == Stopped(ended={RunId("c"): CANCELLED}, asked=[])
         assert not await desk.exists("b")
@@ -116,7 +116,7 @@ class PoliciesContract(Contract):
         run = await desk.run("a")
         assert (run.status, run.discarded, run.cancel_requested) == (RunStatus.SUCCEEDED, False, False)
         assert await desk.history() == said("hi", "ho")
-        await desk.journal.release(claim.token, counted=True, take=True)
+        await desk.release(claim.token, counted=True, take=True)
         await desk.settle(await desk.claim(of="i"))
 
     @scenario
@@ -124,7 +124,7 @@ class PoliciesContract(Contract):
         for number, if_busy in enumerate(BOTH):
             claim = await desk.start(f"a{number}")
             await desk.journal.stage(claim.token, RoundStarted(said(f"ask {number}", "half")))
-            await desk.journal.release(claim.token, counted=True, take=False)
+            await desk.release(claim.token, counted=True)
             await desk.accept(f"b{number}", take=False)
             answer = await self._interrupt(desk, f"i{number}", if_busy)
             assert isinstance(answer, Accepted)
@@ -154,7 +154,7 @@ class PoliciesContract(Contract):
     @scenario
     async def test_what_it_cancels_makes_room_for_it(self, desk: Desk) -> None:
         claim = await desk.start("a")
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert (await self._interrupt(desk, "i", bounds=Bounds(1, 1), take=False)) == Accepted(
             1, Stopped(ended={RunId("a"): CANCELLED}, asked=[])
         )

@@ -65,7 +65,7 @@ class PrincipalsContract(Contract):
         assert await desk.settle(claim, take=True) is Take.TAKEN
         claim = await desk.claim(of="c")
         assert await desk.accept("d", ADAS_OTHER, bounds=one, take=False) == Accepted(1)
-        await desk.journal.release(claim.token, counted=True, take=False)
+        await desk.release(claim.token, counted=True)
         assert await desk.accept("y", ADA, bounds=one, take=False) == Refused("principal_full", 2)
         # What was given back and is interrupted makes room for what interrupts it, as in its own queue.
         two = Bounds(per_session=9, total=9, per_principal=2)

@@ -83,7 +83,7 @@ class RestContract(Contract):
         for name in ("waits", "executes", "held", "paused", "asks"):
             assert await desk.journal.change(Delete(at[name], before)) == Busy(), name
             assert await desk.journal.read(SessionQuery(at[name])) is not None
-        await desk.journal.release(held.token, counted=True, take=False)
+        await desk.release(held.token, counted=True)
         await desk.journal.change(Resume(at["paused"]))
         await desk.cancel("a")
         assert sorted(await resting(desk, before)) == sorted(at[each] for each in ("cancelled", "held", "rests"))

@@ -44,7 +44,7 @@ class StandingContract(Contract):
             elif step == "withdraw":
                 await desk.cancel("a")
             elif step == "release":
-                await desk.journal.release(claim.token, counted=True, take=False)
+                await desk.release(claim.token, counted=True)
             elif step == "restart":
                 await desk.restart()
             elif step == "pause":
