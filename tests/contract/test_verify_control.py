@@ -142,7 +142,7 @@ def test_a_waiting_run_that_is_damaged_is_claimed_to_be_ended_and_those_behind_i
         while str(await journal.take(key)) == "taken":
             claim = await anext(claims)
             done[str(claim.run.run_id)] = claim.damaged
-            outcome = Outcome(status=RunStatus.SUCCEEDED)
+            outcome = Outcome(status=RunStatus.CANCELLED if claim.damaged else RunStatus.SUCCEEDED)
             await journal.settle(claim.token, Settlement(outcome=outcome, messages=[]), take=False)
         await journal.close()
         return done
