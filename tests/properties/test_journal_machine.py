@@ -666,7 +666,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule(burst=st.lists(asked, min_size=1, max_size=3), bounds=bounds)
     def accept(self, burst: list[Asked], bounds: Bounds) -> None:
-        """Runs come, those of one session at once: among sessions the one goes first of which nothing has to be read."""
+        """Runs come, those of one session at once: of others the one goes first of which nothing has to be read."""
         for _, together in itertools.groupby(burst, key=lambda each: each[0]):
             self.accept_at_once(list(together), bounds)
 

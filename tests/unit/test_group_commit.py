@@ -389,10 +389,10 @@ def test_a_session_that_is_damaged_when_it_is_to_be_put_back_keeps_no_other_from
         claims = {name: await desk.start(name, key(name)) for name in ("s", "t")}
         session = MemoryStore.session
 
-        def damaged(of: SessionKey) -> Any:
-            if of == key("s"):
+        def damaged(key: SessionKey) -> Any:
+            if key.session_id == "s":
                 raise JournalUnavailable("damaged")
-            return session(desk.store, of)
+            return session(desk.store, key)
 
         failing = [True]
         desk.transactions.fail = lambda changes: bool(failing and failing.pop())
