@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from engine_support import Played, echo, send, serving
 from strandline.agents.port import Attempt
@@ -13,7 +14,7 @@ from strandline.engine.requests import Request
 from strandline.engine.service import Service
 from strandline.engine.streams import Later
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import RunQuery
+from strandline.journal.port import AcceptAnswer, RunQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -83,5 +84,35 @@ def test_a_drain_waits_for_claims_that_are_on_their_way_and_gives_their_runs_bac
             run = await journal.read(RunQuery(ANONYMOUS, ticket.run_id))
             assert run is not None
             assert (run.status, run.attempt) == (RunStatus.QUEUED, 0)
+
+    run_virtual(main)
+
+
+class SlowToAccept(MemoryJournal):
+    """Takes its time for each run, as on a slow disk."""
+
+    async def accept(self, *args: Any, **options: Any) -> AcceptAnswer:
+        await asyncio.sleep(3)
+        return await super().accept(*args, **options)
+
+
+def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others() -> None:
+    """No claim comes for them, but their callers are told what becomes of them."""
+
+    async def main(clock: VirtualClock) -> None:
+        async def behaviour(attempt: Attempt) -> str:
+            await asyncio.sleep(1)
+            return "done"
+
+        async with serving(clock, Played(behaviour), SlowToAccept(clock), drain_grace_s=10) as service:
+            first = await send(service, "first")
+            behind = asyncio.create_task(send(service, "behind"))
+            await asyncio.sleep(0.5)
+            await service.drain()
+            assert behind.done()
+            done, later = [await each.stream.outcome() for each in (first, behind.result())]
+            assert isinstance(done, Outcome)
+            assert done.output == "done"
+            assert later is Later.LATER
 
     run_virtual(main)
