@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalError
 from strandline.journal.backup import backup
+from strandline.journal.driver import copy_into
 from strandline.journal.seal import key_crc, message_owner, sealed
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
@@ -314,6 +316,19 @@ def test_a_backup_beside_a_server_that_writes_all_the_time_is_of_one_moment(
     copied = verify(copy)
     assert copied.faults == []
     assert before <= copied.messages < after
+
+
+def test_a_copy_that_is_not_marked_as_its_journal_is_none(path: Path, tmp_path: Path) -> None:
+    """Neither a backup nor a migration goes on with it, although an empty file is a sound one."""
+
+    class CopiesNothing(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, **more: Any) -> None:
+            assert not target.in_transaction
+
+    draft = tmp_path / "draft"
+    marked = pytest.raises(JournalDamaged, match=r"its copy is marked \(0, 0\)")
+    with closing(sqlite3.connect(path, factory=CopiesNothing)) as source, marked:
+        copy_into(draft, source, path, "integrity_check")
 
 
 def _serves_once(path: Path) -> Callable[..., None]:
