@@ -121,7 +121,7 @@ class FaultyStore(MemoryStore):
 
 
 def picture_of_run(run: RunState) -> dict[str, object]:
-    return {name: getattr(run, name) for name in RunState.__slots__ if name not in ("session", "new")}
+    return {name: getattr(run, name) for name in RunState.__struct_fields__ if name not in ("session", "new")}
 
 
 def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
@@ -132,7 +132,7 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
         if session is None:
             shown[key] = None
             continue
-        of_it: dict[str, object] = {name: getattr(session, name) for name in ("no", "key", "crc", "end", "paused")}
+        of_it: dict[str, object] = {name: getattr(session, name) for name in ("ref", "end", "paused")}
         of_it |= {name: getattr(session, name) for name in ("closed_since", "rests_since")}
         of_it["round"] = session.round and (session.round.run, session.round.until, session.round.answer)
         of_it["queue"] = [picture_of_run(run) for run in session.queue]

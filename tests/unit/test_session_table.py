@@ -464,8 +464,8 @@ def test_a_run_that_cannot_be_read_is_claimed_as_damaged_before_the_one_behind_i
 
 
 def queued(seq: int, lane: int = 3, urgency: int = 0) -> RunState:
-    session = SessionState(1, SessionKey(ANONYMOUS, key().session_id), 0)
-    return RunState(session, RunId(f"r{seq}"), seq, (lane, urgency, seq), created_at=NOW)
+    session = SessionState(SessionRef(1, SessionKey(ANONYMOUS, key().session_id), 0))
+    return RunState(session, RunId(f"r{seq}"), seq, lane, urgency, NOW)
 
 
 def test_a_queue_is_in_order_of_rank_however_its_runs_came_and_left() -> None:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from strandline.encoding import encode_messages
 from strandline.journal.rules import Closed
+from strandline.journal.seal import key_crc
 from strandline.model import NewRun, RunStatus, SessionKey, Settlement
 
 
@@ -17,6 +18,11 @@ class SessionRef(Struct, frozen=True, gc=False):
     no: int
     key: SessionKey
     crc: int
+
+    @classmethod
+    def of(cls, no: int, key: SessionKey) -> "SessionRef":
+        """Return a session by number and key."""
+        return cls(no, key, key_crc(key))
 
 
 class Body(Struct, frozen=True, gc=False):

@@ -21,10 +21,10 @@ from strandline.encoding import decoder, encode_messages
 from strandline.errors import Invalid, JournalError, JournalLocked
 from strandline.form import formed, holds, told_as_text
 from strandline.history import EMPTY_MESSAGE, close
-from strandline.journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent
+from strandline.journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
 from strandline.journal.driver import connect, create, tighten, unreadable
 from strandline.journal.ownership import Ownership, check_openable, locate, prepare_folder
-from strandline.journal.reader import find_session, session_ref
+from strandline.journal.reader import find_session
 from strandline.journal.soundness import check_current, guard
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.model import (
@@ -382,7 +382,7 @@ class _Store:
 
     def _changes(self, key: SessionKey, conversation: Conversation) -> Iterator[Change]:
         no, _, row = self._rows.next_numbers()
-        session = session_ref(no, key)
+        session = SessionRef.of(no, key)
         yield AddSession(session)
         yield ChangeSession(no, paused=False, closed_since=None, rests_since=self._now)
         first, previous = 0, None

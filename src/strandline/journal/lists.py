@@ -38,7 +38,6 @@ from strandline.journal.reader import (
     find_session,
     position_of,
     question_of,
-    session_ref,
     sound_run,
     waiting_before,
 )
@@ -251,7 +250,7 @@ def runs_of(connection: sqlite3.Connection, query: RunsOfQuery) -> RunsPage:
         if is_wanted:
             key = SessionKey(query.principal, SessionId(session_id))
             row = None if listed.is_full else _run(connection, seq)
-            if row is None or not listed.adds(row, session_ref(no, key), position_of(connection, no, row)):
+            if row is None or not listed.adds(row, SessionRef.of(no, key), position_of(connection, no, row)):
                 return listed.page(str(shown))
         shown = seq
     return listed.page(str(shown) if found is _LATEST and len(rows) == _LOOKED_AT else None)

@@ -239,9 +239,7 @@ class MemoryStore:
     def _state(self, kept: KeptSession) -> SessionState:
         ref = kept.ref
         state = SessionState(
-            ref.no,
-            ref.key,
-            ref.crc,
+            ref,
             HistoryEnd(kept.last, kept.rows, len(kept.history)),
             paused=kept.paused,
             closed_since=kept.closed_since,
@@ -296,7 +294,7 @@ def _run_state(session: SessionState, kept: KeptRun) -> RunState:
         session,
         kept.run_id,
         kept.seq,
-        kept.rank,
+        *kept.rank[:2],
         created_at=kept.created_at,
         queue_deadline=kept.queue_deadline,
         attempt=kept.attempt,

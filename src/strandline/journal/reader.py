@@ -22,7 +22,6 @@ from strandline.journal.seal import (
     damaged_record,
     end_owner,
     fact_owner,
-    key_crc,
     key_owner,
     message_owner,
     question_owner,
@@ -178,18 +177,14 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
     no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
     if end[0] is not None and not is_whole:
         raise damaged_record(f"the end of the history of session {key.session_id}")
-    session = SessionState(
-        no,
-        key,
-        key_crc(key),
+    return SessionState(
+        SessionRef.of(no, key),
         HistoryEnd() if end[0] is None else HistoryEnd(*end),
-        paused=bool(paused),
-        closed_since=closed_since,
-        rests_since=rests_since,
+        bool(paused),
+        closed_since,
+        rests_since,
+        None if asked is None else OpenRound(asked, until, answer),
     )
-    if asked is not None:
-        session.round = OpenRound(asked, until, answer)
-    return session
 
 
 CHAIN: Final = (
@@ -303,8 +298,8 @@ def _standing(connection: sqlite3.Connection, session: SessionState) -> Standing
     window, state = row or (None, None)
     what = f"the window or state of session {session.key.session_id}"
     return Standing(
-        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, session.crc),
-        None if state is None else read_sealed(_state, state, what, session.crc),
+        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, session.ref.crc),
+        None if state is None else read_sealed(_state, state, what, session.ref.crc),
     )
 
 
@@ -355,7 +350,7 @@ def _back(
                 raise damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
-                messages = messages_in(decode, stored, session, first, count, discarded=bool(discarded))
+                messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
                 for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
                     yield index, messages[index - first], bool(discarded)
     if start < min(end, above):
@@ -365,7 +360,7 @@ def _back(
 def messages_in(
     decode: Callable[[bytes], list[T]],
     stored: bytes | None,
-    session: SessionRef | SessionState,
+    session: SessionRef,
     first: int,
     count: int,
     *,
@@ -414,13 +409,8 @@ def run(connection: sqlite3.Connection, query: RunQuery) -> Run | None:
         return None
     no, principal, session_id, *columns = row
     stored = RunRow(*columns)
-    found = sound_run(Run, stored, session_ref(no, SessionKey(principal, session_id)))
+    found = sound_run(Run, stored, SessionRef.of(no, SessionKey(principal, session_id)))
     return replace(found, position=position_of(connection, no, stored))
-
-
-def session_ref(no: int, key: SessionKey) -> SessionRef:
-    """Return a session by number and key."""
-    return SessionRef(no, key, key_crc(key))
 
 
 def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> int | None:

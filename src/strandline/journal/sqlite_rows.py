@@ -4,7 +4,7 @@ It decides nothing. Belongs to the writer's thread, and works in the transaction
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -87,6 +87,7 @@ _LIVE: Final = (
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
     " FROM runs"
 )
+"""What `RunState` has of a run that waits or is claimed, in the order of its fields."""
 _LIVE_OF: Final = (
     f"{_LIVE} WHERE session = ?1 AND status = 'queued' UNION ALL {_LIVE} WHERE session = ?1 AND fence IS NOT NULL"
 )
@@ -277,7 +278,7 @@ class SqliteRows:
         live = f"{_LIVE} WHERE status = 'queued' UNION ALL {_LIVE} WHERE fence IS NOT NULL"
         with closing(self._connection.execute(live)) as rows:
             for no, *columns in rows:
-                _place(sessions[no], *columns)
+                _place(sessions[no], columns)
         yield from sessions.values()
 
     def session(self, key: SessionKey) -> SessionState | None:
@@ -286,7 +287,7 @@ class SqliteRows:
             session = find_session(self._connection, key)
             if session is not None:
                 for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
-                    _place(session, *columns)
+                    _place(session, columns)
         except sqlite3.Error as error:
             if is_damage(error):
                 raise damaged_record(f"session {key.session_id}") from error
@@ -345,39 +346,11 @@ class SqliteRows:
         self._look()
 
 
-def _place(
-    session: SessionState,
-    run_id: RunId,
-    seq: int,
-    lane: int,
-    urgency: int,
-    created_at: float,
-    queue_deadline: float | None,
-    attempt: int,
-    started_at: float | None,
-    moved: int | None,
-    fence: int | None,
-    held_since: float | None,
-    cancel_requested: int,
-    discard: int,
-    checkpoints: int,
-) -> None:
-    """Have a stored run wait in its session, or be the claimed one."""
-    run = RunState(
-        session,
-        run_id,
-        seq,
-        (lane, urgency, seq),
-        created_at=created_at,
-        queue_deadline=queue_deadline,
-        attempt=attempt,
-        started_at=started_at,
-        moved=moved,
-        checkpoints=checkpoints,
-    )
-    run.fence, run.held_since = fence, held_since
-    run.cancel_requested, run.discard = bool(cancel_requested), bool(discard)
-    if fence is None:
+def _place(session: SessionState, columns: Sequence[Any]) -> None:
+    """Have a run in a row of `_LIVE` wait in its session, or be the claimed one."""
+    run = RunState(session, *columns)
+    run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
+    if run.fence is None:
         session.queue.add(run)
     else:
         session.claimed = run

@@ -7,7 +7,7 @@ inputs of runs that wait: storage has them, and `records.py` says how they are r
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Rank
@@ -22,76 +22,40 @@ class HistoryEnd(Struct, frozen=True, gc=False):
     length: int = 0
 
 
-class OpenRound:
+class OpenRound(Struct, eq=False):
     """The question whose round is open at the end of a session's history.
 
     `run` and `answer` are the sequences of the run that asked and of the run that answers, if one was accepted. Until
     `until` nothing but an answer is started.
     """
 
-    __slots__ = ("answer", "run", "until")
-
-    def __init__(self, run: int, until: float, answer: int | None = None) -> None:
-        self.run = run
-        self.until = until
-        self.answer = answer
+    run: int
+    until: float
+    answer: int | None = None
 
 
-class RunState:
+class RunState(Struct, eq=False):
     """A run that waits or is claimed. One that is claimed and has ended, at `held_since`, is held."""
 
-    __slots__ = (
-        "attempt",
-        "cancel_requested",
-        "checkpoints",
-        "created_at",
-        "discard",
-        "fence",
-        "held_since",
-        "lane",
-        "moved",
-        "new",
-        "queue_deadline",
-        "run_id",
-        "seq",
-        "session",
-        "started_at",
-        "urgency",
-    )
-
-    def __init__(
-        self,
-        session: "SessionState",
-        run_id: RunId,
-        seq: int,
-        rank: Rank,
-        *,
-        created_at: float,
-        queue_deadline: float | None = None,
-        attempt: int = 0,
-        started_at: float | None = None,
-        moved: int | None = None,
-        checkpoints: int = 0,
-        new: NewRun | None = None,
-    ) -> None:
-        self.session = session
-        self.run_id = run_id
-        self.seq = seq
-        self.lane, self.urgency, _ = rank
-        self.moved = moved
-        """The priority that somebody has given it since it was accepted."""
-        self.created_at = created_at
-        self.queue_deadline = queue_deadline
-        self.attempt = attempt
-        self.started_at = started_at
-        self.checkpoints = checkpoints
-        """How many checkpoints of it are kept."""
-        self.new = new
-        """What it was accepted as, as long as it waits; None if only storage has it."""
-        self.fence: int | None = None
-        self.held_since: float | None = None
-        self.cancel_requested = False
-        self.discard = False
+    session: "SessionState"
+    run_id: RunId
+    seq: int
+    lane: int
+    urgency: int
+    created_at: float
+    queue_deadline: float | None = None
+    attempt: int = 0
+    started_at: float | None = None
+    moved: int | None = None
+    """The priority that somebody has given it since it was accepted."""
+    fence: int | None = None
+    held_since: float | None = None
+    cancel_requested: bool = False
+    discard: bool = False
+    checkpoints: int = 0
+    """How many checkpoints of it are kept."""
+    new: NewRun | None = None
+    """What it was accepted as, as long as it waits; None if only storage has it."""
 
     @property
     def rank(self) -> Rank:
@@ -154,45 +118,35 @@ class RunQueue:
             self._gone = 0
 
 
-class SessionState:
+class SessionState(Struct, eq=False):
     """One conversation, as far as decisions need it."""
 
-    __slots__ = (
-        "claimed", "closed_since", "crc", "end", "in_flight", "is_changed", "key", "no", "paused", "queue", "ref",
-        "rests_since", "round",
-    )  # fmt: skip
+    ref: SessionRef
+    end: HistoryEnd = HistoryEnd()
+    paused: bool = False
+    closed_since: float | None = None
+    """Since when its time stands still, if it is or was paused in that time."""
+    rests_since: float | None = None
+    """When history was last appended to, as its last run ended or its question was dismissed; or when it was resumed
+    after that."""
+    round: OpenRound | None = None
+    queue: RunQueue = field(default_factory=RunQueue)
+    claimed: RunState | None = None
+    """The run that executes or is held."""
+    is_changed: bool = False
+    """Whether something of it was changed that no batch has yet."""
+    in_flight: int = 0
+    """How many batches have changes of it that are not durable."""
 
-    def __init__(
-        self,
-        no: int,
-        key: SessionKey,
-        crc: int,
-        end: HistoryEnd = HistoryEnd(),  # noqa: B008 - immutable
-        *,
-        paused: bool = False,
-        closed_since: float | None = None,
-        rests_since: float | None = None,
-    ) -> None:
-        self.no = no
-        self.key = key
-        self.crc = crc
-        """The checksum of its key, with which its records are sealed."""
-        self.ref = SessionRef(no, key, crc)
-        self.end = end
-        self.is_changed = False
-        """Whether something of it was changed that no batch has yet."""
-        self.in_flight = 0
-        """How many batches have changes of it that are not durable."""
-        self.queue = RunQueue()
-        self.claimed: RunState | None = None
-        """The run that executes or is held."""
-        self.round: OpenRound | None = None
-        self.paused = paused
-        self.closed_since = closed_since
-        """Since when its time stands still, if it is or was paused in that time."""
-        self.rests_since = rests_since
-        """When history was last appended to, as its last run ended or its question was dismissed; or when it was
-        resumed after that."""
+    @property
+    def no(self) -> int:
+        """Its number in storage."""
+        return self.ref.no
+
+    @property
+    def key(self) -> SessionKey:
+        """Its key."""
+        return self.ref.key
 
     @property
     def question(self) -> OpenRound | None:

@@ -277,9 +277,7 @@ class SessionTable(Transitions):
                 return Refused(full, ahead + 1)
         if session is None:
             session = self._add(new.key)
-        run = RunState(
-            session, new.run_id, self._next_seq, place, created_at=new.created_at, queue_deadline=new.queue_deadline
-        )
+        run = RunState(session, new.run_id, self._next_seq, new.lane, place[1], new.created_at, new.queue_deadline)
         self._next_seq += 1
         if most is not None:
             self._coming.append((new.key.principal, body.size))

@@ -29,7 +29,6 @@ from strandline.journal.reader import (
     load,
     messages_in,
     question_of,
-    session_ref,
     stored_run,
 )
 from strandline.journal.rules import spans
@@ -207,7 +206,7 @@ class _Check:
         for no, principal, session_id, last, paused, closed_since in self._rows(
             "sessions", "SELECT no, principal, session_id, last, paused, closed_since FROM sessions", "sessions"
         ):
-            session = self._sessions[no] = _Session(session_ref(no, SessionKey(principal, session_id)), last)
+            session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
             if paused not in (0, 1) or (paused and closed_since is None):
                 self._fault(f"session {session.name} is paused, and nobody knows since when")
         self._findings.sessions = len(self._sessions)
