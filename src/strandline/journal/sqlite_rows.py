@@ -35,12 +35,10 @@ from strandline.journal.forgetting import delete_session
 from strandline.journal.reader import (
     RUN_COLUMNS,
     RunRow,
-    each_fact,
     find_session,
     fingerprint,
     last_message,
     question_of,
-    sound_run,
 )
 from strandline.journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, drawn
@@ -56,7 +54,7 @@ from strandline.journal.seal import (
 )
 from strandline.journal.state import RunState, SessionState
 from strandline.lifecycle import ENDED
-from strandline.model import IfBusy, Lane, Principal, Question, Run, RunId, RunStatus, SessionKey
+from strandline.model import IfBusy, Lane, Principal, Question, RunId, RunStatus, SessionKey
 
 _QUEUED: Final = RunStatus.QUEUED.value
 _RUNNING: Final = RunStatus.RUNNING.value
@@ -316,10 +314,7 @@ class SqliteRows:
         row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
         if row is None:
             raise Mismatch(f"there is no run with sequence {seq}")
-        try:
-            return StoredRun(sound_run(Run, RunRow(*row), session), tuple(each_fact(self._connection, seq)))
-        except JournalUnavailable as error:
-            return StoredRun(*readable(self._connection, RunRow(*row), session), error)
+        return readable(self._connection, RunRow(*row), session)
 
     def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
         """Return the question whose round is open, or what history has of it."""
