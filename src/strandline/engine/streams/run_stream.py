@@ -191,7 +191,7 @@ class RunStream(EventLog):
     def as_bytes(self) -> bytes:
         """Return all that is kept of a run that has ended, as JSON of a list of `Numbered`."""
         if not self._events and len(self.inbox) <= self._bounds.events:
-            events = [Numbered(number, at, event) for number, (at, event) in enumerate(self.inbox, self.newest + 1)]
+            events = [(number, at, event) for number, (at, event) in enumerate(self.inbox, self.newest + 1)]
             encoded = encode(events)
             if len(encoded) <= self._bounds.size:
                 return encoded
