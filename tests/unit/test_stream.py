@@ -318,6 +318,46 @@ def test_thick_text_takes_no_way_over_of_its_own_and_is_never_later_than_a_pace(
     assert late[0] == late[-1] == 0.0
 
 
+def test_text_that_comes_while_a_stream_looks_for_it_the_last_time_is_told(loop: VirtualLoop) -> None:
+    heard: list[str] = []
+    recorder: Any = None
+
+    def over(flush: Callable[[], object]) -> None:
+        loop.call_soon(flush)
+
+    class Watched(list[tuple[float, Event]]):
+        """An inbox into which the agent says one thing more right after it was found empty by the timer."""
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            if not found and heard == ["a", "b"] and loop.time() > began + 1.5 * PACE_S:
+                heard.append("(looked)")
+                recorder.record(TextDelta("c"))
+            return found
+
+    async def listen(subscription: Subscription) -> None:
+        while events := await subscription.next():
+            heard.extend(texts(events))
+
+    async def play() -> None:
+        nonlocal recorder
+        run = stream()
+        run.inbox = Watched()
+        recorder = EventRecorder(run, over, VirtualClock(loop), cut=1000)
+        listening = asyncio.create_task(listen(run.subscribe()))
+        await asyncio.sleep(0)
+        for text in ("a", "b"):
+            recorder.record(TextDelta(text))
+            await asyncio.sleep(PACE_S / 4)
+        await asyncio.sleep(4 * PACE_S)
+        assert heard == ["a", "b", "(looked)", "c"]
+        run.finish(ENDED, loop.time())
+        await listening
+
+    began = loop.time()
+    loop.run_until_complete(play())
+
+
 def test_one_timer_serves_many_waits(loop: VirtualLoop) -> None:
     async def play() -> None:
         run = stream()
