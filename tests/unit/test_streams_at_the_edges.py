@@ -165,6 +165,25 @@ def test_a_feed_stays_as_long_as_somebody_listens_however_long_nothing_changes()
     play(main)
 
 
+def test_a_feed_stays_for_a_client_that_is_slow_and_never_seen_to_wait() -> None:
+    """What it has read is still being sent to it whenever somebody looks."""
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(for_seconds), stream_retention_s=5.0) as service:
+            await send(service, "1")
+            await settled(service)
+            changes = service.changes(ANONYMOUS)
+            for pause in (service.pause, service.resume) * 3:
+                await pause(key())
+                assert len(changes.ready()) == 1
+                await asyncio.sleep(4.0)
+            assert not changes.is_over
+            await asyncio.sleep(4.0)
+            assert changes.is_over, "it has read nothing for so long"
+
+    play(main)
+
+
 def test_a_run_that_waited_over_a_restart_tells_its_place_first_whoever_asked_for_it_before() -> None:
     async def main(clock: VirtualClock) -> None:
         journal = MemoryJournal(clock)

@@ -27,13 +27,19 @@ UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
 
 
 class _Changes(EventLog):
-    """Those of one principal; `read_at` is when a subscriber was last seen to wait, on the monotonic clock."""
+    """Those of one principal; `read_at` is when a subscriber last read, or was seen to wait, on the monotonic clock."""
 
-    __slots__ = ("read_at",)
+    __slots__ = ("_clock", "read_at")
 
-    def __init__(self, first: int, bounds: Bounds, began: float, read_at: float) -> None:
-        super().__init__(first=first, older=1, bounds=bounds, began=began)
-        self.read_at = read_at
+    def __init__(self, first: int, bounds: Bounds, clock: Clock) -> None:
+        super().__init__(first=first, older=1, bounds=bounds, began=clock.now())
+        self._clock = clock
+        self.read_at = clock.monotonic()
+
+    def since(self, after: int) -> list[Numbered]:
+        """Return events, as any log does: to a subscriber that may take its time to wait for the next."""
+        self.read_at = self._clock.monotonic()
+        return super().since(after)
 
 
 class ChangeFeed:
@@ -76,9 +82,7 @@ class ChangeFeed:
         sessions, types = frozenset(sessions), frozenset(types)  # (each event is looked up in them)
         log = self._logs.get(principal)
         if log is None:
-            log = self._logs[principal] = _Changes(
-                self._last + 1, self._bounds, self._clock.now(), self._clock.monotonic()
-            )
+            log = self._logs[principal] = _Changes(self._last + 1, self._bounds, self._clock)
         if self._stopped:
             log.end()
 
