@@ -3,8 +3,10 @@
 import asyncio
 import json
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -276,6 +278,16 @@ def test_a_journal_that_no_server_would_open_is_refused_and_left_as_it_is(
     with pytest.raises(JournalError, match="2 names"):
         imported(written, path, principal="another")
     assert path.read_bytes() == before
+
+
+def test_a_session_of_the_journal_that_is_damaged_is_no_obstacle_to_others(written: Path, path: Path) -> None:
+    """It is there, which is all that has to be known of it."""
+    imported(written / "session_sound", path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE history SET messages = NULL WHERE no = (SELECT last FROM sessions)")
+    again = imported(written, path, skip_existing=True)
+    assert again.pop("sound").result == "skipped"
+    assert "imported" in {each.result for each in again.values()}
 
 
 def test_an_import_locks_the_journals_own_file_and_leaves_it_to_its_owner_alone(written: Path, path: Path) -> None:

@@ -24,7 +24,6 @@ from strandline.history import EMPTY_MESSAGE, close
 from strandline.journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
 from strandline.journal.driver import connect, create, tighten, unreadable
 from strandline.journal.ownership import Ownership, check_openable, locate, prepare_folder
-from strandline.journal.reader import find_session
 from strandline.journal.soundness import check_current, guard
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.model import (
@@ -367,7 +366,8 @@ class _Store:
         self._rows.close()
 
     def has(self, key: SessionKey) -> bool:
-        return find_session(self._connection, key) is not None
+        found = self._connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
+        return found.fetchone() is not None
 
     def add(self, key: SessionKey, conversation: Conversation) -> None:
         """Keep a session in one transaction."""
