@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from strandline.clock import Clock, SystemClock
 from strandline.errors import (
+    CancelRequested,
     JournalDamaged,
     JournalError,
     JournalForeign,
@@ -32,8 +34,10 @@ from strandline.journal.migrations import migrate
 from strandline.journal.port import (
     Accepted,
     Bounds,
+    Cancel,
     Changed,
     Delete,
+    Ended,
     EndWaiting,
     Journal,
     Refused,
@@ -44,7 +48,24 @@ from strandline.journal.port import (
 )
 from strandline.journal.reader import READERS
 from strandline.journal.sqlite import SqliteJournal
-from strandline.model import ANONYMOUS, Fact, NewRun, Outcome, RoundDone, RoundStarted, RunId, RunStatus, ToolDone
+from strandline.model import (
+    ANONYMOUS,
+    Fact,
+    InputRequest,
+    Keyed,
+    Message,
+    NewRun,
+    OnQuestion,
+    Outcome,
+    Principal,
+    Question,
+    RoundDone,
+    RoundStarted,
+    RunId,
+    RunStatus,
+    Settlement,
+    ToolDone,
+)
 from strandline.testing.contract import JournalContract
 from strandline.testing.desk import done, key, said
 
@@ -1159,6 +1180,59 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
             await journal.stage(again.token, facts[1])
             await journal.settle(again.token, done("hi", "ho"), take=False)
             assert journal._owed == {}
+
+    asyncio.run(main())
+
+
+def test_facts_that_a_refused_release_would_have_written_are_owed_still(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            claim = await anext(claims)
+            await journal.stage(claim.token, RoundStarted(said("1")))
+            disk = _BrokenDisk(journal)
+            disk.left = 2
+            await journal.stage(claim.token, ToolDone("t", {}))
+            await journal.change(Cancel(Principal(ANONYMOUS), RunId("a")))
+            with pytest.raises(CancelRequested):
+                await journal.release(claim.token, counted=True)
+            await journal.stage(claim.token, RoundStarted(said("2")))
+            await journal.close()
+            (orphan,) = await journal.open("test", max_attempts=3)
+            assert orphan.facts == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
+
+    asyncio.run(main())
+
+
+def test_what_concerns_a_run_that_has_ended_waits_behind_what_its_session_waits_for(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that dismisses a question has to read it, and so has the cancel of the run that asked."""
+    use: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
+    asks = [InputRequest("i", "sure")]
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            await journal.accept(new("a"), WIDE, take=True)
+            left = Settlement(
+                outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=asks),
+                messages=[*said("go"), use],
+                question=Question(requests=asks, message=use, results={}, state={}),
+                answer_within_s=100.0,
+            )
+            await journal.settle((await anext(journal.claims())).token, left, take=False)
+            await journal.close()
+            await journal.open("test", max_attempts=3)  # (nothing of it is in memory any more)
+            keyed = Keyed("k", b"f" * 32, 0.0)
+            dismisses = replace(new("b"), on_question=OnQuestion.DISMISS, keyed=keyed)
+            accepted, cancelled = await asyncio.gather(
+                journal.accept(dismisses, WIDE, take=True), journal.change(Cancel(Principal(ANONYMOUS), RunId("a")))
+            )
+            assert isinstance(accepted, Accepted)
+            assert accepted.input_until is not None
+            assert cancelled == Ended()
+            assert "damaged" not in caplog.text
 
     asyncio.run(main())
 

@@ -24,7 +24,7 @@ from strandline.clock import Clock
 from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.journal.changes import Change
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.records import Missing, Records
+from strandline.journal.records import KnownRun, Missing, Records
 from strandline.journal.state import SessionState
 from strandline.journal.table import Batch, SessionTable
 from strandline.model import Claim, Principal, RunId, SessionKey
@@ -232,8 +232,15 @@ class GroupCommit:
             self._decided.append(operation)
         else:
             read.operation.found[read.missing.what] = found
+            if isinstance(found, KnownRun):  # it is about that session, and goes behind what waits there
+                read.operation.key = found.key
         while parked:
-            self._decide(parked.popleft(), read.place)
+            operation = parked.popleft()
+            place = operation.key or read.place
+            if place != read.place and (others := self._parked.get(place)) is not None:
+                others.append(operation)
+                continue
+            self._decide(operation, place)
             if (again := self._parked.get(read.place)) is not None:
                 again.extend(parked)
                 return
@@ -365,6 +372,7 @@ class GroupCommit:
         if self._is_dirty:
             self._is_dirty = False
             self._stale |= self.table.undo([])
+            self._on_undo()
             return False, []
         batch = self.table.drain()
         if not batch.changes:
