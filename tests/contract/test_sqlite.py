@@ -1184,6 +1184,27 @@ def test_facts_that_nobody_waits_for_are_written_before_any_later_verb(path: Pat
     asyncio.run(main())
 
 
+def test_facts_that_are_owed_are_written_by_a_later_verb_also_if_its_commit_fails_at_first(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as journal:
+            claims = journal.claims()
+            await journal.accept(new("a"), WIDE, take=True)
+            token = (await anext(claims)).token
+            await journal.stage(token, RoundStarted(said("1")))
+            disk = _BrokenDisk(journal)
+            disk.left = 2
+            await journal.stage(token, ToolDone("t", {}))
+            await journal.change(EndWaiting(key(), RunId("nobody"), Outcome(status=RunStatus.CANCELLED)))
+            assert (len(journal._owed), disk.left) == (1, 0)
+            disk.left = 1
+            await journal.stage(token, RoundStarted(said("2")))
+            await journal.close()
+            (orphan,) = await journal.open("test", max_attempts=3)
+            assert orphan.facts == (RoundStarted(said("1")), ToolDone("t", {}), RoundStarted(said("2")))
+
+    asyncio.run(main())
+
+
 def test_facts_that_a_refused_release_would_have_written_are_owed_still(path: Path) -> None:
     async def main() -> None:
         async with opened(path) as journal:
