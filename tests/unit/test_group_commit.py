@@ -1,6 +1,7 @@
 """Group commit over a storage that does its work when a test says so: what waits for what, and what a failure costs."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from strandline.journal.changes import AddRun, Change, encoded_body, encoded_com
 from strandline.journal.commits import GroupCommit, Operation, Stored, Work
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.memory_store import MemoryStore
+from strandline.journal.owed import Owed
 from strandline.journal.port import Accepted, Bounds, Changed, Delete, Pause, Refused, Take
 from strandline.journal.port import Change as AnyChange
 from strandline.journal.table import KEPT_BYTES, SessionTable
@@ -68,19 +70,16 @@ class Desk:
         self.clock = StillClock()
         self.held = held
         self.works: list[tuple[Work, Callable[[Stored], None]]] = []
-        self.undone = 0
+        self.owed = Owed()
         self.feed = ClaimFeed()
         table = SessionTable.of(self.store, max_attempts=3, next_no=1, next_seq=0, next_row=1)
         table.take_over(1, self.clock.now())
         table.drain()
         table.records = None
-        self.commits = GroupCommit(table, self, self.feed, self.clock, on_undo=self.undo)
+        self.commits = GroupCommit(table, self, self.feed, self.clock, self.owed)
         self.claims = self.feed.follow()
         self.bounds = WIDE
         self.told: list[str] = []
-
-    def undo(self) -> None:
-        self.undone += 1
 
     def put(self, work: Work, done: Callable[[Stored], None]) -> bool:
         if self.held:
@@ -136,9 +135,26 @@ class Desk:
         left = encoded_completion(done)
 
         def decide(table: SessionTable, now: float) -> Any:
-            return table.finish(token, left, hold=False, take=take, now=now)
+            taken = table.finish(token, left, hold=False, take=take, now=now)
+            self.owed.void(token)
+            return taken
 
-        return self.submit(decide, f"end of {token.run_id}", run_id=token.run_id)
+        return self.submit(decide, f"end of {token.run_id}", token=token)
+
+    def stage(self, token: Token, what: str) -> None:
+        """Have a checkpoint be stored that nobody waits for."""
+        fact = json.dumps(what).encode()
+
+        def decide(table: SessionTable, now: float) -> None:
+            self.owed.pay(table, token)
+            table.checkpoint(token, fact)
+
+        self.commits.submit(Operation(decide, token=token, fact=fact))
+
+    def facts(self) -> list[bytes]:
+        """Return what is stored of the only run."""
+        (run,) = self.store.runs.values()
+        return run.facts
 
     def change(self, change: AnyChange, at: SessionKey | None = None) -> asyncio.Future[Any]:
         return self.submit(lambda table, now: table.change(change, now=now), key=at or key())
@@ -306,7 +322,6 @@ def test_of_a_batch_that_cannot_be_stored_the_one_at_fault_fails_alone() -> None
         desk.held = False
         results = await asyncio.gather(*answers, return_exceptions=True)
         assert [type(each) for each in results] == [Accepted, JournalUnavailable, JournalUnavailable, Take, Take]
-        assert desk.undone >= 1
         assert list(desk.store.runs) == ["s", "t", "good"]
         assert [desk.store.runs[RunId(each)].status for each in ("s", "t")] == [RunStatus.SUCCEEDED] * 2
 
@@ -419,6 +434,27 @@ def test_a_claim_of_a_commit_that_failed_is_good_for_nothing_and_never_delivered
         assert await desk.finish(claim.token) is Take.NOTHING
         desk.feed.end()
         assert [each async for each in desk.claims] == []
+
+    play(main)
+
+
+def test_a_fact_that_nobody_waits_for_and_that_could_not_be_stored_is_stored_with_the_next_one() -> None:
+    async def main(desk: Desk) -> None:
+        claim = await desk.start("a")
+        failing = [True, True]
+        desk.transactions.fail = lambda changes: bool(failing and failing.pop())
+        desk.held = False
+        desk.stage(claim.token, "1")
+        await settled()
+        assert len(desk.owed) == 1
+        desk.stage(claim.token, "2")
+        await settled()
+        assert (len(desk.owed), [json.loads(each) for each in desk.facts()]) == (0, ["1", "2"])
+        failing[:] = [True, True]
+        desk.stage(claim.token, "3")
+        await settled()
+        assert await desk.finish(claim.token) is Take.NOTHING
+        assert len(desk.owed) == 0, "the run has ended without it"
 
     play(main)
 

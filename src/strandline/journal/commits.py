@@ -24,10 +24,11 @@ from strandline.clock import Clock
 from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.journal.changes import Change
 from strandline.journal.feed import ClaimFeed
+from strandline.journal.owed import Owed
 from strandline.journal.records import KnownRun, Missing, Records
 from strandline.journal.state import SessionState
 from strandline.journal.table import Batch, SessionTable
-from strandline.model import Claim, Principal, RunId, SessionKey
+from strandline.model import Claim, Principal, RunId, SessionKey, Token
 
 _log = logging.getLogger("strandline.journal")
 
@@ -65,12 +66,12 @@ class Storage(Protocol):
 class Operation:
     """An operation of the session table on its way.
 
-    It is about the session `key`, or that of the run `run_id`. Its caller waits for `future`, on `loop`; None if nobody
-    does: then `lost` is called if it could not be stored. `kept` is called when it is stored. A `new` one keeps what
-    was not there before.
+    It is about the session `key`, or that of the run `run_id` or of the claim `token`. Its caller waits for `future`,
+    on `loop`; None if nobody does: then `fact` is owed for its claim if it cannot be stored. A `new` one keeps what was
+    not there before.
     """
 
-    __slots__ = ("decide", "error", "found", "future", "kept", "key", "loop", "lost", "new", "result", "run_id")
+    __slots__ = ("decide", "error", "fact", "found", "future", "key", "loop", "new", "result", "run_id", "token")
 
     def __init__(
         self,
@@ -78,19 +79,19 @@ class Operation:
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
+        token: Token | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         new: bool = False,
-        kept: Callable[[], None] | None = None,
-        lost: Callable[[], None] | None = None,
+        fact: bytes | None = None,
     ) -> None:
         self.decide = decide
         self.key = key
-        self.run_id = run_id
+        self.run_id = run_id if token is None else token.run_id
+        self.token = token
         self.loop = loop
         self.future: asyncio.Future[Any] | None = None if loop is None else loop.create_future()
         self.new = new
-        self.kept = kept
-        self.lost = lost
+        self.fact = fact
         self.result: Any = None
         self.error: StrandlineError | None = None
         self.found: dict[Hashable, Any] = {}
@@ -118,15 +119,13 @@ class GroupCommit:
         storage: Storage,
         feed: ClaimFeed,
         clock: Clock,
-        *,
-        on_undo: Callable[[], None],
+        owed: Owed,
     ) -> None:
         self.table = table
         self._storage = storage
         self._feed = feed
         self._clock = clock
-        self._on_undo = on_undo
-        """Called when what was decided is undone."""
+        self._owed = owed
         self._loop = asyncio.get_running_loop()
         self._decided: list[Operation] = []
         """Those of which nothing is stored yet."""
@@ -299,8 +298,8 @@ class GroupCommit:
     def _tell(self, operations: Iterable[Operation], claims: list[Claim]) -> None:
         """Answer the callers, then deliver the claims: after the tasks that the answers wake."""
         for operation in operations:
-            if operation.error is None and operation.kept is not None:
-                operation.kept()
+            if self._owed and operation.error is None and operation.token is not None:
+                self._owed.kept(operation.token)
             if operation.future is None:
                 continue
             if operation.loop is self._loop:
@@ -322,7 +321,7 @@ class GroupCommit:
         """Undo what is not stored, and decide it again."""
         self._is_dirty = False
         self._stale |= self.table.undo(batches)
-        self._on_undo()
+        self._owed.undo()
         decided += self._decided
         self._decided = []
         self._arrived.extend(operation for parked in self._parked.values() for operation in parked)
@@ -342,8 +341,8 @@ class GroupCommit:
                 claims: list[Claim] = []
                 if refusal is None:
                     is_stored, claims = await self._alone(operation)
-                    if not is_stored and operation.lost is not None:
-                        operation.lost()
+                    if not is_stored and operation.fact is not None and operation.token is not None:
+                        self._owed.owe(operation.token, operation.fact)
                     if not is_stored and operation.new and isinstance(operation.error, JournalUnavailable):
                         refusal = operation.error
                 self._tell([operation], claims)
@@ -381,7 +380,7 @@ class GroupCommit:
         if stored.error is not None:
             operation.error = stored.error
             self._stale |= self.table.undo([batch])
-            self._on_undo()
+            self._owed.undo()
             return False, []
         self.table.durable(batch, stored.bytes_of)
         return True, batch.claims

@@ -10,7 +10,7 @@ What goes in is kept encoded, what comes out is decoded anew: no caller shares a
 
 import heapq
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from strandline.clock import Clock
@@ -36,7 +36,7 @@ from strandline.journal.port import (
     WaitingQuery,
 )
 from strandline.journal.table import SessionTable
-from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, RunId, SessionKey
+from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, RunId, SessionKey, Token
 
 T = TypeVar("T")
 
@@ -113,14 +113,12 @@ class MemoryJournal(Operations):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
+        token: Token | None = None,
         new: bool = False,
-        kept: Callable[[], None] | None = None,
     ) -> T:
         return self._decided(decide)
 
-    def _operate_later(
-        self, decide: Decide[None], *, run_id: RunId, kept: Callable[[], None], lost: Callable[[], None]
-    ) -> None:
+    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
         self._decided(decide)
 
     def _decided(self, decide: Decide[T]) -> T:

@@ -5,11 +5,11 @@ Whatever can be encoded is encoded on the caller's side, before anything is deci
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 from strandline.encoding import encode_messages
 from strandline.journal.changes import encoded_body, encoded_completion
+from strandline.journal.owed import Owed
 from strandline.journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, Move, Take
 from strandline.journal.table import SessionTable
 from strandline.model import Fact, NewRun, RoundStarted, RunId, SessionKey, Settlement, Token
@@ -20,16 +20,10 @@ Decide = Callable[[SessionTable, float], T]
 
 
 class Operations(ABC):
-    """Accepts, claims, checkpoints, ends and changes runs.
-
-    Checkpoints whose callers do not wait, and that could not be stored, stay *owed* until a later operation of their
-    claim stores them, or ends the run.
-    """
+    """Accepts, claims, checkpoints, ends and changes runs."""
 
     def __init__(self) -> None:
-        self._owed: dict[Token, list[bytes]] = {}
-        self._paid: set[Token] = set()
-        """Those of `_owed` that an operation whose commit is under way stores, or makes worthless."""
+        self._owed = Owed()
 
     @abstractmethod
     async def _operate(
@@ -38,19 +32,17 @@ class Operations(ABC):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
+        token: Token | None = None,
         new: bool = False,
-        kept: Callable[[], None] | None = None,
     ) -> T:
-        """Have the table decide about a session, or about that of a run; return once what it rests on is durable.
+        """Have the table decide about a session, or that of a run or claim; return once what it rests on is durable.
 
-        A `new` operation keeps what was not there before. `kept` is called when it is stored.
+        A `new` operation keeps what was not there before.
         """
 
     @abstractmethod
-    def _operate_later(
-        self, decide: Decide[None], *, run_id: RunId, kept: Callable[[], None], lost: Callable[[], None]
-    ) -> None:
-        """Have the table decide, before whatever is asked for after this; `lost` is called if it cannot be stored."""
+    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
+        """Have the table decide, before whatever is asked for after this; if it cannot be stored, the fact is owed."""
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
@@ -70,14 +62,13 @@ class Operations(ABC):
         encoded = encode_messages(fact)
 
         def decide(table: SessionTable, _: float) -> None:
-            self._pay(table, token)
+            self._owed.pay(table, token)
             table.checkpoint(token, encoded)
 
-        kept = partial(self._settled, token)
         if isinstance(fact, RoundStarted):
-            await self._operate(decide, run_id=token.run_id, kept=kept)
+            await self._operate(decide, token=token)
         else:
-            self._operate_later(decide, run_id=token.run_id, kept=kept, lost=partial(self._owe, token, encoded))
+            self._operate_later(decide, token, encoded)
 
     async def settle(self, token: Token, settlement: Settlement, *, take: bool, hold: bool = False) -> Take:
         """End a run: outcome, messages, window and state in one commit.
@@ -88,11 +79,10 @@ class Operations(ABC):
 
         def decide(table: SessionTable, now: float) -> Take:
             taken = table.finish(token, left, hold=hold, take=take, now=now)
-            if self._owed:
-                self._paid.add(token)  # (they are worth nothing any more)
+            self._owed.void(token)
             return taken
 
-        return await self._operate(decide, run_id=token.run_id, kept=partial(self._settled, token))
+        return await self._operate(decide, token=token)
 
     async def release(self, token: Token, *, counted: bool) -> None:
         """Give a running run back to the head of its queue, its facts kept; or end the hold of one that has ended.
@@ -101,10 +91,10 @@ class Operations(ABC):
         """
 
         def decide(table: SessionTable, now: float) -> None:
-            self._pay(table, token)
+            self._owed.pay(table, token)
             table.release(token, counted=counted, now=now)
 
-        await self._operate(decide, run_id=token.run_id, kept=partial(self._settled, token))
+        await self._operate(decide, token=token)
 
     async def change(self, change: Change) -> ChangeAnswer:
         """Apply a change that somebody asked for, unless what it is about does not allow it (any more)."""
@@ -115,22 +105,3 @@ class Operations(ABC):
         if isinstance(change, Cancel | Move):
             return await self._operate(decide, run_id=change.run_id)
         return await self._operate(decide, key=change.key)
-
-    # -- facts that are owed --------------------------------------------------------------------------
-
-    def _owe(self, token: Token, fact: bytes) -> None:
-        """Remember a fact that could not be stored."""
-        self._owed.setdefault(token, []).append(fact)
-
-    def _pay(self, table: SessionTable, token: Token) -> None:
-        """Store the facts that are owed for this claim. Raises `ClaimLost` if the token is stale."""
-        if self._owed and token not in self._paid:
-            for fact in self._owed.get(token, ()):
-                table.checkpoint(token, fact)
-            self._paid.add(token)
-
-    def _settled(self, token: Token) -> None:
-        """Note that what an operation has paid is stored."""
-        if token in self._paid:
-            self._paid.discard(token)
-            self._owed.pop(token, None)

@@ -46,7 +46,7 @@ from strandline.journal.table import SessionTable
 from strandline.journal.transactions import SqliteTransactions
 from strandline.journal.watched import Watch, WatchedTransactions
 from strandline.journal.writer import OnCommit, Writer
-from strandline.model import AgentRecord, Claim, RunId, SessionKey
+from strandline.model import AgentRecord, Claim, RunId, SessionKey, Token
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ class SqliteJournal(Operations):
 
     def _begin(self, table: SessionTable, storage: Storage) -> None:
         """Decide operations from here on."""
-        self._commits = GroupCommit(table, storage, self._feed, self._clock, on_undo=self._paid.clear)
+        self._commits = GroupCommit(table, storage, self._feed, self._clock, self._owed)
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""
@@ -222,19 +222,18 @@ class SqliteJournal(Operations):
         *,
         key: SessionKey | None = None,
         run_id: RunId | None = None,
+        token: Token | None = None,
         new: bool = False,
-        kept: Callable[[], None] | None = None,
     ) -> T:
-        operation = Operation(decide, key=key, run_id=run_id, loop=asyncio.get_running_loop(), new=new, kept=kept)
+        loop = asyncio.get_running_loop()
+        operation = Operation(decide, key=key, run_id=run_id, token=token, loop=loop, new=new)
         self._submit(operation)
         assert operation.future is not None
         answer: T = await operation.future
         return answer
 
-    def _operate_later(
-        self, decide: Decide[None], *, run_id: RunId, kept: Callable[[], None], lost: Callable[[], None]
-    ) -> None:
-        self._submit(Operation(decide, run_id=run_id, kept=kept, lost=lost))
+    def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
+        self._submit(Operation(decide, token=token, fact=fact))
 
     def _submit(self, operation: Operation) -> None:
         self._open_commits().submit(operation)

@@ -1,0 +1,45 @@
+"""Checkpoints that could not be stored although nobody waits for them: they are *owed*.
+
+The next operation of the same claim stores them first, or ends the run, which makes them worthless.
+"""
+
+from strandline.journal.table import SessionTable
+from strandline.model import Token
+
+
+class Owed:
+    """What is owed for each claim. Belongs to the loop on which operations are decided."""
+
+    def __init__(self) -> None:
+        self._facts: dict[Token, list[bytes]] = {}
+        self._paid: set[Token] = set()
+        """Claims for which an operation whose commit is under way stores what is owed, or makes it worthless."""
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def owe(self, token: Token, fact: bytes) -> None:
+        """Remember a fact that could not be stored."""
+        self._facts.setdefault(token, []).append(fact)
+
+    def pay(self, table: SessionTable, token: Token) -> None:
+        """Have the table store what is owed for a claim. Raises `ClaimLost` if the token is stale."""
+        if self._facts and token not in self._paid:
+            for fact in self._facts.get(token, ()):
+                table.checkpoint(token, fact)
+            self._paid.add(token)
+
+    def void(self, token: Token) -> None:
+        """Note that what is owed for a claim is worth nothing any more."""
+        if self._facts:
+            self._paid.add(token)
+
+    def kept(self, token: Token) -> None:
+        """Note that an operation of a claim is stored."""
+        if token in self._paid:
+            self._paid.discard(token)
+            self._facts.pop(token, None)
+
+    def undo(self) -> None:
+        """Note that no operation was stored whose commit was under way."""
+        self._paid.clear()
