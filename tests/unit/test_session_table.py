@@ -432,6 +432,22 @@ def test_the_answer_waits_in_its_session_and_goes_first() -> None:
     assert desk.claims[0].question is not None
 
 
+def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_decided() -> None:
+    desk = Desk()
+    desk.accept("a")
+    desk.now += 2
+    desk.finish("a", **asks("t1"), answer_within_s=60.0)
+    came = desk.now + 1
+    desk.now += 4
+    new = NewRun(run_id=RunId("b"), key=key(), input="x", created_at=came, queue_deadline=came + 5)
+    desk.table.accept(new, encoded_body(new), WIDE, take=True, now=desk.now)
+    desk.keep()
+    desk.now += 10
+    desk.accept("c", on_question=OnQuestion.ANSWER)
+    waited_s = desk.now - came
+    assert desk.store.runs[RunId("b")].queue_deadline == came + 5 + waited_s
+
+
 # -- records that are damaged ---------------------------------------------------------------------------
 
 

@@ -371,7 +371,7 @@ class GroupCommit:
         if self._is_dirty:
             self._is_dirty = False
             self._stale |= self.table.undo([])
-            self._on_undo()
+            self._owed.undo()
             return False, []
         batch = self.table.drain()
         if not batch.changes:

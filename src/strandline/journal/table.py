@@ -370,8 +370,10 @@ class SessionTable(Transitions):
             self._note(session, AnswerQuestion(session.no, run.seq))
         elif dismiss:
             self._dismiss(session)
-        elif run.queue_deadline is not None:
-            run.queue_deadline += max(0.0, asked.until - self._now)
+        elif (
+            run.queue_deadline is not None
+        ):  # its time stands still since it came, or since the question if that was later
+            run.queue_deadline += max(0.0, asked.until - max(run.created_at, session.rests_since or 0.0))
 
     def claim_next(self, key: SessionKey, *, now: float) -> Take:
         """Claim the session's next run, counting an attempt."""
