@@ -28,9 +28,9 @@ _MESSAGE: Final = struct.Struct("<q")
 _ASKED: Final = struct.Struct("<qd")
 
 
-def sealed(record: bytes, owner: int) -> bytes:
-    """Return `record` with the checksum of it and of its owner before it."""
-    return _SEAL.pack(1, zlib.crc32(record, owner)) + record
+def sealed(record: bytes, owner: int) -> bytearray:
+    """Return `record` with the checksum of it and of its owner before it, as the driver takes it at once."""
+    return bytearray(_SEAL.pack(1, zlib.crc32(record, owner))) + record
 
 
 def is_sealed(stored: bytes | None) -> bool:
