@@ -1,14 +1,20 @@
 import asyncio
+import gc
+import sqlite3
 from pathlib import Path
-from typing import Never
+from typing import Any
+
+import pytest
 
 from strandline.clock import Clock, SystemClock
-from strandline.journal.kept import KeptSession
+from strandline.errors import InvariantBroken, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, Bounds, Journal, Refused
-from strandline.model import SessionKey
+from strandline.journal.port import Accepted, Journal, RunQuery, SessionsQuery, Take
+from strandline.journal.sqlite_rows import Mismatch, SqliteRows
+from strandline.journal.table import SessionTable
+from strandline.model import ANONYMOUS, Claim, RunId, RunStatus
 from strandline.testing.contract import JournalContract
-from strandline.testing.desk import WIDE
+from strandline.testing.desk import WIDE, done
 
 from .test_damage import new
 
@@ -21,25 +27,93 @@ class TestMemoryJournal(JournalContract):
         return journal
 
 
-class Looked(dict[SessionKey, KeptSession]):
-    """Sessions that can be looked up, and not gone through."""
-
-    def __iter__(self) -> Never:
-        raise AssertionError("all sessions were gone through")
-
-    items = keys = values = __iter__
+async def opened() -> MemoryJournal:
+    journal = MemoryJournal(SystemClock())
+    await journal.open("test", max_attempts=3)
+    return journal
 
 
-def test_what_is_kept_for_a_principal_is_known_without_going_through_its_sessions() -> None:
+async def claim_of(journal: MemoryJournal, run_id: str, session: str = "s") -> Claim:
+    assert await journal.accept(new(run_id, session), WIDE, take=True) == Accepted(0)
+    return await anext(journal.claims())
+
+
+def test_a_run_id_that_an_ended_run_has_is_refused_before_anything_is_written() -> None:
     async def main() -> None:
-        journal = MemoryJournal(SystemClock())
-        await journal.open("test", max_attempts=3)
-        await journal.accept(new("a", "a"), WIDE, take=False)
-        journal._store.sessions = Looked(journal._store.sessions)
-        assert isinstance(await journal.accept(new("b", "b"), WIDE, take=False), Accepted)
-        for most, fits in ((1, False), (10_000, True)):
-            answer = await journal.accept(new(f"c{most}", "c"), Bounds(9, 9, stored_bytes=most), take=False)
-            assert isinstance(answer, Accepted if fits else Refused)
-        await journal.close()
+        journal = await opened()
+        claim = await claim_of(journal, "a")
+        await journal.settle(claim.token, done("a"), take=False)
+        for session in ("s", "another"):
+            for take in (True, False):
+                with pytest.raises(InvariantBroken, match=r"run id a is taken|UNIQUE"):
+                    await journal.accept(new("a", session), WIDE, take=take)
+        shown = await journal.read(SessionsQuery(ANONYMOUS))
+        assert [each.key.session_id for each in shown.sessions] == ["s"]
+        assert journal.trouble is None
+        for session in ("s", "another"):
+            assert await journal.accept(new(session, session), WIDE, take=True) == Accepted(0)
 
     asyncio.run(main())
+
+
+def test_what_is_given_up_in_the_middle_of_a_decision_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = SessionTable.finish
+
+    def finish_in_vain(table: SessionTable, *of: Any, **how: Any) -> Take:
+        finish(table, *of, **how)
+        raise JournalUnavailable("a record is damaged")
+
+    async def main() -> None:
+        journal = await opened()
+        claim = await claim_of(journal, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(SessionTable, "finish", finish_in_vain)
+            with pytest.raises(JournalUnavailable, match="a record is damaged"):
+                await journal.settle(claim.token, done("a"), take=True)
+        run = await journal.read(RunQuery(ANONYMOUS, RunId("a")))
+        assert run is not None
+        assert run.status is RunStatus.RUNNING
+        assert journal.trouble is None
+        assert await journal.settle(claim.token, done("a"), take=True) is Take.NOTHING
+
+    asyncio.run(main())
+
+
+def test_a_verb_that_fails_with_a_part_of_its_rows_written_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_none(rows: SqliteRows, row: Any) -> None:
+        raise Mismatch("there is no such row")
+
+    monkeypatch.setattr(SqliteRows, "_add_history", write_none)
+
+    async def main() -> None:
+        journal = await opened()
+        claim = await claim_of(journal, "a")
+        with pytest.raises(InvariantBroken, match="there is no such row"):
+            await journal.settle(claim.token, done("a"), take=True)
+        assert "restart the server" in (journal.trouble or "")
+        for _ in range(2):
+            for verb in (
+                journal.accept(new("b", "s"), WIDE, take=True),
+                journal.settle(claim.token, done("a"), take=True),
+                journal.prune(0.0, 1),
+                journal.load(new("b", "s").key),
+                journal.read(RunQuery(ANONYMOUS, RunId("a"))),
+            ):
+                with pytest.raises(JournalUnavailable, match="cannot be undone: restart the server"):
+                    await verb
+            with pytest.raises(JournalUnavailable, match="restart the server"):
+                await journal.open("another", max_attempts=3)
+
+    asyncio.run(main())
+
+
+def test_what_it_keeps_is_given_back_with_the_journal() -> None:
+    async def main() -> sqlite3.Connection:
+        journal = await opened()
+        await journal.accept(new("a", "s"), WIDE, take=False)
+        return journal._connection
+
+    connection = asyncio.run(main())
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

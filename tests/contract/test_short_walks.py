@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from strandline.clock import Clock
-from strandline.journal import lists, memory_lists
+from strandline.journal import lists
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Journal
 from strandline.journal.sqlite import SqliteJournal
@@ -15,7 +15,6 @@ from strandline.testing.contract.rest import RestContract
 @pytest.fixture(autouse=True)
 def short_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_WALK", 2)
-    monkeypatch.setattr(memory_lists, "WALK", 2)
 
 
 class TestShortWalksOfTheMemoryJournal(RestContract):

@@ -7,7 +7,7 @@ found in them (`test_simulation.py`).
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pytest
@@ -34,13 +34,10 @@ from strandline.engine.queues.deadlines import Deadlines
 from strandline.engine.queues.slots import Slots
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
-from strandline.journal import table, transitions
+from strandline.journal import lists, reader, table, transitions
 from strandline.journal.changes import AnswerQuestion, Body, DropSession
 from strandline.journal.commits import GroupCommit
-from strandline.journal.kept import KeptSession
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.memory_lists import MemoryLists
-from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     AcceptAnswer,
     Attached,
@@ -52,12 +49,11 @@ from strandline.journal.port import (
     Ended,
     HistoryPage,
     Move,
-    RestingPage,
-    RestingQuery,
     Stopped,
     Take,
 )
 from strandline.journal.rules import Rank
+from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import OpenRound, RunState, SessionState
 from strandline.journal.table import SessionTable
 from strandline.model import (
@@ -196,9 +192,15 @@ def go_on_whatever_was_done(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(completion, "reopened", reckless)
 
 
+def end_in_spite_of_a_cancel(patch: pytest.MonkeyPatch) -> None:
+    """Have nobody but the judge look how a run ends whose cancel was accepted."""
+    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
+    patch.setattr(reader, "faults_of", lambda run, row: [])
+
+
 def let_a_cancelled_run_succeed(patch: pytest.MonkeyPatch) -> None:
     """A run that comes to its own end after its cancel was accepted ends as that."""
-    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
+    end_in_spite_of_a_cancel(patch)
 
 
 def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
@@ -209,7 +211,7 @@ def forget_a_cancel(patch: pytest.MonkeyPatch) -> None:
         return recover(replace_(orphan, run=replace_(orphan.run, cancel_requested=False)), progress, options, now)
 
     patch.setattr(recovery, "_ending", forgetting)
-    patch.setattr(table, "check_cancel", lambda run, end, *, discarded: None)
+    end_in_spite_of_a_cancel(patch)
 
 
 def let_a_key_give_two_runs(patch: pytest.MonkeyPatch) -> None:
@@ -217,16 +219,20 @@ def let_a_key_give_two_runs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(table, "answers_key", lambda keyed, run_id, ended_at, fingerprint: None)
 
 
-def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
-    """Keys are known to one process only."""
+def forget_in_a_crash(patch: pytest.MonkeyPatch, statement: str) -> None:
+    """Have a statement be executed whenever a process begins."""
     opens = MemoryJournal.open
 
     async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._store.sessions.values():
-            session.keys.clear()
+        journal._connection.execute(statement)
         return await opens(journal, owner, max_attempts=max_attempts)
 
     patch.setattr(MemoryJournal, "open", forgetful)
+
+
+def forget_keys_in_a_crash(patch: pytest.MonkeyPatch) -> None:
+    """Keys are known to one process only."""
+    forget_in_a_crash(patch, "UPDATE runs SET key = NULL, fingerprint = NULL")
 
 
 def take_any_body_for_a_key(patch: pytest.MonkeyPatch) -> None:
@@ -277,16 +283,12 @@ def roll_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
 def show_agents_what_is_discarded(patch: pytest.MonkeyPatch) -> None:
     """The window has what was rolled back."""
-    record = KeptSession.record
 
-    def recorded(session: KeptSession) -> Any:
-        hidden, session.discarded = session.discarded, set()
-        try:
-            return record(session)
-        finally:
-            session.discarded = hidden
+    def show_all(*of: Any) -> list[tuple[int, Message]]:
+        with closing(reader._back(reader.in_full, *of)) as messages:
+            return [(index, message) for index, message, _ in messages][::-1]
 
-    patch.setattr(KeptSession, "record", recorded)
+    patch.setattr(reader, "between", show_all)
 
 
 def let_a_run_wait_that_is_to_be_refused(patch: pytest.MonkeyPatch) -> None:
@@ -357,14 +359,7 @@ def move_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def forget_pauses_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     """A pause is known to one process only."""
-    opens = MemoryJournal.open
-
-    async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._store.sessions.values():
-            session.paused = False
-        return await opens(journal, owner, max_attempts=max_attempts)
-
-    patch.setattr(MemoryJournal, "open", forgetful)
+    forget_in_a_crash(patch, "UPDATE sessions SET paused = 0")
 
 
 def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
@@ -374,7 +369,7 @@ def remember_what_was_deleted(patch: pytest.MonkeyPatch) -> None:
 
 def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
     """A session is deleted with the runs that wait in it."""
-    delete, drop = SessionTable._delete, MemoryStore._drop_session
+    delete, drop = SessionTable._delete, SqliteRows._drop_session
 
     def reckless(table: SessionTable, change: Delete) -> Any:
         session = table._find(change.key)
@@ -383,13 +378,12 @@ def delete_what_waits(patch: pytest.MonkeyPatch) -> None:
             del table._runs[run.run_id]
         return delete(table, change)
 
-    def drop_with_all(store: MemoryStore, row: DropSession) -> None:
-        for seq in store.sessions[row.session.key].waiting:
-            del store.waiting[seq]
-        drop(store, row)
+    def drop_with_all(rows: SqliteRows, row: DropSession) -> None:
+        rows._execute("DELETE FROM runs WHERE session = ? AND status = 'queued'", (row.session.no,))
+        drop(rows, row)
 
     patch.setattr(SessionTable, "_delete", reckless)
-    patch.setattr(MemoryStore, "_drop_session", drop_with_all)
+    patch.setattr(SqliteRows, "_drop_session", drop_with_all)
 
 
 def overlook_lost_clients(patch: pytest.MonkeyPatch) -> None:
@@ -453,14 +447,7 @@ def line_an_answer_up_behind(patch: pytest.MonkeyPatch) -> None:
 
 def forget_questions_in_a_crash(patch: pytest.MonkeyPatch) -> None:
     """A question is known to one process only."""
-    opens = MemoryJournal.open
-
-    async def forgetful(journal: MemoryJournal, owner: str, *, max_attempts: int) -> list[Claim]:
-        for session in journal._store.sessions.values():
-            session.question = None
-        return await opens(journal, owner, max_attempts=max_attempts)
-
-    patch.setattr(MemoryJournal, "open", forgetful)
+    forget_in_a_crash(patch, "DELETE FROM questions")
 
 
 def do_again_what_had_ended(patch: pytest.MonkeyPatch) -> None:
@@ -549,31 +536,25 @@ def dismiss_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def forget_what_was_used(patch: pytest.MonkeyPatch) -> None:
     """A session in which nothing goes on is at rest for long enough, whenever that began."""
-    rests, listed, delete = KeptSession.rests_since_before, MemoryLists.resting, SessionTable._delete
-
-    def list_all(lists: MemoryLists, query: RestingQuery, now: float) -> RestingPage:
-        return listed(lists, replace_(query, before=query.before + 1e9), now)
+    delete = SessionTable._delete
 
     def delete_any(table: SessionTable, change: Delete) -> Any:
         before = change.ended_before
         return delete(table, replace_(change, ended_before=None if before is None else before + 1e9))
 
-    patch.setattr(KeptSession, "rests_since_before", lambda session, before: rests(session, before + 1e9))
-    patch.setattr(MemoryLists, "resting", list_all)
+    find_at_rest(patch, "rests_since < ?", "rests_since < ? + 1e9")
     patch.setattr(SessionTable, "_delete", delete_any)
 
 
-def forget_although(patch: pytest.MonkeyPatch, kept: str, lives: str, value: Any) -> None:
-    """Have a session be at rest whatever one of its attributes says, as it is kept and as it lives."""
-    rests, delete = KeptSession.rests_since_before, SessionTable._delete
+def find_at_rest(patch: pytest.MonkeyPatch, condition: str, instead: str) -> None:
+    """Have sessions be found to be at rest by another condition."""
+    assert condition in lists._RESTS
+    patch.setattr(lists, "_RESTS", lists._RESTS.replace(condition, instead))
 
-    def rests_since_before(session: KeptSession, before: float) -> bool:
-        held = getattr(session, kept)
-        setattr(session, kept, value)
-        try:
-            return rests(session, before)
-        finally:
-            setattr(session, kept, held)
+
+def forget_although(patch: pytest.MonkeyPatch, condition: str, lives: str, value: Any) -> None:
+    """Have a session be at rest whatever one of its attributes says, as it is stored and as it lives."""
+    delete = SessionTable._delete
 
     def reckless(table: SessionTable, change: Delete) -> Any:
         session = table._find(change.key)
@@ -586,23 +567,23 @@ def forget_although(patch: pytest.MonkeyPatch, kept: str, lives: str, value: Any
         finally:
             setattr(session, lives, held)
 
-    patch.setattr(KeptSession, "rests_since_before", rests_since_before)
+    find_at_rest(patch, condition, "TRUE")
     patch.setattr(SessionTable, "_delete", reckless)
 
 
 def forget_what_is_asked(patch: pytest.MonkeyPatch) -> None:
     """A session that waits to be answered is at rest."""
-    forget_although(patch, "question", "round", None)
+    forget_although(patch, "NOT EXISTS (SELECT 1 FROM questions WHERE session = no)", "round", None)
 
 
 def forget_what_is_paused(patch: pytest.MonkeyPatch) -> None:
     """A session that is paused is at rest."""
-    forget_although(patch, "paused", "paused", False)
+    forget_although(patch, "NOT paused", "paused", False)
 
 
 def forget_no_session(patch: pytest.MonkeyPatch) -> None:
     """No session is found that is at rest."""
-    patch.setattr(KeptSession, "rests_since_before", lambda session, before: False)
+    find_at_rest(patch, "NOT paused", "FALSE")
 
 
 BREAKAGES: dict[str, tuple[Break, str]] = {
@@ -667,10 +648,10 @@ BREAKAGES: dict[str, tuple[Break, str]] = {
 }
 
 BEGIN = {
-    "a lost client that is overlooked": 1140,
+    "a lost client that is overlooked": 1560,
     "a stale token that is taken": 1240,
     "a question that is taken back and stays": 1080,
-    "an order by time": 1040,
+    "an order by time": 1120,
     "a finished tool that is forgotten": 1026,
     "a staged result that is lost": 1039,
     "a principal whose ended runs work on": 140,
@@ -678,8 +659,8 @@ BEGIN = {
     "a cancel that a crash forgets": 1014,
     "a busy session that refuses nobody": 1015,
     "a session that is forgotten while it asks": 1070,
-    "a session that is forgotten in a pause": 1088,
-    "a session that is never forgotten": 1230,
+    "a session that is forgotten in a pause": 1350,
+    "a session that is never forgotten": 1390,
 }
 """Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""
 

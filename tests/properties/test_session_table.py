@@ -1,32 +1,29 @@
 """The session table over a store that loses commits: what lives in memory is what is stored, and nothing is half done.
 
 Operations come in a hostile order, alone or several to a commit; commits fail with their rows written or not, records
-turn out damaged, owners change. All rows go into both stores, that of the memory journal and that of SQLite. After each
-operation the live table is compared with one that is made anew from each of them, and the rows are judged by rules that
-share no code with the table. `BREAKAGES` shows that each rule can fail.
+turn out damaged, owners change. After each operation the live table is compared with one that is made anew from what is
+stored, and the rows, read by `tests/stored_rows.py`, are judged by rules that share no code with the table or with the
+journal's own reading. `BREAKAGES` shows that each rule can fail.
 """
 
 import copy
-import sqlite3
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Final
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from stored_rows import SeenRun, StoredRows
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
 from strandline.journal import table, transitions
 from strandline.journal.changes import AddCheckpoint, SessionRef, encoded_body, encoded_completion
-from strandline.journal.driver import schema_after
-from strandline.journal.forgetting import prune
-from strandline.journal.kept import KeptRun
-from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     Accepted,
     Attached,
@@ -49,8 +46,7 @@ from strandline.journal.port import (
     Unanswerable,
 )
 from strandline.journal.port import Change as AnyChange
-from strandline.journal.records import Missing, Records, StoredQuestion, StoredRun
-from strandline.journal.sqlite_rows import SqliteRows
+from strandline.journal.records import Missing, StoredQuestion, StoredRun
 from strandline.journal.state import RunState, SessionState
 from strandline.journal.table import Batch, SessionTable
 from strandline.model import (
@@ -94,7 +90,7 @@ STORED, UNWRITTEN, LOST = "stored", "never written", "written and lost"
 fates = st.sampled_from([STORED, STORED, STORED, UNWRITTEN, LOST])
 
 
-class FaultyStore(MemoryStore):
+class FaultyStore(StoredRows):
     """A store in which records are damaged: those runs and questions cannot be read."""
 
     def __init__(self) -> None:
@@ -111,8 +107,7 @@ class FaultyStore(MemoryStore):
     def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
         if run not in self.damaged:
             return super().question(session, run, until)
-        kept = self.sessions[session.key]
-        (last,) = kept.messages(len(kept.history) - 1, len(kept.history), discarded=True)
+        last = msgspec.json.decode(self.sessions[session.key].history[-1])
         left = Question(requests=[], message=last, results={}, state={})
         return StoredQuestion(left, JournalUnavailable("damaged"))
 
@@ -148,8 +143,9 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
     }
 
 
-def restored(records: Records, no: int, seq: int, row: int) -> SessionTable:
-    return SessionTable.of(records, max_attempts=MAX_ATTEMPTS, next_no=no, next_seq=seq, next_row=row)
+def restored(store: FaultyStore) -> SessionTable:
+    no, seq, row = store.next_numbers()
+    return SessionTable.of(store, max_attempts=MAX_ATTEMPTS, next_no=no, next_seq=seq, next_row=row)
 
 
 # -- what was told, and the rules that it has to keep ---------------------------------------------------
@@ -203,7 +199,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.store = FaultyStore()
-        self.table = restored(self.store, 1, 0, 1)
+        self.table = restored(self.store)
         self.told = Told()
         self.now = 1_000.0
         self.epoch = 1
@@ -212,13 +208,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         """The largest that was ever given, also to a claim that was never told."""
         self.batches: list[Batch] = []
         """Those that are not durable."""
-        self.before: tuple[FaultyStore, Told] | None = None
-        """What was stored and told when operations began to gather; None: every one has a commit of its own."""
+        self.before: Told | None = None
+        """What was told when operations began to gather; None: every one has a commit of its own."""
         self.table.take_over(self.epoch, self.now)
         self.table.drain()
-        self.database = sqlite3.connect(":memory:", isolation_level=None)
-        self.database.executescript(schema_after(0))
-        self.rows = SqliteRows(self.database)
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(transitions, "CACHED_SESSIONS", 2)
         self.patch.setattr(table, "KEPT_BYTES", 12)
@@ -226,8 +219,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let as many sessions stay in memory as before."""
         self.patch.undo()
-        self.rows.close()
-        self.database.close()
+        self.store.close()
 
     # -- how an operation is done ---------------------------------------------------------------------
 
@@ -248,7 +240,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def is_durable(self) -> None:
         """Tell the table that all that it has decided is stored."""
         for batch in self.batches:
-            self.table.durable(batch, {key: self.store.bytes_of[key] for key in self.table.principals(batch)})
+            self.table.durable(batch, {key: self.store.noted[key] for key in self.table.principals(batch)})
         self.batches.clear()
 
     def decide(self, operation: Operation) -> object:
@@ -281,7 +273,6 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.batches.append(batch)
         changes, claims = batch.changes, batch.claims
         self.store.write(changes)
-        self.rows.write(changes)
         for claim in claims:
             self.judge_claim(claim)
         if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended | NotDue):
@@ -294,15 +285,14 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     def begin(self) -> None:
         """Have what comes be stored or lost together."""
-        self.before = (copy.deepcopy(self.store), copy.deepcopy(self.told))
-        self.database.execute("BEGIN")
+        self.before = copy.deepcopy(self.told)
+        self.store.transaction("BEGIN")
 
     def lose_all(self) -> None:
         """Lose what was written since `begin`; nobody was told of it."""
         assert self.before is not None
-        self.store, self.told = self.before
-        self.before = None
-        self.database.execute("ROLLBACK")
+        self.told, self.before = self.before, None
+        self.store.transaction("ROLLBACK")
         self.table.records = self.store
         stale = self.table.undo(self.batches)
         self.batches.clear()
@@ -312,11 +302,11 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     # -- the judge ------------------------------------------------------------------------------------
 
-    def waiting(self, key: SessionKey | None = None) -> dict[RunId, KeptRun]:
+    def waiting(self, key: SessionKey | None = None) -> dict[RunId, SeenRun]:
         kept = self.store.runs.values()
-        return {run.run_id: run for run in kept if run.status is RunStatus.QUEUED and key in (None, run.session.key)}
+        return {run.run_id: run for run in kept if run.status is RunStatus.QUEUED and key in (None, run.key)}
 
-    def executing(self) -> list[KeptRun]:
+    def executing(self) -> list[SeenRun]:
         return [run for run in self.store.runs.values() if run.status is RunStatus.RUNNING]
 
     def open_until(self, key: SessionKey) -> float | None:
@@ -359,29 +349,21 @@ class SessionTableMachine(RuleBasedStateMachine):
         busy = [key for key, each in self.store.sessions.items() if each.waiting or each.claimed is not None]
         assert set(busy) <= set(in_memory)
         live = picture(self.table, in_memory)
-        kept = restored(self.store, self.store.next_no, self.store.next_seq, self.store.next_row)
-        assert live == picture(kept, in_memory), "what lives is not what is stored"
-        filed = restored(self.rows, *self.rows.next_numbers())
-        assert live == picture(filed, in_memory), "what lives is not what is in the file"
-        for other in (kept, filed):
-            assert self.table._next_no >= other._next_no
-            assert self.table._next_seq >= other._next_seq
-            assert self.table._next_row >= other._next_row
+        other = restored(self.store)
+        assert live == picture(other, in_memory), "what lives is not what is stored"
+        assert self.table._next_no >= other._next_no
+        assert self.table._next_seq >= other._next_seq
+        assert self.table._next_row >= other._next_row
 
     @invariant()
     def every_run_is_in_one_place(self) -> None:
         assert list(self.store.runs) == [each for each in self.told.arrivals if each in self.store.runs]
         at_last = [run for run in self.executing() if run.attempt >= MAX_ATTEMPTS]
         assert len(at_last) <= 1, "two last attempts"
-        for key, session in self.store.sessions.items():
-            runs = [run for run in self.store.runs.values() if run.session.key == key]
-            claimed = [run for run in runs if run.fence is not None]
-            assert claimed == ([] if session.claimed is None else [session.claimed]), "one claim of a session"
-            assert set(session.waiting) == {run.seq for run in self.waiting(key).values()}
+        for key in self.store.sessions:
             order = sorted(self.waiting(key), key=self.told.rank)
             places = [self.table.position(each) for each in order]
             assert places == list(range(1, len(order) + 1)), "where it stands"
-        assert set(self.store.waiting) == {run.seq for run in self.waiting().values()}
         for run_id, run in self.store.runs.items():
             states = [run_id in self.waiting(), run in self.executing(), run.ended_at is not None]
             assert sum(states) == 1, f"{run_id} is in {states}"
@@ -404,12 +386,7 @@ class SessionTableMachine(RuleBasedStateMachine):
             live = self.table._find(key)
             assert live is not None
             assert (live.end.length, live.end.nth, live.end.row) == (len(session.history), session.rows, session.last)
-        kept = Counter[Principal]()
-        for key, session in self.store.sessions.items():
-            kept[key.principal] += session.stored + sum(map(len, session.history))
-        for run in self.store.runs.values():
-            kept[run.session.key.principal] += run.body.size
-        assert +kept == +self.store.bytes_of
+        assert +self.store.counted == +self.store.noted
 
     # -- what is done ---------------------------------------------------------------------------------
 
@@ -461,8 +438,8 @@ class SessionTableMachine(RuleBasedStateMachine):
     def answer(self, key: SessionKey, right: bool, pick: int, take: bool, fate: str) -> None:
         """An answer comes, mostly to what is asked."""
         session = self.store.sessions.get(key)
-        asked = [] if session is None or session.question is None else session.question.decoded().requests
-        ids = [each.id for each in asked] if right else self.told.requests[pick % (len(self.told.requests) or 1) :][:1]
+        asked = [] if session is None or session.question is None else session.question.requests
+        ids = asked if right else self.told.requests[pick % (len(self.told.requests) or 1) :][:1]
         if not ids:
             return
         self.made += 1
@@ -479,9 +456,8 @@ class SessionTableMachine(RuleBasedStateMachine):
             self.judge_refusal(answer, new, bounds, waited_in_all)
         if isinstance(answer, Attached):
             known = self.store.runs[answer.run_id]
-            assert known.keyed is not None
             assert new.keyed is not None
-            assert (known.session.key, known.keyed.key) == (new.key, new.keyed.key)
+            assert (known.key, known.idempotency_key) == (new.key, new.keyed.key)
         if not isinstance(answer, Accepted):
             assert new.run_id not in self.store.runs
             return
@@ -508,18 +484,18 @@ class SessionTableMachine(RuleBasedStateMachine):
         line = sorted(self.waiting(new.key), key=self.told.rank)
         assert answer.position == line.index(new.run_id) + 1, "where it stands"
         if not answers:
-            of_principal = [each for each in self.waiting().values() if each.session.key.principal == new.key.principal]
+            of_principal = [each for each in self.waiting().values() if each.key.principal == new.key.principal]
             most = len(waited_in_all) + 1 if bounds.per_principal is None else bounds.per_principal
             assert len(self.waiting(new.key)) <= bounds.per_session, "more wait than may"
             assert len(self.waiting()) <= bounds.total, "more wait than may"
             assert len(of_principal) <= most, "more wait than may"
         if bounds.stored_bytes is not None:
-            assert self.store.bytes_of[new.key.principal] <= bounds.stored_bytes
+            assert self.store.noted[new.key.principal] <= bounds.stored_bytes
 
-    def judge_refusal(self, refused: Refused, new: NewRun, bounds: Bounds, waited: dict[RunId, KeptRun]) -> None:
+    def judge_refusal(self, refused: Refused, new: NewRun, bounds: Bounds, waited: dict[RunId, SeenRun]) -> None:
         """A run is refused for a reason that is there."""
-        in_session = [run for run in waited.values() if run.session.key == new.key]
-        of_principal = [run for run in waited.values() if run.session.key.principal == new.key.principal]
+        in_session = [run for run in waited.values() if run.key == new.key]
+        of_principal = [run for run in waited.values() if run.key.principal == new.key.principal]
         session = self.store.sessions.get(new.key)
         match refused.reason:
             case "queue_full":
@@ -533,7 +509,7 @@ class SessionTableMachine(RuleBasedStateMachine):
                 assert bounds.stored_bytes is not None
                 size = len(encoded_body(new).prompt)
                 is_larger = new.may_answer  # (as the answer that it may become)
-                assert is_larger or self.store.bytes_of[new.key.principal] + size > bounds.stored_bytes
+                assert is_larger or self.store.noted[new.key.principal] + size > bounds.stored_bytes
             case reason:
                 assert reason == "session_busy"
                 assert new.if_busy is IfBusy.REJECT
@@ -541,7 +517,7 @@ class SessionTableMachine(RuleBasedStateMachine):
                 is_open = (self.open_until(new.key) or 0) > self.now
                 assert session.claimed is not None or session.paused or in_session or is_open
 
-    @precondition(lambda self: self.store.waiting)
+    @precondition(lambda self: self.waiting())
     @rule(key=sessions, fate=fates)
     def claim_next(self, key: SessionKey, fate: str) -> None:
         """The next run of a session is asked for."""
@@ -555,7 +531,7 @@ class SessionTableMachine(RuleBasedStateMachine):
             return
         session, line = self.store.sessions.get(key), sorted(self.waiting(key), key=self.told.rank)
         if session is None or not line or session.claimed is not None or session.paused:
-            assert answer is not Take.BLOCKED
+            assert answer is not Take.BLOCKED, "blocked where nothing is to start"
             return
         if (self.open_until(key) or 0) > self.now:
             assert answer is Take.NOTHING
@@ -643,11 +619,11 @@ class SessionTableMachine(RuleBasedStateMachine):
         assert (ended.status, ended.outcome, ended.ended_at) == (how, left.outcome, now)
         assert (ended.fence is not None) == hold
         if how is RunStatus.NEEDS_INPUT and (within_s or hold):
-            assert self.open_until(ended.session.key) == now + within_s
+            assert self.open_until(ended.key) == now + within_s
         if hold or not take:
             assert answer is Take.NOTHING
         else:
-            self.judge_nothing(ended.session.key, answer)
+            self.judge_nothing(ended.key, answer)
 
     @rule(
         key=sessions,
@@ -699,7 +675,7 @@ class SessionTableMachine(RuleBasedStateMachine):
             self.claim_next(self.told_session(token), fate)
 
     def told_session(self, token: Token) -> SessionKey:
-        return self.store.runs[token.run_id].session.key
+        return self.store.runs[token.run_id].key
 
     def give_back(self, token: Token, counted: bool, fate: str) -> None:
         run, now = self.store.runs.get(token.run_id), self.now
@@ -733,7 +709,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         every = list(self.store.runs) if pick % 3 == 0 else runs
         run = self.store.runs[every[pick % len(every)]] if every else None
         run_id = RunId("nobody") if run is None else run.run_id
-        of = key if run is None else run.session.key
+        of = key if run is None else run.key
         change: AnyChange
         if kind is Cancel:
             change = Cancel(of.principal, run_id)
@@ -759,14 +735,14 @@ class SessionTableMachine(RuleBasedStateMachine):
         if kind is Delete and answer == Changed(existed=True):
             self.told.histories.pop(key, None)
             assert key not in self.store.sessions
-            assert not any(each.session.key == key for each in self.store.runs.values())
+            assert not any(each.key == key for each in self.store.runs.values())
         if kind is CancelSession and isinstance(answer, Stopped):
             assert not self.waiting(key)
             assert not flag or (self.open_until(key) is None)
         if kind in (Pause, Resume) and key in self.store.sessions:
             assert self.store.sessions[key].paused == (kind is Pause)
 
-    @precondition(lambda self: self.store.waiting)
+    @precondition(lambda self: self.waiting())
     @rule(key=sessions, seconds=st.sampled_from([1.0, 5.0]), fate=fates)
     def stand_still(self, key: SessionKey, seconds: float, fate: str) -> None:
         """A session is paused for a while."""
@@ -781,8 +757,14 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule(age_s=st.sampled_from([0, 1]), limit=st.sampled_from([1, 9]))
     def prune(self, age_s: int, limit: int) -> None:
         """Ended runs are forgotten."""
-        forgotten = self.store.prune(self.now - age_s, limit, self.now)
-        assert prune(self.database, self.now - age_s, limit, -1, self.now) == (forgotten, None)
+        before = self.now - age_s
+        in_time = takewhile(lambda run: not before <= run.created_at <= self.now, self.store.runs.values())
+        asks = {each.question.run for each in self.store.sessions.values() if each.question is not None}
+        old = [run for run in in_time if run.ended_at is not None and run.ended_at < before]
+        past = [run.run_id for run in old if run.fence is None and run.seq not in asks][:limit]
+        left = [run_id for run_id in self.store.runs if run_id not in past]
+        assert self.store.prune(before, limit, self.now) == (len(past), None)
+        assert list(self.store.runs) == left
 
     @rule(pick=picks, question=st.booleans())
     def damage(self, pick: int, question: bool) -> None:
@@ -809,7 +791,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """What has gathered is stored."""
-        self.database.execute("COMMIT")
+        self.store.transaction("COMMIT")
         self.is_durable()
         self.before = None
 
@@ -826,11 +808,10 @@ class SessionTableMachine(RuleBasedStateMachine):
         held = [run.run_id for run in self.store.runs.values() if run.fence is not None and run.ended_at]
         executing = [run.run_id for run in self.executing()]
         self.epoch += 1
-        self.table = restored(self.store, self.store.next_no, self.store.next_seq, self.store.next_row)
+        self.table = restored(self.store)
         claims = self.table.take_over(self.epoch, self.now)
         batch = self.table.drain()
         self.store.write(batch.changes)
-        self.rows.write(batch.changes)
         self.batches = [batch]
         self.is_durable()
         assert batch.claims == []
@@ -972,7 +953,7 @@ BREAKAGES: dict[Break, str] = {
     roll_back_rows_alone: LIVES,
     give_fences_again: "fences rise",
     look_up_nothing: "found too late",
-    start_in_a_pause: "claimed in a pause",
+    start_in_a_pause: "claimed in a pause|blocked where nothing is to start",
     take_no_notice_of_priorities: "was claimed before|where it stands",
     know_no_last_attempt: "two last attempts",
     let_a_cancelled_run_go_on: "had to end as cancelled",

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from stored_rows import StoredRows
 from strandline.errors import ClaimLost, InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.journal.changes import AddRun, Change, encoded_body, encoded_completion
 from strandline.journal.commits import GroupCommit, Operation, Stored, Work
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.memory_store import MemoryStore
 from strandline.journal.owed import Owed
 from strandline.journal.port import Accepted, Bounds, Changed, Delete, Pause, Refused, Take
 from strandline.journal.port import Change as AnyChange
@@ -27,7 +27,7 @@ DEADLINE_S = 30
 class Transactions:
     """Transactions over a store in memory. `fail` says which rows cannot be written; reads fail while `unreadable`."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: StoredRows) -> None:
         self.records = store
         self.fail: Callable[[list[Change]], bool] = lambda changes: False
         self.commits: list[list[Change]] = []
@@ -65,7 +65,7 @@ class Desk:
     """Group commit, and a storage whose work waits until it is let go; `held` False: it is done at once."""
 
     def __init__(self, *, held: bool = True) -> None:
-        self.store = MemoryStore()
+        self.store = StoredRows()
         self.transactions = Transactions(self.store)
         self.clock = StillClock()
         self.held = held
@@ -291,7 +291,7 @@ def test_a_deleted_session_is_gone_at_once_and_there_again_if_that_could_not_be_
 
 def test_a_session_that_cannot_be_read_fails_what_asks_for_it_alone() -> None:
     async def main(desk: Desk) -> None:
-        session = MemoryStore.session
+        session = StoredRows.session
 
         def damaged(key: SessionKey) -> Any:
             if key.session_id == "damaged":
@@ -379,7 +379,7 @@ def test_what_comes_while_others_are_decided_again_is_decided_after_them() -> No
 def test_as_long_as_sessions_cannot_be_put_back_nothing_is_decided_on_what_may_be_wrong() -> None:
     async def main(desk: Desk) -> None:
         claim = await desk.start("a")
-        session, is_broken = MemoryStore.session, True
+        session, is_broken = StoredRows.session, True
 
         def unreadable(key: SessionKey) -> Any:
             if is_broken:
@@ -402,7 +402,7 @@ def test_as_long_as_sessions_cannot_be_put_back_nothing_is_decided_on_what_may_b
 def test_a_session_that_is_damaged_when_it_is_to_be_put_back_keeps_no_other_from_going_on() -> None:
     async def main(desk: Desk) -> None:
         claims = {name: await desk.start(name, key(name)) for name in ("s", "t")}
-        session = MemoryStore.session
+        session = StoredRows.session
 
         def damaged(key: SessionKey) -> Any:
             if key.session_id == "s":

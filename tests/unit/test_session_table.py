@@ -4,12 +4,12 @@ What it decides in which case is in the contract suite, which it passes behind e
 agree in a hostile order, in `tests/properties/test_session_table.py`.
 """
 
-import sqlite3
-from contextlib import closing
+import json
 from typing import Any
 
 import pytest
 
+from stored_rows import StoredRows
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
 from strandline.journal import transitions
@@ -28,7 +28,6 @@ from strandline.journal.changes import (
     encoded_body,
     encoded_completion,
 )
-from strandline.journal.memory_store import MemoryStore
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -44,7 +43,6 @@ from strandline.journal.port import (
 )
 from strandline.journal.port import Change as AnyChange
 from strandline.journal.records import Missing, StoredRun
-from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.state import RunQueue, RunState, SessionState
 from strandline.journal.table import KEPT_BYTES, Batch, SessionTable
 from strandline.model import (
@@ -72,16 +70,11 @@ NOW = 1000.0
 class Desk:
     """A table over a store in memory, and what it has decided: operations are stored unless their commit `fails`."""
 
-    def __init__(self, store: MemoryStore | None = None, *, max_attempts: int = 3, epoch: int = 1) -> None:
-        self.store = store or MemoryStore()
+    def __init__(self, store: StoredRows | None = None, *, max_attempts: int = 3, epoch: int = 1) -> None:
+        self.store = store or StoredRows()
         self.now = NOW
-        self.table = SessionTable.of(
-            self.store,
-            max_attempts=max_attempts,
-            next_no=self.store.next_no,
-            next_seq=self.store.next_seq,
-            next_row=self.store.next_row,
-        )
+        no, seq, row = self.store.next_numbers()
+        self.table = SessionTable.of(self.store, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
         self.orphans = self.table.take_over(epoch, self.now)
         self.rows: list[Change] = []
         self.claims: list[Claim] = []
@@ -187,10 +180,8 @@ def test_a_hold_ends_with_the_claim_and_its_time_is_given_to_what_waits() -> Non
     assert desk.claims[0].run.queue_deadline == NOW + 65
 
 
-def test_every_row_has_a_writer_in_each_store() -> None:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        for store in (MemoryStore(), SqliteRows(connection)):
-            assert set(store._writers) == set(Change.__subclasses__())
+def test_every_row_has_a_writer() -> None:
+    assert set(StoredRows()._writers) == set(Change.__subclasses__())
 
 
 # -- nothing is half done -------------------------------------------------------------------------------
@@ -340,8 +331,8 @@ def test_short_inputs_stay_in_memory_as_long_as_their_runs_wait() -> None:
     assert desk.finish("a") is Take.TAKEN
     (claim,) = desk.claims
     assert (claim.run.input, claim.run.metadata, claim.run.attempt) == ("ask b", {"k": [1]}, 1)
-    assert claim.run == desk.store.runs[RunId("b")].shown(None)
     run = desk.table._runs[RunId("b")]
+    assert claim.run == desk.store.run(run.session.ref, run.seq).run
     assert run.new is None
 
 
@@ -418,7 +409,7 @@ def test_a_question_whose_time_is_over_at_once_is_dismissed_by_what_is_claimed_w
     assert [claim.run.run_id for claim in desk.claims] == ["b"]
     session = desk.store.sessions[key()]
     assert session.question is None
-    assert [message["role"] for message in session.record().messages] == ["user", "assistant", "user", "assistant"]
+    assert [json.loads(each)["role"] for each in session.history] == ["user", "assistant", "user", "assistant"]
     assert session.closed == {"t1": (0, "dismissed")}
 
 
@@ -451,7 +442,7 @@ def test_the_time_of_a_run_stands_still_from_when_it_came_however_late_that_was_
 # -- records that are damaged ---------------------------------------------------------------------------
 
 
-class Damaged(MemoryStore):
+class Damaged(StoredRows):
     """A store in which one run cannot be read."""
 
     def __init__(self) -> None:

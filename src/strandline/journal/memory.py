@@ -1,65 +1,50 @@
-"""The journal in memory: the reference for what the port means, for tests and for people who want no file.
+"""The journal in memory: the session table over the rows of a database that is in no file.
 
-The session table decides, and what it writes is kept in dictionaries. Nothing survives the process. `open` on the same
-object models a restart: the table is made anew from what is kept, and everything that executes is fenced. Each verb is
-one step under one lock and never waits, so verbs may be awaited from any event loop, also from one with virtual time
-and without threads.
+For tests and for people who want no file: nothing survives the process. `open` on the same object models a restart: the
+table is made anew from what is kept, and everything that executes is fenced. Each operation is one step under one lock
+and never waits, so operations may be awaited from any event loop, also from one with virtual time and without threads.
 
-What goes in is kept encoded, what comes out is decoded anew: no caller shares a mutable object with the journal.
+Nobody else reads the database, and no process that died left it behind: so it is in one transaction for ever, and
+SQLite keeps no record of what was there before. What would fail an operation is found before its first row is written.
+Should one fail in the middle all the same, what is kept cannot be relied on any more.
 """
 
-import heapq
 import threading
+import weakref
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from strandline.clock import Clock
 from strandline.errors import InvariantBroken, JournalUnavailable
+from strandline.journal import lists, reader
+from strandline.journal.changes import AddRun
+from strandline.journal.driver import connect_in_memory, translated
 from strandline.journal.feed import ClaimFeed
-from strandline.journal.memory_lists import MemoryLists
-from strandline.journal.memory_store import MemoryStore
+from strandline.journal.forgetting import prune
 from strandline.journal.operations import Decide, Operations
-from strandline.journal.port import (
-    A,
-    HistoryQuery,
-    Query,
-    RestingQuery,
-    RunQuery,
-    RunsOfQuery,
-    RunsQuery,
-    SessionQuery,
-    SessionsQuery,
-    Standing,
-    StandingQuery,
-    Stored,
-    StoredQuery,
-    WaitingQuery,
-)
-from strandline.journal.table import SessionTable
-from strandline.model import WHOLE_HISTORY, AgentRecord, Claim, RunId, SessionKey, Token
+from strandline.journal.port import A, Query
+from strandline.journal.sqlite_rows import SqliteRows
+from strandline.journal.table import Batch, SessionTable
+from strandline.model import AgentRecord, Claim, RunId, SessionKey, Token
 
 T = TypeVar("T")
 
 
 class MemoryJournal(Operations):
-    """Everything in dictionaries. An object that was closed can be opened again and still has its runs."""
+    """Everything in memory. An object that was closed can be opened again and still has its runs."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
         self._feed = ClaimFeed()
-        self._store = MemoryStore()
-        self._table = self._restored(max_attempts=1)
-        self._lists = MemoryLists(self._store, lambda run_id: self._table.position(run_id))
+        self._connection = connect_in_memory()
+        self._rows = SqliteRows(self._connection)
+        self._table: SessionTable
         self._is_open = False
         self._epoch = 0
-
-    def _restored(self, *, max_attempts: int) -> SessionTable:
-        store = self._store
-        return SessionTable.of(
-            store, max_attempts=max_attempts, next_no=store.next_no, next_seq=store.next_seq, next_row=store.next_row
-        )
+        self._trouble: str | None = None
+        weakref.finalize(self, self._connection.close)
 
     # -- ownership ------------------------------------------------------------------------------------
 
@@ -70,8 +55,8 @@ class MemoryJournal(Operations):
 
     @property
     def trouble(self) -> str | None:
-        """Nothing hinders it."""
-        return None
+        """Why nothing is kept any more; None: it is."""
+        return self._trouble
 
     @property
     def short_of_room(self) -> str | None:
@@ -86,10 +71,9 @@ class MemoryJournal(Operations):
                 self._feed = ClaimFeed()
             self._is_open = True
             self._epoch += 1
-            self._table = self._restored(max_attempts=max_attempts)
-            claims = self._table.take_over(self._epoch, self._clock.now())
-            self._keep()
-            return claims
+            no, seq, row = self._rows.next_numbers()
+            self._table = SessionTable.of(self._rows, max_attempts=max_attempts, next_no=no, next_seq=seq, next_row=row)
+            return self._decided(lambda table, now: table.take_over(self._epoch, now))
 
     def claims(self) -> AsyncIterator[Claim]:
         """Yield every claim made since `open`, once; ends when the journal is closed."""
@@ -101,9 +85,11 @@ class MemoryJournal(Operations):
             self._is_open = False
             self._feed.end()
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if not self._is_open:
             raise JournalUnavailable("the journal is not open")
+        if self._trouble is not None:
+            raise JournalUnavailable(self._trouble)
 
     # -- operations -----------------------------------------------------------------------------------
 
@@ -116,82 +102,78 @@ class MemoryJournal(Operations):
         token: Token | None = None,
         new: bool = False,
     ) -> T:
-        return self._decided(decide)
+        with self._lock:
+            return self._decided(decide)
 
     def _operate_later(self, decide: Decide[None], token: Token, fact: bytes) -> None:
-        self._decided(decide)
+        with self._lock:
+            self._decided(decide)
 
     def _decided(self, decide: Decide[T]) -> T:
         """Have the table decide, write what it has decided, and deliver the claims that it has made."""
-        with self._lock:
-            self._check_open()
-            answer = decide(self._table, self._clock.now())
-            self._keep()
-            return answer
-
-    def _keep(self) -> None:
-        batch = self._table.drain()
-        self._store.write(batch.changes)
-        self._table.durable(batch, {})
+        self._check_usable()
+        table = self._table
+        try:
+            answer = decide(table, self._clock.now())
+        except BaseException:
+            self._undo()
+            raise
+        batch = table.drain()
+        self._write(batch)
+        table.durable(batch, {})
         if batch.claims:
             self._feed.put(batch.claims)
+        return answer
+
+    def _write(self, batch: Batch) -> None:
+        changes = batch.changes
+        is_one_run = len(changes) == 1 and isinstance(changes[0], AddRun)
+        if not is_one_run:  # (else the one statement refuses it)
+            self._check_run_ids(batch)
+        try:
+            self._rows.write(changes)
+        except Exception as error:
+            if is_one_run:
+                self._undo(batch)
+            else:
+                self._trouble = f"something was kept in part ({error}), which cannot be undone: restart the server"
+            raise translated(error) from error
+
+    def _check_run_ids(self, batch: Batch) -> None:
+        for row in batch.changes:
+            if isinstance(row, AddRun) and self._rows.known_run(row.new.run_id) is not None:
+                self._undo(batch)
+                raise InvariantBroken(f"run id {row.new.run_id} is taken")
+
+    def _undo(self, *batches: Batch) -> None:
+        """Put the sessions back of which something was decided that is not written."""
+        stale = self._table.undo(batches)
+        self._table.put_back({key: self._rows.session(key) for key in stale})
 
     async def prune(self, before: float, limit: int) -> int:
         """Forget up to `limit` runs that ended before `before` (seconds since the epoch), in the order of acceptance.
 
         Their messages stay in history. Returns how many were forgotten; fewer than `limit` means that no more are left.
         """
-        with self._lock:
-            self._check_open()
-            return self._store.prune(before, limit, self._clock.now())
+        forgotten = 0
+        after: int | None = -1
+        while after is not None and forgotten < limit:
+            with self._lock:
+                self._check_usable()
+                count, after = prune(self._connection, before, limit - forgotten, after, self._clock.now())
+            forgotten += count
+        return forgotten
 
     # -- what is read ---------------------------------------------------------------------------------
 
     async def load(self, key: SessionKey) -> AgentRecord:
         """Return window and state of a session; an unknown session has the empty record."""
         with self._lock:
-            self._check_open()
-            session = self._store.sessions.get(key)
-            if session is None:
-                return AgentRecord(messages=[], origins=[], window=WHOLE_HISTORY, length=0, state=None)
-            return session.record()
+            self._check_usable()
+            return reader.load(self._connection, key)
 
     async def read(self, query: Query[A]) -> A:
         """Answer a query as of now."""
         with self._lock:
-            self._check_open()
-            answered: A = self._answer(query)
-            return answered
-
-    def _answer(self, query: Query[Any]) -> Any:
-        match query:
-            case RunQuery():
-                run = self._store.runs.get(query.run_id)
-                if run is None or run.session.key.principal != query.principal:
-                    return None
-                return run.shown(self._table.position(query.run_id))
-            case HistoryQuery():
-                return self._lists.history(query)
-            case WaitingQuery():
-                waiting, sessions = self._store.waiting, self._store.sessions
-                later = (sequence for sequence in waiting if sequence > query.after)
-                page = [waiting[sequence] for sequence in heapq.nsmallest(query.limit, later)]
-                return [run.waiting(paused=sessions[run.session.key].paused) for run in page]
-            case RunsQuery():
-                return self._lists.runs(query)
-            case RunsOfQuery():
-                return self._lists.runs_of(query)
-            case SessionQuery():
-                return self._lists.session(query)
-            case SessionsQuery():
-                return self._lists.sessions(query)
-            case RestingQuery():
-                return self._lists.resting(query, self._clock.now())
-            case StandingQuery():
-                session = self._store.sessions.get(query.key)
-                return Standing(WHOLE_HISTORY, None) if session is None else session.standing()
-            case StoredQuery():
-                kept = self._store.bytes_of.values()
-                return Stored(sum(kept), max(kept, default=0))
-            case _:
-                raise InvariantBroken(f"nothing answers a {type(query).__name__}")
+            self._check_usable()
+            return lists.answer(self._connection, query)
