@@ -31,6 +31,7 @@ from strandline.journal.changes import (
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
+    Attached,
     Bounds,
     Cancel,
     Changed,
@@ -43,12 +44,13 @@ from strandline.journal.port import (
 )
 from strandline.journal.port import Change as AnyChange
 from strandline.journal.records import Missing, StoredRun
-from strandline.journal.state import RunQueue, RunState, SessionState
+from strandline.journal.state import Keys, RunQueue, RunState, SessionState
 from strandline.journal.table import KEPT_BYTES, Batch, SessionTable
 from strandline.model import (
     ANONYMOUS,
     Claim,
     InputRequest,
+    Keyed,
     Lane,
     NewRun,
     OnQuestion,
@@ -320,6 +322,53 @@ def test_what_is_missing_is_told_before_anything_is_changed() -> None:
     desk.table.found = {missing.value.what: missing.value.read(desk.store)}
     assert desk.finish("a") is Take.TAKEN
     assert desk.claims[0].run.input == "long " * KEPT_BYTES
+
+
+def keyed(key: str) -> dict[str, Any]:
+    return {"keyed": Keyed(key, key.encode() * 16, NOW - 60)}
+
+
+def test_a_key_that_no_run_of_its_session_has_is_known_without_storage() -> None:
+    desk = Desk()
+    desk.table.records = None
+    desk.table.found = {key(): None}
+    for n in range(3):
+        assert desk.accept(f"r{n}", **keyed(f"k{n}")) == Accepted(n)
+    with pytest.raises(Missing) as missing:
+        desk.accept("again", **keyed("k1"))
+    desk.table.found = {missing.value.what: missing.value.read(desk.store)}
+    assert desk.accept("again", **keyed("k1")) == Attached(RunId("r1"))
+
+
+def test_of_a_session_that_comes_from_storage_all_keys_are_read_at_once() -> None:
+    desk = Desk()
+    for n in range(3):
+        desk.accept(f"r{n}", take=False, **keyed(f"k{n}"))
+    again = Desk(desk.store, epoch=2)
+    again.table.records = None
+    with pytest.raises(Missing) as missing:
+        again.accept("new", **keyed("k9"))
+    assert sorted(missing.value.read(desk.store)) == ["k0", "k1", "k2"]
+    again.table.found = {missing.value.what: missing.value.read(desk.store)}
+    again.accept("new", **keyed("k9"))
+    again.accept("other", **keyed("k8"))
+    with pytest.raises(Missing):
+        again.accept("old", **keyed("k2"))
+
+
+def test_of_many_keys_none_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Keys, "MOST", 2)
+    desk = Desk()
+    for n in range(3):
+        desk.accept(f"r{n}", take=False, **keyed(f"k{n}"))
+    assert desk.accept("again", **keyed("k0")) == Attached(RunId("r0"))
+    again = Desk(desk.store, epoch=2)
+    assert again.accept("again", **keyed("k2")) == Attached(RunId("r2"))
+    for table in (desk.table, again.table):
+        session = table._find(key())
+        assert session is not None
+        assert session.keys is not None
+        assert session.keys.may_have("nobody has used this")
 
 
 def test_short_inputs_stay_in_memory_as_long_as_their_runs_wait() -> None:

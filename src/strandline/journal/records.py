@@ -63,6 +63,10 @@ class Records(Protocol):
         """Return a run that has ended, waits or is claimed; None if it is not kept."""
         ...
 
+    def keys(self, session: SessionRef, most: int) -> list[str]:
+        """Return the idempotency keys of a session's runs, no more than `most`."""
+        ...
+
     def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key of a session stands for, None if there is none."""
         ...

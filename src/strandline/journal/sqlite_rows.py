@@ -320,6 +320,13 @@ class SqliteRows:
         ).fetchone()
         return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
 
+    def keys(self, session: SessionRef, most: int) -> list[str]:
+        """Return the idempotency keys of a session's runs."""
+        found = self._execute(
+            "SELECT key FROM runs WHERE session = ? AND key IS NOT NULL LIMIT ?", (session.no, most)
+        ).fetchall()
+        return [key for (key,) in found]
+
     def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key stands for."""
         row = self._execute(

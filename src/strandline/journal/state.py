@@ -5,7 +5,8 @@ inputs of runs that wait: storage has them, and `records.py` says how they are r
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from msgspec import Struct, field
 
@@ -118,6 +119,31 @@ class RunQueue:
             self._gone = 0
 
 
+class Keys:
+    """Which idempotency keys the runs of a session have or had, as hashes: any other stands for no run of it.
+
+    Of more than `MOST` none is remembered: each may be one.
+    """
+
+    __slots__ = ("_hashes",)
+
+    MOST: ClassVar[int] = 1000
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self._hashes: set[int] | None = set(map(hash, keys)) if len(keys) <= self.MOST else None
+
+    def may_have(self, key: str) -> bool:
+        """Tell whether a key may stand for a run."""
+        return self._hashes is None or hash(key) in self._hashes
+
+    def add(self, key: str) -> None:
+        """Note the key of a run that comes."""
+        if self._hashes is not None:
+            self._hashes.add(hash(key))
+            if len(self._hashes) > self.MOST:
+                self._hashes = None
+
+
 class SessionState(Struct, eq=False):
     """One conversation, as far as decisions need it."""
 
@@ -133,6 +159,8 @@ class SessionState(Struct, eq=False):
     queue: RunQueue = field(default_factory=RunQueue)
     claimed: RunState | None = None
     """The run that executes or is held."""
+    keys: Keys | None = None
+    """None: what keys it has was not asked for yet."""
     is_changed: bool = False
     """Whether something of it was changed that no batch has yet."""
     in_flight: int = 0

@@ -62,7 +62,7 @@ from strandline.journal.rules import (
     first_fence,
     rank,
 )
-from strandline.journal.state import OpenRound, RunState, SessionState
+from strandline.journal.state import Keys, OpenRound, RunState, SessionState
 from strandline.journal.transitions import Transitions, as_run, in_order
 from strandline.model import (
     INTERRUPTS,
@@ -277,6 +277,8 @@ class SessionTable(Transitions):
                 return Refused(full, ahead + 1)
         if session is None:
             session = self._add(new.key)
+        if new.keyed is not None and session.keys is not None:
+            session.keys.add(new.keyed.key)
         run = RunState(session, new.run_id, self._next_seq, new.lane, place[1], new.created_at, new.queue_deadline)
         self._next_seq += 1
         if most is not None:
@@ -306,6 +308,10 @@ class SessionTable(Transitions):
         """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
         assert new.keyed is not None
         ref, key = session.ref, new.keyed.key
+        if session.keys is None:
+            session.keys = Keys(self._known(("keys", session.no), lambda records: records.keys(ref, Keys.MOST + 1)))
+        if not session.keys.may_have(key):
+            return None
         known = self._known(("key", session.no, key), lambda records: records.keyed_run(ref, key))
         if known is None:
             return None

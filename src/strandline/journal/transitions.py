@@ -31,7 +31,7 @@ from strandline.journal.changes import (
 from strandline.journal.port import Take
 from strandline.journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, cancelled, is_last, rank, stood_s
-from strandline.journal.state import HistoryEnd, OpenRound, RunState, SessionState
+from strandline.journal.state import HistoryEnd, Keys, OpenRound, RunState, SessionState
 from strandline.lifecycle import Move, advance
 from strandline.model import (
     Claim,
@@ -202,7 +202,7 @@ class Transitions:
             self._last_attempts.discard(claimed.seq)
 
     def _add(self, key: SessionKey) -> SessionState:
-        session = SessionState(SessionRef.of(self._next_no, key))
+        session = SessionState(SessionRef.of(self._next_no, key), keys=Keys())
         self._next_no += 1
         self._install(session)
         self._note(session, AddSession(session.ref))
