@@ -324,7 +324,10 @@ class GroupCommit:
         self._owed.undo()
         decided += self._decided
         self._decided = []
-        self._arrived.extend(operation for parked in self._parked.values() for operation in parked)
+        for parked in self._parked.values():
+            for operation in parked:
+                operation.found = {}  # (what was read may not be true any more)
+                self._arrived.append(operation)
         self._parked.clear()
         self._reads.clear()
         self._begin_redo(decided)
