@@ -166,6 +166,28 @@ def test_a_run_that_executes_is_waited_for_while_the_server_stops(at: Checkpoint
         assert server.ended() == 0
 
 
+def test_the_journal_is_open_until_those_that_wait_for_runs_have_read_what_became_of_them(
+    at: Checkpoints, tmp_path: Path
+) -> None:
+    with serving(
+        TARGETS / "agent.py", "--drain-grace", "20", folder=tmp_path, variables=at.environment, journal="memory:"
+    ) as server:
+        at.hold("q1 model 0")
+        run = server.client.post("/v1/sessions/s/runs", json={"input": "q1"}).json()
+        at.reached("q1 model 0")
+        waiting = [
+            server.submit(server.client.get, f"/v1/runs/{run['run_id']}", headers={"Prefer": "wait=20"})
+            for _ in range(4)
+        ]
+        draining(server)
+        with pytest.raises(TimeoutError):
+            waiting[-1].result(0.3)
+        at.release()
+        answers = [each.result(DEADLINE_S) for each in waiting]
+        assert [(answer.status_code, answer.json().get("status")) for answer in answers] == [(200, "succeeded")] * 4
+        assert server.ended() == 0
+
+
 def _ask_and_wait(server: Server, session_id: str, prompt: str) -> httpx.Response:
     headers = {"Prefer": "wait=60"}
     return server.client.post(f"/v1/sessions/{session_id}/runs", json={"input": prompt}, headers=headers)
