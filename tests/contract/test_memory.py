@@ -9,10 +9,10 @@ import pytest
 from strandline.clock import Clock, SystemClock
 from strandline.errors import InvariantBroken, JournalUnavailable
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Accepted, Journal, RunQuery, SessionsQuery, Take
+from strandline.journal.port import Accepted, Cancel, Journal, RunQuery, SessionsQuery, Take
 from strandline.journal.sqlite_rows import Mismatch, SqliteRows
 from strandline.journal.table import SessionTable
-from strandline.model import ANONYMOUS, Claim, RunId, RunStatus
+from strandline.model import ANONYMOUS, Claim, Keyed, RunId, RunStatus
 from strandline.testing.contract import JournalContract
 from strandline.testing.desk import WIDE, done
 
@@ -52,6 +52,34 @@ def test_a_run_id_that_an_ended_run_has_is_refused_before_anything_is_written() 
         assert journal.trouble is None
         for session in ("s", "another"):
             assert await journal.accept(new(session, session), WIDE, take=True) == Accepted(0)
+
+    asyncio.run(main())
+
+
+def test_a_name_that_no_row_can_hold_is_refused_before_anything_is_written() -> None:
+    """Python's text may have half a character; what asks with it must not be the journal's last operation."""
+    half = "\ud800"
+
+    async def main() -> None:
+        journal = await opened()
+        await claim_of(journal, "a")
+        refused = [
+            new("b", "another", keyed=Keyed(half, b"f" * 32, 0.0)),
+            new("b", "s", keyed=Keyed(half, b"f" * 32, 0.0)),
+            new("b", half),
+            new(half, "another"),
+            new(half, "s"),
+        ]
+        for each in refused:
+            with pytest.raises(InvariantBroken):
+                await journal.accept(each, WIDE, take=True)
+        with pytest.raises(InvariantBroken):
+            await journal.change(Cancel(ANONYMOUS, RunId(half)))
+        assert journal.trouble is None
+        shown = await journal.read(SessionsQuery(ANONYMOUS))
+        assert [each.key.session_id for each in shown.sessions] == ["s"]
+        assert await journal.accept(new("b", "another"), WIDE, take=True) == Accepted(0)
+        assert await journal.accept(new("c", "s"), WIDE, take=True) == Accepted(1)
 
     asyncio.run(main())
 

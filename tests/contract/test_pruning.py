@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from strandline.clock import SystemClock
-from strandline.errors import JournalError, JournalLocked
+from strandline.errors import JournalError, JournalLocked, JournalUnavailable
 from strandline.journal.pruning import prune, vacuum
+from strandline.journal.port import Accepted, Bounds, Refused
 from strandline.journal.sqlite import SqliteJournal
+from strandline.journal.transactions import SqliteTransactions
 from strandline.journal.verify import verify
 from strandline.testing.desk import WIDE, done, key
 
@@ -77,3 +79,41 @@ def test_old_runs_are_forgotten_in_steps_and_nothing_else_is(path: Path, monkeyp
         await journal.close()
 
     asyncio.run(served())
+
+
+def test_room_that_a_step_has_made_is_there_although_the_next_one_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A principal that may keep no more is refused until somebody looks again."""
+    forget = SqliteTransactions.prune
+
+    def fails_later(self: SqliteTransactions, before: float, limit: int, after: int) -> tuple[int, int | None]:
+        if after >= 0:
+            raise JournalUnavailable("the disk is full")
+        return forget(self, before, limit, after)
+
+    async def main() -> None:
+        journal = SqliteJournal(path, SystemClock())
+        (claim,) = await journal.open("test", max_attempts=3)
+        await journal.settle(claim.token, done("a", "a"), take=False)
+        most = await _stored(journal) + 10
+
+        async def accepts(run_id: str) -> object:
+            return await journal.accept(new(run_id, "s2"), Bounds(9, 9, stored_bytes=most), take=False)
+
+        first = await accepts("x")
+        monkeypatch.setattr("strandline.journal.forgetting.WALK", 5)
+        monkeypatch.setattr(SqliteTransactions, "prune", fails_later)
+        with pytest.raises(JournalUnavailable):
+            await journal.prune(SystemClock().now() + 1, 40)
+        assert (first, await accepts("y")) == (Refused("storage_full", 1), Accepted(1))
+        await journal.close()
+
+    asyncio.run(main())
+
+
+async def _stored(journal: SqliteJournal) -> int:
+    """Return how many bytes are kept for the only principal."""
+    with closing(sqlite3.connect(journal.file)) as connection:
+        (stored,) = connection.execute("SELECT sum(bytes) FROM stored").fetchone()
+    return int(stored)

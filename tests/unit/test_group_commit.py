@@ -507,6 +507,38 @@ def test_operations_may_be_asked_for_on_any_loop_and_are_answered_there() -> Non
     play(main)
 
 
+def test_a_read_that_nobody_waits_for_any_more_fails_nothing() -> None:
+    async def main(desk: Desk) -> None:
+        faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        reading = asyncio.create_task(desk.commits.read(lambda records: records.look_for_room()))
+        await desk.works_come()
+        reading.cancel()
+        await settled()
+        await desk.let_go()
+        assert faults == []
+
+    play(main)
+
+
+def test_bytes_that_were_read_for_an_operation_are_good_for_one_decision() -> None:
+    """What is kept for a principal can change while the operation waits for what it lacks besides."""
+
+    async def main(desk: Desk) -> None:
+        def decide(table: SessionTable, now: float) -> tuple[int, int]:
+            return table._stored_bytes(key().principal), table._known("more", lambda records: 7)
+
+        deciding = desk.submit(decide, key=key())
+        await desk.let_go()
+        desk.commits.table.forget_stored()
+        await desk.let_go()
+        assert not deciding.done(), "they are read anew"
+        await desk.let_go()
+        assert await deciding == (0, 7)
+
+    play(main)
+
+
 def test_close_returns_when_everything_is_answered() -> None:
     async def main(desk: Desk) -> None:
         await desk.start("a")

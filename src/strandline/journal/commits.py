@@ -396,7 +396,12 @@ class GroupCommit:
 
     async def _work(self, work: Work) -> Stored:
         future: asyncio.Future[Stored] = self._loop.create_future()
-        self._put(work, future.set_result)
+
+        def done(stored: Stored) -> None:
+            if not future.done():  # (else nobody waits for it any more)
+                future.set_result(stored)
+
+        self._put(work, done)
         stored = await future
         if stored.error is not None and work.reads:
             raise stored.error

@@ -251,11 +251,14 @@ class SqliteJournal(Operations):
         """
         forgotten = 0
         after: int | None = -1
-        while after is not None and forgotten < limit:
-            step = partial(SqliteTransactions.prune, before=before, limit=limit - forgotten, after=after)
-            count, after = await self._transact(step)
-            forgotten += count
-        self._open_commits().table.forget_stored()
+        try:
+            while after is not None and forgotten < limit:
+                step = partial(SqliteTransactions.prune, before=before, limit=limit - forgotten, after=after)
+                count, after = await self._transact(step)
+                forgotten += count
+        finally:  # (steps before one that failed have made room)
+            if self._commits is not None:
+                self._commits.table.forget_stored()
         return forgotten
 
     async def _transact(self, call: Callable[[SqliteTransactions], T]) -> T:

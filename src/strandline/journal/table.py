@@ -336,8 +336,10 @@ class SessionTable(Transitions):
             return self.records.stored_bytes(principal)
         stored = self._stored_of.get(principal)
         if stored is None:
-            stored = self._known(("bytes", principal), lambda records: records.stored_bytes(principal))
+            what = ("bytes", principal)
+            stored = self._known(what, lambda records: records.stored_bytes(principal))
             self._stored_of[principal] = stored
+            self.found.pop(what)  # (what is decided meanwhile changes it)
         return stored + self._bytes_in_flight[principal]
 
     def _full(
