@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from strandline.clock import Clock, SystemClock
 from strandline.errors import InvariantBroken, JournalUnavailable
@@ -64,8 +65,8 @@ def test_a_name_that_no_row_can_hold_is_refused_before_anything_is_written() -> 
         journal = await opened()
         await claim_of(journal, "a")
         refused = [
-            new("b", "another", keyed=Keyed(half, b"f" * 32, 0.0)),
-            new("b", "s", keyed=Keyed(half, b"f" * 32, 0.0)),
+            replace(new("b", "another"), keyed=Keyed(half, b"f" * 32, 0.0)),
+            replace(new("b", "s"), keyed=Keyed(half, b"f" * 32, 0.0)),
             new("b", half),
             new(half, "another"),
             new(half, "s"),

@@ -282,6 +282,11 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
             for wrong in (None, b"hello", ["hello"], {"text": "hello"}):
                 with pytest.raises(Invalid, match="it must be text, or a list of content blocks"):
                     await service.submit(strandline.Request(key=key, input=wrong))
+            for key_of_it in ("\ud800", 5):
+                with pytest.raises(Invalid, match="idempotency_key is .* whole characters"):
+                    strandline.Request(key=key, input="x", idempotency_key=key_of_it)  # type: ignore[arg-type]
+            with pytest.raises(Invalid, match="its parts must be text of whole characters"):
+                strandline.Request(key=strandline.session_key("ada", principal="\ud800"), input="x")
             with pytest.raises(Invalid, match="metadata is 'mine'"):
                 await service.submit(strandline.Request(key=key, input="hello", metadata=mine))
             for asked in (

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from strandline.clock import Clock
-from strandline.errors import InvariantBroken, JournalUnavailable
+from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.journal import lists, reader
 from strandline.journal.changes import AddRun
 from strandline.journal.driver import connect_in_memory, translated
@@ -115,8 +115,10 @@ class MemoryJournal(Operations):
         table = self._table
         try:
             answer = decide(table, self._clock.now())
-        except BaseException:
+        except BaseException as error:
             self._undo()
+            if isinstance(error, Exception) and not isinstance(error, StrandlineError):
+                raise translated(error) from error
             raise
         batch = table.drain()
         self._write(batch)

@@ -11,6 +11,7 @@ from strandline.encoding import encode_messages
 from strandline.journal.changes import encoded_body, encoded_completion
 from strandline.journal.owed import Owed
 from strandline.journal.port import AcceptAnswer, Bounds, Cancel, Change, ChangeAnswer, Move, Take
+from strandline.journal.rules import check_names
 from strandline.journal.table import SessionTable
 from strandline.model import Fact, NewRun, RoundStarted, RunId, SessionKey, Settlement, Token
 
@@ -46,6 +47,7 @@ class Operations(ABC):
 
     async def accept(self, new: NewRun, bounds: Bounds, *, take: bool) -> AcceptAnswer:
         """Keep a run, or refuse it over `bounds`. With `take`, claim it if its session is free and it is first."""
+        check_names(new)
         body = encoded_body(new)
 
         def decide(table: SessionTable, now: float) -> AcceptAnswer:

@@ -65,6 +65,20 @@ def _numbers(written: list[str], count: int | None) -> tuple[int, ...]:
     return tuple(map(int, written))
 
 
+def check_names(new: NewRun) -> None:
+    """Raise `InvariantBroken` for a name that no row can hold.
+
+    Names are looked up and compared, so they are kept as they are; half a character has no form to be kept in.
+    """
+    names = (new.run_id, *new.key) if new.keyed is None else (new.run_id, *new.key, new.keyed.key)
+    for name in names:
+        if not name.isascii():
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise InvariantBroken(f"the name {name!a} cannot be kept: {error.reason}") from error
+
+
 def check_end(start: RunStatus, end: RunStatus) -> None:
     """Raise `InvariantBroken` unless a run that is `start` can end as `end`."""
     move = _MOVE_TO.get(end)

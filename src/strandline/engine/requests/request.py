@@ -44,9 +44,23 @@ class Request(Struct, frozen=True, kw_only=True):
             raise Invalid(f"input is {self.input!r}; it must be text, or a list of content blocks")
         if not isinstance(self.metadata, dict):
             raise Invalid(f"metadata is {self.metadata!r}; it must be a dict")
+        if (key := self.idempotency_key) is not None and not _can_be_kept(key):
+            raise Invalid(f"idempotency_key is {key!a}; it must be text of whole characters")
 
 
 def check_key(key: object) -> None:
     """Raise `Invalid` for what is no session's key: its name alone would be kept as another one's, or not be found."""
     if not isinstance(key, SessionKey):
         raise Invalid(f"the key of the session is {key!r}; make one with strandline.session_key(...)")
+    if not all(map(_can_be_kept, key)):
+        raise Invalid(f"the key of the session is {key!a}; its parts must be text of whole characters")
+
+
+def _can_be_kept(name: object) -> bool:
+    """Tell whether a journal can hold a name: text that has no half of a character in it."""
+    if not isinstance(name, str):
+        return False
+    try:
+        return name.isascii() or bool(name.encode())
+    except UnicodeEncodeError:
+        return False
