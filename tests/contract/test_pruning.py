@@ -9,8 +9,8 @@ import pytest
 
 from strandline.clock import SystemClock
 from strandline.errors import JournalError, JournalLocked, JournalUnavailable
-from strandline.journal.pruning import prune, vacuum
 from strandline.journal.port import Accepted, Bounds, Refused
+from strandline.journal.pruning import prune, vacuum
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.transactions import SqliteTransactions
 from strandline.journal.verify import verify

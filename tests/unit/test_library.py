@@ -283,7 +283,7 @@ def test_what_could_be_kept_and_never_be_run_is_refused_and_stops_nobody(journal
                 with pytest.raises(Invalid, match="it must be text, or a list of content blocks"):
                     await service.submit(strandline.Request(key=key, input=wrong))
             for key_of_it in ("\ud800", 5):
-                with pytest.raises(Invalid, match="idempotency_key is .* whole characters"):
+                with pytest.raises(Invalid, match=r"idempotency_key is .* whole characters"):
                     strandline.Request(key=key, input="x", idempotency_key=key_of_it)  # type: ignore[arg-type]
             with pytest.raises(Invalid, match="its parts must be text of whole characters"):
                 strandline.Request(key=strandline.session_key("ada", principal="\ud800"), input="x")
