@@ -4,6 +4,7 @@ Plain mutable records; `table.py` alone changes them. Bodies (inputs, histories,
 inputs of runs that wait: storage has them, and `records.py` says how they are read.
 """
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
@@ -130,16 +131,23 @@ class Keys:
     MOST: ClassVar[int] = 1000
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        self._hashes: set[int] | None = set(map(hash, keys)) if len(keys) <= self.MOST else None
+        self._hashes: array[int] | None = None
+        """Sorted. (A set takes eight times as much, and ten thousand sessions are in memory.)"""
+        if len(keys) <= self.MOST:
+            self._hashes = array("q", sorted(map(hash, keys)))
 
     def may_have(self, key: str) -> bool:
         """Tell whether a key may stand for a run."""
-        return self._hashes is None or hash(key) in self._hashes
+        hashes, wanted = self._hashes, hash(key)
+        if hashes is None:
+            return True
+        place = bisect_left(hashes, wanted)
+        return place < len(hashes) and hashes[place] == wanted
 
     def add(self, key: str) -> None:
         """Note the key of a run that comes."""
-        if self._hashes is not None:
-            self._hashes.add(hash(key))
+        if self._hashes is not None and not self.may_have(key):
+            insort(self._hashes, hash(key))
             if len(self._hashes) > self.MOST:
                 self._hashes = None
 
