@@ -98,10 +98,19 @@ def undone(transactions: Transactions, error: Exception) -> StrandlineError:
 
 
 def _read(transactions: Transactions, read: Callable[[Records], Any]) -> Any:
+    """Return what is read, or the error. Of a file that was taken away nothing that is found, or damaged, counts."""
+    found: Any
     try:
-        return read(transactions.records)
+        transactions.look()
+        found = read(transactions.records)
     except Exception as error:
-        return transactions.translated(error)
+        found = transactions.translated(error)
+    if isinstance(found, StrandlineError):
+        try:
+            transactions.look()
+        except Exception as error:
+            return transactions.translated(error)
+    return found
 
 
 Job = Callable[[Transactions], StrandlineError | None]
