@@ -459,6 +459,29 @@ def test_a_fact_that_nobody_waits_for_and_that_could_not_be_stored_is_stored_wit
     play(main)
 
 
+def test_a_fact_that_is_owed_after_an_operation_that_was_refused_is_stored_all_the_same() -> None:
+    """The refused one stored nothing of its claim, though something was owed for another claim then."""
+
+    async def main(desk: Desk) -> None:
+        first, second = await desk.start("a"), await desk.start("b", key("other"))
+        desk.owed.owe(first.token, b"of another")
+        desk.held = False
+
+        def refused(table: SessionTable, now: float) -> None:
+            desk.owed.pay(table, second.token)
+            raise ClaimLost("no")
+
+        with pytest.raises(ClaimLost):
+            await desk.submit(refused, token=second.token)
+        desk.owed.owe(second.token, b'"one"')
+        desk.stage(second.token, "two")
+        await settled()
+        (run,) = [each for each in desk.store.runs.values() if each.facts]
+        assert run.facts == [b'"one"', b'"two"']
+
+    play(main)
+
+
 def test_an_operation_that_breaks_down_half_way_is_undone_and_fails_alone() -> None:
     async def main(desk: Desk) -> None:
         claim = await desk.start("a")

@@ -21,6 +21,7 @@ class Owed:
     def owe(self, token: Token, fact: bytes) -> None:
         """Remember a fact that could not be stored."""
         self._facts.setdefault(token, []).append(fact)
+        self._paid.discard(token)
 
     def pay(self, table: SessionTable, token: Token) -> None:
         """Have the table store what is owed for a claim. Raises `ClaimLost` if the token is stale."""
