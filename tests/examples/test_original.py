@@ -198,6 +198,7 @@ def give(folder: Path, owner: int) -> None:
 
 
 def owners(folder: Path) -> set[int]:
+    """Return who owns what is in a folder, of a container that has stopped: while it runs, files come and go."""
     return {each.lstat().st_uid for each in (folder, *folder.rglob("*"))}
 
 
@@ -269,6 +270,7 @@ def test_a_host_chats_stops_the_container_reads_the_disk_and_starts_it_again(
         host.wait()
         questions = sum(each["role"] == "user" and "text" in each["content"][0] for each in before)
         assert host.chat("still there?")["response"] == f"Question {questions + 1}: still there?"
+        host.stop()
         assert owners(tmp_path / "agent") == {OWNER}
 
 
@@ -292,8 +294,9 @@ def test_a_snapshot_is_restored_by_root_into_a_folder_of_somebody_elses(runner: 
         host.start()
         host.wait()
         assert host.chat("still there?")["response"] == "Question 2: still there?"
-        assert owners(host.folder) == {OWNER}
         until(lambda: host.preview() == "Question 2: still there?", "the disk goes on")
+        host.stop()
+        assert owners(host.folder) == {OWNER}
 
 
 @pytest.mark.usefixtures("_root")
@@ -326,6 +329,7 @@ def test_the_conversation_of_the_original_is_brought_along_though_root_has_left_
         host.wait()
         assert host.chat("and then?")["response"] == "Question 7: and then?"
         until(lambda: host.on_disk() == host.history(), "the disk has all of it again")
+        host.stop()
         assert owners(host.folder) == {OWNER}
 
 
