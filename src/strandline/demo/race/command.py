@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import FrameType
 
 import msgspec
@@ -41,11 +42,12 @@ def show(console: Console, *, kept: Path | None, as_json: bool) -> Race:
                 console.print(draw_act(act, [play for play in race.plays if play.act is act], marks))
     elif as_json:
         # Seen on a terminal only.
-        with _interrupted_once(), Console(stderr=True).status("Four servers, three acts: about 15 seconds ..."):
-            race = run(Silent())
+        status = Console(stderr=True).status("Four servers, three acts: about 15 seconds ...")
+        with _interrupts() as interrupted, status:
+            race = run(Silent(), interrupted)
     else:
-        with _interrupted_once(), Screen(console) as screen:
-            race = run(screen)
+        with _interrupts() as interrupted, Screen(console) as screen:
+            race = run(screen, interrupted)
     if as_json:
         sys.stdout.write(to_json(race))
     else:
@@ -68,20 +70,20 @@ def from_json(text: bytes) -> Race:
 
 
 @contextmanager
-def _interrupted_once() -> Iterator[None]:
-    """Make SIGTERM and a closed terminal end the race as Ctrl-C does; nobody interrupts the tidying up after that."""
-    asked = False
+def _interrupts() -> Iterator[Event]:
+    """Have Ctrl-C, SIGTERM and a closed terminal set the event that is yielded, and do nothing else.
+
+    An exception could come anywhere: where it is swallowed, or where a lock is held for good.
+    """
+    interrupted = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = True
-            raise KeyboardInterrupt
+        interrupted.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
-        yield
+        yield interrupted
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, Protocol
 
 from strandline import __version__
@@ -35,11 +36,11 @@ class Watcher(Protocol):
         ...
 
 
-def run(watcher: Watcher) -> Race:
+def run(watcher: Watcher, interrupted: Event) -> Race:
     """Play all acts on all servers, side by side, and return what was seen.
 
-    Raises `NotPlayed` when a server does not start or does not answer. On every way out, Ctrl-C among them, no
-    process and no file is left.
+    Raises `NotPlayed` when a server does not start or does not answer, and `KeyboardInterrupt` soon after
+    `interrupted` was set. On every way out no process and no file is left.
     """
     began = time.monotonic()
     plays: list[Play] = []
@@ -49,11 +50,11 @@ def run(watcher: Watcher) -> Race:
         # Closed before the threads are waited for, so that none of them waits for a server any more.
         _contestants(Path(folder)) as contestants,
     ):
-        _watch([threads.submit(each.start) for each in contestants], watcher.starting)
+        _watch([threads.submit(each.start) for each in contestants], watcher.starting, interrupted)
         for act in Act:
             playing = [Playing(each, act) for each in contestants]
             played = [threads.submit(each.play) for each in playing]
-            _watch(played, partial(_look, watcher, act, playing))
+            _watch(played, partial(_look, watcher, act, playing), interrupted)
             plays += [each.result() for each in played]
             watcher.over(act, plays[-len(contestants) :])
     return Race(
@@ -79,10 +80,12 @@ def _contestants(folder: Path) -> Iterator[list[Contestant]]:
             each.close()
 
 
-def _watch(tasks: Iterable["Future[Any]"], look: Callable[[], None]) -> None:
+def _watch(tasks: Iterable["Future[Any]"], look: Callable[[], None], interrupted: Event) -> None:
     """Look every tenth of a second until all tasks are done; raise what the first of them raises."""
     pending = set(tasks)
     while pending:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         look()
         done, pending = wait(pending, FRAME_S, FIRST_EXCEPTION)
         for each in done:
