@@ -1,7 +1,11 @@
 """What mkdocs cannot be told in its configuration: pages by folder, in the navigation and in what search finds."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+TEST: Final = re.compile(r"\[(`\w+`)\]\((?:\.\./)+tests/[^)]*\)")
+"""A link to a test: it leads to the source, which the site does not have."""
 
 
 def on_config(config: Any) -> Any:
@@ -11,10 +15,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let search find the guides before the decisions, which are read once."""
+    """Name tests without links to them, and let search find the guides before the decisions, which are read once."""
     if page.file.src_uri.startswith("adr/"):
         page.meta["search"] = {"boost": 0.2}
-    return markdown
+    return TEST.sub(r"\1", markdown)
 
 
 def _expanded(entry: Any, docs: Path) -> Any:

@@ -1,12 +1,15 @@
 """The quick start does what it says, as it stands there: init, serve, two at once, history."""
 
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from acceptance.server import Server, serving
+from acceptance.server import DEADLINE_S, Server, serving
+from docker_engine import container, volume
 from docs.pages import ROOT, asked_and_shown, block, blocks, documents, printed
 
 PAGE = "quick-start.md"
@@ -70,12 +73,27 @@ def test_the_way_of_installing_names_extras_and_folders_that_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "pip install '.[demo]'" in (ROOT / "docs" / PAGE).read_text()
     assert "demo" in project["optional-dependencies"]
-    container = block(PAGE, "sh", "docker run")
-    entry = (ROOT / "container" / "entry.py").read_text()
-    for place in ("/app", "/data"):
-        assert f":{place}" in container
-        assert f'Path("{place}' in entry
     assert len(blocks(PAGE, "sh")) == 7, "a block that no test knows"
+
+
+def test_its_container_serves_the_file_that_init_writes(image: str, tmp_path: Path) -> None:
+    """The command as it is written, but for names that other containers on this machine have."""
+    printed(block(PAGE, "sh", "strandline init"), folder=tmp_path)
+    make, run = block(PAGE, "sh", "docker run").split("\n", 1)
+    assert make == "make image"  # which has built `image`
+    words = shlex.split(run.replace("$PWD", str(tmp_path)))
+    assert words[:4] == ["docker", "run", "-p", "127.0.0.1:8080:8080"]
+    assert words[-1] == "strandline"
+    with (
+        volume(image) as data,
+        container(image, *(w.replace("strandline-data", data.name) for w in words[4:-1])) as one,
+    ):
+        said = httpx.post(f"{one.until_ready()}/chat", json={"message": "add 2 and 3"}, timeout=DEADLINE_S).json()
+        assert said["response"] == "add returned 5. That was message 1 of this session."
+        assert one.stop() in (0, 143)
+        one.start()
+        history = httpx.get(f"{one.until_ready()}/history?count=0", timeout=DEADLINE_S).json()["messages"]
+        assert history[0] == {"role": "user", "content": [{"text": "add 2 and 3"}]}
 
 
 class _served_as_it_stands(Server):  # noqa: N801

@@ -1,19 +1,18 @@
-"""The README is true: its code runs as it stands there, its links lead somewhere, its guarantees name real tests."""
+"""The README is true: its code runs as it stands there, its links lead somewhere, promises have real tests."""
 
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from acceptance.server import DEADLINE_S, Server, serving
-from docker_engine import container, volume
-from docs.pages import documents, printed
+from acceptance.server import Server, serving
+from docs.pages import blocks, documents, printed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PROMISES = (ROOT / "docs" / "promises.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
@@ -24,13 +23,14 @@ def block(language: str, containing: str) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """What the README's commands start, on a port and with a journal as they come."""
-    install, init, serve = block("sh", "strandline init").splitlines()
+    install, serve = block("sh", "strandline serve").splitlines()
     assert install == "pip install ."  # as test_wheel.py does
-    folder = tmp_path_factory.mktemp("readme")
-    place = printed(f"{init}\npwd", folder=folder).splitlines()[-1]
-    command, subcommand, *flags = shlex.split(serve)
+    command, subcommand, target = shlex.split(serve)
     assert [command, subcommand] == ["strandline", "serve"]
-    with serving(None, *flags, folder=Path(place), variables={"STRANDLINE_DEMO_PACE": "0.2"}, installed=True) as server:
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / target).write_text(block("python", "make_agent"))
+    pace = {"STRANDLINE_DEMO_PACE": "0.2"}
+    with serving(target, folder=folder, variables=pace, journal=None, installed=True) as server:
         yield server
 
 
@@ -49,36 +49,23 @@ def test_the_two_curls_get_what_the_readme_says(server: Server) -> None:
     }
 
 
-def test_the_readmes_container_serves_the_file_that_init_writes(image: str, tmp_path: Path) -> None:
-    """The command as it stands, but for names that other containers on this machine have."""
-    (init,) = [line for line in block("sh", "strandline init").splitlines() if "init" in line]
-    place = Path(printed(f"{init}\npwd", folder=tmp_path).splitlines()[-1])
-    make, run = block("sh", "docker run").splitlines()
-    assert make == "make -C .. image"  # which has built `image`, from the folder in which init was called
-    words = shlex.split(run.replace("$PWD", str(place)))
-    assert words[:4] == ["docker", "run", "-p", "127.0.0.1:8080:8080"]
-    assert words[-1] == "strandline"
-    with (
-        volume(image) as data,
-        container(image, *(w.replace("strandline-data", data.name) for w in words[4:-1])) as one,
-    ):
-        said = httpx.post(f"{one.until_ready()}/chat", json={"message": "add 2 and 3"}, timeout=DEADLINE_S).json()
-        assert said["response"] == "add returned 5. That was message 1 of this session."
-        assert one.stop() in (0, 143)
-        one.start()
-        history = httpx.get(f"{one.until_ready()}/history?count=0", timeout=DEADLINE_S).json()["messages"]
-        assert history[0] == {"role": "user", "content": [{"text": "add 2 and 3"}]}
+def test_the_agent_of_the_readme_has_eight_lines_and_is_on_the_sites_first_page() -> None:
+    agent = block("python", "make_agent")
+    assert len([line for line in agent.splitlines() if line and not line.startswith("#")]) == 8
+    assert blocks("index.md", "python") == [agent]
+    assert blocks("index.md", "sh") == [block("sh", "strandline serve").splitlines(keepends=True)[1]]
 
 
-def test_make_knows_what_the_readme_tells_to_make() -> None:
+def test_make_knows_what_the_pages_tell_to_make() -> None:
     """`make run` is tried by test_demo.py, and this is `make test`."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake(?: -C \.\.)? ([a-z]+)", README))
-    assert {"run", "test", "image", "docs"} <= named <= targets
+    pages = "".join(page.read_text() for page in [*ROOT.glob("[RC]*.md"), ROOT / "docs" / "quick-start.md"])
+    named = set(re.findall(r"\bmake ([a-z]+)`", pages)) | set(re.findall(r"^make ([a-z]+)$", pages, re.MULTILINE))
+    assert {"run", "image", "docs"} <= named <= targets
 
 
 def test_the_readme_has_no_block_that_no_test_knows() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "sh", "sh", "json", "sh"]
+    assert [kind for kind, _ in BLOCKS] == ["python", "sh", "sh", "json"]
 
 
 def test_the_rows_about_a_lock_are_those_that_were_measured() -> None:
@@ -88,13 +75,14 @@ def test_the_rows_about_a_lock_are_those_that_were_measured() -> None:
     assert [row for row in rows if row not in measured and not set(row) <= set("|-")] == []
 
 
-def test_every_guarantee_names_tests_that_exist() -> None:
-    names = set(re.findall(r"`((?:test_|Test)\w+)`", README))
-    assert len(names) > 10
-    defined = set()
-    for file in (ROOT / "tests").rglob("test_*.py"):
-        defined |= set(re.findall(r"^ *(?:def |class )?((?:test_|Test)\w+)", file.read_text(), re.MULTILINE))
-    assert names <= defined, names - defined
+def test_every_promise_links_to_tests_that_exist() -> None:
+    rows = re.findall(r"^\| \*\*(.*?)\*\* (.*?) \| (.*?) \|$", PROMISES, re.MULTILINE)
+    assert len(rows) > 12
+    for promise, _, tests in rows:
+        links = re.findall(r"\[`((?:test_|Test)\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", tests)
+        assert len(links) == tests.count("](") > 0, promise
+        for name, file in links:
+            assert re.search(rf"^ *(?:(?:async )?def |class )?{name}\b", (ROOT / file).read_text(), re.MULTILINE), name
 
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
@@ -110,7 +98,7 @@ def test_every_link_leads_somewhere(page: str) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) < 150
+    assert len([word for word in README.split() if word not in {"|", "·"}]) <= 600
 
 
 def test_every_file_that_the_architecture_names_is_there() -> None:
