@@ -356,7 +356,7 @@ def test_waiting_for_a_run_that_goes_on_later_returns_it_as_it_is() -> None:
         async with serving(clock, Played(behaviour)) as service:
             await send(service, "a")
             ticket = await send(service, "b")
-            waiter = asyncio.create_task(ticket.stream.outcome())
+            waiter = asyncio.ensure_future(ticket.stream.outcome())
             await asyncio.sleep(1)
             await service.drain()
             assert await waiter is Later.LATER

@@ -7,6 +7,8 @@ those that come back. Text as it comes is no part of it: that is in the stream o
 from collections.abc import Collection
 from typing import Final
 
+from msgspec import Struct
+
 from strandline.clock import Clock
 from strandline.engine.events import (
     Event,
@@ -29,29 +31,24 @@ UNTOLD: Final = (TextDelta, TextReset, ReasoningDelta, RunPosition)
 class _Changes(EventLog):
     """Those of one principal; `read_at` is when a subscriber last read, or was seen to wait, on the monotonic clock."""
 
-    __slots__ = ("_clock", "read_at")
-
-    def __init__(self, first: int, bounds: Bounds, clock: Clock) -> None:
-        super().__init__(first=first, older=1, bounds=bounds, began=clock.now())
-        self._clock = clock
-        self.read_at = clock.monotonic()
+    clock: Clock
+    read_at: float
 
     def since(self, after: int) -> list[Numbered]:
         """Return events, as any log does: to a subscriber that may take its time to wait for the next."""
-        self.read_at = self._clock.monotonic()
+        self.read_at = self.clock.monotonic()
         return super().since(after)
 
 
-class ChangeFeed:
+class ChangeFeed(Struct, eq=False):
     """A log for each principal that has subscribers, kept for `retention_s` after the last. True if there is any."""
 
-    def __init__(self, clock: Clock, *, bounds: Bounds, retention_s: float) -> None:
-        self._clock = clock
-        self._bounds = bounds
-        self._retention_s = retention_s
-        self._logs: dict[Principal, _Changes] = {}
-        self._last = 0
-        self._stopped = False
+    _clock: Clock
+    bounds: Bounds
+    retention_s: float
+    _logs: dict[Principal, _Changes] = {}
+    _last: int = 0
+    _stopped: bool = False
 
     def __bool__(self) -> bool:
         return bool(self._logs)
@@ -82,7 +79,10 @@ class ChangeFeed:
         sessions, types = frozenset(sessions), frozenset(types)  # (each event is looked up in them)
         log = self._logs.get(principal)
         if log is None:
-            log = self._logs[principal] = _Changes(self._last + 1, self._bounds, self._clock)
+            clock = self._clock
+            log = self._logs[principal] = _Changes(
+                clock, clock.monotonic(), first=self._last + 1, bounds=self.bounds, began=clock.now()
+            )
         if self._stopped:
             log.end()
 
@@ -100,7 +100,7 @@ class ChangeFeed:
         for principal, log in list(self._logs.items()):
             if log.readers:
                 log.read_at = now
-            elif now - log.read_at > self._retention_s:
+            elif now - log.read_at > self.retention_s:
                 del self._logs[principal]
                 # One more, for what nobody will have read: a client that had all of this log gets a gap.
                 self._last = max(self._last, log.last + 1)

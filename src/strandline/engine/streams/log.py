@@ -7,10 +7,9 @@ published as one. Belongs to the serving loop.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from strandline.encoding import encode
 from strandline.engine.events import (
@@ -43,52 +42,37 @@ class Bounds(Struct, frozen=True):
     size: int = 4 * 1024 * 1024
 
 
-DEFAULT_BOUNDS: Final = Bounds()
 TEXT: Final = (TextDelta, ReasoningDelta)
 """Events of which a run may have thousands."""
 
 
-class EventLog:
+class EventLog(Struct, kw_only=True, eq=False, weakref=True):
     """Numbers events from `first` on. Those from number `older` on that are not kept any more are a gap.
 
     With `began`, when it did, a gap is published at once; without it together with the first event that is there.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_began",
-        "_bounds",
-        "_events",
-        "_made",
-        "_older",
-        "_paced",
-        "_readers",
-        "_size",
-        "_sizes",
-        "_text_at",
-        "_woken",
-        "closed",
-        "newest",
-        "transient",
-    )
+    first: int = 1
+    older: int = 1
+    bounds: Bounds = Bounds()
+    began: float | None = None
+    newest: int = 0
+    """The number of the last event that has one; one less than that of the first, if nothing was published yet."""
+    transient: Numbered | None = None
+    """What was published as transient since the last event that is kept."""
+    closed: bool = False
+    """Whether there will be no further event."""
+    _events: deque[Numbered] = field(default_factory=deque)
+    _sizes: deque[int] = field(default_factory=deque)
+    _size: int = 0
+    _made: dict[int, bytes] = {}
+    _readers: dict[asyncio.Future[None], None] = {}
+    _woken: int = 0
+    _text_at: float = -PACE_S
+    _paced: asyncio.TimerHandle | None = None
 
-    def __init__(self, *, first: int, older: int, bounds: Bounds, began: float | None = None) -> None:
-        self._began = began
-        self._older = older
-        self._bounds = bounds
-        self._events: deque[Numbered] = deque()
-        self._sizes: deque[int] = deque()
-        self._size = 0
-        self._made: dict[int, bytes] = {}
-        self._readers: dict[asyncio.Future[None], None] = {}
-        self._text_at = -PACE_S
-        self._paced: asyncio.TimerHandle | None = None
-        self._woken = self.newest = first - 1
-        """The number of the last event that has one; one less than that of the first, if nothing was published yet."""
-        self.transient: Numbered | None = None
-        """What was published as transient since the last event that is kept."""
-        self.closed = False
-        """Whether there will be no further event."""
+    def __post_init__(self) -> None:
+        self._woken = self.newest = self.first - 1
 
     @property
     def last(self) -> int:
@@ -117,7 +101,7 @@ class EventLog:
         self._events.append(Numbered(self.newest, at, event, run_id, session_id))
         self._sizes.append(size_of(event))
         self._size += self._sizes[-1]
-        while len(self._events) > self._bounds.events or (self._size > self._bounds.size and len(self._events) > 1):
+        while len(self._events) > self.bounds.events or (self._size > self.bounds.size and len(self._events) > 1):
             self._events.popleft()
             self._size -= self._sizes.popleft()
             if self._made:
@@ -180,20 +164,15 @@ class EventLog:
         """
         events, sizes = self._events, self._sizes
         first = self.newest - len(events) + 1
-        after = max(after, self._older - 1)
-        start = max(after, first - 1) - first + 1
-        new = min(len(events) - start, AT_ONCE)
-        if start + new < len(events):
-            found, of = list(islice(events, start, start + new)), list(islice(sizes, start, start + new))
-        else:  # from the end, where a deque is fast
-            found, of = [events[index] for index in range(-new, 0)], [sizes[index] for index in range(-new, 0)]
-        size = 0
-        for place, each in enumerate(of):
-            size += each
-            if size > LARGE and place:
-                del found[place:]
+        after = max(after, self.older - 1)
+        start, size = max(after + 1 - first, 0), 0
+        found: list[Numbered] = []
+        for index in range(start, min(start + AT_ONCE, len(events))):
+            size += sizes[index]
+            if size > LARGE and found:
                 break
-        at = found[0].at if found else self._began
+            found.append(events[index])
+        at = found[0].at if found else self.began
         if after < first - 1 and at is not None:
             found.insert(0, Numbered(None, at, StreamGap(after + 1, first - 1)))
         return found

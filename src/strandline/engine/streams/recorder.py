@@ -6,26 +6,27 @@ does, or when the run has ended. Belongs to the agent loop, but for `_flush`.
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from strandline.clock import Clock
 from strandline.engine.events import Event
 from strandline.engine.streams.log import TEXT
 from strandline.engine.streams.run_stream import MANY, RunStream
 
 
-class EventRecorder:
+class EventRecorder(Struct, eq=False):
     """Records for one attempt. `post` has something called on the serving loop; `cut` is the bytes of `truncation`."""
 
-    __slots__ = ("_clock", "_inbox", "_on_its_way", "_post", "_stream", "cut")
+    _stream: RunStream
+    _post: Callable[[Callable[[], object]], None]
+    _clock: Clock
+    cut: int
+    _inbox: list[tuple[float, Event]] = []
+    """That of its attempt, whatever the stream has later."""
+    _on_its_way: bool = False
 
-    def __init__(
-        self, stream: RunStream, post: Callable[[Callable[[], object]], None], clock: Clock, *, cut: int
-    ) -> None:
-        self.cut = cut
-        self._stream = stream
-        self._inbox = stream.inbox
-        self._post = post
-        self._clock = clock
-        self._on_its_way = False
+    def __post_init__(self) -> None:
+        self._inbox = self._stream.inbox
 
     def record(self, event: Event) -> None:
         """Record an event, as of now. Text waits for the stream to take it in, if that is about to do so by itself."""

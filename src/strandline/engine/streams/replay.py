@@ -5,13 +5,14 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from strandline.clock import Clock
 from strandline.engine.events import Numbered
 from strandline.engine.streams.run_stream import RunStream
 from strandline.model import RunId, SessionKey
 
+_decode: Final = msgspec.json.Decoder(list[Numbered]).decode
 ENTRY_BYTES: Final = 600
 """What the events of a run cost in memory besides their bytes."""
 
@@ -22,32 +23,30 @@ class _Kept(Struct, frozen=True, gc=False):
     until: float
 
 
-class ReplayBuffer:
+class ReplayBuffer(Struct, eq=False):
     """Keeps `memory` bytes in all, nothing for longer than `retention_s`; the oldest go first."""
 
-    def __init__(self, clock: Clock, *, retention_s: float, memory: int) -> None:
-        self._clock = clock
-        self._retention_s = retention_s
-        self._memory = memory
-        self._kept: OrderedDict[RunId, _Kept] = OrderedDict()
-        self._size = 0
-        self._decode = msgspec.json.Decoder(list[Numbered]).decode
-        self._read: WeakValueDictionary[RunId, RunStream] = WeakValueDictionary()
-        """The streams that somebody reads right now: one for all, however many and slow they are."""
-        self._latest: RunStream | None = None
-        """The one that was read last, until the next `evict`: to make one of bytes takes tens of milliseconds."""
+    _clock: Clock
+    retention_s: float
+    memory: int
+    _kept: OrderedDict[RunId, _Kept] = field(default_factory=OrderedDict)
+    _size: int = 0
+    _read: WeakValueDictionary[RunId, RunStream] = field(default_factory=WeakValueDictionary)
+    """The streams that somebody reads right now: one for all, however many and slow they are."""
+    _latest: RunStream | None = None
+    """The one that was read last, until the next `evict`: to make one of bytes takes tens of milliseconds."""
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def put(self, stream: RunStream) -> None:
         """Keep the events of a run that has ended."""
-        if self._retention_s <= 0 or self._memory <= 0:
+        if self.retention_s <= 0 or self.memory <= 0:
             return
         events = stream.as_bytes()
-        self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self._retention_s)
+        self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self.retention_s)
         self._size += len(events) + ENTRY_BYTES
-        while self._size > self._memory:
+        while self._size > self.memory:
             self._evict_oldest()
 
     def get(self, run_id: RunId) -> RunStream | None:
@@ -56,7 +55,7 @@ class ReplayBuffer:
         if kept is None or kept.until <= self._clock.monotonic():
             return None
         if (stream := self._read.get(run_id)) is None:
-            stream = self._read[run_id] = RunStream.replayed(run_id, kept.key, self._decode(kept.events))
+            stream = self._read[run_id] = RunStream.replayed(run_id, kept.key, _decode(kept.events))
         self._latest = stream
         return stream
 

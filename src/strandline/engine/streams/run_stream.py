@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from msgspec import field
 from msgspec.structs import replace
 
 from strandline.encoding import decoder, encode
@@ -22,7 +23,7 @@ from strandline.engine.events import (
     TextDelta,
 )
 from strandline.engine.streams.changes import ChangeFeed
-from strandline.engine.streams.log import DEFAULT_BOUNDS, TEXT, Bounds, EventLog
+from strandline.engine.streams.log import TEXT, EventLog
 from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import plain
 from strandline.model import Message, OnDisconnect, Outcome, RunId, SessionKey
@@ -46,41 +47,31 @@ class Later(StrEnum):
 class RunStream(EventLog):
     """The events and the end of one run. The first has the number `first`; all but text goes to `changes` too."""
 
-    __slots__ = (
-        "_changes", "_end", "_on_first_text", "_waiters", "alone", "clients", "inbox", "key", "on_disconnect", "run_id",
-        "standing",
-    )  # fmt: skip
+    run_id: RunId
+    key: SessionKey
+    changes: ChangeFeed | None = None
+    standing: RunQueued | RunPosition | None = None
+    """Where and why it waits, as that was published last."""
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    """What becomes of its run if all `clients` are lost that wait for it; `alone` goes off when they are for long.
 
-    def __init__(
-        self,
-        run_id: RunId,
-        key: SessionKey,
-        *,
-        first: int = 1,
-        bounds: Bounds = DEFAULT_BOUNDS,
-        changes: ChangeFeed | None = None,
-    ) -> None:
-        super().__init__(first=first, older=_first_of_process(first), bounds=bounds)
-        self.run_id = run_id
-        self.key = key
-        self.standing: RunQueued | RunPosition | None = None
-        """Where and why it waits, as that was published last."""
-        self.on_disconnect = OnDisconnect.CONTINUE
-        """What becomes of its run if all `clients` are lost that wait for it; `alone` goes off when they are for long.
+    They are counted where it makes a difference.
+    """
+    clients: int = 0
+    alone: asyncio.TimerHandle | None = None
+    inbox: list[tuple[float, Event]] = field(default_factory=list)
+    """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
 
-        They are counted where it makes a difference.
-        """
-        self.clients = 0
-        self.alone: asyncio.TimerHandle | None = None
-        self.inbox: list[tuple[float, Event]] = []
-        """What has no number yet, with its times; the recorder of the present attempt appends to it, from any thread.
+    It is replaced when an attempt begins and at the end: what an earlier attempt records after that is too late.
+    """
+    _on_first_text: Callable[[float], object] | None = None
+    _end: Outcome | Later | None = None
+    _waiters: list[asyncio.Future[Outcome | Later]] = field(default_factory=list)
 
-        It is replaced when an attempt begins and at the end: what an earlier attempt records after that is too late.
-        """
-        self._changes = changes
-        self._on_first_text: Callable[[float], object] | None = None
-        self._end: Outcome | Later | None = None
-        self._waiters: list[asyncio.Future[Outcome | Later]] = []
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The events of an older process are no gap: a run that is restarted publishes what is kept of it.
+        self.older = 1 if self.first == LAST else (self.first >> 32 << 32) + 1
 
     @classmethod
     def replayed(cls, run_id: RunId, key: SessionKey, events: list[Numbered]) -> "RunStream":
@@ -100,13 +91,13 @@ class RunStream(EventLog):
     @property
     def is_followed(self) -> bool:
         """Whether events are wanted at once, by a subscriber or the change feed; may be asked from any thread."""
-        return bool(self._readers) or bool(self._changes)
+        return bool(self._readers) or bool(self.changes)
 
     def flush(self) -> None:
         """Number and keep what lies in the inbox, and wake those that wait for it."""
         if not self.inbox:
             return
-        only_text, changes = True, self._changes or None
+        only_text, changes = True, self.changes or None
         for at, event in self._taken():
             self.add(at, event)
             if isinstance(event, TEXT):
@@ -152,7 +143,7 @@ class RunStream(EventLog):
             self.publish(at, finished(end))
         else:
             self.flush()
-        self._changes = None  # one that begins later has nothing to do with what lies here unasked for
+        self.changes = None  # one that begins later has nothing to do with what lies here unasked for
         self._end = end
         for waiter in self._waiters:
             if not waiter.done():
@@ -190,10 +181,10 @@ class RunStream(EventLog):
 
     def as_bytes(self) -> bytes:
         """Return all that is kept of a run that has ended, as JSON of a list of `Numbered`."""
-        if not self._events and len(self.inbox) <= self._bounds.events:
+        if not self._events and len(self.inbox) <= self.bounds.events:
             events = [(number, at, event) for number, (at, event) in enumerate(self.inbox, self.newest + 1)]
             encoded = encode(events)
-            if len(encoded) <= self._bounds.size:
+            if len(encoded) <= self.bounds.size:
                 return encoded
         return encode(self.kept())
 
@@ -206,12 +197,8 @@ class RunStream(EventLog):
         """Tell whether a client that has had the events up to number `after` has had the end."""
         return isinstance(self._end, Outcome) and self.last <= after
 
-    async def outcome(self) -> Outcome | Later:
-        """Wait for the end of the run. Cancelling the waiter changes nothing for the run."""
-        return await self.waiter()
-
-    def waiter(self) -> "asyncio.Future[Outcome | Later]":
-        """Return a future of the end; cancelled, it leaves nothing behind."""
+    def outcome(self) -> "asyncio.Future[Outcome | Later]":
+        """Return a future of the end. Cancelled, it leaves nothing behind, and changes nothing for the run."""
         waiter: asyncio.Future[Outcome | Later] = asyncio.get_running_loop().create_future()
         if self._end is not None:
             waiter.set_result(self._end)
@@ -246,11 +233,3 @@ def outcome_of(event: RunFinished) -> Outcome:
         usage=event.usage,
         input_requests=event.input_requests,
     )
-
-
-def _first_of_process(number: int) -> int:
-    """Return the first number of the process that gave this one: those of an older process are no gap.
-
-    A run that is restarted publishes what is kept of it; an end that is published alone does not.
-    """
-    return 1 if number == LAST else (number >> 32 << 32) + 1

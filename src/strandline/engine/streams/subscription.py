@@ -3,27 +3,26 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from msgspec import Struct
+
 from strandline.engine.events import Numbered, StreamGap
 from strandline.engine.streams.log import EventLog
 
 
-class Subscription:
+class Subscription(Struct, eq=False):
     """Events from some number on, in order. Any number of them, at any pace; close it when it is of no more interest.
 
     With `wanted`, only those for which it is true.
     """
 
-    __slots__ = ("_after", "_alarm", "_closed", "_log", "_reader", "_transient", "_until", "_wanted")
-
-    def __init__(self, log: EventLog, after: int, wanted: Callable[[Numbered], bool] | None = None) -> None:
-        self._log = log
-        self._after = after
-        self._wanted = wanted
-        self._transient: Numbered | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._until = 0.0
-        self._closed = False
+    _log: EventLog
+    _after: int
+    _wanted: Callable[[Numbered], bool] | None = None
+    _transient: Numbered | None = None
+    _reader: asyncio.Future[None] | None = None
+    _alarm: asyncio.TimerHandle | None = None
+    _until: float = 0.0
+    _closed: bool = False
 
     @property
     def is_over(self) -> bool:

@@ -156,7 +156,7 @@ def _had(ticket: Ticket, after: int) -> int:
 
 def _end_of(stream: RunStream, wait_s: float) -> "asyncio.Future[Outcome | Later]":
     """Return a future of the end of a run, or of `Later` after `wait_s` seconds."""
-    end = stream.waiter()
+    end = stream.outcome()
     return end if wait_s == UNTIL_IT_ENDS else asyncio.ensure_future(_within(end, wait_s))
 
 
