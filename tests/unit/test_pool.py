@@ -1,5 +1,6 @@
 """Idle agents whose loops are lost are dropped; who looks for them each second looks at loops, not at agents."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class LostLoops(InlineLoops):
         self.lost: set[object] = set()
         self.asked = 0
         self.discarded: list[object] = []
+        self.posted: list[object] = []
 
     def is_current(self, loop: object) -> bool:
         self.asked += 1
@@ -38,7 +40,7 @@ class LostLoops(InlineLoops):
     accepts = is_current
 
     def post(self, work: object) -> None:
-        """Nothing."""
+        self.posted.append(work)
 
     def discard(self, thing: object) -> None:
         self.discarded.append(thing)
@@ -69,6 +71,30 @@ def test_only_when_a_loop_is_lost_its_idle_agents_are_looked_for_and_dropped(res
         pool.put(key("s0"), agents[0], "a")
         pool.drop_lost()
         assert len(pool) == 500, "nor is what comes from there later kept"
+
+    run_virtual(main)
+
+
+def test_an_idle_agent_is_told_to_rest_once_and_goes_when_it_was_idle_for_too_long() -> None:
+    async def main(clock: VirtualClock) -> None:
+        loops = LostLoops()
+        nowhere: Any = None
+        pool = AgentPool(nowhere, nowhere, loops, clock, Options(agent_idle_s=10.0), str)
+        agents = [Idle() for _ in range(3)]
+        for number, agent in enumerate(agents):
+            pool.put(key(f"s{number}"), agent, "a")
+            await asyncio.sleep(REST_AFTER_S * 0.75)
+            pool.evict()
+        assert loops.posted == [agents[0].rest, agents[1].rest], "each once, and not the one that has just come"
+        assert pool.pop(key("s0")) is agents[0]
+        pool.put(key("s0"), agents[0], "a")
+        await asyncio.sleep(REST_AFTER_S)
+        pool.evict()
+        assert sorted(loops.posted[2:], key=hash) == sorted((agents[0].rest, agents[2].rest), key=hash)
+        assert not loops.discarded
+        await asyncio.sleep(10.0 - REST_AFTER_S)
+        pool.evict()
+        assert loops.discarded == [agents[1], agents[2], agents[0]], "the longest idle first"
 
     run_virtual(main)
 

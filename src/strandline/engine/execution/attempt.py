@@ -46,28 +46,6 @@ _log = logging.getLogger("strandline.runner")
 class LiveAttempt:
     """The engine's side of `strandline.agents.port.Attempt`."""
 
-    __slots__ = (
-        "_called_at",
-        "_checkpointed",
-        "_clock",
-        "_first_s",
-        "_frozen",
-        "_journal",
-        "_partial",
-        "_recorder",
-        "_tools",
-        "begun",
-        "claim",
-        "context",
-        "last_progress",
-        "messages",
-        "phase",
-        "progress",
-        "results",
-        "signal",
-        "stopping",
-    )
-
     def __init__(
         self,
         claim: Claim,
@@ -114,9 +92,8 @@ class LiveAttempt:
     @property
     def prompt(self) -> Input | None:
         """The question, unless an earlier attempt has asked it; or the answers to one, as long as they are wanted."""
-        if self.progress.takes_answers:
-            return self.claim.run.input
-        return None if self.progress.messages else self.claim.run.input
+        is_asked = self.progress.takes_answers or not self.progress.messages
+        return self.claim.run.input if is_asked else None
 
     def add(self, message: Message) -> None:
         """Take a message that joined the conversation."""
@@ -135,17 +112,13 @@ class LiveAttempt:
         """Take a piece of text."""
         if not self._frozen:
             self._partial.append(delta)
-            if self._first_s is None:
-                self._note_first()
-            self._recorder.record(TextDelta(delta))
+            self._record_piece(TextDelta(delta))
         self.last_progress = self._clock.monotonic()
 
     def add_reasoning(self, delta: str) -> None:
         """Take a piece of reasoning: told to whoever listens, and part of the message that comes."""
         if not self._frozen:
-            if self._first_s is None:
-                self._note_first()
-            self._recorder.record(ReasoningDelta(delta))
+            self._record_piece(ReasoningDelta(delta))
         self.touch()
 
     def add_usage(self, tokens: dict[str, int]) -> None:
@@ -162,9 +135,10 @@ class LiveAttempt:
         self._called_at = self._clock.monotonic()
         self._first_s = None
 
-    def _note_first(self) -> None:
-        if self._called_at is not None:
+    def _record_piece(self, piece: TextDelta | ReasoningDelta) -> None:
+        if self._first_s is None and self._called_at is not None:
             self._first_s = self._clock.monotonic() - self._called_at
+        self._recorder.record(piece)
 
     def reset_text(self) -> None:
         """Forget the partial text."""

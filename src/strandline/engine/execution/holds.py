@@ -48,32 +48,23 @@ class Hold(Struct):
         return self.claim.run.key.principal
 
 
-class Holds:
+class Holds(Struct, eq=False):
     """Belongs to the serving loop. `keep` is run as a task for each hold."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        loops: Loops,
-        clock: Clock,
-        options: Options,
-        *,
-        per_principal: int | None,
-    ) -> None:
-        self._journal = journal
-        self._loops = loops
-        self._clock = clock
-        self._options = options
-        self._per_principal = per_principal
-        self._held: dict[RunId, Hold] = {}
-        self._given_up: list[Hold] = []
-        self._forced: dict[RunId, asyncio.Event] = {}
-        """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
-        self._full = False
-        self.begun = 0
-        """How many holds there have been."""
-        self.given_up = 0
-        """How many of them have ended although something still worked."""
+    _journal: Journal
+    _loops: Loops
+    _clock: Clock
+    _options: Options
+    per_principal: int | None
+    _held: dict[RunId, Hold] = {}
+    _given_up: list[Hold] = []
+    _forced: dict[RunId, asyncio.Event] = {}
+    """Runs whose hold is not wanted (some may not have ended yet), and what is set when it is over."""
+    _full: bool = False
+    begun: int = 0
+    """How many holds there have been."""
+    given_up: int = 0
+    """How many of them have ended although something still worked."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -111,7 +102,7 @@ class Holds:
     def _count(self) -> int:
         """Return how many leftovers count for the process: of each principal as many as it may have."""
         principals = Counter(each.principal for each in (*self._held.values(), *self._given_up))
-        most = self._options.max_holds if self._per_principal is None else self._per_principal
+        most = self._options.max_holds if self.per_principal is None else self.per_principal
         return sum(min(count, most) for count in principals.values())
 
     def tick(self) -> list[Principal]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from strandline import private
 from strandline.agents.port import SessionAgent, Target
@@ -27,52 +27,44 @@ REST_AFTER_S = 1.0
 """After this long an idle agent is told to take as little memory as it can."""
 
 
-class _Idle(Struct, frozen=True):
-    """An idle agent, the loop that it was built on, and since when it is idle."""
+class _Idle(Struct):
+    """An idle agent, the loop that it was built on, since when it is idle, and whether it was told to rest."""
 
     agent: SessionAgent
     loop: object
     since: float
+    rests: bool = False
 
 
-class AgentPool:
+class AgentPool(Struct, eq=False):
     """At most `max_agents` idle agents, none idle for longer than `agent_idle_s`; the longest idle go first.
 
     Belongs to the serving loop, but for `build`. `workspace` names the folder of a session.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        target: Target,
-        loops: Loops,
-        clock: Clock,
-        options: Options,
-        workspace: Callable[[SessionKey], str],
-    ) -> None:
-        self.workspace = workspace
-        self._journal = journal
-        self._target = target
-        self._loops = loops
-        self._clock = clock
-        self._options = options
-        self._agents: OrderedDict[SessionKey, _Idle] = OrderedDict()
-        self._resting: OrderedDict[SessionKey, _Idle] = OrderedDict()
-        self._unwanted: Counter[SessionKey] = Counter()
-        self._used_loops: set[object] = set()
-        """The loops of all that are here, and maybe some that no agent is on any more."""
+    _journal: Journal
+    _target: Target
+    _loops: Loops
+    _clock: Clock
+    _options: Options
+    workspace: Callable[[SessionKey], str]
+    _idle: OrderedDict[SessionKey, _Idle] = field(default_factory=OrderedDict)
+    """In the order in which they became idle: those that rest first."""
+    _unwanted: Counter[SessionKey] = field(default_factory=Counter)
+    _used_loops: set[object] = set()
+    """The loops of all that are here, and maybe some that no agent is on any more."""
 
     def __len__(self) -> int:
-        return len(self._agents) + len(self._resting)
+        return len(self._idle)
 
     def pop(self, key: SessionKey) -> SessionAgent | None:
         """Take out the agent of a session, if it is here and had better be used than one made anew."""
-        entry = self._agents.pop(key, None) or self._resting.pop(key, None)
-        if entry is None:
+        idle = self._idle.pop(key, None)
+        if idle is None:
             return None
-        if self._loops.accepts(entry.loop):
-            return entry.agent
-        self._loops.discard(entry.agent)
+        if self._loops.accepts(idle.loop):
+            return idle.agent
+        self._loops.discard(idle.agent)
         return None
 
     async def build(self, attempt: LiveAttempt) -> SessionAgent:
@@ -109,26 +101,30 @@ class AgentPool:
             self._loops.discard(agent)
             return
         self._used_loops.add(loop)
-        self._agents[key] = _Idle(agent, loop, self._clock.monotonic())
+        self._idle[key] = _Idle(agent, loop, self._clock.monotonic())
         if len(self) > self._options.max_agents:
-            _, oldest = (self._resting or self._agents).popitem(last=False)
-            self._loops.discard(oldest.agent)
+            self._drop_oldest()
 
     def drop(self, key: SessionKey) -> None:
         """Drop the agent of a session, if it is here."""
-        if (agent := self.pop(key)) is not None:
-            self._loops.discard(agent)
+        if (idle := self._idle.pop(key, None)) is not None:
+            self._loops.discard(idle.agent)
 
     def evict(self) -> None:
         """Drop the agents that have been idle for too long, and let those rest that have been idle for a while."""
         now = self._clock.monotonic()
-        while (oldest := _oldest(self._agents)) is not None and oldest.since <= now - REST_AFTER_S:
-            key, entry = self._agents.popitem(last=False)
-            self._resting[key] = entry
-            self._loops.post(entry.agent.rest)
-        while (oldest := _oldest(self._resting)) is not None and oldest.since <= now - self._options.agent_idle_s:
-            self._resting.popitem(last=False)
-            self._loops.discard(oldest.agent)
+        for idle in reversed(self._idle.values()):
+            if idle.rests:
+                break
+            if idle.since <= now - REST_AFTER_S:
+                idle.rests = True
+                self._loops.post(idle.agent.rest)
+        while self._idle and next(iter(self._idle.values())).since <= now - self._options.agent_idle_s:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, oldest = self._idle.popitem(last=False)
+        self._loops.discard(oldest.agent)
 
     def drop_lost(self) -> None:
         """Drop the agents whose loops are lost; as long as none is, no agent is looked at."""
@@ -136,9 +132,5 @@ class AgentPool:
         if not lost:
             return
         self._used_loops -= lost
-        for key in [key for each in (self._agents, self._resting) for key, idle in each.items() if idle.loop in lost]:
+        for key in [key for key, idle in self._idle.items() if idle.loop in lost]:
             self.drop(key)
-
-
-def _oldest(agents: OrderedDict[SessionKey, _Idle]) -> _Idle | None:
-    return next(iter(agents.values()), None)

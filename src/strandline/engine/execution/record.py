@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from msgspec import Struct
+
 from strandline.agents.port import AgentLost, Finished, SessionAgent
 from strandline.engine.execution.attempt import LiveAttempt
 from strandline.engine.execution.completion import timed_out
@@ -32,55 +34,38 @@ CANCEL_AGAIN_S: Final = 0.1
 STOPPED: Final = Failed(ErrorCode.STOPPED, "the server was stopped")
 
 
-class Execution:
+class Execution(Struct, eq=False):
     """Belongs to the serving loop, but for `_run`, which is on the agent loop."""
 
-    __slots__ = (
-        "_agent",
-        "_call",
-        "_left_at",
-        "_loops",
-        "_pool",
-        "_timers",
-        "agent_is_current",
-        "asked",
-        "attempt",
-        "begun",
-        "claim",
-        "deadline",
-        "named",
-        "reported",
-        "started",
-        "stranded",
-        "traced",
-    )
+    attempt: LiveAttempt
+    _pool: AgentPool
+    _loops: Loops
+    traced: TracedRun
+    started: float
+    """When it was prepared, on the monotonic clock."""
+    deadline: float | None = None
+    """When it has to have ended, on the monotonic clock; None also once a timer watches it."""
+    asked: Ending | None = None
+    """What the run is to end as, if it was asked to end."""
+    begun: bool = False
+    """Whether the agent may have done anything."""
+    stranded: bool = False
+    """Whether it ends because its agent loop was given up, or has died with its process."""
+    agent_is_current: bool = False
+    """Whether the agent knows the conversation as history has it."""
+    reported: bool = False
+    """Whether it was reported as stalled."""
+    named: bool = False
+    """Whether it was named as the one that blocks its loop."""
+    _agent: SessionAgent | None = None
+    _timers: list[asyncio.TimerHandle] = []
+    _left_at: float | None = None
+    _call: Call[Finished] | None = None
 
-    def __init__(self, attempt: LiveAttempt, pool: AgentPool, loops: Loops, traced: TracedRun, started: float) -> None:
-        self.attempt = attempt
-        self.claim: Claim = attempt.claim
-        self.traced = traced
-        self.started = started
-        """When it was prepared, on the monotonic clock."""
-        self.deadline: float | None = None
-        """When it has to have ended, on the monotonic clock; None also once a timer watches it."""
-        self.asked: Ending | None = None
-        """What the run is to end as, if it was asked to end."""
-        self.begun = False
-        """Whether the agent may have done anything."""
-        self.stranded = False
-        """Whether it ends because its agent loop was given up, or has died with its process."""
-        self.agent_is_current = False
-        """Whether the agent knows the conversation as history has it."""
-        self.reported = False
-        """Whether it was reported as stalled."""
-        self.named = False
-        """Whether it was named as the one that blocks its loop."""
-        self._pool = pool
-        self._loops = loops
-        self._agent: SessionAgent | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._left_at: float | None = None
-        self._call: Call[Finished] | None = None
+    @property
+    def claim(self) -> Claim:
+        """What it executes."""
+        return self.attempt.claim
 
     @property
     def leftover(self) -> Call[Finished] | None:

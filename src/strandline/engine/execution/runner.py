@@ -62,31 +62,20 @@ class Ended(Struct, frozen=True, kw_only=True):
     hold: Hold | None = None
 
 
-class Runner:
+class Runner(Struct, eq=False):
     """Executes claims. Belongs to the serving loop; user code runs on an agent loop."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        loops: Loops,
-        pool: AgentPool,
-        clock: Clock,
-        options: Options,
-        queues: SessionQueues,
-        streams: Streams,
-        tracing: Tracing,
-    ) -> None:
-        self._journal = journal
-        self._loops = loops
-        self._pool = pool
-        self._clock = clock
-        self._options = options
-        self._queues = queues
-        self._streams = streams
-        self._tracing = tracing
-        self._live: dict[RunId, Execution] = {}
-        self._wanted: set[RunId] = set()
-        """Runs that are to be cancelled as soon as their claims come."""
+    _journal: Journal
+    _loops: Loops
+    _pool: AgentPool
+    _clock: Clock
+    _options: Options
+    _queues: SessionQueues
+    _streams: Streams
+    _tracing: Tracing
+    _live: dict[RunId, Execution] = {}
+    _wanted: set[RunId] = set()
+    """Runs that are to be cancelled as soon as their claims come."""
 
     # -- what it tells -----------------------------------------------------------------------------
 
@@ -233,12 +222,8 @@ class Runner:
 
     async def _give_up(self, claim: Claim, hold: Hold | None) -> Ended:
         """End a run that could not be ended as it should, so that its session goes on."""
-
-        def least(cancelled: Cancelled | None) -> Settlement:
-            return last_resort(claim, cancelled, self._options)
-
         try:
-            settlement, take = await self._keep(claim, least, hold)
+            settlement, take = await self._keep(claim, lambda ending: last_resort(claim, ending, self._options), hold)
         except ClaimLost:
             return Ended(claim=claim, lost=True)
         return Ended(claim=claim, outcome=settlement.outcome, take=take, hold=hold)

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+from msgspec import Struct
+
 from strandline.clock import Clock
 from strandline.engine.execution import Execution, Holds, Runner
 from strandline.engine.loops import Call, Loops
@@ -17,26 +19,17 @@ SILENT_S: Final = 1.0
 """How long an agent loop is silent before whoever blocks it is named, and at least before it is given up."""
 
 
-class Watchdog:
+class Watchdog(Struct, eq=False):
     """Belongs to the serving loop."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        holds: Holds,
-        loops: Loops,
-        streams: Streams,
-        clock: Clock,
-        options: Options,
-    ) -> None:
-        self._runner = runner
-        self._holds = holds
-        self._loops = loops
-        self._streams = streams
-        self._clock = clock
-        self._options = options
-        self.stalls = 0
-        """How many times a run has been found that gave no sign of life for too long."""
+    _runner: Runner
+    _holds: Holds
+    _loops: Loops
+    _streams: Streams
+    _clock: Clock
+    _options: Options
+    stalls: int = 0
+    """How many times a run has been found that gave no sign of life for too long."""
 
     async def tick(self) -> None:
         """Look at what executes, and at what still works of runs that have ended. To be called every second."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from strandline.engine.events import RunPosition, Why
@@ -50,17 +51,14 @@ kept: a page that many ask for at the same time costs memory and the serving loo
 the messages are that some agent has left."""
 
 
-class Reading:
+class Reading(Struct, eq=False):
     """Belongs to the serving loop."""
 
-    def __init__(
-        self, journal: Journal, runner: Runner, streams: Streams, standings: Standings, readiness: Readiness
-    ) -> None:
-        self.standings = standings
-        self._journal = journal
-        self._runner = runner
-        self._streams = streams
-        self._readiness = readiness
+    _journal: Journal
+    _runner: Runner
+    _streams: Streams
+    standings: Standings
+    _readiness: Readiness
 
     async def run(self, principal: Principal, run_id: RunId, *, end: Outcome | Later | None = None) -> RunView:
         """Return a run. Raises `NotFound`, also for a run of another principal.
