@@ -20,7 +20,6 @@ from strandline.clock import SystemClock
 from strandline.errors import ClaimLost, JournalDamaged, JournalUnavailable
 from strandline.history import history_faults
 from strandline.journal import soundness
-from strandline.journal.damage import UNREADABLE_INPUT
 from strandline.journal.port import (
     Accepted,
     CancelSession,
@@ -36,6 +35,7 @@ from strandline.journal.port import (
     Take,
     WaitingQuery,
 )
+from strandline.journal.reader import UNREADABLE_INPUT
 from strandline.journal.soundness import check_wal_frames
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (

@@ -18,7 +18,7 @@ from strandline.engine.options import Options
 from strandline.engine.service import Service
 from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.history import history_faults
-from strandline.journal.damage import UNREADABLE_INPUT
+from strandline.journal.reader import UNREADABLE_INPUT
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.transactions import SqliteTransactions
 from strandline.model import ErrorCode, Outcome, RunId, RunStatus

@@ -26,10 +26,8 @@ def delete_session(connection: sqlite3.Connection, dropped: DropSession) -> None
 
     Raises `JournalUnavailable` if its history is damaged, so that not all of it is found.
     """
-    rows = connection.execute(
-        f"{CHAIN} SELECT run, history.no FROM chain JOIN history USING (no)", (dropped.last, -1)
-    ).fetchall()
     session = dropped.session
+    rows = connection.execute(f"{CHAIN} SELECT run, no FROM chain", (dropped.last, session.no, -1)).fetchall()
     if len(rows) != dropped.rows:
         raise damaged_record(f"the history of session {session.key.session_id}")
     connection.executemany("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))

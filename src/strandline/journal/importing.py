@@ -23,7 +23,7 @@ from strandline.form import formed, holds, told_as_text
 from strandline.history import EMPTY_MESSAGE, close
 from strandline.journal.changes import AddHistory, AddSession, Change, ChangeSession, KeepAgent, SessionRef
 from strandline.journal.driver import connect, create, tighten, unreadable
-from strandline.journal.ownership import Ownership, check_openable, locate, prepare_folder
+from strandline.journal.ownership import Ownership, check_openable, explained, locate, prepare_folder
 from strandline.journal.soundness import check_current, guard
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.model import (
@@ -65,10 +65,6 @@ class Unusable(Exception):
     """Why one session cannot be imported."""
 
 
-class _Stopped(Exception):
-    """Nobody waits any more for what is being imported."""
-
-
 class Conversation(Struct, frozen=True, kw_only=True):
     """One session as it will stand in the journal: the messages of each of its runs, window, state, what was mended."""
 
@@ -95,10 +91,8 @@ def sessions_in(folder: Path) -> list[Path]:
     """Return the folders of sessions in `folder`, or that one itself. Raises `JournalError` if there are none."""
     if folder.name.startswith(SESSION) and (folder / "agents").is_dir():
         return [folder]
-    try:
+    with explained(f"The folder {folder} cannot be read", "Name another one."):
         found = sorted(each for each in folder.iterdir() if each.name.startswith(SESSION) and each.is_dir())
-    except OSError as error:
-        raise JournalError(f"The folder {folder} cannot be read: {error.strerror}. Name another one.") from error
     if not found:
         raise JournalError(
             f"There are no sessions in {folder}. Name the folder that holds those of Strands' FileSessionManager"
@@ -283,7 +277,7 @@ async def bring_in(
     prepare_folder(path)
     ownership = Ownership(path, clock)
     try:
-        await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)
+        await ownership.acquire(OWNER)
     except JournalLocked as error:
         raise JournalLocked(f"{error} Import while no server runs on it.") from error
     task = asyncio.create_task(asyncio.to_thread(work.into, path, ownership, clock.now()))
@@ -325,15 +319,12 @@ class _Work(Struct):
     def all(self, store: "_Store | None") -> list[Imported]:
         results: list[Imported] = []
         for folder, named in self.found.items():
-            self._step(len(results))
+            self.on_step(len(results), len(self.found))
+            if self.stop.is_set():
+                return results  # nobody waits for them any more
             results.append(self._one(folder, named, store))
-        self._step(len(results))
+        self.on_step(len(results), len(self.found))
         return results
-
-    def _step(self, done: int) -> None:
-        self.on_step(done, len(self.found))
-        if self.stop.is_set():
-            raise _Stopped
 
     def _one(self, folder: Path, named: str, store: "_Store | None") -> Imported:
         try:
@@ -371,14 +362,9 @@ class _Store:
 
     def add(self, key: SessionKey, conversation: Conversation) -> None:
         """Keep a session in one transaction."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             self._rows.write(self._changes(key, conversation))
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
 
     def _changes(self, key: SessionKey, conversation: Conversation) -> Iterator[Change]:
         no, _, row = self._rows.next_numbers()

@@ -27,13 +27,7 @@ from msgspec import Struct
 
 from strandline import private
 from strandline.clock import Clock
-from strandline.errors import (
-    JournalDamaged,
-    JournalError,
-    JournalForeign,
-    JournalLocked,
-    JournalNewer,
-)
+from strandline.errors import JournalDamaged, JournalError, JournalForeign, JournalLocked, JournalNewer
 from strandline.journal.locks import is_a_strangers, is_at, keep_from_cleaning_up, try_lock
 
 _log: Final = logging.getLogger("strandline.journal")
@@ -51,6 +45,16 @@ _NETWORK: Final = frozenset(
     }
 )  # fmt: skip
 _MAGIC: Final = b"SQLite format 3\0"
+_CHANGE_OWNER: Final = "Change its owner, or name another file."
+
+
+@contextmanager
+def explained(what: str, advice: str = "Name another file.") -> Iterator[None]:
+    """Have an `OSError` in here told as a `JournalError`: `what` cannot be done, why not, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"{what}: {error.strerror}. {advice}") from error
 
 
 def locate(path: Path) -> Path:
@@ -59,12 +63,11 @@ def locate(path: Path) -> Path:
     Opens nothing. Raises `JournalError` if there is something else than a regular file.
     """
     real = Path(os.path.realpath(path))
-    try:
-        mode = real.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return real
-    except OSError as error:
-        raise JournalError(f"The journal {path} cannot be reached: {error.strerror}. Name another file.") from error
+    with explained(f"The journal {path} cannot be reached"):
+        try:
+            mode = real.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return real
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         what = kinds.get(stat.S_IFMT(mode), "a device")
@@ -76,12 +79,8 @@ def locate(path: Path) -> Path:
 def prepare_folder(path: Path, mountinfo: Path = MOUNTINFO) -> None:
     """Make the folder of `path`. Raises `JournalError` if it cannot be used, also if it is on a network file system."""
     folder = path.parent
-    try:
+    with explained(f"The journal's folder {folder} cannot be made", "Name another file, or make the folder."):
         private.make_folder(folder)
-    except OSError as error:
-        raise JournalError(
-            f"The journal's folder {folder} cannot be made: {error.strerror}. Name another file, or make the folder."
-        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise JournalError(f"The journal's folder {folder} is not writable. Name another file, or change its owner.")
     kind = file_system(folder.resolve(), mountinfo)
@@ -96,8 +95,7 @@ def file_system(folder: Path, mountinfo: Path = MOUNTINFO) -> str | None:
     """Return the type of the file system that holds `folder` (an absolute path), None where that is not known."""
     best, kind = "", None
     for point, found in _mounts(mountinfo):
-        inside = folder == Path(point) or Path(point) in folder.parents
-        if inside and len(point) >= len(best):
+        if folder.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, found
     return kind
 
@@ -166,14 +164,13 @@ def check_file(path: Path) -> bool:
 
     Reads the header only. Raises `JournalDamaged`, `JournalForeign` or `JournalNewer` for a file that is not ours.
     """
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise JournalError(f"The journal {path} cannot be read: {error.strerror}. Name another file.") from error
+    with explained(f"The journal {path} cannot be read"):
+        try:
+            with path.open("rb") as file:
+                header = file.read(100)
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return False
     if not size:
         return False
     if len(header) < 100 or not header.startswith(_MAGIC):
@@ -228,7 +225,7 @@ class Ownership:
         # What user code forks would hold the locks, too, and might outlive this process.
         os.register_at_fork(after_in_child=lambda: _left_to_parent(kept()))
 
-    async def acquire(self, owner: str, *, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
+    async def acquire(self, owner: str, *, wait_s: float = 0.0, on_wait: Callable[[str], None] | None = None) -> None:
         """Take the locks, waiting up to `wait_s` for another holder, without blocking the event loop.
 
         `on_wait` is called once, with a sentence that names the holder, when it has to wait. Raises `JournalLocked`
@@ -236,22 +233,19 @@ class Ownership:
         taken if there is one; else `hold_file` does, once it is made.
         """
         patience = _Patience(self._clock, wait_s, self._clock.monotonic() + wait_s, on_wait)
+        lock = f"The lock file {self._path} cannot be"
         try:
-            while self._fd is None or not is_at(self._fd, self._path):
-                self.release()  # (it was deleted or replaced while another one had it)
-                self._fd = self._open_lock()
-                if not await self._locks(self._fd, patience):
-                    self._replace_lock(self._fd)
-            self._file_fd = self._open_file()
-            if self._file_fd is not None:
-                await self._locks(self._file_fd, patience)  # (if another user has locked it, PATH.lock is ours)
-            _sign(self._fd, owner, self._clock.now())
-        except OSError as error:
-            self.release()
-            raise JournalError(
-                f"The lock file {self._path} cannot be locked and written: {error.strerror}. Make room on that disk, or"
-                " name a file on another one."
-            ) from error
+            with explained(f"{lock} locked and written", "Make room on that disk, or name a file on another one."):
+                while self._fd is None or not is_at(self._fd, self._path):
+                    self.release()  # (it was deleted or replaced while another one had it)
+                    with explained(f"{lock} opened", _CHANGE_OWNER):
+                        self._fd = private.open_file(self._path, os.O_RDWR | os.O_CREAT)
+                    if not await self._locks(self._fd, patience):
+                        self._replace_lock(self._fd)
+                self._file_fd = self._open_file()
+                if self._file_fd is not None:
+                    await self._locks(self._file_fd, patience)  # (if another user has locked it, PATH.lock is ours)
+                _sign(self._fd, owner, self._clock.now())
         except BaseException:
             self.release()
             raise
@@ -275,25 +269,13 @@ class Ownership:
         if self._file_fd is not None:
             keep_from_cleaning_up(self._file_fd)
 
-    def _open_lock(self) -> int:
-        try:
-            return private.open_file(self._path, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise JournalError(
-                f"The lock file {self._path} cannot be opened: {error.strerror}. Change its owner, or"
-                " name another file."
-            ) from error
-
     def _open_file(self) -> int | None:
         """Open the journal's own file, if there is one. Nobody but SQLite opens and closes it from now on."""
-        try:
-            return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise JournalError(
-                f"The journal {self._file} cannot be opened: {error.strerror}. Change its owner, or name another file."
-            ) from error
+        with explained(f"The journal {self._file} cannot be opened", _CHANGE_OWNER):
+            try:
+                return os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
 
     async def _locks(self, fd: int, patience: "_Patience") -> bool:
         """Lock an open file; False if another user has, who opened it while it was readable for all."""

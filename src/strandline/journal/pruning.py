@@ -54,7 +54,7 @@ async def vacuum(place: Path, clock: Clock) -> int:
     check_only_name(path)
     before = path.stat().st_size
     ownership = Ownership(path, clock)
-    await ownership.acquire(OWNER, wait_s=0.0, on_wait=None)
+    await ownership.acquire(OWNER)
     try:
         with closing(connect(path)) as connection:
             connection.execute("VACUUM")

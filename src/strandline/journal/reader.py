@@ -1,12 +1,11 @@
 """What is read from the SQLite journal: committed state, on connections and threads of its own."""
 
 import sqlite3
-from collections import namedtuple
+from collections import deque, namedtuple
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final, TypeVar
 
 from msgspec import Raw, ValidationError, convert, json
@@ -14,20 +13,12 @@ from msgspec.structs import replace
 
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
+from strandline.journal import seal
 from strandline.journal.changes import SessionRef
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery, Waiting, WaitingQuery
+from strandline.journal.records import StoredRun
 from strandline.journal.rules import Rank, Room, drawn, spans
-from strandline.journal.seal import (
-    damaged_record,
-    end_owner,
-    fact_owner,
-    key_owner,
-    message_owner,
-    question_owner,
-    read_sealed,
-    request_owner,
-)
 from strandline.journal.state import HistoryEnd, OpenRound, SessionState
 from strandline.lifecycle import ENDED
 from strandline.model import (
@@ -68,6 +59,9 @@ _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
 
 
+UNREADABLE_INPUT: Final = "(This question cannot be read any more: the journal's file is damaged.)"
+
+
 class RunRow(
     namedtuple(
         "RunRow",
@@ -92,7 +86,7 @@ def sound_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     """Return a stored run, or its summary. Raises `JournalUnavailable` if it is damaged, or cannot be."""
     run = stored_run(kind, row, session)
     for _ in faults_of(run, row):
-        raise damaged_record(f"run {run.run_id}")
+        raise seal.damaged_record(f"run {run.run_id}")
     return run
 
 
@@ -129,27 +123,27 @@ def _is_urgency(urgency: int, run: RunSummary) -> bool:
 def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
     """Return a stored run, or its summary, whether it can be or not. Raises `JournalUnavailable` if it is damaged."""
     what, crc = f"run {row.run_id}", session.crc
-    asked = request_owner(crc, row.seq, row.run_id, row.priority, bool(row.opaque), row.created_at, row.timeout_s)
+    asked = seal.request_owner(crc, row.seq, row.run_id, row.priority, bool(row.opaque), row.created_at, row.timeout_s)
     stored = row._asdict() | {
         "key": session.key,
         "sequence": row.seq,
         "priority": row.priority if row.moved is None else row.moved,
-        "metadata": {} if row.metadata is None else read_sealed(_metadata, row.metadata, what, asked),
-        "trace": None if row.trace is None else read_sealed(_trace, row.trace, what, asked),
+        "metadata": {} if row.metadata is None else seal.read_sealed(_metadata, row.metadata, what, asked),
+        "trace": None if row.trace is None else seal.read_sealed(_trace, row.trace, what, asked),
         "if_busy": IfBusy.ENQUEUE if row.if_busy is None else row.if_busy,
         "held": row.fence is not None and row.ended_at is not None,
     }
     if row.outcome is not None:
-        owner = end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
-        stored["outcome"] = read_sealed(_outcome, row.outcome, what, owner)
+        owner = seal.end_owner(crc, row.seq, row.attempt, bool(row.discarded), row.started_at, row.ended_at)
+        stored["outcome"] = seal.read_sealed(_outcome, row.outcome, what, owner)
     if kind is Run:
-        stored["input"] = read_sealed(_input, row.input, what, asked)
+        stored["input"] = seal.read_sealed(_input, row.input, what, asked)
     try:
         run = convert(stored, kind, strict=False)  # (0 and 1 are read as bools, and no other number is)
     except ValidationError as error:
-        raise damaged_record(what) from error
+        raise seal.damaged_record(what) from error
     if run.outcome is not None and run.outcome.status != run.status:
-        raise damaged_record(what)
+        raise seal.damaged_record(what)
     return run
 
 
@@ -159,8 +153,43 @@ def each_fact(connection: sqlite3.Connection, seq: int) -> Iterator[Fact]:
     for expected, (no, fact) in enumerate(rows):
         what = f"what is staged of the run with sequence {seq}"
         if no != expected:
-            raise damaged_record(what)
-        yield read_sealed(_fact, fact, what, fact_owner(seq, no))
+            raise seal.damaged_record(what)
+        yield seal.read_sealed(_fact, fact, what, seal.fact_owner(seq, no))
+
+
+def readable(connection: sqlite3.Connection, row: RunRow, session: SessionRef) -> StoredRun:
+    """Return a stored run and what is staged of it, as far as both can be read.
+
+    A run of which anything is damaged is `opaque`: nobody knows what it had done, so it never goes on.
+    """
+    error: JournalUnavailable | None = None
+    try:
+        run = sound_run(Run, row, session)
+    except JournalUnavailable as damaged:
+        error = damaged
+        run = Run(
+            run_id=row.run_id,
+            key=session.key,
+            input=UNREADABLE_INPUT,
+            lane=row.lane,
+            priority=row.priority,
+            opaque=True,
+            metadata={},
+            sequence=row.seq,
+            status=RunStatus.RUNNING if row.status == RunStatus.RUNNING else RunStatus.QUEUED,
+            attempt=row.attempt,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            cancel_requested=bool(row.cancel_requested),
+            discard=bool(row.discard),
+        )
+    staged: list[Fact] = []
+    try:
+        for fact in each_fact(connection, row.seq):
+            staged.append(fact)
+    except JournalUnavailable as damaged:
+        error = error or damaged
+    return StoredRun(run if error is None else replace(run, opaque=True), tuple(staged), error)
 
 
 def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionState | None:
@@ -176,7 +205,7 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
         return None
     no, paused, closed_since, rests_since, asked, until, answer, is_whole, *end = row
     if end[0] is not None and not is_whole:
-        raise damaged_record(f"the end of the history of session {key.session_id}")
+        raise seal.damaged_record(f"the end of the history of session {key.session_id}")
     return SessionState(
         SessionRef.of(no, key),
         HistoryEnd() if end[0] is None else HistoryEnd(*end),
@@ -188,9 +217,9 @@ def find_session(connection: sqlite3.Connection, key: SessionKey) -> SessionStat
 
 
 CHAIN: Final = (
-    "WITH RECURSIVE chain (no, session, first, previous) AS (SELECT no, session, first, previous FROM history"
-    " WHERE no = ? UNION ALL SELECT history.no, history.session, history.first, history.previous FROM chain"
-    " JOIN history ON history.no = chain.previous AND history.session = chain.session"
+    "WITH RECURSIVE chain (no, session, first, previous, run) AS (SELECT no, session, first, previous, run FROM history"
+    " WHERE no = ? AND session = ? UNION ALL SELECT history.no, history.session, history.first, history.previous,"
+    " history.run FROM chain JOIN history ON history.no = chain.previous AND history.session = chain.session"
     " WHERE chain.first > ? AND chain.previous < chain.no) "
 )
 """The rows of one session's history from a row back to the one that has message `first`; -1 is all of them.
@@ -204,20 +233,19 @@ class Readers:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.check: Callable[[], None] = _nothing
+        self.check: Callable[[], None] = lambda: None
         """Called before a connection is made; raises if the file is not the one that is in use any more.
 
         (A new connection to a file that was emptied would delete the WAL.)
         """
-        self._lock = Lock()
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: deque[sqlite3.Connection] = deque()  # (each of its calls is atomic)
         self._threads = Threads(READERS, "strandline-journal-reader")
 
     def open(self) -> None:
         """Make a connection for each thread, and have it open all files: later there may be no file to be had."""
         for _ in range(READERS):
             connection = connect_reader(self._path)
-            self._keep(connection)
+            self._idle.append(connection)
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
@@ -231,9 +259,9 @@ class Readers:
         return answer
 
     def _answer(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is None:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
             self.check()
             connection = connect_reader(self._path)
         try:
@@ -245,25 +273,16 @@ class Readers:
             raise
         except BaseException:
             connection.execute("ROLLBACK")
-            self._keep(connection)
-            raise
-        self._keep(connection)
-        return answer
-
-    def _keep(self, connection: sqlite3.Connection) -> None:
-        with self._lock:
             self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+        return answer
 
     def close(self) -> None:
         """Wait for the calls under way, then close all connections. Blocks."""
         self._threads.shutdown()
-        for connection in self._idle:
-            connection.close()
-        self._idle.clear()
-
-
-def _nothing() -> None:
-    """Find nothing wrong."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 # -- the questions ------------------------------------------------------------------------------------
@@ -298,8 +317,8 @@ def _standing(connection: sqlite3.Connection, session: SessionState) -> Standing
     window, state = row or (None, None)
     what = f"the window or state of session {session.key.session_id}"
     return Standing(
-        WHOLE_HISTORY if window is None else read_sealed(_window, window, what, session.ref.crc),
-        None if state is None else read_sealed(_state, state, what, session.ref.crc),
+        WHOLE_HISTORY if window is None else seal.read_sealed(_window, window, what, session.ref.crc),
+        None if state is None else seal.read_sealed(_state, state, what, session.ref.crc),
     )
 
 
@@ -315,14 +334,7 @@ def fingerprint(session: int, seq: int, run_id: str, key: str, stored: bytes) ->
     Raises `JournalUnavailable` if it is damaged.
     """
     what = f"the idempotency key of run {run_id}"
-    return read_sealed(bytes, stored, what, key_owner(session, seq, key), is_new=True)
-
-
-def last_message(connection: sqlite3.Connection, key: SessionKey) -> Message:
-    """Return the last message of a history that is not empty."""
-    session = find_session(connection, key)
-    assert session is not None
-    return between(connection, session, session.end.length - 1, session.end.length)[-1][1]
+    return seal.read_sealed(bytes, stored, what, seal.key_owner(session, seq, key), is_new=True)
 
 
 def _back(
@@ -342,19 +354,19 @@ def _back(
     asked = connection.execute(
         f"{CHAIN} SELECT history.first, count, discarded, messages FROM chain CROSS JOIN history USING (no)"
         " WHERE history.first < ?",
-        (session.end.row if mark is None else mark[0], start, end),
+        (session.end.row if mark is None else mark[0], session.no, start, end),
     )
     with closing(asked):  # (what is read to the half keeps the state of that moment before the connection's eyes)
         for first, count, discarded, stored in asked:
             if first + count != above if joins else first + count < end:
-                raise damaged_record(missing.format(above))
+                raise seal.damaged_record(missing.format(above))
             above, joins = first, True
             if stored is not None or count:
                 messages = messages_in(decode, stored, session.ref, first, count, discarded=bool(discarded))
                 for index in range(min(end, first + count) - 1, max(start, first) - 1, -1):
                     yield index, messages[index - first], bool(discarded)
     if start < min(end, above):
-        raise damaged_record(missing.format(above))
+        raise seal.damaged_record(missing.format(above))
 
 
 def messages_in(
@@ -368,9 +380,11 @@ def messages_in(
 ) -> list[T]:
     """Return the messages of a row of history. Raises `JournalUnavailable` if it is damaged."""
     what = f"the history of session {session.key.session_id} from message {first} on"
-    messages = read_sealed(decode, stored or b"", what, message_owner(session.crc, first, discarded=discarded))
+    messages = seal.read_sealed(
+        decode, stored or b"", what, seal.message_owner(session.crc, first, discarded=discarded)
+    )
     if len(messages) != count:
-        raise damaged_record(what)
+        raise seal.damaged_record(what)
     return messages
 
 
@@ -391,7 +405,7 @@ def history(connection: sqlite3.Connection, query: HistoryQuery) -> HistoryPage:
             first = index
             if discarded <= query.discarded:
                 what = f"message {index} of the history of session {query.key.session_id}"
-                shown.append((read_sealed(_message, stored, what, 0), discarded))
+                shown.append((seal.read_sealed(_message, stored, what, 0), discarded))
     shown.reverse()
     hidden = [place for place, (_, discarded) in enumerate(shown) if discarded]
     pending = bool(shown) and end == length and session.round is not None
@@ -418,7 +432,7 @@ def position_of(connection: sqlite3.Connection, session: int, row: RunRow) -> in
     return waiting_before(connection, session, row.rank) + 1 if row.status == RunStatus.QUEUED else None
 
 
-def waiting_before(connection: sqlite3.Connection, session: int, place: Rank) -> int:
+def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[int, ...]) -> int:
     """Return how many runs of a session wait before `place`."""
     row = connection.execute(
         "SELECT count(*) FROM runs WHERE session = ? AND status = 'queued' AND (lane, urgency, seq) < (?,?,?)",
@@ -446,5 +460,5 @@ def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, u
     row = connection.execute("SELECT question FROM questions WHERE session = ?", (session.no,)).fetchone()
     what = f"what session {session.key.session_id} waits to be answered"
     if row is None:
-        raise damaged_record(what)
-    return read_sealed(_question, row[0], what, question_owner(session.crc, run, until), is_new=True)
+        raise seal.damaged_record(what)
+    return seal.read_sealed(_question, row[0], what, seal.question_owner(session.crc, run, until), is_new=True)

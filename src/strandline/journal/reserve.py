@@ -9,6 +9,7 @@ WAL.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -74,12 +75,10 @@ class Reserve:
             return
         self._looked_at = self._clock.monotonic()
         self._kept = 0
-        try:
+        size = 0
+        with suppress(OSError):
             disk = self._statvfs(self._folder)
-        except OSError:
-            self._room = self.short = None
-            return
-        size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+            size, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
         if not size:  # some file systems tell nothing of themselves
             self._room = self.short = None
             return

@@ -1,11 +1,11 @@
 """What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec.structs import replace
 
-from strandline.errors import CancelRequested, Invalid, InvariantBroken
+from strandline.errors import CancelRequested, InvariantBroken
 from strandline.history import close, close_answer, fold
 from strandline.journal.port import Attached, Reused, Unanswerable
 from strandline.lifecycle import ENDED, MOVES, advance
@@ -51,18 +51,6 @@ def drawn(place: int) -> int:
 def is_last(attempt: int, max_attempts: int) -> bool:
     """Tell whether attempt number `attempt` may not be followed by another; a first attempt never counts as last."""
     return attempt >= max_attempts and attempt > 1
-
-
-def sequence_of(cursor: str | None) -> int | None:
-    """Return the sequence before which a page of a principal's runs begins, None for the first. Raises `Invalid`."""
-    return None if cursor is None else _numbers([cursor], 1)[0]
-
-
-def _numbers(written: list[str], count: int | None) -> tuple[int, ...]:
-    """Return the numbers of a cursor, which are so many. Raises `Invalid`."""
-    if len(written) != count or not all(each.isascii() and each.isdecimal() and len(each) < 19 for each in written):
-        raise Invalid("cursor must be one that a page of this list has named as its next")
-    return tuple(map(int, written))
 
 
 def check_names(new: NewRun) -> None:
@@ -147,15 +135,6 @@ def answers_key(keyed: Keyed, run_id: RunId, ended_at: float | None, fingerprint
 def stood_s(held_since: float, created_at: float, now: float) -> float:
     """Return how long the queue deadline of a run stood still that waited in a held session; never less than 0."""
     return max(0.0, now - max(held_since, created_at))
-
-
-def place_of(cursor: str | None) -> tuple[str, Any]:
-    """Return where a page of runs begins: `w` and a rank, `r`, or `h` and a number. Raises `Invalid`."""
-    if cursor is None:
-        return "w", ()
-    kind, numbers = cursor[:1], cursor[1:].split(".") if cursor[1:] else []
-    found = _numbers(numbers, {"w": 3, "r": 0, "h": 1}.get(kind))
-    return kind, found[0] if kind == "h" else found
 
 
 class Room:

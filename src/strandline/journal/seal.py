@@ -22,9 +22,8 @@ _MARK: Final = b"\x01"
 """JSON begins with no such byte."""
 _HEAD: Final = 5
 _SEAL: Final = struct.Struct("<BI")
-_REQUEST: Final = struct.Struct("<qq?dd")
-_END: Final = struct.Struct("<qq?dd")
-_MESSAGE: Final = struct.Struct("<q")
+_RUN: Final = struct.Struct("<qq?dd")
+_NUMBER: Final = struct.Struct("<q")
 _ASKED: Final = struct.Struct("<qd")
 
 
@@ -73,7 +72,7 @@ def request_owner(
     timeout_s: float | None,
 ) -> int:
     """Return whose the input and metadata of a run are; with what else was asked for, which never changes."""
-    asked = _REQUEST.pack(seq, priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
+    asked = _RUN.pack(seq, priority, opaque, created_at, -1.0 if timeout_s is None else timeout_s)
     return zlib.crc32(run_id.encode(), zlib.crc32(asked, session))
 
 
@@ -81,18 +80,18 @@ def end_owner(
     session: int, seq: int, attempt: int, discarded: bool, started_at: float | None, ended_at: float | None
 ) -> int:
     """Return whose the outcome of a run is; with what else its end has settled for good."""
-    return zlib.crc32(_END.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
+    return zlib.crc32(_RUN.pack(seq, attempt, discarded, started_at or 0.0, ended_at or 0.0), session)
 
 
 def message_owner(session: int, first: int, *, discarded: bool = False) -> int:
     """Return whose a row of history is that begins with message `first`; another's if it is of a discarded run."""
-    owner = zlib.crc32(_MESSAGE.pack(first), session)
+    owner = zlib.crc32(_NUMBER.pack(first), session)
     return zlib.crc32(b"discarded", owner) if discarded else owner
 
 
 def key_owner(session: int, seq: int, key: str) -> int:
     """Return whose the fingerprint is that belongs to an idempotency key of a run."""
-    return zlib.crc32(key.encode(), zlib.crc32(_MESSAGE.pack(seq), session))
+    return zlib.crc32(key.encode(), zlib.crc32(_NUMBER.pack(seq), session))
 
 
 def question_owner(session: int, seq: int, until: float) -> int:

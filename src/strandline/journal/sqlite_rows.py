@@ -13,49 +13,11 @@ from functools import cache
 from typing import Any, Final
 
 from strandline.errors import JournalUnavailable
-from strandline.journal.changes import (
-    AddCheckpoint,
-    AddHistory,
-    AddQuestion,
-    AddRun,
-    AddSession,
-    AnswerQuestion,
-    Change,
-    ChangeRun,
-    ChangeSession,
-    CloseRequest,
-    DropCheckpoints,
-    DropQuestion,
-    DropSession,
-    EndHold,
-    EndRun,
-    ForgetKey,
-    KeepAgent,
-    SessionRef,
-)
-from strandline.journal.damage import readable
+from strandline.journal import changes, reader, seal
 from strandline.journal.driver import is_damage
 from strandline.journal.forgetting import delete_session
-from strandline.journal.reader import (
-    RUN_COLUMNS,
-    RunRow,
-    find_session,
-    fingerprint,
-    last_message,
-    question_of,
-)
 from strandline.journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, drawn
-from strandline.journal.seal import (
-    damaged_record,
-    end_owner,
-    fact_owner,
-    key_owner,
-    message_owner,
-    question_owner,
-    request_owner,
-    sealed,
-)
 from strandline.journal.state import RunState, SessionState
 from strandline.lifecycle import ENDED
 from strandline.model import IfBusy, Lane, Principal, Question, RunId, RunStatus, SessionKey
@@ -124,22 +86,22 @@ class SqliteRows:
         self._connection = connection
         self._look = look
         self._writers: dict[type[Any], Callable[[Any], None]] = {
-            AddSession: self._add_session,
-            ChangeSession: self._change_session,
-            DropSession: self._drop_session,
-            AddRun: self._add_run,
-            ChangeRun: self._change_run,
-            EndRun: self._end_run,
-            EndHold: self._end_hold,
-            AddHistory: self._add_history,
-            KeepAgent: self._keep_agent,
-            AddCheckpoint: self._add_checkpoint,
-            DropCheckpoints: self._drop_checkpoints,
-            ForgetKey: self._forget_key,
-            AddQuestion: self._add_question,
-            AnswerQuestion: self._answer_question,
-            DropQuestion: self._drop_question,
-            CloseRequest: self._close_request,
+            changes.AddSession: self._add_session,
+            changes.ChangeSession: self._change_session,
+            changes.DropSession: self._drop_session,
+            changes.AddRun: self._add_run,
+            changes.ChangeRun: self._change_run,
+            changes.EndRun: self._end_run,
+            changes.EndHold: self._end_hold,
+            changes.AddHistory: self._add_history,
+            changes.KeepAgent: self._keep_agent,
+            changes.AddCheckpoint: self._add_checkpoint,
+            changes.DropCheckpoints: self._drop_checkpoints,
+            changes.ForgetKey: self._forget_key,
+            changes.AddQuestion: self._add_question,
+            changes.AnswerQuestion: self._answer_question,
+            changes.DropQuestion: self._drop_question,
+            changes.CloseRequest: self._close_request,
         }
 
     def close(self) -> None:
@@ -157,29 +119,29 @@ class SqliteRows:
 
     # -- what is written ------------------------------------------------------------------------------
 
-    def write(self, changes: Iterable[Change]) -> None:
+    def write(self, rows: Iterable[changes.Change]) -> None:
         """Write rows in their order. Raises `Mismatch` if one of them is not as the session table has it."""
         writers = self._writers
-        for change in changes:
-            writers[type(change)](change)
+        for row in rows:
+            writers[type(row)](row)
 
     def _update(self, statement: str, values: tuple[object, ...]) -> None:
         if self._execute(statement, values).rowcount != 1:
             raise Mismatch(f"not one row was changed by: {statement}")
 
-    def _add_session(self, row: AddSession) -> None:
+    def _add_session(self, row: changes.AddSession) -> None:
         session = row.session
         self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
-    def _change_session(self, row: ChangeSession) -> None:
+    def _change_session(self, row: changes.ChangeSession) -> None:
         self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.rests_since, row.no))
 
-    def _drop_session(self, row: DropSession) -> None:
+    def _drop_session(self, row: changes.DropSession) -> None:
         delete_session(self._connection, row)
 
-    def _add_run(self, row: AddRun) -> None:
+    def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
-        owner = request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
+        owner = seal.request_owner(crc, seq, new.run_id, new.priority, new.opaque, new.created_at, new.timeout_s)
         more: dict[str, object] = {}
         if row.fence is not None:
             more["fence"], more["started_at"] = row.fence, row.started_at
@@ -188,24 +150,24 @@ class SqliteRows:
         if new.timeout_s is not None:
             more["timeout_s"] = new.timeout_s
         if body.metadata is not None:
-            more["metadata"] = sealed(body.metadata, owner)
+            more["metadata"] = seal.sealed(body.metadata, owner)
         if body.trace is not None:
-            more["trace"] = sealed(body.trace, owner)
+            more["trace"] = seal.sealed(body.trace, owner)
         if new.if_busy is not IfBusy.ENQUEUE:
             more["if_busy"] = new.if_busy.value
         if (keyed := new.keyed) is not None:
             more["key"] = keyed.key
-            more["fingerprint"] = sealed(keyed.fingerprint, key_owner(crc, seq, keyed.key))
+            more["fingerprint"] = seal.sealed(keyed.fingerprint, seal.key_owner(crc, seq, keyed.key))
         status, attempt = (_QUEUED, 0) if row.fence is None else (_RUNNING, 1)
         self._execute(
             _add_run(tuple(more)),
             (
                 seq, new.run_id, row.session.no, new.lane, row.urgency, new.priority, status, attempt, 0,
-                int(new.opaque), sealed(body.prompt, owner), new.created_at, *more.values(),
+                int(new.opaque), seal.sealed(body.prompt, owner), new.created_at, *more.values(),
             ),
         )  # fmt: skip
 
-    def _change_run(self, row: ChangeRun) -> None:
+    def _change_run(self, row: changes.ChangeRun) -> None:
         self._update(
             _CHANGE_RUN,
             (
@@ -215,23 +177,25 @@ class SqliteRows:
             ),
         )  # fmt: skip
 
-    def _end_run(self, row: EndRun) -> None:
+    def _end_run(self, row: changes.EndRun) -> None:
         # A run that has ended and has a fence is held, and the index of claims has its session.
-        owner = end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
+        owner = seal.end_owner(row.session.crc, row.seq, row.attempt, row.discarded, row.started_at, row.ended_at)
         self._update(
             _END_RUN,
             (
-                row.status.value, sealed(row.outcome, owner), row.ended_at, row.fence or 0, int(row.discarded),
+                row.status.value, seal.sealed(row.outcome, owner), row.ended_at, row.fence or 0, int(row.discarded),
                 row.seq, row.was or 0,
             ),
         )  # fmt: skip
 
-    def _end_hold(self, row: EndHold) -> None:
+    def _end_hold(self, row: changes.EndHold) -> None:
         self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", (row.seq, row.fence))
 
-    def _add_history(self, row: AddHistory) -> None:
+    def _add_history(self, row: changes.AddHistory) -> None:
         session = row.session
-        messages = row.messages and sealed(row.messages, message_owner(session.crc, row.first, discarded=row.discarded))
+        messages = row.messages and seal.sealed(
+            row.messages, seal.message_owner(session.crc, row.first, discarded=row.discarded)
+        )
         self._execute(
             _ADD_HISTORY,
             (
@@ -241,11 +205,11 @@ class SqliteRows:
         )  # fmt: skip
         self._update(_LAST_ROW, (row.row, row.rests_since, session.no))
 
-    def _keep_agent(self, row: KeepAgent) -> None:
+    def _keep_agent(self, row: changes.KeepAgent) -> None:
         # Nearly always there is a row, and only a state.
         session = row.session
-        window = row.window and sealed(row.window, session.crc)
-        state = row.state and sealed(row.state, session.crc)
+        window = row.window and seal.sealed(row.window, session.crc)
+        state = row.state and seal.sealed(row.state, session.crc)
         if window is None and self._execute(_NEW_STATE, (state, session.no)).rowcount:
             return
         self._execute(
@@ -254,31 +218,31 @@ class SqliteRows:
             (session.no, window, state),
         )
 
-    def _add_checkpoint(self, row: AddCheckpoint) -> None:
-        fact = sealed(row.fact, fact_owner(row.seq, row.nth))
+    def _add_checkpoint(self, row: changes.AddCheckpoint) -> None:
+        fact = seal.sealed(row.fact, seal.fact_owner(row.seq, row.nth))
         self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, fact))
 
-    def _drop_checkpoints(self, row: DropCheckpoints) -> None:
+    def _drop_checkpoints(self, row: changes.DropCheckpoints) -> None:
         self._execute("DELETE FROM staged WHERE run = ?", (row.seq,))
 
-    def _forget_key(self, row: ForgetKey) -> None:
+    def _forget_key(self, row: changes.ForgetKey) -> None:
         self._execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", (row.seq,))
 
-    def _add_question(self, row: AddQuestion) -> None:
+    def _add_question(self, row: changes.AddQuestion) -> None:
         session = row.session
-        question = sealed(row.question, question_owner(session.crc, row.run, row.until))
+        question = seal.sealed(row.question, seal.question_owner(session.crc, row.run, row.until))
         self._execute(
             "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
             (session.no, row.run, row.until, question),
         )
 
-    def _answer_question(self, row: AnswerQuestion) -> None:
+    def _answer_question(self, row: changes.AnswerQuestion) -> None:
         self._update("UPDATE questions SET answer = ? WHERE session = ? AND answer IS NULL", (row.answer, row.no))
 
-    def _drop_question(self, row: DropQuestion) -> None:
+    def _drop_question(self, row: changes.DropQuestion) -> None:
         self._execute("DELETE FROM questions WHERE session = ?", (row.no,))
 
-    def _close_request(self, row: CloseRequest) -> None:
+    def _close_request(self, row: changes.CloseRequest) -> None:
         self._execute(
             "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
             " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE seq = ?3)",
@@ -291,7 +255,7 @@ class SqliteRows:
         """Yield every session in which runs wait or are claimed."""
         sessions: dict[int, SessionState] = {}
         for key in self._execute(_BUSY).fetchall():
-            session = find_session(self._connection, SessionKey(*key))
+            session = reader.find_session(self._connection, SessionKey(*key))
             assert session is not None
             sessions[session.no] = session
         live = f"{_LIVE} WHERE status = 'queued' UNION ALL {_LIVE} WHERE fence IS NOT NULL"
@@ -303,13 +267,13 @@ class SqliteRows:
     def session(self, key: SessionKey) -> SessionState | None:
         """Return a session, None if there is none."""
         try:
-            session = find_session(self._connection, key)
+            session = reader.find_session(self._connection, key)
             if session is not None:
                 for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
                     _place(session, columns)
         except sqlite3.Error as error:
             if is_damage(error):
-                raise damaged_record(f"session {key.session_id}") from error
+                raise seal.damaged_record(f"session {key.session_id}") from error
             raise
         return session
 
@@ -320,14 +284,14 @@ class SqliteRows:
         ).fetchone()
         return None if row is None else KnownRun(SessionKey(*row[:2]), row[2])
 
-    def keys(self, session: SessionRef, most: int) -> list[str]:
+    def keys(self, session: changes.SessionRef, most: int) -> list[str]:
         """Return the idempotency keys of a session's runs."""
         found = self._execute(
             "SELECT key FROM runs WHERE session = ? AND key IS NOT NULL LIMIT ?", (session.no, most)
         ).fetchall()
         return [key for (key,) in found]
 
-    def keyed_run(self, session: SessionRef, key: str) -> KeyedRun | None:
+    def keyed_run(self, session: changes.SessionRef, key: str) -> KeyedRun | None:
         """Return the run that an idempotency key stands for."""
         row = self._execute(
             "SELECT run_id, seq, ended_at, fingerprint FROM runs WHERE session = ? AND key = ?", (session.no, key)
@@ -335,24 +299,26 @@ class SqliteRows:
         if row is None:
             return None
         run_id, seq, ended_at, stored = row
-        return KeyedRun(RunId(run_id), seq, ended_at, fingerprint(session.crc, seq, run_id, key, stored))
+        return KeyedRun(RunId(run_id), seq, ended_at, reader.fingerprint(session.crc, seq, run_id, key, stored))
 
-    def run(self, session: SessionRef, seq: int) -> StoredRun:
+    def run(self, session: changes.SessionRef, seq: int) -> StoredRun:
         """Return a run with its input and checkpoints, as far as they can be read."""
-        row = self._execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
+        row = self._execute(f"SELECT {reader.RUN_COLUMNS} FROM runs WHERE seq = ?", (seq,)).fetchone()
         if row is None:
             raise Mismatch(f"there is no run with sequence {seq}")
-        return readable(self._connection, RunRow(*row), session)
+        return reader.readable(self._connection, reader.RunRow(*row), session)
 
-    def question(self, session: SessionRef, run: int, until: float) -> StoredQuestion:
+    def question(self, session: changes.SessionRef, run: int, until: float) -> StoredQuestion:
         """Return the question whose round is open, or what history has of it."""
         try:
-            return StoredQuestion(question_of(self._connection, session, run, until))
+            return StoredQuestion(reader.question_of(self._connection, session, run, until))
         except JournalUnavailable as error:
-            message = last_message(self._connection, session.key)
+            asking = reader.find_session(self._connection, session.key)
+            assert asking is not None
+            ((_, message),) = reader.between(self._connection, asking, asking.end.length - 1, asking.end.length)
             return StoredQuestion(Question(requests=[], message=message, results={}, state={}), error)
 
-    def closed_request(self, session: SessionRef, request: str) -> Closed | None:
+    def closed_request(self, session: changes.SessionRef, request: str) -> Closed | None:
         """Return what became of an input request."""
         row = self._execute(
             "SELECT closed FROM closed_requests WHERE session = ? AND id = ?", (session.no, request)

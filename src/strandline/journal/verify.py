@@ -15,22 +15,11 @@ from msgspec import Struct, field
 
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
 from strandline.history import history_faults, pairing_faults
+from strandline.journal import reader
 from strandline.journal.changes import SessionRef
 from strandline.journal.driver import code_of, connect_reader
 from strandline.journal.forgetting import COUNTED
 from strandline.journal.ownership import existing, lock_seen
-from strandline.journal.reader import (
-    RUN_COLUMNS,
-    RunRow,
-    each_fact,
-    faults_of,
-    fingerprint,
-    in_full,
-    load,
-    messages_in,
-    question_of,
-    stored_run,
-)
 from strandline.journal.rules import spans
 from strandline.journal.seal import damaged_record
 from strandline.journal.soundness import check_current, check_pages, check_wal_frames, check_wal_head
@@ -235,7 +224,9 @@ class _Check:
             if stored is None and count == 0:
                 continue
             with self._unless_damaged(where):
-                messages = messages_in(in_full, stored, session.ref, first, count, discarded=bool(discarded))
+                messages = reader.messages_in(
+                    reader.in_full, stored, session.ref, first, count, discarded=bool(discarded)
+                )
                 faults = history_faults(session.open + messages)
                 if not discarded:
                     session.open = [*_ASKED, messages[-1]] if _asks(messages[-1]) else []
@@ -252,26 +243,28 @@ class _Check:
         (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if epoch is None:
             self._fault("it is not known how often the journal was opened, so old claims cannot be told")
-        for in_session, *columns in self._rows("runs", f"SELECT session, {RUN_COLUMNS} FROM runs ORDER BY seq", "runs"):
-            row = RunRow(*columns)
+        for in_session, *columns in self._rows(
+            "runs", f"SELECT session, {reader.RUN_COLUMNS} FROM runs ORDER BY seq", "runs"
+        ):
+            row = reader.RunRow(*columns)
             session = self._sessions.get(in_session)
             if session is None:
                 self._fault(f"run {row.run_id} belongs to no session")
                 continue
             with self._unless_damaged(f"run {row.run_id}"):
-                run = stored_run(Run, row, session.ref)
+                run = reader.stored_run(Run, row, session.ref)
                 statuses[run.status.value] += 1
                 for fault in self._faults_of(run, row, in_session, epoch):
                     self._fault(f"run {run.run_id} {fault}")
                 self._findings.held += row.fence is not None and run.status in ENDED
         self._findings.runs = {status.value: statuses[status.value] for status in RunStatus}
 
-    def _faults_of(self, run: Run, row: RunRow, in_session: int, epoch: int | None) -> Iterator[str]:
+    def _faults_of(self, run: Run, row: reader.RunRow, in_session: int, epoch: int | None) -> Iterator[str]:
         if run.status not in ENDED:
             self._unended.add(run.sequence)
             if run.sequence in self._told:
                 yield f"is {run.status} and in history already"
-        yield from faults_of(run, row)
+        yield from reader.faults_of(run, row)
         if row.fence is not None and epoch is not None and row.fence >> 32 > epoch:
             yield "has a claim from the future"
         if self._told.get(run.sequence, in_session) != in_session:
@@ -285,7 +278,7 @@ class _Check:
             with self._unless_damaged(f"the idempotency key of run {run_id}"):
                 if key is None or session is None:
                     raise damaged_record(run_id)
-                fingerprint(session.ref.crc, seq, run_id, key, stored)
+                reader.fingerprint(session.ref.crc, seq, run_id, key, stored)
 
     def _questions(self) -> None:
         asked = set()
@@ -296,7 +289,7 @@ class _Check:
                 self._fault(f"a question belongs to no session (number {no})")
                 continue
             with self._unless_damaged(f"the question of session {session.name}"):
-                question_of(self._connection, session.ref, run, until)
+                reader.question_of(self._connection, session.ref, run, until)
             if not session.open:
                 self._fault(f"session {session.name} waits for input, and its last round is closed")
         for no, session in self._sessions.items():
@@ -308,7 +301,7 @@ class _Check:
             if run not in self._unended:
                 self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
             with self._unless_damaged(f"what is staged of the run with sequence {run}"):
-                list(each_fact(self._connection, run))
+                list(reader.each_fact(self._connection, run))
 
     def _agents(self) -> None:
         for (no,) in self._rows("windows", "SELECT session FROM agents", "agents"):
@@ -318,7 +311,7 @@ class _Check:
                 continue
             where = f"the window of session {session.name}"
             with self._unless_damaged(f"{where} or its state"):
-                record = load(self._connection, session.ref.key)
+                record = reader.load(self._connection, session.ref.key)
                 for fault in _faults_of_window(record, is_open=bool(session.open)):
                     self._fault(f"{where}{fault}")
 

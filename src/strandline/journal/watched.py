@@ -47,20 +47,15 @@ class Watch:
         One `stat` for the journal itself; those of the other files are made every `BESIDE_S` seconds only: what is kept
         until then is not lost, since SQLite has the WAL open, and the journal's own file is locked.
         """
-        gone = self.gone or self._look_at_all()
-        if gone is not None:
-            raise JournalUnavailable(gone)
-
-    def _look_at_all(self) -> str | None:
         now = time.monotonic()
-        files = self._files if now >= self._due else self._files[:1]
-        for file, identity, advice in files:
-            self._look_at(file, identity, advice)
-            if self.gone is not None:
-                return self.gone
-        if len(files) > 1:
+        is_due = now >= self._due
+        for file, identity, advice in self._files if is_due else self._files[:1]:
+            if self.gone is None:
+                self._look_at(file, identity, advice)
+        if self.gone is not None:
+            raise JournalUnavailable(self.gone)
+        if is_due:
             self._due = now + BESIDE_S
-        return None
 
     def _look_at(self, file: Path, identity: tuple[int, int], advice: str) -> None:
         what = "the journal's file" if file == self._path else f"{file.name}, which belongs to the journal,"
@@ -70,16 +65,13 @@ class Watch:
             found, size = None, 0
         except OSError as error:
             raise JournalUnavailable(f"{what} cannot be reached: {error.strerror}") from error
-        if found != identity:
-            self.can_be_kept = advice is _RESTART
-            self._give_up(f"{what} was deleted or replaced", advice)
-        elif file == self._path:
-            if size < self._bytes:  # (a file in WAL mode never shrinks by itself)
-                self._give_up(f"{what} was cut off", _PUT_BACK)
+        why = "deleted or replaced" if found != identity else None
+        if why is None and file == self._path:
+            why = "cut off" if size < self._bytes else None  # (a file in WAL mode never shrinks by itself)
             self._bytes = max(self._bytes, size)
-
-    def _give_up(self, why: str, advice: str) -> None:
-        self.gone = f"{why} while it was in use, and nothing is kept any more: {advice}"
+        if why is not None:
+            self.can_be_kept = advice is _RESTART
+            self.gone = f"{what} was {why} while it was in use, and nothing is kept any more: {advice}"
 
 
 def _look(path: Path) -> tuple[tuple[int, int], int]:
