@@ -13,8 +13,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final
 
+from strandline.compat.threads import no_thread
 from strandline.errors import SetupError
-from strandline.threads import no_thread
 
 QUEUE_BYTES: Final = 4 * 1024 * 1024
 """How much waits to be written at most: a reader that pauses for some seconds misses nothing."""

@@ -8,24 +8,23 @@ connections that arrive meanwhile wait in the socket for the next one, and none 
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import uvicorn
 import uvloop
 
 from strandline import __version__, logs
 from strandline.access.source import Keys, keys_of
 from strandline.agents.port import Target
 from strandline.clock import Clock, SystemClock
+from strandline.compat import uvicorn
 from strandline.composition import build_http, build_loops, build_service, open_journal, start
 from strandline.config import check_exposure, is_loopback, journal_file
 from strandline.errors import Draining
@@ -293,12 +292,7 @@ class _Server:
 
 
 class _Web(uvicorn.Server):
-    """A uvicorn server that leaves signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install nothing."""
-        yield
+    """The web server, which may have to wait for something before it serves."""
 
     async def serve_after(self, first: "asyncio.Task[None] | None", listener: socket.socket) -> None:
         """Serve, once `first` has ended well."""
@@ -307,13 +301,3 @@ class _Web(uvicorn.Server):
             if first.cancelled() or first.exception() is not None:
                 return
         await self.serve(sockets=[listener])
-
-    def stop_accepting(self) -> None:
-        """Leave connections that nobody has accepted to whoever else holds the socket."""
-        for server in getattr(self, "servers", ()):
-            server.close()
-
-    def let_go(self) -> None:
-        """Close connections that wait for a request, and each other one once it has its answer."""
-        for connection in list(self.server_state.connections):
-            connection.shutdown()

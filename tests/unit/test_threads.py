@@ -16,6 +16,7 @@ from engine_support import send
 from strandline.agents.factory import FactoryTarget
 from strandline.agents.parameters import NOTHING
 from strandline.clock import SystemClock
+from strandline.compat.threads import Threads
 from strandline.engine.loops import AgentLoops
 from strandline.errors import JournalUnavailable, SetupError
 from strandline.journal.reader import Readers
@@ -24,7 +25,6 @@ from strandline.logs import log_to_stderr
 from strandline.model import ErrorCode, Outcome, RunStatus
 from strandline.testing import Gate, ScriptedModel, call, results
 from strandline.testing import question as asked
-from strandline.threads import Threads
 from target_support import ask, run, serving, until
 
 DEADLINE_S = 20.0

@@ -6,12 +6,13 @@ conversation is well formed after a failure is up to the session manager; but no
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from strands import Agent
 
 from strandline.agents.port import Attempt, Finished, RunContext, RunStopped, Signal
-from strandline.agents.strands import StrandsAgent, stop_asking
+from strandline.agents.strands import StrandsAgent
+from strandline.compat.strands import append_messages, is_asking, results_meanwhile, stop_asking
 from strandline.history import Progress, close_answer
 from strandline.model import (
     WHOLE_HISTORY,
@@ -35,15 +36,14 @@ async def withdraw_questions(agent: Agent) -> None:
 
     The round that asked is closed, with the results that there are, in its conversation and in the session manager's.
     """
-    state = agent.take_snapshot(include=["interrupt_state"]).data["interrupt_state"]
-    if not state["activated"]:
+    if not is_asking(agent):
         return
-    ended = (state.get("pending_tool_execution") or {}).get("completed_tool_results") or ()
+    ended = results_meanwhile(agent)
     stop_asking(agent)
     if agent.messages:
         last = cast(Message, agent.messages[-1])
         results = {str(each["toolUseId"]): each for each in ended}
-        await agent._append_messages(*cast("list[Any]", close_answer([last], results, UNANSWERED, begun=False)))
+        await append_messages(agent, close_answer([last], results, UNANSWERED, begun=False))
 
 
 class ExternalAgent:

@@ -26,6 +26,7 @@ from strandline.agents.multi import MultiAgent, agents_in, check_multi
 from strandline.agents.parameters import Parameters
 from strandline.agents.port import SessionAgent
 from strandline.agents.strands import StrandsAgent, StrandsTarget, kind_of
+from strandline.compat.strands import has_session_manager
 from strandline.errors import AgentFailed, TargetError
 from strandline.history import Progress
 from strandline.model import AgentRecord, Principal, SessionId, SessionKey
@@ -145,7 +146,7 @@ class FactoryTarget(StrandsTarget):
                 f"the factory returned a {type(made).__name__}. With history=external an agent's own session manager"
                 f" keeps the conversation, and that of a {type(made).__name__} keeps none: leave `history` as it is"
             )
-        if isinstance(made, Agent) and made._session_manager is None:
+        if isinstance(made, Agent) and not has_session_manager(made):
             raise AgentFailed(
                 "with history=external the conversation is the agent's own to keep, but the factory returned an agent"
                 " without a session manager: give it one (`session_manager=FileSessionManager(session_id=session_id)`),"

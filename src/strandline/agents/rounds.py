@@ -9,7 +9,6 @@ the same here: whatever is streamed while a run is current has the guard, so it 
 """
 
 import asyncio
-import functools
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final, cast
@@ -20,7 +19,7 @@ from strands.hooks import BeforeModelCallEvent, HookOrder, HookRegistry, Message
 from strands.middleware import ExecuteToolContext, ExecuteToolStage
 
 from strandline.agents.broken import CURRENT, Broken
-from strandline.agents.spans import leave_out_unrecorded
+from strandline.compat.strands import as_strands_streams, have_all_stream_by, leave_out_unrecorded
 from strandline.errors import AgentFailed
 from strandline.model import Message
 
@@ -28,12 +27,11 @@ FIRST: Final = HookOrder.SDK_FIRST - 2000.0
 NEARLY_LAST: Final = HookOrder.SDK_LAST + 500.0
 """After session managers, which keep the results that there are, and before what reports that a round is closed."""
 _guarded: WeakSet[HookRegistry] = WeakSet()
-_streamed = Agent.stream_async
 
 
 def guard_all() -> None:
     """Have every agent guarded that works for a run from now on, whoever makes it and when."""
-    Agent.stream_async = _stream_async  # type: ignore[assignment, method-assign]
+    have_all_stream_by(_stream_async)
     leave_out_unrecorded()
 
 
@@ -46,9 +44,8 @@ def guard(agent: Agent) -> None:
         agent.add_middleware(ExecuteToolStage, _on_tool)
 
 
-@functools.wraps(_streamed)
 def _stream_async(agent: Agent, *args: Any, **options: Any) -> AsyncIterator[Any]:
-    events = _streamed(agent, *args, **options)
+    events = as_strands_streams(agent, *args, **options)
     broken = CURRENT.get()
     if broken is None:
         return events

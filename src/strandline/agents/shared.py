@@ -6,8 +6,7 @@ the user's own objects keep (tools, plugins, hooks with state of their own) is s
 the better target.
 """
 
-from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from strands import Agent
 from strands.handlers.callback_handler import null_callback_handler
@@ -16,21 +15,10 @@ from strands.telemetry.metrics import EventLoopMetrics
 from strandline.agents.port import SessionAgent
 from strandline.agents.rounds import guard, guard_all
 from strandline.agents.strands import StrandsAgent, check_agent
+from strandline.compat.strands import changed_by_runs, has_session_manager, with_sub_agents
 from strandline.errors import AgentFailed, TargetError
 from strandline.history import Progress
 from strandline.model import AgentRecord, SessionKey
-
-PARTS: Final = (
-    "conversation_manager",
-    "hooks",
-    "state",
-    "tool_registry",
-    "_interrupt_state",
-    "_middleware_registry",
-    "_plugin_registry",
-    "_retry_strategy",
-)
-"""Objects of an agent that a run changes."""
 
 
 class InstanceTarget:
@@ -42,7 +30,7 @@ class InstanceTarget:
 
     def __init__(self, agent: Agent, *, description: str) -> None:
         """Remember the agent as it is now. Raises `TargetError` if it cannot be served."""
-        if agent._session_manager is not None:
+        if has_session_manager(agent):
             raise TargetError(
                 f"{description} has a session manager, which keeps one conversation, so that all sessions would be one."
                 " Leave `session_manager=` out, or write a factory that gives each session one of its own, and serve it"
@@ -60,15 +48,15 @@ class InstanceTarget:
         )
         guard_all()
         self._agent = agent
-        for each in _agents_of(agent):
+        for each in with_sub_agents(agent):
             guard(each)  # (what is put on it later is taken off again)
-        self._pristine = [_Remembered(each) for each in _changed_by_runs(agent)]
+        self._pristine = [_Remembered(part) for each in with_sub_agents(agent) for part in changed_by_runs(each)]
 
     async def build(self, key: SessionKey, record: AgentRecord, progress: Progress) -> SessionAgent:
         """Make the agent what it was when it was loaded, and put the session's conversation into it."""
         for remembered in self._pristine:
             remembered.restore()
-        for agent in _agents_of(self._agent):
+        for agent in with_sub_agents(self._agent):
             agent.cancel_signal.clear()
             agent.event_loop_metrics = EventLoopMetrics()
         return StrandsAgent(self._agent, record, progress)
@@ -94,20 +82,3 @@ def _copied(value: Any) -> Any:
     if kind is list or kind is set or kind is tuple:
         return kind(_copied(item) for item in value)
     return value
-
-
-def _changed_by_runs(agent: Agent) -> Iterator[object]:
-    """Yield whatever of an agent, and of the agents that it uses as tools, a run may change."""
-    for each in _agents_of(agent):
-        yield each
-        yield from (part for name in PARTS if hasattr(part := getattr(each, name, None), "__dict__"))
-        if type(config := getattr(each.model, "config", None)) is dict:
-            yield config
-
-
-def _agents_of(agent: Agent) -> list[Agent]:
-    found = [agent]
-    for each in found:
-        used = [getattr(tool, "agent", None) for tool in each.tool_registry.registry.values()]
-        found += [other for other in used if isinstance(other, Agent) and all(other is not known for known in found)]
-    return found

@@ -11,7 +11,7 @@ import copy
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 from weakref import WeakSet
@@ -29,6 +29,17 @@ from strandline.agents.port import Attempt, Finished, RunContext, SessionAgent
 from strandline.agents.rounds import guard_all
 from strandline.agents.strands_hooks import Reports
 from strandline.agents.window import Origins, Packed, window_faults
+from strandline.compat.strands import (
+    asked_in_a_round,
+    has_background_tasks,
+    has_session_manager,
+    have_it_ask,
+    have_it_go_on,
+    is_checkpointing,
+    load,
+    stop_asking,
+    with_sub_agents,
+)
 from strandline.encoding import encode
 from strandline.errors import AgentFailed
 from strandline.history import Progress, close, question
@@ -51,7 +62,6 @@ from strandline.printable import Private
 _log = logging.getLogger("strandline.agents")
 
 MANAGER_STATE = "conversation_manager_state"
-_NOTHING_ASKED: dict[str, Any] = {"interrupts": {}, "context": {}, "activated": False}
 
 
 class StrandsTarget:
@@ -96,7 +106,7 @@ class StrandsTarget:
             )
         self._check_history(made)
         check_agent(made)
-        agents = list(_with_sub_agents(made))
+        agents = with_sub_agents(made)
         self._own(
             (made, "Agent"),
             *((agent, f"sub-agent {agent.name!r}") for agent in agents[1:]),
@@ -107,7 +117,7 @@ class StrandsTarget:
         return made
 
     def _check_history(self, agent: Agent) -> None:
-        if agent._session_manager is not None:
+        if has_session_manager(agent):
             raise AgentFailed(
                 "the agent has a session manager, but Strandline keeps the history: leave `session_manager=` out, or"
                 " have the session manager keep it, with the setting `history=external`"
@@ -134,9 +144,9 @@ class StrandsTarget:
 
 def check_agent(agent: Agent) -> None:
     """Raise `AgentFailed`, with the reason, if an agent's way of running is none that a server can give it."""
-    if agent._checkpointing:
+    if is_checkpointing(agent):
         raise AgentFailed("the agent is made with `checkpointing=True`, which ends runs in the middle: leave it out")
-    if agent._background_tasks is not None:
+    if has_background_tasks(agent):
         raise AgentFailed("the agent has `background_tasks`, which outlive their run: leave them out")
 
 
@@ -173,9 +183,9 @@ class StrandsAgent:
         _restore(agent, record.state, progress.state)
         self._reopened = bool(progress.again)
         if progress.asking is not None and progress.takes_answers:
-            _ask_again(agent, progress.asking, progress)
+            have_it_ask(agent, copy.deepcopy(progress.asking), progress.ended() if self._reopened else None)
         elif self._reopened:
-            _reopen(agent, progress)
+            have_it_go_on(agent, agent.messages[-1], progress.ended())
         self._reports = Reports(agent, self._origins, _state_of)
 
     async def run(self, attempt: Attempt) -> Finished:
@@ -321,8 +331,7 @@ def _ending(agent: Agent, result: AgentResult, *, cancelled: bool) -> Ending:
     """Return how a run ended that returned. A cancel that nobody asked for is the agent's own way to stop."""
     if result.stop_reason == "interrupt":
         asked = {each.id: InputRequest(each.id, each.name, each.reason) for each in result.interrupts or ()}
-        state = agent.take_snapshot(include=["interrupt_state"]).data
-        if asked and state["interrupt_state"].get("pending_tool_execution"):
+        if asked and (state := asked_in_a_round(agent)) is not None:
             return NeedsInput(list(asked.values()), state)
         names = ", ".join(each.name for each in asked.values())
         return Failed(
@@ -354,7 +363,7 @@ def _restore(agent: Agent, record: StateRecord | None, progress: StateRecord | N
     if latest is None:
         return
     fields = {key: copy.deepcopy(value) for key, value in latest.items() if key != MANAGER_STATE}
-    _load(agent, fields)
+    load(agent, fields)
     if record is None or MANAGER_STATE not in record:
         return
     try:
@@ -368,51 +377,9 @@ def _restore(agent: Agent, record: StateRecord | None, progress: StateRecord | N
         agent.messages[:0] = [each for each in cast(Any, first) if (each["role"], each["content"]) not in said]
 
 
-def _reopen(agent: Agent, progress: Progress) -> None:
-    """Have the agent go on in the middle of its last round: only the tools that it is to start `again` start.
-
-    To Strands it is a round that was interrupted, whose other tools have their results.
-    """
-    round_ = {"assistant_message": agent.messages[-1], "completed_tool_results": progress.ended()}
-    _load(agent, {"interrupt_state": {**_NOTHING_ASKED, "activated": True, "pending_tool_execution": round_}})
-
-
-def _ask_again(agent: Agent, asking: StateRecord, progress: Progress) -> None:
-    """Have the agent wait for the answers to what it asked, or for them once more with the results of `progress`."""
-    state = copy.deepcopy(asking)
-    if progress.again:
-        state["interrupt_state"]["pending_tool_execution"]["completed_tool_results"] = progress.ended()
-    _load(agent, state)
-
-
 def _without_the_last(record: AgentRecord) -> AgentRecord:
     """Return the record without the last message, which counts as one of the run that goes on from it."""
     return replace(record, messages=record.messages[:-1], origins=record.origins[:-1], length=record.length - 1)
-
-
-def stop_asking(agent: Agent) -> None:
-    """Have the agent take messages again; after a round that was cancelled it would still wait for answers."""
-    _load(agent, {"interrupt_state": _NOTHING_ASKED})
-
-
-def _load(agent: Agent, data: dict[str, Any]) -> None:
-    snapshot = agent.take_snapshot(include=["state"])
-    snapshot.data = data
-    agent.load_snapshot(snapshot)
-
-
-def _with_sub_agents(agent: Agent) -> Iterator[Agent]:
-    """Yield the agent and the agents that are its tools, and theirs, each once."""
-    seen: set[int] = set()
-    left = [agent]
-    while left:
-        each = left.pop(0)
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        tools = (getattr(tool, "agent", None) for tool in each.tool_registry.registry.values())
-        left += [agent for agent in tools if isinstance(agent, Agent)]
 
 
 def kind_of(thing: object) -> str:

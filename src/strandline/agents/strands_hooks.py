@@ -22,13 +22,10 @@ from strands.hooks import (
 
 from strandline.agents.port import Attempt
 from strandline.agents.window import Origins
+from strandline.compat.strands import CANCELLED_BY_USER, TOOL_CANCELLED
 from strandline.history import UNKNOWN_OUTCOME
 from strandline.model import Message, StateRecord
 
-CANCELLED_BY_USER = "Cancelled by user"
-"""What Strands puts into the conversation in place of a model's answer that was cut off by a cancel."""
-TOOL_CANCELLED = "Tool execution cancelled"
-"""What Strands gives as the result of a tool that it did not start because of a cancel."""
 NOT_STARTED = "This tool was not started: the run was stopped first. Nothing of it was done; call it again if needed."
 FIRST = HookOrder.SDK_FIRST - 1000.0
 LAST = HookOrder.SDK_LAST + 1000.0

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from strandline import __version__
+from strandline.compat import TRIED, bounds, was_tried
 from strandline.doctor.finding import Finding, note, ok, problem
 from strandline.providers import PACKAGES, installed, lacks, to_install
 from strandline.settings import Settings
@@ -25,7 +26,6 @@ ASKED_FOR_S: Final = 1.0
 FEW_FILES: Final = 1024
 EARLIEST: Final = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
 """No clock that is right says less."""
-STRANDS: Final = (1, 62)
 OLLAMA: Final = "http://127.0.0.1:11434"
 
 
@@ -36,18 +36,18 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """Say which versions of what Strandline stands on are installed."""
-    strands = _version("strands-agents")
-    if strands is None:
-        yield problem("packages", "strands-agents is not installed", "pip install strandline")
-    elif tuple(int(part) for part in strands.split(".")[:2] if part.isdecimal()) < STRANDS or strands[0] != "1":
-        yield problem(
-            "packages",
-            f"strands-agents {strands} is not one that this version knows",
-            "pip install 'strands-agents>=1.62,<2'",
-        )
-    else:
-        told = ", ".join(f"{name} {_version(name) or 'missing'}" for name in ("strands-agents", "uvloop", "starlette"))
-        yield ok("packages", f"strandline {__version__}, {told}")
+    for name in TRIED:
+        version = _version(name)
+        if version is None:
+            yield problem("packages", f"{name} is not installed", "pip install strandline")
+            return
+        if not was_tried(name, version):
+            fix = f"pip install '{name}{bounds(name)}'"
+            yield problem("packages", f"{name} {version} is not one that this version knows", fix)
+            return
+    shown = (*TRIED, "uvloop", "starlette")
+    told = ", ".join(f"{name} {_version(name) or 'missing'}" for name in shown)
+    yield ok("packages", f"strandline {__version__}, {told}")
 
 
 def open_files(settings: Settings) -> Finding:

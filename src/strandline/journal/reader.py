@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Raw, ValidationError, convert, json
 from msgspec.structs import replace
 
+from strandline.compat.threads import Threads, no_thread
 from strandline.encoding import decoder
 from strandline.errors import JournalUnavailable
 from strandline.journal import seal
@@ -40,7 +41,6 @@ from strandline.model import (
     StateRecord,
     Window,
 )
-from strandline.threads import Threads, no_thread
 
 T = TypeVar("T")
 AnyRun = TypeVar("AnyRun", bound=RunSummary)

@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
+from strandline.compat.threads import no_thread
 from strandline.errors import JournalError, JournalUnavailable, StrandlineError
 from strandline.journal.changes import Change
 from strandline.journal.commits import Stored, Work
 from strandline.journal.records import Records
 from strandline.model import Principal
-from strandline.threads import no_thread
 
 TRY_S: Final = 1.0
 """How often it is tried out at most whether anything can be kept."""

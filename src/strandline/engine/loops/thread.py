@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from strandline.clock import Clock
+from strandline.compat.threads import Threads, no_thread
 from strandline.engine.loops.calls import CURRENT, Call, LiveThread
 from strandline.errors import SetupError
-from strandline.threads import Threads, no_thread
 
 T = TypeVar("T")
 _log = logging.getLogger("strandline.loops")
@@ -181,7 +181,7 @@ class AgentLoop:
         idle = not self._thread.is_alive()
         if idle:
             self._loop.close()
-        for thread in list(getattr(self._executor, "_threads", ())):
+        for thread in self._executor.started:
             thread.join(timeout=0.1)
             idle = idle and not thread.is_alive()
             if not idle:

@@ -21,10 +21,8 @@ from typing import Any, Final
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, parse_url
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
+from strandline.compat import uvicorn
 from strandline.errors import StrandlineError
 from strandline.http import wire
 from strandline.http.middleware.connection_limiter import FOR_PROBES, ConnectionLimiter, Form, Told, plain, untold
@@ -44,7 +42,7 @@ OF_FILES: Final = 3 / 4
 """Part of the files that a process may open which connections may be; journal and agents open files too."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(uvicorn.Connection):
     """One connection: uvicorn's, with bounds."""
 
     # (With these in the dictionary of uvicorn's own attributes it would be 1.2 KB larger, for each connection.)
@@ -63,8 +61,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(
         self,
-        config: Config,
-        server_state: ServerState,
+        config: uvicorn.Config,
+        server_state: uvicorn.ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
@@ -83,7 +81,7 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._upgrading: str | None = None
         """The version of HTTP of a request that wants another protocol."""
-        self._unanswered: list[RequestResponseCycle] = []
+        self._unanswered: list[uvicorn.ServedRequest] = []
         self._left_bytes = 0
         """How much of what was written had not been taken when its time began."""
         self.probes_only = False
@@ -100,8 +98,7 @@ class Connection(HttpToolsProtocol):
         """End."""
         self._limiter.left(self)
         for each in self._unanswered:  # (uvicorn tells the latest one only, and an earlier one would write to nobody)
-            each.disconnected = True
-            each.message_event.set()
+            uvicorn.tell_disconnected(each)
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
@@ -115,7 +112,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._upgrading = None
-        if not self._is_ours():
+        if not self.has_to_answer():
             self._limiter.owes(self)
 
     def on_message_complete(self) -> None:
@@ -125,7 +122,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head = self._in_body = False
         self._unread = self._before = 0
-        if self._is_ours():
+        if self.has_to_answer():
             self._limiter.is_owed(self)
 
     def on_response_complete(self) -> None:
@@ -134,18 +131,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._has_to_take()
-        elif not self._is_ours():
+        elif not self.has_to_answer():
             self._limiter.owes(self)
-
-    def _is_ours(self) -> bool:
-        """Tell whether a whole request has not been answered yet. `pipeline`: those behind the one in work."""
-        cycle = self._latest
-        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete and not cycle.more_body)
-
-    @property
-    def _latest(self) -> RequestResponseCycle | None:
-        """The latest request whose head was whole, and what becomes of it."""
-        return self.cycle
 
     # -- what is to be taken ----------------------------------------------------------------------------
 
@@ -197,7 +184,7 @@ class Connection(HttpToolsProtocol):
         """Read on. Whoever wants another protocol is answered in this one, as all that do not know it have to."""
         if self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
+        self.stop_keeping_alive()
         rest = memoryview(data)
         while rest:  # (a read may be larger than any head, and what is behind one is not known to begin before it ends)
             if not self._read(rest[:MAX_HEAD_BYTES]):
@@ -246,7 +233,7 @@ class Connection(HttpToolsProtocol):
             self._upgrading = self.parser.get_http_version()
             self._before = 0
             return
-        if len(self.pipeline) == MAX_BEHIND:
+        if self.behind() == MAX_BEHIND:
             self._limiter.on_end("too_many_behind")
             self._close()
             raise wire.Malformed
@@ -289,29 +276,23 @@ class Connection(HttpToolsProtocol):
 
     def took_too_long(self, reason: StrandlineError) -> None:
         """Close it: the client has had its time. An answer that has begun without the whole body goes on."""
-        cycle = self._latest
-        if cycle is not None and not cycle.response_complete:
-            if cycle.response_started:
+        request = self.latest_request()
+        if request is not None and not request.response_complete:
+            if request.response_started:
                 return
-            if (self.flow.read_paused or cycle.waiting_for_100_continue) and not self._limiter.stops:
+            if uvicorn.nobody_waits_for_body(self, request) and not self._limiter.stops:
                 self._limiter.owes(self)  # nobody has asked for its body yet: the time that passes is ours
                 return
-            cycle.disconnected = True  # so that whoever reads the body hears that there is no more
-            cycle.message_event.set()
+            uvicorn.tell_disconnected(request)  # so that whoever reads the body hears that there is no more
         elif not self._unread:
-            if cycle is None and not self._limiter.stops:
+            if request is None and not self._limiter.stops:
                 self.cut()
-            elif cycle is None or self.timeout_keep_alive_task is not None:
+            elif request is None or self.is_kept_alive():
                 self._limiter.owes(self)  # it was answered, and stays for `keep_alive`: uvicorn has a timer for that
             else:
                 self._close()  # it was answered early, and its body goes on, or has: uvicorn has no timer for that
             return
         self.refuse(reason)
-
-    def answer_last(self) -> None:
-        """Have the latest request whose head is here be the last one that is answered."""
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """Close it, now or once it has its answer; whose head is not whole yet hears why, in its time."""
@@ -344,7 +325,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._limiter.on_end(error.code)
-        if not self._is_ours():  # (else it would stand in the middle of an answer)
+        if not self.has_to_answer():  # (else it would stand in the middle of an answer)
             self.transport.write(_as_bytes(self._limiter.form(wire.error_response(error), self._path())))
         self._close()
 
@@ -364,8 +345,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
         self._has_to_take()
         # It keeps nothing from here on: many more may be closed before any of them hears of its end.
-        self.headers, self.url = [], b""
-        self.parser = None  # type: ignore[assignment]
+        self.forget_head()
 
     def _refuse_head(self) -> None:
         most = f"at most {MAX_HEAD_BYTES} bytes, and there may be {MAX_HEADERS} of them"
@@ -386,8 +366,8 @@ class Connections:
 
     def __call__(
         self,
-        config: Config,
-        server_state: ServerState,
+        config: uvicorn.Config,
+        server_state: uvicorn.ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Connection:
@@ -417,4 +397,4 @@ def allowed(most: int) -> int:
 
 def _as_bytes(response: Response) -> bytes:
     head = b"".join(b"%s: %s\r\n" % pair for pair in (*response.raw_headers, wire.NOSNIFF, (b"connection", b"close")))
-    return b"".join((STATUS_LINE[response.status_code], head, b"\r\n", bytes(response.body)))
+    return b"".join((uvicorn.status_line(response.status_code), head, b"\r\n", bytes(response.body)))

@@ -6,7 +6,8 @@ Knows nothing of what the calls are.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from threading import Thread
+from typing import Any, cast
 
 
 def no_thread(whose: str, error: object) -> str:
@@ -29,6 +30,11 @@ class Threads(ThreadPoolExecutor):
     def backlog(self) -> int:
         """How much waits for a thread."""
         return self._work_queue.qsize()
+
+    @property
+    def started(self) -> list[Thread]:
+        """The threads that it has started; idle ones too."""
+        return list(cast("set[Thread]", self._threads))
 
     def withdrawn(self, future: Future[Any]) -> bool:
         """Take a call back that nobody would do now, since there is no thread at all; it is never done then."""
