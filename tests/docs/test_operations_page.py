@@ -121,13 +121,13 @@ def typed(command: str, server: Server) -> str:
 
 
 def test_the_fields_of_health_are_there(server: Server) -> None:
-    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section("Three looks"), re.MULTILINE)))
+    told = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section("Look first"), re.MULTILINE)))
     assert len(told) > 5
     assert set(told) <= set(server.health())
 
 
 LOOKS: Final = [
-    each for text in (section("Three looks"), section("Alerts")) for each in commands(text) if "-d '" not in each
+    each for text in (section("Look first"), section("Alerts")) for each in commands(text) if "-d '" not in each
 ]
 
 
