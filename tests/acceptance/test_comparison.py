@@ -121,9 +121,9 @@ def test_a_request_fails_in_the_middle(tmp_path: Path) -> None:
             return "every later message is refused" if server.chat("q4")["status"] == "error" else "one more fails"
         kept = tool_results(server.history()) == ["did a"]
         told = any(each.startswith("(This run ended early: agent_error.)") for each in said(server))
-        return f"the next one is answered{'; history tells the failure and what the tool did' if kept and told else ''}"
+        return "the next one is answered" + ("; history has the failure and the tool's result" if kept and told else "")
 
-    assert both(tmp_path, measure) == row("A request fails after a tool has worked")
+    assert both(tmp_path, measure) == row("A request fails after its tool has worked")
 
 
 def test_a_client_leaves(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_client_leaves(tmp_path: Path) -> None:
         at.release()
         after = server.chat("q2")
         goes_on = "q1: did a" in said(server) and after["response"] == "q2"
-        return "its run goes on, then the next one" if goes_on else "its run is lost"
+        return "its run continues, then the next one" if goes_on else "its run is lost"
 
-    assert both(tmp_path, measure) == row("A client hangs up while its run executes")
+    assert both(tmp_path, measure) == row("A client disconnects while its run executes")
 
 
 def test_a_client_asks_again(tmp_path: Path) -> None:
@@ -152,9 +152,7 @@ def test_a_client_asks_again(tmp_path: Path) -> None:
         assert again["response"] == "q1: did a"
         return "it runs twice" if at.steps.count("q1 a") == 2 else "it runs once, and is answered"
 
-    assert both(tmp_path, measure) == row(
-        "A client gives up and sends the same again, under the same `Idempotency-Key`"
-    )
+    assert both(tmp_path, measure) == row("A client gives up and repeats its request under the same `Idempotency-Key`")
 
 
 def test_killed_while_three_wait(tmp_path: Path) -> None:
@@ -173,7 +171,9 @@ def test_killed_while_three_wait(tmp_path: Path) -> None:
         ran = sum(f"q{number}: did a" in told for number in (2, 3, 4))
         once = sorted(step for step in at.steps if step.endswith(" a")) == ["q1 a", "q2 a", "q3 a", "q4 a"]
         unknown = tool_results(server.history())[0] == UNKNOWN_OUTCOME
-        return f"{ran} run after the start; history tells of the fourth" if once and unknown else "something ran twice"
+        if not (once and unknown):
+            return "something ran twice"
+        return f"{ran} run after the restart; history has the fourth's failure"
 
     assert both(tmp_path, measure) == row("`kill -9` with one in a tool and three waiting")
 
@@ -195,9 +195,9 @@ def test_stopped_with_time_enough(tmp_path: Path) -> None:
         server.start()
         runs = [server.client.get(place, headers={"Prefer": "wait=20"}).json()["output"] for place in places]
         assert runs == ["q2", "q3", "q4"]
-        return f"{count} is answered; {len(runs)} are told where to ask, and run after the start"
+        return f"{count} is answered; {len(runs)} get 202 with a `Location`, and run after the restart"
 
-    assert both(tmp_path, measure, "--drain-grace", "20") == row("SIGTERM, and what executes ends in time")
+    assert both(tmp_path, measure, "--drain-grace", "20") == row("SIGTERM, and the running request ends in time")
 
 
 def test_stopped_without_time_enough(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_stopped_without_time_enough(tmp_path: Path) -> None:
         assert code == 0
         assert "(This run ended early: stopped.)\nthe server was stopped" in told
         assert told[-1] == "q2"
-        return "it ends by itself; one is told as stopped, one runs after the start"
+        return "it ends by itself; one ends as `stopped`, one runs after the restart"
 
-    assert both(tmp_path, measure, "--drain-grace", "0.2") == row("SIGTERM, and what executes does not end")
+    assert both(tmp_path, measure, "--drain-grace", "0.2") == row("SIGTERM, and the running request does not end")
 
 
 def test_a_restart(tmp_path: Path) -> None:
