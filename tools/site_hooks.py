@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-TEST: Final = re.compile(r"\[(`\w+`)\]\((?:\.\./)+tests/[^)]*\)")
-"""A link to a test: it leads to the source, which the site does not have."""
+TEST: Final = re.compile(r"\[(`\w+`)\]\((?:\.\./)+tests/[^)]*\)|(`test_\w+`)")
+"""A test that a page names or links to: links lead to the source, which the site does not have."""
 
 
 def on_config(config: Any) -> Any:
@@ -15,10 +15,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Name tests without links to them, and let search find the guides before the decisions, which are read once."""
+    """Show names of tests without links, and let search find the guides before the decisions, which are read once."""
     if page.file.src_uri.startswith("adr/"):
         page.meta["search"] = {"boost": 0.2}
-    return TEST.sub(r"\1", markdown)
+    return TEST.sub(r"\1\2{ .test }", markdown)
 
 
 def _expanded(entry: Any, docs: Path) -> Any:
