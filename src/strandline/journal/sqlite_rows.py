@@ -55,7 +55,7 @@ _LIVE: Final = (
 )
 """What `RunState` has of a run that waits or is claimed, in the order of its fields."""
 _LIVE_OF: Final = (
-    f"{_LIVE} WHERE session = ?1 AND status = 'queued' UNION ALL {_LIVE} WHERE session = ?1 AND fence IS NOT NULL"
+    f"{_LIVE} WHERE session = ? AND status = 'queued' UNION ALL {_LIVE} WHERE session = ? AND fence IS NOT NULL"
 )
 _BUSY: Final = (
     "SELECT principal, session_id FROM sessions WHERE no IN"
@@ -245,8 +245,8 @@ class SqliteRows:
     def _close_request(self, row: changes.CloseRequest) -> None:
         self._execute(
             "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
-            " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM runs WHERE seq = ?3)",
-            (row.no, row.id, row.run, row.closed),
+            " SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM runs WHERE seq = ?)",
+            (row.no, row.id, row.run, row.closed, row.run),
         )
 
     # -- what the session table asks for --------------------------------------------------------------
@@ -269,7 +269,7 @@ class SqliteRows:
         try:
             session = reader.find_session(self._connection, key)
             if session is not None:
-                for _, *columns in self._execute(_LIVE_OF, (session.no,)).fetchall():
+                for _, *columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
                     _place(session, columns)
         except sqlite3.Error as error:
             if is_damage(error):
