@@ -10,6 +10,7 @@ Agents and tools build messages by hand, so nothing here trusts their form: what
 nothing that a tool returned is dropped for its form.
 """
 
+from strandline.history.blocks import asked_for
 from strandline.history.checks import history_faults, pairing_faults
 from strandline.history.closing import close, close_answer, dismissed
 from strandline.history.progress import Progress, fold, reopened
@@ -34,6 +35,7 @@ __all__ = [
     "UNKNOWN_OUTCOME",
     "Progress",
     "answer_text",
+    "asked_for",
     "close",
     "close_answer",
     "dismissed",

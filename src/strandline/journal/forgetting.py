@@ -1,11 +1,7 @@
-"""What the SQLite journal forgets: the rows of a session, and of runs that ended long ago."""
+"""What the SQLite journal forgets of runs that ended long ago, and how many bytes it keeps."""
 
 import sqlite3
 from typing import Final
-
-from strandline.journal.changes import DropSession
-from strandline.journal.reader import CHAIN
-from strandline.journal.seal import damaged_record
 
 WALK: Final = 1000
 """How many runs one step of pruning looks at, at most: every other verb waits meanwhile (about 1 ms)."""
@@ -19,22 +15,6 @@ SELECT sessions.principal, coalesce(sum(parts.bytes), 0) FROM sessions LEFT JOIN
 ) AS parts ON parts.session = sessions.no GROUP BY sessions.principal
 """
 """How many bytes are kept for each principal, counted; `stored` has the same, kept by triggers."""
-
-
-def delete_session(connection: sqlite3.Connection, dropped: DropSession) -> None:
-    """Delete all rows of a session in which no run waits or is claimed. Every ended run has its row of history.
-
-    Raises `JournalUnavailable` if its history is damaged, so that not all of it is found.
-    """
-    session = dropped.session
-    rows = connection.execute(f"{CHAIN} SELECT run, no FROM chain", (dropped.last, session.no, -1)).fetchall()
-    if len(rows) != dropped.rows:
-        raise damaged_record(f"the history of session {session.key.session_id}")
-    connection.executemany("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
-    connection.executemany("DELETE FROM history WHERE no = ?", ((row,) for _, row in rows))
-    for table in ("agents", "questions", "closed_requests"):
-        connection.execute(f"DELETE FROM {table} WHERE session = ?", (session.no,))
-    connection.execute("DELETE FROM sessions WHERE no = ?", (session.no,))
 
 
 def prune(connection: sqlite3.Connection, before: float, limit: int, after: int, now: float) -> tuple[int, int | None]:

@@ -7,6 +7,7 @@ with the locks on byte ranges that SQLite takes.
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +74,5 @@ def keep_from_cleaning_up(descriptor: int) -> None:
     """
     if (command := getattr(fcntl, "F_OFD_SETLK", None)) is None:
         return
-    try:
+    with suppress(OSError):
         fcntl.fcntl(descriptor, command, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0))
-    except OSError:
-        pass

@@ -34,7 +34,10 @@ def guard(path: Path) -> sqlite3.Connection:
     """
     check_wal_head(path)
     if os.path.exists(f"{path}-journal"):
-        _undo_what_was_cut_off(path)
+        # A crash has cut a migration off (all else goes through the WAL). Until SQLite undoes it, with the first read,
+        # the file is half of the old and the new one.
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not os.path.exists(f"{path}-wal"):
         # Without locks and companions, so that not even an empty one is left beside a damaged file.
         with closing(connect_reader(path, "immutable=1")) as connection:
@@ -48,15 +51,6 @@ def guard(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _undo_what_was_cut_off(path: Path) -> None:
-    """Have SQLite undo a transaction that a crash has cut off: until then the file is half of the old and the new one.
-
-    Only a migration writes in that way, after a copy of the file was made; all else goes through the WAL.
-    """
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-
-
 def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | None) -> None:
     """Read the schema, and the whole file unless it is larger than `most_bytes`.
 
@@ -67,8 +61,10 @@ def check_pages(path: Path, connection: sqlite3.Connection, most_bytes: int | No
     if most_bytes is None or path.stat().st_size <= most_bytes:
         if (finding := unsound(connection)) is not None:
             raise damaged(path, finding)
-        for name, table, condition in _partial_indices(connection):
+        partial = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'"
+        for name, table, sql in connection.execute(partial):
             # `integrity_check` does not miss a row in an index that has some rows only, if the row was what changed.
+            _, _, condition = sql.partition(" WHERE ")
             counts = {
                 connection.execute(f"SELECT count(*) FROM {table} {how} WHERE {condition}").fetchone()
                 for how in (f"INDEXED BY {name}", "NOT INDEXED")
@@ -95,12 +91,6 @@ def _expected_schema(version: int) -> set[tuple[str, ...]]:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(schema_after(0, version))
         return _schema(connection)
-
-
-def _partial_indices(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    """Return name, table and condition of each index that has some rows only."""
-    rows = connection.execute("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
-    return [(name, table, sql.partition(" WHERE ")[2]) for name, table, sql in rows if " WHERE " in sql]
 
 
 def check_wal_head(path: Path) -> None:

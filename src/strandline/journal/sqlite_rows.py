@@ -12,10 +12,11 @@ from contextlib import closing
 from functools import cache
 from typing import Any, Final
 
+from msgspec.structs import asdict
+
 from strandline.errors import JournalUnavailable
 from strandline.journal import changes, reader, seal
 from strandline.journal.driver import is_damage
-from strandline.journal.forgetting import delete_session
 from strandline.journal.records import KeyedRun, KnownRun, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, drawn
 from strandline.journal.state import RunState, SessionState
@@ -44,7 +45,22 @@ _ADD_HISTORY: Final = (
     "INSERT INTO history (no, session, nth, first, count, previous, run, discarded, messages)"
     " VALUES (?,?,?,?,?,?,?,?,?)"
 )
-_CHANGE_SESSION: Final = "UPDATE sessions SET paused = ?, closed_since = ?, rests_since = ? WHERE no = ?"
+_PLAIN: Final[dict[type[changes.Change], str]] = {
+    changes.ChangeSession: (
+        "UPDATE sessions SET paused = :paused, closed_since = :closed_since, rests_since = :rests_since WHERE no = :no"
+    ),
+    changes.EndHold: "UPDATE runs SET fence = NULL WHERE seq = :seq AND fence = :fence",
+    changes.DropCheckpoints: "DELETE FROM staged WHERE run = :seq",
+    changes.ForgetKey: "UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = :seq",
+    changes.AnswerQuestion: "UPDATE questions SET answer = :answer WHERE session = :no AND answer IS NULL",
+    changes.DropQuestion: "DELETE FROM questions WHERE session = :no",
+    changes.CloseRequest: (
+        "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
+        " SELECT :no, :id, :run, :closed WHERE EXISTS (SELECT 1 FROM runs WHERE seq = :run)"
+    ),
+}
+"""What one statement writes of the fields as they are."""
+_OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.AnswerQuestion)
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
@@ -87,21 +103,15 @@ class SqliteRows:
         self._look = look
         self._writers: dict[type[Any], Callable[[Any], None]] = {
             changes.AddSession: self._add_session,
-            changes.ChangeSession: self._change_session,
             changes.DropSession: self._drop_session,
             changes.AddRun: self._add_run,
             changes.ChangeRun: self._change_run,
             changes.EndRun: self._end_run,
-            changes.EndHold: self._end_hold,
             changes.AddHistory: self._add_history,
             changes.KeepAgent: self._keep_agent,
             changes.AddCheckpoint: self._add_checkpoint,
-            changes.DropCheckpoints: self._drop_checkpoints,
-            changes.ForgetKey: self._forget_key,
             changes.AddQuestion: self._add_question,
-            changes.AnswerQuestion: self._answer_question,
-            changes.DropQuestion: self._drop_question,
-            changes.CloseRequest: self._close_request,
+            **dict.fromkeys(_PLAIN, self._write_plain),
         }
 
     def close(self) -> None:
@@ -125,19 +135,29 @@ class SqliteRows:
         for row in rows:
             writers[type(row)](row)
 
-    def _update(self, statement: str, values: tuple[object, ...]) -> None:
+    def _update(self, statement: str, values: tuple[object, ...] | dict[str, Any]) -> None:
         if self._execute(statement, values).rowcount != 1:
             raise Mismatch(f"not one row was changed by: {statement}")
+
+    def _write_plain(self, row: changes.Change) -> None:
+        write = self._update if isinstance(row, _OF_WHAT_IS_THERE) else self._execute
+        write(_PLAIN[type(row)], asdict(row))
 
     def _add_session(self, row: changes.AddSession) -> None:
         session = row.session
         self._execute("INSERT INTO sessions (no, principal, session_id) VALUES (?,?,?)", (session.no, *session.key))
 
-    def _change_session(self, row: changes.ChangeSession) -> None:
-        self._update(_CHANGE_SESSION, (int(row.paused), row.closed_since, row.rests_since, row.no))
-
     def _drop_session(self, row: changes.DropSession) -> None:
-        delete_session(self._connection, row)
+        # No run of it waits or is claimed, so that each has its row of history.
+        session, delete = row.session, self._connection.executemany
+        rows = self._execute(f"{reader.CHAIN} SELECT run, no FROM chain", (row.last, session.no, -1)).fetchall()
+        if len(rows) != row.rows:
+            raise seal.damaged_record(f"the history of session {session.key.session_id}")
+        delete("DELETE FROM runs WHERE seq = ? AND session = ?", ((seq, session.no) for seq, _ in rows))
+        delete("DELETE FROM history WHERE no = ?", ((no,) for _, no in rows))
+        for table in ("agents", "questions", "closed_requests"):
+            self._execute(f"DELETE FROM {table} WHERE session = ?", (session.no,))
+        self._execute("DELETE FROM sessions WHERE no = ?", (session.no,))
 
     def _add_run(self, row: changes.AddRun) -> None:
         new, body, seq, crc = row.new, row.body, row.seq, row.session.crc
@@ -188,9 +208,6 @@ class SqliteRows:
             ),
         )  # fmt: skip
 
-    def _end_hold(self, row: changes.EndHold) -> None:
-        self._update("UPDATE runs SET fence = NULL WHERE seq = ? AND fence = ?", (row.seq, row.fence))
-
     def _add_history(self, row: changes.AddHistory) -> None:
         session = row.session
         messages = row.messages and seal.sealed(
@@ -222,31 +239,12 @@ class SqliteRows:
         fact = seal.sealed(row.fact, seal.fact_owner(row.seq, row.nth))
         self._execute("INSERT INTO staged (run, no, fact) VALUES (?,?,?)", (row.seq, row.nth, fact))
 
-    def _drop_checkpoints(self, row: changes.DropCheckpoints) -> None:
-        self._execute("DELETE FROM staged WHERE run = ?", (row.seq,))
-
-    def _forget_key(self, row: changes.ForgetKey) -> None:
-        self._execute("UPDATE runs SET key = NULL, fingerprint = NULL WHERE seq = ?", (row.seq,))
-
     def _add_question(self, row: changes.AddQuestion) -> None:
         session = row.session
         question = seal.sealed(row.question, seal.question_owner(session.crc, row.run, row.until))
         self._execute(
             "INSERT OR REPLACE INTO questions (session, run, until, answer, question) VALUES (?,?,?,NULL,?)",
             (session.no, row.run, row.until, question),
-        )
-
-    def _answer_question(self, row: changes.AnswerQuestion) -> None:
-        self._update("UPDATE questions SET answer = ? WHERE session = ? AND answer IS NULL", (row.answer, row.no))
-
-    def _drop_question(self, row: changes.DropQuestion) -> None:
-        self._execute("DELETE FROM questions WHERE session = ?", (row.no,))
-
-    def _close_request(self, row: changes.CloseRequest) -> None:
-        self._execute(
-            "INSERT OR REPLACE INTO closed_requests (session, id, run, closed)"
-            " SELECT ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM runs WHERE seq = ?)",
-            (row.no, row.id, row.run, row.closed, row.run),
         )
 
     # -- what the session table asks for --------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct, field
 
 from strandline.errors import JournalDamaged, JournalError, JournalUnavailable
-from strandline.history import history_faults, pairing_faults
+from strandline.history import asked_for, history_faults, pairing_faults
 from strandline.journal import reader
 from strandline.journal.changes import SessionRef
 from strandline.journal.driver import code_of, connect_reader
@@ -175,9 +175,9 @@ class _Check:
             self._fault(str(error))
         self._on_step("pages", 1, 1)
 
-    def _rows(self, what: str, statement: str, table: str) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, what: str, columns: str, table: str) -> Iterator[tuple[Any, ...]]:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
-        for done, row in enumerate(self._connection.execute(statement)):
+        for done, row in enumerate(self._connection.execute(f"SELECT {columns} FROM {table}")):
             if done % _TOLD_EVERY == 0:
                 self._on_step(what, done, total)
             yield row
@@ -193,7 +193,7 @@ class _Check:
 
     def _read_sessions(self) -> None:
         for no, principal, session_id, last, paused, closed_since in self._rows(
-            "sessions", "SELECT no, principal, session_id, last, paused, closed_since FROM sessions", "sessions"
+            "sessions", "no, principal, session_id, last, paused, closed_since", "sessions"
         ):
             session = self._sessions[no] = _Session(SessionRef.of(no, SessionKey(principal, session_id)), last)
             if paused not in (0, 1) or (paused and closed_since is None):
@@ -202,9 +202,7 @@ class _Check:
 
     def _history(self) -> None:
         for no, in_session, nth, first, count, previous, run, discarded, stored in self._rows(
-            "history",
-            "SELECT no, session, nth, first, count, previous, run, discarded, messages FROM history ORDER BY no",
-            "history",
+            "history", "no, session, nth, first, count, previous, run, discarded, messages", "history ORDER BY no"
         ):
             session = self._sessions.get(in_session)
             if session is None:
@@ -229,7 +227,7 @@ class _Check:
                 )
                 faults = history_faults(session.open + messages)
                 if not discarded:
-                    session.open = [*_ASKED, messages[-1]] if _asks(messages[-1]) else []
+                    session.open = [*_ASKED, messages[-1]] if asked_for(messages) else []
                     faults = faults[: len(faults) - bool(session.open)]  # the last one is that: the round is open
                 for fault in faults:
                     self._fault(f"{where}: {fault}")
@@ -243,9 +241,7 @@ class _Check:
         (epoch,) = self._connection.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone() or (None,)
         if epoch is None:
             self._fault("it is not known how often the journal was opened, so old claims cannot be told")
-        for in_session, *columns in self._rows(
-            "runs", f"SELECT session, {reader.RUN_COLUMNS} FROM runs ORDER BY seq", "runs"
-        ):
+        for in_session, *columns in self._rows("runs", f"session, {reader.RUN_COLUMNS}", "runs ORDER BY seq"):
             row = reader.RunRow(*columns)
             session = self._sessions.get(in_session)
             if session is None:
@@ -282,7 +278,7 @@ class _Check:
 
     def _questions(self) -> None:
         asked = set()
-        for no, run, until in self._rows("questions", "SELECT session, run, until FROM questions", "questions"):
+        for no, run, until in self._rows("questions", "session, run, until", "questions"):
             asked.add(no)
             session = self._sessions.get(no)
             if session is None:
@@ -297,14 +293,14 @@ class _Check:
                 self._fault(f"the last round of session {session.name} is open, and it waits for no input")
 
     def _staged(self) -> None:
-        for (run,) in self._rows("staged", "SELECT DISTINCT run FROM staged", "(SELECT DISTINCT run FROM staged)"):
+        for (run,) in self._rows("staged", "run", "(SELECT DISTINCT run FROM staged)"):
             if run not in self._unended:
                 self._fault(f"something is staged of a run with sequence {run}, which does not wait or execute")
             with self._unless_damaged(f"what is staged of the run with sequence {run}"):
                 list(reader.each_fact(self._connection, run))
 
     def _agents(self) -> None:
-        for (no,) in self._rows("windows", "SELECT session FROM agents", "agents"):
+        for (no,) in self._rows("windows", "session", "agents"):
             session = self._sessions.get(no)
             if session is None:
                 self._fault(f"a window belongs to no session (number {no})")
@@ -334,7 +330,3 @@ def _faults_of_window(record: AgentRecord, *, is_open: bool) -> Iterator[str]:
     if list(spans(record.window, record.length)):
         for fault in pairing_faults(record.messages[: len(record.messages) - is_open]):
             yield f": {fault}"
-
-
-def _asks(message: Message) -> bool:
-    return message["role"] == "assistant" and any("toolUse" in block for block in message["content"])

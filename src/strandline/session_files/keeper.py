@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from strandline.clock import Clock
 from strandline.errors import JournalUnavailable, StrandlineError
+from strandline.history import asked_for
 from strandline.journal.port import HistoryQuery, Journal, OnDisk, SessionQuery, SessionsQuery, StandingQuery
 from strandline.model import Message, SessionKey
 from strandline.session_files import files, layout
@@ -341,7 +342,7 @@ class SessionFiles:
                         (layout.message_file(number - 1), layout.message_record(open_round, number - 1, now))
                     )
                     open_round = None
-                if layout.opens_a_round(message):
+                if asked_for([message]):
                     open_round = message
                 else:
                     records.append((layout.message_file(number), layout.message_record(message, number, now)))

@@ -111,11 +111,6 @@ def digest(message: Message) -> str:
     return hashlib.sha256(encode_messages(message)).hexdigest()
 
 
-def opens_a_round(message: Message) -> bool:
-    """Tell whether a message asks for tools, so that it is not complete without the next one."""
-    return message["role"] == "assistant" and any("toolUse" in block for block in message["content"])
-
-
 def with_left_out(spans: Sequence[tuple[int, int]], index: int) -> list[tuple[int, int]]:
     """Return the spans with one message more, which comes after all of them."""
     if spans and spans[-1][1] == index:
