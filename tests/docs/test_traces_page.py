@@ -8,9 +8,9 @@ from contextvars import copy_context
 from typing import Final
 
 from docs.pages import DOCS, blocks
-from strandline.engine.observers import RUN
+from strandline.engine.observers import RUN, Named
 from strandline.logs import AsJson
-from strandline.model import Run, RunId, RunStatus, session_key
+from strandline.model import RunId, session_key
 from strandline.telemetry import export, traces
 
 PAGE: Final = (DOCS / "traces.md").read_text()
@@ -34,20 +34,8 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
 def test_the_line_of_the_page_is_one_that_a_server_writes() -> None:
     (text,) = blocks("traces.md", "json")
     shown = json.loads(text)
-    run = Run(
-        run_id=RunId(shown["run_id"]),
-        key=session_key(shown["session_id"]),
-        input="x",
-        lane=3,
-        priority=3,
-        opaque=False,
-        metadata={},
-        sequence=0,
-        status=RunStatus.RUNNING,
-        attempt=1,
-        created_at=0.0,
-        trace={"traceparent": f"00-{shown['trace_id']}-b7ad6b7169203331-01"},
-    )
+    trace = {"traceparent": f"00-{shown['trace_id']}-b7ad6b7169203331-01"}
+    run = Named(RunId(shown["run_id"]), session_key(shown["session_id"]), trace)
 
     def line() -> str:
         RUN.set(run)

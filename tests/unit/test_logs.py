@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from strandline.engine.observers import RUN
+from strandline.engine.observers import RUN, Named
 from strandline.logs import TALKATIVE, AsJson, AsText, log_to_stderr
 from strandline.model import ANONYMOUS, Carrier, Run, RunId, RunStatus, session_key
 from strandline.printable import ERROR_IDS, Private
@@ -93,7 +93,7 @@ def test_a_line_of_a_run_says_which(logged: Logged) -> None:
     traced = run_of("anna", {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})
 
     def act(run: Run) -> None:
-        RUN.set(run)
+        RUN.set(Named(run.run_id, run.key, run.trace))
         logging.getLogger("mine").warning("hello")
 
     for run, more in ((traced, {"principal": "anna", "trace_id": "0af7651916cd43dd8448eb211c80319c"}), (run_of(), {})):

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from strandline.model import Carrier, Claim, Outcome, Run, RunId, SessionKey
 
 # -- metrics -------------------------------------------------------------------------------------------
@@ -45,23 +47,12 @@ UNOBSERVED: Final = Observer()
 # -- traces --------------------------------------------------------------------------------------------
 
 
-class Named(Protocol):
-    """What says which run it is."""
+class Named(Struct, frozen=True):
+    """Which run it is, for those who tell of it, and the trace of its request."""
 
-    @property
-    def run_id(self) -> RunId:
-        """Its id."""
-        ...
-
-    @property
-    def key(self) -> SessionKey:
-        """Its session."""
-        ...
-
-    @property
-    def trace(self) -> Carrier | None:
-        """The trace of its request."""
-        ...
+    run_id: RunId
+    key: SessionKey
+    trace: Carrier | None
 
 
 RUN: ContextVar[Named | None] = ContextVar("strandline_run", default=None)

@@ -17,9 +17,9 @@ from strandline.clock import Clock
 from strandline.encoding import decoder
 from strandline.engine.execution import detail_of, kind_of
 from strandline.engine.loops import Call, CallCancelled, Loops
-from strandline.engine.observers import RUN
+from strandline.engine.observers import RUN, Named
 from strandline.errors import SetupError
-from strandline.model import Carrier, RunId, SessionKey
+from strandline.model import Carrier, SessionKey
 from strandline.workers import messages as m
 from strandline.workers.attempt import RemoteAttempt
 from strandline.workers.channel import Channel, Frames, frame
@@ -30,14 +30,6 @@ LOOK_EVERY_S: Final = 0.02
 """How often it is looked whether a thread that works on after its call has ended."""
 orders: Final = decoder(list[m.Order])
 """Reads a frame of orders."""
-
-
-class _Named(Struct, frozen=True):
-    """The run that log lines name."""
-
-    run_id: RunId
-    key: SessionKey
-    trace: Carrier | None
 
 
 class _Under(Struct):
@@ -134,10 +126,10 @@ class WorkerRuntime:
     ) -> None:
         """Begin a call, in a context of its own."""
         if isinstance(order, m.Build):
-            RUN.set(_Named(order.run_id, order.key, order.trace))
+            RUN.set(Named(order.run_id, order.key, order.trace))
         else:
             context = order.context
-            RUN.set(_Named(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
+            RUN.set(Named(context.run_id, SessionKey(context.principal, context.session_id), order.trace))
         if order.carrier is not None:
             self._join(order.carrier)
         under = self._calls[order.call] = _Under(self._loops.start(partial(_ended, work)), attempt)

@@ -23,7 +23,7 @@ from strandline.engine.execution.pool import AgentPool
 from strandline.engine.execution.record import STOPPED, Execution
 from strandline.engine.execution.retry import until_kept
 from strandline.engine.loops import Loops
-from strandline.engine.observers import RUN, TracedRun, Tracing
+from strandline.engine.observers import RUN, Named, TracedRun, Tracing
 from strandline.engine.options import Options
 from strandline.engine.queues import SessionQueues
 from strandline.engine.streams import Streams
@@ -97,7 +97,7 @@ class Runner(Struct, eq=False):
 
     async def execute(self, claim: Claim) -> Ended:
         """Execute a claim to its end, in a task of its own. Returns on every ending, also on a defect of ours."""
-        RUN.set(claim.run)
+        RUN.set(Named(claim.run.run_id, claim.run.key, claim.run.trace))
         traced = self._tracing.begun(claim, self._clock.now(), again=claim.goes_on)
         execution: Execution | None = None
         try:

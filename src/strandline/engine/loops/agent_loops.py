@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from strandline.agents.port import Signal
 from strandline.clock import Clock
 from strandline.engine.loops.calls import Call
@@ -15,13 +17,10 @@ from strandline.engine.loops.thread import AgentLoop, Mailbox
 T = TypeVar("T")
 
 
-class Flag:
-    """A signal: set once by one thread, read by others."""
+class Flag(Struct, eq=False):
+    """A signal: set once by one thread, read by others. Reading a field is atomic, and nobody blocks on it."""
 
-    __slots__ = ("_set",)
-
-    def __init__(self) -> None:
-        self._set = False
+    _set: bool = False
 
     def is_set(self) -> bool:
         """Tell whether it was set."""
@@ -55,11 +54,11 @@ class AgentLoops:
 
     def cancel(self, call: Call[Any]) -> None:
         """Cancel the call's task once."""
-        _loop_of(call).post(lambda: call.task is not None and call.task.cancel())
+        _loop_of(call).inbox.post(lambda: call.task is not None and call.task.cancel())
 
     def post(self, work: Callable[[], object]) -> None:
         """Have `work` called on the agent loop in use."""
-        self._current.post(work)
+        self._current.inbox.post(work)
 
     def post_back(self, work: Callable[[], object]) -> None:
         """Have `work` called on the serving loop; in vain once that is closed."""
@@ -71,7 +70,7 @@ class AgentLoops:
         self._current.discard(thing)
 
     def signal(self) -> Signal:
-        """Return a flag; setting and reading a field is atomic, and nobody blocks on it."""
+        """Return a flag."""
         return Flag()
 
     def beat(self) -> None:

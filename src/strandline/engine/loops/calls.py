@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 T = TypeVar("T")
 
 
@@ -17,28 +19,22 @@ class CallCancelled(Exception):
     """The task of a call was cancelled before its first step, so that it could not turn that into a value."""
 
 
-class LiveThread:
+class LiveThread(Struct, eq=False):
     """A thread that works, or is about to work, for a call; `ident` is its identifier once it does."""
 
-    __slots__ = ("ident", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.ident: int | None = None
+    name: str
+    ident: int | None = None
 
 
-class Call(Generic[T]):
+class Call(Struct, Generic[T], eq=False):
     """A coroutine on an agent loop. `done` belongs to the serving loop and never holds an exception of ours."""
 
-    __slots__ = ("_tasks", "_threads", "done", "loop", "task")
-
-    def __init__(self, done: "asyncio.Future[T]", loop: object) -> None:
-        self.done = done
-        self.loop = loop
-        """The loop that it runs on, for comparison only; one that runs in a process gets it when it is known which."""
-        self.task: asyncio.Task[T] | None = None
-        self._tasks: set[asyncio.Task[Any]] | None = None
-        self._threads: set[LiveThread] | None = None
+    done: asyncio.Future[T]
+    loop: object
+    """The loop that it runs on, for comparison only; one that runs in a process gets it when it is known which."""
+    task: asyncio.Task[T] | None = None
+    _tasks: set[asyncio.Task[Any]] = set()
+    _threads: set[LiveThread] = set()
 
     def begin(self, work: Callable[[], Coroutine[Any, Any, T]], context: Context) -> "asyncio.Task[T]":
         """Run `work()` for it, as a task of the loop that runs and in this context; `end` is to be told of its end."""
@@ -70,31 +66,24 @@ class Call(Generic[T]):
     @property
     def threads(self) -> list[LiveThread]:
         """The threads that work for it."""
-        return list(self._threads or ())
+        return list(self._threads)
 
     @property
     def tasks(self) -> "list[asyncio.Task[Any]]":
         """The tasks that work for it."""
-        return [*([] if self.task is None else [self.task]), *(self._tasks or ())]
+        return [*([] if self.task is None else [self.task]), *self._tasks]
 
     def enter(self, thread: LiveThread) -> None:
         """Count a thread."""
-        if self._threads is None:
-            self._threads = set()
         self._threads.add(thread)
 
     def leave(self, thread: LiveThread) -> None:
         """Count a thread no longer."""
-        assert self._threads is not None
         self._threads.discard(thread)
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
         """Count a task until it is done."""
-        if task is self.task:
-            return
-        if self._tasks is None:
-            self._tasks = set()
-        if task not in self._tasks:
+        if task is not self.task and task not in self._tasks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -100,7 +100,8 @@ class AgentLoop:
         self._executor = CountingExecutor(executor_threads, "strandline-tool")
         self._starved = False
         self._loop.set_default_executor(self._executor)
-        self._inbox = Mailbox(self._loop)
+        self.inbox = Mailbox(self._loop)
+        """What is to be called here."""
         self._closing = False
         self._asked_at: float | None = None
         self._thread = threading.Thread(target=self._serve, name="strandline-agents", daemon=True)
@@ -115,23 +116,19 @@ class AgentLoop:
         call: Call[T] = Call(asyncio.get_running_loop().create_future(), self)
         # The context of whoever starts it, not of whoever happens to wake the loop.
         context = copy_context()
-        self._inbox.post(lambda: self._begin(call, work, outbox, context))
+        self.inbox.post(lambda: self._begin(call, work, outbox, context))
         return call
-
-    def post(self, work: Callable[[], object]) -> None:
-        """Have `work` called here."""
-        self._inbox.post(work)
 
     def discard(self, thing: object) -> None:
         """Drop a reference here, a moment later: the caller still holds it, and must not be the last."""
         box = [thing]
-        self._inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
+        self.inbox.post(lambda: self._loop.call_later(DISCARD_AFTER_S, box.clear))
 
     def beat(self) -> None:
         """Ask for a sign of life, unless one is owed already; start the threads that could not be started before."""
         if self._asked_at is None:
             self._asked_at = self._clock.monotonic()
-            self._inbox.post(self._answer)
+            self.inbox.post(self._answer)
         self._executor.start_more()
         self._tell_of_threads()
 
@@ -168,7 +165,7 @@ class AgentLoop:
     def abandon(self) -> None:
         """Stop as soon as user code gives the thread back; its tasks are cancelled before they go on."""
         self._closing = True
-        self._inbox.post(self._loop.stop)
+        self.inbox.post(self._loop.stop)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> bool:
