@@ -36,29 +36,26 @@ class Why(Struct, frozen=True):
     text: str
 
 
-class RunQueued(Struct, frozen=True, tag="run.queued", tag_field="type"):
+class _Waits(Struct, frozen=True):
+    position: int
+    estimated_wait_s: float | None
+    why: Why | None = None
+    input_requests: list[InputRequest] = []
+
+
+class RunQueued(_Waits, frozen=True, tag="run.queued", tag_field="type"):
     """It waits. `position` is 1 for the next to start; nobody knows the wait before a first run has ended.
 
     `why` it waits; null in the moment in which nothing keeps it any more. If that is that its session waits for input,
     `input_requests` are what it waits to be answered; a `reason` that is too large for an event is null.
     """
 
-    position: int
-    estimated_wait_s: float | None
-    why: Why | None = None
-    input_requests: list[InputRequest] = []
 
-
-class RunPosition(Struct, frozen=True, tag="run.position", tag_field="type"):
+class RunPosition(_Waits, frozen=True, tag="run.position", tag_field="type"):
     """It waits at another place now, or for another reason.
 
     At most once a second, to present subscribers, without a number. `input_requests` as of `run.queued`.
     """
-
-    position: int
-    estimated_wait_s: float | None
-    why: Why | None = None
-    input_requests: list[InputRequest] = []
 
 
 class RunStarted(Struct, frozen=True, tag="run.started", tag_field="type"):

@@ -1,6 +1,7 @@
 """What an ending leaves, of every run: closed history, the outcome, and all that is kept with it. Pure."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, assert_never
 
 from strandline.agents.port import Finished
@@ -51,8 +52,10 @@ def completion(
     A run that is discarded changes neither window nor state. Where agents keep their history themselves, the outcome is
     kept alone.
     """
-    outcome = outcome_of(finished.ending, messages, finished.usage)
-    discarded = is_discarded(finished.ending, options)
+    ending = finished.ending
+    outcome = outcome_of(ending, messages, finished.usage)
+    is_dropped = isinstance(ending, Failed) and options.on_failure == "drop"
+    discarded = is_dropped or (isinstance(ending, Cancelled) and ending.discard)
     if options.external or discarded:
         return Settlement(outcome=outcome, messages=[] if options.external else messages, discarded=discarded)
     return Settlement(
@@ -78,34 +81,18 @@ def last_resort(claim: Claim, ending: Ending | None, options: Options) -> Settle
 def outcome_of(ending: Ending, messages: list[Message], usage: dict[str, int] | None = None) -> Outcome:
     """Return the outcome for an ending and the closed messages of its run."""
     last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
+    left = partial(Outcome, message=last, usage=usage)
     match ending:
         case Succeeded():
-            return Outcome(status=RunStatus.SUCCEEDED, output=answer_text(last), message=last, usage=usage)
+            return left(status=RunStatus.SUCCEEDED, output=answer_text(last))
         case Failed(code=code, detail=detail, out_of_tokens=out_of_tokens):
-            error = RunError(code, detail, out_of_tokens)
-            return Outcome(status=RunStatus.FAILED, message=last, error=error, usage=usage)
+            return left(status=RunStatus.FAILED, error=RunError(code, detail, out_of_tokens))
         case Cancelled():
-            return Outcome(status=RunStatus.CANCELLED, message=last, usage=usage)
+            return left(status=RunStatus.CANCELLED)
         case NeedsInput(requests=requests):
-            return Outcome(
-                status=RunStatus.NEEDS_INPUT,
-                output=answer_text(last),
-                message=last,
-                usage=usage,
-                input_requests=requests,
-            )
+            return left(status=RunStatus.NEEDS_INPUT, output=answer_text(last), input_requests=requests)
         case _:
             assert_never(ending)
-
-
-def is_discarded(ending: Ending, options: Options) -> bool:
-    """Tell whether what the run left in history is to be flagged and hidden."""
-    match ending:
-        case Cancelled(discard=discard):
-            return discard
-        case Failed():
-            return options.on_failure == "drop"
-    return False
 
 
 def timed_out(run: Run, meanwhile: str = "") -> Failed:

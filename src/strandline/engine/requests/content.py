@@ -8,7 +8,7 @@ citations are the model's own words. The setting `allowed_content` names those t
 Runs only come in through here; what agents and tools build, and sessions that an operator imports, do not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from strandline.errors import Invalid
@@ -41,7 +41,7 @@ _KEYS: Final = {
 _SHOWN: Final = 40
 
 
-def check_content(given: Input, allowed: frozenset[str]) -> None:
+def check_content(given: Input, allowed: Collection[str]) -> None:
     """Raise `Invalid` unless callers may ask with this; `allowed` are kinds that a setting allows besides `TAKEN`.
 
     The error names the block and says what it may be.
@@ -54,7 +54,7 @@ def check_content(given: Input, allowed: frozenset[str]) -> None:
         _check_block(block, f"input[{number}]", allowed)
 
 
-def _check_block(block: Mapping[str, Any], there: str, allowed: frozenset[str]) -> None:
+def _check_block(block: Mapping[str, Any], there: str, allowed: Collection[str]) -> None:
     if len(block) != 1:
         raise Invalid(
             f"{there} must have one key, the kind of the content block, such as `text` or `image`;"
@@ -73,7 +73,7 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: frozenset[str]) 
         _check_media(kind, value, f"{there}.{kind}", allowed)
 
 
-def _check_media(kind: str, media: Mapping[str, Any], there: str, allowed: frozenset[str]) -> None:
+def _check_media(kind: str, media: Mapping[str, Any], there: str, allowed: Collection[str]) -> None:
     for name in media:
         if name not in _KEYS[kind]:
             raise Invalid(f"{there} has `{_shown(name)}`; it may have {_listed(_KEYS[kind], 'and')}")
@@ -93,7 +93,7 @@ def _check_media(kind: str, media: Mapping[str, Any], there: str, allowed: froze
         raise Invalid(f"{there}.context must be a text")
 
 
-def _check_source(source: object, there: str, allowed: frozenset[str]) -> None:
+def _check_source(source: object, there: str, allowed: Collection[str]) -> None:
     match source:
         case {"bytes": bytes(data), **others} if data and not others:
             return
@@ -109,9 +109,9 @@ def _check_source(source: object, there: str, allowed: frozenset[str]) -> None:
     )
 
 
-def _taken(kind: str, allowed: frozenset[str]) -> str:
+def _taken(kind: str, allowed: Collection[str]) -> str:
     """Say what is taken, and who can change that."""
-    kinds = _listed([*TAKEN, *sorted(allowed - {LOCATION, *TAKEN, *NEVER})], "and")
+    kinds = _listed([*TAKEN, *sorted({*allowed} - {LOCATION, *TAKEN, *NEVER})], "and")
     if kind == "interruptResponse":
         return f"Input requests are answered by `responses`; blocks may be {kinds}"
     if kind in NEVER:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from msgspec import Struct
+
 from strandline.agents.port import Target
 from strandline.clock import Clock
 from strandline.encoding import encode
@@ -30,15 +32,13 @@ calls itself for each level, and comes to the end of Python's stack after some h
 _NESTS: Final = (dict, list, tuple)
 
 
-class Drafts:
+class Drafts(Struct, eq=False):
     """Makes runs of requests."""
 
-    def __init__(self, target: Target, options: Options, clock: Clock, new_run_id: Callable[[], RunId]) -> None:
-        self._target = target
-        self._options = options
-        self._allowed_content = frozenset(options.allowed_content)
-        self._clock = clock
-        self._new_run_id = new_run_id
+    _target: Target
+    _options: Options
+    _clock: Clock
+    _new_run_id: Callable[[], RunId]
 
     def draft(self, request: Request, trace: Carrier | None) -> NewRun:
         """Return the run that is asked for, of which nothing is kept yet. Raises `Invalid`."""
@@ -52,7 +52,7 @@ class Drafts:
             _check_answers(request)
         else:
             _check_policies(request)
-            check_content(request.input, self._allowed_content)
+            check_content(request.input, self._options.allowed_content)
         self._check_size(request)
         now = self._clock.now()
         return NewRun(

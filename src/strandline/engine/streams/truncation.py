@@ -14,16 +14,14 @@ from strandline.model import Block, Message, ToolResult
 
 def truncate_message(message: Message, most: int) -> tuple[Message, bool]:
     """Return a message with no block of more than `most` bytes of JSON, texts apart, and whether one was cut."""
-    if (text := _only_text(message)) is not None:
-        return {"role": message["role"], "content": [{"text": text}]}, False
     blocks = [_truncate_block(block, most) for block in message["content"]]
     return {"role": message["role"], "content": [block for block, _ in blocks]}, any(cut for _, cut in blocks)
 
 
 def plain(message: Message) -> Message:
     """Return a copy of a message, whole, as plain JSON."""
-    if len(message) == 2 and (text := _only_text(message)) is not None:
-        return {"role": message["role"], "content": [{"text": text}]}
+    if len(message) == 2:
+        return {"role": message["role"], "content": [_copied(block) for block in message["content"]]}
     copied: Message = msgspec.json.decode(encode_messages(message))
     return copied
 
@@ -46,20 +44,17 @@ def truncate_result(result: ToolResult, most: int) -> tuple[ToolResult, bool]:
     return msgspec.json.decode(encode_messages(kept | {"content": [{"text": text[:most]}]})), True
 
 
-def _only_text(message: Message) -> str | None:
-    """Return the text of a message that holds one block of text and nothing else, as nearly all do."""
-    content = message["content"]
-    if len(content) != 1 or len(content[0]) != 1:
-        return None
-    text = content[0].get("text")
-    return text if type(text) is str else None
+def _copied(block: Block) -> Block:
+    """Return a copy of a block, whole, as plain JSON. Nearly all are a text and nothing else."""
+    if len(block) == 1 and type(text := block.get("text")) is str:
+        return {"text": text}
+    copied: Block = msgspec.json.decode(encode_messages(block))
+    return copied
 
 
 def _truncate_block(block: Block, most: int) -> tuple[Block, bool]:
     if "text" in block:
-        if len(block) == 1 and type(block["text"]) is str:
-            return {"text": block["text"]}, False
-        return msgspec.json.decode(encode_messages(block)), False
+        return _copied(block), False
     if "toolResult" in block:
         result, cut = truncate_result(block["toolResult"], most)
         return {"toolResult": result}, cut
