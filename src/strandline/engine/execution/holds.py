@@ -3,10 +3,10 @@
 A held session takes nothing, so that what still works there is never joined by a second run. A hold ends when nothing
 of its run works any more, or at `limit_s` or because somebody wants it: then it is given up.
 
-A run that has ended counts as a *leftover* for as long as anything of it works, whether its hold was given up or not;
-Too many leftovers exhaust the process; `begin` tells so, once. One principal
-alone does not exhaust it: beyond `per_principal` its leftovers do not count (the queues let no more of it start then),
-unless they have all the threads that there are for sync tools.
+A run that has ended counts as a *leftover* for as long as anything of it works, whether its hold was given up or not.
+Too many leftovers exhaust the process; `begin` tells so, once. One principal alone does not exhaust it: beyond
+`per_principal` its leftovers do not count (the queues let no more of it start then), unless they have all the threads
+that there are for sync tools.
 
 Where leftovers can be ended by force, with their worker process, that is asked for at `limit_s` after the end of their
 run and no sooner, however their hold has ended: somebody who forces holds must not replace workers as fast as that.

@@ -14,6 +14,8 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from msgspec import Struct, field
+
 from strandline.clock import Clock
 from strandline.compat.threads import Threads, no_thread
 from strandline.engine.loops.calls import CURRENT, Call, LiveThread
@@ -28,13 +30,12 @@ LEAVE_S: Final = 0.2
 """How long tasks that are left when the loop is closed get to take their cancellation, and then generators to close."""
 
 
-class Mailbox:
+class Mailbox(Struct, eq=False):
     """Callables for a loop from other threads, in order; all that gather until it wakes share one wake-up."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._items: deque[Callable[[], object]] = deque()
-        self._woken = False
+    _loop: asyncio.AbstractEventLoop
+    _items: deque[Callable[[], object]] = field(default_factory=deque)
+    _woken: bool = False
 
     def post(self, item: Callable[[], object]) -> None:
         """Have `item` called on the loop. Raises `RuntimeError` if the loop is closed."""

@@ -32,12 +32,8 @@ TAKEN: Final = ("text", "image", "document", "video")
 """The kinds that every server takes."""
 LONGEST_NAME: Final = 200
 """Characters of a document's name, as Bedrock has it."""
-_KEYS: Final = {
-    "image": ("format", "source"),
-    "document": ("format", "name", "source", "citations", "context"),
-    "video": ("format", "source"),
-    "audio": ("format", "source"),
-}
+_KEYS: Final = ("format", "source")
+_KEYS_OF_A_DOCUMENT: Final = ("format", "name", "source", "citations", "context")
 _SHOWN: Final = 40
 
 
@@ -74,9 +70,10 @@ def _check_block(block: Mapping[str, Any], there: str, allowed: Collection[str])
 
 
 def _check_media(kind: str, media: Mapping[str, Any], there: str, allowed: Collection[str]) -> None:
+    keys = _KEYS_OF_A_DOCUMENT if kind == "document" else _KEYS
     for name in media:
-        if name not in _KEYS[kind]:
-            raise Invalid(f"{there} has `{_shown(name)}`; it may have {_listed(_KEYS[kind], 'and')}")
+        if name not in keys:
+            raise Invalid(f"{there} has `{_shown(name)}`; it may have {_listed(keys, 'and')}")
     if media.get("format") not in FORMATS[kind]:
         raise Invalid(f"{there}.format must be {_listed(FORMATS[kind], 'or')}")
     _check_source(media.get("source"), f"{there}.source", allowed)
