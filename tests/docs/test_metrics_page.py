@@ -17,6 +17,7 @@ from acceptance.server import serving
 from docs.pages import DOCS, ROOT, block, printed
 from reference_tables import alerts_table, metrics_table
 from strandline.telemetry.catalogue import METRICS, PREFIX
+from strandline.telemetry.tally import CUTS
 
 PAGE: Final = (DOCS / "metrics.md").read_text()
 RULES: Final = ROOT / "deploy" / "prometheus" / "rules.yaml"
@@ -56,6 +57,11 @@ def test_every_metric_and_alert_stands_on_the_page(row: str) -> None:
 def test_the_page_lists_no_other() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert listed == {each.shown for each in METRICS} | {rule["alert"] for rule in rules()}
+
+
+def test_the_page_explains_every_reason_for_which_a_connection_is_ended() -> None:
+    reasons = PAGE.partition("| reason | the connection |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| (\w+) \|", reasons, re.MULTILINE)) == set(CUTS)
 
 
 def test_whatever_is_asked_for_is_told() -> None:
