@@ -19,7 +19,7 @@ from strandline.journal.changes import SessionRef
 from strandline.journal.driver import connect_reader
 from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery, Waiting, WaitingQuery
 from strandline.journal.records import StoredRun
-from strandline.journal.rules import Rank, Room, drawn, spans
+from strandline.journal.rules import Rank, Room, rank, spans
 from strandline.journal.state import HistoryEnd, OpenRound, SessionState
 from strandline.lifecycle import ENDED
 from strandline.model import (
@@ -57,7 +57,6 @@ _outcome: Final = decoder(Outcome)
 _question: Final[Callable[[bytes], Question]] = decoder(Question)
 _state: Final = decoder(StateRecord)
 _window: Final[Callable[[bytes], Window]] = decoder(Window)
-
 
 UNREADABLE_INPUT: Final = "(This question cannot be read any more: the journal's file is damaged.)"
 
@@ -109,15 +108,10 @@ def faults_of(run: RunSummary, row: RunRow) -> Iterator[str]:
         yield f"is {status} and discarded already"
     if run.started_at is None and (run.attempt > 0 or status is RunStatus.RUNNING):
         yield "was attempted and has never started"
-    if not (run.lane <= Lane.NORMAL and run.attempt >= 0 and _is_urgency(row.urgency, run)):
+    _, least, _ = rank(run.lane, run.priority, run.sequence)
+    is_place = row.urgency >= least if run.lane == Lane.FRONT else row.urgency == least
+    if not (run.lane <= Lane.NORMAL and run.attempt >= 0 and is_place):
         yield "stands where no run can stand"
-
-
-def _is_urgency(urgency: int, run: RunSummary) -> bool:
-    """Tell whether the second part of a run's rank can be what it is."""
-    if run.lane == Lane.FRONT:
-        return urgency >= drawn(run.sequence)
-    return urgency == (run.priority if run.lane == Lane.NORMAL else 0)
 
 
 def stored_run(kind: type[AnyRun], row: RunRow, session: SessionRef) -> AnyRun:
