@@ -81,7 +81,7 @@ def test_its_container_serves_the_file_that_init_writes(image: str, tmp_path: Pa
     printed(block(PAGE, "sh", "strandline init"), folder=tmp_path)
     make, run = block(PAGE, "sh", "docker run").split("\n", 1)
     assert make == "make image"  # which has built `image`
-    words = shlex.split(run.replace("$PWD", str(tmp_path)))
+    words = shlex.split(run.replace("\\\n", " ").replace("$PWD", str(tmp_path)))
     assert words[:4] == ["docker", "run", "-p", "127.0.0.1:8080:8080"]
     assert words[-1] == "strandline"
     with (
