@@ -4,8 +4,6 @@ import asyncio
 import logging
 from typing import Final
 
-from msgspec import Struct, field
-
 from strandline.clock import Clock
 from strandline.engine.loops import Loops
 from strandline.errors import DiskLow, Draining, JournalUnavailable, NotReady, NoWorker
@@ -17,30 +15,28 @@ MOST_WAITING: Final = 1_000
 """Requests that wait for a server to start; whoever comes beyond them is refused at once."""
 
 
-class Readiness(Struct, eq=False):
+class Readiness:
     """Belongs to the serving loop.
 
     Not ready until `started` is set, nor while the journal can keep nothing or no agent can be asked.
     """
 
-    _journal: Journal
-    _loops: Loops
-    _clock: Clock
-    retry_after_s: float
-    started: bool = False
-    draining: bool = False
-    has_been_ready: bool = False
-    exhausted: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when so many runs have ended and still work that the process has to be replaced."""
-    _said: tuple[str, str] | None = None
-    """The last trouble that the log was told of, until it is over."""
-    _start_over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once it has been ready, and when it will not be: its start has failed, or it stops."""
-    _waiting: int = 0
-    _last_asked: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.asked()
+    def __init__(self, journal: Journal, loops: Loops, clock: Clock, *, retry_after_s: float) -> None:
+        self._journal = journal
+        self._loops = loops
+        self._said: tuple[str, str] | None = None
+        """The last trouble that the log was told of, until it is over."""
+        self._clock = clock
+        self._retry_after_s = retry_after_s
+        self.started = False
+        self.draining = False
+        self.has_been_ready = False
+        self._start_over = asyncio.Event()
+        """Set once it has been ready, and when it will not be: its start has failed, or it stops."""
+        self._waiting = 0
+        self.exhausted = asyncio.Event()
+        """Set when so many runs have ended and still work that the process has to be replaced."""
+        self._last_asked = clock.monotonic()
 
     @property
     def trouble(self) -> str | None:
@@ -96,7 +92,7 @@ class Readiness(Struct, eq=False):
             return
         if self._waiting >= MOST_WAITING:
             raise NotReady(
-                f"the server is starting, and {MOST_WAITING} requests wait for it", retry_after_s=self.retry_after_s
+                f"the server is starting, and {MOST_WAITING} requests wait for it", retry_after_s=self._retry_after_s
             )
         self._waiting += 1
         try:
@@ -105,7 +101,7 @@ class Readiness(Struct, eq=False):
         except TimeoutError:
             raise NotReady(
                 f"the server is still starting, {timeout_s:g} s after this request came (setting start_wait)",
-                retry_after_s=self.retry_after_s,
+                retry_after_s=self._retry_after_s,
             ) from None
         finally:
             self._waiting -= 1
@@ -136,20 +132,20 @@ class Readiness(Struct, eq=False):
         """Let a request in that changes something. Raises `Draining`, `NotReady`."""
         if self.stopping:
             self.asked()
-            raise Draining("the server is stopping", retry_after_s=self.retry_after_s)
+            raise Draining("the server is stopping", retry_after_s=self._retry_after_s)
         self.open()
 
     def admit_run(self) -> None:
         """Let a request for a run in. Raises `Draining`, `NotReady`, `NoWorker`."""
         self.admit()
         if not self._loops.takes_calls:
-            raise NoWorker("no worker process takes calls; the log says why", retry_after_s=self.retry_after_s)
+            raise NoWorker("no worker process takes calls; the log says why", retry_after_s=self._retry_after_s)
 
     def open(self) -> None:
         """Let a request in that needs what is known once the journal is open. Raises `NotReady`."""
         self.asked()
         if not self.started:
-            raise NotReady("the server is starting", retry_after_s=self.retry_after_s)
+            raise NotReady("the server is starting", retry_after_s=self._retry_after_s)
 
     def asked(self) -> None:
         """Note that somebody has asked for something."""
