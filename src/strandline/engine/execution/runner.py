@@ -1,9 +1,8 @@
 """The pipeline from a claim to an outcome: prepare, start, time-box, close, finish.
 
-Every ending is a value: what the agent returned or raised, and what a timeout, a cancel or a stop left of it. The
-outcome, the run's closed messages, the window and the state are kept in one commit. An agent whose run did not end
-well, or of which something still works, is dropped. If even that fails, the run ends as failed with its question alone:
-no defect of ours may hold a session for good.
+An ending is what the agent returned or raised, and what a timeout, a cancel or a stop left of it. The outcome, the
+run's closed messages, the window and the state are kept in one commit. If even that fails, the run ends as failed with
+its question alone: no defect of ours may hold a session for good.
 """
 
 import logging

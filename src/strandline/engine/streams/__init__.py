@@ -13,9 +13,8 @@ subscribers; all that is kept is bounded. Knows nothing of how runs are ordered,
 
 from strandline.engine.streams.changes import UNTOLD
 from strandline.engine.streams.log import LARGE
-from strandline.engine.streams.recorder import EventRecorder
 from strandline.engine.streams.registry import Streams
-from strandline.engine.streams.run_stream import LAST, Later, RunStream, as_last
+from strandline.engine.streams.run_stream import LAST, EventRecorder, Later, RunStream, as_last
 from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import truncate_arguments, truncate_message, truncate_result
 

@@ -1,8 +1,6 @@
 """The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
 
-A run that executes has one; one that waits gets it when a client comes to wait for it. What of this is kept for clients
-that come back, and the change feed of all runs and sessions, are in here too: what happens is published once, by one
-call. Plain sync code.
+A run that executes has one; one that waits gets it when a client comes to wait for it. Plain sync code.
 """
 
 from collections.abc import Callable, Collection
@@ -21,9 +19,8 @@ from strandline.engine.observers import UNOBSERVED, UNPROJECTED, Observer, Proje
 from strandline.engine.options import Options
 from strandline.engine.streams.changes import ChangeFeed
 from strandline.engine.streams.log import Bounds
-from strandline.engine.streams.recorder import EventRecorder
 from strandline.engine.streams.replay import ReplayBuffer
-from strandline.engine.streams.run_stream import LAST, Later, RunStream, finished
+from strandline.engine.streams.run_stream import LAST, EventRecorder, Later, RunStream, finished
 from strandline.engine.streams.subscription import Subscription
 from strandline.engine.streams.truncation import truncate_message
 from strandline.history import Progress

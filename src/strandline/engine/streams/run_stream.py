@@ -1,8 +1,8 @@
-"""What is published of one run: its events, numbered, and its end.
+"""What is published of one run: its events, as its attempts record them, numbered; and its end.
 
 A run goes on whether it has subscribers or not; any number may subscribe, late, leave at any time and come back. What
-nobody has asked for yet lies in the inbox as it was recorded: it is numbered and measured when somebody does. Belongs
-to the serving loop, but for the inbox.
+nobody has asked for yet lies in the inbox as it was recorded: it is numbered and measured when somebody does. A stream
+belongs to the serving loop, but for its inbox.
 """
 
 import asyncio
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from msgspec import field
+from msgspec import Struct, field
 from msgspec.structs import replace
 
+from strandline.clock import Clock
 from strandline.encoding import decoder, encode
 from strandline.engine.events import (
     Event,
@@ -210,6 +211,41 @@ class RunStream(EventLog):
     def _leave(self, waiter: "asyncio.Future[Outcome | Later]") -> None:
         if waiter.cancelled() and waiter in self._waiters:
             self._waiters.remove(waiter)
+
+
+class EventRecorder(Struct, eq=False):
+    """Brings what goes on in one attempt from the agent loop to its run's stream, as events, in order.
+
+    Many events share one way over, and as long as nobody subscribes they take none: the stream takes them in when
+    somebody does, or when the run has ended. Belongs to the agent loop, but for `_flush`, which `post` has called on
+    the serving loop. `cut` is the bytes of `truncation`.
+    """
+
+    _stream: RunStream
+    _post: Callable[[Callable[[], object]], None]
+    _clock: Clock
+    cut: int
+    _inbox: list[tuple[float, Event]] = []
+    """That of its attempt, whatever the stream has later."""
+    _on_its_way: bool = False
+
+    def __post_init__(self) -> None:
+        self._inbox = self._stream.inbox
+
+    def record(self, event: Event) -> None:
+        """Record an event, as of now. Text waits for the stream to take it in, if that is about to do so by itself."""
+        inbox, stream = self._inbox, self._stream
+        inbox.append((self._clock.now(), event))
+        # In this order: a client that subscribes after the look takes what is there, and finds this.
+        if self._on_its_way:
+            return
+        if (stream.is_followed and not (stream.is_paced and isinstance(event, TEXT))) or len(inbox) >= MANY:
+            self._on_its_way = True
+            self._post(self._flush)
+
+    def _flush(self) -> None:
+        self._on_its_way = False  # first: what is recorded from now on may be too late for this way, and takes another
+        self._stream.flush()
 
 
 def finished(outcome: Outcome) -> RunFinished:
