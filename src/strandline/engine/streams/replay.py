@@ -47,7 +47,7 @@ class ReplayBuffer(Struct, eq=False):
         self._kept[stream.run_id] = _Kept(stream.key, events, self._clock.monotonic() + self.retention_s)
         self._size += len(events) + ENTRY_BYTES
         while self._size > self.memory:
-            self._evict_oldest()
+            self._drop(next(iter(self._kept)))
 
     def get(self, run_id: RunId) -> RunStream | None:
         """Return the stream of a run whose events are kept."""
@@ -62,7 +62,7 @@ class ReplayBuffer(Struct, eq=False):
     def forget(self, key: SessionKey) -> None:
         """Forget the events of the runs of a session."""
         for run_id in [run_id for run_id, kept in self._kept.items() if kept.key == key]:
-            self._size -= len(self._kept.pop(run_id).events) + ENTRY_BYTES
+            self._drop(run_id)
         self._latest = None
 
     def evict(self) -> None:
@@ -70,8 +70,7 @@ class ReplayBuffer(Struct, eq=False):
         self._latest = None
         now = self._clock.monotonic()
         while self._kept and next(iter(self._kept.values())).until <= now:
-            self._evict_oldest()
+            self._drop(next(iter(self._kept)))
 
-    def _evict_oldest(self) -> None:
-        _, kept = self._kept.popitem(last=False)
-        self._size -= len(kept.events) + ENTRY_BYTES
+    def _drop(self, run_id: RunId) -> None:
+        self._size -= len(self._kept.pop(run_id).events) + ENTRY_BYTES
