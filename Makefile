@@ -72,7 +72,7 @@ image: ## Build the container image
 
 comma := ,
 # What only a build knows. The time is the commit's, so that the same commit makes the same image.
-LABELS = version=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+LABELS = version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/strandline/__init__.py) \
   $(addprefix revision=,$(shell git rev-parse HEAD 2>/dev/null)) \
   $(addprefix created=,$(shell git log -1 --format=%cI 2>/dev/null)) \
   $(addprefix source=,$(SOURCE))

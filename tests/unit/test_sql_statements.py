@@ -11,7 +11,7 @@ JOURNAL = Path(__file__).parents[2] / "src" / "strandline" / "journal"
 
 @pytest.mark.parametrize("path", sorted(JOURNAL.glob("*.py")), ids=lambda path: path.stem)
 def test_placeholders_have_no_numbers(path: Path) -> None:
-    """To Python `?1` is a named one, for which it takes no sequence: it warns from 3.12 on, and refuses it in 3.14."""
+    """Python 3.12.0 to 3.12.3 takes `?1` for a named one, and warns if its value comes in a sequence."""
     strings = [
         node.value
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
