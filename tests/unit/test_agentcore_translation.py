@@ -255,7 +255,7 @@ def test_a_run_that_comes_and_goes_between_two_pings_is_seen() -> None:
         ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         ended.set_result(Outcome(status=RunStatus.SUCCEEDED, output="y"))
         health.running = 1
-        stream = SimpleNamespace(waiter=lambda: ended)
+        stream = SimpleNamespace(outcome=lambda: ended)
         return SimpleNamespace(run_id=RUN, key=SessionKey(ANONYMOUS, HERE), stream=stream, replayed=False, stopped=())
 
     async def receive() -> dict[str, Any]:
