@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 import order
 from docker_engine import build_image, docker, why_no_engine
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("strandline", deadline=None)
+settings.load_profile("strandline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -207,6 +207,7 @@ def test_what_the_langgraph_page_says_is_there_is_there(langgraph: Server) -> No
         assert langgraph.client.post(f"/v1/runs/{run['run_id']}/cancel").json()["code"] == "already_ended"
 
 
+@pytest.mark.filterwarnings("ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning:langsmith")
 def test_what_stands_before_is_langgraphs_own(tmp_path: Path) -> None:
     (config,) = re.findall(r"^```json\n(.*?)^```", text("langgraph"), re.MULTILINE | re.DOTALL)
     file, _, name = json.loads(config)["graphs"]["agent"].partition(":")

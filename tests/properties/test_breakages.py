@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -663,6 +664,8 @@ BEGIN = {
     "a session that is never forgotten": 1390,
 }
 """Where the search begins for those that few worlds show: shortly before the first, which saves playing the others."""
+ELSEWHERE = {"a principal whose ended runs work on": [866]}
+"""Worlds that show them on other versions of Python, on which a seed is another world (3.14); they are played first."""
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
@@ -670,7 +673,8 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     make, told = BREAKAGES[name]
     make(monkeypatch)
     first = BEGIN.get(name, FIRST)
-    found = (re.search(told, fault) for seed in range(first, first + SEEDS) for fault in play(seed, "memory").faults)
+    seeds = chain(ELSEWHERE.get(name, ()), range(first, first + SEEDS))
+    found = (re.search(told, fault) for seed in seeds for fault in play(seed, "memory").faults)
     assert any(found), f"{name} stays unnoticed in {SEEDS} worlds"
 
 

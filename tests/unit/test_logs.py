@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import logging
 import re
@@ -199,7 +200,7 @@ def test_what_nobody_has_caught_is_a_line_without_a_word_of_what_it_says(
 ) -> None:
     def uncaught() -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            if asyncio.iscoroutinefunction(act):
+            if inspect.iscoroutinefunction(act):
                 runner.run(act())
             else:
                 act()

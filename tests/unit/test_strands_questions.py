@@ -50,7 +50,8 @@ def test_two_tools_that_ask_are_answered_together(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(factory(), tmp_path) as service:
             end = await ask(service, "ask a b")
-            first, second = end.input_requests
+            # (they ask in threads: either may be the first)
+            first, second = sorted(end.input_requests, key=lambda each: each.name)
             for one in (first, second):
                 with pytest.raises(Invalid, match="together"):
                     await service.submit(Request(key=key(), answers={one.id: "yes"}))

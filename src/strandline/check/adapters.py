@@ -5,6 +5,7 @@ is a request that the server did not take; anything else is one that failed.
 """
 
 import asyncio
+import inspect
 import json
 import runpy
 import uuid
@@ -153,7 +154,7 @@ def load(name: str) -> Ask:
         ask = runpy.run_path(name).get("ask")
     except Exception as error:
         raise AdapterError(f"{name} cannot be imported: {type(error).__name__}: {error}") from None
-    if not asyncio.iscoroutinefunction(ask):
+    if not inspect.iscoroutinefunction(ask):
         raise AdapterError(f"{name} has no `async def ask(client, url, session, text)` that returns the answer's text")
     loaded: Ask = ask
     return loaded
