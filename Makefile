@@ -13,7 +13,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test check simulate bench soak docs pictures image
+.PHONY: help run test coverage check simulate bench soak docs pictures image
 
 BIN := .venv/bin
 BASE_IMAGE ?= python:3.13-slim
@@ -40,6 +40,12 @@ run: .venv/.demo ## Serve the demo agent on a small model of this machine
 
 test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)
+
+coverage: .venv/.dev ## Run the tests, and say which lines of the package none of them has run (TESTS= as for test)
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 check: .venv/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
