@@ -26,6 +26,7 @@ from strandline.journal.driver import connect, create, tighten, unreadable
 from strandline.journal.ownership import Ownership, check_openable, explained, locate, prepare_folder
 from strandline.journal.soundness import check_current, guard
 from strandline.journal.sqlite_rows import SqliteRows
+from strandline.journal.transitions import NO_RUN
 from strandline.model import (
     Inline,
     Message,
@@ -270,7 +271,7 @@ async def bring_in(
                 f"{folder} has {len(found)} sessions, and only one can be called {named}. Name the folder of that one."
             )
         found = dict.fromkeys(found, named)
-    work = _Work(found, Principal(principal), skip_existing, dry_run, on_step)
+    work = _Work(found, Principal(principal), skip_existing, dry_run, clock.now(), on_step)
     path = locate(place)
     if not check_openable(path) and dry_run:
         return await asyncio.to_thread(work.all, None)
@@ -280,7 +281,7 @@ async def bring_in(
         await ownership.acquire(OWNER)
     except JournalLocked as error:
         raise JournalLocked(f"{error} Import while no server runs on it.") from error
-    task = asyncio.create_task(asyncio.to_thread(work.into, path, ownership, clock.now()))
+    task = asyncio.create_task(asyncio.to_thread(work.into, path, ownership))
     try:
         return await asyncio.shield(task)
     except sqlite3.Error as error:
@@ -299,10 +300,11 @@ class _Work(Struct):
     principal: Principal
     skip_existing: bool
     dry_run: bool
+    now: float
     on_step: Callable[[int, int], None]
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def into(self, path: Path, ownership: Ownership, now: float) -> list[Imported]:
+    def into(self, path: Path, ownership: Ownership) -> list[Imported]:
         if not check_openable(path):
             create(path)
         ownership.hold_file()
@@ -311,76 +313,63 @@ class _Work(Struct):
             check_current(path, reading)
             connection = connect(path)
         # It alone has the file now, so that closing it leaves no WAL in which the sessions would be.
-        with closing(connection), closing(_Store(connection, now)) as store:
+        with closing(connection):
             if self.dry_run:
                 connection.execute("PRAGMA query_only = ON")
-            return self.all(store)
+            return self.all(connection)
 
-    def all(self, store: "_Store | None") -> list[Imported]:
+    def all(self, journal: sqlite3.Connection | None) -> list[Imported]:
         results: list[Imported] = []
         for folder, named in self.found.items():
             self.on_step(len(results), len(self.found))
             if self.stop.is_set():
                 return results  # nobody waits for them any more
-            results.append(self._one(folder, named, store))
+            results.append(self._one(folder, named, journal))
         self.on_step(len(results), len(self.found))
         return results
 
-    def _one(self, folder: Path, named: str, store: "_Store | None") -> Imported:
+    def _one(self, folder: Path, named: str, journal: sqlite3.Connection | None) -> Imported:
         try:
             key = SessionKey(self.principal, session_id(named))
-            if store is not None and store.has(key):
+            if journal is not None and _is_there(journal, key):
                 if self.skip_existing:
                     return Imported(session_id=named, result="skipped", reason="it is in the journal already")
                 raise Unusable("a session of this name is in the journal already")
             conversation = read_session(folder)
-            if store is not None and not self.dry_run:
-                store.add(key, conversation)
+            if journal is not None and not self.dry_run:
+                _keep(journal, key, conversation, self.now)
         except (Unusable, Invalid) as error:
             return Imported(session_id=named, result="refused", reason=str(error))
         count = sum(map(len, conversation.runs))
         return Imported(session_id=named, result="imported", messages=count, mended=conversation.mended)
 
 
-class _Store:
-    """The sessions of a journal that this process owns."""
+def _is_there(connection: sqlite3.Connection, key: SessionKey) -> bool:
+    found = connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
+    return found.fetchone() is not None
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
-        self._connection = connection
-        self._rows = SqliteRows(connection)
-        self._now = now
-        (least,) = connection.execute("SELECT min(run) FROM history").fetchone()
-        self._run = min(least or 0, 0)
-        """Rows of history name the run that they are of; what was imported has none, and a number below 0."""
 
-    def close(self) -> None:
-        self._rows.close()
+def _keep(connection: sqlite3.Connection, key: SessionKey, conversation: Conversation, now: float) -> None:
+    """Keep a session in one transaction."""
+    with connection, closing(SqliteRows(connection)) as rows:
+        connection.execute("BEGIN IMMEDIATE")
+        no, _, row = rows.next_numbers()
+        rows.write(_changes(SessionRef.of(no, key), row, conversation, now))
 
-    def has(self, key: SessionKey) -> bool:
-        found = self._connection.execute("SELECT 1 FROM sessions WHERE principal = ? AND session_id = ?", key)
-        return found.fetchone() is not None
 
-    def add(self, key: SessionKey, conversation: Conversation) -> None:
-        """Keep a session in one transaction."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._rows.write(self._changes(key, conversation))
-
-    def _changes(self, key: SessionKey, conversation: Conversation) -> Iterator[Change]:
-        no, _, row = self._rows.next_numbers()
-        session = SessionRef.of(no, key)
-        yield AddSession(session)
-        yield ChangeSession(no, paused=False, closed_since=None, rests_since=self._now)
-        first, previous = 0, None
-        for nth, messages in enumerate(conversation.runs, start=1):
-            self._run -= 1
-            yield AddHistory(
-                session, row, nth, first, len(messages), previous, self._run, discarded=False,
-                messages=encode_messages(messages), rests_since=self._now,
-            )  # fmt: skip
-            first, previous, row = first + len(messages), row, row + 1
-        window, state = (
-            None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
-        )
-        if window is not None or state is not None:
-            yield KeepAgent(session, window, state)
+def _changes(session: SessionRef, row: int, conversation: Conversation, now: float) -> Iterator[Change]:
+    """Yield the rows of a session, those of its history from number `row` on."""
+    yield AddSession(session)
+    yield ChangeSession(session.no, paused=False, closed_since=None, rests_since=now)
+    first, previous = 0, None
+    for nth, messages in enumerate(conversation.runs, start=1):
+        yield AddHistory(
+            session, row, nth, first, len(messages), previous, NO_RUN, discarded=False,
+            messages=encode_messages(messages), rests_since=now,
+        )  # fmt: skip
+        first, previous, row = first + len(messages), row, row + 1
+    window, state = (
+        None if each is None else encode_messages(each) for each in (conversation.window, conversation.state)
+    )
+    if window is not None or state is not None:
+        yield KeepAgent(session, window, state)
