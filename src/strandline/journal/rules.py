@@ -1,6 +1,7 @@
 """What every journal decides in the same way: order, last attempts, legal ends, cancels, holds, windows. Pure."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Final, Literal, Protocol
 
 from msgspec.structs import replace
@@ -140,21 +141,19 @@ def stood_s(held_since: float, created_at: float, now: float) -> float:
 class Room:
     """What is left of the bytes that a page of history may have, None: any number. Of one message there is room."""
 
-    __slots__ = ("_left", "_taken", "is_full")
+    __slots__ = ("_is_taken", "_left")
 
     def __init__(self, most_bytes: int | None) -> None:
-        self._left = most_bytes
-        self._taken = False
-        self.is_full = False
-        """Whether a message had no room: the page ends with the one that was taken before."""
+        self._left = inf if most_bytes is None else most_bytes
+        self._is_taken = False
 
     def takes(self, size: int) -> bool:
-        """Tell whether there is room for a message of so many bytes, and take it."""
-        if self._left is not None:
-            self.is_full = self.is_full or (self._taken and size > self._left)
-            self._left -= size
-        self._taken = True
-        return not self.is_full
+        """Tell whether there is room for a message of so many bytes, and take it. Where there is none the page ends."""
+        if self._is_taken and size > self._left:
+            return False
+        self._left -= size
+        self._is_taken = True
+        return True
 
 
 def first_fence(epoch: int) -> int:
