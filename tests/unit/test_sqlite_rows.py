@@ -4,6 +4,8 @@ import pytest
 
 from stored_rows import StoredRows
 from strandline.journal.changes import (
+    AddRun,
+    AddSession,
     AnswerQuestion,
     Change,
     ChangeRun,
@@ -13,8 +15,11 @@ from strandline.journal.changes import (
     DropQuestion,
     EndHold,
     ForgetKey,
+    SessionRef,
+    encoded_body,
 )
 from strandline.journal.sqlite_rows import Mismatch
+from strandline.model import ANONYMOUS, NewRun, RunId, SessionId, SessionKey
 
 WAITS = ChangeRun(
     seq=7,
@@ -62,3 +67,15 @@ def test_what_is_gone_already_can_be_dropped_again_and_leaves_nothing(row: Chang
     rows.write([row])
     tables = ("staged", "runs", "questions", "closed_requests")
     assert not any(rows.database.execute(f"SELECT 1 FROM {table}").fetchone() for table in tables)
+
+
+def test_runs_of_a_session_that_is_not_there_are_found_out_at_the_start() -> None:
+    rows = StoredRows()
+    session = SessionRef.of(7, SessionKey(ANONYMOUS, SessionId("s")))
+    new = NewRun(run_id=RunId("a"), key=session.key, input="go", created_at=1.0)
+    added = AddRun(session, 0, new, encoded_body(new), 3, queue_deadline=None, fence=None, started_at=None)
+    rows.write([added])
+    with pytest.raises(Mismatch, match="session 7 has runs and is not there"):
+        list(rows.busy_sessions())
+    rows.write([AddSession(session)])
+    assert [[run.run_id for run in each.queue] for each in rows.busy_sessions()] == [["a"]]

@@ -7,8 +7,7 @@ which takes 0.5 us for each: so what is nearly always NULL is left out, or is a 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, Final
 
@@ -64,7 +63,7 @@ _OF_WHAT_IS_THERE: Final = (changes.ChangeSession, changes.EndHold, changes.Answ
 _LAST_ROW: Final = "UPDATE sessions SET last = ?, rests_since = ? WHERE no = ?"
 _NEW_STATE: Final = "UPDATE agents SET state = ? WHERE session = ?"
 _LIVE: Final = (
-    "SELECT session, run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
+    "SELECT run_id, seq, lane, urgency, created_at, queue_deadline, attempt, started_at, moved, fence,"
     f" CASE WHEN NOT ({_GOES_ON}) THEN coalesce(ended_at, created_at) END, cancel_requested, discard,"
     " CASE WHEN started_at IS NULL AND attempt = 0 THEN 0 ELSE (SELECT count(*) FROM staged WHERE run = seq) END"
     " FROM runs"
@@ -74,8 +73,8 @@ _LIVE_OF: Final = (
     f"{_LIVE} WHERE session = ? AND status = 'queued' UNION ALL {_LIVE} WHERE session = ? AND fence IS NOT NULL"
 )
 _BUSY: Final = (
-    "SELECT principal, session_id FROM sessions WHERE no IN"
-    " (SELECT session FROM runs WHERE status = 'queued' UNION SELECT session FROM runs WHERE fence IS NOT NULL)"
+    "SELECT session, principal, session_id FROM (SELECT session FROM runs WHERE status = 'queued'"
+    " UNION SELECT session FROM runs WHERE fence IS NOT NULL) LEFT JOIN sessions ON no = session"
 )
 _LAST_PLACE: Final = f"SELECT max(urgency) FROM runs WHERE status = 'queued' AND lane = {Lane.FRONT}"
 
@@ -251,28 +250,31 @@ class SqliteRows:
 
     def busy_sessions(self) -> Iterator[SessionState]:
         """Yield every session in which runs wait or are claimed."""
-        sessions: dict[int, SessionState] = {}
-        for key in self._execute(_BUSY).fetchall():
-            session = reader.find_session(self._connection, SessionKey(*key))
-            assert session is not None
-            sessions[session.no] = session
-        live = f"{_LIVE} WHERE status = 'queued' UNION ALL {_LIVE} WHERE fence IS NOT NULL"
-        with closing(self._connection.execute(live)) as rows:
-            for no, *columns in rows:
-                _place(sessions[no], columns)
-        yield from sessions.values()
+        for no, *key in self._execute(_BUSY).fetchall():
+            session = self._session(SessionKey(*key))
+            if session is None:
+                raise Mismatch(f"session {no} has runs and is not there")
+            yield session
 
     def session(self, key: SessionKey) -> SessionState | None:
         """Return a session, None if there is none."""
         try:
-            session = reader.find_session(self._connection, key)
-            if session is not None:
-                for _, *columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
-                    _place(session, columns)
+            return self._session(key)
         except sqlite3.Error as error:
             if is_damage(error):
                 raise seal.damaged_record(f"session {key.session_id}") from error
             raise
+
+    def _session(self, key: SessionKey) -> SessionState | None:
+        session = reader.find_session(self._connection, key)
+        if session is not None:
+            for columns in self._execute(_LIVE_OF, (session.no, session.no)).fetchall():
+                run = RunState(session, *columns)
+                run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
+                if run.fence is None:
+                    session.queue.add(run)
+                else:
+                    session.claimed = run
         return session
 
     def known_run(self, run_id: RunId) -> KnownRun | None:
@@ -331,13 +333,3 @@ class SqliteRows:
     def look_for_room(self) -> None:
         """See how much room the disk has."""
         self._look()
-
-
-def _place(session: SessionState, columns: Sequence[Any]) -> None:
-    """Have a run in a row of `_LIVE` wait in its session, or be the claimed one."""
-    run = RunState(session, *columns)
-    run.cancel_requested, run.discard = bool(run.cancel_requested), bool(run.discard)
-    if run.fence is None:
-        session.queue.add(run)
-    else:
-        session.claimed = run
