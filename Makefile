@@ -1,6 +1,7 @@
 # The commands of this project, for people and for CI. Each sets up what it needs in .venv first.
 #
 #   PYTHON=python3.13     the interpreter for .venv (3.11 or newer; delete .venv to change it)
+#   VENV=.venv-3.13       another folder than .venv, to have several interpreters side by side
 #   PORT=8080             where `make run` listens
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
@@ -15,7 +16,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run test coverage check simulate bench soak docs pictures image
 
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 BASE_IMAGE ?= python:3.13-slim
 IMAGE ?= strandline
 CA_BUNDLE ?= $(PIP_CERT)
@@ -34,20 +36,20 @@ help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-run: .venv/.demo ## Serve the demo agent on a small model of this machine
-	@tools/venv.sh model
+run: $(VENV)/.demo ## Serve the demo agent on a small model of this machine
+	@VENV=$(VENV) tools/venv.sh model
 	@exec $(BIN)/python -m strandline.demo
 
-test: .venv/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
+test: $(VENV)/.dev ## Run the tests (some of them: make test TESTS=tests/unit)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(ORDER),--order $(ORDER)) $(TESTS)
 
-coverage: .venv/.dev ## Run the tests, and say which lines of the package none of them has run (TESTS= as for test)
+coverage: $(VENV)/.dev ## Run the tests, and say which lines of the package none of them has run (TESTS= as for test)
 	@$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
-check: .venv/.dev ## Check format, style, types and the direction of imports
+check: $(VENV)/.dev ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src tests bench container simulation soak tools
@@ -55,20 +57,20 @@ check: .venv/.dev ## Check format, style, types and the direction of imports
 	@for each in examples/*/; do MYPYPATH=$$each $(BIN)/mypy $$each || exit; done
 	$(BIN)/lint-imports
 
-simulate: .venv/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
+simulate: $(VENV)/.dev ## Play seeded worlds on virtual time and judge them, until Ctrl-C (SEEDS=1000; one again: SEED=7)
 	@exec $(BIN)/python -m simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED))$(if $(JOURNAL), --journal $(JOURNAL))
 
-bench: .venv/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
+bench: $(VENV)/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done
 
-soak: .venv/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
+soak: $(VENV)/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
 	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-docs: .venv/.dev ## Build the documentation as a site, to be read without a network
+docs: $(VENV)/.dev ## Build the documentation as a site, to be read without a network
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@printf 'built; open it: file://%s/site/index.html\n' "$$PWD"
 
-pictures: .venv/.dev ## Draw the pictures of the documentation anew
+pictures: $(VENV)/.dev ## Draw the pictures of the documentation anew
 	@$(BIN)/python -m tools.pictures
 
 image: ## Build the container image
@@ -83,5 +85,5 @@ LABELS = version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/strandline/
   $(addprefix created=,$(shell git log -1 --format=%cI 2>/dev/null)) \
   $(addprefix source=,$(SOURCE))
 
-.venv/.demo .venv/.dev: pyproject.toml constraints.txt tools/pins.py
-	@tools/venv.sh $(patsubst .%,%,$(@F))
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt tools/pins.py
+	@VENV=$(VENV) tools/venv.sh $(patsubst .%,%,$(@F))

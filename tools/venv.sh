@@ -5,13 +5,14 @@
 #   tools/venv.sh dev        what everything else needs, which includes the former
 #   tools/venv.sh model      the demo's small model, where this platform has it; never fails
 #
-# PYTHON names the interpreter to use. Without it the first of python3, python3.13, python3.12 and python3.11 that
-# is new enough and can make virtual environments is taken. `make` calls this only when something has changed: the
+# PYTHON names the interpreter to use. Without it the first of python3, python3.14, python3.13, python3.12 and python3.11
+# that is new enough and can make virtual environments is taken. VENV names another folder than .venv, for several
+# interpreters side by side. `make` calls this only when something has changed: the
 # stamps .venv/.demo and .venv/.dev say what was installed last.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=.venv
+venv=${VENV:-.venv}
 bin=$venv/bin
 pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
 
@@ -49,13 +50,13 @@ choose_python() {
     printf '%s\n' "$PYTHON"
     return
   fi
-  for candidate in python3 python3.13 python3.12 python3.11; do
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
     if new_enough "$candidate" && makes_venvs "$candidate"; then
       printf '%s\n' "$candidate"
       return
     fi
   done
-  for candidate in python3 python3.13 python3.12 python3.11; do
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
     if new_enough "$candidate"; then
       fail "$candidate cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"
     fi

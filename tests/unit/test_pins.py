@@ -20,7 +20,7 @@ TEXT = (ROOT / "constraints.txt").read_text()
 PLACES: Final = [
     {"python_version": version, "python_full_version": f"{version}.9", "sys_platform": platform, "os_name": "posix"}
     | {"platform_system": system, "platform_machine": machine, "platform_python_implementation": "CPython"}
-    for version in ("3.11", "3.12", "3.13")
+    for version in ("3.11", "3.12", "3.13", "3.14")
     for platform, system in (("linux", "Linux"), ("darwin", "Darwin"))
     for machine in ("x86_64", "aarch64", "arm64")
 ]
