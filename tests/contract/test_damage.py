@@ -248,8 +248,8 @@ def test_another_reader_that_makes_the_index_of_the_wal_anew_is_no_damage(
             monkeypatch.undo()
             index.write_bytes(bytes(3))
 
-    def overtaken(path: Path) -> sqlite3.Connection:
-        return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, factory=Overtaken)
+    def overtaken(path: Path, how: str) -> sqlite3.Connection:
+        return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None, factory=Overtaken)
 
     monkeypatch.setattr(soundness, "connect_reader", overtaken)
     assert asyncio.run(opened(path)) is not None

@@ -38,16 +38,15 @@ def guard(path: Path) -> sqlite3.Connection:
         # the file is half of the old and the new one.
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not os.path.exists(f"{path}-wal"):
-        # Without locks and companions, so that not even an empty one is left beside a damaged file.
-        with closing(connect_reader(path, "immutable=1")) as connection:
-            check_pages(path, connection, CHECKED_BYTES)
-        return connect_reader(path)
-    with closing(connect_reader(path)) as connection:
+    has_wal = os.path.exists(f"{path}-wal")
+    # Without one there are no locks and companions: not even an empty one is left beside a damaged file.
+    with closing(connect_reader(path, "mode=ro" if has_wal else "immutable=1")) as connection:
         check_pages(path, connection, CHECKED_BYTES)
-    check_wal_frames(path, _indexed_frames(path))
+    if has_wal:
+        check_wal_frames(path, _indexed_frames(path))
     connection = connect_reader(path)
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from its first read on it holds the file
+    if has_wal:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from its first read on it holds the file
     return connection
 
 

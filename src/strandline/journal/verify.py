@@ -99,20 +99,17 @@ def at_one_moment(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
                 f"{path} is being changed to a newer version, or that was cut off in the middle. It was left as it is."
                 " Serve it, which brings it to its end, then try again."
             )
-        if os.path.exists(f"{path}-wal"):
-            with closing(connect_reader(path)) as connection:
-                connection.execute("BEGIN")
-                return read(connection)
+        has_wal = os.path.exists(f"{path}-wal")
         before = _stamp(path)
         try:
-            with closing(connect_reader(path, "immutable=1")) as connection:
+            with closing(connect_reader(path, "mode=ro" if has_wal else "immutable=1")) as connection:
                 connection.execute("BEGIN")
                 made = read(connection)
         except (sqlite3.Error, JournalError):
-            if _stamp(path) == before:
+            if has_wal or _stamp(path) == before:
                 raise
         else:
-            if _stamp(path) == before:
+            if has_wal or _stamp(path) == before:
                 return made
 
 
