@@ -7,11 +7,11 @@ Checks first, all of them, and changes nothing if one fails: the version is one 
 is that one if it has no tag yet; nothing is uncommitted; the tag is not there; the changelog has entries under
 [Unreleased]; and you say with --green that `.ci/run` was green on this commit, since nothing here runs the tests.
 
-Then: the version goes into src/strandline/__init__.py (its only place; pyproject.toml reads it there) and into what
-pages show of servers; the entries get a heading with version and date; that is committed. Wheel, sdist, image, SBOM
-(CycloneDX: all that is installed with the wheel, in the versions of constraints.txt) and SHA256SUMS are made of the
-commit, which then gets the tag vVERSION, with the entries as its message. If anything fails on the way, the branch is
-put back where it was.
+Then: the version goes into src/strandline/__init__.py (its only place; pyproject.toml reads it there), into what pages
+show of servers and into the table of docs/compatibility.md; the entries get a heading with version and date; that is
+committed. Wheel, sdist, image, SBOM (CycloneDX: all that is installed with the wheel, in the versions of
+constraints.txt) and SHA256SUMS are made of the commit, which then gets the tag vVERSION, with the entries as its
+message. If anything fails on the way, the branch is put back where it was.
 
 Needs git, Python 3.11 or newer and, unless --no-image, docker. What builds is installed into an environment of its own,
 every file checked against constraints.txt.
@@ -35,6 +35,8 @@ from typing import Final
 VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:(a|b|rc)(\d+))?")
 SOURCE: Final = "src/strandline/__init__.py"
 CHANGELOG: Final = "CHANGELOG.md"
+COMPATIBILITY: Final = "docs/compatibility.md"
+NEXT: Final = "not released yet"
 UNRELEASED: Final = "## [Unreleased]"
 
 
@@ -97,6 +99,14 @@ def renamed(page: str, old: str, new: str) -> str:
     return re.sub(rf'([Ss]trandline |"version": ?"){re.escape(old)}(?![\w.]*\d)', rf"\g<1>{new}", page)
 
 
+def with_journals(page: str, version: str) -> str:
+    """Return docs/compatibility.md with a row of the version: that of what was not released, or one like the latest."""
+    row = re.search(rf"(?m)^\| ({NEXT}|\d[\w.]*) (\| \d+ \| [\w ]+ \|)$", page)
+    if row is None:
+        raise Refused(f"{COMPATIBILITY} has no table of versions and schemas")
+    return page[: row.start()] + f"| {version} {row[2]}\n" + page[row.start() if row[1] != NEXT else row.end() + 1 :]
+
+
 # -- the steps -------------------------------------------------------------------------------------------
 
 
@@ -139,6 +149,7 @@ def write(wanted: Wanted, old: str) -> None:
 
     rewrite(wanted.folder / SOURCE, lambda text: text.replace(f'"{old}"', f'"{wanted.version}"', 1))
     rewrite(wanted.folder / CHANGELOG, lambda text: dated(text, wanted.version, wanted.day))
+    rewrite(wanted.folder / COMPATIBILITY, lambda text: with_journals(text, wanted.version))
     for page in sorted((wanted.folder / "docs").glob("*.md")):
         rewrite(page, lambda text: renamed(text, old, wanted.version))
 

@@ -5,7 +5,9 @@ A test that fails here after an upgrade says which part of the package has chang
 
 import ast
 import asyncio
+import importlib
 import inspect
+import pkgutil
 import socket
 import threading
 import tomllib
@@ -22,9 +24,11 @@ from strands.telemetry.tracer import Tracer
 from strands.types.content import Messages
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+import strandline
 from strandline import compat
 from strandline.compat import frames, strands, uvicorn
 from strandline.compat.threads import Threads
+from strandline.compat.virtual_loop import Deadlock, VirtualLoop
 from strandline.doctor import machine
 from strandline.http.middleware.connections import Connection as BoundedConnection
 from strandline.testing import Gate, ScriptedModel, call, results
@@ -129,6 +133,34 @@ def test_no_other_module_uses_what_a_package_keeps_private() -> None:
 )
 def test_it_would_be_found(code: str) -> None:
     assert list(private_parts(ast.parse(code), set()))
+
+
+def ours() -> Iterator[type]:
+    """Yield all classes of the package but those of `compat`."""
+    for module in pkgutil.walk_packages(strandline.__path__, "strandline."):
+        # (a part that is run as a program does things when it is imported)
+        if module.name.endswith("__main__") or module.name.startswith("strandline.compat"):
+            continue
+        for each in vars(importlib.import_module(module.name)).values():
+            if isinstance(each, type) and each.__module__ == module.name:
+                yield each
+
+
+def overridden(made: type) -> set[str]:
+    """Return the private methods that a class has in place of those of another package's class."""
+    own = {name for name, each in vars(made).items() if inspect.isfunction(each) and each.__module__ == made.__module__}
+    foreign = [base for base in made.__mro__ if base.__module__.partition(".")[0] not in ("strandline", "builtins")]
+    return {name for name in filter(is_private, own) if any(name in vars(base) for base in foreign if base is not made)}
+
+
+def test_no_other_class_overrides_what_a_package_keeps_private() -> None:
+    found = {f"{each.__module__}.{each.__name__}": names for each in ours() if (names := overridden(each))}
+    assert found == {}
+
+
+def test_an_override_would_be_found() -> None:
+    assert overridden(Threads) == {"_adjust_thread_count"}
+    assert overridden(VirtualLoop) == {"_process_events", "_write_to_self"}
 
 
 # -- which versions they were tried on ----------------------------------------------------------------------
@@ -708,3 +740,39 @@ def test_a_coroutine_is_followed_to_what_it_waits_in_through_generators_too() ->
             await task
 
     asyncio.run(main())
+
+
+def test_the_time_of_a_virtual_loop_jumps_to_the_next_timer_and_stands_still_meanwhile() -> None:
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        seen = [loop.time()]
+        for wait_s in (0, 3600, 86400 * 3):  # (a real loop looks up once a day at least)
+            await asyncio.sleep(wait_s)
+            seen.append(loop.time())
+        return seen
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        assert runner.run(main()) == pytest.approx([0, 0, 3600, 3600 + 86400 * 3])
+
+
+def test_a_virtual_loop_says_that_nothing_can_happen_any_more() -> None:
+    async def waits() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    loop = VirtualLoop()
+    task = loop.create_task(waits())
+    with pytest.raises(Deadlock):
+        loop.run_until_complete(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+
+
+def test_a_timer_that_is_due_goes_off_at_its_time_and_not_before() -> None:
+    loop = VirtualLoop()
+    seen: list[float] = []
+    loop.call_later(0.1 + 0.2, lambda: seen.append(loop.time()))
+    loop.run_until_complete(asyncio.sleep(1))
+    assert seen[0] >= 0.1 + 0.2
+    loop.close()

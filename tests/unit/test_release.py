@@ -90,3 +90,22 @@ def test_ours_has_the_heading() -> None:
 )
 def test_pages_show_servers_of_the_new_version(line: str, becomes: str) -> None:
     assert release.renamed(line, "0.1.0", "0.2.0") == becomes
+
+
+TABLE = "| version | writes schema | reads schemas |\n|---|---|---|\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "become"),
+    [
+        ("| not released yet | 7 | 1 to 7 |\n| 0.1.0 | 1 | 1 |\n", "| 0.2.0 | 7 | 1 to 7 |\n| 0.1.0 | 1 | 1 |\n"),
+        ("| 0.1.0 | 7 | 1 to 7 |\n", "| 0.2.0 | 7 | 1 to 7 |\n| 0.1.0 | 7 | 1 to 7 |\n"),
+    ],
+)
+def test_a_release_gets_a_row_in_the_table_of_journals(rows: str, become: str) -> None:
+    assert release.with_journals(f"{TABLE}{rows}\nMore.\n", "0.2.0") == f"{TABLE}{become}\nMore.\n"
+
+
+def test_ours_has_the_table_of_journals() -> None:
+    page = (ROOT / release.COMPATIBILITY).read_text()
+    assert "\n| 77.0.0 | " in release.with_journals(page, "77.0.0")

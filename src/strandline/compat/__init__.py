@@ -1,8 +1,8 @@
 """What other packages keep private and Strandline uses all the same, each part behind a name that says what for.
 
-A module for each package: `strands`, `uvicorn`, and what CPython keeps private, `threads` and `frames`. No other module
-uses such a part (`tests/unit/test_compat.py` looks), and each one has a test there that fails when it is gone or works
-otherwise. Nothing here knows of runs, sessions or HTTP.
+A module for each package: `strands`, `uvicorn`, and what CPython keeps private: `threads`, `frames`, `virtual_loop`. No
+other module uses such a part (`tests/unit/test_compat.py` looks), and each one has a test there that fails when it is
+gone or works otherwise. Nothing here knows of runs, sessions or HTTP.
 """
 
 from typing import Final

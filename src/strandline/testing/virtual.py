@@ -5,66 +5,19 @@ timer. If there is no timer either, nothing can ever happen again, and the loop 
 """
 
 import asyncio
-import math
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, TypeVar
 
+from strandline.compat.virtual_loop import Deadlock, VirtualLoop
 from strandline.engine.loops import Call, Flag, Load
+
+__all__ = ["Deadlock", "InlineLoops", "VirtualClock", "VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
 
 LEAVE_S = 1.0
 """How long, in virtual seconds, tasks that are left at the end get to take their cancellation."""
-
-
-class Deadlock(RuntimeError):
-    """Every task waits and no timer is set."""
-
-
-class _Instant:
-    """A selector with nothing to select: waiting means that the clock jumps."""
-
-    def __init__(self, loop: "VirtualLoop") -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise Deadlock("every task waits and no timer is set")
-        if not self._loop.is_busy():
-            self._loop.advance(timeout)
-        return []
-
-
-class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop whose time stands still while anything is ready, and jumps when nothing is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        self._ready: deque[asyncio.Handle]
-        self._selector = _Instant(self)
-        # No timer comes early: who loops until its deadline has passed would do so for good, with the clock at rest.
-        self._clock_resolution = 0.0
-
-    def time(self) -> float:
-        """Return virtual seconds since the loop was made."""
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        """Let virtual time pass, and a hair more than `seconds`: a timer is due when its time has passed."""
-        self._now = math.nextafter(self._now + seconds, math.inf)
-
-    def is_busy(self) -> bool:
-        """Tell whether something is ready to run at this instant."""
-        return len(self._ready) > 0
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        """There are none."""
-
-    def _write_to_self(self) -> None:
-        """There is nobody to wake: the loop never sleeps."""
 
 
 class VirtualClock:
