@@ -15,6 +15,7 @@ from simulation.loop import Chance, Way
 from simulation.process import Process, alive
 from strandline.clock import Clock
 from strandline.errors import ClaimLost, JournalUnavailable
+from strandline.journal.live import NO_SESSIONS
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     AcceptAnswer,
@@ -22,6 +23,7 @@ from strandline.journal.port import (
     Change,
     ChangeAnswer,
     Journal,
+    Sessions,
     Take,
 )
 from strandline.model import AgentRecord, Claim, Fact, NewRun, RoundStarted, SessionKey, Settlement, Token, ToolDone
@@ -98,6 +100,7 @@ class SlowJournal:
         self._on_open = on_open
         self._process = process
         self._disk = disk
+        self._sessions: Sessions = NO_SESSIONS
         self._queued: dict[Token, list[Fact]] = {}
         self._back = Way(process.chance, disk.slow_s)
         self._unanswered = 0
@@ -118,10 +121,16 @@ class SlowJournal:
         """Why nothing new is kept."""
         return self._inner.short_of_room
 
+    @property
+    def sessions(self) -> Sessions:
+        """What waits and executes, as it was when another process opened it."""
+        return self._sessions
+
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """Open the journal."""
         await self._before()
         claims = await self._inner.open(owner, max_attempts=max_attempts)
+        self._sessions = self._inner.sessions
         self._on_open(self._process)
         await self._after()
         return claims

@@ -174,8 +174,8 @@ class Server:
 
     def is_choked(self) -> bool:
         """Tell whether runs wait since too many ended ones of their principal still work."""
-        dispatcher = self.service._queues
-        return any(share.waiting and dispatcher.is_full(name) for name, share in self.service.shares().items())
+        queues = self.service._queues
+        return any(share.waiting and queues.is_full(name) for name, share in self.service.shares().items())
 
     def leftovers(self) -> list[str]:
         """Return what a service that has nothing to do still holds."""
@@ -189,10 +189,10 @@ class Server:
             "tasks that execute": len(service._claims._executing),
             "live attempts": len(service._runner._live),
             "streams": len(service._streams),
-            "sessions with something to do": service._queues.sessions,
+            "sessions with a slot, or in line for one": len(service._queues),
             "slots in use": service.options.max_running - service._queues.slots.free,
             "claims that may come": int(service._queues.expects_claims()),
-            "limits of runs that wait": len(service._queues.deadlines),
+            "limits of runs that wait": len(service._journal.sessions._deadlines),
         }
         there = self._loops.leftovers() if isinstance(self._loops, WorkerPool) else []
         return [f"{number} {what}" for what, number in found.items() if number] + there

@@ -684,7 +684,7 @@ def test_nothing_stays_of_a_deleted_session_whose_runs_ended_waiting_or_were_for
 
 def test_a_session_with_work_is_never_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few sessions are known by heart; those that were forgotten are read again."""
-    monkeypatch.setattr("strandline.journal.transitions.CACHED_SESSIONS", 2)
+    monkeypatch.setattr("strandline.journal.live.CACHED_SESSIONS", 2)
 
     async def main() -> None:
         async with opened(path) as journal:

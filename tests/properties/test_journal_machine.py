@@ -34,11 +34,11 @@ from strandline.journal.port import (
     Changed,
     Delete,
     Ended,
+    EndOverdue,
     EndWaiting,
     HistoryQuery,
     Journal,
     Move,
-    NotDue,
     Pause,
     Refused,
     RestingQuery,
@@ -447,24 +447,28 @@ class ListModel:
             run.lane, run.priority = 3, priority
         return Changed(existed=True)
 
-    def end_waiting(
-        self, key: SessionKey, run_id: RunId, status: RunStatus, overdue: bool, now: float
-    ) -> Changed | Busy | NotDue:
+    def end_waiting(self, key: SessionKey, run_id: RunId, status: RunStatus, now: float) -> Changed | Busy:
         run = next((run for run in self.runs if (run.run_id, run.key) == (run_id, key)), None)
         if run is None:
             return Changed(existed=False)
         if run.status != "queued" or run.begun:
             return Busy()
-        if overdue:
-            session = self.sessions[key]
-            if session.paused or self.held_since(key) is not None:
-                return NotDue(None)
-            if run.queue_deadline is None or now < run.queue_deadline:
-                return NotDue(run.queue_deadline)
-        run.status, run.facts, run.ended_at = status.value, [], now
-        self.sessions[key].ended_at = now
-        self.answer_ended(run, now, closed=False, begun=False)
+        self._end(run, status, now)
         return Changed(existed=True)
+
+    def end_overdue(self, key: SessionKey, outcome: Outcome, now: float) -> Stopped:
+        overdue: list[ModelRun] = []
+        if key in self.sessions and not self.sessions[key].paused and self.held_since(key) is None:
+            waiting = [run for run in self.runs if run.key == key and run.status == "queued"]
+            overdue = [run for run in waiting if run.queue_deadline is not None and run.queue_deadline <= now]
+        for run in overdue:
+            self._end(run, outcome.status, now)
+        return Stopped(ended={run.run_id: outcome for run in overdue}, asked=[])
+
+    def _end(self, run: ModelRun, status: RunStatus, now: float) -> None:
+        run.status, run.facts, run.ended_at = status.value, [], now
+        self.sessions[run.key].ended_at = now
+        self.answer_ended(run, now, closed=False, begun=False)
 
     def cancel(self, run: ModelRun, now: float, discard: bool = False) -> Stopped | Ended:
         if run.ended_at is not None:
@@ -908,16 +912,22 @@ class JournalMachine(RuleBasedStateMachine):
         pick=picks,
         key=sessions,
         status=st.sampled_from([RunStatus.FAILED, RunStatus.CANCELLED]),
-        overdue=st.booleans(),
-        later_s=st.sampled_from([0.0, 0.0, 5.0]),
     )
-    def end_waiting(self, pick: int, key: SessionKey, status: RunStatus, overdue: bool, later_s: float) -> None:
+    def end_waiting(self, pick: int, key: SessionKey, status: RunStatus) -> None:
         run = self._named(pick)
-        self.clock.at += later_s
         for each in {key, run.key}:
-            expected = self.model.end_waiting(each, run.run_id, status, overdue, self.clock.at)
-            change = EndWaiting(each, run.run_id, Outcome(status=status), overdue)
+            expected = self.model.end_waiting(each, run.run_id, status, self.clock.at)
+            change = EndWaiting(each, run.run_id, Outcome(status=status))
             assert self.call(self.journal.change(change)) == [expected]
+
+    @rule(key=sessions, later_s=st.sampled_from([0.0, 5.0, 5.0]))
+    def end_overdue(self, key: SessionKey, later_s: float) -> None:
+        self.clock.at += later_s
+        outcome = Outcome(status=RunStatus.FAILED)
+        due = self.journal.sessions.due(self.clock.at)
+        expected = self.model.end_overdue(key, outcome, self.clock.at)
+        assert not expected.ended or key in due or later_s == 0.0, "it was not told that runs are due"
+        assert self.call(self.journal.change(EndOverdue(key, outcome))) == [expected]
 
     @precondition(lambda self: self.model.runs)
     @rule(pick=picks)

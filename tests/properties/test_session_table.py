@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from stored_rows import SeenRun, StoredRows
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, JournalUnavailable
-from strandline.journal import table, transitions
+from strandline.journal import live, table
 from strandline.journal.changes import AddCheckpoint, SessionRef, encoded_body, encoded_completion
 from strandline.journal.port import (
     Accepted,
@@ -34,9 +34,9 @@ from strandline.journal.port import (
     Changed,
     Delete,
     Ended,
+    EndOverdue,
     EndWaiting,
     Move,
-    NotDue,
     Pause,
     Refused,
     Resume,
@@ -116,7 +116,7 @@ class FaultyStore(StoredRows):
 
 
 def picture_of_run(run: RunState) -> dict[str, object]:
-    return {name: getattr(run, name) for name in RunState.__struct_fields__ if name not in ("session", "new")}
+    return {name: getattr(run, name) for name in RunState.__struct_fields__ if name not in ("session", "new", "due")}
 
 
 def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
@@ -137,7 +137,8 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
     return {
         "sessions": shown,
         "runs": {run_id: (run.session.key, run.seq) for run_id, run in table._runs.items()},
-        "waiting": table._waiting,
+        "waiting": table.waiting,
+        "executing": table.executing,
         "waiting of": +table._waiting_of,
         "last attempts": set(table._last_attempts),
     }
@@ -213,7 +214,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.table.take_over(self.epoch, self.now)
         self.table.drain()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(transitions, "CACHED_SESSIONS", 2)
+        self.patch.setattr(live, "CACHED_SESSIONS", 2)
         self.patch.setattr(table, "KEPT_BYTES", 12)
 
     def teardown(self) -> None:
@@ -275,7 +276,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         self.store.write(changes)
         for claim in claims:
             self.judge_claim(claim)
-        if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended | NotDue):
+        if isinstance(answer, Refused | Attached | Reused | Unanswerable | Busy | Ended):
             assert not changes
         if isinstance(answer, Take):
             assert (answer is Take.TAKEN) == bool(claims)
@@ -696,7 +697,9 @@ class SessionTableMachine(RuleBasedStateMachine):
     @rule(
         pick=picks,
         key=sessions,
-        kind=st.sampled_from([Cancel, Cancel, CancelSession, EndWaiting, Move, Move, Pause, Resume, Resume, Delete]),
+        kind=st.sampled_from(
+            [Cancel, Cancel, CancelSession, EndWaiting, EndOverdue, Move, Move, Pause, Resume, Resume, Delete]
+        ),
         flag=st.booleans(),
         priority=st.sampled_from([None, None, 1, 5]),
         fate=fates,
@@ -716,7 +719,9 @@ class SessionTableMachine(RuleBasedStateMachine):
         elif kind is CancelSession:
             change = CancelSession(key, flag)
         elif kind is EndWaiting:
-            change = EndWaiting(of, run_id, Outcome(status=RunStatus.FAILED), overdue=flag)
+            change = EndWaiting(of, run_id, Outcome(status=RunStatus.FAILED))
+        elif kind is EndOverdue:
+            change = EndOverdue(key, Outcome(status=RunStatus.FAILED))
         elif kind is Move:
             change = Move(of.principal, run_id, priority)
         elif kind is Delete:
@@ -837,7 +842,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 def count_none_that_leaves(patch: pytest.MonkeyPatch) -> None:
     """A run that leaves its queue still counts as waiting."""
-    patch.setattr(SessionTable, "_leave_queue", lambda table, run: run.session.queue.remove(run))
+    patch.setattr(SessionTable, "_leave_queue", lambda table, run: table._leave(run) or table._count(run.session, 1))
 
 
 def write_no_moved_deadline(patch: pytest.MonkeyPatch) -> None:
@@ -917,7 +922,7 @@ def take_no_notice_of_priorities(patch: pytest.MonkeyPatch) -> None:
 
 def know_no_last_attempt(patch: pytest.MonkeyPatch) -> None:
     """Last attempts run beside each other."""
-    patch.setattr(transitions, "is_last", lambda attempt, max_attempts: False)
+    patch.setattr(live, "is_last", lambda attempt, max_attempts: False)
 
 
 def let_a_cancelled_run_go_on(patch: pytest.MonkeyPatch) -> None:

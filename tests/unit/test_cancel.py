@@ -81,11 +81,11 @@ async def executes(desk: Desk, text: str) -> None:
 
 
 def nothing_is_left(service: Service) -> None:
-    assert service._queues.sessions == 0
+    assert len(service._queues) == 0
     assert len(service._streams) == 0
     assert service._runner._wanted == set()
     assert service._holds._forced == {}
-    assert len(service._queues.deadlines) == 0
+    assert len(service._journal.sessions._deadlines) == 0
 
 
 def test_a_waiting_run_ends_at_once_and_those_behind_it_move_up() -> None:

@@ -83,6 +83,6 @@ def test_what_the_run_that_executes_has_taken_already_is_not_waited_for_again() 
             await asyncio.sleep(5)
             assert await told() == [0.0, 0.0, pytest.approx(14.0 - 5.0)], "the next one has begun"
             await outcome(tickets[2])
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)

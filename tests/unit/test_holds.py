@@ -71,7 +71,7 @@ def test_a_thread_that_outlives_its_run_holds_its_session_alone_until_it_ends() 
             assert view.phase is None
             assert view.run.outcome == end
             assert check_history(await history(service)) == []
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 

@@ -66,7 +66,7 @@ def test_a_request_that_comes_again_is_the_same_run_until_a_while_after_its_end(
             assert (await outcome(again)).output == "answer to y"
             assert gated.began == ["before", "x", "y", "y"]
             assert len(service._streams) == 0
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 
@@ -143,7 +143,7 @@ def test_of_two_requests_at_once_one_becomes_a_run_and_both_are_answered() -> No
             assert ends == ["answer to x"] * 20
             assert gated.began == ["x"]
             assert len(service._streams) == 0
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
             assert service._queues.slots.free == 64
 
     run_virtual(main)

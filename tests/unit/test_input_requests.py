@@ -35,7 +35,7 @@ def test_others_wait_for_the_answer_and_the_answer_for_nobody() -> None:
             assert (await outcome(ticket)).output == "done: yes"
             assert [(await outcome(each)).output for each in waits] == [f"answer to w{n}" for n in range(3)]
             assert (await whole(service))[1:3] == ["done: yes", "w0"]
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 
@@ -271,7 +271,7 @@ def test_a_text_answers_what_is_asked_and_the_second_one_waits() -> None:
             assert (await outcome(await send(service, "next"))).output == "answer to next"
             assert len(target.started) == 1
             assert (await whole(service))[:3] == ["ask", "done: no, stop!", "w"]
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 
@@ -303,7 +303,7 @@ def test_a_run_that_dismisses_has_all_go_on_that_waited_for_the_answer() -> None
             with pytest.raises(Dismissed):
                 await answer(service, end)
             assert {NOT_ANSWERED, DISMISSED} <= set(await whole(service))
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 

@@ -32,10 +32,10 @@ class Gated:
 
 
 def nothing_is_left(service: Service) -> None:
-    assert service._queues.sessions == 0
+    assert len(service._queues) == 0
     assert service._queues.slots.free == service.options.max_running
     assert len(service._streams) == 0
-    assert len(service._queues.deadlines) == 0
+    assert len(service._journal.sessions._deadlines) == 0
 
 
 def test_a_paused_session_lets_what_executes_end_and_starts_nothing_until_it_is_resumed() -> None:

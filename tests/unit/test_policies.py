@@ -55,7 +55,7 @@ def test_an_interrupt_ends_what_executes_keeps_what_it_did_and_goes_next() -> No
             assert texts(messages) == ["slow", EARLY, "now", "answer to now", "waits", "answer to waits"]
             assert tool_texts(messages) == ["did slow", UNKNOWN_OUTCOME]
             assert check_history(messages) == []
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
             assert service._runner._wanted == set()
 
     run_virtual(main)

@@ -13,7 +13,7 @@ import pytest
 from stored_rows import StoredRows
 from strandline.encoding import encode_messages
 from strandline.errors import CancelRequested, ClaimLost, InvariantBroken, JournalUnavailable
-from strandline.journal import transitions
+from strandline.journal import live
 from strandline.journal.changes import (
     AddCheckpoint,
     AddHistory,
@@ -295,7 +295,7 @@ def test_a_session_whose_deletion_is_not_stored_yet_is_not_there() -> None:
 
 
 def test_a_session_stays_in_memory_until_all_of_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 1)
+    monkeypatch.setattr(live, "CACHED_SESSIONS", 1)
     desk = Desk()
     desk.accept("a", "first")
     desk.decide(desk.token("a"))
@@ -440,7 +440,7 @@ def test_a_table_begins_with_the_sessions_in_which_something_goes_on() -> None:
 def test_idle_sessions_leave_memory_before_busy_ones_and_come_back_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 3)
+    monkeypatch.setattr(live, "CACHED_SESSIONS", 3)
     desk = Desk()
     desk.accept("busy", "busy")
     desk.accept("paused", "paused")
@@ -456,14 +456,14 @@ def test_idle_sessions_leave_memory_before_busy_ones_and_come_back_as_they_were(
 
 
 def test_a_session_is_never_dropped_to_make_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transitions, "CACHED_SESSIONS", 1)
+    monkeypatch.setattr(live, "CACHED_SESSIONS", 1)
     desk = Desk()
     for n in range(2):
         desk.accept(f"r{n}", f"s{n}")
     for n in range(3):
         assert desk.accept(f"waits{n}", "new", take=False) == Accepted(n + 1)
         assert key("new") in desk.table._sessions
-    assert desk.table._waiting == 3
+    assert desk.table.waiting == 3
 
 
 # -- questions ------------------------------------------------------------------------------------------

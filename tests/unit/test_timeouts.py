@@ -233,7 +233,7 @@ def test_a_run_that_waits_too_long_ends_on_time_and_leaves_no_trace() -> None:
             assert (await outcome(first)).output == "answer to first"
             assert (await outcome(await send(service, "fourth"))).output == "answer to fourth"
             assert texts(await history(service)) == ["first", "answer to first", "fourth", "answer to fourth"]
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 
@@ -292,8 +292,8 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
                 tickets = [await send(service, "x", f"s{n}") for n in range(10)]
                 for ticket in tickets:
                     await outcome(ticket)
-            assert len(service._queues.deadlines) == 0
-            assert len(service._queues.deadlines._heap) < 200
+            assert len(service._journal.sessions._deadlines) == 0
+            assert len(service._journal.sessions._deadlines._heap) < 200
 
     run_virtual(main)
 
@@ -356,7 +356,7 @@ def test_a_run_whose_wait_was_over_while_no_server_ran_is_not_even_begun_though_
             assert run.outcome.error.code is ErrorCode.QUEUE_TIMEOUT
             assert key() not in [built for built, _, _ in target.built]
             await settled(service)
-            assert service._queues.sessions == 0
+            assert len(service._queues) == 0
 
     run_virtual(main)
 

@@ -21,8 +21,9 @@ from strandline.journal.changes import AddRun
 from strandline.journal.driver import connect_in_memory, translated
 from strandline.journal.feed import ClaimFeed
 from strandline.journal.forgetting import prune
+from strandline.journal.live import NO_SESSIONS
 from strandline.journal.operations import Decide, Operations
-from strandline.journal.port import A, Query
+from strandline.journal.port import A, Query, Sessions
 from strandline.journal.sqlite_rows import SqliteRows
 from strandline.journal.table import Batch, SessionTable
 from strandline.model import AgentRecord, Claim, RunId, SessionKey, Token
@@ -40,7 +41,7 @@ class MemoryJournal(Operations):
         self._feed = ClaimFeed()
         self._connection = connect_in_memory()
         self._rows = SqliteRows(self._connection)
-        self._table: SessionTable
+        self._table: SessionTable | None = None
         self._is_open = False
         self._epoch = 0
         self._trouble: str | None = None
@@ -62,6 +63,11 @@ class MemoryJournal(Operations):
     def short_of_room(self) -> str | None:
         """It has no disk."""
         return None
+
+    @property
+    def sessions(self) -> Sessions:
+        """What waits and executes since it was opened."""
+        return self._table or NO_SESSIONS
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:
         """End all holds, fence every older owner; return what was executing, in order of sequence, with new tokens."""
@@ -113,6 +119,7 @@ class MemoryJournal(Operations):
         """Have the table decide, write what it has decided, and deliver the claims that it has made."""
         self._check_usable()
         table = self._table
+        assert table is not None
         try:
             answer = decide(table, self._clock.now())
         except BaseException as error:
@@ -149,6 +156,7 @@ class MemoryJournal(Operations):
 
     def _undo(self, *batches: Batch) -> None:
         """Put the sessions back of which something was decided that is not written."""
+        assert self._table is not None
         stale = self._table.undo(batches)
         self._table.put_back({key: self._rows.session(key) for key in stale})
 

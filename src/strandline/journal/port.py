@@ -30,13 +30,14 @@ Invariants that every journal keeps, proved by `strandline.testing.JournalContra
   `Lane.ANSWER`, if exactly one input request of its session is open in the accept's own transaction.
 * What a discarded run left in history is kept, is in no window, and is read only by those who ask for it.
 * Whatever a delivered claim rests on is seen by every `load` and `read` that begins after its delivery.
+* What waits and executes can be seen at any moment, as decided (`sessions`).
 * A last attempt (of a run that is attempted again) is taken only while no other last attempt runs.
 
 Verbs may be awaited from any event loop. Those awaited from one loop are answered in the order in which they took
 effect. A journal knows nothing of agents.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Generic, Literal, Protocol, TypeVar, runtime_checkable
@@ -150,14 +151,22 @@ class Delete(Struct, frozen=True):
 class EndWaiting(Struct, frozen=True):
     """End a run that waits with `outcome`, a failed or cancelled one; it leaves no trace in history.
 
-    Busy if the run has ever been claimed (it may have left something to tell), or has ended. With `overdue`, only if
-    its `queue_deadline` has passed and its session is not closed: else `NotDue`.
+    Busy if the run has ever been claimed (it may have left something to tell), or has ended.
     """
 
     key: SessionKey
     run_id: RunId
     outcome: Outcome
-    overdue: bool = False
+
+
+class EndOverdue(Struct, frozen=True):
+    """End the runs of a session whose `queue_deadline` has passed, with `outcome`; they leave no trace in history.
+
+    Answered by `Stopped`. None is ended while the session is paused or held: its time stands still.
+    """
+
+    key: SessionKey
+    outcome: Outcome
 
 
 class Cancel(Struct, frozen=True):
@@ -201,7 +210,7 @@ class Resume(Struct, frozen=True):
     key: SessionKey
 
 
-Change = Delete | EndWaiting | Cancel | CancelSession | Move | Pause | Resume
+Change = Delete | EndWaiting | EndOverdue | Cancel | CancelSession | Move | Pause | Resume
 
 
 class Changed(Struct, frozen=True):
@@ -218,12 +227,6 @@ class Ended(Struct, frozen=True):
     """Nothing was changed: the run has ended."""
 
 
-class NotDue(Struct, frozen=True):
-    """Nothing was changed: the run may wait until `deadline`; None: for as long as its session is closed, and on."""
-
-    deadline: float | None
-
-
 class Stopped(Struct, frozen=True):
     """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end.
 
@@ -235,7 +238,7 @@ class Stopped(Struct, frozen=True):
     input_until: float | None = None
 
 
-ChangeAnswer = Changed | Busy | Ended | NotDue | Stopped
+ChangeAnswer = Changed | Busy | Ended | Stopped
 
 
 class Query(Struct, Generic[A], frozen=True):
@@ -415,6 +418,92 @@ class Waiting(Struct, frozen=True):
     """Whether its session is."""
 
 
+class Sessions(Protocol):
+    """What waits and executes in an open journal, as decided: a moment before it is durable.
+
+    `now` is in seconds since the epoch. Nothing here blocks, and all of it belongs to the loop that opened the journal.
+    """
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait."""
+        ...
+
+    @property
+    def executing(self) -> int:
+        """How many runs execute, each from the moment in which it waits no longer."""
+        ...
+
+    @property
+    def most_waiting(self) -> int:
+        """How many runs wait in the session where most do; takes a moment for each run."""
+        ...
+
+    @property
+    def oldest(self) -> float | None:
+        """When the run that has waited longest was accepted, in seconds since the epoch; a moment for each run."""
+        ...
+
+    def waiting_of(self) -> Mapping[Principal, int]:
+        """Return how many runs of each principal wait."""
+        ...
+
+    def claimed_of(self) -> Mapping[Principal, int]:
+        """Return how many runs of each principal execute or are held; takes a moment for each run."""
+        ...
+
+    def watch(self, moved: Callable[[SessionKey], None]) -> None:
+        """Have `moved` called with each session in which runs wait, and in future with each that may have changed.
+
+        It is called in the middle of an operation.
+        """
+        ...
+
+    def is_waiting(self, run_id: RunId) -> bool:
+        """Tell whether a run waits."""
+        ...
+
+    def position(self, run_id: RunId) -> int | None:
+        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
+        ...
+
+    def is_idle(self, key: SessionKey) -> bool:
+        """Tell whether nothing of a session waits or is claimed."""
+        ...
+
+    def executes(self, key: SessionKey) -> bool:
+        """Tell whether a run of a session executes."""
+        ...
+
+    def is_paused(self, key: SessionKey) -> bool:
+        """Tell whether runs wait in a session for somebody to resume it."""
+        ...
+
+    def input_until(self, key: SessionKey, now: float) -> float | None:
+        """Return until when (seconds since the epoch) runs of a session wait for an answer; None: they do not."""
+        ...
+
+    def cannot_claim(self, key: SessionKey, now: float) -> Take | None:
+        """Return what `take` would answer now, unless that is a claim."""
+        ...
+
+    def refusal(self, new: NewRun, most: int) -> Refused | None:
+        """Return how a run is refused that has no key and no policy, if `most` runs wait in its session already."""
+        ...
+
+    @property
+    def next_due(self) -> float | None:
+        """When something may be due, in seconds since the epoch; None if nothing ever is."""
+        ...
+
+    def due(self, now: float) -> list[SessionKey]:
+        """Return the sessions in which runs have waited too long: to be ended, else they are due again soon.
+
+        Of others that wait for input no longer `moved` is told.
+        """
+        ...
+
+
 @runtime_checkable
 class OnDisk(Protocol):
     """What a journal has besides that keeps the last of its disk for what was accepted."""
@@ -455,6 +544,11 @@ class Journal(Protocol):
 
         So little room is left that it is needed for what was accepted. As far as is known; never blocks.
         """
+        ...
+
+    @property
+    def sessions(self) -> Sessions:
+        """What waits and executes since it was opened; nothing before."""
         ...
 
     async def open(self, owner: str, *, max_attempts: int) -> list[Claim]:

@@ -28,6 +28,7 @@ from strandline.journal.driver import (
     unreadable,
 )
 from strandline.journal.feed import ClaimFeed
+from strandline.journal.live import NO_SESSIONS
 from strandline.journal.migrations import migrate
 from strandline.journal.operations import Decide, Operations
 from strandline.journal.ownership import (
@@ -38,7 +39,7 @@ from strandline.journal.ownership import (
     locate,
     prepare_folder,
 )
-from strandline.journal.port import A, Query
+from strandline.journal.port import A, Query, Sessions
 from strandline.journal.reader import Readers
 from strandline.journal.reserve import Reserve, Statvfs
 from strandline.journal.soundness import guard
@@ -108,6 +109,11 @@ class SqliteJournal(Operations):
     def short_of_room(self) -> str | None:
         """Why no new run is kept at this moment although others go on; None: new runs are kept."""
         return None if self._reserve is None else self._reserve.short
+
+    @property
+    def sessions(self) -> Sessions:
+        """What waits and executes since it was opened."""
+        return NO_SESSIONS if self._commits is None else self._commits.table
 
     @property
     def file(self) -> Path:

@@ -12,6 +12,7 @@ from typing import ClassVar
 from msgspec import Struct, field
 
 from strandline.journal.changes import SessionRef
+from strandline.journal.deadlines import Due
 from strandline.journal.rules import Rank
 from strandline.model import NewRun, RunId, SessionKey
 
@@ -58,6 +59,8 @@ class RunState(Struct, eq=False):
     """How many checkpoints of it are kept."""
     new: NewRun | None = None
     """What it was accepted as, as long as it waits; None if only storage has it."""
+    due: Due | None = None
+    """When it is to be looked at because of its `queue_deadline`, which may be later."""
 
     @property
     def rank(self) -> Rank:
@@ -173,6 +176,8 @@ class SessionState(Struct, eq=False):
     """Whether something of it was changed that no batch has yet."""
     in_flight: int = 0
     """How many batches have changes of it that are not durable."""
+    due: Due | None = None
+    """When runs that wait for an answer to its question wait no longer."""
 
     @property
     def no(self) -> int:

@@ -26,6 +26,7 @@ from strandline.journal.changes import (
     ForgetKey,
     KeepAgent,
 )
+from strandline.journal.live import DUE_AGAIN_S
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
@@ -38,9 +39,9 @@ from strandline.journal.port import (
     Changed,
     Delete,
     Ended,
+    EndOverdue,
     EndWaiting,
     Move,
-    NotDue,
     Pause,
     Refused,
     Resume,
@@ -182,13 +183,8 @@ class SessionTable(Transitions):
         """Replace sessions by what is stored of them; None: there is no such session."""
         for key, session in sessions.items():
             self._forget(key)
-            if session is not None:
-                self._install(session)
-
-    def position(self, run_id: RunId) -> int | None:
-        """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
-        run = self._runs.get(run_id)
-        return None if run is None or run.fence is not None else run.session.queue.ahead(run.rank) + 1
+            if session is not None:  # (if it could not be stored that a run is ended, it cannot be at once again)
+                self._install(session, self._now + DUE_AGAIN_S)
 
     def session_of(self, run_id: RunId | None) -> SessionKey | None:
         """Return the session of a run that waits or is claimed; None if it is no such run."""
@@ -350,7 +346,7 @@ class SessionTable(Transitions):
         most = bounds.per_principal
         if most is not None and self._waiting_of[new.key.principal] - leaving >= most:
             return "principal_full"
-        return "server_full" if self._waiting - leaving >= bounds.total else None
+        return "server_full" if self.waiting - leaving >= bounds.total else None
 
     def _begun_and_waiting(self, session: SessionState, if_busy: IfBusy) -> list[RunState]:
         """Return what an interrupt ends of the waiting runs: those that have begun."""
@@ -376,6 +372,7 @@ class SessionTable(Transitions):
             self._close_requests(session, asked, question, "answered")
             asked.answer = run.seq
             self._note(session, AnswerQuestion(session.no, run.seq))
+            self._question_moved(session)
         elif dismiss:
             self._dismiss(session)
         elif (
@@ -440,6 +437,8 @@ class SessionTable(Transitions):
                 return self._cancel(change)
             case EndWaiting():
                 return self._end_one(change)
+            case EndOverdue():
+                return self._end_overdue(change)
             case CancelSession():
                 return self._cancel_session(change)
             case Move():
@@ -474,7 +473,7 @@ class SessionTable(Transitions):
         self._drops_in_flight[session.key] += 1
         return Changed(existed=True)
 
-    def _end_one(self, change: EndWaiting) -> Changed | Busy | NotDue:
+    def _end_one(self, change: EndWaiting) -> Changed | Busy:
         """End a run of this session if it still waits and has not begun; it leaves no message in history."""
         check_end(RunStatus.QUEUED, change.outcome.status)
         run = self._runs.get(change.run_id)
@@ -485,17 +484,19 @@ class SessionTable(Transitions):
             return Changed(existed=False)
         if run.fence is not None or run.has_begun:
             return Busy()
-        if change.overdue and (not_due := self._not_due(run)) is not None:
-            return not_due
         self._look_up_waiting([run])
         self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
         return Changed(existed=True)
 
-    def _not_due(self, run: RunState) -> NotDue | None:
-        if run.session.paused or run.session.held is not None:
-            return NotDue(None)
-        deadline = run.queue_deadline
-        return NotDue(deadline) if deadline is None or self._now < deadline else None
+    def _end_overdue(self, change: EndOverdue) -> Stopped:
+        """End the runs of a session that have waited too long; they leave no message in history."""
+        check_end(RunStatus.QUEUED, change.outcome.status)
+        session = self._find(change.key)
+        overdue = [] if session is None else [run for run in session.queue if self._is_overdue(run, self._now)]
+        self._look_up_waiting(overdue)
+        for run in overdue:
+            self._end_waiting(run, change.outcome.status, encode_messages(change.outcome), [])
+        return Stopped(ended={run.run_id: change.outcome for run in overdue}, asked=[])
 
     def _cancel(self, change: Cancel) -> Stopped | Changed | Ended:
         """End a run that waits, have one that executes end, or dismiss the question of one that has asked."""
@@ -559,6 +560,7 @@ class SessionTable(Transitions):
         else:
             run.lane, run.urgency, run.moved = Lane.NORMAL, change.priority, change.priority
         queue.add(run)
+        self._moved(run.session.key)
         self._change_run(run, was=None)
         return Changed(existed=True)
 
@@ -573,6 +575,7 @@ class SessionTable(Transitions):
             session.closed_since = since if asked is None else max(since, asked.until)
         session.paused = True
         self._change_session(session)
+        self._moved(session.key)
         return Changed(existed=True)
 
     def _resume(self, change: Resume) -> Changed:

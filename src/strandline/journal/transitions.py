@@ -5,7 +5,7 @@ its first step, since a step that raises `Missing` would leave it half done.
 """
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -28,6 +28,7 @@ from strandline.journal.changes import (
     EndRun,
     SessionRef,
 )
+from strandline.journal.live import LiveSessions
 from strandline.journal.port import Take
 from strandline.journal.records import Missing, Records, Room, StoredQuestion, StoredRun
 from strandline.journal.rules import Closed, cancelled, is_last, rank, stood_s
@@ -55,13 +56,11 @@ _decoded_question: Final[Callable[[bytes], Question]] = decoder(Question)
 
 NO_RUN: Final = -1
 """Of a row of history that no run has left."""
-CACHED_SESSIONS: Final = 10_000
-"""How many sessions stay in memory; those in which a run waits or is claimed come on top."""
 RUNNING: Final = advance(RunStatus.QUEUED, Move.TAKE)
 
 
-class Transitions:
-    """The state, and what changes it."""
+class Transitions(LiveSessions):
+    """What changes the sessions in memory, and which rows say so."""
 
     def __init__(
         self,
@@ -73,25 +72,18 @@ class Transitions:
         next_seq: int,
         next_row: int,
     ) -> None:
+        super().__init__(max_attempts=max_attempts)
         self.records = records
         """Where what is not in memory is read at once; None: it is `Missing`."""
         self.found: dict[Hashable, Any] = {}
         """What was missing and was read for the operation that is decided next."""
         self._room = room
-        self._max_attempts = max_attempts
         self._next_no = next_no
         self._next_seq = next_seq
         """The next sequence, or place in the front lane."""
         self._next_row = next_row
         self._fence = 0
         self._now = 0.0
-        self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
-        self._runs: dict[RunId, RunState] = {}
-        """Those that wait or are claimed."""
-        self._waiting = 0
-        self._waiting_of: Counter[Principal] = Counter()
-        self._last_attempts: set[int] = set()
-        """The sequences of executing runs that are last attempts."""
         self._changes: list[Change] = []
         self._claims: list[Claim] = []
         self._changed: list[SessionState] = []
@@ -166,41 +158,6 @@ class Transitions:
                 self.found.pop(key, None)
         return session
 
-    def _install(self, session: SessionState) -> None:
-        """Take a session as it is stored."""
-        self._evict()
-        self._sessions[session.key] = session
-        for run in session.queue:
-            self._runs[run.run_id] = run
-        self._count(session, len(session.queue))
-        if (claimed := session.claimed) is not None:
-            self._runs[claimed.run_id] = claimed
-            if session.executing is not None and is_last(claimed.attempt, self._max_attempts):
-                self._last_attempts.add(claimed.seq)
-
-    def _evict(self) -> None:
-        """Make room for a session. Of the oldest few an idle one is dropped, and a busy one is moved to the end."""
-        for _ in range(4):
-            if len(self._sessions) < CACHED_SESSIONS:
-                return
-            key, session = next(iter(self._sessions.items()))
-            if session.is_idle and session.is_durable:
-                del self._sessions[key]
-            else:
-                self._sessions.move_to_end(key)
-
-    def _forget(self, key: SessionKey) -> None:
-        """Take a session out of memory, with its runs."""
-        session = self._sessions.pop(key, None)
-        if session is None:
-            return
-        for run in session.queue:
-            del self._runs[run.run_id]
-        self._count(session, -len(session.queue))
-        if (claimed := session.claimed) is not None:
-            del self._runs[claimed.run_id]
-            self._last_attempts.discard(claimed.seq)
-
     def _add(self, key: SessionKey) -> SessionState:
         session = SessionState(SessionRef.of(self._next_no, key), keys=Keys())
         self._next_no += 1
@@ -226,12 +183,6 @@ class Transitions:
             self._touch(session)
         self._changes.append(change)
 
-    def _count(self, session: SessionState, more: int) -> None:
-        """Count so many more waiting runs."""
-        if more:
-            self._waiting += more
-            self._waiting_of[session.key.principal] += more
-
     # -- runs -----------------------------------------------------------------------------------------
 
     def _claimed(self, token: Token) -> RunState:
@@ -250,14 +201,11 @@ class Transitions:
 
     def _enqueue(self, run: RunState) -> None:
         self._touch(run.session)
-        run.session.queue.add(run)
-        self._count(run.session, 1)
+        self._join(run)
 
     def _leave_queue(self, run: RunState) -> None:
         self._touch(run.session)
-        run.session.queue.remove(run)
-        run.new = None
-        self._count(run.session, -1)
+        self._leave(run)
 
     def _change_run(self, run: RunState, *, was: int | None) -> None:
         last = run.fence is not None and is_last(run.attempt, self._max_attempts)
@@ -278,15 +226,16 @@ class Transitions:
         if run.started_at is None:
             run.started_at = self._now
         run.session.claimed = run
-        if is_last(run.attempt, self._max_attempts):
-            self._last_attempts.add(run.seq)
+        self._executes(run)
         return self._fence
 
     def _unclaim(self, run: RunState) -> None:
         self._touch(run.session)
         run.session.claimed = None
         run.fence = None
-        self._last_attempts.discard(run.seq)
+        if run.held_since is None:
+            self._executes_no_more(run)
+        self._moved(run.session.key)
 
     def _requeue(self, run: RunState, attempt: int) -> None:
         """Have an executing run wait at the head of its queue; it has begun, so it waits for as long as it takes."""
@@ -299,15 +248,9 @@ class Transitions:
 
     def _claim_next(self, session: SessionState) -> Take:
         """Claim the next run of a session."""
-        if session.claimed is not None or session.paused:
-            return Take.NOTHING
-        if (asked := session.question) is not None and self._now < asked.until:
-            return Take.NOTHING
-        if not session.queue:
-            return Take.NOTHING
+        if (cannot := self._cannot_claim(session, self._now)) is not None:
+            return cannot
         run = session.queue.head
-        if self._last_attempts and is_last(run.attempt + 1, self._max_attempts):
-            return Take.BLOCKED
         stored, facts, error = self._stored(run)
         question = None
         if session.answered_by(run) is not None:
@@ -338,7 +281,7 @@ class Transitions:
         was = run.fence
         if hold:
             run.held_since = self._now
-            self._last_attempts.discard(run.seq)
+            self._executes_no_more(run)
         else:
             if run.session.claimed is run:
                 self._unclaim(run)
@@ -415,6 +358,9 @@ class Transitions:
         if session.closed_since is not None:
             session.closed_since = None
             self._change_session(session)
+        for run in session.queue:
+            self._watch(run)
+        self._moved(session.key)
 
     def _stood_since(self, session: SessionState, since: float) -> None:
         for run in session.queue:
@@ -428,6 +374,8 @@ class Transitions:
         if run.queue_deadline is not None and seconds:
             run.queue_deadline += seconds
             self._change_run(run, was=None)
+            if seconds < 0:
+                self._watch(run)
 
     # -- questions ------------------------------------------------------------------------------------
 
@@ -444,6 +392,7 @@ class Transitions:
             session.closed_since = until
             self._change_session(session)
         self._delay_all(session, max(0.0, until - self._now))
+        self._question_moved(session)
 
     def _close_requests(self, session: SessionState, asked: OpenRound, question: Question, how: Closed) -> None:
         """Have a session wait for input no longer; note why, for as long as the run is kept that has asked."""
@@ -470,6 +419,12 @@ class Transitions:
     def _drop_question(self, session: SessionState) -> None:
         session.round = None
         self._note(session, DropQuestion(session.no))
+        self._question_moved(session)
+
+    def _question_moved(self, session: SessionState) -> None:
+        """Note that a session waits for input from now on, or no longer."""
+        self._watch_question(session)
+        self._moved(session.key)
 
     def _answered(self, run: RunState, *, closed: bool, begun: bool) -> None:
         """Note that a run has ended; if it answered a question, its round is `closed` by what it left, or else here."""

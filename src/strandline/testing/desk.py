@@ -13,10 +13,12 @@ from strandline.journal.port import (
     Cancel,
     CancelSession,
     ChangeAnswer,
+    EndOverdue,
     EndWaiting,
     HistoryQuery,
     Journal,
     RunQuery,
+    Stopped,
     Take,
     WaitingQuery,
 )
@@ -144,12 +146,17 @@ class Desk:
         await self.journal.release(token, counted=counted)
         return await self.journal.take(at or key()) if take else Take.NOTHING
 
-    async def end(
-        self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None, *, overdue: bool = False
-    ) -> ChangeAnswer:
-        """End a run that waits, as cancelled if nothing else is said; with `overdue`, only if it is that."""
+    async def end(self, run_id: str, at: SessionKey | None = None, outcome: Outcome | None = None) -> ChangeAnswer:
+        """End a run that waits, as cancelled if nothing else is said."""
         outcome = outcome or Outcome(status=RunStatus.CANCELLED)
-        return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome, overdue))
+        return await self.journal.change(EndWaiting(at or key(), RunId(run_id), outcome))
+
+    async def end_overdue(self, at: SessionKey | None = None) -> list[str]:
+        """End the runs of a session that have waited too long, and return which."""
+        ended = await self.journal.change(EndOverdue(at or key(), Outcome(status=RunStatus.FAILED)))
+        assert isinstance(ended, Stopped)
+        assert not ended.asked
+        return list(ended.ended)
 
     async def cancel(self, run_id: str, principal: str = ANONYMOUS) -> ChangeAnswer:
         """Cancel a run."""

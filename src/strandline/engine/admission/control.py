@@ -13,7 +13,6 @@ from strandline.engine.events import SessionDeleted, SessionEvent, SessionPaused
 from strandline.engine.execution import AgentPool, Claims, until_kept
 from strandline.engine.maintenance import Readiness
 from strandline.engine.observers import Projection
-from strandline.engine.queues import SessionQueues
 from strandline.engine.reading import Reading, RunView
 from strandline.engine.requests import check_key, in_range
 from strandline.engine.streams import Streams
@@ -53,7 +52,6 @@ class Control:
         self,
         journal: Journal,
         readiness: Readiness,
-        queues: SessionQueues,
         claims: Claims,
         pool: AgentPool,
         streams: Streams,
@@ -62,7 +60,6 @@ class Control:
     ) -> None:
         self._journal = journal
         self._readiness = readiness
-        self._queues = queues
         self._claims = claims
         self._pool = pool
         self._streams = streams
@@ -135,12 +132,8 @@ class Control:
         Raises `Invalid`, `NotFound`, `AlreadyEnded`, `TooLate` if it has begun.
         """
         change = Move(principal, run_id, None if priority is None else in_range(priority))
-        key = (await self._reading.kept(principal, run_id)).key
-        try:
-            moved = await self._journal.change(change)
-        finally:
-            self._queues.changed(key)  # also if nobody waits any more: what is asked from now on is asked after it
-        match moved:
+        self._readiness.asked()
+        match await self._journal.change(change):
             case Changed(existed=True):
                 return await self._reading.run(principal, run_id)
             case Busy():
@@ -192,8 +185,6 @@ class Control:
             done = isinstance(changed, Changed)
         finally:
             await self._projection.deleted(key, done=done)
-        if isinstance(changed, Changed):
-            self._claims.resumed(key)  # if it was paused: another one of this name is not
         return changed
 
     async def _changed(self, key: SessionKey, change: _Told, *, force: bool = False) -> ChangeAnswer:
@@ -207,8 +198,4 @@ class Control:
                 self._claims.stopped(key, answer, force=force)
             case EndWaiting(run_id=run_id, outcome=outcome), Changed(existed=True):
                 self._claims.ended(run_id, key, outcome)
-            case Pause(), Changed(existed=True):
-                self._queues.paused(key)
-            case Resume(), Changed(existed=True):
-                self._claims.resumed(key)
         return answer

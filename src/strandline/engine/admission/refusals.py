@@ -41,8 +41,7 @@ class Refusals:
     def admit(self, new: NewRun) -> None:
         """Let a run be asked of the journal. Raises `Draining`, `NotReady`, `NoWorker`, `HoldsFull`.
 
-        Raises `QueueFull` if its full queue has refused one like it and has not changed since; runs with a key or a
-        policy are always asked for.
+        Raises `QueueFull` if its queue is full; runs with a key or a policy are always asked for.
         """
         self._readiness.admit_run()
         principal = new.key.principal
@@ -54,7 +53,8 @@ class Refusals:
             )
 
         plain = new.lane == Lane.NORMAL and new.if_busy is IfBusy.ENQUEUE and new.keyed is None
-        if plain and (refused := self._queues.refusal(new)) is not None:
+        most = self._options.max_queued_per_session
+        if plain and (refused := self._queues.sessions.refusal(new, most)) is not None:
             raise self._full(new.key, refused)
 
     def error(self, new: NewRun, answer: Refused | Reused | Unanswerable) -> StrandlineError:

@@ -1,4 +1,4 @@
-"""From what waits to what executes: fetches claims, has the runner execute them, and keeps `SessionQueues` true.
+"""From what waits to what executes: asks for claims as slots are free, and has the runner execute them.
 
 It owns every task that executes a run. Nothing it starts outlives `drain` or `abort`. Every run that begins, has an
 outcome, or goes on in a later process is published from here.
@@ -14,24 +14,20 @@ from strandline.clock import Clock
 from strandline.engine.execution.holds import Hold, Holds
 from strandline.engine.execution.runner import Ended, Runner
 from strandline.engine.observers import Tracing
-from strandline.engine.queues import Estimates, SessionQueues, WaitingRun
+from strandline.engine.queues import Estimates, SessionQueues
 from strandline.engine.streams import Streams
 from strandline.errors import CancelRequested, StrandlineError
 from strandline.journal.port import (
     AcceptAnswer,
     Accepted,
     Bounds,
-    Changed,
-    EndWaiting,
+    EndOverdue,
     Journal,
-    NotDue,
     RunQuery,
-    SessionQuery,
     Stopped,
     Take,
-    WaitingQuery,
 )
-from strandline.model import Claim, ErrorCode, Lane, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
+from strandline.model import Claim, ErrorCode, NewRun, Outcome, RunError, RunId, RunStatus, SessionKey
 
 _log = logging.getLogger("strandline.claims")
 
@@ -84,60 +80,33 @@ class Claims:
         self._consumer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._is_woken = False
+        """Whether what goes next is to be claimed soon."""
 
     async def start(self) -> None:
-        """Learn what waits, and let it start."""
-        after = -1
-        overdue: list[tuple[RunId, SessionKey]] = []
-        while page := await self._journal.read(WaitingQuery(after)):
-            for each in page:
-                deadline = each.queue_deadline
-                if not each.paused and deadline is not None and deadline <= self._clock.now():
-                    overdue.append((each.run_id, each.key))
-                    deadline = None
-                self._queues.waits(each.run_id, each.key, each.created_at, deadline, paused=each.paused)
-            after = page[-1].sequence
+        """Let what waits start."""
         # Before anything starts: their time was over while no server ran. (Together they take few commits.)
-        await asyncio.gather(*(self._expire(run_id, key) for run_id, key in overdue))
+        await asyncio.gather(*map(self._expire, self._queues.sessions.due(self._clock.now())))
         self._consumer = asyncio.create_task(self._consume())
+        self._queues.follow(self._wake)
         self._pump()
 
     async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:
-        """Have the journal accept a run, claimed at once if a slot is free, and note it.
-
-        Not to be cancelled: shield it.
-        """
+        """Have the journal accept a run, claimed at once if a slot is free. Not to be cancelled: shield it."""
         reserved = self._queues.reserve(new.key)
         taken = False
-        asked_at = self._queues.changes
         accepting = asyncio.current_task()
         assert accepting is not None
         self._accepting.add(accepting)
         try:
             answer = await self._journal.accept(new, bounds, take=reserved)
-            if isinstance(answer, Accepted):
-                taken = answer.position == 0
-                self._accepted(new, answer)
-            else:
-                self._queues.refused(new, answer, asked_at=asked_at)
+            taken = isinstance(answer, Accepted) and answer.position == 0
             return answer
         finally:
             self._accepting.discard(accepting)
             if reserved and not taken:
                 self._queues.free(new.key)
             self._pump()
-
-    def _accepted(self, new: NewRun, accepted: Accepted) -> None:
-        waits = accepted.position > 0
-        goes_on = not waits or accepted.answers or new.lane == Lane.ANSWER or new.dismisses
-        if (until := accepted.input_until) is not None and goes_on:
-            self._queues.answered(new.key, self._seconds_to(until))
-        if not waits:
-            self._queues.changed(new.key)
-            return
-        self._queues.waits(new.run_id, new.key, new.created_at, new.queue_deadline, paused=accepted.paused)
-        if until is not None and not goes_on:
-            self._queues.waits_for_input(new.key, until)
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
         """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.
@@ -168,7 +137,8 @@ class Claims:
     # -- claims ------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Have the journal claim for every session that goes next, once it is known what has waited too long."""
+        """Have the journal claim for every session that goes next."""
+        self._is_woken = False
         self._moved.set()
         if self._consumer is None:
             return
@@ -176,24 +146,20 @@ class Claims:
             self.spawn(self._take(key))
         self._arm()
 
+    def _wake(self) -> None:
+        """Have the journal claim soon."""
+        if not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     async def _take(self, key: SessionKey) -> None:
         try:
-            taken = await self._journal.take(key)
-            self._queues.changed(key)
+            if await self._journal.take(key) is Take.TAKEN:
+                return
         except StrandlineError:
             _log.exception("a waiting run could not be claimed; it is tried again")
             await asyncio.sleep(TAKE_AGAIN_S)
-            self._queues.free(key)
-        else:
-            match taken:
-                case Take.TAKEN:
-                    return
-                case Take.NOTHING:
-                    self._queues.emptied(key)
-                    if self._queues.has_waiting(key) and not self._queues.is_paused(key):
-                        self.spawn(self._wait_for_input(key))
-                case Take.BLOCKED:
-                    self._queues.blocked(key)
+        self._queues.free(key)
         self._pump()
 
     async def _consume(self) -> None:
@@ -234,10 +200,6 @@ class Claims:
         if not ended.requeued:
             self._estimates.ended(run.key, ended.duration_s)
             self._streams.ended(run.run_id, run.key, ended.outcome, ended.duration_s)
-        if run.attempt > 1:
-            self._queues.unblock()
-        if ended.requeued:  # first: the record of the session stays
-            self._queues.waits(run.run_id, run.key, run.created_at)
         if ended.hold is None:
             self._holds.forget(run.run_id)
             self._queues.ended(run.run_id, run.key, taken=ended.take is Take.TAKEN)
@@ -269,7 +231,6 @@ class Claims:
             self._queues.works_no_more(hold.principal)
         else:
             self.look_at_leftovers()
-        self._queues.hold_ended(hold.claim.run.key)
         self._pump()
 
     def look_at_leftovers(self) -> None:
@@ -286,11 +247,9 @@ class Claims:
 
     def ended(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Note that a run that waited has ended."""
-        self._queues.left(run_id, key)
         self._streams.ended(run_id, key, outcome, None)
         if self._tracing.active:
             self.spawn(self._trace(run_id, key, outcome))
-        self._pump()
 
     async def _trace(self, run_id: RunId, key: SessionKey, outcome: Outcome) -> None:
         """Have a run traced that has ended while it waited; only the journal knows of it."""
@@ -314,14 +273,6 @@ class Claims:
             self._runner.cancel(run_id, discard=discard)
             if force:
                 self._holds.force(run_id)
-        if stopped.input_until is not None:
-            self._queues.dismissed(key, self._seconds_to(stopped.input_until))
-            self._pump()
-
-    def resumed(self, key: SessionKey) -> None:
-        """Note that a session goes on."""
-        self._queues.resumed(key)
-        self._pump()
 
     # -- what is due -------------------------------------------------------------------------------
 
@@ -331,16 +282,13 @@ class Claims:
         self._disarm()
         if self._stopping:
             return
-        for due in self._queues.deadlines.pop(self._clock.now()):
-            if isinstance(due, WaitingRun):
-                self.spawn(self._expire(due.run_id, due.key))
-            else:
-                self._queues.opened(due)
+        for key in self._queues.sessions.due(self._clock.now()):
+            self.spawn(self._expire(key))
         self._pump()
 
     def _arm(self) -> None:
         """Have the timer go off when the next deadline is."""
-        at = self._queues.deadlines.next
+        at = self._queues.sessions.next_due
         if at is None or self._stopping or (self._timer is not None and self._timer_at <= at):
             return
         self._disarm()
@@ -352,32 +300,15 @@ class Claims:
             self._timer.cancel()
             self._timer = None
 
-    async def _expire(self, run_id: RunId, key: SessionKey) -> None:
-        """End a run if it has waited too long."""
+    async def _expire(self, key: SessionKey) -> None:
+        """End the runs of a session that have waited too long; those that cannot be ended now are due again soon."""
         try:
-            changed = await self._journal.change(EndWaiting(key, run_id, WAITED_TOO_LONG, overdue=True))
+            ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
         except StrandlineError as failure:
-            _log.error("run %s has waited too long and cannot be ended yet: %s", run_id, failure)
-            self._queues.watch(run_id, self._clock.now() + TAKE_AGAIN_S)
-            self._arm()
-            return
-        match changed:
-            case Changed(existed=True):
-                self.ended(run_id, key, WAITED_TOO_LONG)
-            case NotDue(deadline):
-                self._queues.watch(run_id, deadline)
-                self._arm()
-
-    async def _wait_for_input(self, key: SessionKey) -> None:
-        """Find out until when a session with waiting runs is closed because of an input request, if it is."""
-        try:
-            session = await self._journal.read(SessionQuery(key))
-        except StrandlineError as error:
-            _log.error("it cannot be told yet how long session %s waits for input: %s", key.session_id, error)
-            self._queues.waits_for_input(key, self._clock.now() + TAKE_AGAIN_S)
+            _log.error("runs of %s have waited too long and cannot be ended yet: %s", key.session_id, failure)
         else:
-            if session is not None and session.input_until is not None:
-                self._queues.waits_for_input(key, session.input_until)
+            assert isinstance(ended, Stopped)
+            self.stopped(key, ended)
         self._arm()
 
     def _seconds_to(self, at: float) -> float:

@@ -1,15 +1,12 @@
-"""Queues: the sessions in which something waits or is claimed, and which of them goes next.
+"""Queues: which session goes next, of those in which something waits.
 
-`SessionQueues` owns one record for each session with something to do: its waiting runs with their deadlines, its slot,
-what executes, whether it is held, paused, or closed for input, and how its full queue refuses. Who is next, refusals,
-deadlines, obstacles and estimates are views of these records. `Estimates` adds how long runs have taken.
+`SessionQueues` owns one record for each session that has a slot or stands in line for one; what waits and executes is
+the journal's, and read there. `Estimates` adds how long runs have taken.
 
-All of it is plain sync code: it decides, and `execution.Claims` acts. The journal decides what happens in a session;
-the records follow its answers, in their order. Nothing else of the engine keeps what waits or executes by session.
+All of it is plain sync code: it decides, and `execution.Claims` acts.
 """
 
 from strandline.engine.queues.estimates import Estimates, RunTimes
-from strandline.engine.queues.records import SessionQueue, WaitingRun
 from strandline.engine.queues.session_queues import Obstacle, SessionQueues, Share
 
-__all__ = ["Estimates", "Obstacle", "RunTimes", "SessionQueue", "SessionQueues", "Share", "WaitingRun"]
+__all__ = ["Estimates", "Obstacle", "RunTimes", "SessionQueues", "Share"]

@@ -74,5 +74,5 @@ class Estimates:
 
     def _taken_s(self, key: SessionKey) -> float:
         """Return for how many seconds a session's run has executed; 0 if none does."""
-        queue = self._queues.get(key)
-        return 0.0 if queue is None or queue.executing is None else self._clock.monotonic() - queue.since
+        since = self._queues.executing_since(key)
+        return 0.0 if since is None else self._clock.monotonic() - since

@@ -11,8 +11,24 @@ principal that has as many as it may starts nothing more, and delays no other.
 
 from collections import Counter, OrderedDict
 
-from strandline.engine.queues.records import SessionQueue
-from strandline.model import Principal, SessionKey
+from strandline.model import Principal, RunId, SessionKey
+
+
+class Slot:
+    """A session's slot, or its place in the line for one."""
+
+    __slots__ = ("executing", "key", "ready", "since", "taken")
+
+    def __init__(self, key: SessionKey) -> None:
+        self.key = key
+        self.taken = False
+        """Whether it has a slot: for a claim, or for one that may be on its way."""
+        self.ready = False
+        """Whether it stands in line for a slot."""
+        self.executing: RunId | None = None
+        """The run that executes in it."""
+        self.since = 0.0
+        """Since when it executes, on the monotonic clock."""
 
 
 class Slots:
@@ -35,9 +51,9 @@ class Slots:
         """How many slots the sessions of each have; none is at 0."""
         self.leftovers: Counter[Principal] = Counter()
         """How many leftovers each has; none is at 0."""
-        self._ready: OrderedDict[Principal, OrderedDict[SessionKey, SessionQueue]] = OrderedDict()
+        self._ready: OrderedDict[Principal, OrderedDict[SessionKey, Slot]] = OrderedDict()
         """Sessions that stand in line, in order."""
-        self._sated: dict[Principal, OrderedDict[SessionKey, SessionQueue]] = {}
+        self._sated: dict[Principal, OrderedDict[SessionKey, Slot]] = {}
         """The same, of principals that have their share, or as many leftovers as they may: none of theirs goes next
         before one of those ends."""
         self._stopped = False
@@ -76,51 +92,51 @@ class Slots:
         """Give no slot any more."""
         self._stopped = True
 
-    def next(self) -> SessionQueue | None:
+    def next(self) -> Slot | None:
         """Give a slot to the session that goes next and return it; None if there is no slot or no session."""
         if not self._ready or self._stopped or not self.has_room:
             return None
         principal, sessions = next(iter(self._ready.items()))
-        _, queue = sessions.popitem(last=False)
+        _, record = sessions.popitem(last=False)
         if sessions:
             self._ready.move_to_end(principal)
         else:
             del self._ready[principal]
-        queue.ready = False
-        self.take(queue)
-        return queue
+        record.ready = False
+        self.take(record)
+        return record
 
-    def take(self, queue: SessionQueue) -> None:
+    def take(self, record: Slot) -> None:
         """Give a session a slot."""
-        queue.slot = True
+        record.taken = True
         self.free -= 1
-        self._slots[queue.key.principal] += 1
-        self._sort(queue.key.principal)
+        self._slots[record.key.principal] += 1
+        self._sort(record.key.principal)
 
-    def give_back(self, queue: SessionQueue) -> None:
+    def give_back(self, record: Slot) -> None:
         """Take back the slot of a session."""
-        principal = queue.key.principal
-        queue.slot = False
+        principal = record.key.principal
+        record.taken = False
         self.free += 1
         self._slots[principal] -= 1
         if not self._slots[principal]:
             del self._slots[principal]
         self._sort(principal)
 
-    def line_up(self, queue: SessionQueue) -> None:
+    def line_up(self, record: Slot) -> None:
         """Put a session at the end of its principal's line."""
-        queue.ready = True
-        line = self._sated if self.is_sated(queue.key.principal) else self._ready
-        line.setdefault(queue.key.principal, OrderedDict())[queue.key] = queue
+        record.ready = True
+        line = self._sated if self.is_sated(record.key.principal) else self._ready
+        line.setdefault(record.key.principal, OrderedDict())[record.key] = record
 
-    def withdraw(self, queue: SessionQueue) -> None:
+    def withdraw(self, record: Slot) -> None:
         """Take a session out of its line."""
-        queue.ready = False
-        line = self._ready if queue.key.principal in self._ready else self._sated
-        sessions = line[queue.key.principal]
-        del sessions[queue.key]
+        record.ready = False
+        line = self._ready if record.key.principal in self._ready else self._sated
+        sessions = line[record.key.principal]
+        del sessions[record.key]
         if not sessions:
-            del line[queue.key.principal]
+            del line[record.key.principal]
 
     def add_leftover(self, principal: Principal) -> None:
         """Note a run of a principal that has ended and still works."""

@@ -1,72 +1,48 @@
 """Where waiting runs stand, published to their subscribers: at most once a second, if it has changed, or why.
 
-The journal is not asked for a run that has no subscriber. Belongs to the serving loop.
+Belongs to the serving loop.
 """
 
-import logging
-from collections.abc import Sequence
-
 from strandline.clock import Clock
-from strandline.engine.events import Reason, Why
+from strandline.engine.events import Reason, RunPosition, RunQueued, Why
 from strandline.engine.queues import SessionQueues
 from strandline.engine.reading.standings import Standings
 from strandline.engine.streams import RunStream, Streams
-from strandline.errors import StrandlineError
-from strandline.journal.port import Journal, RunQuery
-from strandline.model import InputRequest, RunId
-
-_log = logging.getLogger("strandline.upkeep")
+from strandline.model import RunId
 
 
 class Positions:
-    """Publishes where something has changed in the queues since it last did."""
+    """Publishes where something has changed since it last did."""
 
-    def __init__(
-        self, journal: Journal, streams: Streams, queues: SessionQueues, standings: Standings, clock: Clock
-    ) -> None:
-        self._journal = journal
+    def __init__(self, streams: Streams, queues: SessionQueues, standings: Standings, clock: Clock) -> None:
         self._streams = streams
         self._queues = queues
         self._standings = standings
         self._clock = clock
-        self._published = 0
-        """The number of the last change in the queues when positions were published."""
-        self._unread: set[RunId] = set()
-        """Runs that may stand elsewhere than was published last: they have had no subscriber since."""
+        self._seen: dict[RunId, tuple[int, Reason | None, float | None]] = {}
+        """Position, reason, and until when its session waits for input, of each run that had a subscriber last time."""
 
     async def publish(self) -> None:
         """Publish where the runs that wait and have subscribers stand now, and why. To be called every second."""
-        since, self._published = self._published, self._queues.changes
-        unheard, self._unread = self._unread, set()
+        before, self._seen = self._seen, {}
         for stream in self._streams.waiting():
-            moved = self._queues.has_changed(stream.key, since) or stream.run_id in unheard
-            if not stream.readers:
-                if moved:
-                    self._unread.add(stream.run_id)
+            position = self._queues.sessions.position(stream.run_id)
+            if position is None or not stream.readers:
                 continue
-            position = None if stream.standing is None else stream.standing.position
-            if moved:
-                try:
-                    run = await self._journal.read(RunQuery(stream.key.principal, stream.run_id))
-                except StrandlineError as error:
-                    _log.warning("it cannot be told where run %s stands: %s", stream.run_id, error)
-                    return
-                if not self._streams.is_waiting(stream.run_id):
-                    continue  # it has begun while it was looked up
-                position = None if run is None else run.position
-            if position:
-                await self._publish(stream, position, moved=moved)
+            why = self._standings.reasons.of_waiting(stream.key, position)
+            seen = (position, _code(why), self._queues.input_until(stream.key))
+            self._seen[stream.run_id] = seen
+            if before.get(stream.run_id) != seen:
+                await self._publish(stream, position, why)
 
-    async def _publish(self, stream: RunStream, position: int, *, moved: bool) -> None:
+    async def _publish(self, stream: RunStream, position: int, why: Why | None) -> None:
         """Publish where a run stands, if that is not known: at another place, or for another reason or answer."""
-        why, last = self._standings.reasons.of_waiting(stream.key, position), stream.standing
-        if why is None and moved:
-            self._unread.add(stream.run_id)  # it is about to start, or to wait for something of which nobody knows yet
-        same = last is not None and position == last.position and (why is None or _code(why) is _code(last.why))
-        if same and (why is None or not moved):
-            return
+        last = stream.standing
+        same = last is not None and position == last.position
+        if same and why is None:
+            return  # it is about to start
         at = await self._standings.of_waiting(stream.key, position)
-        if same and last is not None and _ids(at.input_requests) == _ids(last.input_requests):
+        if same and last is not None and _asks(at) == _asks(last):
             return
         if self._streams.is_waiting(stream.run_id):  # else it has begun while that was looked up
             stream.standing = at
@@ -77,5 +53,6 @@ def _code(why: Why | None) -> Reason | None:
     return None if why is None else why.code
 
 
-def _ids(requests: Sequence[InputRequest]) -> list[str]:
-    return [each.id for each in requests]
+def _asks(at: RunPosition | RunQueued) -> tuple[Reason | None, list[str]]:
+    """Return why a run waits, and the ids of what its session asks."""
+    return _code(at.why), [each.id for each in at.input_requests]

@@ -74,10 +74,12 @@ class Reasons:
         if self._readiness.stopping:
             return _plain(Reason.SERVER_STOPPING)
         if (
-            closed := self._closed(key, paused=self._queues.is_paused(key), until=self._queues.input_until(key))
+            closed := self._closed(
+                key, paused=self._queues.sessions.is_paused(key), until=self._queues.input_until(key)
+            )
         ) is not None:
             return closed
-        ahead = position - 1 + self._queues.executes(key)
+        ahead = position - 1 + self._queues.sessions.executes(key)
         if ahead:
             return Why(Reason.BEHIND, f"{_runs(ahead)} ahead of it in its session")
         return self._obstacle(key)

@@ -165,7 +165,8 @@ class Streams:
         `on_disconnect` is what becomes of it if its clients are lost.
         """
         self._observer.accepted()
-        stream = self._begin(run_id, key, 1)
+        # It may have one, if somebody has asked before its caller has the answer.
+        stream = self._streams.get(run_id) or self._begin(run_id, key, 1)
         stream.on_disconnect = on_disconnect
         if self._stopped:  # the journal has taken its time
             self.later(run_id)

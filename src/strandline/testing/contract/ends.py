@@ -16,7 +16,6 @@ from strandline.journal.port import (
     EndWaiting,
     HistoryPage,
     HistoryQuery,
-    NotDue,
     Pause,
     Resume,
     Take,
@@ -137,26 +136,52 @@ class EndsContract(Contract):
         await desk.start("a")
         await desk.accept("b", queue_deadline=desk.clock.at + 10)
         await desk.accept("c")
-        assert await desk.end("c", overdue=True) == NotDue(None), "it has no deadline"
         desk.clock.at += 9.999
-        assert await desk.end("b", overdue=True) == NotDue(1_010.0)
+        assert await desk.end_overdue() == []
         await desk.journal.change(Pause(key()))
         desk.clock.at += 5
-        assert await desk.end("b", overdue=True) == NotDue(None)
+        assert await desk.end_overdue() == [], "it is paused"
         await desk.restart()
         (claim,) = desk.orphans
         await desk.settle(claim, done("hi", "ho"), hold=True)
         await desk.journal.change(Resume(key()))
-        assert await desk.end("b", overdue=True) == NotDue(None), "it is held"
+        assert await desk.end_overdue() == [], "it is held"
         desk.clock.at += 5
         await desk.release(claim.token, counted=True)
-        assert await desk.end("b", overdue=True) == NotDue(1_020.0)
+        assert await desk.end_overdue() == []
         assert await desk.waiting() == ["b", "c"]
         desk.clock.at = 1_020.0
-        assert await desk.end("b", overdue=True) == Changed(existed=True)
-        assert await desk.end("b", overdue=True) == Busy()
-        assert await desk.end("nobody", overdue=True) == Changed(existed=False)
-        assert await desk.waiting() == ["c"]
+        assert await desk.end_overdue() == ["b"]
+        assert await desk.end_overdue() == []
+        assert await desk.end_overdue(key("nobody")) == []
+        assert await desk.waiting() == ["c"], "it has no deadline"
+        assert (await desk.run("b")).status is RunStatus.FAILED
+
+    @scenario
+    async def test_what_is_due_is_told_in_time_and_again_until_it_has_ended(self, desk: Desk) -> None:
+        """After a restart too; not of runs that have begun, of ended ones, and while their time stands still."""
+        other, sessions = key("other"), desk.journal.sessions
+        await desk.start("a")
+        await desk.start("x", other)
+        for run_id, at, wait_s in (("b", key(), 10), ("c", key(), 20), ("y", other, 10), ("z", other, 10)):
+            await desk.accept(run_id, at, queue_deadline=desk.clock.at + wait_s)
+        assert sessions.next_due == 1_010.0
+        assert sessions.due(1_009.0) == []
+        await desk.end("y", other)
+        await desk.journal.change(Pause(other))
+        assert sessions.due(1_010.0) == [key()]
+        assert sessions.due(1_010.5) == []
+        assert sessions.due(1_012.0) == [key()], "it was not ended"
+        desk.clock.at = 1_012.0
+        assert await desk.end_overdue() == ["b"]
+        assert sessions.due(1_019.0) == []
+        await desk.journal.change(Resume(other))
+        assert sessions.due(1_019.0) == [], "its time stood still for 12 seconds"
+        assert sorted(sessions.due(1_022.0)) == [other, key()]
+        for claim in await desk.restart():
+            await desk.settle(claim)
+        sessions = desk.journal.sessions
+        assert sorted(sessions.due(1_022.0)) == [other, key()]
 
     @scenario
     async def test_of_an_end_and_a_take_at_once_one_wins(self, desk: Desk) -> None:

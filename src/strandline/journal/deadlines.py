@@ -4,12 +4,20 @@ Records that are not watched any more stay in the heap until it is made anew, wh
 """
 
 from heapq import heapify, heappop, heappush
-from typing import Final, Generic, TypeVar
-
-from strandline.engine.queues.records import Timed
+from typing import Final, Generic, Protocol, TypeVar
 
 STALE: Final = 64
 """How many stale entries are kept at least before the heap is made anew."""
+
+Due = tuple[float, int]
+"""When something is due, in seconds since the epoch, and the number of its entry in `Deadlines`."""
+
+
+class Timed(Protocol):
+    """What `Deadlines` watches."""
+
+    due: Due | None
+
 
 T = TypeVar("T", bound=Timed)
 
