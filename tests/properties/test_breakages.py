@@ -30,14 +30,13 @@ from strandline.engine.execution import (
     runner,
 )
 from strandline.engine.execution.failures import disclosed
-from strandline.engine.queues import WaitingRun
-from strandline.engine.queues.deadlines import Deadlines
 from strandline.engine.queues.slots import Slots
 from strandline.errors import ClaimLost
 from strandline.history import close, fold, reopened
 from strandline.journal import lists, reader, table, transitions
 from strandline.journal.changes import AnswerQuestion, Body, DropSession
 from strandline.journal.commits import GroupCommit
+from strandline.journal.deadlines import Deadlines
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import (
     AcceptAnswer,
@@ -159,7 +158,7 @@ def lose_queue_deadlines(patch: pytest.MonkeyPatch) -> None:
     watch = Deadlines.watch
 
     def watch_inputs_alone(deadlines: Deadlines[Any], record: Any, at: float) -> None:
-        if not isinstance(record, WaitingRun):
+        if not isinstance(record, RunState):
             watch(deadlines, record, at)
 
     patch.setattr(Deadlines, "watch", watch_inputs_alone)

@@ -138,7 +138,6 @@ def picture(table: SessionTable, keys: list[SessionKey]) -> dict[str, object]:
         "sessions": shown,
         "runs": {run_id: (run.session.key, run.seq) for run_id, run in table._runs.items()},
         "waiting": table.waiting,
-        "executing": table.executing,
         "waiting of": +table._waiting_of,
         "last attempts": set(table._last_attempts),
     }

@@ -85,7 +85,7 @@ def nothing_is_left(service: Service) -> None:
     assert len(service._streams) == 0
     assert service._runner._wanted == set()
     assert service._holds._forced == {}
-    assert len(service._journal.sessions._deadlines) == 0
+    assert service._journal.sessions.next_due is None
 
 
 def test_a_waiting_run_ends_at_once_and_those_behind_it_move_up() -> None:

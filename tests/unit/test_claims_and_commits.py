@@ -124,6 +124,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
         disk = Disk(monkeypatch)
         monkeypatch.setattr("strandline.engine.execution.retry.RETRY_S", 0.01)
         executing: Counter[str] = Counter()
+        accepted = asyncio.Event()
         most = 0
 
         async def behaviour(attempt: Attempt) -> str:
@@ -131,8 +132,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
             executing[asked(attempt)] += 1
             most = max(most, executing.total())
             if asked(attempt) == "one":
-                while service.health().queue_depth < 2:
-                    await asyncio.sleep(0)
+                await accepted.wait()
                 disk.failures = failures
             await asyncio.sleep(0.1)  # longer than it takes until the settle is tried again
             executing[asked(attempt)] -= 1
@@ -140,6 +140,7 @@ def test_a_disk_that_fails_while_one_run_hands_over_to_the_next_never_has_it_exe
 
         async with serving(tmp_path, Played(behaviour)) as service:
             tickets = [await send(service, text) for text in ("one", "two", "three")]
+            accepted.set()
             ends = [await ticket.stream.outcome() for ticket in tickets]
             assert [end.output for end in ends if isinstance(end, Outcome)] == ["echo one", "echo two", "echo three"]
             assert most == 1

@@ -3,15 +3,12 @@
 import asyncio
 from typing import Any
 
-import pytest
-
 from engine_support import Played, key, play_round, send, serving, settled, tool_texts
 from engine_support import history as history_of
 from strandline.agents.port import Attempt
-from strandline.engine.requests import Request
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Change, ChangeAnswer, Delete, Take
-from strandline.model import ANONYMOUS, RunStatus, SessionKey, Settlement, Token
+from strandline.model import ANONYMOUS, RunStatus, Settlement, Token
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 
@@ -75,34 +72,5 @@ def test_an_agent_whose_run_ends_while_its_session_is_being_deleted_does_not_ser
             await send(service, "y")
             await settled(service)
             assert len(played.built) == 2, "the agent of the deleted conversation is not there any more"
-
-    run_virtual(main)
-
-
-def test_a_run_behind_one_that_was_blocked_starts_when_that_has_waited_too_long() -> None:
-    """It had to wait for another session's last attempt; that nothing else happens meanwhile must not matter."""
-
-    class Blocks(MemoryJournal):
-        blocked = False
-
-        async def take(self, key: SessionKey) -> Take:
-            if self.blocked:
-                return await super().take(key)
-            self.blocked = True
-            return Take.BLOCKED
-
-    async def main(clock: VirtualClock) -> None:
-        async def behaviour(attempt: Attempt) -> str:
-            await asyncio.sleep(1)
-            return "answer"
-
-        async with serving(clock, Played(behaviour), Blocks(clock), max_running=1) as service:
-            await send(service, "x", "other")
-            first = await service.submit(Request(key=key(), input="one", queue_timeout_s=5))
-            second = await service.submit(Request(key=key(), input="two"))
-            await settled(service)
-            ends = [(await service.run(ANONYMOUS, each.run_id)).run for each in (first, second)]
-            assert [end.status for end in ends] == [RunStatus.FAILED, RunStatus.SUCCEEDED]
-            assert ends[1].started_at == pytest.approx(ends[0].ended_at)
 
     run_virtual(main)

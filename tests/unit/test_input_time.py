@@ -7,10 +7,9 @@ import pytest
 from asking_support import Asking, answer, asked
 from engine_support import key, outcome, send, serving, settled
 from strandline.engine.admission import Ticket
-from strandline.engine.queues import SessionQueues
 from strandline.errors import QueueFull
 from strandline.journal.memory import MemoryJournal
-from strandline.model import ANONYMOUS, ErrorCode, RunId
+from strandline.model import ANONYMOUS, ErrorCode, OnQuestion
 from strandline.testing.virtual import VirtualClock, run_virtual
 
 LIMIT_S = 20.0
@@ -116,18 +115,18 @@ def test_nobody_knows_how_long_runs_wait_for_an_answer() -> None:
     run_virtual(main)
 
 
-def test_what_is_not_waited_for_any_more_is_not_due() -> None:
-    queues = SessionQueues(1)
-    for session, until in (("a", 10.0), ("b", 5.0), ("c", 20.0)):
-        queues.waits(RunId(session), key(session), 0.0)
-        queues.waits_for_input(key(session), until)
-    queues.answered(key("a"), 0.0)
-    queues.answered(key("b"), 0.0)
-    queues.waits_for_input(key("a"), 15.0)
-    assert queues.deadlines.pop(12.0) == []
-    assert [queues.input_until(key(session)) for session in "abc"] == [15.0, None, 20.0]
-    assert [due.key for due in queues.deadlines.pop(30.0)] == [key("a"), key("c")]
-    assert [queues.input_until(key(session)) for session in "abc"] == [None] * 3
-    queues.waits_for_input(key("b"), 40.0)
-    queues.left(RunId("b"), key("b"))
-    assert queues.deadlines.pop(50.0) == [], "nothing waits there"
+def test_a_full_queue_lets_in_what_answers_a_question() -> None:
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Asking(), max_queued_per_session=1) as service:
+            await outcome(await send(service, "before"))
+            await asked(service)
+            waits = await send(service, "w")
+            with pytest.raises(QueueFull):
+                await send(service, "v")
+            answers = await send(service, "yes", on_question=OnQuestion.ANSWER)
+            assert answers.position <= 1
+            await outcome(answers)
+            await outcome(waits)
+            await settled(service)
+
+    run_virtual(main)

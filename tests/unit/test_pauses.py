@@ -9,7 +9,6 @@ from strandline.agents.port import Attempt
 from strandline.engine.service import Service
 from strandline.errors import AlreadyEnded, Invalid, NotFound, TooLate
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, EndWaiting
 from strandline.model import ANONYMOUS, ErrorCode, IfBusy, RunId, RunStatus
 from strandline.testing.virtual import VirtualClock, run_virtual
 
@@ -35,7 +34,7 @@ def nothing_is_left(service: Service) -> None:
     assert len(service._queues) == 0
     assert service._queues.slots.free == service.options.max_running
     assert len(service._streams) == 0
-    assert len(service._journal.sessions._deadlines) == 0
+    assert service._journal.sessions.next_due is None
 
 
 def test_a_paused_session_lets_what_executes_end_and_starts_nothing_until_it_is_resumed() -> None:
@@ -184,50 +183,14 @@ def test_a_run_whose_time_stands_still_and_that_is_cancelled_is_not_asked_about_
             await service.pause(key())
             await asyncio.sleep(20)
 
-            def standing() -> list[RunId]:
-                queue = service._queues.get(key())
-                return [] if queue is None else [each.run_id for each in queue.waiting.values() if each.stands]
-
-            assert standing() == [each.run_id for each in waits]
-            await service.cancel(ANONYMOUS, waits[0].run_id)
-            assert standing() == [waits[1].run_id]
-            await service.cancel(ANONYMOUS, waits[1].run_id)
-            assert standing() == []
-            gated.go_on.set()
-            await outcome(first)
-
-    run_virtual(main)
-
-
-class Slow(MemoryJournal):
-    """Answers whether a run has waited too long only when `go_on` is set."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        super().__init__(clock)
-        self.go_on = asyncio.Event()
-
-    async def change(self, change: Change) -> ChangeAnswer:
-        answer = await super().change(change)
-        if isinstance(change, EndWaiting):
-            await self.go_on.wait()
-        return answer
-
-
-def test_a_run_that_begins_while_it_is_asked_whether_it_waited_too_long_is_not_asked_about_again() -> None:
-    async def main(clock: VirtualClock) -> None:
-        gated, journal = Gated(), Slow(clock)
-        async with serving(clock, gated.target, journal) as service:
-            first = await send(service, "first")
-            second = await send(service, "second", queue_timeout_s=10)
-            await service.pause(key())
-            await asyncio.sleep(20)
-            gated.go_on.set()
-            await outcome(first)
+            sessions = service._journal.sessions
+            assert sessions.next_due is None
+            for each in waits:
+                await service.cancel(ANONYMOUS, each.run_id)
             await service.resume(key())
-            await outcome(second)
-            journal.go_on.set()
-            await asyncio.sleep(1)
-            nothing_is_left(service)
+            assert sessions.next_due is None
+            gated.go_on.set()
+            await outcome(first)
 
     run_virtual(main)
 

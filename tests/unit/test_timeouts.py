@@ -26,8 +26,9 @@ from strandline.agents.port import Attempt
 from strandline.engine.streams import Later
 from strandline.errors import Invalid
 from strandline.history import UNKNOWN_OUTCOME, ended_early
+from strandline.journal.live import LiveSessions
 from strandline.journal.memory import MemoryJournal
-from strandline.journal.port import Change, ChangeAnswer, EndWaiting
+from strandline.journal.port import Change, ChangeAnswer, EndOverdue
 from strandline.model import ANONYMOUS, ErrorCode, RunStatus
 from strandline.testing.checker import check_history
 from strandline.testing.virtual import VirtualClock, run_virtual
@@ -264,7 +265,7 @@ def test_nobody_is_given_up_once_the_server_stops() -> None:
         overdue = 0
 
         async def change(self, change: Change) -> ChangeAnswer:
-            self.overdue += isinstance(change, EndWaiting)
+            self.overdue += isinstance(change, EndOverdue)
             return await super().change(change)
 
     async def slow(attempt: Attempt) -> str:
@@ -292,8 +293,10 @@ def test_what_is_known_of_waiting_runs_does_not_grow_with_those_that_have_gone()
                 tickets = [await send(service, "x", f"s{n}") for n in range(10)]
                 for ticket in tickets:
                     await outcome(ticket)
-            assert len(service._journal.sessions._deadlines) == 0
-            assert len(service._journal.sessions._deadlines._heap) < 200
+            sessions = service._journal.sessions
+            assert isinstance(sessions, LiveSessions)
+            assert len(sessions._deadlines) == 0
+            assert len(sessions._deadlines._heap) < 200
 
     run_virtual(main)
 

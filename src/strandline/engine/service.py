@@ -239,7 +239,7 @@ class Service:
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, or half a millisecond where 10,000 runs wait."""
-        sessions = self._journal.sessions
+        sessions, executing = self._journal.sessions, self._queues.executing
         oldest = sessions.oldest
         quiet_s = self._runner.quiet_s()
         return Health(
@@ -247,8 +247,8 @@ class Service:
             has_been_ready=self._readiness.has_been_ready,
             draining=self._readiness.stopping,
             trouble=self._readiness.trouble,
-            processing=sessions.executing > 0 or len(self._holds) > 0,
-            running=sessions.executing,
+            processing=executing > 0 or len(self._holds) > 0,
+            running=executing,
             held=len(self._holds),
             stalled=sum(each >= self.options.stall_after_s for each in quiet_s),
             queue_depth=sessions.waiting,
@@ -293,7 +293,6 @@ class Service:
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        sessions = self._journal.sessions
-        if sessions.executing or sessions.waiting or len(self._holds):
+        if self._queues.executing or self._journal.sessions.waiting or len(self._holds):
             self._readiness.asked()
         return self._readiness.idle_s()

@@ -35,7 +35,10 @@ class Deadlines(Generic[T]):
 
     @property
     def next(self) -> float | None:
-        """The earliest time at which a record may be due; None if none is watched."""
+        """The earliest time at which a record is due; None if none is watched."""
+        while self._heap and not _is_current(self._heap[0]):
+            heappop(self._heap)
+            self._stale -= 1
         return self._heap[0][0] if self._heap else None
 
     def watch(self, record: T, at: float) -> None:

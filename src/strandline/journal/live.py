@@ -27,8 +27,6 @@ class LiveSessions:
     def __init__(self, *, max_attempts: int) -> None:
         self.waiting = 0
         """How many runs wait."""
-        self.executing = 0
-        """How many runs execute, each from the moment in which it waits no longer."""
         self._max_attempts = max_attempts
         self._sessions: OrderedDict[SessionKey, SessionState] = OrderedDict()
         self._runs: dict[RunId, RunState] = {}
@@ -235,20 +233,21 @@ class LiveSessions:
 
     def _executes(self, run: RunState) -> None:
         """Note that a run executes."""
-        self.executing += 1
         if is_last(run.attempt, self._max_attempts):
             self._last_attempts.add(run.seq)
+            self._move_last_attempts()
 
     def _executes_no_more(self, run: RunState) -> None:
         """Note that a run does not execute any more."""
-        self.executing -= 1
-        if run.seq not in self._last_attempts:
-            return
-        self._last_attempts.remove(run.seq)
-        if not self._last_attempts:
-            for each in self._runs.values():
-                if each.fence is None and self._would_be_last(each):
-                    self._moved(each.session.key)
+        if run.seq in self._last_attempts:
+            self._last_attempts.remove(run.seq)
+            self._move_last_attempts()
+
+    def _move_last_attempts(self) -> None:
+        """Note that last attempts which wait may begin from now on, or not any more."""
+        for each in self._runs.values():
+            if each.fence is None and self._would_be_last(each):
+                self._moved(each.session.key)
 
 
 def _stands_still(session: SessionState) -> bool:

@@ -430,11 +430,6 @@ class Sessions(Protocol):
         ...
 
     @property
-    def executing(self) -> int:
-        """How many runs execute, each from the moment in which it waits no longer."""
-        ...
-
-    @property
     def most_waiting(self) -> int:
         """How many runs wait in the session where most do; takes a moment for each run."""
         ...

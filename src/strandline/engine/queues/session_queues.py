@@ -93,6 +93,15 @@ class SessionQueues:
         """Tell whether as many ended runs of a principal as may be still work: nothing more of it starts."""
         return self.slots.is_full(principal)
 
+    @property
+    def executing(self) -> int:
+        """How many runs execute, each from the moment in which it waits no longer; a moment for each session."""
+        return sum(
+            record.executing is not None or self.sessions.executes(record.key)
+            for record in self._records.values()
+            if record.taken
+        )
+
     def executing_since(self, key: SessionKey) -> float | None:
         """Return since when (on the monotonic clock) the run of a session executes; None if none does."""
         record = self._records.get(key)
