@@ -127,6 +127,7 @@ class Claims:
     async def abort(self) -> None:
         """End everything at once, and leave the journal as a killed process does."""
         self._stopping = True
+        self._queues.stop()
         self._disarm()
         tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
         for task in tasks:
