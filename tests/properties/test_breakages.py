@@ -654,11 +654,11 @@ BEGIN = {
     "an order by time": 1120,
     "a finished tool that is forgotten": 1026,
     "a staged result that is lost": 1039,
-    "a principal whose ended runs work on": 140,
+    "a principal whose ended runs work on": 690,
     "a cancel that does not win": 1014,
     "a cancel that a crash forgets": 1014,
     "a busy session that refuses nobody": 1015,
-    "a session that is forgotten while it asks": 1070,
+    "a session that is forgotten while it asks": 1880,
     "a session that is forgotten in a pause": 1350,
     "a session that is never forgotten": 1390,
 }
