@@ -86,7 +86,7 @@ class Service:
         self._streams = Streams(
             options,
             clock,
-            is_waiting=lambda run_id: journal.sessions.is_waiting(run_id),
+            is_waiting=lambda run_id: self._queues.sessions.is_waiting(run_id),
             post=loops.post_back,
             observer=observer,
             projection=projection,
@@ -239,7 +239,7 @@ class Service:
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, or half a millisecond where 10,000 runs wait."""
-        sessions, executing = self._journal.sessions, self._queues.executing
+        sessions, executing = self._queues.sessions, self._queues.executing
         oldest = sessions.oldest
         quiet_s = self._runner.quiet_s()
         return Health(
@@ -265,7 +265,7 @@ class Service:
         return Vitals(
             health=self.health(),
             options=self.options,
-            most_waiting=self._journal.sessions.most_waiting,
+            most_waiting=self._queues.sessions.most_waiting,
             projection_behind=self._projection.behind,
             projection_failures=self._projection.failures,
             agents=self._loops.load(),
@@ -293,6 +293,6 @@ class Service:
 
     def idle_s(self) -> float:
         """Return for how many seconds nothing has run, waited or been asked for."""
-        if self._queues.executing or self._journal.sessions.waiting or len(self._holds):
+        if self._queues.executing or self._queues.sessions.waiting or len(self._holds):
             self._readiness.asked()
         return self._readiness.idle_s()

@@ -85,10 +85,10 @@ class Claims:
 
     async def start(self) -> None:
         """Let what waits start."""
+        self._queues.follow(self._wake)
         # Before anything starts: their time was over while no server ran. (Together they take few commits.)
         await asyncio.gather(*map(self._expire, self._queues.sessions.due(self._clock.now())))
         self._consumer = asyncio.create_task(self._consume())
-        self._queues.follow(self._wake)
         self._pump()
 
     async def accept(self, new: NewRun, bounds: Bounds) -> AcceptAnswer:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from strandline.clock import Clock
 from strandline.engine.queues.slots import Slot, Slots
-from strandline.journal.port import Journal, Sessions, Take
+from strandline.journal.port import Journal, Take
 from strandline.model import Principal, RunId, SessionKey
 
 
@@ -54,6 +54,8 @@ class SessionQueues:
         self._journal = journal
         self._clock = clock
         self._records: dict[SessionKey, Slot] = {}
+        self.sessions = journal.sessions
+        """What waits and executes, and in which sessions."""
         self._moved: dict[SessionKey, None] = {}
         """Sessions that may have moved since they were looked at."""
 
@@ -61,18 +63,17 @@ class SessionQueues:
         """Begin to follow the sessions of the journal, which is open; `wake` is called when one of them has moved."""
 
         def moved(key: SessionKey) -> None:
+            record = self._records.get(key)
+            if record is not None and record.taken:
+                return  # it is looked at when its slot is given back
             if not self._moved:
                 wake()
             self._moved[key] = None
 
+        self.sessions = self._journal.sessions
         self.sessions.watch(moved)
 
     # -- what it tells -----------------------------------------------------------------------------
-
-    @property
-    def sessions(self) -> Sessions:
-        """What waits and executes, and in which sessions."""
-        return self._journal.sessions
 
     def __len__(self) -> int:
         return len(self._records)
@@ -204,7 +205,7 @@ class SessionQueues:
         """Have a session stand in line if its next run could be claimed, and only then."""
         record = self._records.get(key)
         if record is not None and record.taken:
-            return  # (it is considered when its slot is given back)
+            return
         if self.sessions.cannot_claim(key, self._clock.now()) is None:
             if record is None or not record.ready:
                 self.slots.line_up(self._record(key))
