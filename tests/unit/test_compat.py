@@ -496,6 +496,7 @@ class Talk:
     def __init__(self) -> None:
         self.wire = Wire()
         self.may_answer = Gate()
+        self.reads = asyncio.Event()
         self.heard: list[str] = []
         config = uvicorn.Config(self.app, lifespan="off", log_config=None, access_log=False, interface="asgi3")
         config.load()
@@ -503,8 +504,10 @@ class Talk:
         self.connection.connection_made(cast(asyncio.Transport, self.wire))
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "POST":
+            self.reads.set()
+            self.heard.append((await receive())["type"])
         await self.may_answer.wait()
-        self.heard.append((await receive())["type"])
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -574,6 +577,7 @@ def test_who_reads_a_body_hears_that_nobody_is_there() -> None:
         latest = talk.connection.latest_request()
         assert latest is not None
         assert not uvicorn.nobody_waits_for_body(talk.connection, latest)
+        await talk.reads.wait()  # (it waits for the body from here on)
         uvicorn.tell_disconnected(latest)
         await talk.answered()
         assert talk.heard == ["http.disconnect"]
@@ -647,7 +651,8 @@ def test_a_server_leaves_signals_and_lets_go_of_its_socket_and_connections() -> 
         before = signal.getsignal(signal.SIGTERM)
         listener = socket.create_server(("127.0.0.1", 0))
         kept = listener.dup()  # (as a process that holds it for a successor has it)
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, http="httptools"))
+        config = uvicorn.Config(app, lifespan="off", log_config=None, http="httptools", timeout_keep_alive=3600)
+        server = uvicorn.Server(config)
         server.stop_accepting()  # (before it has begun)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         async with asyncio.timeout(DEADLINE_S):
@@ -657,6 +662,7 @@ def test_a_server_leaves_signals_and_lets_go_of_its_socket_and_connections() -> 
             assert signal.getsignal(signal.SIGTERM) is before
             address = kept.getsockname()
             server.stop_accepting()
+            assert not any(each.is_serving() for each in server.servers)
             server.let_go()
             assert (await reader.read()).endswith(b"\r\n\r\n")
             writer.close()
@@ -772,7 +778,9 @@ def test_a_virtual_loop_says_that_nothing_can_happen_any_more() -> None:
 def test_a_timer_that_is_due_goes_off_at_its_time_and_not_before() -> None:
     loop = VirtualLoop()
     seen: list[float] = []
-    loop.call_later(0.1 + 0.2, lambda: seen.append(loop.time()))
-    loop.run_until_complete(asyncio.sleep(1))
-    assert seen[0] >= 0.1 + 0.2
+    times = [0.1 + 0.2, 10.0, 10.0 + 5e-10]  # (the last two are one to a clock that is not exact)
+    for at in times:
+        loop.call_at(at, lambda: seen.append(loop.time()))
+    loop.run_until_complete(asyncio.sleep(11))
+    assert all(when >= at for when, at in zip(seen, times, strict=True))
     loop.close()
