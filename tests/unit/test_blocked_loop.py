@@ -301,12 +301,11 @@ def test_a_run_that_was_to_be_cancelled_when_its_loop_is_given_up_is_cancelled()
         async with on_threads(behaviour, timeout_s=30.0) as service:
             cancelled = await send(service, "waits", "a")
             await model.reached.wait()
-            await send(service, "blocks", "b", timeout_s=0.1)
+            blocks = await send(service, "blocks", "b")
             await gate.reached.wait()
-            (execution,) = (
-                each for each in service._runner.executing() if each.attempt.claim.run.run_id == cancelled.run_id
-            )
-            execution.end(Cancelled(), 60.0)
+            executions = {each.attempt.claim.run.run_id: each for each in service._runner.executing()}
+            executions[cancelled.run_id].end(Cancelled(), 60.0)
+            executions[blocks.run_id].end(Cancelled(), 0.1)  # (which has its loop given up)
             assert (await asyncio.wait_for(outcome(cancelled), 20)).status is RunStatus.CANCELLED
             assert attempts == [1]
             gate.open()
