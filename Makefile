@@ -4,6 +4,7 @@
 #   VENV=.venv-3.13       another folder than .venv, to have several interpreters side by side
 #   PORT=8080             where `make run` listens
 #   BASE_IMAGE=...        what `make image` builds on (a Debian with Python 3.11 or newer and venv)
+#   PEERS=--quick         options of `make bench-peers` (--help lists them)
 #   SEEDS=, SEED=7        how many worlds `make simulate` plays (until Ctrl-C), or which one it shows again
 #   KILLS=1000, SEED=7    how often `make soak` kills servers, and by which schedule (one by chance)
 #   WORKERS=4             how many processes share the tests; they wait more than they compute (0: one after another)
@@ -14,7 +15,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check simulate bench soak docs pictures image
+.PHONY: help run test coverage check simulate bench bench-peers soak docs pictures image
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,6 +27,7 @@ DOCKER_BUILD_FLAGS ?=
 TESTS ?=
 WORKERS ?= 4
 BENCH ?= engine http control stream memory
+PEERS ?=
 SEEDS ?=
 JOURNAL ?=
 KILLS ?= 1000
@@ -34,7 +36,7 @@ ORDER ?=
 
 help: ## Say what there is
 	@printf 'make TARGET, where TARGET is one of\n\n'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: $(VENV)/.demo ## Serve the demo agent on a small model of this machine
 	@VENV=$(VENV) tools/venv.sh model
@@ -63,6 +65,9 @@ simulate: $(VENV)/.dev ## Play seeded worlds on virtual time and judge them, unt
 bench: $(VENV)/.dev ## Measure the engine and the server (one of them: make bench BENCH=http)
 	@for part in $(BENCH); do $(BIN)/python -m bench.$$part || exit; done
 
+bench-peers: $(VENV)/.peers ## Measure Strandline beside other servers (PEERS=--quick, PEERS=--help)
+	@exec $(VENV)/peers/bin/python -m bench.peers $(PEERS)
+
 soak: $(VENV)/.dev ## Kill real servers under load, and judge what became of their promises (make soak KILLS=100 SEED=7)
 	@exec $(BIN)/python -m soak --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
@@ -87,3 +92,6 @@ LABELS = version=$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/strandline/
 
 $(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt tools/pins.py
 	@VENV=$(VENV) tools/venv.sh $(patsubst .%,%,$(@F))
+
+$(VENV)/.peers: pyproject.toml bench/peers/constraints.txt
+	@VENV=$(VENV) tools/venv.sh peers

@@ -1,21 +1,23 @@
 """A load generator light enough not to be what is measured: HTTP/1.1 over bare asyncio connections.
 
-One connection is one client that waits for its answer before it asks again. Knows the original contract
-(`POST /chat`, `GET /health`) and nothing of who answers.
+One connection is one client that waits for its answer before it asks again. A `Speech` says how a server is spoken to:
+by default in the original contract (`POST /chat`, `GET /health`). Knows nothing of who answers.
 """
 
 import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 MESSAGE = "What is the capital of Italy, and how old is it?"
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding: *chunked")
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 def sessions(count: int, prefix: str = "bench") -> Iterator[str]:
@@ -46,7 +48,10 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 class Client(asyncio.Protocol):
-    """One keep-alive connection. `ask` sends a request; its future is the status and body of the answer."""
+    """One keep-alive connection. `ask` sends a request; its future is the status and body of the answer.
+
+    The body of a stream is as it was sent, in chunks.
+    """
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -61,11 +66,17 @@ class Client(asyncio.Protocol):
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             return
-        found = _LENGTH.search(self._buffer, 0, end)
         body = end + 4
-        length = int(found.group(1)) if found else 0
-        if len(self._buffer) < body + length:
-            return
+        if found := _LENGTH.search(self._buffer, 0, end):
+            length = int(found.group(1))
+            if len(self._buffer) < body + length:
+                return
+        elif _CHUNKED.search(self._buffer, 0, end):
+            if not self._buffer.endswith(_LAST_CHUNK):
+                return
+            length = len(self._buffer) - body
+        else:
+            length = 0
         answer, self._answer = self._answer, None
         received, self._buffer = self._buffer, b""
         if answer is not None and not answer.done():
@@ -88,12 +99,20 @@ class Client(asyncio.Protocol):
             self._transport.close()
 
 
-async def connect(url: str) -> Client:
-    """Open one connection to a server."""
+C = TypeVar("C", bound=Client)
+
+
+async def connect_as(url: str, make: Callable[[], C]) -> C:
+    """Open one connection to a server, for a client of the given kind."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 80
-    _, client = await asyncio.get_running_loop().create_connection(Client, host, port)
+    _, client = await asyncio.get_running_loop().create_connection(make, host, port)
     return client
+
+
+async def connect(url: str) -> Client:
+    """Open one connection to a server."""
+    return await connect_as(url, Client)
 
 
 def request(url: str, method: str, path: str, body: object = None, **headers: str) -> bytes:
@@ -116,6 +135,22 @@ def health(url: str) -> bytes:
     return request(url, "GET", "/health")
 
 
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How a kind of server is asked, and how its answers are told from its refusals."""
+
+    ask: Callable[[str, str], bytes]
+    """Writes the request of one turn, of a server's URL and a session."""
+    probe: Callable[[str], bytes]
+    """Writes the request of one probe, of a server's URL."""
+    answered: Callable[[int, bytes], bool]
+    """Says whether an answer, by status and body, is one."""
+
+
+CHAT = Speech(chat, health, lambda status, body: status == 200 and b'"success"' in body)
+"""The original contract."""
+
+
 async def depth(url: str) -> tuple[bool, int]:
     """Return whether something runs, and how many wait."""
     client = await connect(url)
@@ -134,16 +169,21 @@ async def drive(
     probe_s: float | None = None,
     prefix: str = "bench",
     headers: Mapping[str, str] | None = None,
+    speech: Speech = CHAT,
+    session: str | None = None,
 ) -> Load:
     """Let `count` clients, each with a session of its own, talk for `seconds` or for a number of `turns`.
 
-    With `probe_s`, `/health` is asked that often meanwhile.
+    With `probe_s`, the server's health is asked for that often meanwhile. With `session`, all share that one. `headers`
+    are for the original contract.
     """
+    if headers:
+        speech = replace(CHAT, ask=lambda url, name: chat(url, name, **headers))
     load = Load()
     clients = [await connect(url) for _ in range(count)]
     prober = await connect(url)
     for client in [*clients, prober]:
-        await client.ask(health(url))  # accepted, so that no client starts later than the others
+        await client.ask(speech.probe(url))  # accepted, so that no client starts later than the others
     begin = time.perf_counter()
     end = begin + seconds if seconds is not None else float("inf")
 
@@ -152,12 +192,12 @@ async def drive(
         while left and (start := time.perf_counter()) < end:
             status, body = await client.ask(request)
             load.latencies_s.append(time.perf_counter() - start)
-            if status != 200 or b'"success"' not in body:
+            if not speech.answered(status, body):
                 load.failures.append(f"{status} {body[:200]!r}")
             left -= 1
 
     async def probe(every_s: float) -> None:
-        request = health(url)
+        request = speech.probe(url)
         while (start := time.perf_counter()) < end:
             await prober.ask(request)
             load.health_s.append(time.perf_counter() - start)
@@ -165,8 +205,8 @@ async def drive(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for client, session_id in zip(clients, sessions(count, prefix), strict=True):
-                group.create_task(talk(client, chat(url, session_id, **(headers or {}))))
+            for client, name in zip(clients, sessions(count, prefix), strict=True):
+                group.create_task(talk(client, speech.ask(url, session or name)))
             if probe_s is not None:
                 group.create_task(probe(probe_s))
         load.seconds = time.perf_counter() - begin

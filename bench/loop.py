@@ -3,19 +3,23 @@
 The agents take turns, one answer each, as the sessions of a server do; with `--one-by-one` each is called again and
 again before the next is, so that the processor's caches hold all that it needs. No server can have that order.
 
+`--agent MODULE` names the module whose `make_agent` builds them.
+
 Reads one JSON command a line from stdin and answers with one line of JSON, so that its turns can be
 interleaved with those of the servers.
 """
 
+import argparse
 import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
+from importlib import import_module
 
 import uvloop
 from strands import Agent
 
-from bench.agents.scripted import make_agent
 from bench.load import MESSAGE, Load, sessions
 
 
@@ -32,7 +36,7 @@ async def _turns(agent: Agent, turns: int, load: Load) -> None:
         await agent.invoke_async(MESSAGE)
 
 
-async def _serve(*, in_turn: bool) -> None:
+async def _serve(make_agent: Callable[[str], Agent], *, in_turn: bool) -> None:
     agents: dict[str, Agent] = {}
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -51,4 +55,8 @@ async def _serve(*, in_turn: bool) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(in_turn="--one-by-one" not in sys.argv))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--one-by-one", action="store_true")
+    parser.add_argument("--agent", default="bench.agents.scripted")
+    options = parser.parse_args()
+    uvloop.run(_serve(import_module(options.agent).make_agent, in_turn=not options.one_by_one))

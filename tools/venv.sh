@@ -3,6 +3,7 @@
 #
 #   tools/venv.sh demo       what `make run` needs
 #   tools/venv.sh dev        what everything else needs, which includes the former
+#   tools/venv.sh peers      what `make bench-peers` compares, into .venv/peers
 #   tools/venv.sh model      the demo's small model, where this platform has it; never fails
 #
 # PYTHON names the interpreter to use. Without it the first of python3, python3.14, python3.13, python3.12 and python3.11
@@ -92,6 +93,17 @@ install_checked() {
   return "$status"
 }
 
+# The servers that `make bench-peers` compares, and this project beside them, all in the versions of one file.
+install_peers() {
+  venv=$venv/peers
+  bin=$venv/bin
+  pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
+  make_venv
+  say "installing the servers to compare into $venv; the first time takes a minute or two"
+  quietly "${pip[@]}" install --requirement bench/peers/constraints.txt
+  quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
+}
+
 install_model() {
   local refusal
   [[ ${STRANDLINE_DEMO_MODEL:-local} == local ]] || return 0
@@ -113,6 +125,10 @@ case ${1:-} in
     install_project run dev
     touch "$venv/.demo" "$venv/.dev"
     ;;
+  peers)
+    install_peers
+    touch "${VENV:-.venv}/.peers"
+    ;;
   model) install_model ;;
-  *) fail "usage: tools/venv.sh demo|dev|model" ;;
+  *) fail "usage: tools/venv.sh demo|dev|peers|model" ;;
 esac

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Final
 
-from tools.pictures import hold, life_of_a_run, policies, queue, way_of_a_request, window
+from tools.pictures import hold, life_of_a_run, peers, policies, queue, way_of_a_request, window
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "pictures"
 PICTURES: Final = {
     "hold.svg": hold.draw,
     "life-of-a-run.svg": life_of_a_run.draw,
+    "peers.svg": peers.draw,
     "policies.svg": policies.draw,
     "queue.svg": queue.draw,
     "way-of-a-request.svg": way_of_a_request.draw,

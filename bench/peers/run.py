@@ -1,0 +1,125 @@
+"""One whole run: start everything, measure in turns, then try each server. What fails is noted; the rest goes on."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import uvloop
+
+from bench.peers import trials
+from bench.peers.measure import Called, Peer, Plan
+from bench.peers.record import Figures
+from bench.peers.subjects import LOOP, LOOP_AGENT, NAMES, Subject
+from bench.servers import DidNotStart, cores, loop, pinned, server
+
+PHASE_S: Final = 300.0
+"""No phase of one subject takes longer, or it is left out."""
+
+Progress = Callable[[str, int], None]
+"""Is told what is done next, and how many steps are done since."""
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the installed versions. Raises `PackageNotFoundError`."""
+    return {name: metadata.version(name) for name in packages}
+
+
+class Run:
+    """A run in a folder of its own. `figures` and `spread` are what it found."""
+
+    def __init__(self, plan: Plan, servers: Sequence[Subject], folder: Path, progress: Progress) -> None:
+        self._plan = plan
+        self._servers = servers
+        self._folder = folder
+        self._progress = progress
+        self.figures = {LOOP: Figures(LOOP, versions(["strands-agents"]))}
+        self.spread = [1.0]
+        """The loop's answers a second in each repetition, of their median."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps `progress` hears of, if nothing fails."""
+        return (len(self._servers) + 1) * (1 + self._plan.repetitions) + len(self._servers) * 2
+
+    def measure(self) -> None:
+        """Measure all subjects, in turns."""
+        with ExitStack() as stack:
+            peers = self._start(stack)
+            # The subjects take over the core of whoever starts them, so this process is pinned after them.
+            stack.enter_context(pinned(cores()[1]))
+            self._each(peers, "memory, context windows", lambda peer: peer.warm(self._plan))
+            for number in range(1, self._plan.repetitions + 1):
+                self._each(
+                    peers, f"measuring, {number} of {self._plan.repetitions}", lambda peer: peer.repeat(self._plan)
+                )
+        for key, peer in peers.items():
+            peer.taken.put(self.figures[key])
+        if LOOP in peers:
+            limit = [load.per_s for load in peers[LOOP].taken.many]
+            self.spread = [each / median(limit) for each in limit]
+
+    def try_each(self) -> None:
+        """Give every server its trials."""
+        for subject in self._servers:
+            if subject.key in self.figures:
+                self._try(subject, self.figures[subject.key])
+
+    def _start(self, stack: ExitStack) -> dict[str, Called | Peer]:
+        core, _ = cores()
+        peers: dict[str, Called | Peer] = {LOOP: Called(stack.enter_context(loop(core, "--agent", LOOP_AGENT)))}
+        for subject in self._servers:
+            figures = Figures(subject.key, {})
+            self.figures[subject.key] = figures
+            folder = self._folder / f"{subject.key}-measured"
+            folder.mkdir()
+            self._progress(f"starting {subject.key}", 0)
+            try:
+                figures.versions = versions(subject.packages)
+                started = stack.enter_context(server(subject.command(folder), core, folder / "server.log"))
+            except metadata.PackageNotFoundError as error:
+                figures.failures.append(f"{error.name} is not installed")
+                del self.figures[subject.key]
+            except (DidNotStart, OSError) as error:
+                figures.failures.append(f"it did not start: {error}")
+            else:
+                peers[subject.key] = Peer(started, subject.dialect)
+        return peers
+
+    def _each(
+        self, peers: dict[str, Called | Peer], what: str, work: Callable[[Called | Peer], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do the same to each; one that fails has no further part."""
+        for key, peer in list(peers.items()):
+            if not self._phase(key, what, work(peer)):
+                del peers[key]
+
+    def _try(self, subject: Subject, figures: Figures) -> None:
+        folder = self._folder / f"{subject.key}-tried"
+        folder.mkdir()
+        trial = trials.Trial(subject, folder)
+
+        async def running() -> None:
+            with trial.running() as started:
+                figures.five = await trials.five(trial, started.url)
+                figures.failed = await trials.failed(trial, started.url)
+
+        async def killed() -> None:
+            figures.killed = await trials.killed(trial, self._plan.restart_s)
+
+        self._phase(subject.key, "five at once, a failed turn", running())
+        self._phase(subject.key, "kill -9", killed())
+
+    def _phase(self, key: str, what: str, work: Coroutine[Any, Any, None]) -> bool:
+        self._progress(f"{NAMES[key].replace('*', '').replace('`', '')}: {what}", 0)
+        try:
+            uvloop.run(asyncio.wait_for(work, PHASE_S))
+        except (DidNotStart, LookupError, OSError) as error:
+            self.figures[key].failures.append(f"{what}: {error or type(error).__name__}")
+            return False
+        finally:
+            self._progress("", 1)
+        return True
