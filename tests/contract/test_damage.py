@@ -33,7 +33,6 @@ from strandline.journal.port import (
     SessionQuery,
     SessionsQuery,
     Take,
-    WaitingQuery,
 )
 from strandline.journal.reader import UNREADABLE_INPUT
 from strandline.journal.soundness import check_wal_frames
@@ -291,7 +290,9 @@ async def told(path: Path, runs: list[str]) -> Told | None:
         await ask(run_id, journal.read(RunQuery(ANONYMOUS, RunId(run_id))))
         if isinstance(answers[run_id], Run):
             answers[run_id] = _timeless(answers[run_id])
-    await ask("waiting", journal.read(WaitingQuery()))
+    answers["waiting"] = [journal.sessions.position(RunId(run_id)) for run_id in runs]
+    for session in SESSIONS:
+        await ask(("session", session), journal.read(SessionQuery(key(session))))
     for orphan in orphans:
         await ask(("settled", orphan.run.run_id), journal.settle(orphan.token, done("hi", "ho"), take=True))
     await ask("accepted", journal.accept(new("later", "s0"), WIDE, take=False))

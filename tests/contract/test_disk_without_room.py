@@ -14,10 +14,10 @@ import pytest
 from strandline.clock import SystemClock
 from strandline.errors import JournalUnavailable
 from strandline.journal import driver
-from strandline.journal.port import Accepted, RunQuery, WaitingQuery
+from strandline.journal.port import Accepted, RunQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, Claim, NewRun, RoundDone, RoundStarted, RunId, RunStatus
-from strandline.testing.desk import WIDE, done, key, said
+from strandline.testing.desk import WIDE, done, key, said, waiting_runs
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +120,7 @@ def test_a_full_disk_gets_back_what_the_wal_takes(path: Path) -> None:
             fail_once(journal, sqlite3.SQLITE_FULL)
             await journal.accept(new("more"), WIDE, take=False)
             assert wal.stat().st_size < 50_000
-            assert len(await journal.read(WaitingQuery())) == 1
+            assert len(await waiting_runs(journal)) == 1
 
     asyncio.run(main())
 
@@ -173,7 +173,7 @@ def test_to_try_whether_anything_can_be_kept_takes_no_room_from_a_run(path: Path
             journal._transactions.try_out()
             assert path.with_name("journal.db-wal").stat().st_size == 0
             await journal.accept(new("b"), WIDE, take=False)
-            assert len(await journal.read(WaitingQuery())) == 2
+            assert len(await waiting_runs(journal)) == 2
 
     asyncio.run(main())
 

@@ -16,11 +16,11 @@ from strandline.clock import SystemClock
 from strandline.errors import JournalDamaged, JournalError, JournalLocked, JournalUnavailable
 from strandline.journal import writer
 from strandline.journal.backup import backup
-from strandline.journal.port import Accepted, Bounds, RunQuery, WaitingQuery
+from strandline.journal.port import Accepted, Bounds, RunQuery
 from strandline.journal.pruning import vacuum
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, NewRun, RunId
-from strandline.testing.desk import key
+from strandline.testing.desk import key, waiting_runs
 
 WIDE = Bounds(per_session=1000, total=10_000)
 DEADLINE_S = 10.0
@@ -54,7 +54,7 @@ async def kept(path: Path) -> list[str]:
     """Return which runs a journal has."""
     journal = at(path)
     executing = await journal.open("test", max_attempts=3)
-    waiting = await journal.read(WaitingQuery())
+    waiting = await waiting_runs(journal)
     await journal.close()
     return sorted([each.run.run_id for each in executing] + [each.run_id for each in waiting])
 

@@ -32,12 +32,11 @@ from strandline.journal.port import (
     Pause,
     RunQuery,
     Take,
-    WaitingQuery,
 )
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.verify import verify
 from strandline.model import ANONYMOUS, Claim, IfBusy, NewRun, Range, RoundStarted, Run, RunId, ToolDone
-from strandline.testing.desk import StillClock, done, key, said
+from strandline.testing.desk import StillClock, done, key, said, waiting_runs
 
 COPY = "journal.db.v1-19700101T001640Z.bak"
 """What a copy is called that is made at 1,000 s, where the clock of these tests stands."""
@@ -121,7 +120,7 @@ async def check_everything_is_there(path: Path) -> None:
             assert (run.outcome is None) == (ended_at is None)
             runs[run_id] = run
         assert (runs["ended"].input, len(runs["waits"].input)) == ("ask ended", 1_000_000)
-        assert [each.run_id for each in await journal.read(WaitingQuery())] == ["waits", "first", "elsewhere"]
+        assert [each.run_id for each in await waiting_runs(journal)] == ["waits", "first", "elsewhere"]
         assert (runs["first"].position, runs["waits"].position) == (1, 2)
         page = await journal.read(HistoryQuery(key(), discarded=True))
         assert page.messages == [*said("0", "1"), *said("2", "3", "4")]

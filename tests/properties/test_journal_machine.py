@@ -49,7 +49,6 @@ from strandline.journal.port import (
     Stopped,
     Take,
     Unanswerable,
-    WaitingQuery,
 )
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import (
@@ -82,7 +81,7 @@ from strandline.model import (
     Window,
     responses,
 )
-from strandline.testing.desk import StillClock
+from strandline.testing.desk import StillClock, waiting_runs
 
 T = TypeVar("T")
 
@@ -240,7 +239,6 @@ class ListModel:
                 each.status = "queued"
         if not isinstance(answer, Accepted):
             return answer
-        answer = replace(answer, answers=became)
         if not run.interrupts:
             return answer
         stopped = Stopped(ended={}, asked=[])
@@ -271,7 +269,6 @@ class ListModel:
         line = self.waiting(run.key)
         position = line.index(run) + 1
         asked = self.waits_for(run.key)
-        until = None if asked is None else asked.until
         may_go = bool(run.answers) or run.dismisses or not self.waits(run.key, now)
         at_once = take and position == 1 and self.free(run.key) and may_go
         if not at_once and not run.answers and (refused := self._over(run, bounds, position, len(line))) is not None:
@@ -291,8 +288,8 @@ class ListModel:
                 run.queue_deadline += max(0.0, asked.until - now)
         if at_once:
             self.start(run)
-            return Accepted(0, input_until=until)
-        return Accepted(position, paused=session.paused, input_until=until)
+            return Accepted(0)
+        return Accepted(position)
 
     def _over(self, run: ModelRun, bounds: Bounds, position: int, length: int) -> Refused | None:
         if length > bounds.per_session:
@@ -333,7 +330,7 @@ class ListModel:
             if run.queue_deadline is not None:
                 run.queue_deadline += seconds
 
-    def dismiss(self, key: SessionKey, now: float, begun: bool = False) -> float:
+    def dismiss(self, key: SessionKey, now: float, begun: bool = False) -> None:
         session = self.sessions[key]
         asked, session.question = session.question, None
         assert asked is not None
@@ -341,7 +338,6 @@ class ListModel:
             self.close_question(key, asked, "dismissed", now)
         session.messages += [(each, False) for each in dismissed(asked.question, begun=begun)]
         session.ended_at = now
-        return asked.until
 
     def answered_by(self, run: ModelRun) -> Question | None:
         asked = self.sessions[run.key].question
@@ -475,7 +471,8 @@ class ListModel:
             asked = self.sessions[run.key].question
             if asked is None or asked.answer is not None or asked.asker != run.run_id:
                 return Ended()
-            return Stopped(ended={}, asked=[], input_until=self.dismiss(run.key, now))
+            self.dismiss(run.key, now)
+            return Stopped(ended={}, asked=[], dismissed=True)
         if run.status == "running":
             run.cancelled = True
             run.discard = run.discard or discard
@@ -503,7 +500,8 @@ class ListModel:
             done.ended.update(each.ended)
             done.asked.extend(each.asked)
         if running and self.waits_for(key) is not None:
-            return replace(done, input_until=self.dismiss(key, now))
+            self.dismiss(key, now)
+            return replace(done, dismissed=True)
         return done
 
     def rests_on(self, run: ModelRun) -> bool:
@@ -999,8 +997,9 @@ class JournalMachine(RuleBasedStateMachine):
         self.runner.run(self._compare_all())
 
     async def _compare_all(self) -> None:
-        waiting = await self.journal.read(WaitingQuery())
-        assert [(each.run_id, each.queue_deadline, each.paused) for each in waiting] == [
+        sessions, now = self.journal.sessions, self.clock.at
+        waiting = await waiting_runs(self.journal)
+        assert [(each.run_id, each.queue_deadline, sessions.is_paused(each.key)) for each in waiting] == [
             (run.run_id, run.queue_deadline, self.model.sessions[run.key].paused) for run in self.model.waiting()
         ]
         # Those that ended long ago were compared before; a change of them would be one of all.
@@ -1026,6 +1025,8 @@ class JournalMachine(RuleBasedStateMachine):
             if view is not None:
                 wanted = ([], None) if asked is None else (asked.question.requests, asked.until)
                 assert (view.input_requests, view.input_until) == wanted
+            until = None if asked is None or not self.model.waiting(key) or asked.until <= now else asked.until
+            assert sessions.input_until(key, now) == until
             for hidden in (False, True):
                 said = await self.journal.read(HistoryQuery(key, limit=1000, discarded=hidden))
                 assert said.messages == [message for message, dropped in session.messages if hidden or not dropped]

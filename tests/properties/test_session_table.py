@@ -315,6 +315,12 @@ class SessionTableMachine(RuleBasedStateMachine):
         asked = None if session is None else session.question
         return None if asked is None or asked.answer is not None else asked.until
 
+    def open_requests(self, key: SessionKey) -> list[str]:
+        """What a session waits to be answered."""
+        session = self.store.sessions.get(key)
+        asked = None if session is None else session.question
+        return [] if asked is None or asked.answer is not None else asked.requests
+
     def judge_claim(self, claim: Claim) -> None:
         """Look at a claim as it is told."""
         run_id, key = claim.run.run_id, claim.run.key
@@ -450,6 +456,7 @@ class SessionTableMachine(RuleBasedStateMachine):
     def enter(self, new: NewRun, bounds: Bounds, take: bool, fate: str) -> None:
         body, now = encoded_body(new), self.now
         waited, until = self.waiting(new.key), self.open_until(new.key)
+        becomes_answer = new.may_answer and len(self.open_requests(new.key)) == 1
         waited_in_all = self.waiting()
         answer = self.do(lambda: self.table.accept(new, body, bounds, take=take, now=now), fate)
         if isinstance(answer, Refused):
@@ -465,7 +472,7 @@ class SessionTableMachine(RuleBasedStateMachine):
         assert run.seq > self.told.sequence, "sequences rise"
         self.told.sequence = run.seq
         self.told.arrivals.append(new.run_id)
-        answers = new.lane == 1 or answer.answers
+        answers = new.lane == 1 or becomes_answer
         self.told.wait_in(new.run_id, 1 if answers else new.lane, new.priority)
         self.note_stopped(answer.stopped)
         if answer.stopped is not None:

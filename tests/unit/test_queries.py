@@ -19,8 +19,6 @@ from strandline.journal.port import (
     RunsQuery,
     Stored,
     StoredQuery,
-    Waiting,
-    WaitingQuery,
 )
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import Principal, Run, RunId, SessionId, SessionKey
@@ -60,7 +58,6 @@ def test_the_type_of_an_answer_is_known_where_it_is_asked_for() -> None:
     async def ask(journal: Journal) -> None:
         await journal.open("test", max_attempts=3)
         assert assert_type(await journal.read(RunQuery(KEY.principal, RunId("run_1"))), Run | None) is None
-        assert assert_type(await journal.read(WaitingQuery()), list[Waiting]) == []
         assert assert_type(await journal.read(RunsQuery(KEY)), RunsPage) == RunsPage([], None)
         assert assert_type(await journal.read(StoredQuery()), Stored) == Stored(0, 0)
         await journal.close()

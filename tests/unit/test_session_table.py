@@ -452,7 +452,8 @@ def test_idle_sessions_leave_memory_before_busy_ones_and_come_back_as_they_were(
         assert len(desk.table._sessions) <= 3
     assert key("busy") in desk.table._sessions
     assert key("paused") not in desk.table._sessions
-    assert desk.accept("later", "paused") == Accepted(1, paused=True)
+    assert desk.accept("later", "paused") == Accepted(1)
+    assert desk.table.is_paused(key("paused"))
 
 
 def test_a_session_is_never_dropped_to_make_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +488,8 @@ def test_the_answer_waits_in_its_session_and_goes_first() -> None:
     desk.accept("b")
     desk.finish("a", **asks("t1"), answer_within_s=60.0)
     assert not desk.claims
-    assert desk.accept("c", on_question=OnQuestion.ANSWER) == Accepted(0, input_until=NOW + 60, answers=True)
+    assert desk.accept("c", on_question=OnQuestion.ANSWER) == Accepted(0)
+    assert (desk.claims[0].run.run_id, desk.claims[0].run.lane) == ("c", Lane.ANSWER)
     assert desk.claims[0].question is not None
 
 

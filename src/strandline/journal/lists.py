@@ -265,7 +265,6 @@ def _ended(
 ANSWERS: Final[Mapping[type[port.Query[Any]], Callable[[sqlite3.Connection, Any], Any]]] = {
     port.RunQuery: reader.run,
     port.HistoryQuery: reader.history,
-    port.WaitingQuery: reader.waiting,
     port.StandingQuery: reader.standing,
     port.RunsQuery: runs,
     port.RunsOfQuery: runs_of,

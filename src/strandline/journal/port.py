@@ -82,16 +82,11 @@ class Bounds(Struct, frozen=True):
 class Accepted(Struct, frozen=True):
     """The run is durable. `position` is 0 if it was taken at once, else 1 for the next to start.
 
-    `stopped` is what one that interrupts has cancelled, if anything. `paused`: its session is paused. `input_until`:
-    its session waits for input until then, or (for an answer, or one that interrupts or dismisses) would have.
-    `answers`: it has become the answer, as its `OnQuestion.ANSWER` wanted.
+    `stopped` is what one that interrupts has cancelled, if anything.
     """
 
     position: int
     stopped: "Stopped | None" = None
-    paused: bool = False
-    input_until: float | None = None
-    answers: bool = False
 
 
 class Refused(Struct, frozen=True):
@@ -230,12 +225,12 @@ class Ended(Struct, frozen=True):
 class Stopped(Struct, frozen=True):
     """What a cancel has done: the outcomes of runs that had waited, and which runs execute and were asked to end.
 
-    `input_until`: a question was dismissed, for whose answer the session would have waited until then.
+    `dismissed`: the question that the session waited to be answered was dismissed.
     """
 
     ended: dict[RunId, Outcome]
     asked: list[RunId]
-    input_until: float | None = None
+    dismissed: bool = False
 
 
 ChangeAnswer = Changed | Busy | Ended | Stopped
@@ -397,25 +392,6 @@ class Standing(Struct, frozen=True):
 
     window: Window
     state: StateRecord | None
-
-
-class WaitingQuery(Query["list[Waiting]"], frozen=True):
-    """Waiting runs of all sessions in order of sequence, `limit` of them after sequence `after`."""
-
-    after: int = -1
-    limit: int = 1000
-
-
-class Waiting(Struct, frozen=True):
-    """A waiting run, as little of it as the queues need."""
-
-    run_id: RunId
-    key: SessionKey
-    sequence: int
-    created_at: float
-    queue_deadline: float | None = None
-    paused: bool = False
-    """Whether its session is."""
 
 
 class Sessions(Protocol):

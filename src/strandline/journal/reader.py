@@ -17,7 +17,7 @@ from strandline.errors import JournalUnavailable
 from strandline.journal import seal
 from strandline.journal.changes import SessionRef
 from strandline.journal.driver import connect_reader
-from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery, Waiting, WaitingQuery
+from strandline.journal.port import HistoryPage, HistoryQuery, RunQuery, Standing, StandingQuery
 from strandline.journal.records import StoredRun
 from strandline.journal.rules import Rank, Room, rank, spans
 from strandline.journal.state import HistoryEnd, OpenRound, SessionState
@@ -433,20 +433,6 @@ def waiting_before(connection: sqlite3.Connection, session: int, place: tuple[in
         (session, *place),
     ).fetchone()
     return int(row[0])
-
-
-def waiting(connection: sqlite3.Connection, query: WaitingQuery) -> list[Waiting]:
-    """Return a page of the waiting runs of all sessions, in order of sequence."""
-    rows = connection.execute(
-        "SELECT run_id, principal, session_id, seq, created_at, queue_deadline, paused"
-        " FROM runs JOIN sessions ON no = session"
-        " WHERE status = 'queued' AND seq > ? ORDER BY seq LIMIT ?",
-        (query.after, query.limit),
-    )
-    return [
-        Waiting(run_id, SessionKey(principal, session_id), sequence, created_at, deadline, bool(paused))
-        for run_id, principal, session_id, sequence, created_at, deadline, paused in rows
-    ]
 
 
 def question_of(connection: sqlite3.Connection, session: SessionRef, run: int, until: float) -> Question:

@@ -234,7 +234,6 @@ class SessionTable(Transitions):
             if (answer := as_answer(new, found)) is not None:
                 new, question = answer, found
                 body = replace(body, prompt=encode_messages(answer.input))
-        becomes_answer = question is not None
         place = rank(new.lane, new.priority, self._next_seq)
         ahead = session.queue.ahead(place) if session is not None else 0
         goes_on = asked is None or new.dismisses or asked.until <= now
@@ -249,7 +248,7 @@ class SessionTable(Transitions):
             ahead -= len(leaving)
         if session is not None and asked is not None and goes_on:
             self._question(session)  # (it is to be dismissed)
-        if new.lane == Lane.ANSWER and not becomes_answer:
+        if new.lane == Lane.ANSWER and question is None:
             if session is not None and asked is not None:
                 question, error = self._question(session)
                 if error is not None:
@@ -282,7 +281,6 @@ class SessionTable(Transitions):
             self._bytes_in_flight[new.key.principal] += body.size
         if room is not None:
             room.keeps(body.size)
-        until = None if asked is None else asked.until
         if asked is not None:
             self._meet_question(session, asked, run, question, dismiss=at_once or new.dismisses)
         stopped = None if new.if_busy is _ENQUEUE else self._interrupt(session, leaving, new.if_busy)
@@ -295,10 +293,10 @@ class SessionTable(Transitions):
         if fence is None:
             run.new = new if body.size <= KEPT_BYTES else None
             self._enqueue(run)
-            return Accepted(ahead + 1, stopped, session.paused, until, becomes_answer)
+            return Accepted(ahead + 1, stopped)
         claimed = as_run(new, run)
         self._claims.append(Claim(token=Token(run.run_id, fence), run=claimed, question=question))
-        return Accepted(0, stopped, input_until=until, answers=becomes_answer)
+        return Accepted(0, stopped)
 
     def _stands_for(self, session: SessionState, new: NewRun) -> Attached | Reused | int | None:
         """Return what the key of a new run stands for; the sequence of a run whose key is to be forgotten; or None."""
@@ -519,7 +517,7 @@ class SessionTable(Transitions):
             return Ended()
         self._question(session)
         self._dismiss(session)
-        return Stopped(ended={}, asked=[], input_until=asked.until)
+        return Stopped(ended={}, asked=[], dismissed=True)
 
     def _cancel_session(self, change: CancelSession) -> Stopped | Changed:
         """End all that waits in a session; with `running` also what executes, and the question."""
@@ -530,14 +528,13 @@ class SessionTable(Transitions):
         if session.round is not None:
             self._question(session)
         ended: dict[RunId, Outcome] = {run.run_id: self._cancel_waiting(run) for run in session.queue}
-        asked, until = list[RunId](), None
+        asked, dismissed = list[RunId](), False
         if change.running:
             if (executing := session.executing) is not None:
                 asked.append(self._have_end(executing))
-            if (question := session.question) is not None:
-                until = question.until
+            if dismissed := session.question is not None:
                 self._dismiss(session)
-        return Stopped(ended, asked, until)
+        return Stopped(ended, asked, dismissed)
 
     def _move(self, change: Move) -> Changed | Busy | Ended:
         """Give a run that waits another priority, or the last place of the front lane."""

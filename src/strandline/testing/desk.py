@@ -18,9 +18,10 @@ from strandline.journal.port import (
     HistoryQuery,
     Journal,
     RunQuery,
+    RunsOfQuery,
+    SessionsQuery,
     Stopped,
     Take,
-    WaitingQuery,
 )
 from strandline.model import (
     ANONYMOUS,
@@ -32,6 +33,7 @@ from strandline.model import (
     Run,
     RunId,
     RunStatus,
+    RunSummary,
     SessionId,
     SessionKey,
     Settlement,
@@ -62,6 +64,22 @@ def done(
     """Return what a run leaves that succeeded and said `texts`."""
     outcome = Outcome(status=RunStatus.SUCCEEDED, output=texts[-1] if texts else "")
     return Settlement(outcome=outcome, messages=said(*texts), window=window, state=state, discarded=discarded)
+
+
+async def waiting_runs(journal: Journal) -> list[RunSummary]:
+    """Return all waiting runs as they are kept, in the order of acceptance. Fails unless `sessions` has the same.
+
+    Nothing is to be decided meanwhile.
+    """
+    page = await journal.read(SessionsQuery(None, limit=10_000))
+    found: list[RunSummary] = []
+    for principal in {each.key.principal for each in page.sessions}:
+        query = RunsOfQuery(principal, frozenset({RunStatus.QUEUED}), limit=10_000)
+        found += (await journal.read(query)).runs
+    sessions = journal.sessions
+    assert sessions.waiting == len(found)
+    assert [sessions.position(run.run_id) for run in found] == [run.position for run in found]
+    return sorted(found, key=lambda run: run.sequence)
 
 
 class StillClock:
@@ -182,13 +200,13 @@ class Desk:
 
     async def waiting(self) -> list[str]:
         """Return the ids of all waiting runs, in order of sequence."""
-        return [each.run_id for each in await self.journal.read(WaitingQuery())]
+        return [run.run_id for run in await waiting_runs(self.journal)]
 
     async def seen(self, run_ids: Sequence[str], at: SessionKey | None = None) -> list[object]:
         """Return all that can be seen from outside, to be compared with later."""
         runs = [await self.journal.read(RunQuery(ANONYMOUS, RunId(run_id))) for run_id in run_ids]
         history = await self.history(at, discarded=True)
-        return [runs, history, await self.journal.load(at or key()), await self.journal.read(WaitingQuery())]
+        return [runs, history, await self.journal.load(at or key()), await waiting_runs(self.journal)]
 
     async def drain(self, claim: Claim) -> list[str]:
         """End `claim` and then run after run of its session; return their ids in the order of starting."""

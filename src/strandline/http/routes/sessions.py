@@ -114,9 +114,7 @@ class Sessions:
         forced = " by force" if body.force else ""
         runs = ", ".join((*stopped.ended, *stopped.asked)) or "no run"
         changed(request, f"cancelled what was in session {key.session_id}{forced}: {runs}")
-        shown = CancelledBody(
-            cancelled=list(stopped.ended), cancelling=stopped.asked, dismissed=stopped.input_until is not None
-        )
+        shown = CancelledBody(cancelled=list(stopped.ended), cancelling=stopped.asked, dismissed=stopped.dismissed)
         return wire.answer(shown, wire.ACCEPTED if stopped.asked else wire.OK)
 
     # -- sessions ----------------------------------------------------------------------------------

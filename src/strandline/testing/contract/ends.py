@@ -19,8 +19,6 @@ from strandline.journal.port import (
     Pause,
     Resume,
     Take,
-    Waiting,
-    WaitingQuery,
 )
 from strandline.model import (
     ErrorCode,
@@ -33,7 +31,7 @@ from strandline.model import (
     RunStatus,
 )
 from strandline.testing.contract.scenario import Contract, scenario
-from strandline.testing.desk import Desk, done, key, said
+from strandline.testing.desk import Desk, done, key, said, waiting_runs
 
 
 class EndsContract(Contract):
@@ -56,9 +54,10 @@ class EndsContract(Contract):
             assert times(await desk.run("a")) == (30.0, 1_060.5, 1_030.0)
             assert times(await desk.run("b")) == (2.5, 1_070.0, None)
             assert times(await desk.run("c")) == (None, None, None)
-            b, c = await desk.journal.read(WaitingQuery())
-            assert b == Waiting(RunId("b"), key(), b.sequence, 1_000.0, 1_070.0)
-            assert c.queue_deadline is None
+            b, c = await waiting_runs(desk.journal)
+            assert (b.run_id, b.key, b.created_at, b.queue_deadline) == ("b", key(), 1_000.0, 1_070.0)
+            assert (c.run_id, c.queue_deadline) == ("c", None)
+            assert desk.journal.sessions.next_due == 1_070.0
             await desk.restart()
         (orphan,) = desk.orphans
         assert times(orphan.run) == (30.0, 1_060.5, 1_030.0)
@@ -407,4 +406,4 @@ class EndsContract(Contract):
         desk.clock.at += 10
         assert await desk.journal.prune(desk.clock.at, 100) == 2
         assert not await desk.exists("old0")
-        assert len(await desk.waiting()) == 1_000
+        assert len(await desk.waiting()) == 2_500

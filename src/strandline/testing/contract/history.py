@@ -11,11 +11,12 @@ from strandline.journal.port import (
     Delete,
     HistoryPage,
     HistoryQuery,
+    RunsOfQuery,
     Standing,
     StandingQuery,
-    WaitingQuery,
 )
 from strandline.model import (
+    ANONYMOUS,
     WHOLE_HISTORY,
     AgentRecord,
     Block,
@@ -295,24 +296,27 @@ class HistoryContract(Contract):
         assert await desk.journal.read(HistoryQuery(key("nobody"))) == HistoryPage([], 0)
 
     @scenario
-    async def test_waiting_runs_are_read_in_pages_by_sequence(self, desk: Desk) -> None:
+    async def test_waiting_runs_are_read_in_pages_the_last_accepted_first(self, desk: Desk) -> None:
+        """Whatever their sessions and priorities: a run is on one page, and what has begun on none."""
         claim = await desk.start("busy", key("s0"))
         for index in range(7):
             await desk.accept(f"r{index}", key(f"s{index % 3}"), take=False, priority=5 - index % 5, created_at=index)
         read: list[str] = []
-        after = -1
-        for size in (3, 3, 1, 0):
-            page = await desk.journal.read(WaitingQuery(after=after, limit=3))
-            assert len(page) == size
-            read += [each.run_id for each in page]
-            for each in page:
-                after = each.sequence
+        after: str | None = None
+        for size in (3, 3, 1):
+            page = await desk.journal.read(RunsOfQuery(ANONYMOUS, frozenset({RunStatus.QUEUED}), after, limit=3))
+            assert len(page.runs) == size
+            after = page.after
+            read += [each.run_id for each in page.runs]
+            for each in page.runs:
                 assert each.created_at == int(each.run_id[1:])
                 assert each.key == key(f"s{int(each.run_id[1:]) % 3}")
-        assert read == [f"r{index}" for index in range(7)]
+        assert after is None
+        assert read == [f"r{index}" for index in range(6, -1, -1)]
+        assert await desk.waiting() == read[::-1]
         await desk.settle(claim, take=True)
         taken = await desk.claim()
-        assert await desk.waiting() == [each for each in read if each != taken.run.run_id]
+        assert await desk.waiting() == [each for each in reversed(read) if each != taken.run.run_id]
 
     @scenario
     async def test_an_unknown_run_is_none(self, desk: Desk) -> None:

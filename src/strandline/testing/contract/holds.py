@@ -8,10 +8,10 @@ from contextlib import suppress
 import pytest
 
 from strandline.errors import ClaimLost
-from strandline.journal.port import Accepted, Bounds, Busy, Changed, Delete, Refused, Take, WaitingQuery
+from strandline.journal.port import Accepted, Bounds, Busy, Changed, Delete, Refused, Take
 from strandline.model import Claim, ErrorCode, Lane, Outcome, RoundDone, RoundStarted, RunError, RunStatus, Settlement
 from strandline.testing.contract.scenario import Contract, scenario
-from strandline.testing.desk import Desk, done, key, said
+from strandline.testing.desk import Desk, done, key, said, waiting_runs
 
 
 class HoldsContract(Contract):
@@ -180,7 +180,7 @@ class HoldsContract(Contract):
         return claim
 
     async def _deadlines(self, desk: Desk) -> dict[str, float | None]:
-        waiting = await desk.journal.read(WaitingQuery())
+        waiting = await waiting_runs(desk.journal)
         deadlines: dict[str, float | None] = {each.run_id: each.queue_deadline for each in waiting}
         assert deadlines == {run_id: (await desk.run(run_id)).queue_deadline for run_id in deadlines}
         return deadlines

@@ -115,6 +115,10 @@ class InputsContract(Contract):
         assert until is not None
         return until
 
+    def _waits_until(self, desk: Desk) -> float | None:
+        """Return until when what waits in the session waits for an answer, as decided; None: it does not."""
+        return desk.journal.sessions.input_until(key(), desk.clock.at)
+
     async def _session(self, desk: Desk) -> SessionView:
         session = await desk.journal.read(SessionQuery(key()))
         assert session is not None
@@ -139,7 +143,8 @@ class InputsContract(Contract):
             assert (await desk.journal.load(key())).messages == page.messages
             await desk.restart()
         assert not (await desk.journal.read(HistoryQuery(key(), before=1))).pending
-        assert await desk.accept("b", priority=1) == Accepted(1, input_until=until)
+        assert await desk.accept("b", priority=1) == Accepted(1)
+        assert self._waits_until(desk) == until
         assert await desk.accept("c", if_busy=IfBusy.REJECT) == Refused("session_busy", 2)
         assert await desk.journal.take(key()) is Take.NOTHING
         assert await desk.accept("d", key("other")) == Accepted(0), "another session goes on"
@@ -148,13 +153,11 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_goes_first_and_has_the_question(self, desk: Desk) -> None:
         question = await self._asks(desk)
-        until = await self._until(desk)
         await desk.accept("b", priority=1)
-        bounds = Bounds(0, 0)
-        assert await self._answer(desk, "x", bounds=bounds, take=False) == Accepted(1, input_until=until), (
-            "no bound holds it"
-        )
+        assert self._waits_until(desk) == await self._until(desk)
+        assert await self._answer(desk, "x", bounds=Bounds(0, 0), take=False) == Accepted(1), "no bound holds it"
         assert (await self._session(desk)).input_until is None
+        assert self._waits_until(desk) is None
         assert await desk.journal.change(Move(ANONYMOUS, RunId("x"), 5)) == Changed(existed=True)
         assert (await desk.run("x")).position == 1, "it goes first, wherever it is moved"
         assert await desk.journal.take(key()) is Take.TAKEN
@@ -169,8 +172,7 @@ class InputsContract(Contract):
     @scenario
     async def test_an_answer_to_an_idle_session_is_taken_at_once(self, desk: Desk) -> None:
         question = await self._asks(desk)
-        until = await self._until(desk)
-        assert await self._answer(desk, "x") == Accepted(0, input_until=until)
+        assert await self._answer(desk, "x") == Accepted(0)
         claim = await desk.claim(of="x")
         assert claim.question == question
         await desk.settle(claim, ended(RunStatus.SUCCEEDED, "paid"))
@@ -263,10 +265,8 @@ class InputsContract(Contract):
     async def test_a_text_answers_the_only_request_and_the_next_one_waits(self, desk: Desk) -> None:
         """As the run that its responses would have made: first, and without a place in any bound of a queue."""
         question = await self._asks(desk, requests=ONE)
-        until = await self._until(desk)
         await desk.accept("w", priority=1)
-        none = Bounds(0, 0)
-        assert await self._text(desk, "x", bounds=none, take=False) == Accepted(1, input_until=until, answers=True)
+        assert await self._text(desk, "x", bounds=Bounds(0, 0), take=False) == Accepted(1)
         run = await desk.run("x")
         assert (run.lane, run.input) == (Lane.ANSWER, responses({"i1": "yes"}))
         assert await self._text(desk, "y") == Accepted(3), "it is asked no more: a message like any other"
@@ -285,7 +285,6 @@ class InputsContract(Contract):
     async def test_of_many_texts_at_once_exactly_one_answers(self, desk: Desk) -> None:
         await self._asks(desk, requests=ONE)
         given = await asyncio.gather(*(self._text(desk, f"x{n}", take=bool(n % 2)) for n in range(10)))
-        assert sum(isinstance(each, Accepted) and each.answers for each in given) == 1
         assert all(isinstance(each, Accepted) for each in given)
         runs = [await desk.run(f"x{n}") for n in range(10)]
         assert sum(run.lane == Lane.ANSWER for run in runs) == 1
@@ -300,27 +299,29 @@ class InputsContract(Contract):
         assert await self._text(desk, "b") == Accepted(0), "nothing is asked"
         await desk.settle(await desk.claim(of="b"))
         await self._asks(desk)
-        until = await self._until(desk)
-        assert await self._text(desk, "x") == Accepted(1, input_until=until), "two are"
+        assert await self._text(desk, "x") == Accepted(1), "two are"
+        assert ((await desk.run("x")).lane, self._waits_until(desk)) == (Lane.NORMAL, await self._until(desk))
         await self._answer(desk, "y")
         claim = await desk.claim(of="y")
         await self._ends_asking(desk, claim, [], ONE)
         until = await self._until(desk)
         blocks = await desk.accept("z", input=[{"text": "yes"}], on_question=OnQuestion.ANSWER)
-        assert blocks == Accepted(2, input_until=until), "blocks are no text"
-        assert await desk.accept("w", input="yes") == Accepted(3, input_until=until), "nor does it by default"
-        assert (await self._session(desk)).input_until == until
+        assert blocks == Accepted(2), "blocks are no text"
+        assert await desk.accept("w", input="yes") == Accepted(3), "nor does it by default"
+        assert [(await desk.run(each)).lane for each in "zw"] == [Lane.NORMAL, Lane.NORMAL]
+        assert (await self._session(desk)).input_until == self._waits_until(desk) == until
         await desk.cancel_all()
 
     @scenario
     async def test_a_text_answers_what_is_open_after_its_time_and_under_its_key_once(self, desk: Desk) -> None:
         await self._asks(desk, requests=ONE)
-        until = desk.clock.at = await self._until(desk)
+        desk.clock.at = await self._until(desk)
         keyed = Keyed("k", b"f" * 32, 0.0)
         full = Bounds(9, 9, stored_bytes=1)
         assert await self._text(desk, "x", bounds=full, keyed=keyed) == Refused("storage_full", 1)
         assert (await self._session(desk)).input_requests == ONE, "what is refused answers nothing"
-        assert await self._text(desk, "x", keyed=keyed) == Accepted(0, input_until=until, answers=True)
+        assert await self._text(desk, "x", keyed=keyed) == Accepted(0)
+        assert (await desk.run("x")).lane == Lane.ANSWER
         await desk.settle(await desk.claim(of="x"), ended(RunStatus.SUCCEEDED, "paid"))
         await self._asks(desk, "b", ONE)
         assert await self._text(desk, "y", keyed=keyed) == Attached(RunId("x")), "whatever became of the question"
@@ -333,14 +334,14 @@ class InputsContract(Contract):
     async def test_a_text_that_is_not_to_wait_answers_and_is_refused_where_it_would_wait(self, desk: Desk) -> None:
         """What waits in the session goes behind it."""
         await self._asks(desk, requests=ONE)
-        until = await self._until(desk)
         await desk.accept("w")
         await desk.journal.change(Pause(key()))
         assert await self._text(desk, "x", if_busy=IfBusy.REJECT) == Refused("session_busy", 1)
         await desk.journal.change(Resume(key()))
         accepted = await self._text(desk, "x", if_busy=IfBusy.REJECT)
-        assert accepted == Accepted(0, input_until=until, answers=True)
+        assert accepted == Accepted(0)
         claim = await desk.claim(of="x")
+        assert claim.run.lane == Lane.ANSWER
         settlement = Settlement(outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=ONE), messages=[])
         question = Question(requests=ONE, message=OPEN, results={"t2": SIBLING}, state={})
         settlement = replace(settlement, question=question, answer_within_s=TIMEOUT_S)
@@ -354,19 +355,18 @@ class InputsContract(Contract):
     @scenario
     async def test_a_run_that_dismisses_ends_the_question_and_takes_its_place(self, desk: Desk) -> None:
         await self._asks(desk)
-        until = await self._until(desk)
-        accepted = await desk.accept("x", on_question=OnQuestion.DISMISS)
-        assert accepted == Accepted(0, input_until=until)
+        assert await desk.accept("x", on_question=OnQuestion.DISMISS) == Accepted(0)
         assert (await desk.history())[-2:] == left(NOT_ANSWERED)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
         await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
         await self._asks(desk, "b")
-        until = await self._until(desk)
         await desk.accept("w", queue_deadline=desk.clock.at + 50)
+        assert self._waits_until(desk) == await self._until(desk)
         desk.clock.at += 10
         deadline = desk.clock.at + 50
         accepted = await desk.accept("z", on_question=OnQuestion.DISMISS, queue_deadline=deadline)
-        assert accepted == Accepted(2, input_until=until), "behind what waits there already"
+        assert accepted == Accepted(2), "behind what waits there already"
+        assert self._waits_until(desk) is None
         assert (await desk.history())[-2:] == left(NOT_ANSWERED), "also if it cannot be taken at once"
         assert [(await desk.run(each)).queue_deadline for each in "wz"] == [deadline, deadline]
         await desk.restart()
@@ -395,7 +395,7 @@ class InputsContract(Contract):
         assert await desk.accept("x", keyed=Keyed("k", b"f" * 32, 0.0), **dismiss) == Attached(RunId("k"))
         assert ((await self._session(desk)).input_until, (await self._page(desk)).pending) == (until, True)
         await desk.end("w")
-        assert await desk.accept("x", if_busy=IfBusy.REJECT, **dismiss) == Accepted(0, input_until=until)
+        assert await desk.accept("x", if_busy=IfBusy.REJECT, **dismiss) == Accepted(0)
         await desk.settle(await desk.claim(of="x"), done("hi", "ho"))
 
     @scenario
@@ -436,7 +436,7 @@ class InputsContract(Contract):
         claim = await desk.start("b")
         await self._ends_asking(desk, claim, [*said("go"), OPEN])
         desk.clock.at = await self._until(desk)
-        assert await desk.accept("c") == Accepted(0, input_until=desk.clock.at)
+        assert await desk.accept("c") == Accepted(0)
         assert await self._answer(desk, "y") == Unanswerable("dismissed", ["i1"])
         await desk.settle(await desk.claim(of="c"), done("hi", "ho"))
         assert history_faults(await desk.history()) == []
@@ -491,10 +491,7 @@ class InputsContract(Contract):
     async def test_who_interrupts_does_not_wait_for_an_answer(self, desk: Desk) -> None:
         for number, if_busy in enumerate((IfBusy.INTERRUPT, IfBusy.ROLLBACK)):
             await self._asks(desk, f"a{number}")
-            until = await self._until(desk)
-            answer = await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT)
-            assert isinstance(answer, Accepted)
-            assert (answer.position, answer.input_until) == (0, until)
+            assert await desk.accept(f"i{number}", if_busy=if_busy, lane=Lane.FRONT) == Accepted(0)
             assert (await desk.history())[-2:] == left(NOT_ANSWERED), "what had ended stays, also with a rollback"
             await desk.settle(await desk.claim(of=f"i{number}"), done("hi", "ho"))
         await self._asks(desk, "b")
@@ -509,10 +506,10 @@ class InputsContract(Contract):
         """Of the run that asked, or of the session with all that goes on in it."""
         await desk.settle(await desk.start("before"))
         await self._asks(desk, "a")
-        until = await self._until(desk)
         assert await desk.cancel("before") == Ended(), "it is not the one that asks"
         await desk.accept("b")
-        assert await desk.cancel("a") == Stopped(ended={}, asked=[], input_until=until)
+        assert await desk.cancel("a") == Stopped(ended={}, asked=[], dismissed=True)
+        assert ((await self._session(desk)).input_until, self._waits_until(desk)) == (None, None)
         assert await desk.cancel("a") == Ended()
         assert (await desk.run("a")).status is RunStatus.NEEDS_INPUT, "an outcome never changes"
         await desk.journal.take(key())
@@ -520,11 +517,12 @@ class InputsContract(Contract):
         await desk.accept("c")
         stopped = await desk.cancel_all()
         assert isinstance(stopped, Stopped)
-        assert stopped.input_until is None
+        assert not stopped.dismissed
         assert (await self._session(desk)).input_until is not None, "without `running` only what waits is ended"
         stopped = await desk.journal.change(CancelSession(key(), running=True))
         assert isinstance(stopped, Stopped)
-        assert stopped.input_until == desk.clock.at + TIMEOUT_S
+        assert stopped.dismissed
+        assert (await self._session(desk)).input_until is None
         assert history_faults(await desk.history()) == []
         assert await self._answer(desk, "x") == Unanswerable("dismissed", ["i1"])
 

@@ -18,11 +18,10 @@ from strandline.journal.port import (
     Resume,
     SessionQuery,
     Take,
-    WaitingQuery,
 )
 from strandline.model import ANONYMOUS, IfBusy, Lane, Principal, RunId, SessionKey
 from strandline.testing.contract.scenario import Contract, scenario
-from strandline.testing.desk import Desk, done, key
+from strandline.testing.desk import Desk, done, key, waiting_runs
 
 YES = Changed(existed=True)
 
@@ -44,7 +43,7 @@ async def move(desk: Desk, run_id: str, priority: int | None = None, principal: 
 
 async def deadline(desk: Desk, run_id: str) -> Any:
     """Return the queue deadline of a run, wherever it is shown."""
-    waiting = {each.run_id: each.queue_deadline for each in await desk.journal.read(WaitingQuery())}
+    waiting = {each.run_id: each.queue_deadline for each in await waiting_runs(desk.journal)}
     at = (await desk.run(run_id)).queue_deadline
     assert waiting.get(RunId(run_id), at) == at
     return at
@@ -65,9 +64,10 @@ class PausesContract(Contract):
         assert session is not None
         assert session.paused
         assert await desk.settle(claim, done("hi", "ho"), take=True) is Take.NOTHING
-        assert await desk.accept("c") == Accepted(2, paused=True)
+        assert await desk.accept("c") == Accepted(2)
         interrupt = await desk.accept("i", lane=Lane.FRONT, if_busy=IfBusy.INTERRUPT)
-        assert interrupt == Accepted(1, paused=True)
+        assert interrupt == Accepted(1)
+        assert desk.journal.sessions.is_paused(key())
         assert await desk.accept("r", if_busy=IfBusy.REJECT) == Refused("session_busy", 4)
         assert await desk.journal.take(key()) is Take.NOTHING
         assert await desk.waiting() == ["b", "c", "i"]
@@ -75,6 +75,7 @@ class PausesContract(Contract):
         session = await desk.journal.read(SessionQuery(key()))
         assert session is not None
         assert not session.paused
+        assert not desk.journal.sessions.is_paused(key())
         assert await desk.journal.take(key()) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="i")) == ["i", "b", "c"]
 
@@ -96,7 +97,8 @@ class PausesContract(Contract):
         await desk.restart()
         for name, position in (("s", 2), ("idle", 1)):
             assert await desk.journal.take(key(name)) is Take.NOTHING
-            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position, paused=True)
+            assert await desk.accept(f"c-{name}", key(name)) == Accepted(position)
+            assert desk.journal.sessions.is_paused(key(name))
         await resume(desk)
         assert await desk.journal.take(key()) is Take.TAKEN
         assert await desk.drain(await desk.claim(of="b")) == ["b", "c-s"]
@@ -154,7 +156,7 @@ class PausesContract(Contract):
         await desk.accept("b", queue_deadline=1_200.0)
         await desk.accept("c")
         desk.clock.at = 1_040
-        waiting = {each.run_id: each.paused for each in await desk.journal.read(WaitingQuery())}
+        waiting = {run.run_id: desk.journal.sessions.is_paused(run.key) for run in await waiting_runs(desk.journal)}
         assert waiting == {"a": True, "other": False, "b": True, "c": True}
         await desk.restart()
         desk.clock.at = 1_050

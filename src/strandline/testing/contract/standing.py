@@ -5,10 +5,10 @@ It waits for input, and it is paused or held: a minute in which both are true st
 
 # ruff: noqa: D102 (a test's name is its claim)
 
-from strandline.journal.port import Changed, Pause, Resume, WaitingQuery
+from strandline.journal.port import Changed, Pause, Resume
 from strandline.model import InputRequest, Lane, Message, Outcome, Question, RunId, RunStatus, Settlement, responses
 from strandline.testing.contract.scenario import Contract, scenario
-from strandline.testing.desk import Desk, key, said
+from strandline.testing.desk import Desk, key, said, waiting_runs
 
 ROUND: Message = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "pay", "input": {}}}]}
 REQUESTS = [InputRequest("i", "sure")]
@@ -51,7 +51,7 @@ class StandingContract(Contract):
                 assert await desk.journal.change(Pause(key())) == Changed(existed=True)
             else:
                 await desk.journal.change(Resume(key()))
-        waiting = {each.run_id: each.queue_deadline or 0.0 for each in await desk.journal.read(WaitingQuery())}
+        waiting = {each.run_id: each.queue_deadline or 0.0 for each in await waiting_runs(desk.journal)}
         return {run_id: waiting[RunId(run_id)] - began - LIMIT_S for run_id, began in accepted.items()}
 
     @scenario
