@@ -21,6 +21,7 @@ from strandline.errors import JournalUnavailable, RecordDamaged
 from strandline.http.middleware.guard import Guard
 from strandline.http.routes.health import Probes
 from strandline.journal.memory import MemoryJournal
+from strandline.journal.port import EndOverdue
 from strandline.model import ErrorCode, Outcome, RunId
 from strandline.settings import AppSettings
 from strandline.testing.checker import check_history
@@ -151,6 +152,40 @@ def test_a_run_that_waited_too_long_and_cannot_be_ended_yet_is_ended_later() -> 
             assert end.error.code is ErrorCode.QUEUE_TIMEOUT
             assert clock.monotonic() == pytest.approx(10 + 3 * TAKE_AGAIN_S)
             assert (await outcome(first)).output == "late"
+
+    run_virtual(main)
+
+
+def test_runs_that_waited_too_long_are_asked_to_end_once_however_long_the_journal_takes() -> None:
+    class Hanging(MemoryJournal):
+        def __init__(self, clock: VirtualClock) -> None:
+            super().__init__(clock)
+            self.asked = 0
+            self.over = asyncio.Event()
+
+        async def change(self, change: Any) -> Any:
+            if isinstance(change, EndOverdue):
+                self.asked += 1
+                await self.over.wait()
+            return await super().change(change)
+
+    async def main(clock: VirtualClock) -> None:
+        async def slow(attempt: Attempt) -> str:
+            await asyncio.sleep(500)
+            return "late"
+
+        journal = Hanging(clock)
+        async with serving(clock, Played(slow), journal) as service:
+            await send(service, "1")
+            second = await send(service, "2", queue_timeout_s=10)
+            await asyncio.sleep(300)
+            assert journal.asked == 1
+            journal.over.set()
+            end = await outcome(second)
+            assert end.error is not None
+            assert end.error.code is ErrorCode.QUEUE_TIMEOUT
+            third = await send(service, "3", queue_timeout_s=10)
+            assert (await outcome(third)).error == end.error
 
     run_virtual(main)
 

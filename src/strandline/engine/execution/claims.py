@@ -82,6 +82,8 @@ class Claims:
         self._timer_at = 0.0
         self._is_woken = False
         """Whether what goes next is to be claimed soon."""
+        self._expiring: dict[SessionKey, bool] = {}
+        """Sessions whose overdue runs the journal is asked to end, and whether more may be overdue since."""
 
     async def start(self) -> None:
         """Let what waits start."""
@@ -302,14 +304,24 @@ class Claims:
             self._timer = None
 
     async def _expire(self, key: SessionKey) -> None:
-        """End the runs of a session that have waited too long; those that cannot be ended now are due again soon."""
+        """End the runs of a session that have waited too long; those that cannot be ended now are due again soon.
+
+        However long the journal takes, it is asked for one thing at a time.
+        """
+        is_asked = key in self._expiring
+        self._expiring[key] = True
+        if is_asked:
+            return
         try:
-            ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
+            while self._expiring[key]:  # (more may be due by the time that it has answered)
+                self._expiring[key] = False
+                ended = await self._journal.change(EndOverdue(key, WAITED_TOO_LONG))
+                assert isinstance(ended, Stopped)
+                self.stopped(key, ended)
         except StrandlineError as failure:
             _log.error("runs of %s have waited too long and cannot be ended yet: %s", key.session_id, failure)
-        else:
-            assert isinstance(ended, Stopped)
-            self.stopped(key, ended)
+        finally:
+            del self._expiring[key]
         self._arm()
 
     def _seconds_to(self, at: float) -> float:
