@@ -6,8 +6,19 @@ from typing import Any, TypeVar
 from strandline.engine.queues import Obstacle, SessionQueues, Share
 from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import Accepted, CancelSession, Pause, Resume, Take
-from strandline.model import Claim, Principal, SessionId, SessionKey
-from strandline.testing.desk import Desk, StillClock, done
+from strandline.model import (
+    Claim,
+    InputRequest,
+    Message,
+    Outcome,
+    Principal,
+    Question,
+    RunStatus,
+    SessionId,
+    SessionKey,
+    Settlement,
+)
+from strandline.testing.desk import Desk, StillClock, done, said
 
 A = SessionKey(Principal("p"), SessionId("a"))
 B = SessionKey(Principal("p"), SessionId("b"))
@@ -69,6 +80,19 @@ class Queues:
         claim = self._claims.pop(run_id)
         taken = do(self.desk.settle(claim, take=take)) is Take.TAKEN
         self.it.ended(claim.run.run_id, claim.run.key, taken=taken)
+
+    def ask(self, run_id: str, until: float) -> None:
+        """Have a run end with a question that nothing but an answer may follow until then."""
+        claim, requests = self._claims.pop(run_id), [InputRequest("i", "sure")]
+        message: Message = {"role": "assistant", "content": [{"text": "sure?"}]}
+        settlement = Settlement(
+            outcome=Outcome(status=RunStatus.NEEDS_INPUT, input_requests=requests),
+            messages=[*said("go"), message],
+            question=Question(requests=requests, message=message, results={}, state={}),
+            answer_within_s=until - self.desk.clock.at,
+        )
+        do(self.desk.settle(claim, settlement))
+        self.it.ended(claim.run.run_id, claim.run.key, taken=False)
 
     def requeue(self, run_id: str) -> None:
         """Have a run wait again."""
@@ -267,6 +291,28 @@ def test_a_session_leaves_the_line_when_all_that_waits_has_left() -> None:
     do(queues.desk.journal.change(CancelSession(A, running=False)))
     assert queues.it.keeps_slot(OTHER)
     assert len(queues.it) == 1
+
+
+def test_a_session_that_waits_for_input_again_since_the_clock_was_set_back_lines_up_when_that_is_over() -> None:
+    """The time of its question was over, but no slot was free."""
+    queues = Queues(1)
+    queues.begin("1", A)
+    queues.ask("1", until=1_060.0)
+    queues.begin("0", OTHER)
+    queues.wait("2", A)
+    queues.desk.clock.at = 1_060.0
+    assert queues.it.sessions.due(1_060.0) == []
+    assert queues.it.obstacle(A) is Obstacle.SERVER
+    queues.desk.clock.at = 1_030.0
+    queues.end("0")
+    assert queues.it.next() == A
+    assert do(queues.desk.journal.take(A)) is Take.NOTHING
+    queues.it.free(A)
+    assert queues.it.next() is None
+    assert queues.it.sessions.next_due == 1_060.0
+    queues.desk.clock.at = 1_060.0
+    assert queues.it.sessions.due(1_060.0) == []
+    assert queues.go_on("2") == A
 
 
 def test_nothing_starts_after_a_stop() -> None:

@@ -89,6 +89,7 @@ class LiveSessions:
         if session.claimed is not None or session.paused or not session.queue:
             return Take.NOTHING
         if (question := session.question) is not None and now < question.until:
+            self._watch_question(session)  # (it was told already that this is over, if the clock was set back since)
             return Take.NOTHING
         return Take.BLOCKED if self._last_attempts and self._would_be_last(session.queue.head) else None
 
