@@ -3,9 +3,10 @@
 import asyncio
 import sqlite3
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from strandline.history import history_faults
 from strandline.journal.reader import UNREADABLE_INPUT
 from strandline.journal.sqlite import SqliteJournal
 from strandline.journal.transactions import SqliteTransactions
-from strandline.model import ErrorCode, Outcome, RunId, RunStatus
+from strandline.model import ANONYMOUS, ErrorCode, NewRun, Outcome, RunId, RunStatus
+from strandline.testing.desk import WIDE
 from strandline.testing.virtual import InlineLoops
 
 
@@ -41,6 +43,52 @@ class Disk:
             commit(transactions)
 
         monkeypatch.setattr(SqliteTransactions, "commit", failing)
+
+
+class HeldDisk:
+    """Has commits wait, within `held`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open, self._reached = threading.Event(), threading.Event()
+        self._open.set()
+        commit = SqliteTransactions.commit
+
+        def waiting(transactions: SqliteTransactions) -> None:
+            self._reached.set()
+            assert self._open.wait(30)
+            commit(transactions)
+
+        monkeypatch.setattr(SqliteTransactions, "commit", waiting)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._reached.clear()
+        self._open.clear()
+        try:
+            yield
+        finally:
+            self._open.set()
+
+    async def reached(self) -> None:
+        """Return when a commit waits."""
+        assert await asyncio.to_thread(self._reached.wait, 30)
+
+
+async def left_waiting(folder: Path, *texts: str) -> list[RunId]:
+    """Have an older process leave runs that wait in one session."""
+    journal, clock = SqliteJournal(folder / "journal.db", SystemClock()), SystemClock()
+    await journal.open("older", max_attempts=3)
+    runs = [NewRun(run_id=RunId(f"older_{text}"), key=key(), input=text, created_at=clock.now()) for text in texts]
+    for new in runs:
+        await journal.accept(new, WIDE, take=False)
+    await journal.close()
+    return [new.run_id for new in runs]
+
+
+async def until_nothing_waits(service: Service) -> None:
+    """Return when it is decided that nothing waits any more; it may not be durable yet."""
+    while service.health().queue_depth:
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -213,5 +261,67 @@ def test_a_session_that_is_deleted_is_forgotten_by_whoever_asks_at_the_same_mome
                 assert target.built[-1][1].messages == []
                 await service.delete(key())
             assert len(target.built) == 120, "every session after a delete has a new agent"
+
+    run(main)
+
+
+def test_one_that_asks_for_a_run_while_its_claim_is_being_kept_follows_it_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older process has accepted it: nobody has asked for it here before."""
+
+    async def main() -> None:
+        disk = HeldDisk(monkeypatch)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def behaviour(attempt: Attempt) -> str:
+            begun.set()
+            await go_on.wait()
+            return await echo(attempt)
+
+        _, second = await left_waiting(tmp_path, "one", "two")
+        async with serving(tmp_path, Played(behaviour)) as service:
+            await begun.wait()
+            with disk.held():
+                go_on.set()
+                await until_nothing_waits(service)
+                stream = await service.stream(ANONYMOUS, second)
+            end = await stream.outcome()
+            assert isinstance(end, Outcome), "it was told to go on in a later process"
+            assert end.output == "echo two"
+
+    run(main)
+
+
+def test_a_run_that_is_cancelled_while_its_claim_is_being_kept_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim and the cancel are one commit, and an older process has accepted it: it has no subscriber here."""
+
+    async def main() -> None:
+        disk = HeldDisk(monkeypatch)
+        begun, go_on, executed = asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def behaviour(attempt: Attempt) -> str:
+            executed.append(asked(attempt))
+            begun.set()
+            await go_on.wait()
+            return await echo(attempt)
+
+        _, second = await left_waiting(tmp_path, "one", "two")
+        async with serving(tmp_path, Played(behaviour)) as service:
+            await begun.wait()
+            with disk.held():
+                before = asyncio.create_task(send(service, "other", "other"))
+                await disk.reached()  # what is decided from now on is the next commit
+                go_on.set()
+                await service.run(ANONYMOUS, second)  # (that takes longer than until the end of the first is asked for)
+                cancelled = asyncio.create_task(service.cancel(ANONYMOUS, second))
+                for _ in range(3):  # (it is read first, and then decided)
+                    await service.run(ANONYMOUS, second)
+            await cancelled
+            await before
+            assert (await service.wait(ANONYMOUS, second, 30.0)).run.status is RunStatus.CANCELLED
+            assert "two" not in executed
 
     run(main)

@@ -292,6 +292,7 @@ def streams(clock: Clock | None = None) -> Streams:
         Options(),
         clock or StillClock(),
         is_waiting=lambda run_id: True,
+        is_live=lambda run_id: True,
         post=lambda flush: None,
     )
     found.begin(7)

@@ -87,6 +87,7 @@ class Service:
             options,
             clock,
             is_waiting=lambda run_id: self._queues.sessions.is_waiting(run_id),
+            is_live=lambda run_id: self._queues.sessions.is_live(run_id),
             post=loops.post_back,
             observer=observer,
             projection=projection,

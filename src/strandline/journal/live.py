@@ -54,6 +54,11 @@ class LiveSessions:
         run = self._runs.get(run_id)
         return run is not None and run.fence is None
 
+    def is_live(self, run_id: RunId) -> bool:
+        """Tell whether a run waits or executes."""
+        run = self._runs.get(run_id)
+        return run is not None and run.held_since is None
+
     def position(self, run_id: RunId) -> int | None:
         """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
         run = self._runs.get(run_id)

@@ -434,6 +434,10 @@ class Sessions(Protocol):
         """Tell whether a run waits."""
         ...
 
+    def is_live(self, run_id: RunId) -> bool:
+        """Tell whether a run waits or executes."""
+        ...
+
     def position(self, run_id: RunId) -> int | None:
         """Return where a run stands in its queue, 1 for the next to start; None unless it waits."""
         ...

@@ -1,6 +1,7 @@
 """The streams of all runs whose end is still to come in this process, and for a while those of runs that have ended.
 
-A run that executes has one; one that waits gets it when a client comes to wait for it. Plain sync code.
+A run that executes has one; one that waits, or whose claim is on its way, gets it when a client comes to wait for it.
+Plain sync code.
 """
 
 from collections.abc import Callable, Collection
@@ -40,7 +41,8 @@ from strandline.model import (
 
 
 class Streams:
-    """Belongs to the serving loop. `is_waiting` tells whether a run waits; `post` has something called on that loop.
+    """Belongs to the serving loop. `is_waiting` tells whether a run waits, `is_live` whether it waits or executes, as
+    decided; `post` has something called on that loop.
 
     What becomes of runs is told to `observer` and `projection` as well.
     """
@@ -51,11 +53,13 @@ class Streams:
         clock: Clock,
         *,
         is_waiting: Callable[[RunId], bool],
+        is_live: Callable[[RunId], bool],
         post: Callable[[Callable[[], object]], None],
         observer: Observer = UNOBSERVED,
         projection: Projection = UNPROJECTED,
     ) -> None:
         self.is_waiting = is_waiting
+        self._is_live = is_live
         self._clock = clock
         self._post = post
         self._observer = observer
@@ -114,7 +118,7 @@ class Streams:
     def of(self, run_id: RunId, key: SessionKey) -> RunStream | None:
         """Return the stream of a run; None if its end is not to come in this process (any more)."""
         stream = self._streams.get(run_id)
-        if stream is None and self.is_waiting(run_id) and not self._draining:
+        if stream is None and self.is_expected(run_id) and not self._draining:
             stream = self._older(run_id, key)
         return stream
 
@@ -140,7 +144,10 @@ class Streams:
 
     def is_expected(self, run_id: RunId) -> bool:
         """Tell whether the end of a run is still to come in this process."""
-        return run_id in self._streams or self.is_waiting(run_id)
+        if run_id in self._streams or self.is_waiting(run_id):
+            return True
+        # Its claim is on its way, unless it came and nothing could be done with it.
+        return self._is_live(run_id) and run_id not in self._left
 
     def waiting(self) -> list[RunStream]:
         """Return the streams of the runs that wait."""
