@@ -23,7 +23,7 @@ from msgspec import Struct
 from strandline.clock import Clock
 from strandline.errors import InvariantBroken, JournalUnavailable, StrandlineError
 from strandline.journal.changes import Change
-from strandline.journal.feed import ClaimFeed
+from strandline.journal.feed import ClaimFeed, resolve
 from strandline.journal.owed import Owed
 from strandline.journal.records import KnownRun, Missing, Records
 from strandline.journal.state import SessionState
@@ -302,12 +302,13 @@ class GroupCommit:
                 self._owed.kept(operation.token)
             if operation.future is None:
                 continue
+            answer = operation.result if operation.error is None else operation.error
             if operation.loop is self._loop:
-                _resolve(operation)
+                resolve(operation.future, answer)
             else:
                 assert operation.loop is not None
                 with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                    operation.loop.call_soon_threadsafe(_resolve, operation)
+                    operation.loop.call_soon_threadsafe(resolve, operation.future, answer)
         if claims:
             self._loop.call_soon(self._feed.put, claims)
 
@@ -425,13 +426,3 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
-
-
-def _resolve(operation: Operation) -> None:
-    future = operation.future
-    if future is None or future.done():
-        return
-    if operation.error is not None:
-        future.set_exception(operation.error)
-    else:
-        future.set_result(operation.result)

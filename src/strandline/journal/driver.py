@@ -179,12 +179,6 @@ def _wal_pages(path: Path) -> int:
     return max(LEAST_WAL_PAGES, min(WAL_PAGES, room // WAL_SHARE))
 
 
-def make_room(connection: sqlite3.Connection) -> None:
-    """Give back what the WAL takes, as far as that can be done. Raises nothing; on a full disk it may fail."""
-    with suppress(sqlite3.Error):
-        cut_off_wal(connection)
-
-
 def cut_off_wal(connection: sqlite3.Connection) -> None:
     """Move the WAL into the file and cut it off, as far as nobody reads from it: it holds many versions of one page.
 

@@ -8,7 +8,9 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+from strandline.errors import StrandlineError
 from strandline.model import Claim
 
 
@@ -65,14 +67,19 @@ def _wake(sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None
     except RuntimeError:
         here = None
     if loop is here:
-        _resolve(woken)
+        resolve(woken, None)
         return
     try:
-        loop.call_soon_threadsafe(_resolve, woken)
+        loop.call_soon_threadsafe(resolve, woken, None)
     except RuntimeError:  # the consumer's loop is closed: nobody is left to be woken
         pass
 
 
-def _resolve(woken: asyncio.Future[None]) -> None:
-    if not woken.done():
-        woken.set_result(None)
+def resolve(future: asyncio.Future[Any], answer: object) -> None:
+    """Have a future answered, or fail if the answer is one of our errors; nothing if nobody waits for it any more."""
+    if future.done():
+        return
+    if isinstance(answer, StrandlineError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from strandline.clock import Clock
-from strandline.errors import JournalUnavailable, StrandlineError
+from strandline.errors import JournalUnavailable
 from strandline.journal import lists, reader
 from strandline.journal.commits import NOT_OPEN, GroupCommit, Operation, Storage
 from strandline.journal.driver import (
@@ -27,7 +27,7 @@ from strandline.journal.driver import (
     translated,
     unreadable,
 )
-from strandline.journal.feed import ClaimFeed
+from strandline.journal.feed import ClaimFeed, resolve
 from strandline.journal.live import NO_SESSIONS
 from strandline.journal.migrations import migrate
 from strandline.journal.operations import Decide, Operations
@@ -274,7 +274,7 @@ class SqliteJournal(Operations):
 
         def done(answer: Any) -> None:
             with suppress(RuntimeError):  # that loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_resolve, answered, answer)
+                loop.call_soon_threadsafe(resolve, answered, answer)
 
         if (
             self._writer is None
@@ -306,12 +306,3 @@ class SqliteJournal(Operations):
             if self._watch is not None:
                 self._watch.check()  # (of a file that was cut off no table is found any more)
             raise translated(error) from error
-
-
-def _resolve(answered: "asyncio.Future[Any]", answer: Any) -> None:
-    if answered.done():
-        return
-    if isinstance(answer, StrandlineError):
-        answered.set_exception(answer)
-    else:
-        answered.set_result(answer)

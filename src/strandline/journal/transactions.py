@@ -6,7 +6,7 @@ from typing import Final
 
 from strandline.clock import Clock
 from strandline.errors import StrandlineError
-from strandline.journal.driver import cut_off_wal, is_out_of_room, make_room, translated
+from strandline.journal.driver import cut_off_wal, is_out_of_room, translated
 from strandline.journal.forgetting import prune
 from strandline.journal.reserve import Reserve
 from strandline.journal.sqlite_rows import SqliteRows
@@ -71,7 +71,8 @@ class SqliteTransactions:
     def make_room(self, error: Exception) -> None:
         """After a transaction that was undone because of `error`: give back what space the journal itself can."""
         if is_out_of_room(error):
-            make_room(self._connection)
+            with suppress(sqlite3.Error):  # (on a full disk it may fail)
+                cut_off_wal(self._connection)
 
     def translated(self, error: Exception) -> StrandlineError:
         """Return an error of the driver as one of ours."""
