@@ -44,6 +44,16 @@ def messages(server: Server, session_id: str = "s") -> list[dict[str, Any]]:
     return found
 
 
+def test_a_cancel_of_a_session_tells_whether_it_dismissed_an_input_request(at: Checkpoints, tmp_path: Path) -> None:
+    with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
+        asked(server, "go @b")
+        for body, dismissed in (({}, False), ({"running": True}, True), ({"running": True}, False)):
+            answer = server.client.post("/v1/sessions/s/cancel", json=body)
+            told = {"cancelled": [], "cancelling": [], "dismissed": dismissed}
+            assert (answer.status_code, answer.json()) == (200, told)
+        assert server.client.get("/v1/sessions/s").json()["input_requests"] == []
+
+
 def test_a_run_asks_and_its_answer_goes_on_with_it(at: Checkpoints, tmp_path: Path) -> None:
     with serving(AGENT, folder=tmp_path, variables=at.environment) as server:
         run = asked(server, "go a @b")
