@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.load import Load, Speech, connect_as, drive, request
+from bench.load import Load, Speech, drive, request
 from bench.peers import ledger, protocols, script
 from bench.peers.ledger import Entry
 from bench.peers.measure import Listener, Taken
@@ -195,16 +195,14 @@ def test_a_request_of_each_protocol_has_its_message_its_session_and_its_length(s
 
 
 @asynccontextmanager
-async def answering(*writes: bytes) -> AsyncIterator[str]:
-    """Serve every request with the same bytes, each of them a write of its own, until its client has left."""
+async def answering(response: bytes) -> AsyncIterator[str]:
+    """Serve every request with the same response, until its client has left."""
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
-                for each in writes:
-                    writer.write(each)
-                    await writer.drain()
+                writer.write(response)
         writer.close()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -218,15 +216,30 @@ async def answering(*writes: bytes) -> AsyncIterator[str]:
         await asyncio.gather(*serving)
 
 
-def test_a_stream_in_chunks_is_one_answer_and_its_first_text_is_timed() -> None:
+class Sink(asyncio.Transport):
+    """A transport that sends nothing."""
+
+    def write(self, data: object) -> None:
+        pass
+
+
+def test_a_stream_that_comes_in_pieces_is_one_answer_when_its_last_chunk_is_there_and_its_first_text_is_timed() -> None:
     async def play() -> None:
-        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        async with asyncio.timeout(10), answering(head + b"6\r\nAnsw", b"er\r\n", b"3\r\n to\r\n0\r\n\r\n") as url:
-            client = await connect_as(url, lambda: Listener(b"Answer"))
-            answers = [await client.ask(request(url, "GET", "/")) for _ in range(2)]
-            assert answers == [(200, b"6\r\nAnswer\r\n3\r\n to\r\n0\r\n\r\n")] * 2
-            assert client.first_at is not None
-            client.close()
+        client = Listener(b"Answer")
+        client.connection_made(Sink())
+        answer = client.ask(b"")
+        pieces = [
+            b"HTTP/1.1 200 OK\r\nTransfer-",
+            b"Encoding: chunked\r\n\r\n6\r\nAnsw",
+            b"er\r\n3\r\n to\r\n",
+            b"0\r\n\r\n",
+        ]
+        seen = []
+        for piece in pieces:
+            client.data_received(piece)
+            seen.append((client.first_at is not None, answer.done()))
+        assert seen == [(False, False), (False, False), (True, False), (True, True)]
+        assert answer.result() == (200, b"6\r\nAnswer\r\n3\r\n to\r\n0\r\n\r\n")
 
     asyncio.run(play())
 
