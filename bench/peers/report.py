@@ -76,7 +76,7 @@ def notes(record: Record) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in each.versions.items())
         name = NAMES[each.key].replace("**", "")
         said = [NOTES[each.key], *(f"Failed in this run: {failure.splitlines()[-1]}." for failure in each.failures)]
-        lines.append(f"{number}. {name}: {versions}. {' '.join(filter(None, said))}".rstrip())
+        lines.append(f"{number}. {name}: {versions or 'left out'}. {' '.join(filter(None, said))}".rstrip())
     return "\n".join(lines)
 
 

@@ -37,6 +37,7 @@ class Run:
         self._folder = folder
         self._progress = progress
         self.figures = {LOOP: Figures(LOOP, versions(["strands-agents"]))}
+        self._installed: set[str] = set()
         self.spread = [1.0]
         """The loop's answers a second in each repetition, of their median."""
 
@@ -65,7 +66,7 @@ class Run:
     def try_each(self) -> None:
         """Give every server its trials."""
         for subject in self._servers:
-            if subject.key in self.figures:
+            if subject.key in self._installed:
                 self._try(subject, self.figures[subject.key])
 
     def _start(self, stack: ExitStack) -> dict[str, Called | Peer]:
@@ -79,10 +80,11 @@ class Run:
             self._progress(f"starting {subject.key}", 0)
             try:
                 figures.versions = versions(subject.packages)
+                self._installed.add(subject.key)
                 started = stack.enter_context(server(subject.command(folder), core, folder / "server.log"))
             except metadata.PackageNotFoundError as error:
                 figures.failures.append(f"{error.name} is not installed")
-                del self.figures[subject.key]
+                continue
             except (DidNotStart, OSError) as error:
                 figures.failures.append(f"it did not start: {error}")
             else:

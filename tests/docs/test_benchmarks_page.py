@@ -58,6 +58,8 @@ def test_what_failed_in_a_run_is_a_note_and_a_dash() -> None:
     broken.figures[1].failures.append("measuring: it went away")
     assert "Failed in this run: measuring: it went away." in notes(broken)
     assert table(broken).splitlines()[2].split(" | ")[2] == DASH
+    broken.figures[1].versions = {}
+    assert "2. FastAPI and a lock: left out." in notes(broken)
     assert "(2)" in table(broken).splitlines()[0]
 
 
