@@ -239,7 +239,7 @@ class Service:
         return self._readiness.starting
 
     def health(self) -> Health:
-        """Return what goes on; takes microseconds, or half a millisecond where 10,000 runs wait."""
+        """Return what goes on; takes microseconds, or a few milliseconds where 10,000 sessions wait."""
         sessions, executing = self._queues.sessions, self._queues.executing
         oldest = sessions.oldest
         quiet_s = self._runner.quiet_s()
@@ -262,7 +262,7 @@ class Service:
         )
 
     def vitals(self) -> Vitals:
-        """Return what goes on and has gone on, for metrics; takes a millisecond where 10,000 runs wait."""
+        """Return what goes on and has gone on, for metrics; takes some ten milliseconds where 10,000 sessions wait."""
         return Vitals(
             health=self.health(),
             options=self.options,
