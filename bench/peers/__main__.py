@@ -74,6 +74,7 @@ def run(*, quick: bool, only: list[str], console: Console) -> Record:
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
         load_before=round(before, 1),
+        load_during=round(done.load_during, 1),
         load_after=round(os.getloadavg()[0], 1),
     )
     took_s = round(time.monotonic() - began, 1)
@@ -95,8 +96,8 @@ def show(record: Record, console: Console) -> None:
     machine = record.machine
     spread = f"{min(record.spread):.2f} to {max(record.spread):.2f}"
     console.print(
-        f"{record.took_s:.0f} s, load {machine.load_before} before and {machine.load_after} after;"
-        f" the loop's own answers went from {spread} of their median.",
+        f"{record.took_s:.0f} s, load {machine.load_before} before, {machine.load_during} at most,"
+        f" {machine.load_after} after; the loop's own answers went from {spread} of their median.",
         highlight=False,
     )
 

@@ -77,6 +77,8 @@ class Machine:
     cores: int
     python: str
     load_before: float
+    load_during: float
+    """The highest that was seen between two steps; the benchmark itself makes about 2 of it."""
     load_after: float
 
 

@@ -11,6 +11,8 @@ from bench.peers.verdicts import verdicts
 BEGIN: Final = "<!-- measured: written by `make bench-peers` -->"
 END: Final = "<!-- /measured -->"
 DASH: Final = "–"
+OWN_LOAD: Final = 2
+"""What the server and its load generator make of a machine's load."""
 
 Cell = Callable[[Figures], str | None]
 
@@ -83,8 +85,8 @@ def notes(record: Record) -> str:
 def conditions(record: Record) -> str:
     """Return one paragraph: when, where, and how quiet it was."""
     machine = record.machine
-    load = f"load {machine.load_before:.1f} before and {machine.load_after:.1f} after"
-    busy = max(machine.load_before, machine.load_after) > machine.cores
+    load = f"load {machine.load_before:.1f} before, up to {machine.load_during:.1f} during"
+    busy = max(machine.load_before, machine.load_during - OWN_LOAD) > machine.cores
     quiet = f"The loop's own answers went from {min(record.spread):.2f} to {max(record.spread):.2f} of their median."
     where = f"{machine.processor}, {machine.cores} cores, {machine.system}, Python {machine.python}"
     told = [f"{machine.date}; {where}; {record.took_s / 60:.0f} minutes, {load}. {quiet}"]

@@ -1,6 +1,7 @@
 """One whole run: start everything, measure in turns, then try each server. What fails is noted; the rest goes on."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from importlib import metadata
@@ -37,6 +38,8 @@ class Run:
         self._folder = folder
         self._progress = progress
         self.figures = {LOOP: Figures(LOOP, versions(["strands-agents"]))}
+        self.load_during = 0.0
+        """The highest load that was seen between two steps."""
         self._installed: set[str] = set()
         self.spread = [1.0]
         """The loop's answers a second in each repetition, of their median."""
@@ -123,5 +126,6 @@ class Run:
             self.figures[key].failures.append(f"{what}: {error or type(error).__name__}")
             return False
         finally:
+            self.load_during = max(self.load_during, os.getloadavg()[0])
             self._progress("", 1)
         return True

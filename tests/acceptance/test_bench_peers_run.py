@@ -35,4 +35,5 @@ def test_a_run_has_every_figure_of_what_runs_and_says_what_is_not_installed(tmp_
     assert run.figures["agno"].failures == ["no-such-package is not installed"]
     assert [each.partition(":")[0] for each in run.figures["a2a"].failures] == ["it did not start"]
     assert run.spread == [1.0]
+    assert run.load_during > 0
     assert sum(done) == 4

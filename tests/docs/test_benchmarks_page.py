@@ -43,10 +43,10 @@ def test_the_table_has_a_column_for_each_server_and_a_dash_for_what_one_cannot_d
 
 
 def test_the_page_says_when_the_machine_was_busy_and_when_a_run_was_quick() -> None:
-    quiet = replace(RECORD, quick=False, machine=replace(RECORD.machine, load_before=0.2, load_after=1.1))
-    busy = replace(quiet, machine=replace(quiet.machine, load_after=9.0))
+    quiet = replace(RECORD, quick=False, machine=replace(RECORD.machine, load_before=0.2, load_during=2.4))
+    busy = replace(quiet, machine=replace(quiet.machine, load_during=9.0))
     assert "kept this machine busy" not in conditions(quiet)
-    assert "load 0.2 before and 9.0 after" in conditions(busy)
+    assert "load 0.2 before, up to 9.0 during" in conditions(busy)
     assert "kept this machine busy" in conditions(busy)
     assert "--quick" not in conditions(quiet)
     assert "--quick" in conditions(replace(quiet, quick=True))
