@@ -514,7 +514,7 @@ class SessionTableMachine(RuleBasedStateMachine):
                 assert len(waited) >= bounds.total
             case "storage_full":
                 assert bounds.stored_bytes is not None
-                size = len(encoded_body(new).prompt)
+                size = encoded_body(new).size
                 is_larger = new.may_answer  # (as the answer that it may become)
                 assert is_larger or self.store.noted[new.key.principal] + size > bounds.stored_bytes
             case reason:

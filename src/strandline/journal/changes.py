@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from strandline.encoding import encode_messages
 from strandline.journal.rules import Closed
-from strandline.journal.seal import key_crc
+from strandline.journal.seal import SEAL_BYTES, key_crc
 from strandline.model import NewRun, RunStatus, SessionKey, Settlement
 
 
@@ -34,8 +34,8 @@ class Body(Struct, frozen=True, gc=False):
 
     @property
     def size(self) -> int:
-        """How many bytes of it count as kept."""
-        return len(self.prompt) + len(self.metadata or b"")
+        """How many bytes of it count as kept, with their checksums."""
+        return sum(len(part) + SEAL_BYTES for part in (self.prompt, self.metadata) if part is not None)
 
 
 class Completion(Struct, frozen=True, gc=False):

@@ -14,7 +14,7 @@ from strandline.errors import Invalid, JournalUnavailable
 from strandline.journal import port, reader
 from strandline.journal.changes import SessionRef
 from strandline.journal.rules import Room
-from strandline.journal.seal import damaged_record, is_sealed, sealed
+from strandline.journal.seal import SEAL_BYTES, damaged_record, is_sealed
 from strandline.model import RunId, RunStatus, RunSummary, SessionId, SessionKey, SessionView
 
 _IS_THERE: Final = "EXISTS (SELECT 1 FROM runs WHERE seq = chain.run)"
@@ -40,7 +40,6 @@ _LISTED: Final = "principal, session_id, (SELECT length(question) FROM questions
 """Of a session; how long its question is, if it waits for an answer."""
 _LOOKED_AT: Final = 5_000
 """How many of the latest runs of all principals a page looks through for those of one that have ended."""
-_SEAL_BYTES: Final = len(sealed(b"", 0))
 _LAST: Final = (1 << 60, 0, 0)
 """Behind every run that waits."""
 _AFTER_ALL: Final = 1 << 62
@@ -93,9 +92,9 @@ class _Listed:
 def _listed_bytes(row: reader.RunRow) -> int:
     """Return how many bytes of a page a run takes, see `RunsQuery`; seals take none."""
     bodies = (each for each in (row.metadata, row.outcome) if isinstance(each, bytes))
-    shown = sum(len(each) - _SEAL_BYTES * is_sealed(each) for each in bodies)
+    shown = sum(len(each) - SEAL_BYTES * is_sealed(each) for each in bodies)
     length: int = row.input  # (see `_COLUMNS`)
-    return shown + max(0, length - _SEAL_BYTES) // port.PASSED_OVER
+    return shown + max(0, length - SEAL_BYTES) // port.PASSED_OVER
 
 
 def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.SessionsPage:
@@ -112,7 +111,7 @@ def sessions(connection: sqlite3.Connection, query: port.SessionsQuery) -> port.
     damaged: list[SessionKey] = []
     last: SessionKey | None = None
     for number, (principal, session_id, length) in enumerate(rows):
-        if number == query.limit or not room.takes(max(0, (length or 0) - _SEAL_BYTES)):
+        if number == query.limit or not room.takes(max(0, (length or 0) - SEAL_BYTES)):
             return port.SessionsPage(shown, last, damaged)
         last = SessionKey(principal, session_id)
         try:

@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 _MARK: Final = b"\x01"
 """JSON begins with no such byte."""
-_HEAD: Final = 5
+SEAL_BYTES: Final = 5
+"""How many bytes a checksum adds to a record."""
 _SEAL: Final = struct.Struct("<BI")
 _RUN: Final = struct.Struct("<qq?dd")
 _NUMBER: Final = struct.Struct("<q")
@@ -46,7 +47,7 @@ def read_sealed(decode: Callable[[bytes], T], stored: bytes, what: str, owner: i
         if not is_sealed(stored):
             if not is_new:
                 return decode(stored)
-        elif stored[1:_HEAD] == zlib.crc32(record := stored[_HEAD:], owner).to_bytes(4, "little"):
+        elif stored[1:SEAL_BYTES] == zlib.crc32(record := stored[SEAL_BYTES:], owner).to_bytes(4, "little"):
             return decode(record)
     except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise damaged_record(what) from error
