@@ -316,10 +316,12 @@ class SessionTableMachine(RuleBasedStateMachine):
         return None if asked is None or asked.answer is not None else asked.until
 
     def open_requests(self, key: SessionKey) -> list[str]:
-        """What a session waits to be answered."""
+        """What a session waits to be answered, as far as it can be read."""
         session = self.store.sessions.get(key)
         asked = None if session is None else session.question
-        return [] if asked is None or asked.answer is not None else asked.requests
+        if asked is None or asked.answer is not None or asked.run in self.store.damaged:
+            return []
+        return asked.requests
 
     def judge_claim(self, claim: Claim) -> None:
         """Look at a claim as it is told."""
@@ -779,9 +781,10 @@ class SessionTableMachine(RuleBasedStateMachine):
 
     @rule(pick=picks, question=st.booleans())
     def damage(self, pick: int, question: bool) -> None:
-        """A record is damaged: that of a waiting run, or a question."""
+        """A record is damaged: that of a waiting run which is read when it is claimed, or a question."""
         asked = [each.question.run for each in self.store.sessions.values() if each.question is not None]
-        found = asked if question else [run.seq for run in self.waiting().values()]
+        read = [run.seq for run in self.waiting().values() if run.size > table.KEPT_BYTES]
+        found = asked if question else read
         if found and self.before is None and pick % 4 == 0:
             self.store.damaged.add(found[pick % len(found)])
 
