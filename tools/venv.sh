@@ -100,7 +100,7 @@ install_peers() {
   pip=("$bin/python" -m pip --disable-pip-version-check --no-input)
   make_venv
   say "installing the servers to compare into $venv; the first time takes a minute or two"
-  quietly "${pip[@]}" install --requirement bench/peers/constraints.txt
+  quietly "${pip[@]}" install --no-deps --no-build-isolation --requirement bench/peers/constraints.txt
   quietly "${pip[@]}" install --no-deps --no-build-isolation --editable .
 }
 

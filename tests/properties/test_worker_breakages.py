@@ -144,7 +144,7 @@ BREAKAGES: dict[str, tuple[Break, int, str]] = {
     "a worker that is thought dead too early": (think_it_dead_too_early, 1060, "executed at once"),
     "a death that nobody hears of": (lose_nothing, 1000, "waits for good"),
     "a round that begins too early": (say_go_too_early, 1040, "is forgotten"),
-    "reports out of order": (take_reports_as_they_come, 310, "its agent answered|the model said"),
+    "reports out of order": (take_reports_as_they_come, 2600, "its agent answered|the model said"),
     "a hold that is not taken": (think_that_nothing_works_on, 1000, "executed at once"),
     "an attempt that is not counted": (count_no_attempt, 1000, "was cut off and not counted"),
     "a tool in the middle that is gone on from": (go_on_whatever_was_done, 1000, "nobody knows what became of"),

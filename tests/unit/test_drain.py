@@ -116,3 +116,31 @@ def test_a_drain_waits_for_runs_that_are_being_accepted_behind_others() -> None:
             assert later is Later.LATER
 
     run_virtual(main)
+
+
+def test_health_counts_runs_once_their_accept_is_answered() -> None:
+    """Who has seen a run there finds it, even if the server is killed in that moment."""
+
+    class Slow(MemoryJournal):
+        async def accept(self, *args: Any, **options: Any) -> AcceptAnswer:
+            answer = await super().accept(*args, **options)
+            await asyncio.sleep(5)  # until it is durable
+            return answer
+
+    async def slow(attempt: Attempt) -> str:
+        await asyncio.sleep(60)
+        return "done"
+
+    async def main(clock: VirtualClock) -> None:
+        async with serving(clock, Played(slow), Slow(clock)) as service:
+            for running, waiting in ((1, 0), (1, 1)):
+                before = service.health()
+                coming = asyncio.create_task(send(service, "x"))
+                await asyncio.sleep(3)
+                now = service.health()
+                assert (now.running, now.queue_depth) == (before.running, before.queue_depth)
+                await coming
+                now = service.health()
+                assert (now.running, now.queue_depth) == (running, waiting)
+
+    run_virtual(main)

@@ -240,8 +240,8 @@ class Service:
 
     def health(self) -> Health:
         """Return what goes on; takes microseconds, or a few milliseconds where 10,000 sessions wait."""
-        sessions, executing = self._queues.sessions, self._queues.executing
-        oldest = sessions.oldest
+        executing, waiting = self._claims.counts()
+        oldest = self._queues.sessions.oldest if waiting else None
         quiet_s = self._runner.quiet_s()
         return Health(
             ready=self._readiness.ready,
@@ -252,7 +252,7 @@ class Service:
             running=executing,
             held=len(self._holds),
             stalled=sum(each >= self.options.stall_after_s for each in quiet_s),
-            queue_depth=sessions.waiting,
+            queue_depth=waiting,
             oldest_wait_s=0.0 if oldest is None else max(0.0, self._clock.now() - oldest),
             longest_no_progress_s=max(quiet_s, default=0.0),
             agents_in_memory=len(self._pool),

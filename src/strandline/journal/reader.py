@@ -236,11 +236,15 @@ class Readers:
         self._threads = Threads(READERS, "strandline-journal-reader")
 
     def open(self) -> None:
-        """Make a connection for each thread, and have it open all files: later there may be no file to be had."""
+        """Make a connection for each thread, and have it open all files; start the first thread.
+
+        Later there may be no file and no thread to be had.
+        """
         for _ in range(READERS):
             connection = connect_reader(self._path)
             self._idle.append(connection)
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        self.ask(lambda connection: None).result()
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> Future[T]:
         """Answer `question` in one transaction. Raises `JournalUnavailable` after `close`, and if no thread can."""

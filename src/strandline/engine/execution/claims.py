@@ -73,8 +73,8 @@ class Claims:
         """To be set when so many runs have ended and still work that the process has to be replaced."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._executing: set[asyncio.Task[None]] = set()
-        self._accepting: set[asyncio.Future[Any]] = set()
-        """Accepts under way."""
+        self._accepting: dict[asyncio.Future[Any], RunId] = {}
+        """Accepts under way, and of which runs."""
         self._moved = asyncio.Event()
         """Set when a claim has come, or comes no more, or its run has ended."""
         self._consumer: asyncio.Task[None] | None = None
@@ -99,16 +99,23 @@ class Claims:
         taken = False
         accepting = asyncio.current_task()
         assert accepting is not None
-        self._accepting.add(accepting)
+        self._accepting[accepting] = new.run_id
         try:
             answer = await self._journal.accept(new, bounds, take=reserved)
             taken = isinstance(answer, Accepted) and answer.position == 0
             return answer
         finally:
-            self._accepting.discard(accepting)
+            del self._accepting[accepting]
             if reserved and not taken:
                 self._queues.free(new.key)
             self._pump()
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many runs execute, and how many wait; those whose accept is not durable do not count."""
+        sessions = self._queues.sessions
+        coming = [run_id for run_id in self._accepting.values() if sessions.is_live(run_id)]
+        wait = sum(map(sessions.is_waiting, coming))
+        return self._queues.executing - (len(coming) - wait), sessions.waiting - wait
 
     async def drain(self, *, drain_grace_s: float, stop_grace_s: float) -> None:
         """Let what executes finish, at most `drain_grace_s` seconds, then have the rest end within `stop_grace_s`.
