@@ -17,7 +17,7 @@ from strandline.journal.memory import MemoryJournal
 from strandline.journal.port import AcceptAnswer, RunQuery
 from strandline.journal.sqlite import SqliteJournal
 from strandline.model import ANONYMOUS, Claim, Outcome, RunId, RunStatus, SessionId, SessionKey
-from strandline.testing.virtual import VirtualClock, run_virtual
+from strandline.testing.virtual import InlineLoops, VirtualClock, run_virtual
 
 
 def test_accepts_under_way_are_durable_and_go_on_later(tmp_path: Path) -> None:
@@ -142,5 +142,31 @@ def test_health_counts_runs_once_their_accept_is_answered() -> None:
                 await coming
                 now = service.health()
                 assert (now.running, now.queue_depth) == (running, waiting)
+
+    run_virtual(main)
+
+
+def test_a_service_that_is_aborted_while_it_opens_its_journal_leaves_no_task() -> None:
+    class SlowToOpen(MemoryJournal):
+        async def open(self, *args: Any, **options: Any) -> list[Claim]:
+            await asyncio.sleep(3)
+            return await super().open(*args, **options)
+
+    async def main(clock: VirtualClock) -> None:
+        service = Service(
+            journal=SlowToOpen(clock),
+            target=Played(echo),
+            loops=InlineLoops(),
+            clock=clock,
+            new_run_id=lambda: RunId("r"),
+            workspace=lambda key: "",
+            options=Options(),
+        )
+        starting = asyncio.create_task(service.start())
+        await asyncio.sleep(1)
+        await service.abort()
+        await starting
+        await asyncio.sleep(1)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run_virtual(main)

@@ -67,6 +67,8 @@ class Claims:
         self._tracing = tracing
         self._clock = clock
         self._stopping = False
+        self._is_over = False
+        """Whether it was drained or aborted; maybe before it had started."""
         self.lost = 0
         """How many claims were lost."""
         self._exhausted = exhausted
@@ -90,6 +92,8 @@ class Claims:
         self._queues.follow(self._wake)
         # Before anything starts: their time was over while no server ran. (Together they take few commits.)
         await asyncio.gather(*map(self._expire, self._queues.sessions.due(self._clock.now())))
+        if self._is_over:
+            return
         self._consumer = asyncio.create_task(self._consume())
         self._pump()
 
@@ -130,12 +134,13 @@ class Claims:
         await self._all_ended(drain_grace_s)
         self._runner.stop(stop_grace_s)
         await self._all_ended(stop_grace_s + SETTLE_S)
+        self._is_over = True
         for task in (*self._tasks, *self._executing):
             task.cancel()
 
     async def abort(self) -> None:
         """End everything at once, and leave the journal as a killed process does."""
-        self._stopping = True
+        self._stopping = self._is_over = True
         self._queues.stop()
         self._disarm()
         tasks = [*self._tasks, *self._executing, *([self._consumer] if self._consumer else [])]
@@ -350,6 +355,8 @@ class Claims:
     def spawn(self, work: Coroutine[Any, Any, object]) -> "asyncio.Task[object]":
         """Run `work` as a task that does not outlive `drain` or `abort`."""
         task = asyncio.create_task(work)
+        if self._is_over:
+            task.cancel()
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
